@@ -1,0 +1,67 @@
+"""Law: every setting is a field of a frozen dataclass, filled once by floors 6 and 7.
+
+Nothing below floor 6 reads the environment or a file for a setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where things are kept.
+
+    cache: what can be made again (indexes, decompressed layers, verdicts).
+    state: what a user would miss (upper directories of mounts made without `--upper`).
+    runtime: one record a living mount; gone after a boot.
+    """
+
+    cache: Path
+    state: Path
+    runtime: Path
+
+
+@dataclass(frozen=True)
+class Platform:
+    """`os/architecture[/variant]` in Go's words (OCI image-spec, image-index.md "platform")."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(p for p in (self.os, self.architecture, self.variant) if p)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How an image is chosen and read.
+
+    platform: None is the machine's own.  platform_required: the user named it, so an image
+    that has only another one is an error (else also an error, but the message says --platform).
+    verify: hash config, blobs and layers.
+    """
+
+    platform: Platform | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """What `imgmount IMAGE MOUNTPOINT` was asked for; see the README for each."""
+
+    read_only: bool = False
+    upper: Path | None = None
+    work: Path | None = None
+    keep: bool = False
+    follow_symlink_parents: bool = False
+    allow_other: bool | None = None
+    default_permissions: bool = True
+    suid: bool = False
+    dev: bool = False
+    foreground: bool = False
+    debug: bool = False
+    log: Path | None = None
+    kernel_options: tuple[str, ...] = field(default=())

@@ -1,0 +1,106 @@
+/* index.h: what one tar archive holds, as flat arrays that can be written to a file and mapped.
+ *
+ * Pure tar: whiteouts are ordinary members here; what they mean is merge.h's business.  Members
+ * stand in archive order, repeats included.  Names are normalised: no leading slash, no "."
+ * component, no ".." (resolved lexically inside the root), no empty component, each <= 255 bytes.
+ *
+ *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
+ *   pool  = bytes that entries point into: names, link targets, xattr records
+ *   xattr record = u16 name_len | u32 value_len | name | value        (packed, host order)
+ *
+ * All offsets named archive_* count bytes of the uncompressed archive.  Integers are host order:
+ * an index is a cache of this machine's, and the magic tells a foreign one.
+ * Ownership: img_index owns its memory, either malloc'ed arrays or one mapping of a file.
+ * Threads: immutable once built.
+ */
+#ifndef IMG_INDEX_H
+#define IMG_INDEX_H
+
+#include "error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMG_INDEX_MAGIC "IMGIDX\0\1"
+#define IMG_INDEX_VERSION 1u
+
+/* Named limits; a number beyond one is an error E2BIG that says so. */
+#define IMG_NAME_MAX 255u                     /* one component: NAME_MAX of Linux */
+#define IMG_PATH_BYTES_MAX 8192u              /* a member's whole name: 2 * PATH_MAX */
+#define IMG_PATH_DEPTH_MAX 4096u              /* components of a name */
+#define IMG_LINK_BYTES_MAX 8192u              /* a link target */
+#define IMG_ENTRIES_MAX (8u * 1024 * 1024)    /* members of one archive */
+#define IMG_EXTENDED_BYTES_MAX (4u << 20)     /* a PAX header, a GNU long name */
+#define IMG_XATTRS_MAX 1024u                  /* xattrs of one member */
+#define IMG_XATTR_VALUE_MAX 65536u            /* XATTR_SIZE_MAX of Linux */
+#define IMG_SPARSE_MAX (1u << 20)             /* extents of one sparse member */
+#define IMG_POOL_BYTES_MAX 0xffffffffu        /* pool offsets are 32 bits */
+
+typedef enum img_kind {
+    IMG_FILE = 1,
+    IMG_DIR,
+    IMG_SYMLINK,
+    IMG_HARDLINK, /* link = normalised root-relative name of the target; other fields unused */
+    IMG_CHAR,
+    IMG_BLOCK,
+    IMG_FIFO,
+} img_kind;
+
+typedef struct img_extent {
+    uint64_t file_offset;    /* ascending, not overlapping, inside [0, size) */
+    uint64_t length;         /* > 0 */
+    uint64_t archive_offset;
+} img_extent;
+
+typedef struct img_entry {
+    uint64_t size;           /* IMG_FILE: length as stat shows it; else 0 */
+    uint64_t archive_header; /* first block of the member, extended headers included */
+    uint64_t archive_data;   /* !IMG_ENTRY_SPARSE: where the size bytes of contents stand */
+    int64_t mtime_s, atime_s, ctime_s; /* atime and ctime are mtime where the archive has none */
+    uint32_t mtime_ns, atime_ns, ctime_ns; /* 0 .. 999,999,999 also for times before 1970 */
+    uint32_t mode;           /* st_mode: type and 07777 bits; IMG_HARDLINK: 0 */
+    uint32_t uid, gid;
+    uint32_t rdev_major, rdev_minor;
+    uint32_t first_extent, n_extents; /* IMG_ENTRY_SPARSE: may be 0 extents, all hole */
+    uint32_t xattrs;         /* pool offset of the first record */
+    uint32_t n_xattrs;
+    uint32_t dir;            /* pool offset of the parent's path, "" for the root's children;
+                                members of one directory share one offset */
+    uint32_t name;           /* pool offset; name_len 0 with dir_len 0 is the root itself */
+    uint32_t link;           /* symlink or hardlink target */
+    uint16_t dir_len, name_len, link_len;
+    uint8_t kind;            /* img_kind */
+    uint8_t flags;           /* IMG_ENTRY_* */
+} img_entry;
+
+#define IMG_ENTRY_SPARSE 1u
+
+typedef struct img_index_header {
+    char magic[8];
+    uint32_t version;
+    uint32_t entry_size;     /* sizeof(img_entry): a changed layout is a foreign index */
+    uint64_t n_entries, n_extents, pool_bytes;
+    uint64_t archive_bytes;  /* where the end-of-archive mark (or plain EOF) was found */
+} img_index_header;
+
+typedef struct img_index {
+    img_index_header head;
+    const img_entry *entries;
+    const img_extent *extents;
+    const char *pool;
+    void *mapping;           /* non-NULL: the arrays point into this mapping of map_bytes */
+    size_t map_bytes;
+} img_index;
+
+/* Frees the arrays or the mapping, and the index itself. NULL is fine. */
+void img_index_free(img_index *index);
+
+/* Writes the index to fd from its current position. Errors: the system's. */
+int img_index_write(const img_index *index, int fd, img_error *err);
+
+/* Maps the file behind fd (fd may be closed afterwards) and checks every offset in it, so that no
+ * later use can leave the mapping. EBADMSG: not an index, foreign, cut or damaged. */
+img_index *img_index_map(int fd, img_error *err);
+
+#endif
