@@ -1,0 +1,39 @@
+/* tarscan.h: a tar archive becomes an img_index. Sans-I/O: bytes are fed in, an index comes out.
+ *
+ * Dialects: v7, ustar, GNU (L, K, base-256, S), PAX (x, g, sparse 0.0, 0.1, 1.0); sources are
+ * POSIX.1-2017 pax "ustar Interchange Format" and "pax Header Block", GNU tar's manual "Basic Tar
+ * Format" and "Storing Sparse Files", libarchive's tar(5).
+ * The scanner never holds member contents, save sparse maps and extended headers (both limited).
+ * Threads: one scanner, one thread.
+ */
+#ifndef IMG_TARSCAN_H
+#define IMG_TARSCAN_H
+
+#include "error.h"
+#include "index.h"
+
+typedef struct img_scanner img_scanner;
+
+img_scanner *img_scanner_new(void); /* NULL: out of memory */
+void img_scanner_free(img_scanner *scanner);
+
+/* Feeds the next size bytes of the archive. Bytes after the end-of-archive mark are ignored.
+ * EBADMSG, E2BIG, ENOMEM; after an error the scanner takes no more. */
+int img_scanner_feed(img_scanner *scanner, const void *data, size_t size, img_error *err);
+
+/* How many of the next bytes the scanner has no use for (member contents); 0 when it wants bytes.
+ * img_scanner_skip(n) with n up to that number stands for feeding them. */
+uint64_t img_scanner_skippable(const img_scanner *scanner);
+void img_scanner_skip(img_scanner *scanner, uint64_t size);
+
+/* True once two zero blocks were seen: what follows is not the archive's. */
+bool img_scanner_ended(const img_scanner *scanner);
+
+/* End of input. EBADMSG when the archive ends inside a member. The caller owns the index. */
+img_index *img_scanner_finish(img_scanner *scanner, img_error *err);
+
+/* Scans length bytes of fd from offset with pread, skipping contents (a large buffer where members
+ * are small, so that one call serves many).  A file shorter than the archive says: EBADMSG. */
+img_index *img_scan_fd(int fd, uint64_t offset, uint64_t length, img_error *err);
+
+#endif
