@@ -1,0 +1,38 @@
+/* content.h: the bytes of a layer's file, read from the archive where they stand.
+ *
+ * An img_content is a snapshot taken under the tree's lock and used without it: what it points to
+ * is the layer's index, which does not change and outlives the tree.  Reading uses pread, never a
+ * mapping: an archive that shrinks gives -EIO, not SIGBUS.
+ */
+#ifndef IMG_CONTENT_H
+#define IMG_CONTENT_H
+
+#include "tree.h"
+
+#include <sys/types.h>
+
+typedef struct img_content {
+    uint64_t size;
+    int fd;
+    uint64_t base;             /* where the uncompressed tar starts in fd */
+    const img_extent *extents; /* NULL: one extent, the whole file, at archive_data */
+    uint32_t n_extents;
+    uint64_t archive_data;
+} img_content;
+
+/* R. The node must be a regular file of a layer. */
+img_content img_content_of(const img_tree *tree, const img_node *node);
+
+/* The i-th piece of data, as an extent; false when there is none. */
+bool img_content_extent(const img_content *content, uint32_t i, img_extent *out);
+
+/* Reads up to size bytes at offset, holes as zeros; short only at the end of the file.
+ * Returns the number of bytes, -EIO when the archive is shorter than its index says, or another
+ * negative errno. */
+ssize_t img_content_read(const img_content *content, uint64_t offset, void *buffer, size_t size);
+
+/* Copies the first limit bytes into the empty file fd, holes left as holes, and sets its size.
+ * Shares blocks where the file system can (copy_file_range).  Negative errno. */
+int img_content_copy(const img_content *content, int fd, uint64_t limit);
+
+#endif

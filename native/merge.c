@@ -1,0 +1,542 @@
+#define _GNU_SOURCE /* memrchr, memmem */
+#include "merge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#define LINKS_MAX 40 /* MAXSYMLINKS of Linux */
+#define WALK_BYTES (IMG_PATH_BYTES_MAX + IMG_LINK_BYTES_MAX)
+#define PREFIX ".wh."
+#define META ".wh..wh."
+#define OPAQUE ".wh..wh..opq"
+
+typedef struct mark { /* a whiteout, put aside: hide `name` in the directory, or all of it */
+    char *dir;        /* canonical path, owned */
+    size_t dir_len;
+    const char *name; /* NULL: opaque */
+    size_t name_len;
+} mark;
+
+typedef struct merge {
+    img_tree *tree;
+    const img_index *index;
+    uint16_t layer;
+    bool follow;
+    img_id scratch;
+    img_error *err;
+    const img_entry *entry; /* at hand, for messages */
+    uint32_t parent_dir;    /* pool offset whose node is parent; valid when parent != 0 */
+    img_id parent;
+    mark *marks;
+    size_t n_marks, marks_size;
+    uint32_t *later; /* hardlinks whose target has not come yet */
+    size_t n_later, later_size;
+} merge;
+
+/* The way to a directory: where it is in the scratch and below, and its name without links. */
+typedef struct walk {
+    img_id here;  /* in the scratch; 0 once the path leaves what is there */
+    img_id below; /* in the lower tree; 0 likewise */
+    char canon[WALK_BYTES];
+    size_t canon_len;
+} walk;
+
+static int fail(merge *m, int code, const char *why) {
+    const img_entry *e = m->entry;
+    const char *pool = m->index->pool;
+    m->err->offset = e ? e->archive_header : 0;
+    m->err->member[0] = '\0';
+    if (e)
+        (void)snprintf(m->err->member, sizeof m->err->member, "%.*s%s%.*s", (int)e->dir_len,
+                       pool + e->dir, e->dir_len ? "/" : "", (int)e->name_len, pool + e->name);
+    return img_fail(m->err, code, "%s", why);
+}
+
+static bool starts(const char *s, size_t len, const char *prefix) {
+    size_t n = strlen(prefix);
+    return len >= n && memcmp(s, prefix, n) == 0;
+}
+
+static bool equals(const char *s, size_t len, const char *other) {
+    return len == strlen(other) && memcmp(s, other, len) == 0;
+}
+
+/* ---- parents ------------------------------------------------------------------------------ */
+
+static img_id make_implied(merge *m, img_id parent, const char *name, size_t len) {
+    img_attributes plain = {.mode = S_IFDIR | 0755};
+    img_id id = img_tree_new_node(m->tree, &plain, m->layer);
+    if (!id)
+        return 0;
+    img_node_at(m->tree, id)->flags |= IMG_NODE_IMPLIED;
+    if (img_tree_add_name(m->tree, parent, name, len, id, 0) == 0)
+        return id;
+    (void)img_tree_release(m->tree, id);
+    return 0;
+}
+
+/* One step down. Sets *link to the symlink node that has to be followed instead. */
+static int step(merge *m, walk *w, const char *name, size_t len, bool create, img_id *link) {
+    img_tree *tree = m->tree;
+    img_id next = w->here ? img_tree_lookup(tree, w->here, name, len) : 0;
+    img_id below = w->below && img_is_dir(img_node_at(tree, w->below))
+                       ? img_tree_lookup(tree, w->below, name, len)
+                       : 0;
+    *link = 0;
+    if (next && S_ISLNK(img_node_at(tree, next)->mode))
+        *link = next;
+    else if (!next && m->follow && below && S_ISLNK(img_node_at(tree, below)->mode))
+        *link = below;
+    if (*link)
+        return 0;
+    if (next && !img_is_dir(img_node_at(tree, next))) {
+        if (create)
+            img_tree_drop_subtree(tree, img_tree_dentry(tree, w->here, name, len), false);
+        next = 0;
+    }
+    if (!next && create && !(next = make_implied(m, w->here, name, len)))
+        return fail(m, ENOMEM, "out of memory");
+    if (w->canon_len + 1 + len > sizeof w->canon)
+        return fail(m, E2BIG, "the path through its symlinks is too long");
+    w->canon[w->canon_len++] = '/';
+    memcpy(w->canon + w->canon_len, name, len);
+    w->canon_len += len;
+    w->here = next;
+    w->below = below;
+    return 0;
+}
+
+static void step_up(merge *m, walk *w) {
+    w->here = w->here && w->here != m->scratch ? img_tree_parent(m->tree, w->here) : w->here;
+    w->below = w->below ? img_tree_parent(m->tree, w->below) : 0;
+    while (w->canon_len && w->canon[--w->canon_len] != '/') {
+    }
+    if (!w->canon_len)
+        w->here = m->scratch;
+}
+
+static void to_the_root(merge *m, walk *w) {
+    w->here = m->scratch;
+    w->below = IMG_ROOT;
+    w->canon_len = 0;
+}
+
+/* Walks path from the scratch's root; symlinks of this layer (with follow: also of lower ones) lead
+ * on inside the root.  With create, what is missing is made and what is in the way replaced. */
+static int walk_to(merge *m, walk *w, const char *path, size_t len, bool create) {
+    char rest[WALK_BYTES];
+    const char *at = path, *end = path + len; /* moves into rest at the first symlink */
+    int links = 0;
+    to_the_root(m, w);
+    while (at < end) {
+        const char *slash = memchr(at, '/', (size_t)(end - at));
+        const char *name = at;
+        size_t n = (size_t)((slash ? slash : end) - at);
+        img_id link;
+        at += n + (slash ? 1 : 0);
+        if (n == 0 || (n == 1 && name[0] == '.'))
+            continue;
+        if (n == 2 && name[0] == '.' && name[1] == '.') {
+            step_up(m, w);
+            continue;
+        }
+        if (step(m, w, name, n, create, &link) < 0)
+            return -1;
+        if (!link)
+            continue;
+        if (++links > LINKS_MAX)
+            return fail(m, ELOOP, "its directory is a loop of symlinks");
+        const img_node *node = img_node_at(m->tree, link);
+        size_t left = (size_t)(end - at);
+        if (node->size + 1 + left > sizeof rest)
+            return fail(m, E2BIG, "the path through its symlinks is too long");
+        char *start = rest + sizeof rest - left;
+        memmove(start, at, left);
+        *--start = '/';
+        start -= node->size;
+        memcpy(start, node->u.target, node->size);
+        if (node->size && start[0] == '/')
+            to_the_root(m, w);
+        at = start;
+        end = rest + sizeof rest;
+    }
+    return 0;
+}
+
+/* The scratch directory that an entry goes into. */
+static int parent_of(merge *m, const img_entry *e, img_id *out) {
+    walk w;
+    if (m->parent && m->parent_dir == e->dir) {
+        *out = m->parent;
+        return 0;
+    }
+    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len, true) < 0)
+        return -1;
+    m->parent = *out = w.here;
+    m->parent_dir = e->dir;
+    return 0;
+}
+
+/* ---- entries ------------------------------------------------------------------------------ */
+
+
+static img_attributes attributes_of(const img_entry *e) {
+    return (img_attributes){
+        .size = e->kind == IMG_FILE ? e->size : e->kind == IMG_SYMLINK ? e->link_len : 0,
+        .rdev = e->kind == IMG_CHAR || e->kind == IMG_BLOCK ? makedev(e->rdev_major, e->rdev_minor)
+                                                            : 0,
+        .mtime_s = e->mtime_s,
+        .atime_s = e->atime_s,
+        .ctime_s = e->ctime_s,
+        .mtime_ns = e->mtime_ns,
+        .atime_ns = e->atime_ns,
+        .ctime_ns = e->ctime_ns,
+        .mode = e->mode,
+        .uid = e->uid,
+        .gid = e->gid,
+    };
+}
+
+static uint32_t xattr_bytes(const merge *m, const img_entry *e) {
+    uint32_t at = e->xattrs;
+    for (uint32_t i = 0; i < e->n_xattrs; i++) {
+        uint16_t name_len;
+        uint32_t value_len;
+        memcpy(&name_len, m->index->pool + at, 2);
+        memcpy(&value_len, m->index->pool + at + 2, 4);
+        at += 6 + name_len + value_len;
+    }
+    return at - e->xattrs;
+}
+
+static void set_directory(merge *m, img_node *node, const img_attributes *a, const char *xattrs,
+                          uint32_t bytes) {
+    node->mtime_s = a->mtime_s;
+    node->atime_s = a->atime_s;
+    node->ctime_s = a->ctime_s;
+    node->mtime_ns = a->mtime_ns;
+    node->atime_ns = a->atime_ns;
+    node->ctime_ns = a->ctime_ns;
+    node->mode = a->mode;
+    node->uid = a->uid;
+    node->gid = a->gid;
+    node->layer = m->layer;
+    node->flags = (uint16_t)(node->flags & ~IMG_NODE_IMPLIED);
+    (void)img_tree_replace_xattrs(m->tree, node, xattrs, bytes, false);
+}
+
+static img_id new_node(merge *m, const img_entry *e) {
+    img_attributes a = attributes_of(e);
+    img_id id = img_tree_new_node(m->tree, &a, m->layer);
+    if (!id)
+        return 0;
+    img_node *node = img_node_at(m->tree, id);
+    if (e->n_xattrs)
+        (void)img_tree_replace_xattrs(m->tree, node, m->index->pool + e->xattrs, xattr_bytes(m, e),
+                                      false);
+    if (e->kind == IMG_SYMLINK)
+        node->u.target = m->index->pool + e->link;
+    if (e->kind == IMG_FILE && e->flags & IMG_ENTRY_SPARSE) {
+        node->flags |= IMG_NODE_SPARSE;
+        node->u.extents = m->index->extents + e->first_extent;
+        node->n_extents = e->n_extents;
+    } else if (e->kind == IMG_FILE) {
+        node->u.archive_data = e->archive_data;
+    }
+    return id;
+}
+
+/* Takes away what the scratch has under that name, unless it is `same`. */
+static bool clear_place(merge *m, img_id parent, const char *name, size_t len, img_id same) {
+    uint32_t d = img_tree_dentry(m->tree, parent, name, len);
+    if (d && img_dentry_at(m->tree, d)->node == same)
+        return false;
+    if (d) {
+        if (img_is_dir(img_node_at(m->tree, img_dentry_at(m->tree, d)->node)))
+            m->parent = 0; /* the cached parent may lie below */
+        img_tree_drop_subtree(m->tree, d, false);
+    }
+    return true;
+}
+
+static int put_node(merge *m, img_id parent, const img_entry *e, img_id id) {
+    int result = img_tree_add_name(m->tree, parent, m->index->pool + e->name, e->name_len, id, 0);
+    if (result == 0)
+        return 0;
+    (void)img_tree_release(m->tree, id);
+    return fail(m, -result, result == -EMLINK ? "too many links" : "out of memory");
+}
+
+static int put_entry(merge *m, const img_entry *e) {
+    const char *name = m->index->pool + e->name;
+    img_attributes a = attributes_of(e);
+    img_id parent = 0, there;
+    if (e->name_len == 0) { /* the root itself; anything but a directory there is nonsense */
+        if (e->kind != IMG_DIR)
+            return fail(m, EBADMSG, "the root is not a directory");
+        there = m->scratch;
+    } else {
+        if (parent_of(m, e, &parent) < 0)
+            return -1;
+        there = img_tree_lookup(m->tree, parent, name, e->name_len);
+    }
+    if (there && e->kind == IMG_DIR && img_is_dir(img_node_at(m->tree, there))) {
+        set_directory(m, img_node_at(m->tree, there), &a, m->index->pool + e->xattrs,
+                      xattr_bytes(m, e));
+        return 0;
+    }
+    (void)clear_place(m, parent, name, e->name_len, 0);
+    img_id id = new_node(m, e);
+    return id ? put_node(m, parent, e, id) : fail(m, ENOMEM, "out of memory");
+}
+
+/* ---- hardlinks ---------------------------------------------------------------------------- */
+
+static img_id look_below(merge *m, const char *path, size_t len) {
+    img_id here = IMG_ROOT;
+    for (const char *at = path, *end = path + len; at < end && here;) {
+        const char *slash = memchr(at, '/', (size_t)(end - at));
+        size_t n = (size_t)((slash ? slash : end) - at);
+        if (n && img_is_dir(img_node_at(m->tree, here)))
+            here = img_tree_lookup(m->tree, here, at, n);
+        else if (n)
+            here = 0;
+        at += n + (slash ? 1 : 0);
+    }
+    return here;
+}
+
+/* The node a hardlink means now; 0 when it is not there (yet). */
+static int link_target(merge *m, const img_entry *e, img_id *out) {
+    const char *link = m->index->pool + e->link;
+    const char *slash = memrchr(link, '/', e->link_len);
+    size_t dir_len = slash ? (size_t)(slash - link) : 0;
+    const char *name = slash ? slash + 1 : link;
+    size_t name_len = e->link_len - (size_t)(name - link);
+    walk w;
+    if (walk_to(m, &w, link, dir_len, false) < 0)
+        return -1;
+    *out = w.here ? img_tree_lookup(m->tree, w.here, name, name_len) : 0;
+    if (!*out) {
+        img_id dir = look_below(m, w.canon, w.canon_len);
+        if (dir && img_is_dir(img_node_at(m->tree, dir)))
+            *out = img_tree_lookup(m->tree, dir, name, name_len);
+    }
+    if (*out && img_is_dir(img_node_at(m->tree, *out)))
+        return fail(m, EBADMSG, "is a hard link to a directory");
+    return 0;
+}
+
+static int put_link(merge *m, const img_entry *e, img_id target) {
+    img_id parent;
+    if (parent_of(m, e, &parent) < 0)
+        return -1;
+    if (!clear_place(m, parent, m->index->pool + e->name, e->name_len, target))
+        return 0; /* a link to itself, or given twice */
+    return put_node(m, parent, e, target);
+}
+
+static int put_hardlink(merge *m, uint32_t i) {
+    img_id target;
+    if (link_target(m, m->entry, &target) < 0)
+        return -1;
+    if (target)
+        return put_link(m, m->entry, target);
+    if (m->n_later == m->later_size) {
+        m->later_size = m->later_size * 2 + 16;
+        uint32_t *grown = realloc(m->later, m->later_size * sizeof *grown);
+        if (!grown)
+            return fail(m, ENOMEM, "out of memory");
+        m->later = grown;
+    }
+    m->later[m->n_later++] = i;
+    return 0;
+}
+
+/* Links to what came later, and links to those: rounds until one brings nothing. */
+static int put_later_links(merge *m) {
+    while (m->n_later) {
+        size_t left = 0;
+        for (size_t i = 0; i < m->n_later; i++) {
+            img_id target;
+            m->entry = &m->index->entries[m->later[i]];
+            if (link_target(m, m->entry, &target) < 0)
+                return -1;
+            if (!target)
+                m->later[left++] = m->later[i];
+            else if (put_link(m, m->entry, target) < 0)
+                return -1;
+        }
+        if (left == m->n_later) {
+            m->entry = &m->index->entries[m->later[0]];
+            return fail(m, EBADMSG, "is a hard link to a name that is nowhere");
+        }
+        m->n_later = left;
+    }
+    return 0;
+}
+
+/* ---- whiteouts ---------------------------------------------------------------------------- */
+
+static int put_aside(merge *m, const img_entry *e, const char *name, size_t len) {
+    walk w;
+    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len, false) < 0)
+        return -1;
+    if (m->n_marks == m->marks_size) {
+        m->marks_size = m->marks_size * 2 + 16;
+        mark *grown = realloc(m->marks, m->marks_size * sizeof *grown);
+        if (!grown)
+            return fail(m, ENOMEM, "out of memory");
+        m->marks = grown;
+    }
+    char *dir = malloc(w.canon_len + 1);
+    if (!dir)
+        return fail(m, ENOMEM, "out of memory");
+    memcpy(dir, w.canon, w.canon_len);
+    m->marks[m->n_marks++] = (mark){dir, w.canon_len, name, len};
+    return 0;
+}
+
+static int put_whiteout(merge *m, const img_entry *e) {
+    const char *name = m->index->pool + e->name;
+    size_t len = e->name_len;
+    if (equals(name, len, OPAQUE))
+        return put_aside(m, e, NULL, 0);
+    if (starts(name, len, META) && !starts(name, len, OPAQUE))
+        return 0;
+    name += strlen(PREFIX);
+    len -= strlen(PREFIX);
+    if (len == 0 || equals(name, len, ".") || equals(name, len, ".."))
+        return fail(m, EBADMSG, "is a whiteout of no name");
+    return put_aside(m, e, name, len);
+}
+
+static void apply_whiteouts(merge *m) {
+    for (size_t i = 0; i < m->n_marks; i++) {
+        const mark *wh = &m->marks[i];
+        img_id dir = look_below(m, wh->dir, wh->dir_len);
+        if (!dir || !img_is_dir(img_node_at(m->tree, dir)))
+            continue;
+        if (!wh->name) {
+            img_tree_drop_children(m->tree, dir);
+            continue;
+        }
+        uint32_t d = img_tree_dentry(m->tree, dir, wh->name, wh->name_len);
+        if (d)
+            img_tree_drop_subtree(m->tree, d, false);
+    }
+}
+
+/* True when a directory on the way is itself named like a whiteout. */
+static bool below_a_whiteout(const merge *m, const img_entry *e) {
+    const char *dir = m->index->pool + e->dir, *end = dir + e->dir_len;
+    if (!memmem(dir, e->dir_len, PREFIX, strlen(PREFIX)))
+        return false;
+    while (dir < end) {
+        const char *slash = memchr(dir, '/', (size_t)(end - dir));
+        if (starts(dir, (size_t)(end - dir), PREFIX))
+            return true;
+        dir = slash ? slash + 1 : end;
+    }
+    return false;
+}
+
+/* ---- the layer laid over what is below ------------------------------------------------------ */
+
+static int lay_over(merge *m, img_id lower, img_id upper);
+
+static int lay_name_over(merge *m, img_id lower, uint32_t d) {
+    img_tree *tree = m->tree;
+    const img_dentry *dentry = img_dentry_at(tree, d);
+    img_id id = dentry->node;
+    uint32_t old = img_tree_dentry(tree, lower, dentry->name, dentry->name_len);
+    if (old) {
+        img_id there = img_dentry_at(tree, old)->node;
+        if (img_is_dir(img_node_at(tree, id)) && img_is_dir(img_node_at(tree, there)))
+            return lay_over(m, there, id); /* the emptied scratch directory goes with the scratch */
+        img_tree_drop_subtree(tree, old, false);
+    }
+    return img_tree_move(tree, d, lower, dentry->name, dentry->name_len, false);
+}
+
+static int lay_over(merge *m, img_id lower, img_id upper) {
+    img_node *over = img_node_at(m->tree, upper);
+    if (!(over->flags & IMG_NODE_IMPLIED)) {
+        img_attributes a = {.mtime_s = over->mtime_s,
+                            .atime_s = over->atime_s,
+                            .ctime_s = over->ctime_s,
+                            .mtime_ns = over->mtime_ns,
+                            .atime_ns = over->atime_ns,
+                            .ctime_ns = over->ctime_ns,
+                            .mode = over->mode,
+                            .uid = over->uid,
+                            .gid = over->gid};
+        set_directory(m, img_node_at(m->tree, lower), &a, over->xattrs, over->xattr_bytes);
+    }
+    /* moving a name out only makes holes in this directory's slots, or cuts its end */
+    const img_dir *dir = over->u.dir;
+    for (uint32_t i = 0; dir && i < dir->used; i++)
+        if (dir->slots[i].dentry && lay_name_over(m, lower, dir->slots[i].dentry) < 0)
+            return fail(m, ENOMEM, "out of memory");
+    return 0;
+}
+
+static int unpack(merge *m) {
+    for (uint64_t i = 0; i < m->index->head.n_entries; i++) {
+        const img_entry *e = m->entry = &m->index->entries[i];
+        int result;
+        if (below_a_whiteout(m, e))
+            result = 0;
+        else if (starts(m->index->pool + e->name, e->name_len, PREFIX))
+            result = put_whiteout(m, e);
+        else if (e->kind == IMG_HARDLINK)
+            result = put_hardlink(m, (uint32_t)i);
+        else
+            result = put_entry(m, e);
+        if (result < 0)
+            return -1;
+    }
+    return put_later_links(m);
+}
+
+static int add_layer_slot(merge *m, int fd, uint64_t base) {
+    img_tree *tree = m->tree;
+    if (tree->n_layers == IMG_LAYERS_MAX)
+        return fail(m, E2BIG, "too many layers");
+    img_layer *grown = realloc(tree->layers, (tree->n_layers + 1) * sizeof *grown);
+    if (!grown)
+        return fail(m, ENOMEM, "out of memory");
+    tree->layers = grown;
+    m->layer = (uint16_t)tree->n_layers;
+    grown[tree->n_layers++] = (img_layer){m->index, fd, base};
+    img_attributes root = {.mode = S_IFDIR | 0755};
+    m->scratch = img_tree_new_node(tree, &root, m->layer);
+    if (!m->scratch)
+        return fail(m, ENOMEM, "out of memory");
+    img_node_at(tree, m->scratch)->flags |= IMG_NODE_IMPLIED;
+    return 0;
+}
+
+int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base, bool follow,
+                       img_error *err) {
+    merge m = {.tree = tree, .index = index, .follow = follow, .err = err};
+    int result = add_layer_slot(&m, fd, base);
+    if (result == 0)
+        result = unpack(&m);
+    if (result == 0) {
+        m.entry = NULL;
+        apply_whiteouts(&m);
+        result = lay_over(&m, IMG_ROOT, m.scratch);
+    }
+    if (result == 0)
+        (void)img_tree_release(tree, m.scratch);
+    for (size_t i = 0; i < m.n_marks; i++)
+        free(m.marks[i].dir);
+    free(m.marks);
+    free(m.later);
+    return result;
+}

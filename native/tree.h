@@ -1,0 +1,192 @@
+/* tree.h: the merged file tree in memory: nodes (inodes), dentries (names), directories.
+ *
+ * Law: shape and attributes live here and nowhere else; this file knows neither tar nor FUSE.
+ *
+ * Identity.  A nodeid is a slot number: stable while the node lives, 1 is the root, 0 is "none".
+ * A node is freed, and its slot may serve again, when it has no name and no lookup count.
+ *
+ * Names.  A dentry is one name in one directory.  Flag IMG_NAME_LOWER belongs to the place, not to
+ * the node: the layers below the upper have that name there, so taking it away must leave a mark.
+ * A dentry with node 0 is that mark (a whiteout): lookups and listings pass over it.
+ *
+ * Directories list their dentries by cookie, ascending and never given twice in a directory's life
+ * (until 2^32 names have been made in it), so a listing may go on after any change.
+ *
+ * Memory: names, link targets and xattrs of layer entries point into the img_index they came from,
+ * which must outlive the tree; what is made later is malloc'ed and owned by the tree.
+ *
+ * Threads: every function says "R" (caller holds at least the read lock) or "W" (the write lock).
+ * Nothing here does I/O or calls back, so holding the lock is always short.
+ * Errors: negative errno values.
+ */
+#ifndef IMG_TREE_H
+#define IMG_TREE_H
+
+#include "index.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint32_t img_id;
+
+#define IMG_ROOT 1u
+#define IMG_LAYER_UPPER 0xffffu /* node.layer of what no layer gave */
+#define IMG_LAYERS_MAX 0xfff0u
+
+enum {
+    IMG_NODE_USED = 1,
+    IMG_NODE_UPPER = 2,      /* its object exists in the upper directory */
+    IMG_NODE_IMPLIED = 4,    /* a directory no entry gave: only a path went through it */
+    IMG_NODE_SPARSE = 8,     /* u.extents, else u.archive_data */
+    IMG_NODE_OWN_BODY = 16,  /* u.target is malloc'ed */
+    IMG_NODE_OWN_XATTRS = 32
+};
+
+enum { IMG_NAME_LOWER = 1, IMG_NAME_OWNED = 2 };
+
+typedef struct img_slot {
+    uint32_t cookie;
+    uint32_t dentry; /* 0: the name is gone; dropped at the next compaction */
+} img_slot;
+
+typedef struct img_dir {
+    uint32_t live;        /* dentries with a node */
+    uint32_t used, size;  /* slots filled, slots allocated; ascending by cookie */
+    uint32_t holes;       /* slots with dentry 0 */
+    uint32_t next_cookie; /* the first cookie is 3: 1 and 2 are "." and ".." */
+    img_slot *slots;
+} img_dir;
+
+/* xattrs: packed records u16 name_len | u32 value_len | name | value, as in index.h */
+typedef struct img_node {
+    uint64_t size, rdev, lookups;
+    int64_t mtime_s, atime_s, ctime_s;
+    uint32_t mtime_ns, atime_ns, ctime_ns;
+    uint32_t mode, uid, gid;
+    uint32_t nlink;       /* files: visible names; directories: 2 + subdirectories */
+    uint32_t names;       /* first dentry; further ones by link_next */
+    uint32_t xattr_bytes;
+    uint32_t n_extents;
+    uint16_t layer;       /* index of the layer it came from, or IMG_LAYER_UPPER */
+    uint16_t flags;
+    const char *xattrs;
+    union {
+        img_dir *dir;              /* directory; NULL while it has no names */
+        const char *target;        /* symlink, size bytes, no NUL */
+        uint64_t archive_data;     /* file of a layer */
+        const img_extent *extents; /* sparse file of a layer */
+    } u;
+} img_node;
+
+typedef struct img_dentry {
+    const char *name;
+    img_id parent, node;
+    uint32_t hash_next, link_next;
+    uint32_t cookie, hash;
+    uint16_t name_len;
+    uint16_t flags;
+} img_dentry;
+
+typedef struct img_chunks { /* an array that grows without moving its elements */
+    char **chunks;
+    size_t element;
+    uint32_t used, n_chunks;
+    uint32_t free_head; /* free elements are chained by a uint32 in their first four bytes */
+} img_chunks;
+
+typedef struct img_layer {
+    const img_index *index;
+    int fd;         /* borrowed */
+    uint64_t base;  /* where the uncompressed tar starts in fd */
+} img_layer;
+
+typedef struct img_tree {
+    pthread_rwlock_t lock;
+    img_chunks nodes, dentries;
+    uint32_t *buckets;
+    uint32_t n_buckets, n_dentries; /* a power of two; hashed dentries */
+    uint32_t n_nodes;
+    uint64_t seed;                  /* hostile names must not choose their bucket */
+    uint64_t heap_bytes;            /* malloc'ed beside the chunks and buckets */
+    img_layer *layers;
+    uint32_t n_layers;
+} img_tree;
+
+typedef struct img_attributes {
+    uint64_t size, rdev;
+    int64_t mtime_s, atime_s, ctime_s;
+    uint32_t mtime_ns, atime_ns, ctime_ns;
+    uint32_t mode, uid, gid;
+} img_attributes;
+
+img_tree *img_tree_new(void); /* a root directory 0755 root:root, times 0 */
+void img_tree_free(img_tree *tree);
+uint64_t img_tree_bytes(const img_tree *tree); /* R: all memory, names in the indexes apart */
+
+static inline img_node *img_node_at(const img_tree *tree, img_id id) {
+    return (img_node *)(void *)(tree->nodes.chunks[id >> 12] + (size_t)(id & 4095) * sizeof(img_node));
+}
+static inline img_dentry *img_dentry_at(const img_tree *tree, uint32_t d) {
+    return (img_dentry *)(void *)(tree->dentries.chunks[d >> 12] +
+                                  (size_t)(d & 4095) * sizeof(img_dentry));
+}
+
+/* R. NULL when no such node lives. */
+img_node *img_tree_node(const img_tree *tree, uint64_t id);
+bool img_is_dir(const img_node *node);
+
+/* R. The dentry of that name, whiteouts included; 0 when there is none. */
+uint32_t img_tree_dentry(const img_tree *tree, img_id parent, const char *name, size_t len);
+/* R. The node of that name; 0 when there is none. */
+img_id img_tree_lookup(const img_tree *tree, img_id parent, const char *name, size_t len);
+/* R. The directory a directory stands in; the root's is the root. */
+img_id img_tree_parent(const img_tree *tree, img_id dir);
+/* R. Walks a root-relative path; symlinks resolve inside the root, the last one only if asked.
+ * -ENOENT, -ENOTDIR, -ELOOP (more than 40 links), -ENAMETOOLONG. */
+int img_tree_resolve(const img_tree *tree, const char *path, size_t len, bool follow, img_id *out);
+
+/* R. The first slot position with a cookie beyond `cookie`; go on to dir->used. */
+uint32_t img_dir_seek(const img_dir *dir, uint32_t cookie);
+
+/* W. A new node without names; 0 when memory is short. Directories start with nlink 2. */
+img_id img_tree_new_node(img_tree *tree, const img_attributes *attributes, uint16_t layer);
+/* W. Gives node a (further) name, in place of a whiteout if one is there. -EEXIST, -ENOMEM,
+ * -EMLINK.  A name inside a layer's index is kept as a pointer, any other is copied. */
+int img_tree_add_name(img_tree *tree, img_id parent, const char *name, size_t len, img_id node,
+                      uint16_t flags);
+/* W. Takes the name away and lowers nlink; frees the node if that was its last hold. With mark, a
+ * name that layers have below stays as a whiteout. */
+void img_tree_drop_name(img_tree *tree, uint32_t dentry, bool mark);
+/* W. Drops the name and everything below it. */
+void img_tree_drop_subtree(img_tree *tree, uint32_t dentry, bool mark);
+/* W. Drops all names in a directory, whiteouts included. */
+void img_tree_drop_children(img_tree *tree, img_id dir);
+/* W. Moves a dentry's node to another place: the target's old node must be gone already. -ENOMEM */
+int img_tree_move(img_tree *tree, uint32_t dentry, img_id parent, const char *name, size_t len,
+                  bool mark);
+/* W. Exchanges the nodes of two names. */
+void img_tree_exchange(img_tree *tree, uint32_t a, uint32_t b);
+/* W. Frees the node if it has neither names nor lookups. True when it did. */
+bool img_tree_release(img_tree *tree, img_id id);
+
+/* R. The value of an xattr; NULL when there is none. */
+const char *img_node_xattr(const img_node *node, const char *name, size_t len, uint32_t *value_len);
+/* W. Sets (value non-NULL) or removes an xattr. -ENODATA, -ENOMEM, -ENOSPC. */
+int img_tree_set_xattr(img_tree *tree, img_node *node, const char *name, size_t len,
+                       const char *value, size_t value_len);
+/* W. Replaces all xattrs by packed records, borrowed (from an index) or copied. */
+int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records, size_t bytes,
+                            bool copy);
+
+/* W. Gives a symlink its target, copied. -ENOMEM */
+int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size_t len);
+
+/* W. Says that all names now standing are the layers' (IMG_NAME_LOWER): no layer comes after. */
+void img_tree_seal(img_tree *tree);
+
+/* R. Proves the invariants above by walking everything; 0, or -1 with the first one broken. */
+int img_tree_check(const img_tree *tree, img_error *err);
+
+#endif
