@@ -1,6 +1,7 @@
 """What the C extension offers; native/*.h say what it means underneath."""
 
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from typing import final
 
 class FormatError(ValueError):
@@ -59,3 +60,40 @@ class Scanner:
     def finish(self) -> LayerIndex: ...
     @property
     def ended(self) -> bool: ...
+
+# linux
+def mount(
+    source: _Path, target: _Path, fstype: str, flags: int, data: str, /
+) -> None: ...  # each of these is the system call of its name: OSError, GIL released
+def umount2(target: _Path, flags: int, /) -> None: ...
+def pivot_root(new_root: _Path, put_old: _Path, /) -> None: ...
+def unshare(flags: int, /) -> None: ...
+def setns(fd: int, nstype: int, /) -> None: ...
+def syncfs(fd: int, /) -> None: ...
+def set_pdeathsig(signal: int, /) -> None: ...
+def set_dumpable(dumpable: bool, /) -> None: ...
+
+_Path = str | bytes | PathLike[str]
+MS_RDONLY: int
+MS_NOSUID: int
+MS_NODEV: int
+MS_NOEXEC: int
+MS_SYNCHRONOUS: int
+MS_DIRSYNC: int
+MS_NOATIME: int
+MS_NODIRATIME: int
+MS_RELATIME: int
+MS_STRICTATIME: int
+MS_BIND: int
+MS_REC: int
+MS_PRIVATE: int
+MS_SLAVE: int
+MS_REMOUNT: int
+MNT_DETACH: int
+MNT_FORCE: int
+UMOUNT_NOFOLLOW: int
+CLONE_NEWNS: int
+CLONE_NEWPID: int
+CLONE_NEWUSER: int
+CLONE_NEWUTS: int
+CLONE_NEWIPC: int

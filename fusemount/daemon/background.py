@@ -1,0 +1,155 @@
+"""Law: one fork, one answer.  What was loaded before the fork is the child's; the parent learns
+over a pipe that the child is ready, or why it is not, and touches nothing that it handed over.
+
+    parent: load image, mount --- fork ------------ wait for a line ----- exit 0 or the reason
+    child:                         setsid, /dev/null, serve ... ready! ... end, clean up, _exit
+
+The fork is safe because it comes before trio, pyfuse3 and every thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fusemount import _native, errors
+from fusemount.daemon.log import LOGGER
+from fusemount.errors import ImgmountError
+
+Ready = Callable[[], None]
+
+
+class DaemonLost(ImgmountError):
+    """The daemon ended without a word, so what it owned is still there to be cleaned up."""
+
+
+def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = False) -> int:
+    """Runs job(ready) in a process of its own; its pid, once it has called ready().
+
+    log_fd: stderr of the child, or -1.  follow_parent: the child gets SIGTERM when we die.
+    Raises what the job raised (an ImgmountError of the same class; the job has cleaned up), or
+    DaemonLost.
+    """
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        if follow_parent:
+            _native.set_pdeathsig(signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+        _child(job, writer, log_fd)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        line = answer.readline()
+    if line == b"ready\n":
+        return pid
+    _, status = os.waitpid(pid, 0)
+    if line:
+        raise _rebuilt(json.loads(line))
+    code = os.waitstatus_to_exitcode(status)
+    reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+    raise DaemonLost(f"the daemon ended before the mount answered ({reason})")
+
+
+def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:
+    code = 1
+    said = False
+
+    def tell(line: bytes) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            os.write(writer, line)
+            os.close(writer)
+
+    try:
+        os.setsid()
+        _let_go_of_terminal(log_fd)
+        job(lambda: tell(b"ready\n"))
+        code = 0
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, ImgmountError) else 1
+        if said:
+            LOGGER.error("%s", error if isinstance(error, ImgmountError) else _trace())
+        else:
+            LOGGER.debug("%s", _trace())
+            tell(json.dumps(_described(error)).encode() + b"\n")
+    finally:
+        os._exit(code)  # the parent's exit handlers and buffers are not ours to run
+
+
+def _trace() -> str:
+    return traceback.format_exc().rstrip()
+
+
+def _let_go_of_terminal(log_fd: int) -> None:
+    os.chdir("/")  # a daemon must not keep a directory busy
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(log_fd if log_fd >= 0 else null, 2)
+    os.close(null)
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, ImgmountError):
+        return {"class": type(error).__name__, "message": str(error)}
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return _described(error.exceptions[0])  # trio wraps what a task raises
+    return {"class": "ImgmountError", "message": f"{type(error).__name__}: {error}"}
+
+
+def _rebuilt(description: dict[str, str]) -> ImgmountError:
+    kind = getattr(errors, description["class"], ImgmountError)
+    error = kind(description["message"])
+    assert isinstance(error, ImgmountError)
+    return error
+
+
+def answers(mountpoint: Path, seconds: float) -> bool:
+    """Whether a stat of the mountpoint comes back in time, tried by a process that can be killed.
+
+    A mount whose daemon hangs would take the caller along.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.stat(mountpoint)
+            os.scandir(mountpoint).close()
+            code = 0
+        finally:
+            os._exit(code)
+    if not ended(pid, seconds):
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def ended(pid: int, seconds: float) -> bool:
+    """Waits for any process, child or not; False when it still runs after that time."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    return pidfd_ended(fd, seconds)
+
+
+def pidfd_ended(fd: int, seconds: float) -> bool:
+    """The same for a pidfd, which it closes."""
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(fd)

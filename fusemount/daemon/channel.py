@@ -1,0 +1,190 @@
+"""Law: makes the kernel's FUSE mount and hands out its descriptor; serves nothing.
+
+Two ways in. With CAP_SYS_ADMIN over our user namespace (root, or root of `imgmount run`'s own):
+open /dev/fuse and mount(2). Otherwise the set-uid fusermount3 does that and passes the descriptor
+back over a socket (_FUSE_COMMFD, libfuse's util/fusermount.c). libfuse's own mount code is not
+used, because the descriptor must be ours: it outlives the session that serves it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount import _native
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, unmount
+from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+
+# Word of mount(8) -> (bit of mount(2), whether the word sets or clears it).
+FLAG_WORDS: dict[str, tuple[int, bool]] = {
+    "ro": (_native.MS_RDONLY, True),
+    "rw": (_native.MS_RDONLY, False),
+    "nosuid": (_native.MS_NOSUID, True),
+    "suid": (_native.MS_NOSUID, False),
+    "nodev": (_native.MS_NODEV, True),
+    "dev": (_native.MS_NODEV, False),
+    "noexec": (_native.MS_NOEXEC, True),
+    "exec": (_native.MS_NOEXEC, False),
+    "sync": (_native.MS_SYNCHRONOUS, True),
+    "async": (_native.MS_SYNCHRONOUS, False),
+    "dirsync": (_native.MS_DIRSYNC, True),
+    "noatime": (_native.MS_NOATIME, True),
+    "atime": (_native.MS_NOATIME, False),
+    "nodiratime": (_native.MS_NODIRATIME, True),
+    "diratime": (_native.MS_NODIRATIME, False),
+    "relatime": (_native.MS_RELATIME, True),
+    "norelatime": (_native.MS_RELATIME, False),
+    "strictatime": (_native.MS_STRICTATIME, True),
+}
+
+
+@dataclass(frozen=True)
+class MountRequest:
+    """What to ask of the kernel.
+
+    source: the first column of mount(8)'s output. words: keys of FLAG_WORDS, later ones win.
+    """
+
+    mountpoint: Path
+    source: str
+    words: tuple[str, ...] = ()
+    allow_other: bool = False
+    default_permissions: bool = True
+    subtype: str = "imgmount"
+
+
+@dataclass
+class FuseChannel:
+    """A mounted file system and the descriptor that answers for it.
+
+    fd: the kernel's /dev/fuse descriptor, close-on-exec. device: `major:minor` in mountinfo, by
+    which the mount is known even where its path was moved; "" where /proc does not say.
+    """
+
+    mountpoint: Path
+    fd: int
+    device: str
+
+    def close_fd(self) -> None:
+        """Lets go of the descriptor; when the last copy goes, the mount answers ENOTCONN."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self) -> None:
+        """Undo of open_channel for a mount that nobody serves (any more). Never raises."""
+        self.close_fd()
+        entry = mount_at(self.mountpoint)
+        if entry and entry.device == self.device:
+            try:
+                unmount(self.mountpoint, lazy=True)
+            except ImgmountError:
+                pass  # somebody else was quicker
+
+
+def open_channel(request: MountRequest) -> FuseChannel:
+    """Mounts. The mountpoint is resolved and checked (mountpoint.check_mountpoint).
+
+    Raises NotPermitted (no /dev/fuse, no privilege, no fusermount3) or MountpointError.
+    """
+    fd = _mount_directly(request) if os.geteuid() == 0 else _mount_by_fusermount(request)
+    entry = mount_at(request.mountpoint)
+    return FuseChannel(request.mountpoint, fd, entry.device if entry else "")
+
+
+def _open_device() -> int:
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotPermitted(
+            "/dev/fuse is missing: the kernel has no FUSE (modprobe fuse), or a container hides it"
+        ) from error
+    except OSError as error:
+        raise NotPermitted(
+            f"/dev/fuse cannot be opened: {os.strerror(error.errno or 0)}"
+        ) from error
+
+
+def mount_flags(words: tuple[str, ...]) -> int:
+    flags = 0
+    for word in words:
+        bit, sets = FLAG_WORDS[word]
+        flags = flags | bit if sets else flags & ~bit
+    return flags
+
+
+def _mount_directly(request: MountRequest) -> int:
+    fd = _open_device()
+    # max_read is left out: libfuse's session asks for none, and the two must agree (fuse.rst).
+    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id={os.geteuid()},group_id={os.getegid()}"
+    data += ",default_permissions" if request.default_permissions else ""
+    data += ",allow_other" if request.allow_other else ""
+    fstype = FSTYPE if request.subtype == "imgmount" else f"fuse.{request.subtype}"
+    try:
+        _native.mount(
+            request.source, request.mountpoint, fstype, mount_flags(request.words), data
+        )
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise NotPermitted(
+                f"{request.mountpoint}: mount(2): {os.strerror(error.errno)}: needs CAP_SYS_ADMIN"
+            ) from error
+        if error.errno == errno.ENODEV:
+            raise NotPermitted("the kernel has no FUSE (modprobe fuse)") from error
+        raise MountpointError(
+            f"{request.mountpoint}: cannot mount: {os.strerror(error.errno or 0)}"
+        ) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _fusermount_options(request: MountRequest) -> str:
+    def quoted(text: str) -> str:
+        return text.replace("\\", "\\\\").replace(",", "\\,")
+
+    options = [f"fsname={quoted(request.source)}", f"subtype={quoted(request.subtype)}"]
+    # fusermount3 knows these words alone; for a user it adds nosuid and nodev itself.
+    known = ("ro", "rw", "nosuid", "nodev", "noexec", "exec", "noatime", "atime", "sync", "async",
+             "dirsync", "nodiratime", "diratime")  # fmt: skip
+    options += [word for word in request.words if word in known]
+    options += ["default_permissions"] if request.default_permissions else []
+    options += ["allow_other"] if request.allow_other else []
+    return ",".join(options)
+
+
+def _mount_by_fusermount(request: MountRequest) -> int:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        with theirs:
+            command = ["fusermount3", "-o", _fusermount_options(request), "--"]
+            command.append(str(request.mountpoint))
+            environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
+            try:
+                result = subprocess.run(
+                    command,
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                    stderr=subprocess.PIPE,
+                    check=False,
+                )
+            except FileNotFoundError as error:
+                raise NotPermitted(
+                    "fusermount3 is missing: a user needs it to mount (package fuse3)"
+                ) from error
+        if result.returncode != 0:
+            said = result.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
+            raise NotPermitted(f"{request.mountpoint}: {said or 'fusermount3 refused'}")
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    if not fds:
+        raise NotPermitted("fusermount3 sent no descriptor")
+    os.set_inheritable(fds[0], False)
+    return fds[0]

@@ -1,0 +1,58 @@
+"""Law: where a daemon's words go.  One logger, "imgmount"; who logs does not know where to.
+
+`--log FILE`: that file.  `-d`: the terminal.  Else the journal or syslog through /dev/log, and on
+a machine without one STATE/imgmount.log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+from fusemount.errors import ImgmountError
+
+LOGGER = logging.getLogger("imgmount")
+_SYSLOG = "/dev/log"
+_FILE_FORMAT = "%(asctime)s imgmount[%(process)d] %(levelname)s %(message)s"
+
+
+def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: bool = False) -> int:
+    """Sends LOGGER to its place; the descriptor that stderr of C libraries may go to as well.
+
+    The descriptor is -1 when there is none (syslog, or the terminal: leave stderr alone).
+    Raises ImgmountError when the file cannot be written.
+    """
+    handler: logging.Handler
+    fd = -1
+    if terminal and file is None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("imgmount: %(message)s"))
+    elif file is None and _has_syslog():
+        from logging.handlers import SysLogHandler
+
+        handler = SysLogHandler(_SYSLOG, SysLogHandler.LOG_DAEMON)
+        handler.setFormatter(logging.Formatter("imgmount[%(process)d]: %(message)s"))
+    else:
+        path = file or state / "imgmount.log"
+        try:
+            if file is None:
+                state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stream = path.open("a", buffering=1, errors="surrogateescape")
+        except OSError as error:
+            raise ImgmountError(f"{path}: cannot log: {os.strerror(error.errno or 0)}") from error
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+        fd = stream.fileno()
+    LOGGER.handlers[:] = [handler]
+    LOGGER.propagate = False
+    LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
+    return fd
+
+
+def _has_syslog() -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(_SYSLOG).st_mode)
+    except OSError:
+        return False

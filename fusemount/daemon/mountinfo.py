@@ -1,0 +1,61 @@
+"""Law: reads /proc/self/mountinfo (proc_pid_mountinfo(5)) and decides nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class MountEntry:
+    """One mount of this process' mount namespace; `device` is `major:minor`."""
+
+    mount_id: int
+    device: str
+    mountpoint: Path
+    options: tuple[str, ...]
+    fstype: str
+    source: str
+
+
+def _unescape(field: bytes) -> str:
+    """Space, tab, newline and backslash stand as three octal digits."""
+    return os.fsdecode(_ESCAPE.sub(lambda m: bytes([int(m[1], 8)]), field))
+
+
+def parse_mountinfo(lines: Iterable[bytes]) -> list[MountEntry]:
+    """The mounts in the kernel's order: of two on one path the later one is on top."""
+    entries = []
+    for line in lines:
+        fields = line.split()
+        dash = fields.index(b"-", 6)  # optional fields end at a lone dash
+        entries.append(
+            MountEntry(
+                mount_id=int(fields[0]),
+                device=fields[2].decode(),
+                mountpoint=Path(_unescape(fields[4])),
+                options=tuple(fields[5].decode().split(",")),
+                fstype=_unescape(fields[dash + 1]),
+                source=_unescape(fields[dash + 2]),
+            )
+        )
+    return entries
+
+
+def mounts() -> list[MountEntry]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse_mountinfo(file)
+
+
+def mount_at(path: Path) -> MountEntry | None:
+    """The topmost mount whose mountpoint is exactly `path` (absolute, without symlinks)."""
+    found = None
+    for entry in mounts():
+        if entry.mountpoint == path:
+            found = entry
+    return found

@@ -1,0 +1,129 @@
+"""Law: one JSON file a living mount, RUNTIME/<pid>.json, written by the daemon that serves it.
+
+A record is a claim, never the truth: it is crossed with /proc/<pid> (same start time) and with
+/proc/self/mountinfo (same device) each time it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fusemount.daemon.mountinfo import MountEntry, mounts
+from fusemount.errors import ImgmountError, NotPermitted
+
+
+@dataclass(frozen=True)
+class Record:
+    """pid and start_time name the daemon; device names the mount (`major:minor`).
+
+    upper: None when read-only without one. scratch: the directory to drop when the mount ends,
+    None when there is none or it is kept. since: ISO 8601, UTC.
+    """
+
+    pid: int
+    start_time: int
+    mountpoint: str
+    device: str
+    image: str
+    image_id: str
+    upper: str | None
+    scratch: str | None
+    read_only: bool
+    since: str
+
+    @property
+    def alive(self) -> bool:
+        return start_time(self.pid) == self.start_time
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A record and what the kernel says of it; visible: mounted in this mount namespace."""
+
+    record: Record
+    visible: bool
+
+    @property
+    def state(self) -> str:
+        if not self.record.alive:
+            return "dead"
+        return "mounted" if self.visible else "detached"
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks after boot (proc_pid_stat(5), field 22); None when no such process runs."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def prepare(runtime: Path) -> None:
+    """Makes the runtime directory. Raises NotPermitted when it is (or may be) somebody else's.
+
+    In /tmp a name can be taken by another user first; their records must not guide us.
+    """
+    try:
+        runtime.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        status = os.lstat(runtime)
+    except OSError as error:
+        raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise NotPermitted(f"{runtime}: must be a directory that only you can write to")
+
+
+def register(runtime: Path, record: Record) -> None:
+    path = _path(runtime, record)
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(asdict(record)) + "\n")
+        temporary.rename(path)
+    except OSError as error:
+        raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
+
+
+def forget(runtime: Path, record: Record) -> None:
+    _path(runtime, record).unlink(missing_ok=True)
+
+
+def _path(runtime: Path, record: Record) -> Path:
+    return runtime / f"{record.pid}.json"
+
+
+def listing(runtime: Path) -> list[Mounted]:
+    """The mounts of this runtime directory, oldest first; records of nothing are removed."""
+    here = {entry.device for entry in mounts()}
+    found = []
+    for record in _records(runtime):
+        mounted = Mounted(record, record.device in here)
+        if record.alive or mounted.visible:
+            found.append(mounted)
+        else:
+            forget(runtime, record)
+    return sorted(found, key=lambda mounted: (mounted.record.since, mounted.record.pid))
+
+
+def find(runtime: Path, entry: MountEntry) -> Record | None:
+    """The record of a mount that is there, alive or not."""
+    return next((r for r in _records(runtime) if r.device == entry.device), None)
+
+
+def _records(runtime: Path) -> Iterator[Record]:
+    try:
+        paths = sorted(runtime.glob("*.json"))
+    except OSError:
+        return
+    for path in paths:
+        try:
+            yield Record(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            continue  # its mount just ended
+        except (OSError, ValueError, TypeError):
+            path.unlink(missing_ok=True)  # not ours, or of another version

@@ -1,0 +1,134 @@
+"""Law: the directory that a mount owns while it lives, and drops when it ends.
+
+    STATE/uppers/<id>/   lock      flock held by the processes of the mount (see below)
+                         keep      present: the user asked to keep the changes; never dropped
+                         upper/    what was written
+                         work/     overlayfs' work directory
+                         root/     a private mountpoint, for `imgmount run`
+
+Whoever may be using a scratch holds its lock, over fork too (flock belongs to the open file).  A
+scratch without `keep` whose lock is free and that no record names is what a SIGKILL or a power
+cut left behind: the next mount sweeps it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusemount.errors import ImgmountError, NoSpace
+
+
+@dataclass(frozen=True)
+class Scratch:
+    path: Path
+    lock: int
+
+    @property
+    def upper(self) -> Path:
+        return self.path / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def root(self) -> Path:
+        return self.path / "root"
+
+    def keep(self) -> None:
+        (self.path / "keep").touch()
+
+    def release(self) -> None:
+        """The mount has ended: drops everything unless kept. Never raises."""
+        if (self.path / "keep").exists():
+            shutil.rmtree(self.work, onerror=_force)
+            self.root.rmdir()
+            (self.path / "lock").unlink()
+        else:
+            drop(self.path)
+        os.close(self.lock)
+
+
+def create_scratch(state: Path) -> Scratch:
+    """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
+    path = state / "uppers" / secrets.token_hex(6)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _gate(state):  # or a sweep between mkdir and flock would take it away
+            path.mkdir(mode=0o700)
+            lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        scratch = Scratch(path, lock)
+        scratch.upper.mkdir(mode=0o755)
+        scratch.work.mkdir(mode=0o700)
+        scratch.root.mkdir(mode=0o700)
+    except OSError as error:
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ImgmountError
+        raise kind(f"{path}: cannot make an upper: {os.strerror(error.errno or 0)}") from error
+    return scratch
+
+
+class _gate:
+    """Serialises making and sweeping: a context manager over flock of STATE/uppers."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "uppers"
+
+    def __enter__(self) -> None:
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def sweep(state: Path, recorded: Iterable[Path]) -> None:
+    """Drops what nobody uses, keeps or records. Never raises: the next mount tries again."""
+    spared = set(recorded)
+    try:
+        with _gate(state):
+            for path in (state / "uppers").iterdir():
+                if path not in spared and not (path / "keep").exists() and _unused(path):
+                    drop(path)
+    except OSError:
+        return
+
+
+def _unused(path: Path) -> bool:
+    try:
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def drop(path: Path) -> None:
+    """rm -rf that is not stopped by directories without permissions. Never raises."""
+    shutil.rmtree(path, onerror=_force)
+
+
+def _force(function: Callable[..., Any], path: str, _: object) -> None:
+    """An image's directory may be 0555 or 0000 and still ours: open it up and try once more."""
+    try:
+        os.chmod(os.path.dirname(path), 0o700)
+        if function in (os.scandir, os.open, os.lstat, os.rmdir):
+            os.chmod(path, 0o700)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            function(path)
+    except OSError:
+        pass

@@ -1,0 +1,111 @@
+"""Law: one served mount from its first request to its end, on trio; knows no image.
+
+A session ends in one of three ways, and each leaves nothing mounted:
+  - somebody unmounts: the kernel writes back what is dirty, then says so on the descriptor;
+  - SIGTERM or SIGINT: we flush, unmount, and where the mount is busy detach it and flush again;
+  - the same signal once more: no more waiting (a flush can hang on a dead disk).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount import _native
+from fusemount.daemon.channel import FuseChannel
+from fusemount.daemon.log import LOGGER
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import Busy, unmount
+from fusemount.errors import ImgmountError
+
+if TYPE_CHECKING:
+    import trio
+
+# fd, ready, stop: serves fd until the mount is gone or stop is set; calls ready once.
+Serve = Callable[[int, Callable[[], None], "trio.Event"], Awaitable[None]]
+
+# Requests in flight after a busy mount was detached get this long to be answered.
+DRAIN_SECONDS = 5.0
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:
+    """Serves until the end. Raises what serve raises."""
+    import trio
+
+    trio.run(_session, channel, serve, ready)
+
+
+async def _session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:
+    import trio
+
+    stop = trio.Event()
+    with trio.open_signal_receiver(*_ENDING) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_on_signal, signals, channel, stop)
+            await serve(channel.fd, ready, stop)
+            nursery.cancel_scope.cancel()
+
+
+async def _end_on_signal(
+    signals: AsyncIterator[int], channel: FuseChannel, stop: trio.Event
+) -> None:
+    import trio
+
+    async with trio.open_nursery() as nursery:
+        leaving = False
+        async for number in signals:
+            LOGGER.info("%s: unmounting %s", signal.Signals(number).name, channel.mountpoint)
+            if leaving:
+                stop.set()
+            else:
+                nursery.start_soon(_leave, channel, stop)
+            leaving = True
+
+
+async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
+    """Flushes and unmounts from a thread, since serving must go on meanwhile; then stops."""
+    import trio
+
+    try:
+        await trio.to_thread.run_sync(_flush_and_unmount, channel, abandon_on_cancel=True)
+    except (ImgmountError, OSError) as error:
+        LOGGER.error("%s", error)
+    finally:
+        stop.set()
+
+
+def _flush_and_unmount(channel: FuseChannel) -> None:
+    entry = mount_at(channel.mountpoint)
+    if entry is None or entry.device != channel.device:
+        return  # unmounted, moved or mounted over by somebody else: stopping is all that is left
+    try:
+        unmount(channel.mountpoint)
+    except Busy:
+        # The descriptor keeps the mount reachable for the second flush, after nobody new can come.
+        fd = os.open(channel.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _native.syncfs(fd)
+            unmount(channel.mountpoint, lazy=True)
+            LOGGER.warning("%s: busy: detached from under its users", channel.mountpoint)
+            _native.syncfs(fd)
+            _drain(channel)
+        finally:
+            os.close(fd)
+
+
+def _drain(channel: FuseChannel) -> None:
+    """Waits until the kernel has no request open: FUSE's syncfs does not wait for writeback."""
+    minor = channel.device.rpartition(":")[2]
+    waiting = Path(f"/sys/fs/fuse/connections/{minor}/waiting")
+    deadline = time.monotonic() + DRAIN_SECONDS
+    try:
+        while time.monotonic() < deadline and int(waiting.read_text()) > 0:
+            time.sleep(0.02)
+    except (OSError, ValueError):
+        time.sleep(0.5)  # no fusectl file system here; a guess is better than none

@@ -1,0 +1,207 @@
+/* py_linux.c: the Linux calls that CPython 3.11 has no door to; nothing here decides anything.
+ *
+ * Each function is one system call with the GIL released. Paths are str, bytes or path-like.
+ * Errors are OSError with the errno and, where there is one, the path. No heap, no state.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "py_native.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Turns a call's result into None or OSError; errno must still be the call's. */
+static PyObject *done(long result, PyObject *path) {
+    if (result == 0)
+        Py_RETURN_NONE;
+    if (path)
+        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+PyDoc_STRVAR(mount_doc, "mount(source, target, fstype, flags, data, /)\n--\n\n"
+                        "mount(2). fstype and data are text; data may be empty.");
+
+static PyObject *linux_mount(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *source = NULL, *target = NULL, *result = NULL;
+    const char *fstype, *data;
+    unsigned long flags;
+    int failed, saved;
+
+    if (!PyArg_ParseTuple(args, "O&O&sks:mount", PyUnicode_FSConverter, &source,
+                          PyUnicode_FSConverter, &target, &fstype, &flags, &data))
+        goto out;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = mount(PyBytes_AS_STRING(source), PyBytes_AS_STRING(target), *fstype ? fstype : NULL,
+                   flags, *data ? data : NULL);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    result = done(failed, PyTuple_GET_ITEM(args, 1));
+out:
+    Py_XDECREF(source);
+    Py_XDECREF(target);
+    return result;
+}
+
+PyDoc_STRVAR(umount2_doc, "umount2(target, flags, /)\n--\n\numount2(2).");
+
+static PyObject *linux_umount2(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *target = NULL, *result;
+    int flags, failed, saved;
+
+    if (!PyArg_ParseTuple(args, "O&i:umount2", PyUnicode_FSConverter, &target, &flags))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = umount2(PyBytes_AS_STRING(target), flags);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    result = done(failed, PyTuple_GET_ITEM(args, 0));
+    Py_DECREF(target);
+    return result;
+}
+
+PyDoc_STRVAR(pivot_root_doc, "pivot_root(new_root, put_old, /)\n--\n\npivot_root(2).");
+
+static PyObject *linux_pivot_root(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *new_root = NULL, *put_old = NULL, *result = NULL;
+    long failed;
+    int saved;
+
+    if (!PyArg_ParseTuple(args, "O&O&:pivot_root", PyUnicode_FSConverter, &new_root,
+                          PyUnicode_FSConverter, &put_old))
+        goto out;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = syscall(SYS_pivot_root, PyBytes_AS_STRING(new_root), PyBytes_AS_STRING(put_old));
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    result = done(failed, PyTuple_GET_ITEM(args, 0));
+out:
+    Py_XDECREF(new_root);
+    Py_XDECREF(put_old);
+    return result;
+}
+
+PyDoc_STRVAR(unshare_doc, "unshare(flags, /)\n--\n\nunshare(2).");
+
+static PyObject *linux_unshare(PyObject *Py_UNUSED(module), PyObject *args) {
+    int flags, failed, saved;
+
+    if (!PyArg_ParseTuple(args, "i:unshare", &flags))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = unshare(flags);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    return done(failed, NULL);
+}
+
+PyDoc_STRVAR(setns_doc, "setns(fd, nstype, /)\n--\n\nsetns(2).");
+
+static PyObject *linux_setns(PyObject *Py_UNUSED(module), PyObject *args) {
+    int fd, nstype, failed, saved;
+
+    if (!PyArg_ParseTuple(args, "ii:setns", &fd, &nstype))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = setns(fd, nstype);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    return done(failed, NULL);
+}
+
+PyDoc_STRVAR(syncfs_doc, "syncfs(fd, /)\n--\n\nsyncfs(2): the file system that holds fd.");
+
+static PyObject *linux_syncfs(PyObject *Py_UNUSED(module), PyObject *args) {
+    int fd, failed, saved;
+
+    if (!PyArg_ParseTuple(args, "i:syncfs", &fd))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = syncfs(fd);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    return done(failed, NULL);
+}
+
+PyDoc_STRVAR(pdeathsig_doc, "set_pdeathsig(signal, /)\n--\n\n"
+                            "prctl(PR_SET_PDEATHSIG): signal to get when the thread that forked "
+                            "us ends; 0 clears it.");
+
+static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args) {
+    int number;
+
+    if (!PyArg_ParseTuple(args, "i:set_pdeathsig", &number))
+        return NULL;
+    return done(prctl(PR_SET_PDEATHSIG, (unsigned long)number, 0UL, 0UL, 0UL), NULL);
+}
+
+PyDoc_STRVAR(dumpable_doc, "set_dumpable(dumpable, /)\n--\n\n"
+                           "prctl(PR_SET_DUMPABLE): whether our /proc files are our own user's.");
+
+static PyObject *linux_set_dumpable(PyObject *Py_UNUSED(module), PyObject *args) {
+    int dumpable;
+
+    if (!PyArg_ParseTuple(args, "p:set_dumpable", &dumpable))
+        return NULL;
+    return done(prctl(PR_SET_DUMPABLE, (unsigned long)dumpable, 0UL, 0UL, 0UL), NULL);
+}
+
+static PyMethodDef linux_functions[] = {
+    {"mount", linux_mount, METH_VARARGS, mount_doc},
+    {"umount2", linux_umount2, METH_VARARGS, umount2_doc},
+    {"pivot_root", linux_pivot_root, METH_VARARGS, pivot_root_doc},
+    {"unshare", linux_unshare, METH_VARARGS, unshare_doc},
+    {"setns", linux_setns, METH_VARARGS, setns_doc},
+    {"syncfs", linux_syncfs, METH_VARARGS, syncfs_doc},
+    {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},
+    {"set_dumpable", linux_set_dumpable, METH_VARARGS, dumpable_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static const struct {
+    const char *name;
+    long value;
+} linux_constants[] = {
+    {"MS_RDONLY", (long)MS_RDONLY},
+    {"MS_NOSUID", (long)MS_NOSUID},
+    {"MS_NODEV", (long)MS_NODEV},
+    {"MS_NOEXEC", (long)MS_NOEXEC},
+    {"MS_SYNCHRONOUS", (long)MS_SYNCHRONOUS},
+    {"MS_DIRSYNC", (long)MS_DIRSYNC},
+    {"MS_NOATIME", (long)MS_NOATIME},
+    {"MS_NODIRATIME", (long)MS_NODIRATIME},
+    {"MS_RELATIME", (long)MS_RELATIME},
+    {"MS_STRICTATIME", (long)MS_STRICTATIME},
+    {"MS_BIND", (long)MS_BIND},
+    {"MS_REC", (long)MS_REC},
+    {"MS_PRIVATE", (long)MS_PRIVATE},
+    {"MS_SLAVE", (long)MS_SLAVE},
+    {"MS_REMOUNT", (long)MS_REMOUNT},
+    {"MNT_DETACH", (long)MNT_DETACH},
+    {"MNT_FORCE", (long)MNT_FORCE},
+    {"UMOUNT_NOFOLLOW", (long)UMOUNT_NOFOLLOW},
+    {"CLONE_NEWNS", (long)CLONE_NEWNS},
+    {"CLONE_NEWPID", (long)CLONE_NEWPID},
+    {"CLONE_NEWUSER", (long)CLONE_NEWUSER},
+    {"CLONE_NEWUTS", (long)CLONE_NEWUTS},
+    {"CLONE_NEWIPC", (long)CLONE_NEWIPC},
+};
+
+int imgpy_linux_exec(PyObject *module) {
+    for (size_t i = 0; i < sizeof linux_constants / sizeof *linux_constants; i++)
+        if (PyModule_AddIntConstant(module, linux_constants[i].name, linux_constants[i].value) < 0)
+            return -1;
+    return PyModule_AddFunctions(module, linux_functions);
+}
