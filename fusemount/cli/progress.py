@@ -1,0 +1,62 @@
+"""Law: slow work shown as a bar on standard error, if that is a terminal; nothing otherwise."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from fusemount.layer.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+
+def terminal_progress() -> Progress:
+    """A bar where standard error is a terminal and rich is there, else silence.
+
+    rich takes 60 ms to import, so it is imported when a bar is first started.
+    """
+    return BarProgress() if sys.stderr.isatty() else SilentProgress()
+
+
+class BarProgress:
+    """One bar a task, cleared when it is done: what stays on the terminal is the result."""
+
+    def __init__(self) -> None:
+        self._bars: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, description: str, total: int) -> None:
+        try:
+            from rich.console import Console
+            from rich.markup import escape
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+        except ImportError:
+            return
+        self.finish()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bars.start()
+        self._task = self._bars.add_task(escape(description), total=total)
+
+    def advance(self, n: int) -> None:
+        if self._bars is not None and self._task is not None:
+            self._bars.advance(self._task, n)
+
+    def finish(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._task = None

@@ -1,0 +1,281 @@
+"""Law: compressed streams become plain bytes; their magic tells what they are.
+
+A stream is pulled: the caller gives a `read(n)`, gets an iterator of pieces of at most PIECE bytes,
+and so never holds more than a few pieces, whatever the ratio.  No file is opened here.
+
+    none    anything else
+    gzip    1f 8b        members one after another; zeros or garbage behind the last are ignored,
+                         as gzip(1) does (RFC 1952)
+    zstd    28 b5 2f fd  frames one after another, skippable frames (5? 2a 4d 18) among them or
+                         first, as pzstd and eStargz write them (RFC 8878)
+    xz      fd 37 7a ..  streams one after another, padded by zeros in fours
+    bzip2   42 5a 68     streams one after another; garbage behind the last is ignored
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol, cast
+
+from fusemount.errors import MalformedImage
+
+PIECE = 1 << 20  # the most that comes out at once
+INPUT = 1 << 18  # how much is asked of read() at once
+MAGIC_BYTES = 6  # how much of a stream's start detect() wants
+
+ZSTD_WINDOW_MAX = 1 << 27  # 128 MiB: what zstd(1) takes without --long or --memory
+XZ_MEMORY_MAX = 1 << 28  # 256 MiB; `xz -9` needs 65
+
+Read = Callable[[int], bytes]
+
+
+class Compression(enum.Enum):
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    XZ = "xz"
+    BZIP2 = "bzip2"
+
+
+def detect(head: bytes) -> Compression:
+    """What a stream that starts with head (MAGIC_BYTES or more, fewer only at its end) is."""
+    if head.startswith(b"\x1f\x8b"):
+        return Compression.GZIP
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return Compression.ZSTD
+    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:
+        return Compression.ZSTD
+    if head.startswith(b"\xfd7zXZ\0"):
+        return Compression.XZ
+    if head[:3] == b"BZh" and head[3:4] in b"123456789":
+        return Compression.BZIP2
+    return Compression.NONE
+
+
+def decompress(read: Read, compression: Compression, name: str) -> Iterator[bytes]:
+    """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
+
+    read(n) gives at most n bytes, b"" at the end.  Raises MalformedImage, which says name and how
+    far in the compressed bytes the trouble was, for what is cut or damaged.
+    """
+    source = _Counted(read)
+    try:
+        if compression is Compression.NONE:
+            while piece := source.read(PIECE):
+                yield piece
+        elif compression is Compression.ZSTD:
+            yield from _zstd(source)
+        else:
+            yield from _members(source, compression)
+    except _Damaged as error:
+        raise MalformedImage(
+            f"{name}: {compression.value} stream {error} near byte {source.taken}"
+        ) from error.__cause__
+
+
+class _Damaged(Exception):
+    """Why, in words that follow "gzip stream"."""
+
+
+class _Counted:
+    """Counts what was taken from read, for messages."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._read(INPUT if size < 0 else size)
+        self.taken += len(data)
+        return data
+
+
+class _Decoder(Protocol):
+    """The interface bz2 and lzma share: a decoder of one member."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decoder with the interface of the other two."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)  # 16 + 15: gzip header and trailer, 32 KiB window
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        # a full piece may have left more in zlib's window, though all input is taken
+        return not self._full and not self._zlib.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self._full = len(piece) == max_length
+        return piece
+
+
+def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception], ...]]:
+    """A decoder of one member, and what it raises; modules are imported where they are needed."""
+    if compression is Compression.GZIP:
+        return _Gzip(), (zlib.error,)
+    if compression is Compression.XZ:
+        import lzma
+
+        xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_MAX)
+        return xz, (lzma.LZMAError,)
+    import bz2
+
+    return bz2.BZ2Decompressor(), (OSError, ValueError)
+
+
+def _members(source: _Counted, compression: Compression) -> Iterator[bytes]:
+    """gzip, xz, bzip2: members one after another."""
+    data = source.read(INPUT)
+    while True:
+        decoder, failures = _decoder(compression)
+        while not decoder.eof:
+            if decoder.needs_input and not data:
+                data = source.read(INPUT)
+                if not data:
+                    raise _Damaged("is cut off")
+            try:
+                piece = decoder.decompress(data, PIECE)
+            except failures as error:
+                raise _Damaged(f"is damaged ({error})") from error
+            data = b""
+            if piece:
+                yield piece
+        data = _next_member(decoder.unused_data, source, compression)
+        if not data:
+            return
+
+
+def _next_member(rest: bytes, source: _Counted, compression: Compression) -> bytes:
+    """What follows a member: the start of the next, or b"" where only padding or garbage does."""
+    zeros = 0
+    while True:
+        stripped = rest.lstrip(b"\0")
+        zeros += len(rest) - len(stripped)
+        if len(stripped) >= MAGIC_BYTES:
+            break
+        more = source.read(INPUT)
+        if not more:
+            break
+        rest = stripped + more
+    if compression is Compression.XZ and (zeros % 4 or (stripped and not _is_xz(stripped))):
+        raise _Damaged("has something behind it that is neither padding nor a stream")
+    if zeros and compression is not Compression.XZ:
+        return b""  # gzip(1) and bzip2(1) stop for good at the first byte of padding
+    if detect(stripped) is compression:
+        return stripped
+    if compression is Compression.GZIP and b"\x1f\x8b".startswith(stripped[:2]) and stripped:
+        raise _Damaged("is cut off")
+    return b""
+
+
+def _is_xz(data: bytes) -> bool:
+    return detect(data) is Compression.XZ
+
+
+def _zstd(source: _Counted) -> Iterator[bytes]:
+    import zstandard
+
+    walker = _FrameWalker(source)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
+    reader = decompressor.stream_reader(
+        cast(IO[bytes], walker), read_size=INPUT, read_across_frames=True
+    )  # it calls nothing but read()
+    try:
+        while piece := reader.read(PIECE):
+            yield piece
+    except zstandard.ZstdError as error:
+        raise _Damaged(f"is damaged ({error})") from error
+    if walker.inside:
+        raise _Damaged("is cut off")
+
+
+class _FrameWalker:
+    """Follows zstd's frames as they pass: python-zstandard takes a cut stream for a whole one.
+
+    It needs to know only where frames end (RFC 8878, 3.1.1 and 3.1.2):
+
+        frame     = magic(4) descriptor(1) [window(1)] [dictionary] [content size] block* [crc(4)]
+        block     = 3 bytes: last(bit 0) type(bits 1-2) size(bits 3-23), then size bytes (RLE: 1)
+        skippable = magic(4) size(4) then size bytes
+    """
+
+    def __init__(self, source: _Counted) -> None:
+        self._source = source
+        self._pending = b""  # start of a field that is not whole yet
+        self._skip = 0
+        self._checksum = False
+        self._state: Callable[[bytes], None] = self._magic
+        self._want = 4
+
+    @property
+    def inside(self) -> bool:
+        """Whether the bytes so far end anywhere but between two frames."""
+        return self._skip > 0 or bool(self._pending) or self._state != self._magic
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            step = min(self._want - len(self._pending), len(data) - at)
+            field = self._pending + data[at : at + step]
+            at += step
+            self._pending = b"" if len(field) == self._want else field
+            if not self._pending:
+                self._state(field)
+        return data
+
+    def _expect(self, state: Callable[[bytes], None], want: int, skip: int = 0) -> None:
+        self._state, self._want, self._skip = state, want, skip
+
+    def _magic(self, field: bytes) -> None:
+        if field == b"\x28\xb5\x2f\xfd":
+            self._expect(self._descriptor, 1)
+        elif field[1:] == b"\x2a\x4d\x18" and 0x50 <= field[0] <= 0x5F:
+            self._expect(self._skippable, 4)
+        # anything else the decoder refuses by itself
+
+    def _skippable(self, field: bytes) -> None:
+        self._expect(self._magic, 4, int.from_bytes(field, "little"))
+
+    def _descriptor(self, field: bytes) -> None:
+        flags = field[0]
+        single = flags >> 5 & 1
+        self._checksum = bool(flags >> 2 & 1)
+        size_bytes = (1 if single else 0, 2, 4, 8)[flags >> 6]
+        self._expect(self._block, 3, (1 - single) + (0, 1, 2, 4)[flags & 3] + size_bytes)
+
+    def _block(self, field: bytes) -> None:
+        head = int.from_bytes(field, "little")
+        size = 1 if head >> 1 & 3 == 1 else head >> 3
+        if not head & 1:
+            self._expect(self._block, 3, size)
+        elif self._checksum:
+            self._expect(self._magic, 4, size + 4)
+        else:
+            self._expect(self._magic, 4, size)

@@ -1,0 +1,154 @@
+"""Law: JSON from strangers becomes typed values, or a MalformedImage that says document and key.
+
+Go's readings are kept, since Go writes these documents: null is absent, unknown keys are ignored,
+half a surrogate pair is a replacement character.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+from fusemount.digest import Digest
+from fusemount.errors import MalformedImage
+
+DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
+DOCUMENT_DEPTH_MAX = 100  # nesting; what is deeper was not written by a tool of this trade
+_HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_T = TypeVar("_T")
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Any JSON value.  Raises MalformedImage: too long, too deep, not UTF-8, not JSON."""
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise MalformedImage(
+            f"{where}: {len(data)} bytes of JSON, the limit is {DOCUMENT_BYTES_MAX}"
+        )
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        _check(value, DOCUMENT_DEPTH_MAX)
+    except RecursionError:
+        raise MalformedImage(f"{where}: JSON nested more than {DOCUMENT_DEPTH_MAX} deep") from None
+    except UnicodeDecodeError as error:
+        raise MalformedImage(f"{where}: not UTF-8 at byte {error.start}") from None
+    except ValueError as error:
+        raise MalformedImage(f"{where}: not JSON: {error}") from None
+    return _mended(value) if _HALF_SURROGATE.search(data) else value
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise RecursionError
+    if isinstance(value, dict):
+        for each in value.values():
+            if isinstance(each, dict | list):
+                _check(each, depth - 1)
+    elif isinstance(value, list):
+        for each in value:
+            if isinstance(each, dict | list):
+                _check(each, depth - 1)
+
+
+def _mended(value: Any) -> Any:
+    """The same value with every half surrogate, which no output could encode, replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_mended(each) for each in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(each) for key, each in value.items()}
+    return value
+
+
+def object_of(value: Any, where: str) -> Fields:
+    if not isinstance(value, dict):
+        raise MalformedImage(f"{where}: expected an object, found {_kind(value)}")
+    return Fields(value, where)
+
+
+def objects_of(value: Any, where: str) -> list[Fields]:
+    if not isinstance(value, list):
+        raise MalformedImage(f"{where}: expected a list, found {_kind(value)}")
+    return [object_of(each, f"{where}[{i}]") for i, each in enumerate(value)]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+class Fields:
+    """One JSON object, read by key; a value of another type raises MalformedImage."""
+
+    def __init__(self, document: Mapping[str, Any], where: str) -> None:
+        self.document = document
+        self.where = where
+
+    def _get(self, key: str, kind: type[_T], wanted: str) -> _T | None:
+        value = self.document.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.bad(key, f"expected {wanted}, found {_kind(value)}")
+        return value
+
+    def bad(self, key: str, why: str) -> MalformedImage:
+        return MalformedImage(f"{self.where}: {key}: {why}")
+
+    def text(self, key: str) -> str:
+        return self._get(key, str, "a string") or ""
+
+    def flag(self, key: str) -> bool:
+        return self._get(key, bool, "a boolean") or False
+
+    def count(self, key: str) -> int:
+        """A number from 0 to 2**63 - 1; absent is 0."""
+        value = self._get(key, int, "a number") or 0
+        if not 0 <= value < 1 << 63:
+            raise self.bad(key, f"{value} is out of range")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """A list of strings; None where absent.  A lone string is a list of one (docker < 1.6)."""
+        value = self.document.get(key)
+        if isinstance(value, str):
+            return (value,)
+        values: list[Any] | None = self._get(key, list, "a list of strings")
+        if values is None:
+            return None
+        for each in values:
+            if not isinstance(each, str):
+                raise self.bad(key, f"expected a list of strings, found {_kind(each)} in it")
+        return tuple(values)
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        return self._get(key, dict, "an object") or {}
+
+    def text_mapping(self, key: str) -> dict[str, str]:
+        found = self.mapping(key)
+        for name, value in found.items():
+            if not isinstance(value, str):
+                raise self.bad(f"{key}[{name!r}]", f"expected a string, found {_kind(value)}")
+        return found
+
+    def object(self, key: str) -> Fields | None:
+        value = self.document.get(key)
+        return None if value is None else object_of(value, f"{self.where}: {key}")
+
+    def objects(self, key: str) -> list[Fields]:
+        value = self.document.get(key)
+        return [] if value is None else objects_of(value, f"{self.where}: {key}")
+
+    def digest(self, key: str) -> Digest:
+        """Absent is an error too."""
+        try:
+            return Digest(self.text(key))
+        except ValueError as error:
+            raise self.bad(key, str(error)) from None

@@ -1,0 +1,134 @@
+"""Law: what an image's documents say, as frozen values (OCI image-spec v1.1, docker schema 2).
+
+Nothing here reads a file; bytes become these values in parse.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusemount.digest import Digest
+from fusemount.settings import Platform
+
+OCI = "application/vnd.oci.image."
+DOCKER = "application/vnd.docker."
+
+INDEX_TYPES = frozenset((OCI + "index.v1+json", DOCKER + "distribution.manifest.list.v2+json"))
+MANIFEST_TYPES = frozenset((OCI + "manifest.v1+json", DOCKER + "distribution.manifest.v2+json"))
+CONFIG_TYPES = frozenset((OCI + "config.v1+json", DOCKER + "container.image.v1+json"))
+TAR_LAYER = OCI + "layer.v1.tar"
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"  # the full name, where ref.name has the tag alone
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A pointer to a blob (descriptor.md).  size: bytes; platform: None where it is not said."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+
+    @property
+    def is_attestation(self) -> bool:
+        """BuildKit keeps provenance beside the images, as manifests for no platform."""
+        kind = self.annotations.get("vnd.docker.reference.type", "")
+        unknown = self.platform is not None and self.platform.os == "unknown"
+        return unknown or kind == "attestation-manifest"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Its bytes are meant to stay out of archives (Windows base layers)."""
+        return "nondistributable" in self.media_type or "rootfs.foreign" in self.media_type
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the index calls it: the full name first."""
+        both = (self.annotations.get(CONTAINERD_NAME), self.annotations.get(REF_NAME))
+        return tuple(dict.fromkeys(name for name in both if name))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One image for one platform; layers lowest first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    media_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Several manifests, or indexes again."""
+
+    manifests: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True)
+class DockerManifest:
+    """An entry of `docker save`'s manifest.json; config and layers are member names."""
+
+    config: str
+    repo_tags: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """One step of a build, lowest first; empty_layer: it made no layer."""
+
+    created: str = ""
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """What `docker run` takes from an image.
+
+    entrypoint, cmd: None where the image says nothing, which is not the same as an empty list.
+    """
+
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    working_dir: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+    hostname: str = ""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """An image's config (config.md).
+
+    created: RFC 3339 as written, "" where not said.
+    diff_ids: lowest layer first; empty where the archive has no config (a plain tar, docker 1.9).
+    document: the whole JSON object, for what is only shown.
+    """
+
+    os: str
+    architecture: str
+    variant: str = ""
+    os_version: str = ""
+    created: str = ""
+    author: str = ""
+    container: ContainerConfig = field(default_factory=ContainerConfig)
+    diff_ids: tuple[Digest, ...] = ()
+    history: tuple[History, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(self.os, self.architecture, self.variant)

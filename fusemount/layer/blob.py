@@ -1,0 +1,111 @@
+"""Law: where a layer's bytes stand, before (LayerBlob) and after (OpenLayer) they can be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from fusemount._native import LayerIndex
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, ImgmountError
+
+
+class BlobFile:
+    """A regular file that is opened when its descriptor is first asked for.
+
+    An OCI layout may hold 500 layers; few of them need a descriptor at the same time.  close() may
+    be called twice; a later use opens the file again.
+    one_of_many: release() closes it.  An archive stays open, so that its layers are of one state.
+    """
+
+    def __init__(self, path: Path, one_of_many: bool = False) -> None:
+        self.path = path
+        self._one_of_many = one_of_many
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """Raises ImageNotFound: not there, or no regular file; ImgmountError: not readable."""
+        if self._fd < 0:
+            try:
+                # a FIFO in its place must not hang us
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ImageNotFound(f"{self.path}: {error.strerror}") from None
+            except OSError as error:
+                raise ImgmountError(f"{self.path}: {error.strerror}") from error
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise ImageNotFound(f"{self.path}: not a regular file")
+            self._fd = fd
+        return self._fd
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def release(self) -> None:
+        """Not needed for now."""
+        if self._one_of_many:
+            self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(frozen=True)
+class LayerBlob:
+    """A layer as the image holds it, perhaps compressed.
+
+    diff_id, digest: what config and manifest claim, None where they claim nothing.
+    size bytes from offset of file are the blob; nothing of it has been read.
+    media_type: as claimed, "" where not; what the bytes are is told by their magic.
+    description: for messages, like "ubuntu.tar: layer 2 of 3 (blobs/sha256/ab12...)".
+    """
+
+    diff_id: Digest | None
+    digest: Digest | None
+    media_type: str
+    file: BlobFile
+    offset: int
+    size: int
+    description: str
+
+    @property
+    def fd(self) -> int:
+        """Belongs to file; valid until that is closed."""
+        return self.file.fd
+
+
+@dataclass(frozen=True)
+class OpenLayer:
+    """A layer that can be read: pread(fd, n, offset + o) gives byte o of its uncompressed tar.
+
+    diff_id: computed from the bytes where they were verified or decompressed, else as claimed.
+    fd is this object's own: close() it (also a context manager).
+    """
+
+    diff_id: Digest | None
+    index: LayerIndex
+    fd: int
+    offset: int
+    description: str
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def __enter__(self) -> OpenLayer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,198 @@
+"""Law: a blob's bytes pass once, and everything wanted of them is taken in that pass.
+
+    in place     read ──► scan                        compressed   read ─► hash ─► decompress
+                   └────► hash (beside)                                              └─► beside:
+                                                                          hash, scan, write to cache
+
+Hashing, scanning, inflating and writing all release the GIL, so "beside" is a second core.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from fusemount._native import FormatError, LayerIndex, Scanner
+from fusemount.codec import INPUT, PIECE, Compression, decompress
+from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.layer.blob import LayerBlob
+from fusemount.layer.kept import Cache, Facts, SparseWriter
+
+_BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
+
+Advance = Callable[[int], None]
+Check = Callable[[Facts], None]
+
+
+class StretchReader:
+    """read(n) over a stretch of a file, counted for progress and hashed where wanted.
+
+    Raises MalformedImage where the file ends before the stretch, ImgmountError for I/O errors.
+    """
+
+    def __init__(
+        self, fd: int, offset: int, size: int, description: str, advance: Advance, hashed: bool
+    ) -> None:
+        self._fd = fd
+        self._at = offset
+        self._left = size
+        self._description = description
+        self._advance = advance
+        self._hash = hashlib.sha256() if hashed else None
+        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_SEQUENTIAL)
+
+    def read(self, n: int) -> bytes:
+        data = read_at(self._fd, self._at, min(n, self._left), self._description)
+        if self._left and not data:
+            raise MalformedImage(
+                f"{self._description}: cut off, {self._left} bytes are missing at byte {self._at}"
+            )
+        self._at += len(data)
+        self._left -= len(data)
+        if self._hash is not None:
+            self._hash.update(data)
+        self._advance(len(data))
+        return data
+
+    def digest(self) -> str:
+        """Of all bytes of the stretch, those not read yet included."""
+        while self._left:
+            self.read(INPUT)
+        assert self._hash is not None
+        return "sha256:" + self._hash.hexdigest()
+
+
+def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        raise ImgmountError(
+            f"{description}: reading at byte {offset}: {error.strerror or error}"
+        ) from error
+
+
+class Beside:
+    """Runs consume(piece) for each piece put, in order, in a thread of its own.
+
+    What consume raises is raised by the next put() or at the end of the block.
+    """
+
+    def __init__(self, consume: Callable[[bytes], None]) -> None:
+        self._consume = consume
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_BESIDE_MAX)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def put(self, piece: bytes) -> None:
+        self._room.acquire()
+        if self._error is not None:
+            raise self._error
+        self._queue.put(piece)
+
+    def _run(self) -> None:
+        while (piece := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._consume(piece)
+                except BaseException as error:  # handed to the thread that waits for it
+                    self._error = error
+            self._room.release()
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+
+def malformed(description: str, error: FormatError) -> MalformedImage:
+    """The one translator of the scanner's errors."""
+    member = os.fsdecode(error.member)
+    named = f"member {member!r} at byte" if member else "at byte"
+    return MalformedImage(f"{description}: {named} {error.offset}: {error.message}")
+
+
+def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
+    """The index of an uncompressed tar, contents skipped."""
+    try:
+        return LayerIndex.scan(fd, offset, size)
+    except FormatError as error:
+        raise malformed(description, error) from None
+    except OSError as error:
+        raise ImgmountError(f"{description}: {error.strerror or error}") from error
+
+
+def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]:
+    """An uncompressed blob: hashed and scanned in one pass."""
+    sha256, scanner = hashlib.sha256(), Scanner()
+    reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, False)
+    try:
+        with Beside(sha256.update) as beside:
+            while piece := reader.read(PIECE):
+                beside.put(piece)
+                scanner.feed(piece)
+        index = scanner.finish()
+    except FormatError as error:
+        raise malformed(blob.description, error) from None
+    digest = "sha256:" + sha256.hexdigest()
+    return Facts(digest, digest, blob.size), index
+
+
+def unpack(
+    blob: LayerBlob, compression: Compression, cache: Cache, check: Check, advance: Advance
+) -> tuple[Facts, LayerIndex]:
+    """A compressed blob: its tar is put into the cache under the diff_id that was computed.
+
+    check sees the facts before that and may refuse them.
+    """
+    sha256, scanner = hashlib.sha256(), Scanner()
+    reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
+    with cache.temporary("layers") as (temporary, fd):
+        writer = SparseWriter(fd)
+
+        def consume(piece: bytes) -> None:
+            sha256.update(piece)
+            scanner.feed(piece)
+            writer.write(piece)
+
+        try:
+            with Beside(consume) as beside:
+                for piece in decompress(reader.read, compression, blob.description):
+                    beside.put(piece)
+            index = scanner.finish()
+        except FormatError as error:
+            raise malformed(blob.description, error) from None
+        facts = Facts(reader.digest(), "sha256:" + sha256.hexdigest(), writer.size)
+        check(facts)
+        writer.finish()
+        os.fsync(fd)
+        os.rename(temporary, cache.layer_path(facts.diff_id))
+    return facts, index
+
+
+def unpack_archive(
+    fd: int, compression: Compression, description: str, cache: Cache, to: Path, advance: Advance
+) -> None:
+    """A compressed outer archive: what is in it appears as `to`."""
+    reader = StretchReader(fd, 0, os.fstat(fd).st_size, description, advance, False)
+    with cache.replacing(to, durable=True) as out:
+        writer = SparseWriter(out)
+        with Beside(writer.write) as beside:
+            for piece in decompress(reader.read, compression, description):
+                beside.put(piece)
+        writer.finish()

@@ -1,0 +1,218 @@
+"""Law: what the cache directory keeps, and how it gets there so that processes can share it.
+
+    layers/<diff_id hex>.tar    a compressed layer's tar, runs of zeros as holes
+    archives/<identity>.tar     what a compressed archive holds, likewise
+    index/<diff_id hex>.idx     LayerIndex of that tar
+    index/file-<identity>.idx   LayerIndex of a tar that nobody has hashed
+    facts/<identity>.json       what was found out about the bytes at one place of one file
+    facts/<identity>.kind       "tar": this archive holds no image, it is a root file system
+
+A file appears under its name whole or not at all: it is written as `.tmp-*`, locked while its
+writer lives, then renamed.  What a dead writer left is swept by the next one.  An identity names
+a stretch of one state of one file: device, inode, size, mtime, ctime, offset, length.  Facts are
+computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fusemount._native import FormatError, LayerIndex
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, NoSpace
+
+TMP = ".tmp-"
+HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size
+_ZEROS = bytes(HOLE)
+_SETTLED_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the bytes of one stretch are.  digest: of the bytes as they stand; diff_id and
+    archive_size: of the uncompressed tar; the same digest where it stands uncompressed."""
+
+    digest: str
+    diff_id: str
+    archive_size: int
+
+
+def identity(fd: int, offset: int, length: int) -> str:
+    """Names the state of a stretch of a file; changes whenever the file is written to."""
+    st = os.fstat(fd)
+    parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def settle(fd: int) -> None:
+    """Waits until a write from now on would change the file's identity.
+
+    A file written to within the last tick of the clock could change again without a new ctime.
+    """
+    age = time.time_ns() - os.fstat(fd).st_ctime_ns
+    if 0 <= age < _SETTLED_NS:
+        time.sleep((_SETTLED_NS - age) / 1e9)
+
+
+class Cache:
+    """The cache directory.  Losing anything in it costs time only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def layer_path(self, diff_id: str) -> Path:
+        return self.root / "layers" / f"{Digest(diff_id).hex}.tar"
+
+    def archive_path(self, key: str) -> Path:
+        return self.root / "archives" / f"{key}.tar"
+
+    def index_path(self, diff_id: str | None, key: str) -> Path:
+        name = f"file-{key}.idx" if diff_id is None else f"{Digest(diff_id).hex}.idx"
+        return self.root / "index" / name
+
+    def facts(self, key: str) -> Facts | None:
+        try:
+            found = Facts(**json.loads((self.root / "facts" / f"{key}.json").read_bytes()))
+            Digest(found.digest), Digest(found.diff_id), found.archive_size + 0
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None  # absent or damaged: found out again
+        return found
+
+    def keep_facts(self, key: str, facts: Facts) -> None:
+        data = json.dumps(asdict(facts)).encode()
+        with self.replacing(self.root / "facts" / f"{key}.json") as fd:
+            os.write(fd, data)
+
+    def kind(self, key: str) -> str:
+        try:
+            return (self.root / "facts" / f"{key}.kind").read_text("ascii")
+        except (OSError, ValueError):
+            return ""
+
+    def keep_kind(self, key: str, kind: str) -> None:
+        with self.replacing(self.root / "facts" / f"{key}.kind") as fd:
+            os.write(fd, kind.encode("ascii"))
+
+    def index(self, path: Path) -> LayerIndex | None:
+        """The index kept at path, None where there is none or it is damaged."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return LayerIndex.load(fd)
+        except (FormatError, OSError):
+            return None
+        finally:
+            os.close(fd)
+
+    def keep_index(self, path: Path, index: LayerIndex) -> None:
+        with self.replacing(path) as fd:
+            index.save(fd)
+
+    @contextmanager
+    def replacing(self, path: Path, durable: bool = False) -> Iterator[int]:
+        """A descriptor to write to; path holds what was written once the block ends well.
+
+        Raises NoSpace when the disk is full, ImgmountError for its other errors.
+        """
+        with _translated(path), self._temporary(path.parent) as (temporary, fd):
+            yield fd
+            if durable:
+                os.fsync(fd)
+            os.rename(temporary, path)
+
+    @contextmanager
+    def temporary(self, directory: str) -> Iterator[tuple[Path, int]]:
+        """A locked `.tmp-*` file in a directory of the cache; gone afterwards unless renamed."""
+        parent = self.root / directory
+        with _translated(parent), self._temporary(parent) as found:
+            yield found
+
+    @contextmanager
+    def _temporary(self, directory: Path) -> Iterator[tuple[Path, int]]:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(directory)
+        path = directory / f"{TMP}{os.getpid()}-{os.urandom(8).hex()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with suppress(OSError):  # a file system without locks: nothing is swept there either
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield path, fd
+        finally:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            os.close(fd)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"{path.parent}: {os.strerror(error.errno)}") from error
+        raise ImgmountError(f"{path}: {error.strerror or error}") from error
+
+
+def _sweep(directory: Path) -> None:
+    """Removes temporary files whose writer is dead: nobody holds their lock."""
+    for path in directory.glob(TMP + "*"):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            # a writer between creating and locking its file is younger than this
+            old = time.time() - os.fstat(fd).st_mtime > 60
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if old:
+                path.unlink()
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+class SparseWriter:
+    """Writes a stream to a descriptor with runs of zeros as holes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        for start, stop in _data_runs(piece):
+            at = start
+            while at < stop:
+                at += os.pwrite(self._fd, view[at:stop], self.size + at)
+        self.size += len(piece)
+
+    def finish(self) -> None:
+        """Must be called: the end may be a hole."""
+        os.ftruncate(self._fd, self.size)
+
+
+def _data_runs(piece: bytes) -> Iterable[tuple[int, int]]:
+    """The stretches of piece that are not all zero, joined where they touch."""
+    start = None
+    for at in range(0, len(piece), HOLE):
+        part = piece[at : at + HOLE]
+        if part == _ZEROS[: len(part)]:
+            if start is not None:
+                yield start, at
+                start = None
+        elif start is None:
+            start = at
+    if start is not None:
+        yield start, len(piece)

@@ -1,0 +1,177 @@
+"""Law: an image's layers become readable tars with an index, at the least cost that is honest.
+
+A layer costs, where nothing is known about it: one pass (decode.py).  Where facts about its bytes
+are kept: a few small files are opened.  Without verification and compression: one scan that skips
+contents.  Claims are compared with facts at every open, kept or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from fusemount._native import LayerIndex
+from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
+from fusemount.layer.blob import LayerBlob, OpenLayer
+from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
+from fusemount.layer.kept import Cache, Facts, identity, settle
+from fusemount.layer.progress import Progress
+from fusemount.settings import Directories, ImageOptions
+
+
+class LayeredImage(Protocol):
+    """fusemount.sources.Image, as far as its layers go."""
+
+    @property
+    def layers(self) -> Sequence[LayerBlob]: ...
+
+
+def open_layers(
+    image: LayeredImage, options: ImageOptions, directories: Directories, progress: Progress
+) -> list[OpenLayer]:
+    """All layers, lowest first; the caller closes them.  They outlive the image.
+
+    Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; nothing stays open then.
+    """
+    opener = _Opener(options, Cache(directories.cache), progress)
+    with ExitStack() as undo:
+        layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
+        undo.pop_all()
+    return layers
+
+
+def check_claims(blob: LayerBlob, facts: Facts) -> None:
+    """Raises VerificationFailed where manifest or config say otherwise."""
+    if blob.digest is not None and blob.digest != facts.digest:
+        raise VerificationFailed(
+            f"{blob.description}: digest is {facts.digest}, the manifest says {blob.digest}"
+        )
+    if blob.diff_id is not None and blob.diff_id != facts.diff_id:
+        raise VerificationFailed(
+            f"{blob.description}: diff_id is {facts.diff_id}, the config says {blob.diff_id}"
+        )
+
+
+class _Opener:
+    """Opens blobs one after another; the same bytes twice share one index."""
+
+    def __init__(self, options: ImageOptions, cache: Cache, progress: Progress) -> None:
+        self._verify = options.verify
+        self._cache = cache
+        self._progress = progress
+        self._seen: dict[str, OpenLayer] = {}
+        self._facts: dict[str, Facts] = {}  # also where the cache keeps nothing
+
+    def open(self, blob: LayerBlob) -> OpenLayer:
+        if blob.offset + blob.size > blob.file.size:
+            missing = blob.offset + blob.size - blob.file.size
+            raise MalformedImage(f"{blob.description}: cut off, {missing} bytes are missing")
+        key = identity(blob.fd, blob.offset, blob.size)
+        facts = self._facts.get(key) or self._cache.facts(key)
+        if facts is not None:
+            self._check(blob, facts)
+        seen = self._seen.get(key)
+        if seen is not None:
+            # claims may differ between the two, and were checked above where there are facts
+            layer = replace(seen, fd=os.dup(seen.fd), description=blob.description)
+            return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
+        head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+        compression = detect(head)
+        if compression is Compression.NONE:
+            layer = self._plain(blob, key, facts)
+        else:
+            layer = self._compressed(blob, key, facts, compression)
+        blob.file.release()
+        self._seen[key] = layer
+        return layer
+
+    def _check(self, blob: LayerBlob, facts: Facts) -> None:
+        if self._verify:
+            check_claims(blob, facts)
+
+    def _plain(self, blob: LayerBlob, key: str, facts: Facts | None) -> OpenLayer:
+        index = None
+        if facts is None and self._verify:
+            facts, index = self._hash(blob, key)
+        diff_id = None if facts is None else facts.diff_id
+        index = index or self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
+        known = blob.diff_id if diff_id is None else Digest(diff_id)
+        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.description)
+
+    def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
+        settle(blob.fd)
+        self._progress.start(f"verifying {blob.description}", blob.size)
+        try:
+            facts, index = hash_in_place(blob, self._progress.advance)
+        finally:
+            self._progress.finish()
+        self._check(blob, facts)
+        self._keep(blob, key, facts, index)
+        return facts, index
+
+    def _compressed(
+        self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
+    ) -> OpenLayer:
+        index = None
+        fd = -1 if facts is None else _open_whole(self._cache.layer_path(facts.diff_id), facts)
+        if facts is None or fd < 0:
+            settle(blob.fd)
+            self._progress.start(f"unpacking {blob.description}", blob.size)
+            try:
+                facts, index = unpack(
+                    blob,
+                    compression,
+                    self._cache,
+                    lambda found: self._check(blob, found),
+                    self._progress.advance,
+                )
+            finally:
+                self._progress.finish()
+            self._keep(blob, key, facts, index)
+            fd = _open_whole(self._cache.layer_path(facts.diff_id), facts)
+            if fd < 0:
+                raise ImgmountError(f"{blob.description}: its unpacked form left the cache")
+        try:
+            index = index or self._index(fd, 0, facts.archive_size, blob, facts.diff_id, key)
+        except BaseException:
+            os.close(fd)
+            raise
+        return OpenLayer(Digest(facts.diff_id), index, fd, 0, blob.description)
+
+    def _index(
+        self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str
+    ) -> LayerIndex:
+        """The kept index, or a new one, which is kept."""
+        path = self._cache.index_path(diff_id, key)
+        index = self._cache.index(path)
+        if index is None or index.archive_bytes > size:
+            index = scan(fd, offset, size, blob.description)
+            with suppress(ImgmountError):  # a cache that takes nothing costs time only
+                self._cache.keep_index(path, index)
+        return index
+
+    def _keep(self, blob: LayerBlob, key: str, facts: Facts, index: LayerIndex) -> None:
+        if identity(blob.fd, blob.offset, blob.size) != key:
+            raise ImgmountError(f"{blob.description}: changed while it was read")
+        self._facts[key] = facts
+        with suppress(ImgmountError):
+            self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
+            self._cache.keep_facts(key, facts)
+
+
+def _open_whole(path: Path, facts: Facts) -> int:
+    """A descriptor of a kept tar, -1 where it is not there in full length."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if os.fstat(fd).st_size == facts.archive_size:
+        return fd
+    os.close(fd)
+    return -1

@@ -1,0 +1,99 @@
+"""Law: how an image is named on a command line.  Pure: a callable says which files exist.
+
+    FILE                        what FILE holds is told by its contents
+    FILE:NAME[:TAG]             one image of several
+    docker-archive:FILE[:REF]   oci:DIR[:REF]   oci-archive:FILE[:REF]   tar:FILE
+
+FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
+over a file of that name, which can still be given as `./oci:file`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount.errors import UsageError
+
+TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed image reference.
+
+    transport: one of TRANSPORTS, or None where the contents decide.
+    path: the file or directory; not yet known to exist.
+    name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
+    one.
+    """
+
+    transport: str | None
+    path: Path
+    name: str | None
+
+    def __str__(self) -> str:
+        head = f"{self.transport}:" if self.transport else ""
+        return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
+
+
+def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
+    """Raises UsageError for text that names nothing; a missing file is no error here."""
+    transport, colon, rest = text.partition(":")
+    if "\0" in text:
+        raise UsageError("an image reference cannot hold a NUL byte")
+    if colon and transport in TRANSPORTS:
+        path, name, found = _split(rest, exists) if transport != "tar" else (rest, None, True)
+        if found or not _split(text, exists)[2]:
+            if not path:
+                raise UsageError(f"{text!r} names no file: expected {transport}:PATH")
+            return Reference(transport, Path(path), name)
+    path, name, _ = _split(text, exists)
+    if not path:
+        raise UsageError(f"{text!r} names no image file")
+    return Reference(None, Path(path), name)
+
+
+def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:
+    """(path, name, whether path exists); where nothing exists the first colon ends the path."""
+    for cut in _cuts(text):
+        if text[:cut] and exists(Path(text[:cut])):
+            return text[:cut], text[cut + 1 :] or None, True
+    path, _, name = text.partition(":")
+    return path, name or None, False
+
+
+def _cuts(text: str) -> Iterator[int]:
+    cut = len(text)
+    while cut >= 0:
+        yield cut
+        cut = text.rfind(":", 0, cut)
+
+
+def normalised_name(name: str) -> str:
+    """The full name that docker means by a short one.
+
+    `ubuntu` is `docker.io/library/ubuntu:latest`, `a/b:1` is `docker.io/a/b:1`; a first component
+    that has a dot, a colon or capitals, or is `localhost`, is a registry
+    (github.com/distribution/reference, ParseNormalizedNamed).
+    """
+    first, slash, rest = name.partition("/")
+    is_registry = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    domain, path = (first, rest) if slash and is_registry else ("docker.io", name)
+    if domain == "index.docker.io":
+        domain = "docker.io"
+    if domain == "docker.io" and "/" not in path:
+        path = "library/" + path
+    if "@" not in path and ":" not in path:
+        path += ":latest"
+    return f"{domain}/{path}"
+
+
+def same_name(wanted: str, name: str) -> bool:
+    """Whether an image called name is what a user means by wanted.
+
+    podman and buildah call a local image `localhost/x`, and their users say `x`.
+    """
+    full = normalised_name(name)
+    return full in (normalised_name(wanted), normalised_name("localhost/" + wanted))

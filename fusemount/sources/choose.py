@@ -1,0 +1,88 @@
+"""Law: of several images one is chosen by name, then by platform, or the error lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fusemount.errors import ImageNotFound, PlatformMismatch
+from fusemount.image.platforms import normalised, rank, this_machine
+from fusemount.reference import same_name
+from fusemount.settings import ImageOptions
+from fusemount.sources.image import Candidate, Image
+
+LISTED_MAX = 20  # names in one message
+_SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
+
+
+def choose(
+    candidates: Sequence[Candidate], name: str | None, options: ImageOptions, label: str
+) -> Image:
+    """Raises ImageNotFound or PlatformMismatch; the message says what there is."""
+    if not candidates:
+        raise ImageNotFound(f"{label}: there is no image in it")
+    found = _merged([c for c in candidates if name is None or _answers(c, name)])
+    if not found:
+        raise ImageNotFound(f"{label}: no image {name!r} in it; it holds {_listed(candidates)}")
+    if len({frozenset(c.names) for c in found}) > 1:
+        raise ImageNotFound(
+            f"{label}: which image? {'Give one as FILE:NAME' if name is None else name!r}: "
+            f"{_listed(found)}"
+        )
+    if len(found) > 1 and not _several_platforms(found):
+        raise ImageNotFound(f"{label}: which image? Give one as FILE:ID: {_listed(found)}")
+    chosen = _for_platform(found, options, label)
+    return chosen.open(chosen.names)
+
+
+def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Entries of one image as one candidate with all its names."""
+    merged: dict[str, Candidate] = {}
+    for candidate in candidates:
+        known = merged.get(candidate.key)
+        if known is not None:
+            names = tuple(dict.fromkeys(known.names + candidate.names))
+            candidate = replace(known, names=names)
+        merged[candidate.key] = candidate
+    return list(merged.values())
+
+
+def _answers(candidate: Candidate, name: str) -> bool:
+    digest = name.partition("@")[2]
+    if digest:
+        return digest in candidate.ids
+    if any(name == own or same_name(name, own) for own in candidate.names):
+        return True
+    short = _SHORT_ID.fullmatch(name)
+    if short is None:
+        return False
+    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in candidate.ids)
+
+
+def _listed(candidates: Sequence[Candidate]) -> str:
+    names: list[str] = []
+    for candidate in candidates:
+        names += candidate.names or (ident[:19] for ident in candidate.ids[:1])
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
+    return ", ".join(names[:LISTED_MAX]) + more
+
+
+def _several_platforms(candidates: Sequence[Candidate]) -> bool:
+    platforms = [c.platform() for c in candidates]
+    return len(set(platforms)) == len(platforms)
+
+
+def _for_platform(found: Sequence[Candidate], options: ImageOptions, label: str) -> Candidate:
+    wanted = normalised(options.platform) if options.platform else this_machine()
+    platforms = [candidate.platform() for candidate in found]
+    ranked = [(rank(p, wanted), i) for i, p in enumerate(platforms)]
+    suiting = [(r, i) for r, i in ranked if r is not None]
+    if suiting:
+        return found[min(suiting)[1]]
+    there = ", ".join(sorted({str(p) for p in platforms}))
+    way = "" if options.platform else f"; take another with --platform, as in --platform {there}"
+    if len(found) > 1 and way:
+        way = "; choose one with --platform"
+    raise PlatformMismatch(f"{label}: no image for {wanted} in it, only for {there}{way}")

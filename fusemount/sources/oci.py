@@ -1,0 +1,162 @@
+"""Law: an OCI image layout (image-layout.md), directory or tar, becomes candidates.
+
+index.json may nest further indexes; a name given to an index is the name of all that is in it.
+Manifests whose bytes are not there are passed over: a save of one platform keeps the whole index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, MalformedImage
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.model import (
+    CONFIG_TYPES,
+    CONTAINERD_NAME,
+    Descriptor,
+    Index,
+    Manifest,
+)
+from fusemount.image.parse import (
+    MANIFESTS_MAX,
+    parse_config,
+    parse_index,
+    parse_index_or_manifest,
+)
+from fusemount.settings import ImageOptions, Platform
+from fusemount.sources.image import Candidate, FoundLayer, Image, image_of, verified
+from fusemount.sources.medium import Medium, read_document
+
+NESTING_MAX = 8  # index in index; tools write two
+
+
+def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
+    """Raises MalformedImage, VerificationFailed; ImageNotFound where index.json is missing, or all
+    it lists is."""
+    data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
+    if data is None:
+        raise ImageNotFound(f"{medium.label}: no OCI layout: there is no index.json in it")
+    reader = _Reader(medium, options.verify)
+    index = parse_index(data, f"{medium.label}: index.json")
+    found = [
+        candidate
+        for descriptor in index.manifests
+        for candidate in reader.expand(descriptor, _names(descriptor), NESTING_MAX)
+    ]
+    if not found and reader.missing:
+        there = ", ".join(reader.missing[:10])
+        raise ImageNotFound(f"{medium.label}: the manifests it lists are not in it: {there}")
+    return found
+
+
+def _names(descriptor: Descriptor) -> tuple[str, ...]:
+    """containerd writes the full name beside the tag alone, which then names nothing by itself."""
+    full = descriptor.annotations.get(CONTAINERD_NAME)
+    return (full,) if full else descriptor.names
+
+
+def blob_name(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+@dataclass
+class _Reader:
+    """Walks the indexes of one layout."""
+
+    medium: Medium
+    verify: bool
+    visited: int = 0
+
+    def __post_init__(self) -> None:
+        self.missing: list[str] = []
+
+    def document(self, descriptor: Descriptor) -> tuple[bytes, str] | None:
+        name = blob_name(descriptor.digest)
+        data = read_document(self.medium, name, DOCUMENT_BYTES_MAX)
+        if data is None:
+            return None
+        where = f"{self.medium.label}: {name}"
+        verified(data, descriptor.digest, where, self.verify)
+        return data, where
+
+    def expand(self, descriptor: Descriptor, names: tuple[str, ...], depth: int) -> list[Candidate]:
+        self.visited += 1
+        if depth == 0 or self.visited > MANIFESTS_MAX:
+            raise MalformedImage(
+                f"{self.medium.label}: indexes nested over {NESTING_MAX} deep "
+                f"or over {MANIFESTS_MAX} manifests"
+            )
+        if descriptor.is_attestation:
+            return []
+        found = self.document(descriptor)
+        if found is None:
+            self.missing.append(f"{descriptor.digest} ({descriptor.platform or 'any platform'})")
+            return []
+        document = parse_index_or_manifest(*found, descriptor.media_type)
+        if isinstance(document, Index):
+            return [
+                candidate
+                for inner in document.manifests
+                for candidate in self.expand(inner, names or _names(inner), depth - 1)
+            ]
+        return [self.candidate(descriptor, document, names)]
+
+    def candidate(
+        self, descriptor: Descriptor, manifest: Manifest, names: tuple[str, ...]
+    ) -> Candidate:
+        def platform() -> Platform | None:
+            if descriptor.platform is not None and descriptor.platform.os:
+                return descriptor.platform
+            return parse_config(*self.config(manifest)).platform
+
+        def open_it(names: tuple[str, ...]) -> Image:
+            data, _ = self.config(manifest)
+            layers = [self.layer(layer) for layer in manifest.layers]
+            return image_of(
+                self.medium,
+                data,
+                Digest.of(data),
+                layers,
+                manifest_digest=descriptor.digest,
+                names=names,
+            )
+
+        return Candidate(
+            key=descriptor.digest,
+            names=names,
+            ids=(descriptor.digest, manifest.config.digest),
+            platform=platform,
+            open=open_it,
+        )
+
+    def config(self, manifest: Manifest) -> tuple[bytes, str]:
+        found = self.document(manifest.config)
+        if found is None:
+            raise MalformedImage(
+                f"{self.medium.label}: config {manifest.config.digest}: "
+                "listed, but not in the image"
+            )
+        kind = manifest.config.media_type
+        if kind not in CONFIG_TYPES and b'"rootfs"' not in found[0]:
+            raise MalformedImage(
+                f"{self.medium.label}: its config is of type {kind!r}: not a container image"
+            )
+        return found
+
+    def layer(self, descriptor: Descriptor) -> FoundLayer:
+        name = blob_name(descriptor.digest)
+        where = f"{self.medium.label}: layer {descriptor.digest}"
+        if "encrypted" in descriptor.media_type:
+            raise MalformedImage(f"{where}: encrypted ({descriptor.media_type})")
+        stretch = self.medium.find(name)
+        if stretch is None and descriptor.is_foreign:
+            urls = f", it is to be had from {descriptor.urls[0]}" if descriptor.urls else ""
+            raise MalformedImage(f"{where}: a foreign layer, which is not in the image{urls}")
+        if stretch is None:
+            raise MalformedImage(f"{where}: listed, but not in the image")
+        if self.verify and stretch.size != descriptor.size:
+            raise MalformedImage(
+                f"{where}: {stretch.size} bytes long, the manifest says {descriptor.size}"
+            )
+        return FoundLayer(name, stretch, descriptor.digest, descriptor.media_type)

@@ -1,0 +1,176 @@
+"""Law: a reference becomes an image: what the file holds is recognised, one image is chosen."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from fusemount._native import LayerIndex
+from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.image.model import TAR_LAYER, History, ImageConfig
+from fusemount.image.platforms import normalised, this_machine
+from fusemount.layer import BlobFile, LayerBlob, Progress
+from fusemount.layer.decode import read_at, scan, unpack_archive
+from fusemount.layer.kept import Cache, identity, settle
+from fusemount.reference import Reference
+from fusemount.settings import Directories, ImageOptions
+from fusemount.sources import docker_archive, oci
+from fusemount.sources.choose import choose
+from fusemount.sources.image import Image
+from fusemount.sources.medium import Archive, Directory, Medium
+
+IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive: LAYERS_MAX images' worth
+ROOTFS = "tar"  # a plain root file system
+
+
+def open_image(
+    reference: Reference, options: ImageOptions, directories: Directories, progress: Progress
+) -> Image:
+    """The image a reference names; the caller closes it.
+
+    Config and manifests are verified here unless options.verify is off, layers are not read.
+    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace.
+    """
+    path = reference.path
+    try:
+        is_directory = path.is_dir()
+        if not path.exists():
+            raise ImageNotFound(f"{path}: no such file or directory")
+    except OSError as error:
+        raise ImageNotFound(f"{path}: {error.strerror or error}") from None
+    if is_directory:
+        return _from_directory(reference, options)
+    if reference.transport == "oci":
+        raise ImageNotFound(
+            f"{path}: not a directory; an OCI layout in a tar is oci-archive:{path}"
+        )
+    return _from_file(reference, options, Cache(directories.cache), progress)
+
+
+def _from_directory(reference: Reference, options: ImageOptions) -> Image:
+    path = reference.path
+    if reference.transport not in (None, "oci"):
+        raise ImageNotFound(f"{path}: a directory; {reference.transport}: wants a file")
+    if not (path / "oci-layout").exists() and not (path / "index.json").exists():
+        raise ImageNotFound(f"{path}: a directory without an image (no oci-layout in it)")
+    medium = Directory(path)
+    with ExitStack() as undo:
+        undo.callback(medium.close)
+        image = choose(oci.candidates(medium, options), reference.name, options, medium.label)
+        undo.pop_all()
+    return image
+
+
+def _from_file(
+    reference: Reference, options: ImageOptions, cache: Cache, progress: Progress
+) -> Image:
+    with ExitStack() as undo:
+        file = BlobFile(reference.path)
+        undo.callback(file.close)
+        label = str(reference.path)
+        plain = _unwrapped(file, label, cache, progress)
+        undo.callback(plain.close)
+        transport, index = _recognised(reference.transport, plain, label, cache)
+        if transport == ROOTFS:
+            image = _rootfs_image(plain, label, reference.name, options)
+        else:
+            medium: Medium = Archive(label, plain, index or _index(plain, label))
+            read = oci.candidates if transport == "oci-archive" else docker_archive.candidates
+            image = choose(read(medium, options), reference.name, options, label)
+        undo.pop_all()
+    if plain is not file:
+        file.close()
+    return image
+
+
+def _unwrapped(file: BlobFile, label: str, cache: Cache, progress: Progress) -> BlobFile:
+    """The archive itself, or where it is compressed, what is in it, unpacked once."""
+    head = read_at(file.fd, 0, MAGIC_BYTES, label)
+    compression = detect(head)
+    if compression is Compression.NONE:
+        return file
+    kept = cache.archive_path(identity(file.fd, 0, file.size))
+    if not kept.exists():
+        settle(file.fd)
+        progress.start(f"unpacking {label}", file.size)
+        try:
+            unpack_archive(file.fd, compression, label, cache, kept, progress.advance)
+        finally:
+            progress.finish()
+        if cache.archive_path(identity(file.fd, 0, file.size)) != kept:
+            kept.unlink(missing_ok=True)
+            raise ImgmountError(f"{label}: changed while it was read")
+    return BlobFile(kept)
+
+
+def _index(file: BlobFile, label: str) -> LayerIndex:
+    return scan(file.fd, 0, file.size, label)
+
+
+def _recognised(
+    transport: str | None, file: BlobFile, label: str, cache: Cache
+) -> tuple[str, LayerIndex | None]:
+    """(transport, the archive's index if it was scanned for that)."""
+    if transport is not None:
+        return transport, None
+    key = identity(file.fd, 0, file.size)
+    if cache.kind(key) == ROOTFS:
+        return ROOTFS, None
+    if file.size == 0:
+        raise MalformedImage(f"{label}: an empty file")
+    settle(file.fd)
+    index = _index(file, label)
+    names = _names_of(index)
+    if b"manifest.json" in names:
+        return "docker-archive", index
+    if b"index.json" in names and b"oci-layout" in names:
+        return "oci-archive", index
+    if b"repositories" in names:
+        return "docker-archive", index
+    if len(index) == 0:
+        raise ImageNotFound(f"{label}: an archive without members: there is no image in it")
+    with suppress(ImgmountError):  # a cache that takes nothing costs time only
+        cache.keep_kind(key, ROOTFS)
+    return ROOTFS, index
+
+
+def _names_of(index: LayerIndex) -> set[bytes]:
+    if len(index) > IMAGE_MEMBERS_MAX:
+        return set()
+    return {index.member(i).path for i in range(len(index))}
+
+
+def _rootfs_image(file: BlobFile, label: str, name: str | None, options: ImageOptions) -> Image:
+    """The whole tar is the only layer; the config is ours and says this machine, or --platform."""
+    if name is not None:
+        raise ImageNotFound(
+            f"{label}: no image {name!r} in it; it is a plain root file system without names"
+        )
+    platform = normalised(options.platform) if options.platform else this_machine()
+    step = History(created_by=f"{os.path.basename(label)}", comment="a plain root file system")
+    config = ImageConfig(
+        os=platform.os,
+        architecture=platform.architecture,
+        variant=platform.variant,
+        history=(step,),
+    )
+    layer = LayerBlob(
+        diff_id=None,
+        digest=None,
+        media_type=TAR_LAYER,
+        file=file,
+        offset=0,
+        size=file.size,
+        description=f"{label}: its only layer",
+    )
+    return Image(label, config, None, None, (), platform, (layer,), (file,))
+
+
+def path_exists(path: Path) -> bool:
+    """For parse_reference(): any kind of file counts; what cannot be asked about does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
