@@ -1,0 +1,302 @@
+"""Law: pyfuse3's handlers; each translates a request, calls one method of the view, and answers.
+
+Nothing here awaits between reading and changing the view, so an operation is one step to all
+others.  Errors cross one border, `_answering`: OSError becomes FUSEError; anything else is a bug,
+is logged with its traceback, and answers EIO.
+
+Handles: `fh` is the nodeid, so there is nothing to lose.  The kernel may keep what it was told for
+ever (entry and attribute timeouts), since this process is the only one that changes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import pyfuse3
+import trio
+
+from fusemount import _native
+from fusemount.rootfs import Caller, Change, RootFs
+
+log = logging.getLogger(__name__)
+
+_FOREVER = 86400 * 365
+_BATCH = 128  # directory entries asked of the tree at once
+_BLOCK = 4096
+_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+
+
+def _answering(handler: _F) -> _F:
+    @functools.wraps(handler)
+    async def answer(*args: Any) -> Any:
+        try:
+            return await handler(*args)
+        except OSError as e:
+            raise pyfuse3.FUSEError(e.errno or errno.EIO) from None
+        except (pyfuse3.FUSEError, trio.Cancelled):
+            raise
+        except Exception:
+            log.exception("%s failed", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return cast(_F, answer)
+
+
+def _entry(attr: _native.Attr) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(attr.ino)
+    entry.entry_timeout = entry.attr_timeout = _FOREVER
+    entry.st_mode = pyfuse3.ModeT(attr.mode)
+    entry.st_nlink = attr.nlink
+    entry.st_uid = attr.uid
+    entry.st_gid = attr.gid
+    entry.st_rdev = attr.rdev
+    entry.st_size = attr.size
+    entry.st_blocks = attr.blocks
+    entry.st_atime_ns = attr.atime_ns
+    entry.st_mtime_ns = attr.mtime_ns
+    entry.st_ctime_ns = attr.ctime_ns
+    return entry
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid)
+
+
+class Operations(pyfuse3.Operations):
+    """The view, as FUSE asks for it."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+
+    def __init__(self, view: RootFs, *, acl: bool, ready: Callable[[], None]) -> None:
+        super().__init__()
+        self.enable_acl = acl
+        self._view = view
+        self._ready = ready
+
+    def init(self) -> None:
+        self._ready()
+
+    # ---- names ----------------------------------------------------------------------------
+
+    def _remembered(self, ino: int) -> pyfuse3.EntryAttributes:
+        """The answer to a look-up: the kernel will know the node until it says FORGET."""
+        self._view.tree.remember(ino)
+        return _entry(self._view.getattr(ino))
+
+    @_answering
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if name == b".":
+            return self._remembered(parent_inode)
+        if name == b"..":
+            names = self._view.tree.names(parent_inode)
+            return self._remembered(names[0][0] if names else parent_inode)
+        ino = self._view.lookup(parent_inode, name)
+        if ino:
+            return self._remembered(ino)
+        absent = pyfuse3.EntryAttributes()
+        absent.st_ino = pyfuse3.InodeT(0)
+        absent.entry_timeout = _FOREVER
+        return absent
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            self._view.tree.forget(ino, count)
+
+    @_answering
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._remembered(self._view.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+
+    @_answering
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        mode = stat.S_IFDIR | mode & 0o7777
+        return self._remembered(self._view.mknod(parent_inode, name, mode, 0, _caller(ctx)))
+
+    @_answering
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        mode = stat.S_IFLNK | 0o777
+        return self._remembered(self._view.mknod(parent_inode, name, mode, 0, _caller(ctx), target))
+
+    @_answering
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        self._view.link(inode, new_parent_inode, new_name)
+        return self._remembered(inode)
+
+    @_answering
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._view.unlink(parent_inode, name)
+
+    @_answering
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._view.rmdir(parent_inode, name)
+
+    @_answering
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        self._view.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    @_answering
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return self._view.tree.readlink(inode)
+
+    # ---- attributes -----------------------------------------------------------------------
+
+    @_answering
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return _entry(self._view.getattr(inode))
+
+    @_answering
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        change = Change(
+            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        if change != Change():
+            self._view.setattr(inode, change)
+        return _entry(self._view.getattr(inode))
+
+    @_answering
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        value = self._view.tree.getxattr(inode, name)
+        if value is None:
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @_answering
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        return list(self._view.tree.xattrs(inode))
+
+    @_answering
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        self._view.setxattr(inode, name, value)
+
+    @_answering
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._view.setxattr(inode, name, None)
+
+    @_answering
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        found = self._view.statfs()
+        data.f_bsize = found.f_bsize if found else _BLOCK
+        data.f_frsize = found.f_frsize if found else _BLOCK
+        data.f_namemax = 255
+        if found is None:
+            data.f_files = self._view.tree.nodes
+            return data
+        data.f_blocks, data.f_bfree, data.f_bavail = found.f_blocks, found.f_bfree, found.f_bavail
+        data.f_files, data.f_ffree, data.f_favail = found.f_files, found.f_ffree, found.f_favail
+        return data
+
+    # ---- files ----------------------------------------------------------------------------
+
+    @_answering
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        self._view.open(inode, flags)
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
+
+    @_answering
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        ino = self._view.create(parent_inode, name, mode, _caller(ctx))
+        info = pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino), keep_cache=True)
+        return info, self._remembered(ino)
+
+    @_answering
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return self._view.read(fh, off, size)
+
+    @_answering
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self._view.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        """Nothing waits here: what was written is in the upper already."""
+
+    @_answering
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        self._view.fsync(fh, datasync)
+
+    @_answering
+    async def release(self, fh: int) -> None:
+        self._view.release(fh)
+
+    # ---- directories ----------------------------------------------------------------------
+
+    @_answering
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return inode
+
+    @_answering
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        tree = self._view.tree
+        names = tree.names(fh)
+        dots = ((b".", fh), (b"..", names[0][0] if names else fh))
+        for cookie, (name, ino) in enumerate(dots, start=1):
+            if cookie > start_id and not pyfuse3.readdir_reply(
+                token, pyfuse3.FileNameT(name), _entry(tree.getattr(ino)), cookie
+            ):
+                return
+        at = max(start_id, 2)
+        while rows := tree.readdir(fh, at, _BATCH):
+            for name, ino, at in rows:
+                if not pyfuse3.readdir_reply(
+                    token, pyfuse3.FileNameT(name), _entry(tree.getattr(ino)), at
+                ):
+                    return
+                tree.remember(ino)
+
+    async def releasedir(self, fh: int) -> None:
+        """Directories have no handles."""
+
+    @_answering
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        self._view.fsync_dir(fh)
+
+    @_answering
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        # Only asked without default_permissions: then the mounter is the only one who can ask.
+        return not mode & os.X_OK or bool(self._view.getattr(inode).mode & 0o111)

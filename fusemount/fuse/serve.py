@@ -1,0 +1,45 @@
+"""Law: one pyfuse3 session over a channel that somebody else opened and mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from fusemount.fuse.operations import Operations
+from fusemount.rootfs import RootFs
+
+_TASKS = 64
+
+
+async def serve(
+    view: RootFs,
+    fd: int,
+    *,
+    default_permissions: bool,
+    debug: bool,
+    ready: Callable[[], None],
+    stop: trio.Event,
+) -> None:
+    """Answers requests on fd until the kernel closes the channel (unmounted) or stop is set.
+
+    fd: a mounted FUSE channel; libfuse takes "/dev/fd/N" as one and leaves mounting to us.  It is
+    closed here.  ready is called when the kernel has said INIT.  One session a process.
+    Raises OSError, RuntimeError when the session cannot be made.
+    """
+    operations = Operations(view, acl=default_permissions, ready=ready)
+    options = {"debug"} if debug else set()
+    pyfuse3.init(operations, f"/dev/fd/{fd}", options)
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def stopper() -> None:
+                await stop.wait()
+                pyfuse3.terminate()
+
+            nursery.start_soon(stopper)
+            await pyfuse3.main(max_tasks=_TASKS)
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=False)

@@ -1,0 +1,165 @@
+"""Law: how an object of the layers comes into the upper; the tree says what, the upper where.
+
+Steps for a file, each of them leaving the upper valid if it is the last one to happen:
+
+    1. the directories on the way come up, outermost first, each made in the work directory with
+       its attributes and moved in by one rename;
+    2. the file is made in the work directory: data (holes stay holes), xattrs, owner, mode, times;
+    3. its data are synced, then it is linked to every further name that it has (so that a set of
+       hardlinks stays one file, for the kernel's overlayfs too), and moved to its first name.
+
+A copy-up does not show: the times of the directories it comes into are put back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fusemount import _native
+from fusemount.rootfs.upper import Owner, Upper
+
+_WHOLE = 2**63 - 1
+
+
+class CopyUp:
+    """Brings nodes up. Raises OSError: of the upper (ENOSPC, …) or the archive (EIO)."""
+
+    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
+        self._tree, self._upper = tree, upper
+
+    # ---- places ---------------------------------------------------------------------------
+
+    def path(self, ino: int) -> bytes:
+        """The visible path of a node, which is also where its object stands in the upper.
+
+        Raises FileNotFoundError for a node without a name.
+        """
+        parts = []
+        while ino != 1:
+            names = self._tree.names(ino)
+            if not names:
+                raise FileNotFoundError(ino)
+            ino, name = names[0]
+            parts.append(name)
+        return b"/".join(reversed(parts))
+
+    def child(self, parent: int, name: bytes) -> bytes:
+        base = self.path(parent)
+        return base + b"/" + name if base else name
+
+    @staticmethod
+    def orphan(ino: int) -> bytes:
+        """Where, in the work directory, a file without a name stands while it is open."""
+        return b"orphan-%d" % ino
+
+    @contextmanager
+    def place(self, ino: int) -> Iterator[tuple[int, bytes]]:
+        """(dir_fd, path) of a node's object, be it in the upper or without a name."""
+        if ino != 1 and not self._tree.names(ino):
+            yield self._upper.work_fd, self.orphan(ino)
+        else:
+            with self._upper.at(self.path(ino)) as found:
+                yield found
+
+    # ---- bringing up ----------------------------------------------------------------------
+
+    def directory(self, ino: int) -> None:
+        todo = []
+        while not self._tree.getattr(ino).upper:
+            todo.append(ino)
+            ino = self._tree.names(ino)[0][0]
+        for directory in reversed(todo):
+            self._one_directory(directory)
+
+    def _one_directory(self, ino: int) -> None:
+        name = self._upper.temporary()
+        os.mkdir(name, 0o700, dir_fd=self._upper.work_fd)
+        self._dress(name, ino)
+        self._upper.put_in(name, self.path(ino))
+        self._tree.set_attr(ino, upper=True)
+        self.restore_times(self._tree.names(ino)[0][0])
+
+    def node(self, ino: int, size: int = _WHOLE) -> None:
+        """Brings a node up, of a file's data only the first size bytes."""
+        attr = self._tree.getattr(ino)
+        if attr.upper:
+            return
+        if stat.S_ISDIR(attr.mode):
+            self.directory(ino)
+            return
+        names = self._tree.names(ino)
+        for parent, _ in names:
+            self.directory(parent)
+        staged = self._stage(ino, attr, size)
+        self._place(ino, staged, names)
+        self._tree.set_attr(ino, upper=True)
+        if stat.S_ISREG(attr.mode) and size < attr.size:
+            self._tree.set_attr(ino, size=size)
+
+    def _stage(self, ino: int, attr: _native.Attr, size: int) -> bytes:
+        name, work = self._upper.temporary(), self._upper.work_fd
+        try:
+            if stat.S_ISREG(attr.mode):
+                self._copy_file(name, ino, attr, size)
+            elif stat.S_ISLNK(attr.mode):
+                os.symlink(self._tree.readlink(ino), name, dir_fd=work)
+            elif stat.S_ISCHR(attr.mode) and attr.rdev == 0:
+                # a device 0:0 is a whiteout to overlayfs: this one cannot come up
+                raise PermissionError(1, "a character device 0:0 cannot be changed")
+            else:
+                os.mknod(name, stat.S_IFMT(attr.mode) | 0o600, attr.rdev, dir_fd=work)
+            self._dress(name, ino)
+        except OSError:
+            try:
+                os.unlink(name, dir_fd=work)
+            except FileNotFoundError:
+                pass
+            raise
+        return name
+
+    def _copy_file(self, name: bytes, ino: int, attr: _native.Attr, size: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._upper.work_fd)
+        try:
+            if attr.size and size:
+                self._tree.copy_data(ino, fd, size)
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def _dress(self, name: bytes, ino: int) -> None:
+        upper, attr = self._upper, self._tree.getattr(ino)
+        work = upper.work_fd
+        upper.give(work, name, Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
+        for key, value in self._tree.xattrs(ino).items():
+            # after chown, which drops security.capability
+            try:
+                upper.set_xattr(work, name, key, value)
+            except PermissionError:
+                if upper.prefix == b"trusted.overlay.":
+                    raise
+                # without privilege security.* and trusted.* stay in the tree, for this mount
+        times = (attr.atime_ns, attr.mtime_ns)
+        os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
+
+    def _place(self, ino: int, staged: bytes, names: list[tuple[int, bytes]]) -> None:
+        work = self._upper.work_fd
+        if not names:
+            os.rename(staged, self.orphan(ino), src_dir_fd=work, dst_dir_fd=work)
+            return
+        for parent, name in names[1:]:
+            with self._upper.at(self.child(parent, name)) as (fd, rest):
+                os.link(staged, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+        parent, name = names[0]
+        self._upper.put_in(staged, self.child(parent, name))
+        for parent, _ in names:
+            self.restore_times(parent)
+
+    def restore_times(self, ino: int) -> None:
+        """The upper directory gets the times that the tree shows."""
+        attr = self._tree.getattr(ino)
+        with self._upper.at(self.path(ino)) as (fd, rest):
+            os.utime(rest, ns=(attr.atime_ns, attr.mtime_ns), dir_fd=fd, follow_symlinks=False)

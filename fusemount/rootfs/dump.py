@@ -1,0 +1,148 @@
+r"""Law: a tree as text, one line a name; the oracle format of the tests and of bug reports.
+
+A line is 13 fields with one space between:
+
+    path type mode uid gid size mtime nlink rdev target xattrs digest layer
+
+    path    from "/", byte-exact
+    type    f file, d directory, l symlink, c b p s device, fifo, socket,
+            h a further name of an inode: target is its first name, the fields 3 to 9 and 11 to 13
+            are those of the inode
+    mode    four or five octal digits, 07777
+    size    bytes; of a symlink its target's length; of anything else 0
+    mtime   seconds.nanoseconds, the seconds floored (-1.999999999 is one ns before 1970)
+    nlink   visible names; directories 2 + subdirectories
+    rdev    major:minor, or "-"
+    target  of a symlink, or of a further name its first one; else "-"
+    xattrs  name=value,name=value, by name, or "-"; "," and "=" are escaped inside
+    digest  sha256:<hex> of a file's contents with --digest; else "-"
+    layer   number of the layer it came from, bottom 0; "-" for what no layer gave
+
+A byte outside printable ASCII, a space, a backslash, and a "-" that is a whole field stand as \xNN.
+Lines are sorted by path, component by component; "first name" is in that order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+from fusemount import _native
+from fusemount.rootfs.view import RootFs
+
+_TYPES = {
+    stat.S_IFREG: b"f",
+    stat.S_IFDIR: b"d",
+    stat.S_IFLNK: b"l",
+    stat.S_IFCHR: b"c",
+    stat.S_IFBLK: b"b",
+    stat.S_IFIFO: b"p",
+    stat.S_IFSOCK: b"s",
+}
+_PIECE = 1 << 20
+_UNSAFE = re.compile(rb"[^!-\[\]-~]")
+_UNSAFE_XATTR = re.compile(rb"[^!-+\--<>-\[\]-~]")
+
+
+def _hex(match: re.Match[bytes]) -> bytes:
+    return b"\\x%02x" % match.group()[0]
+
+
+def escape(raw: bytes) -> bytes:
+    """A field that any byte survives."""
+    return _UNSAFE.sub(_hex, raw) if raw != b"-" else b"\\x2d"
+
+
+def escape_xattr(raw: bytes) -> bytes:
+    return _UNSAFE_XATTR.sub(_hex, raw)
+
+
+def format_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
+    pairs = (escape_xattr(k) + b"=" + escape_xattr(v) for k, v in sorted(xattrs.items()))
+    return b",".join(pairs) or b"-"
+
+
+def format_line(
+    path: bytes, kind: bytes, st: _native.Attr | os.stat_result, **rest: bytes
+) -> bytes:
+    """One line from what stat(2) says; rest: target, xattrs, digest, layer, ready made."""
+    ids: tuple[int, int, int, int]
+    if isinstance(st, os.stat_result):
+        ids = (st.st_uid, st.st_gid, st.st_nlink, st.st_rdev)
+        mode, size, mtime = st.st_mode, st.st_size, st.st_mtime_ns
+    else:
+        ids = (st.uid, st.gid, st.nlink, st.rdev)
+        mode, size, mtime = st.mode, st.size, st.mtime_ns
+    uid, gid, nlink, rdev = ids
+    device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    fields = (
+        escape(path),
+        kind,
+        b"%04o" % stat.S_IMODE(mode),
+        b"%d" % uid,
+        b"%d" % gid,
+        b"%d" % (size if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else 0),
+        b"%d.%09d" % divmod(mtime, 10**9),
+        b"%d" % nlink,
+        b"%d:%d" % (os.major(rdev), os.minor(rdev)) if device else b"-",
+        rest.get("target", b"-"),
+        rest.get("xattrs", b"-"),
+        rest.get("digest", b"-"),
+        rest.get("layer", b"-"),
+    )
+    return b" ".join(fields)
+
+
+class _Dump:
+    def __init__(self, rootfs: RootFs, digest: bool) -> None:
+        self._rootfs, self._digest = rootfs, digest
+        self._first_names: dict[int, bytes] = {}
+
+    def lines(self, ino: int, path: bytes) -> Iterator[bytes]:
+        attr = self._rootfs.getattr(ino)
+        yield self._line(attr, path or b"/")
+        if stat.S_ISDIR(attr.mode):
+            rows = sorted(self._rootfs.tree.readdir(ino, 0, 2**31))
+            for name, child, _ in rows:
+                yield from self.lines(child, path + b"/" + name)
+
+    def _line(self, attr: _native.Attr, path: bytes) -> bytes:
+        tree = self._rootfs.tree
+        kind, target = _TYPES[stat.S_IFMT(attr.mode)], b"-"
+        if stat.S_ISLNK(attr.mode):
+            target = escape(tree.readlink(attr.ino))
+        if attr.nlink > 1 and not stat.S_ISDIR(attr.mode):
+            first = self._first_names.setdefault(attr.ino, path)
+            if first != path:
+                kind, target = b"h", escape(first)
+        return format_line(
+            path,
+            kind,
+            attr,
+            target=target,
+            xattrs=format_xattrs(tree.xattrs(attr.ino)),
+            digest=self._contents(attr) if self._digest and stat.S_ISREG(attr.mode) else b"-",
+            layer=b"%d" % attr.layer if attr.layer >= 0 else b"-",
+        )
+
+    def _contents(self, attr: _native.Attr) -> bytes:
+        digest, offset = hashlib.sha256(), 0
+        while offset < attr.size and (piece := self._rootfs.read(attr.ino, offset, _PIECE)):
+            digest.update(piece)
+            offset += len(piece)
+        return b"sha256:" + digest.hexdigest().encode()
+
+
+def dump_lines(rootfs: RootFs, path: bytes = b"/", digest: bool = False) -> Iterator[bytes]:
+    """The lines for path and all below it, without line ends.
+
+    path is resolved inside the root, a symlink at its end not followed.
+    Raises FileNotFoundError, NotADirectoryError, OSError (ELOOP, EIO).
+    """
+    ino = rootfs.tree.resolve(path, False)
+    yield from _Dump(rootfs, digest).lines(
+        ino, b"/" + path.strip(b"/") if path.strip(b"/") else b""
+    )

@@ -1,0 +1,60 @@
+"""Law: from opened layers and an upper directory to a RootFs; errors name the layer at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fusemount import _native
+from fusemount.errors import MalformedImage
+from fusemount.rootfs.upper import Upper
+from fusemount.rootfs.view import RootFs
+
+
+class Layer(Protocol):
+    """What a tree needs of a layer (fusemount.layer.OpenLayer has it)."""
+
+    @property
+    def index(self) -> _native.LayerIndex: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+
+
+def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False) -> _native.Tree:
+    """Stacks the layers, bottom first. The layers' descriptors must outlive the tree.
+
+    Raises MalformedImage for what no tree can be made of.
+    """
+    tree = _native.Tree()
+    for layer in layers:
+        try:
+            tree.add_layer(layer.index, layer.fd, layer.offset, follow_symlink_parents)
+        except _native.FormatError as e:
+            member = e.member.decode(errors="backslashreplace")
+            where = f"member {member!r} at byte {e.offset}: " if e.member else ""
+            raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
+    tree.seal()
+    return tree
+
+
+def open_rootfs(
+    layers: Sequence[Layer],
+    *,
+    upper: Path | None,
+    work: Path | None,
+    read_only: bool,
+    follow_symlink_parents: bool = False,
+) -> RootFs:
+    """The layers, with an upper unless read_only. An upper given beside read_only is shown.
+
+    Raises MalformedImage, UpperError, OSError.
+    """
+    tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
+    if upper is None or read_only:
+        return RootFs(tree, None)
+    return RootFs(tree, Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work")))

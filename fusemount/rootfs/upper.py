@@ -1,0 +1,303 @@
+"""Law: the upper directory on disk, in overlayfs' own format; this module knows no tree.
+
+Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h):
+
+    whiteout        character device 0:0, or an empty file with xattr <P>whiteout when the
+                    directory says <P>opaque = "x"
+    opaque          directory with <P>opaque = "y"
+    redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
+    escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
+
+<P> is `trusted.overlay.` where that may be written, else `user.overlay.` (the kernel's `userxattr`).
+Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
+stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep them.
+
+Crash rule: what takes more than one step is made in the work directory and comes into the upper by
+one rename; the work directory's leftovers mean nothing and are removed at the next start.
+Paths are bytes, relative to the upper's root, b"" being the root itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount import _native
+from fusemount.errors import UpperError
+
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+OVERRIDE_STAT = b"user.containers.override_stat"
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
+_CANNOT_OWN = (errno.EPERM, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns an object and how it may be used; mode is the 07777 part."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def _open_dir(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise UpperError(f"{path}: cannot be used as an upper directory: {e.strerror}") from e
+
+
+class Upper:
+    """One upper directory and its work directory, locked for this process.
+
+    Raises UpperError when it cannot be used; every method raises OSError as the system does.
+    """
+
+    def __init__(self, upper: Path, work: Path) -> None:
+        self.path, self.work_path = upper, work
+        self._serial = 0
+        for directory in (upper, work):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise UpperError(f"{directory}: cannot be made: {e.strerror}") from e
+        self.fd = _open_dir(upper)
+        self.work_fd = -1
+        try:
+            self.work_fd = _open_dir(work)
+            self._claim()
+            self.prefix = self._probe_prefix()
+            self._sweep()
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
+            raise UpperError(f"{self.work_path}: not on the file system of {self.path}")
+        for fd in (self.work_fd, self.fd):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise UpperError(f"{self.path}: in use by another mount") from e
+
+    def _probe_prefix(self) -> bytes:
+        for prefix in (b"trusted.overlay.", b"user.overlay."):
+            try:
+                os.setxattr(self.work_fd, prefix + b"probe", b"")
+                os.removexattr(self.work_fd, prefix + b"probe")
+            except OSError as e:
+                reason = e
+            else:
+                return prefix
+        raise UpperError(f"{self.path}: its file system keeps no xattrs: {reason.strerror}")
+
+    def _sweep(self) -> None:
+        for entry in os.listdir(self.work_fd):
+            self.discard(os.fsencode(entry))
+
+    def close(self) -> None:
+        for fd in (self.fd, self.work_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.work_fd = -1
+
+    # ---- places ---------------------------------------------------------------------------
+
+    @contextmanager
+    def at(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """(dir_fd, path) that a system call may use, whatever the path's length."""
+        fd, opened = self.fd, -1
+        while len(path) > _PATH_PIECE:
+            cut = path.rindex(b"/", 0, _PATH_PIECE)
+            fd = os.open(path[:cut], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            if opened >= 0:
+                os.close(opened)
+            opened, path = fd, path[cut + 1 :]
+        try:
+            yield fd, path or b"."
+        finally:
+            if opened >= 0:
+                os.close(opened)
+
+    def temporary(self) -> bytes:
+        """A name in the work directory that nothing has."""
+        self._serial += 1
+        return b"#%d" % self._serial
+
+    # xattr system calls take no dir_fd; the descriptor's magic link does the same.
+    @staticmethod
+    def _name_of(fd: int, path: bytes) -> bytes:
+        return b"/proc/self/fd/%d/%s" % (fd, path)
+
+    # ---- xattrs ---------------------------------------------------------------------------
+
+    def encode(self, name: bytes) -> bytes:
+        """The name under which a user's xattr is stored."""
+        if name.startswith(self.prefix):
+            return self.prefix + b"overlay." + name[len(self.prefix) :]
+        return name
+
+    def decode(self, name: bytes) -> bytes | None:
+        """The user's name of a stored xattr; None for those that are overlayfs' or ours."""
+        if name == OVERRIDE_STAT:
+            return None
+        if name.startswith(self.prefix):
+            rest = name[len(self.prefix) :]
+            return self.prefix + rest[8:] if rest.startswith(b"overlay.") else None
+        return name
+
+    def raw_xattr(self, fd: int, path: bytes, name: bytes) -> bytes | None:
+        try:
+            return os.getxattr(self._name_of(fd, path), name, follow_symlinks=False)
+        except OSError as e:
+            if e.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                return None
+            raise
+
+    def xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        """The user's xattrs of an object, under their own names."""
+        place = self._name_of(fd, path)
+        found: dict[bytes, bytes] = {}
+        for listed in os.listxattr(place, follow_symlinks=False):
+            stored = os.fsencode(listed)
+            name = self.decode(stored)
+            if name is not None:
+                found[name] = os.getxattr(place, stored, follow_symlinks=False)
+        return found
+
+    def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
+        os.setxattr(self._name_of(fd, path), self.encode(name), value, follow_symlinks=False)
+
+    def remove_xattr(self, fd: int, path: bytes, name: bytes) -> None:
+        os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=False)
+
+    def set_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
+        """Sets <P>mark (opaque, redirect)."""
+        os.setxattr(self._name_of(fd, path), self.prefix + mark, value, follow_symlinks=False)
+
+    def mark(self, fd: int, path: bytes, mark: bytes) -> bytes | None:
+        return self.raw_xattr(fd, path, self.prefix + mark)
+
+    # ---- owners ---------------------------------------------------------------------------
+
+    def owner(self, fd: int, path: bytes, st: os.stat_result) -> Owner:
+        """Owner and mode of an object, from where they are kept."""
+        if self.prefix == b"user.overlay." and not stat.S_ISLNK(st.st_mode):
+            kept = self.raw_xattr(fd, path, OVERRIDE_STAT)
+            if kept:
+                uid, gid, mode = kept.split(b":")[:3]
+                return Owner(int(uid), int(gid), int(mode, 8) & 0o7777)
+        return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode))
+
+    def give(self, fd: int, path: bytes, owner: Owner) -> None:
+        """chown and chmod, in that order since chown drops set-id bits; kept beside the object
+        where the system does not let it go."""
+        st = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        link = stat.S_ISLNK(st.st_mode)
+        override = False
+        if (st.st_uid, st.st_gid) != (owner.uid, owner.gid):
+            try:
+                os.chown(path, owner.uid, owner.gid, dir_fd=fd, follow_symlinks=False)
+            except OSError as e:
+                if e.errno not in _CANNOT_OWN or self.prefix == b"trusted.overlay.":
+                    raise
+                override = True
+        if link:
+            return
+        if self.prefix == b"user.overlay.":
+            self._give_unprivileged(fd, path, owner, st, override)
+        else:
+            os.chmod(path, owner.mode, dir_fd=fd)
+
+    def _give_unprivileged(
+        self, fd: int, path: bytes, owner: Owner, st: os.stat_result, override: bool
+    ) -> None:
+        # The daemon must be able to open what it serves, so its own rights stay on the object.
+        mine = 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
+        place = self._name_of(fd, path)
+        os.chmod(path, (owner.mode & ~0o6000 if override else owner.mode) | mine, dir_fd=fd)
+        if override or owner.mode & mine != mine:
+            kept = b"%d:%d:0%o" % (owner.uid, owner.gid, owner.mode)
+            os.setxattr(place, OVERRIDE_STAT, kept)
+        elif self.raw_xattr(fd, path, OVERRIDE_STAT) is not None:
+            os.removexattr(place, OVERRIDE_STAT)
+
+    # ---- whiteouts and removal ------------------------------------------------------------
+
+    def is_whiteout(self, fd: int, path: bytes, st: os.stat_result) -> bool:
+        if stat.S_ISCHR(st.st_mode):
+            return st.st_rdev == 0
+        if stat.S_ISREG(st.st_mode) and st.st_size == 0:
+            return self.mark(fd, path, b"whiteout") is not None
+        return False
+
+    def whiteout(self, path: bytes) -> None:
+        """Puts a whiteout where nothing is, or in place of a non-directory."""
+        name = self.temporary()
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
+        with self.at(path) as (fd, rest):
+            os.rename(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd)
+
+    def replace_dir_by_whiteout(self, path: bytes) -> None:
+        """In one step; the directory, which holds at most whiteouts, is then removed."""
+        name = self.temporary()
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
+        with self.at(path) as (fd, rest):
+            _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+        self.discard(name)
+
+    def take_out(self, path: bytes) -> bytes:
+        """Moves an object into the work directory; returns its name there."""
+        name = self.temporary()
+        with self.at(path) as (fd, rest):
+            os.rename(rest, name, src_dir_fd=fd, dst_dir_fd=self.work_fd)
+        return name
+
+    def put_in(self, name: bytes, path: bytes) -> None:
+        """Moves an object from the work directory to where nothing is, or a whiteout."""
+        with self.at(path) as (fd, rest):
+            if stat.S_ISDIR(os.stat(name, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
+                self._put_dir_in(name, fd, rest)
+            else:
+                os.rename(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd)
+
+    def _put_dir_in(self, name: bytes, fd: int, rest: bytes) -> None:
+        try:
+            _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
+        except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
+            _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+            self.discard(name)
+
+    def discard(self, name: bytes) -> None:
+        """Removes an object of the work directory, with all below it."""
+        try:
+            os.unlink(name, dir_fd=self.work_fd)
+            return
+        except IsADirectoryError:
+            pass
+        self._empty(self.work_fd, name)
+        os.rmdir(name, dir_fd=self.work_fd)
+
+    def _empty(self, dir_fd: int, name: bytes) -> None:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
+        try:
+            for listed in os.listdir(fd):
+                child = os.fsencode(listed)
+                try:
+                    os.unlink(child, dir_fd=fd)
+                except IsADirectoryError:
+                    self._empty(fd, child)
+                    os.rmdir(child, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def has_default_acl(self, fd: int, path: bytes) -> bool:
+        return self.raw_xattr(fd, path, _ACLS[1]) is not None

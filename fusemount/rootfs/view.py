@@ -1,0 +1,433 @@
+"""Law: the running file system, layers and upper as one; it knows no FUSE.
+
+Every method runs to its end without waiting for another task, so each operation is one step to all
+others.  First the upper is changed, then the tree; what fails in the upper has changed neither.
+Errors are OSError with the errno that the caller is to see.
+
+A file that loses its last name while it is open moves to the work directory and stays there until
+it is closed and forgotten; open files are counted per node, there are no other handles.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from typing import NoReturn
+
+from fusemount import _native
+from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.files import OpenFiles
+from fusemount.rootfs.load import load_upper, set_from_upper, set_xattrs
+from fusemount.rootfs.rename import Renamer
+from fusemount.rootfs.upper import Owner, Upper
+
+_ACL_ACCESS, _ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
+_CAPABILITY = b"security.capability"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks for a new object."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What SETATTR is to change; None leaves a field alone. Times in ns, mode the 07777 part."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+def fail(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))
+
+
+class RootFs:
+    """A merged tree and, unless read-only, the upper that takes what is written.
+
+    tree: sealed; upper: None for read-only.  close() leaves the upper ready for the next mount.
+    """
+
+    def __init__(self, tree: _native.Tree, upper: Upper | None) -> None:
+        self.tree = tree
+        self.upper = upper
+        self._opens: Counter[int] = Counter()
+        if upper is not None:
+            self._copy = CopyUp(tree, upper)
+            self._files = OpenFiles(self._open_upper)
+            self._renamer = Renamer(self, tree, upper, self._copy)
+            self._start(upper)
+
+    def _start(self, upper: Upper) -> None:
+        """A new upper takes on the root's attributes; one that was used before is laid over."""
+        fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
+        if not fresh:
+            load_upper(self.tree, upper)
+            return
+        attr = self.tree.getattr(1)
+        upper.give(upper.fd, b".", Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
+        for name, value in self.tree.xattrs(1).items():
+            upper.set_xattr(upper.fd, b".", name, value)
+        upper.set_mark(upper.fd, b".", b"imgmount", b"1")
+        os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
+        self.tree.set_attr(1, upper=True)
+
+    def close(self) -> None:
+        if self.upper is None:
+            return
+        self._files.close()
+        for ino in list(self._opens):
+            self._drop_orphan(ino)
+        self.upper.close()
+
+    # ---- looking --------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: bytes) -> int:
+        """The nodeid of a name; 0 when there is none."""
+        if len(name) > 255:
+            fail(errno.ENAMETOOLONG)
+        return self.tree.lookup(parent, name)
+
+    def getattr(self, ino: int) -> _native.Attr:
+        return self.tree.getattr(ino)
+
+    def statfs(self) -> os.statvfs_result | None:
+        """What the upper's file system says; None when there is no upper."""
+        return os.statvfs(self.upper.fd) if self.upper else None
+
+    def read(self, ino: int, offset: int, size: int) -> bytes:
+        if self.tree.getattr(ino).upper:
+            return os.pread(self._files.get(ino), size, offset)
+        return self.tree.read(ino, offset, size)
+
+    # ---- the upper's side -----------------------------------------------------------------
+
+    def _writable(self) -> Upper:
+        if self.upper is None:
+            fail(errno.EROFS)
+        return self.upper
+
+    def _open_upper(self, ino: int) -> int:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
+        with self._copy.place(ino) as (fd, rest):
+            return os.open(rest, flags, dir_fd=fd)
+
+    def refresh(self, ino: int, acls: bool = False) -> None:
+        """The tree takes over what the upper's object now says."""
+        upper = self._writable()
+        with self._copy.place(ino) as (at, rest):
+            st = os.stat(rest, dir_fd=at, follow_symlinks=False)
+            set_from_upper(self.tree, ino, st, upper.owner(at, rest, st))
+            if acls:
+                set_xattrs(self.tree, ino, upper.xattrs(at, rest))
+
+    def _drop_orphan(self, ino: int) -> None:
+        if self.upper is None:
+            return
+        try:
+            os.unlink(self._copy.orphan(ino), dir_fd=self.upper.work_fd)
+        except FileNotFoundError:
+            pass
+
+    # ---- making ---------------------------------------------------------------------------
+
+    def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
+    ) -> int:
+        """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
+        upper = self._writable()
+        if len(name) > 255:
+            fail(errno.ENAMETOOLONG)
+        if self.tree.lookup(parent, name):
+            fail(errno.EEXIST)
+        above = self.tree.getattr(parent)
+        if not above.nlink or (parent != 1 and not self.tree.names(parent)):
+            fail(errno.ENOENT)
+        if stat.S_ISCHR(mode) and rdev == 0:
+            fail(errno.EPERM)  # a whiteout to overlayfs
+        self._copy.directory(parent)
+        gid = caller.gid
+        if above.mode & stat.S_ISGID:
+            gid = above.gid
+            mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
+        path = self._copy.child(parent, name)
+        inherits = self.tree.getxattr(parent, _ACL_DEFAULT)
+        if self.tree.is_lower_name(parent, name):
+            # a whiteout is there: make it beside and move it over
+            stage = upper.temporary()
+            self._make(upper.work_fd, stage, mode, rdev, target, inherits)
+            self._finish(
+                upper.work_fd, stage, mode, Owner(caller.uid, gid, mode & 0o7777), inherits
+            )
+            if stat.S_ISDIR(mode):
+                upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
+            upper.put_in(stage, path)
+        else:
+            with upper.at(path) as (fd, rest):
+                self._make(fd, rest, mode, rdev, target, None)
+                self._finish(fd, rest, mode, Owner(caller.uid, gid, mode & 0o7777), inherits)
+        return self._adopt(parent, name, target, inherits is not None)
+
+    def _make(
+        self, fd: int, path: bytes, mode: int, rdev: int, target: bytes, acl: bytes | None
+    ) -> None:
+        # Beside the upper there is no default ACL to inherit from: the directory for it is made.
+        if acl is not None and not stat.S_ISLNK(mode):
+            upper = self._writable()
+            nest = upper.temporary()
+            os.mkdir(nest, 0o700, dir_fd=fd)
+            upper.set_xattr(fd, nest, _ACL_DEFAULT, acl)
+            self._make(fd, nest + b"/new", mode, rdev, target, None)
+            os.rename(nest + b"/new", path, src_dir_fd=fd, dst_dir_fd=fd)
+            os.rmdir(nest, dir_fd=fd)
+        elif stat.S_ISREG(mode):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(path, flags, mode & 0o7777, dir_fd=fd))
+        elif stat.S_ISDIR(mode):
+            os.mkdir(path, mode & 0o7777, dir_fd=fd)
+        elif stat.S_ISLNK(mode):
+            os.symlink(target, path, dir_fd=fd)
+        else:
+            os.mknod(path, mode, rdev, dir_fd=fd)
+
+    def _finish(self, fd: int, path: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
+        """Owner and mode; undone when they cannot be given."""
+        upper = self._writable()
+        try:
+            if acl is not None and not stat.S_ISLNK(mode):
+                # the default ACL has decided the rwx bits
+                made = stat.S_IMODE(os.stat(path, dir_fd=fd, follow_symlinks=False).st_mode)
+                owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
+            upper.give(fd, path, owner)
+        except OSError:
+            (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(path, dir_fd=fd)
+            raise
+
+    def _adopt(self, parent: int, name: bytes, target: bytes, acls: bool) -> int:
+        """The new upper object under that name becomes a node."""
+        upper = self._writable()
+        with upper.at(self._copy.child(parent, name)) as (fd, rest):
+            st = os.stat(rest, dir_fd=fd, follow_symlinks=False)
+            owner = upper.owner(fd, rest, st)
+            xattrs = upper.xattrs(fd, rest) if acls else {}
+        mode = stat.S_IFMT(st.st_mode) | owner.mode
+        times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
+        ino = self.tree.new_node(
+            mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=target
+        )
+        for key, value in xattrs.items():
+            self.tree.setxattr(ino, key, value)
+        self.tree.add_name(parent, name, ino)
+        self.refresh(parent)
+        return ino
+
+    def link(self, ino: int, parent: int, name: bytes) -> None:
+        upper = self._writable()
+        if len(name) > 255:
+            fail(errno.ENAMETOOLONG)
+        if self.tree.lookup(parent, name):
+            fail(errno.EEXIST)
+        self._copy.directory(parent)
+        self._copy.node(ino)
+        stage = upper.temporary()
+        with self._copy.place(ino) as (fd, rest):
+            os.link(rest, stage, src_dir_fd=fd, dst_dir_fd=upper.work_fd, follow_symlinks=False)
+        upper.put_in(stage, self._copy.child(parent, name))
+        self.tree.add_name(parent, name, ino)
+        self._drop_orphan(ino)
+        self.refresh(ino)
+        self.refresh(parent)
+
+    # ---- taking away ----------------------------------------------------------------------
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        upper = self._writable()
+        ino = self.tree.lookup(parent, name) or fail(errno.ENOENT)
+        attr = self.tree.getattr(ino)
+        if stat.S_ISDIR(attr.mode):
+            fail(errno.EISDIR)
+        self._copy.directory(parent)
+        path = self._copy.child(parent, name)
+        if attr.upper:
+            self.keep_if_open(ino, path)
+        if self.tree.is_lower_name(parent, name):
+            upper.whiteout(path)
+        else:
+            with upper.at(path) as (fd, rest):
+                os.unlink(rest, dir_fd=fd)
+        self.forget_name(parent, name)
+        self.refresh(parent)
+
+    def keep_if_open(self, ino: int, path: bytes) -> None:
+        """Before its last name goes: an open file gets one in the work directory."""
+        upper = self._writable()
+        if self._opens[ino] and len(self.tree.names(ino)) == 1:
+            with upper.at(path) as (fd, rest):
+                os.link(
+                    rest,
+                    self._copy.orphan(ino),
+                    src_dir_fd=fd,
+                    dst_dir_fd=upper.work_fd,
+                    follow_symlinks=False,
+                )
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """The tree's part of taking a name away."""
+        ino = self.tree.lookup(parent, name)
+        self.tree.remember(ino)
+        self.tree.drop_name(parent, name)
+        if self.tree.getattr(ino).upper and not self._opens[ino] and not self.tree.names(ino):
+            self._files.drop(ino)
+        elif self.tree.getattr(ino).upper and self.tree.names(ino):
+            self.refresh(ino)  # its ctime
+        self.tree.forget(ino, 1)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        upper = self._writable()
+        ino = self.tree.lookup(parent, name) or fail(errno.ENOENT)
+        attr = self.tree.getattr(ino)
+        if not stat.S_ISDIR(attr.mode):
+            fail(errno.ENOTDIR)
+        if self.tree.readdir(ino, 0, 1):
+            fail(errno.ENOTEMPTY)
+        self._copy.directory(parent)
+        path = self._copy.child(parent, name)
+        if not attr.upper:
+            upper.whiteout(path)
+        elif self.tree.is_lower_name(parent, name):
+            upper.replace_dir_by_whiteout(path)
+        else:
+            upper.discard(upper.take_out(path))
+        self.tree.drop_name(parent, name)
+        self.refresh(parent)
+
+    def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> None:
+        self._writable()
+        if len(new_name) > 255:
+            fail(errno.ENAMETOOLONG)
+        self._renamer.rename(parent, name, to, new_name, flags)
+
+    # ---- files ----------------------------------------------------------------------------
+
+    def open(self, ino: int, flags: int) -> None:
+        """Counts the file as open; every open has one release."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            self._writable()
+        if flags & os.O_TRUNC:
+            self.setattr(ino, Change(size=0))
+        self._opens[ino] += 1
+
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> int:
+        ino = self.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, caller)
+        self._opens[ino] += 1
+        return ino
+
+    def release(self, ino: int) -> None:
+        self._opens[ino] -= 1
+        if self._opens[ino] > 0:
+            return
+        del self._opens[ino]
+        if self.upper and not self.tree.names(ino) and self.tree.getattr(ino).upper:
+            self._files.drop(ino)
+            self._drop_orphan(ino)
+
+    def write(self, ino: int, offset: int, data: bytes) -> int:
+        self._writable()
+        self._copy.node(ino)
+        fd = self._files.get(ino)
+        self._drop_privileges(ino)
+        done = 0
+        view = memoryview(data)
+        while done < len(data):
+            done += os.pwrite(fd, view[done:], offset + done)
+        st = os.fstat(fd)
+        self.tree.set_attr(ino, size=st.st_size, mtime_ns=st.st_mtime_ns, ctime_ns=st.st_ctime_ns)
+        return done
+
+    def _drop_privileges(self, ino: int) -> None:
+        """Writing, truncating and chown take set-id bits and capabilities away (FUSE protocol,
+        FUSE_HANDLE_KILLPRIV: the kernel leaves it to the file system)."""
+        mode = self.tree.getattr(ino).mode
+        upper = self._writable()
+        if self.tree.getxattr(ino, _CAPABILITY) is not None:
+            with self._copy.place(ino) as (fd, rest):
+                upper.remove_xattr(fd, rest, _CAPABILITY)
+            self.tree.setxattr(ino, _CAPABILITY, None)
+        lost = mode & stat.S_ISUID
+        if mode & stat.S_ISGID and mode & stat.S_IXGRP:
+            lost |= stat.S_ISGID
+        if lost and stat.S_ISREG(mode):
+            attr = self.tree.getattr(ino)
+            owner = Owner(attr.uid, attr.gid, stat.S_IMODE(mode & ~lost))
+            with self._copy.place(ino) as (fd, rest):
+                upper.give(fd, rest, owner)
+            self.tree.set_attr(ino, mode=mode & ~lost)
+
+    def fsync(self, ino: int, data_only: bool) -> None:
+        if self.upper and self.tree.getattr(ino).upper:
+            (os.fdatasync if data_only else os.fsync)(self._files.get(ino))
+
+    def fsync_dir(self, ino: int) -> None:
+        if self.upper and self.tree.getattr(ino).upper:
+            with self.upper.at(self._copy.path(ino)) as (at, rest):
+                fd = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    # ---- attributes -----------------------------------------------------------------------
+
+    def setattr(self, ino: int, change: Change) -> None:
+        upper = self._writable()
+        attr = self.tree.getattr(ino)
+        if change.size is not None:
+            if not stat.S_ISREG(attr.mode):
+                fail(errno.EINVAL)
+            self._copy.node(ino, change.size)
+            os.ftruncate(self._files.get(ino), change.size)
+            self._drop_privileges(ino)
+        self._copy.node(ino)
+        if change.uid is not None or change.gid is not None:
+            self._drop_privileges(ino)
+        with self._copy.place(ino) as (at, rest):
+            if (change.mode, change.uid, change.gid) != (None, None, None):
+                now = self.tree.getattr(ino)
+                uid = now.uid if change.uid is None else change.uid
+                gid = now.gid if change.gid is None else change.gid
+                mode = stat.S_IMODE(now.mode if change.mode is None else change.mode)
+                upper.give(at, rest, Owner(uid, gid, mode))
+            if change.atime_ns is not None or change.mtime_ns is not None:
+                st = os.stat(rest, dir_fd=at, follow_symlinks=False)
+                atime = st.st_atime_ns if change.atime_ns is None else change.atime_ns
+                mtime = st.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
+                os.utime(rest, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
+        acl = self.tree.getxattr(ino, _ACL_ACCESS)
+        self.refresh(ino, acls=acl is not None)  # chmod changes an ACL's mask
+
+    def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        """Sets an xattr; None removes it (ENODATA when it is not there)."""
+        upper = self._writable()
+        if value is None and self.tree.getxattr(ino, name) is None:
+            fail(errno.ENODATA)
+        self._copy.node(ino)
+        with self._copy.place(ino) as (at, rest):
+            if value is None:
+                upper.remove_xattr(at, rest, name)
+            else:
+                upper.set_xattr(at, rest, name, value)
+        if name in (_ACL_ACCESS, _ACL_DEFAULT):
+            self.refresh(ino, acls=True)  # an ACL and the mode are one thing
+        else:
+            self.tree.setxattr(ino, name, value)
+            self.refresh(ino)
