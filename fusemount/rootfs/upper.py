@@ -8,7 +8,7 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
     redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
     escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
 
-<P> is `trusted.overlay.` where that may be written, else `user.overlay.` (the kernel's `userxattr`).
+<P> is `trusted.overlay.` where that may be written, else `user.overlay.` (kernel: `userxattr`).
 Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
 stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep them.
 

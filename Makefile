@@ -1,0 +1,41 @@
+# Two targets do everything, set-up included:
+#   make mount [IMAGE=ubuntu.tar] [AT=/mnt/root] [OPTIONS="..."]
+#   make check
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+AT ?= /mnt/imgmount
+IMAGE ?=
+
+.PHONY: mount check setup lint native-check test soak install clean
+
+mount: setup
+	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
+
+setup:
+	@scripts/setup run
+
+# What a newcomer runs before a change: set-up, lint, C under sanitizers, all tests.
+check:
+	@scripts/setup check
+	@$(MAKE) --no-print-directory lint native-check test
+
+lint:
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	@clang-format --dry-run --Werror native/*.c native/*.h native/tests/*.c
+
+native-check:
+	@$(MAKE) --no-print-directory -C native/tests check
+
+test:
+	$(PYTHON) -m pytest
+
+# The command on everybody's PATH, for mount(8) and fstab.
+install: setup
+	ln -sf "$(CURDIR)/$(VENV)/bin/imgmount" /usr/local/bin/imgmount
+
+clean:
+	rm -rf build *.egg-info $(VENV) fusemount/*.so
+	$(MAKE) --no-print-directory -C native/tests clean
