@@ -1,0 +1,155 @@
+"""Law: every codec gives the same bytes back, or MalformedImage; one suite runs over all."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+
+import pytest
+import zstandard
+from imagewriter import compress
+
+from fusemount.codec import MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.errors import MalformedImage
+
+CODECS = ["gzip", "zstd", "xz", "bzip2"]
+PLAIN = random.Random(21).randbytes(100_000) + bytes(3 * PIECE + 17) + b"end"
+
+
+def trickle(data: bytes, step: int) -> Callable[[int], bytes]:
+    """A read() that gives step bytes at most, as a pipe may."""
+    source = io.BytesIO(data)
+    return lambda n: source.read(min(n, step))
+
+
+def plain(data: bytes, step: int = 1 << 30) -> bytes:
+    pieces = list(decompress(trickle(data, step), detect(data[:MAGIC_BYTES]), "x.tar"))
+    assert all(0 < len(piece) <= PIECE for piece in pieces)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("codec", ["none", *CODECS])
+def test_t21_round_trip(codec: str) -> None:
+    data = compress(PLAIN, codec)
+    assert detect(data).value == codec
+    assert plain(data) == PLAIN
+    assert plain(data, step=1013) == PLAIN
+    assert plain(compress(b"", codec)) == b""
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t21_many_members(codec: str) -> None:
+    data = compress(b"one", codec) + compress(b"", codec) + compress(PLAIN, codec)
+    assert plain(data) == b"one" + PLAIN
+    assert plain(data, step=7) == b"one" + PLAIN
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t21_a_full_piece_leaves_nothing_behind(codec: str) -> None:
+    for size in (PIECE - 1, PIECE, PIECE + 1, 2 * PIECE):
+        assert plain(compress(bytes(size), codec)) == bytes(size)
+
+
+@pytest.mark.parametrize("tail", [b"\0", bytes(5000), b"garbage behind it", b"\0\0x"])
+@pytest.mark.parametrize("codec", ["gzip", "bzip2"])
+def test_t21_padding_and_garbage_behind_the_last_member(codec: str, tail: bytes) -> None:
+    data = compress(PLAIN, codec) + tail
+    tool = subprocess.run([codec, "-dc"], input=data, capture_output=True, check=False)
+    assert plain(data) == tool.stdout == PLAIN
+    assert plain(data, step=3000) == PLAIN
+
+
+def test_t21_xz_padding() -> None:
+    data = lzma.compress(b"one") + bytes(8) + lzma.compress(b"two")
+    assert plain(data + bytes(4)) == b"onetwo"
+    for bad in (data + bytes(3), data + b"junk"):
+        with pytest.raises(MalformedImage, match=r"x\.tar: xz stream"):
+            plain(bad)
+
+
+def test_t21_zstd_skippable_frames_first_between_and_last() -> None:
+    skip = struct.pack("<II", 0x184D2A53, 5) + b"12345"
+    frames = [zstandard.compress(p) for p in (b"one", b"two")]
+    assert plain(skip + frames[0] + skip + skip + frames[1] + skip) == b"onetwo"
+    assert plain(skip) == b""
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("sized", [False, True])
+@pytest.mark.parametrize("level", [1, 19])
+def test_t21_zstd_frames_of_every_header(checksum: bool, sized: bool, level: int) -> None:
+    for size in (0, 1, 200, 300, 70_000, 400_000):
+        content = PLAIN[:size]
+        compressor = zstandard.ZstdCompressor(
+            level=level, write_checksum=checksum, write_content_size=sized
+        )
+        if sized:
+            frame = compressor.compress(content)
+        else:
+            stream = compressor.compressobj()
+            frame = stream.compress(content) + stream.flush()
+        assert plain(frame + frame) == content * 2
+        for cut in {1, 3, 4, 5, 6, len(frame) // 2, len(frame) - 1}:
+            if cut < len(frame):
+                with pytest.raises(MalformedImage):
+                    plain(frame + frame[:cut])
+
+
+@pytest.mark.skipif(shutil.which("pzstd") is None, reason="pzstd is not installed")
+def test_t21_pzstd(tmp_path: os.PathLike[str]) -> None:
+    made = subprocess.run(["pzstd", "-q", "-c"], input=PLAIN, stdout=subprocess.PIPE, check=True)
+    assert plain(made.stdout) == PLAIN
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t24_cut_anywhere(codec: str) -> None:
+    data = compress(PLAIN[:3000], codec)
+    for cut in range(MAGIC_BYTES, len(data)):
+        with pytest.raises(MalformedImage, match=rf"x\.tar: {codec} stream .* near byte \d+"):
+            plain(data[:cut])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t24_flipped_bits_give_an_error_or_the_same_bytes(codec: str) -> None:
+    content = PLAIN[:20_000]
+    data = compress(content, codec)
+    if codec == "zstd":  # its checksum has to be asked for
+        data = zstandard.ZstdCompressor(write_checksum=True).compress(content)
+    chance = random.Random(24)
+    for _ in range(200):
+        broken = bytearray(data)
+        broken[chance.randrange(MAGIC_BYTES, len(data))] ^= 1 << chance.randrange(8)
+        try:
+            found = plain(bytes(broken))
+        except MalformedImage:
+            continue
+        assert found == content
+
+
+def test_t24_the_magic_alone_is_cut() -> None:
+    for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh9"):
+        with pytest.raises(MalformedImage):
+            plain(magic)
+
+
+def test_t24_a_zstd_window_beyond_the_limit_is_refused() -> None:
+    params = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=params).compressobj()
+    frame = stream.compress(bytes(1000)) + stream.flush()
+    with pytest.raises(MalformedImage, match="damaged"):
+        plain(frame)
+
+
+def test_t21_detect_needs_no_more_than_it_asks_for() -> None:
+    for made in (gzip.compress(b""), bz2.compress(b""), lzma.compress(b"")):
+        assert detect(made[:MAGIC_BYTES]) is detect(made)
+    assert detect(b"") is Compression.NONE
+    assert detect(b"BZh0xx") is Compression.NONE
