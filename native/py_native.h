@@ -1,0 +1,33 @@
+/* py_native.h: the thin Python skin's own declarations; the only headers with Python.h behind them.
+ *
+ * Each py_*.c adds its types to the module in its exec function (0, or -1 with an exception set)
+ * and keeps no globals.  C errors become exceptions in imgpy_raise and nowhere else.
+ */
+#ifndef IMG_PY_NATIVE_H
+#define IMG_PY_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "error.h"
+#include "index.h"
+
+int imgpy_index_exec(PyObject *module); /* FormatError, Member, LayerIndex, Scanner */
+int imgpy_tree_exec(PyObject *module);  /* Tree */
+int imgpy_linux_exec(PyObject *module); /* system calls that Python lacks */
+
+/* What py_index.c keeps in the module's state. */
+typedef struct imgpy_state {
+    PyTypeObject *layer_index, *scanner, *member;
+    PyObject *format_error;
+} imgpy_state;
+
+/* The index inside a LayerIndex, borrowed: it lives as long as obj.  NULL with TypeError set for
+ * any other object. */
+const img_index *imgpy_index_get(PyObject *obj);
+
+/* Sets the exception for err and returns NULL: EBADMSG and E2BIG are FormatError(message, member,
+ * offset), ENOMEM is MemoryError, everything else OSError(code, message).  Needs the GIL. */
+PyObject *imgpy_raise(const img_error *err);
+
+#endif
