@@ -26,16 +26,16 @@
 #define IMG_INDEX_VERSION 1u
 
 /* Named limits; a number beyond one is an error E2BIG that says so. */
-#define IMG_NAME_MAX 255u                     /* one component: NAME_MAX of Linux */
-#define IMG_PATH_BYTES_MAX 8192u              /* a member's whole name: 2 * PATH_MAX */
-#define IMG_PATH_DEPTH_MAX 4096u              /* components of a name */
-#define IMG_LINK_BYTES_MAX 8192u              /* a link target */
-#define IMG_ENTRIES_MAX (8u * 1024 * 1024)    /* members of one archive */
-#define IMG_EXTENDED_BYTES_MAX (4u << 20)     /* a PAX header, a GNU long name */
-#define IMG_XATTRS_MAX 1024u                  /* xattrs of one member */
-#define IMG_XATTR_VALUE_MAX 65536u            /* XATTR_SIZE_MAX of Linux */
-#define IMG_SPARSE_MAX (1u << 20)             /* extents of one sparse member */
-#define IMG_POOL_BYTES_MAX 0xffffffffu        /* pool offsets are 32 bits */
+#define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
+#define IMG_PATH_BYTES_MAX 8192u           /* a member's whole name: 2 * PATH_MAX */
+#define IMG_PATH_DEPTH_MAX 4096u           /* components of a name */
+#define IMG_LINK_BYTES_MAX 8192u           /* a link target */
+#define IMG_ENTRIES_MAX (8u * 1024 * 1024) /* members of one archive */
+#define IMG_EXTENDED_BYTES_MAX (4u << 20)  /* a PAX header, a GNU long name */
+#define IMG_XATTRS_MAX 1024u               /* xattrs of one member */
+#define IMG_XATTR_VALUE_MAX 65536u         /* XATTR_SIZE_MAX of Linux */
+#define IMG_SPARSE_MAX (1u << 20)          /* extents of one sparse member */
+#define IMG_POOL_BYTES_MAX 0xffffffffu     /* pool offsets are 32 bits */
 
 typedef enum img_kind {
     IMG_FILE = 1,
@@ -48,8 +48,8 @@ typedef enum img_kind {
 } img_kind;
 
 typedef struct img_extent {
-    uint64_t file_offset;    /* ascending, not overlapping, inside [0, size) */
-    uint64_t length;         /* > 0 */
+    uint64_t file_offset; /* ascending, not overlapping, inside [0, size) */
+    uint64_t length;      /* > 0 */
     uint64_t archive_offset;
 } img_extent;
 
@@ -59,19 +59,19 @@ typedef struct img_entry {
     uint64_t archive_data;   /* !IMG_ENTRY_SPARSE: where the size bytes of contents stand */
     int64_t mtime_s, atime_s, ctime_s; /* atime and ctime are mtime where the archive has none */
     uint32_t mtime_ns, atime_ns, ctime_ns; /* 0 .. 999,999,999 also for times before 1970 */
-    uint32_t mode;           /* st_mode: type and 07777 bits; IMG_HARDLINK: 0 */
+    uint32_t mode;                         /* st_mode: type and 07777 bits; IMG_HARDLINK: 0 */
     uint32_t uid, gid;
     uint32_t rdev_major, rdev_minor;
     uint32_t first_extent, n_extents; /* IMG_ENTRY_SPARSE: may be 0 extents, all hole */
-    uint32_t xattrs;         /* pool offset of the first record */
+    uint32_t xattrs;                  /* pool offset of the first record */
     uint32_t n_xattrs;
-    uint32_t dir;            /* pool offset of the parent's path, "" for the root's children;
-                                members of one directory share one offset */
-    uint32_t name;           /* pool offset; name_len 0 with dir_len 0 is the root itself */
-    uint32_t link;           /* symlink or hardlink target */
+    uint32_t dir;  /* pool offset of the parent's path, "" for the root's children;
+                      members of one directory share one offset */
+    uint32_t name; /* pool offset; name_len 0 with dir_len 0 is the root itself */
+    uint32_t link; /* symlink or hardlink target */
     uint16_t dir_len, name_len, link_len;
-    uint8_t kind;            /* img_kind */
-    uint8_t flags;           /* IMG_ENTRY_* */
+    uint8_t kind;  /* img_kind */
+    uint8_t flags; /* IMG_ENTRY_* */
 } img_entry;
 
 #define IMG_ENTRY_SPARSE 1u
@@ -79,9 +79,9 @@ typedef struct img_entry {
 typedef struct img_index_header {
     char magic[8];
     uint32_t version;
-    uint32_t entry_size;     /* sizeof(img_entry): a changed layout is a foreign index */
+    uint32_t entry_size; /* sizeof(img_entry): a changed layout is a foreign index */
     uint64_t n_entries, n_extents, pool_bytes;
-    uint64_t archive_bytes;  /* where the end-of-archive mark (or plain EOF) was found */
+    uint64_t archive_bytes; /* where the end-of-archive mark (or plain EOF) was found */
 } img_index_header;
 
 typedef struct img_index {
@@ -89,7 +89,7 @@ typedef struct img_index {
     const img_entry *entries;
     const img_extent *extents;
     const char *pool;
-    void *mapping;           /* non-NULL: the arrays point into this mapping of map_bytes */
+    void *mapping; /* non-NULL: the arrays point into this mapping of map_bytes */
     size_t map_bytes;
 } img_index;
 
