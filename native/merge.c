@@ -79,13 +79,26 @@ static img_id make_implied(merge *m, img_id parent, const char *name, size_t len
     return 0;
 }
 
-/* One step down. Sets *link to the symlink node that has to be followed instead. */
-static int step(merge *m, walk *w, const char *name, size_t len, bool create, img_id *link) {
+/* The directory of that canonical path below a root; 0 when there is none. */
+static img_id look_from(const merge *m, img_id root, const char *path, size_t len) {
+    img_id here = root;
+    for (const char *at = path, *end = path + len; at < end && here;) {
+        const char *slash = memchr(at, '/', (size_t)(end - at));
+        size_t n = (size_t)((slash ? slash : end) - at);
+        if (n)
+            here = img_tree_lookup(m->tree, here, at, n);
+        if (here && !img_is_dir(img_node_at(m->tree, here)))
+            here = 0;
+        at += n + (slash ? 1 : 0);
+    }
+    return here;
+}
+
+/* One step down, or *link is the symlink node that has to be followed instead. */
+static int step(merge *m, walk *w, const char *name, size_t len, img_id *link) {
     img_tree *tree = m->tree;
     img_id next = w->here ? img_tree_lookup(tree, w->here, name, len) : 0;
-    img_id below = w->below && img_is_dir(img_node_at(tree, w->below))
-                       ? img_tree_lookup(tree, w->below, name, len)
-                       : 0;
+    img_id below = w->below ? img_tree_lookup(tree, w->below, name, len) : 0;
     *link = 0;
     if (next && S_ISLNK(img_node_at(tree, next)->mode))
         *link = next;
@@ -93,30 +106,21 @@ static int step(merge *m, walk *w, const char *name, size_t len, bool create, im
         *link = below;
     if (*link)
         return 0;
-    if (next && !img_is_dir(img_node_at(tree, next))) {
-        if (create)
-            img_tree_drop_subtree(tree, img_tree_dentry(tree, w->here, name, len), false);
-        next = 0;
-    }
-    if (!next && create && !(next = make_implied(m, w->here, name, len)))
-        return fail(m, ENOMEM, "out of memory");
     if (w->canon_len + 1 + len > sizeof w->canon)
         return fail(m, E2BIG, "the path through its symlinks is too long");
     w->canon[w->canon_len++] = '/';
     memcpy(w->canon + w->canon_len, name, len);
     w->canon_len += len;
-    w->here = next;
-    w->below = below;
+    w->here = next && img_is_dir(img_node_at(tree, next)) ? next : 0;
+    w->below = below && img_is_dir(img_node_at(tree, below)) ? below : 0;
     return 0;
 }
 
 static void step_up(merge *m, walk *w) {
-    w->here = w->here && w->here != m->scratch ? img_tree_parent(m->tree, w->here) : w->here;
-    w->below = w->below ? img_tree_parent(m->tree, w->below) : 0;
     while (w->canon_len && w->canon[--w->canon_len] != '/') {
     }
-    if (!w->canon_len)
-        w->here = m->scratch;
+    w->here = look_from(m, m->scratch, w->canon, w->canon_len);
+    w->below = look_from(m, IMG_ROOT, w->canon, w->canon_len);
 }
 
 static void to_the_root(merge *m, walk *w) {
@@ -126,8 +130,8 @@ static void to_the_root(merge *m, walk *w) {
 }
 
 /* Walks path from the scratch's root; symlinks of this layer (with follow: also of lower ones) lead
- * on inside the root.  With create, what is missing is made and what is in the way replaced. */
-static int walk_to(merge *m, walk *w, const char *path, size_t len, bool create) {
+ * on inside the root. What is missing is passed by name, so that ".." after it goes back. */
+static int walk_to(merge *m, walk *w, const char *path, size_t len) {
     char rest[WALK_BYTES];
     const char *at = path, *end = path + len; /* moves into rest at the first symlink */
     int links = 0;
@@ -144,12 +148,12 @@ static int walk_to(merge *m, walk *w, const char *path, size_t len, bool create)
             step_up(m, w);
             continue;
         }
-        if (step(m, w, name, n, create, &link) < 0)
+        if (step(m, w, name, n, &link) < 0)
             return -1;
         if (!link)
             continue;
         if (++links > LINKS_MAX)
-            return fail(m, ELOOP, "its directory is a loop of symlinks");
+            return fail(m, EBADMSG, "its directory is a loop of symlinks");
         const img_node *node = img_node_at(m->tree, link);
         size_t left = (size_t)(end - at);
         if (node->size + 1 + left > sizeof rest)
@@ -167,6 +171,24 @@ static int walk_to(merge *m, walk *w, const char *path, size_t len, bool create)
     return 0;
 }
 
+/* Makes the directories of a canonical path in the scratch; what is in the way is replaced. */
+static img_id make_path(merge *m, const char *path, size_t len) {
+    img_id here = m->scratch;
+    for (const char *at = path, *end = path + len; at < end && here;) {
+        const char *name = at + 1; /* each component stands behind its slash */
+        const char *slash = memchr(name, '/', (size_t)(end - name));
+        size_t n = (size_t)((slash ? slash : end) - name);
+        uint32_t d = img_tree_dentry(m->tree, here, name, n);
+        if (d && !img_is_dir(img_node_at(m->tree, img_dentry_at(m->tree, d)->node))) {
+            img_tree_drop_subtree(m->tree, d, false);
+            d = 0;
+        }
+        here = d ? img_dentry_at(m->tree, d)->node : make_implied(m, here, name, n);
+        at = name + n;
+    }
+    return here;
+}
+
 /* The scratch directory that an entry goes into. */
 static int parent_of(merge *m, const img_entry *e, img_id *out) {
     walk w;
@@ -174,8 +196,12 @@ static int parent_of(merge *m, const img_entry *e, img_id *out) {
         *out = m->parent;
         return 0;
     }
-    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len, true) < 0)
+    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len) < 0)
         return -1;
+    if (!w.here)
+        w.here = make_path(m, w.canon, w.canon_len);
+    if (!w.here)
+        return fail(m, ENOMEM, "out of memory");
     m->parent = *out = w.here;
     m->parent_dir = e->dir;
     return 0;
@@ -183,12 +209,13 @@ static int parent_of(merge *m, const img_entry *e, img_id *out) {
 
 /* ---- entries ------------------------------------------------------------------------------ */
 
-
 static img_attributes attributes_of(const img_entry *e) {
     return (img_attributes){
-        .size = e->kind == IMG_FILE ? e->size : e->kind == IMG_SYMLINK ? e->link_len : 0,
-        .rdev = e->kind == IMG_CHAR || e->kind == IMG_BLOCK ? makedev(e->rdev_major, e->rdev_minor)
-                                                            : 0,
+        .size = e->kind == IMG_FILE      ? e->size
+                : e->kind == IMG_SYMLINK ? e->link_len
+                                         : 0,
+        .rdev =
+            e->kind == IMG_CHAR || e->kind == IMG_BLOCK ? makedev(e->rdev_major, e->rdev_minor) : 0,
         .mtime_s = e->mtime_s,
         .atime_s = e->atime_s,
         .ctime_s = e->ctime_s,
@@ -296,20 +323,6 @@ static int put_entry(merge *m, const img_entry *e) {
 
 /* ---- hardlinks ---------------------------------------------------------------------------- */
 
-static img_id look_below(merge *m, const char *path, size_t len) {
-    img_id here = IMG_ROOT;
-    for (const char *at = path, *end = path + len; at < end && here;) {
-        const char *slash = memchr(at, '/', (size_t)(end - at));
-        size_t n = (size_t)((slash ? slash : end) - at);
-        if (n && img_is_dir(img_node_at(m->tree, here)))
-            here = img_tree_lookup(m->tree, here, at, n);
-        else if (n)
-            here = 0;
-        at += n + (slash ? 1 : 0);
-    }
-    return here;
-}
-
 /* The node a hardlink means now; 0 when it is not there (yet). */
 static int link_target(merge *m, const img_entry *e, img_id *out) {
     const char *link = m->index->pool + e->link;
@@ -318,12 +331,12 @@ static int link_target(merge *m, const img_entry *e, img_id *out) {
     const char *name = slash ? slash + 1 : link;
     size_t name_len = e->link_len - (size_t)(name - link);
     walk w;
-    if (walk_to(m, &w, link, dir_len, false) < 0)
+    if (walk_to(m, &w, link, dir_len) < 0)
         return -1;
     *out = w.here ? img_tree_lookup(m->tree, w.here, name, name_len) : 0;
     if (!*out) {
-        img_id dir = look_below(m, w.canon, w.canon_len);
-        if (dir && img_is_dir(img_node_at(m->tree, dir)))
+        img_id dir = look_from(m, IMG_ROOT, w.canon, w.canon_len);
+        if (dir)
             *out = img_tree_lookup(m->tree, dir, name, name_len);
     }
     if (*out && img_is_dir(img_node_at(m->tree, *out)))
@@ -384,7 +397,7 @@ static int put_later_links(merge *m) {
 
 static int put_aside(merge *m, const img_entry *e, const char *name, size_t len) {
     walk w;
-    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len, false) < 0)
+    if (walk_to(m, &w, m->index->pool + e->dir, e->dir_len) < 0)
         return -1;
     if (m->n_marks == m->marks_size) {
         m->marks_size = m->marks_size * 2 + 16;
@@ -418,8 +431,8 @@ static int put_whiteout(merge *m, const img_entry *e) {
 static void apply_whiteouts(merge *m) {
     for (size_t i = 0; i < m->n_marks; i++) {
         const mark *wh = &m->marks[i];
-        img_id dir = look_below(m, wh->dir, wh->dir_len);
-        if (!dir || !img_is_dir(img_node_at(m->tree, dir)))
+        img_id dir = look_from(m, IMG_ROOT, wh->dir, wh->dir_len);
+        if (!dir)
             continue;
         if (!wh->name) {
             img_tree_drop_children(m->tree, dir);

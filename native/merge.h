@@ -20,7 +20,7 @@
 /* W. Adds a layer whose uncompressed tar starts at byte base of fd; index and fd are borrowed and
  * must outlive the tree.  follow: a parent that is a symlink in a lower layer is followed, as umoci
  * does, instead of being replaced by a directory, as overlay2 and containerd show it.
- * After an error the tree is only fit to be freed.  EBADMSG, ELOOP, E2BIG, ENOMEM. */
+ * After an error the tree is only fit to be freed.  EBADMSG, E2BIG, ENOMEM. */
 int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base, bool follow,
                        img_error *err);
 

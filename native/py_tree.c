@@ -17,8 +17,7 @@
 #include <sys/stat.h>
 
 typedef struct {
-    PyObject_HEAD
-    img_tree *tree;
+    PyObject_HEAD img_tree *tree;
     PyObject *indexes; /* list of the LayerIndex objects that the tree points into */
 } TreeObject;
 
@@ -409,8 +408,8 @@ static PyObject *tree_extents(PyObject *self, PyObject *arg) {
         return NULL;
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list && img_content_extent(&content, i, &e); i++) {
-        PyObject *row = Py_BuildValue("(KK)", (unsigned long long)e.file_offset,
-                                      (unsigned long long)e.length);
+        PyObject *row =
+            Py_BuildValue("(KK)", (unsigned long long)e.file_offset, (unsigned long long)e.length);
         if (!row || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -473,9 +472,9 @@ static PyObject *tree_setxattr(PyObject *self, PyObject *args) {
         return NULL;
     lock_write(tree_of(self));
     img_node *node = node_or_raise(tree_of(self), ino);
-    int result = node ? img_tree_set_xattr(tree_of(self), node, name, (size_t)len, value,
-                                           (size_t)value_len)
-                      : 0;
+    int result =
+        node ? img_tree_set_xattr(tree_of(self), node, name, (size_t)len, value, (size_t)value_len)
+             : 0;
     unlock(tree_of(self));
     if (!node)
         return NULL;
@@ -497,7 +496,7 @@ static bool take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
 }
 
 static PyObject *tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"mode",     "uid",      "gid",  "rdev",   "size",
+    static char *names[] = {"mode",     "uid",      "gid",      "rdev",   "size",
                             "mtime_ns", "atime_ns", "ctime_ns", "target", NULL};
     img_attributes a = {0};
     PyObject *mtime, *atime, *ctime;
@@ -527,7 +526,7 @@ static PyObject *tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ino",      "mode",     "uid",      "gid",  "size",
+    static char *names[] = {"ino",      "mode",     "uid",      "gid",   "size",
                             "mtime_ns", "atime_ns", "ctime_ns", "upper", NULL};
     unsigned long long ino;
     PyObject *v[8] = {NULL};
@@ -704,7 +703,8 @@ static PyMethodDef tree_methods[] = {
     {"has_whiteouts", tree_has_whiteouts, METH_O, "The directory holds whiteouts."},
     {"readlink", tree_readlink, METH_O, "A symlink's target."},
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},
-    {"copy_data", tree_copy_data, METH_VARARGS, "Copies a layer's file into fd, up to limit bytes."},
+    {"copy_data", tree_copy_data, METH_VARARGS,
+     "Copies a layer's file into fd, up to limit bytes."},
     {"extents", tree_extents, METH_O, "(offset, length) of the data in a layer's file."},
     {"xattrs", tree_xattrs, METH_O, "All xattrs."},
     {"getxattr", tree_getxattr, METH_VARARGS, "One xattr or None."},

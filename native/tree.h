@@ -37,10 +37,10 @@ typedef uint32_t img_id;
 
 enum {
     IMG_NODE_USED = 1,
-    IMG_NODE_UPPER = 2,      /* its object exists in the upper directory */
-    IMG_NODE_IMPLIED = 4,    /* a directory no entry gave: only a path went through it */
-    IMG_NODE_SPARSE = 8,     /* u.extents, else u.archive_data */
-    IMG_NODE_OWN_BODY = 16,  /* u.target is malloc'ed */
+    IMG_NODE_UPPER = 2,     /* its object exists in the upper directory */
+    IMG_NODE_IMPLIED = 4,   /* a directory no entry gave: only a path went through it */
+    IMG_NODE_SPARSE = 8,    /* u.extents, else u.archive_data */
+    IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32
 };
 
@@ -65,11 +65,11 @@ typedef struct img_node {
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
     uint32_t mode, uid, gid;
-    uint32_t nlink;       /* files: visible names; directories: 2 + subdirectories */
-    uint32_t names;       /* first dentry; further ones by link_next */
+    uint32_t nlink; /* files: visible names; directories: 2 + subdirectories */
+    uint32_t names; /* first dentry; further ones by link_next */
     uint32_t xattr_bytes;
     uint32_t n_extents;
-    uint16_t layer;       /* index of the layer it came from, or IMG_LAYER_UPPER */
+    uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
     const char *xattrs;
     union {
@@ -98,8 +98,8 @@ typedef struct img_chunks { /* an array that grows without moving its elements *
 
 typedef struct img_layer {
     const img_index *index;
-    int fd;         /* borrowed */
-    uint64_t base;  /* where the uncompressed tar starts in fd */
+    int fd;        /* borrowed */
+    uint64_t base; /* where the uncompressed tar starts in fd */
 } img_layer;
 
 typedef struct img_tree {
@@ -108,8 +108,8 @@ typedef struct img_tree {
     uint32_t *buckets;
     uint32_t n_buckets, n_dentries; /* a power of two; hashed dentries */
     uint32_t n_nodes;
-    uint64_t seed;                  /* hostile names must not choose their bucket */
-    uint64_t heap_bytes;            /* malloc'ed beside the chunks and buckets */
+    uint64_t seed;       /* hostile names must not choose their bucket */
+    uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
 } img_tree;
@@ -126,7 +126,8 @@ void img_tree_free(img_tree *tree);
 uint64_t img_tree_bytes(const img_tree *tree); /* R: all memory, names in the indexes apart */
 
 static inline img_node *img_node_at(const img_tree *tree, img_id id) {
-    return (img_node *)(void *)(tree->nodes.chunks[id >> 12] + (size_t)(id & 4095) * sizeof(img_node));
+    return (img_node *)(void *)(tree->nodes.chunks[id >> 12] +
+                                (size_t)(id & 4095) * sizeof(img_node));
 }
 static inline img_dentry *img_dentry_at(const img_tree *tree, uint32_t d) {
     return (img_dentry *)(void *)(tree->dentries.chunks[d >> 12] +

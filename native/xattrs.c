@@ -38,7 +38,8 @@ static bool find(const img_node *node, const char *name, size_t len, uint32_t *a
     return false;
 }
 
-const char *img_node_xattr(const img_node *node, const char *name, size_t len, uint32_t *value_len) {
+const char *img_node_xattr(const img_node *node, const char *name, size_t len,
+                           uint32_t *value_len) {
     uint32_t at;
     record r;
     if (!find(node, name, len, &at, &r))
