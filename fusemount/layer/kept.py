@@ -160,7 +160,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"{path.parent}: {os.strerror(error.errno)}") from error
+            raise NoSpace(f"the cache at {path}: {os.strerror(error.errno)}") from error
         raise ImgmountError(f"{path}: {error.strerror or error}") from error
 
 

@@ -195,7 +195,7 @@ def tagged(*tags: str, layer: int = 0, **config: Any) -> ImageSpec:
 def test_m14_several_images_and_a_choice(tmp_path: Path, opened: Opener, form: str) -> None:
     images = [tagged("a:1", "b:latest"), tagged("quay.io/x/c:2", layer=1)]
     path = FORMS[form](tmp_path / "i.tar", (), images=images)
-    with pytest.raises(ImageNotFound, match="which image.*a:1.*b:latest.*quay.io/x/c:2"):
+    with pytest.raises(ImageNotFound, match=r"which image.*a:1.*b:latest.*quay.io/x/c:2"):
         opened(path)
     for name in ("b", "b:latest", "docker.io/library/b", "a:1", "docker.io/library/a:1"):
         image = opened(f"{path}:{name}")
@@ -395,7 +395,7 @@ def test_t24_bad_files_give_clear_errors(
 def test_t24_documents_cut_anywhere(tmp_path: Path, opened: Opener) -> None:
     data = docker_archive(tmp_path / "i.tar", [LAYERS[0]]).read_bytes()
     path = tmp_path / "cut.tar"
-    for cut in range(1, len(data) - 1024, 511):
+    for cut in range(1, data.rindex(b"}]"), 511):  # the end of manifest.json, its last member
         path.write_bytes(data[:cut])
         with pytest.raises(ImgmountError):
             with opened(path) as image:

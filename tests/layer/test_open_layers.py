@@ -1,0 +1,434 @@
+"""Law: a layer opens as the tar it holds, verified in one pass, and costs little the second time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imagewriter import (
+    ImageSpec,
+    compress,
+    docker_archive,
+    oci_files,
+    oci_layout,
+    sha256,
+    write_directory,
+)
+from tarwriter import TarWriter
+
+import fusemount.layer.opening as opening
+from fusemount._native import LayerIndex
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
+from fusemount.layer import BlobFile, LayerBlob, OpenLayer, SilentProgress, open_layers
+from fusemount.layer.kept import Cache, SparseWriter
+from fusemount.reference import Reference
+from fusemount.settings import Directories, ImageOptions, Platform
+from fusemount.sources import open_image
+
+CODECS = ["none", "gzip", "zstd", "xz", "bzip2"]
+TAR = TarWriter().dir("d").file("d/f", b"contents" * 1000).file("g", bytes(300_000)).tar()
+DIFF_ID = Digest("sha256:" + sha256(TAR))
+
+
+@dataclass
+class Setting:
+    """One cache and whatever is opened with it."""
+
+    directories: Directories
+    opened: list[OpenLayer] = field(default_factory=list)
+    passes: list[str] = field(default_factory=list)
+    advanced: int = 0
+
+    @property
+    def cache(self) -> Path:
+        return self.directories.cache
+
+    def start(self, description: str, total: int) -> None:
+        self.passes.append(description.split()[0])
+
+    def advance(self, n: int) -> None:
+        self.advanced += n
+
+    def finish(self) -> None:
+        pass
+
+    def open(self, *blobs: LayerBlob, verify: bool = True) -> list[OpenLayer]:
+        layers = open_layers(Blobs(blobs), ImageOptions(verify=verify), self.directories, self)
+        self.opened += layers
+        for blob in blobs:
+            blob.file.close()
+        return layers
+
+    def kept(self, directory: str) -> list[str]:
+        path = self.cache / directory
+        return sorted(os.listdir(path)) if path.exists() else []
+
+
+@dataclass(frozen=True)
+class Blobs:
+    layers: tuple[LayerBlob, ...]
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    before = len(os.listdir("/proc/self/fd"))
+    root = tmp_path / "kept"
+    made = Setting(Directories(root / "cache", root / "state", root / "run"))
+    yield made
+    for layer in made.opened:
+        layer.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for directory, _, names in os.walk(root):
+        assert not [n for n in names if n.startswith(".")], directory
+
+
+def blob(path: Path, data: bytes, **more: Any) -> LayerBlob:
+    """data stands between other bytes of a file."""
+    path.write_bytes(b"x" * 700 + data + b"y" * 900)
+    claims: dict[str, Any] = {"diff_id": None, "digest": None} | more
+    return LayerBlob(
+        media_type="", file=BlobFile(path), offset=700, size=len(data), description="i.tar: layer",
+        **claims,
+    )  # fmt: skip
+
+
+def tar_of(layer: OpenLayer, size: int = len(TAR)) -> bytes:
+    return os.pread(layer.fd, size, layer.offset)
+
+
+def paths(layer: OpenLayer) -> list[bytes]:
+    return [layer.index.member(i).path for i in range(len(layer.index))]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("codec", CODECS)
+def test_t21_a_layer_opens_as_its_tar(
+    tmp_path: Path, setting: Setting, codec: str, verify: bool
+) -> None:
+    data = compress(TAR, codec)
+    made = blob(tmp_path / "f", data, diff_id=DIFF_ID, digest=Digest.of(data))
+    for _ in range(2):
+        (layer,) = setting.open(made, verify=verify)
+        assert tar_of(layer) == TAR
+        assert paths(layer) == [b"d", b"d/f", b"g"]
+        assert layer.diff_id == DIFF_ID
+    slow = 0 if codec == "none" and not verify else 1
+    assert len(setting.passes) == slow and setting.advanced == len(data) * slow
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_t23_a_second_open_reads_a_few_small_files(
+    tmp_path: Path, setting: Setting, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = blob(tmp_path / "f", compress(TAR, codec))
+    setting.open(made)
+
+    def never(*_: object) -> None:
+        raise AssertionError("hashed or scanned again")
+
+    for name in ("hash_in_place", "scan", "unpack"):
+        monkeypatch.setattr(opening, name, never)
+    (layer,) = setting.open(made)
+    assert layer.diff_id == DIFF_ID and tar_of(layer) == TAR
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t23_wrong_claims_name_both_values_and_the_blob(
+    tmp_path: Path, setting: Setting, codec: str
+) -> None:
+    data = compress(TAR, codec)
+    wrong = Digest("sha256:" + "5" * 64)
+    for claim, right in (("digest", Digest.of(data)), ("diff_id", DIFF_ID)):
+        made = blob(tmp_path / claim, data, **{claim: wrong})
+        for _ in range(2):
+            with pytest.raises(VerificationFailed) as caught:
+                setting.open(made)
+            assert str(caught.value).startswith(f"i.tar: layer: {claim} is {right}")
+            assert wrong in str(caught.value)
+            made.file.close()
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t23_an_unverified_open_vouches_for_nothing(
+    tmp_path: Path, setting: Setting, codec: str
+) -> None:
+    evil = TarWriter().file("evil", b"1").tar()
+    liar = blob(tmp_path / "liar", compress(evil, codec), diff_id=DIFF_ID)
+    setting.open(liar, verify=False)
+    with pytest.raises(VerificationFailed):
+        setting.open(liar)
+    liar.file.close()
+    (layer,) = setting.open(blob(tmp_path / "good", compress(TAR, codec), diff_id=DIFF_ID))
+    assert paths(layer) == [b"d", b"d/f", b"g"] and tar_of(layer) == TAR
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_t23_a_changed_file_is_hashed_again(tmp_path: Path, setting: Setting, codec: str) -> None:
+    data = bytearray(compress(TAR, codec))
+    made = blob(tmp_path / "f", bytes(data), digest=Digest.of(bytes(data)))
+    setting.open(made)
+    data[-1] ^= 1
+    with open(tmp_path / "f", "r+b") as file:  # same inode, same size
+        file.seek(700)
+        file.write(data)
+    with pytest.raises(ImgmountError):
+        setting.open(made)
+    made.file.close()
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t23_what_is_damaged_in_the_cache_is_made_again(
+    tmp_path: Path, setting: Setting, codec: str
+) -> None:
+    made = blob(tmp_path / "f", compress(TAR, codec), diff_id=DIFF_ID)
+    setting.open(made)
+    kept = [p for p in setting.cache.rglob("*") if p.is_file()]
+    assert len(kept) == (2 if codec == "none" else 3)
+    for path in kept:
+        for damage in (b"", path.read_bytes()[:-7], b"\xff" * 200):
+            path.write_bytes(damage)
+            (layer,) = setting.open(made)
+            assert layer.diff_id == DIFF_ID and tar_of(layer) == TAR
+            assert paths(layer) == [b"d", b"d/f", b"g"]
+        path.unlink()
+        (layer,) = setting.open(made)
+        assert tar_of(layer) == TAR
+
+
+def test_m14_the_same_layer_twice_is_decoded_once(tmp_path: Path, setting: Setting) -> None:
+    path = oci_layout(tmp_path / "d", [TAR, TAR, TAR], compress="gzip")
+    options = ImageOptions(Platform("linux", "amd64"))
+    reference = Reference("oci", path, None)
+    with open_image(reference, options, setting.directories, SilentProgress()) as image:
+        layers = setting.open(*image.layers)
+    assert setting.passes == ["unpacking"]
+    assert len({layer.fd for layer in layers}) == 3
+    assert [tar_of(layer) for layer in layers] == [TAR] * 3
+
+
+def test_m14_layers_outlive_their_image(tmp_path: Path, setting: Setting) -> None:
+    path = docker_archive(tmp_path / "i.tar", [TAR])
+    options = ImageOptions(Platform("linux", "amd64"))
+    reference = Reference(None, path, None)
+    with open_image(reference, options, setting.directories, SilentProgress()) as image:
+        setting.opened += open_layers(image, options, setting.directories, SilentProgress())
+    assert tar_of(setting.opened[0]) == TAR
+
+
+def test_m14_500_layers_under_a_limit_of_1024_descriptors(tmp_path: Path, setting: Setting) -> None:
+    layers = [TarWriter().file(f"f{i}", b"%d" % i).tar() for i in range(500)]
+    path = oci_layout(tmp_path / "d", layers, compress="gzip")
+    options = ImageOptions(Platform("linux", "amd64"))
+    reference = Reference("oci", path, None)
+    most = 0
+    with open_image(reference, options, setting.directories, SilentProgress()) as image:
+        setting.opened += open_layers(image, options, setting.directories, SilentProgress())
+        most = len(os.listdir("/proc/self/fd"))
+        started = time.monotonic()
+        again = open_layers(image, options, setting.directories, SilentProgress())
+        took = time.monotonic() - started
+    for layer in again:
+        layer.close()
+    assert most < 600
+    assert paths(setting.opened[499]) == [b"f499"]
+    assert took < 1.0  # 2 ms a layer is generous: a few small files each
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t24_a_tar_that_lies(tmp_path: Path, setting: Setting, codec: str) -> None:
+    liars = {
+        b"not a tar at all" * 100: "at byte 0",
+        TarWriter().file("a", b"1").file("b", b"x", size=1 << 40).tar(): "member 'b' at byte",
+        TAR[:2000]: "member 'd/f' at byte",
+    }
+    for tar, words in liars.items():
+        made = blob(tmp_path / "f", compress(tar, codec))
+        for verify in (True, False):
+            with pytest.raises(MalformedImage, match=rf"^i\.tar: layer: .*{words}"):
+                setting.open(made, verify=verify)
+            made.file.close()
+    assert setting.kept("layers") == []
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+def test_t24_a_cut_blob(tmp_path: Path, setting: Setting, codec: str) -> None:
+    made = blob(tmp_path / "f", compress(TAR, codec)[:-10])
+    with pytest.raises(MalformedImage, match=rf"^i\.tar: layer: {codec} stream is"):
+        setting.open(made)
+    made.file.close()
+    assert setting.kept("layers") == []
+
+
+def test_t24_a_file_shorter_than_its_blob(tmp_path: Path, setting: Setting) -> None:
+    made = blob(tmp_path / "f", TAR)
+    os.truncate(tmp_path / "f", 5000)
+    with pytest.raises(MalformedImage, match="cut off, .* bytes are missing"):
+        setting.open(made)
+    made.file.close()
+
+
+def test_t24_runs_of_zeros_cost_no_disk(tmp_path: Path, setting: Setting) -> None:
+    tar = TarWriter().file("zeros", bytes(50 << 20)).file("end", b"x" * 5000).tar()
+    (layer,) = setting.open(blob(tmp_path / "f", compress(tar, "zstd")))
+    assert os.fstat(layer.fd).st_size == len(tar)
+    assert os.fstat(layer.fd).st_blocks * 512 < 1 << 20
+    assert tar_of(layer, len(tar)) == tar
+
+
+def test_t24_sparse_writer_keeps_every_byte(tmp_path: Path) -> None:
+    pieces = [
+        b"a" * 10,
+        bytes(200_000),
+        b"b" + bytes(65_535),
+        bytes(65_536),
+        b"c" * 70_000,
+        bytes(9),
+    ]
+    with open(tmp_path / "f", "w+b") as file:
+        writer = SparseWriter(file.fileno())
+        for piece in pieces:
+            writer.write(piece)
+        writer.finish()
+        assert file.read() == b"".join(pieces)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_t24_a_full_disk(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fusemount.layer.kept.os.pwrite", full)
+    made = blob(tmp_path / "f", compress(TAR, "gzip"))
+    with pytest.raises(NoSpace, match="layers: "):
+        setting.open(made)
+    made.file.close()
+    assert setting.kept("layers") == []
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t24_a_cache_that_cannot_be_written(tmp_path: Path, setting: Setting, codec: str) -> None:
+    setting.cache.parent.mkdir()
+    setting.cache.write_bytes(b"")  # a file in its place stops root too
+    made = blob(tmp_path / "f", compress(TAR, codec), diff_id=DIFF_ID)
+    if codec == "none":  # costs time only
+        (layer,) = setting.open(made)
+        assert tar_of(layer) == TAR
+    else:
+        with pytest.raises(ImgmountError, match="cache"):
+            setting.open(made)
+    made.file.close()
+
+
+def test_t23_what_a_dead_writer_left_is_swept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    (tmp_path / "layers").mkdir()
+    dead, young = tmp_path / "layers/.tmp-1-a", tmp_path / "layers/.tmp-1-b"
+    for path in (dead, young):
+        path.write_bytes(b"x")
+    os.utime(dead, (1, 1))
+    with cache.temporary("layers") as (alive, _):
+        os.utime(alive, (1, 1))  # old, but its writer holds the lock
+        with cache.temporary("layers"):
+            assert alive.exists() and young.exists() and not dead.exists()
+
+
+RACER = """
+import sys
+from pathlib import Path
+from fusemount.layer import BlobFile, LayerBlob, SilentProgress, open_layers
+from fusemount.settings import Directories, ImageOptions
+path, cache = Path(sys.argv[1]), Path(sys.argv[2])
+class Image:
+    layers = (LayerBlob(None, None, "", BlobFile(path), 0, path.stat().st_size, "x"),)
+(layer,) = open_layers(Image(), ImageOptions(), Directories(cache, cache, cache), SilentProgress())
+print(layer.diff_id, len(layer.index))
+"""
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_t23_two_processes_on_one_cache(tmp_path: Path, codec: str) -> None:
+    tar = TarWriter().file("big", os.urandom(8 << 20)).tar()
+    (tmp_path / "blob").write_bytes(compress(tar, codec))
+    command = [sys.executable, "-c", RACER, tmp_path / "blob", tmp_path / "cache"]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = {racer.communicate(timeout=60)[0] for racer in racers}
+    assert outputs == {f"sha256:{sha256(tar)} 1\n"}
+    left = [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert len(left) == (2 if codec == "none" else 3)
+
+
+BOMB = """
+import resource, sys, time
+from pathlib import Path
+from fusemount.layer import BlobFile, LayerBlob, SilentProgress, open_layers
+from fusemount.settings import Directories, ImageOptions
+path, cache = Path(sys.argv[1]), Path(sys.argv[2])
+class Image:
+    layers = (LayerBlob(None, None, "", BlobFile(path), 0, path.stat().st_size, "x"),)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+started = time.monotonic()
+(layer,) = open_layers(Image(), ImageOptions(), Directories(cache, cache, cache), SilentProgress())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.monotonic() - started)
+"""
+
+
+def zeros_in_gzip(path: Path, size: int) -> None:
+    """A tar with one file of zeros, written without holding it."""
+    import zlib
+
+    deflate = zlib.compressobj(6, wbits=31)
+    with open(path, "wb") as out:
+        out.write(deflate.compress(TarWriter().file("zeros", size=size).tar(end=False)))
+        piece = bytes(1 << 20)
+        for _ in range(size >> 20):
+            out.write(deflate.compress(piece))
+        out.write(deflate.compress(bytes(1024)) + deflate.flush())
+
+
+def test_t24_a_run_of_zeros_takes_little_memory_time_and_disk(tmp_path: Path) -> None:
+    """1 GiB of zeros in 1 MB of gzip: the ratio of 10 GB in 10 MB, in a tenth of the time."""
+    zeros_in_gzip(tmp_path / "bomb", 1 << 30)
+    assert (tmp_path / "bomb").stat().st_size < 1_100_000
+    command = [sys.executable, "-c", BOMB, tmp_path / "bomb", tmp_path / "cache"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    kilobytes, seconds = map(float, done.stdout.split())
+    assert kilobytes < 64 << 10
+    assert seconds < 15  # 2 s on a quiet machine
+    (kept,) = (tmp_path / "cache/layers").iterdir()
+    assert kept.stat().st_blocks * 512 < 1 << 20
+
+
+def test_t22_kept_index_is_the_scanned_one(tmp_path: Path, setting: Setting) -> None:
+    made = blob(tmp_path / "f", TAR)
+    first, second = setting.open(made)[0], setting.open(made)[0]
+    fresh = LayerIndex.scan(first.fd, first.offset, len(TAR))
+    for layer in (first, second):
+        assert list(map(str, members(layer.index))) == list(map(str, members(fresh)))
+
+
+def members(index: LayerIndex) -> list[Any]:
+    return [index.member(i) for i in range(len(index))]
+
+
+def test_t23_a_blob_in_a_layout_that_was_changed(tmp_path: Path, setting: Setting) -> None:
+    files = oci_files([ImageSpec([TAR])])
+    name = next(n for n, data in files.items() if data == TAR)
+    files[name] = TAR.replace(b"contents", b"CONTENTS")
+    path = write_directory(tmp_path / "d", files)
+    options = ImageOptions(Platform("linux", "amd64"))
+    with open_image(Reference("oci", path, None), options, setting.directories, setting) as image:
+        with pytest.raises(VerificationFailed, match="layer 1 of 1"):
+            setting.open(*image.layers)
+        (layer,) = setting.open(*image.layers, verify=False)
+        assert b"CONTENTS" in tar_of(layer)
