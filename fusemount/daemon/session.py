@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountinfo import mount_at, mounts
 from fusemount.daemon.mountpoint import Busy, unmount
 from fusemount.errors import ImgmountError
 
@@ -81,18 +81,24 @@ async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
 
 
 def _flush_and_unmount(channel: FuseChannel) -> None:
-    entry = mount_at(channel.mountpoint)
-    if entry is None or entry.device != channel.device:
-        return  # unmounted, moved or mounted over by somebody else: stopping is all that is left
+    """Takes away every mount of ours that can be reached: the mountpoint (wherever it was moved
+    to) and bind mounts of its parts, which would be dead without us."""
+    for entry in reversed(mounts()):
+        top = mount_at(entry.mountpoint)
+        if entry.device == channel.device and top and top.device == channel.device:
+            _take_away(channel, entry.mountpoint)
+
+
+def _take_away(channel: FuseChannel, target: Path) -> None:
     try:
-        unmount(channel.mountpoint)
+        unmount(target)
     except Busy:
         # The descriptor keeps the mount reachable for the second flush, after nobody new can come.
-        fd = os.open(channel.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _native.syncfs(fd)
-            unmount(channel.mountpoint, lazy=True)
-            LOGGER.warning("%s: busy: detached from under its users", channel.mountpoint)
+            unmount(target, lazy=True)
+            LOGGER.warning("%s: busy: detached from under its users", target)
             _native.syncfs(fd)
             _drain(channel)
         finally:

@@ -1,0 +1,188 @@
+"""Law: `imgmount IMAGE MOUNTPOINT` as one function: everything that can fail, fails here.
+
+Order matters and is this: cheap checks of the mountpoint; the image; mount; fork; serve; record;
+answer.  Until the fork the exit stack undoes all of it; after the fork it is the child's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount.daemon import registry
+from fusemount.daemon.background import DaemonLost, answers, launch
+from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
+from fusemount.daemon.log import LOGGER, open_log
+from fusemount.daemon.mountpoint import check_mountpoint
+from fusemount.daemon.registry import Record
+from fusemount.daemon.session import Serve, run_session
+from fusemount.daemon.view import View, check_apart, open_view
+from fusemount.errors import ImgmountError
+from fusemount.reference import Reference
+from fusemount.settings import Directories, ImageOptions, MountOptions
+
+if TYPE_CHECKING:
+    import trio
+
+    from fusemount.layer import Progress
+
+# A mount that does not answer a stat in this time is called failed.
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class MountResult:
+    """pid: the daemon's; None when it was served here and has ended. upper: kept changes."""
+
+    mountpoint: Path
+    pid: int | None
+    upper: Path | None
+
+
+def mount_image(
+    reference: Reference,
+    mountpoint: Path,
+    image_options: ImageOptions,
+    options: MountOptions,
+    directories: Directories,
+    progress: Progress,
+) -> MountResult:
+    """Mounts, and returns when the mount answers (foreground: when it has ended).
+
+    Raises any ImgmountError; then nothing is left mounted or running.
+    """
+    target = check_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options)
+    check_apart(target, options.upper)
+    registry.prepare(directories.runtime)
+    # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
+    log_fd = open_log(options.log, directories.state,
+                      terminal=options.foreground, debug=options.debug)  # fmt: skip
+    with ExitStack() as stack:
+        view = open_view(reference, image_options, options, directories, progress, stack)
+        channel = open_channel(mount_request(reference, target, options))
+        stack.callback(channel.discard)
+        serve = server(view, options)
+        enroll = _Enrolment(reference, view, options, directories)
+        if options.foreground:
+            _serve_recorded(channel, serve, enroll, lambda: None)
+            return MountResult(target, None, kept_upper(view, options))
+
+        def job(ready: Callable[[], None]) -> None:
+            with stack:
+                _serve_recorded(channel, serve, enroll, ready)
+
+        return _in_background(job, channel, stack, log_fd, kept_upper(view, options))
+
+
+def _in_background(
+    job: Callable[[Callable[[], None]], None],
+    channel: FuseChannel,
+    stack: ExitStack,
+    log_fd: int,
+    upper: Path | None,
+) -> MountResult:
+    try:
+        pid = launch(job, log_fd=log_fd)
+    except DaemonLost:
+        raise  # it could not clean up: the stack is ours again
+    except ImgmountError:
+        stack.pop_all()
+        raise
+    stack.pop_all()
+    channel.close_fd()
+    if not answers(channel.mountpoint, ANSWER_SECONDS):
+        os.kill(pid, signal.SIGTERM)
+        raise ImgmountError(f"{channel.mountpoint}: mounted, but it does not answer; see the log")
+    return MountResult(channel.mountpoint, pid, upper)
+
+
+def kept_upper(view: View, options: MountOptions) -> Path | None:
+    return view.upper if options.keep and not options.read_only else None
+
+
+def server(view: View, options: MountOptions) -> Serve:
+    """What answers the kernel for this view."""
+
+    async def serve(fd: int, ready: Callable[[], None], stop: trio.Event) -> None:
+        from fusemount.fuse import serve as serve_fuse
+
+        await serve_fuse(
+            view.rootfs,
+            fd,
+            default_permissions=options.default_permissions,
+            debug=options.debug,
+            ready=ready,
+            stop=stop,
+        )
+
+    return serve
+
+
+def mount_request(reference: Reference, target: Path, options: MountOptions) -> MountRequest:
+    """kernel_options are words of FLAG_WORDS and `fsname=`, `subtype=`, `nonempty`."""
+    words = [word for word in options.kernel_options if word in FLAG_WORDS]
+    words += ["ro"] if options.read_only else []
+    words += ["suid" if options.suid else "nosuid", "dev" if options.dev else "nodev"]
+    return MountRequest(
+        mountpoint=target,
+        source=_named("fsname", options.kernel_options, str(reference)),
+        words=tuple(words),
+        allow_other=bool(options.allow_other),
+        default_permissions=options.default_permissions,
+        subtype=_named("subtype", options.kernel_options, "imgmount"),
+    )
+
+
+def _named(key: str, words: Iterable[str], otherwise: str) -> str:
+    values = [word.partition("=")[2] for word in words if word.startswith(key + "=")]
+    return values[-1] if values else otherwise
+
+
+@dataclass(frozen=True)
+class _Enrolment:
+    """What a record says of a mount, save what is known only in the serving process."""
+
+    reference: Reference
+    view: View
+    options: MountOptions
+    directories: Directories
+
+    def record(self, channel: FuseChannel) -> Record:
+        scratch = self.view.scratch
+        return Record(
+            pid=os.getpid(),
+            start_time=registry.start_time(os.getpid()) or 0,
+            mountpoint=str(channel.mountpoint),
+            device=channel.device,
+            image=str(self.reference),
+            image_id=str(self.view.image.image_id),
+            upper=str(self.view.upper) if self.view.upper else None,
+            scratch=str(scratch.path) if scratch and not self.options.keep else None,
+            read_only=self.options.read_only,
+            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+
+
+def _serve_recorded(
+    channel: FuseChannel, serve: Serve, enrolment: _Enrolment, ready: Callable[[], None]
+) -> None:
+    """Serves with a record kept while the mount lives; the record is there before ready()."""
+    record = enrolment.record(channel)
+    runtime = enrolment.directories.runtime
+
+    def serving() -> None:
+        registry.register(runtime, record)
+        LOGGER.info("%s: mounted on %s", record.image, record.mountpoint)
+        ready()
+
+    try:
+        run_session(channel, serve, serving)
+        LOGGER.info("%s: unmounted", record.mountpoint)
+    finally:
+        registry.forget(runtime, record)

@@ -1,0 +1,65 @@
+"""Law: `imgmount umount` as one function; works on dead mounts and without a record too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fusemount.daemon import registry
+from fusemount.daemon.background import pidfd_ended
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
+from fusemount.daemon.registry import Record
+from fusemount.daemon.scratch import drop
+from fusemount.errors import ImgmountError, MountpointError
+from fusemount.settings import Directories
+
+# The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
+END_SECONDS = 60.0
+
+
+def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = False) -> None:
+    """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
+
+    lazy: detaches a busy mount and does not wait.  A dead mount is cleared, and what its daemon
+    could no longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
+    """
+    target = resolve(mountpoint)
+    entry = mount_at(target)
+    record = registry.find(directories.runtime, entry) if entry else None
+    if entry is None or (entry.fstype != FSTYPE and record is None):
+        raise MountpointError(f"{mountpoint}: no imgmount mount is there")
+    pidfd = _open_pidfd(record)
+    try:
+        unmount(target, lazy=lazy)
+        if record is None or lazy:
+            return
+        if pidfd >= 0 and not pidfd_ended(os.dup(pidfd), END_SECONDS):
+            raise ImgmountError(
+                f"{mountpoint}: unmounted, but its daemon (process {record.pid}) has not ended"
+            )
+        _clear(record, directories)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def _open_pidfd(record: Record | None) -> int:
+    """A pidfd of the record's daemon; -1 when it is dead. Holds against reuse of the pid."""
+    if record is None:
+        return -1
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return -1
+    if record.alive:
+        return pidfd
+    os.close(pidfd)
+    return -1
+
+
+def _clear(record: Record, directories: Directories) -> None:
+    """What a daemon that was killed left; nothing after an orderly end."""
+    registry.forget(directories.runtime, record)
+    if record.scratch and Path(record.scratch).parent == directories.state / "uppers":
+        drop(Path(record.scratch))
