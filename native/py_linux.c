@@ -147,17 +147,6 @@ static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args
     return done(prctl(PR_SET_PDEATHSIG, (unsigned long)number, 0UL, 0UL, 0UL), NULL);
 }
 
-PyDoc_STRVAR(dumpable_doc, "set_dumpable(dumpable, /)\n--\n\n"
-                           "prctl(PR_SET_DUMPABLE): whether our /proc files are our own user's.");
-
-static PyObject *linux_set_dumpable(PyObject *Py_UNUSED(module), PyObject *args) {
-    int dumpable;
-
-    if (!PyArg_ParseTuple(args, "p:set_dumpable", &dumpable))
-        return NULL;
-    return done(prctl(PR_SET_DUMPABLE, (unsigned long)dumpable, 0UL, 0UL, 0UL), NULL);
-}
-
 static PyMethodDef linux_functions[] = {
     {"mount", linux_mount, METH_VARARGS, mount_doc},
     {"umount2", linux_umount2, METH_VARARGS, umount2_doc},
@@ -166,7 +155,6 @@ static PyMethodDef linux_functions[] = {
     {"setns", linux_setns, METH_VARARGS, setns_doc},
     {"syncfs", linux_syncfs, METH_VARARGS, syncfs_doc},
     {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},
-    {"set_dumpable", linux_set_dumpable, METH_VARARGS, dumpable_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -127,9 +127,7 @@ def _mount_directly(request: MountRequest) -> int:
     data += ",allow_other" if request.allow_other else ""
     fstype = FSTYPE if request.subtype == "imgmount" else f"fuse.{request.subtype}"
     try:
-        _native.mount(
-            request.source, request.mountpoint, fstype, mount_flags(request.words), data
-        )
+        _native.mount(request.source, request.mountpoint, fstype, mount_flags(request.words), data)
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EPERM, errno.EACCES):

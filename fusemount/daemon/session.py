@@ -25,7 +25,8 @@ from fusemount.errors import ImgmountError
 if TYPE_CHECKING:
     import trio
 
-# fd, ready, stop: serves fd until the mount is gone or stop is set; calls ready once.
+# fd, ready, stop: serves fd until the mount is gone or stop is set, then closes it; calls ready
+# once.
 Serve = Callable[[int, Callable[[], None], "trio.Event"], Awaitable[None]]
 
 # Requests in flight after a busy mount was detached get this long to be answered.
@@ -48,7 +49,8 @@ async def _session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]
     with trio.open_signal_receiver(*_ENDING) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, channel, stop)
-            await serve(channel.fd, ready, stop)
+            # serve closes what it is given; ours stays open so that the mount outlives a session.
+            await serve(os.dup(channel.fd), ready, stop)
             nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,88 @@
+"""Law: what several verbs' command lines share: parser, image flags, directories."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from fusemount.errors import UsageError
+from fusemount.reference import Reference, parse_reference
+from fusemount.settings import Directories, ImageOptions
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our errors, and without guessing abbreviated flags."""
+
+    def __init__(self, verb: str, description: str, usage: str | None = None) -> None:
+        super().__init__(
+            prog=f"imgmount {verb}".rstrip(),
+            description=description,
+            usage=usage,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", help="FILE, FILE:NAME:TAG, docker-archive:, oci:, tar: ...")
+    add_image_flags(parser)
+
+
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
+    parser.add_argument("--no-verify", action="store_true", help="do not check digests")
+
+
+def reference_of(text: str) -> Reference:
+    from fusemount.sources import path_exists
+
+    return parse_reference(text, path_exists)
+
+
+def image_options_of(args: argparse.Namespace) -> ImageOptions:
+    return image_options(args.platform, verify=not args.no_verify)
+
+
+def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
+    from fusemount.image import parse_platform
+
+    return ImageOptions(parse_platform(platform) if platform else None, verify)
+
+
+def directories() -> Directories:
+    """IMGMOUNT_{CACHE,STATE,RUNTIME}_DIR, else FHS for root, else XDG's base directories."""
+    if os.geteuid() == 0:
+        cache, state, runtime = (Path(p) for p in _ROOT)
+    else:
+        cache = _xdg("XDG_CACHE_HOME", Path("~/.cache")) / "imgmount"
+        state = _xdg("XDG_STATE_HOME", Path("~/.local/state")) / "imgmount"
+        runtime = _xdg("XDG_RUNTIME_DIR", None) / "imgmount"
+    return Directories(
+        cache=_override("IMGMOUNT_CACHE_DIR", cache),
+        state=_override("IMGMOUNT_STATE_DIR", state),
+        runtime=_override("IMGMOUNT_RUNTIME_DIR", runtime),
+    )
+
+
+_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount")
+
+
+def _xdg(variable: str, otherwise: Path | None) -> Path:
+    value = os.environ.get(variable, "")
+    if value.startswith("/"):  # the specification: a relative path is to be ignored
+        return Path(value)
+    if otherwise is None:
+        return Path(f"/tmp/imgmount-{os.geteuid()}")
+    try:
+        return otherwise.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"no home directory: set HOME or {variable}") from error
+
+
+def _override(variable: str, otherwise: Path) -> Path:
+    value = os.environ.get(variable)
+    return Path(value).absolute() if value else otherwise

@@ -1,0 +1,46 @@
+"""`imgmount dump IMAGE [PATH]`: the tree as text, one line an inode; needs no FUSE."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fusemount.cli.arguments import (
+    Parser,
+    add_image,
+    directories,
+    image_options_of,
+    reference_of,
+)
+
+
+def parser() -> Parser:
+    p = Parser("dump", "Print every inode of an image, a line each, sorted by path.")
+    add_image(p)
+    p.add_argument("path", nargs="?", default="/", help="a file or directory in the image")
+    p.add_argument("--digest", action="store_true", help="add the sha256 of each file's contents")
+    p.add_argument("--upper", metavar="DIR", help="with the changes that are kept there")
+    p.add_argument("--symlink-parents", choices=("follow", "replace"), default="replace")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.cli.progress import terminal_progress
+    from fusemount.daemon.dump import dump_image
+
+    lines = dump_image(
+        reference_of(args.image),
+        image_options_of(args),
+        directories(),
+        terminal_progress(),
+        path=os.fsencode(args.path),
+        digest=args.digest,
+        upper=args.upper,
+        follow_symlink_parents=args.symlink_parents == "follow",
+    )
+    for line in lines:
+        sys.stdout.buffer.write(line if line.endswith(b"\n") else line + b"\n")
+    sys.stdout.buffer.flush()
+    return 0

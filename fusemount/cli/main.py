@@ -1,0 +1,120 @@
+"""Law: finds the verb, runs it, and turns every failure into one line and an exit code.
+
+Importing this costs next to nothing (`imgmount --version` is quick): a verb's module is imported
+when it is the verb.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from fusemount import __version__
+
+# verb -> (module in this folder, line of the help). An image named like a verb is `./mount`.
+VERBS = {
+    "mount": ("mount", "show an image as a root file system (the verb may be left out)"),
+    "umount": ("umount", "unmount, and wait until what was written is safe"),
+    "unmount": ("umount", "the same"),
+    "mounts": ("mounts", "list what is mounted"),
+    "run": ("run", "run a command in an image, leaving nothing behind"),
+    "inspect": ("inspect", "print an image's configuration as JSON"),
+    "history": ("history", "print how an image was built"),
+    "dump": ("dump", "print every inode of an image, a line each"),
+    "help": ("help", "print help for a verb"),
+}
+
+_USAGE = """\
+usage: imgmount IMAGE MOUNTPOINT [-o OPTIONS]
+       imgmount VERB [...]          (imgmount help VERB)
+
+A container image as a writable root file system, without unpacking it.
+
+verbs:
+"""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP before there is a daemon that handles it: unwinds like ^C."""
+
+
+def usage() -> str:
+    lines = [f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items() if verb != "unmount"]
+    return _USAGE + "\n".join(lines)
+
+
+def entry() -> NoReturn:
+    """The command `imgmount`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line; its exit code. Prints errors, raises none."""
+    if argv[:1] in (["--version"], ["-V"]):
+        print(f"imgmount {__version__}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    verb, rest = (argv[0], argv[1:]) if argv[0] in VERBS else ("mount", argv)
+    debug = verb != "run" and any(word in ("-d", "--debug") for word in rest)
+    try:
+        code = _run_verb(verb, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has what it wanted; the interpreter must not complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _report(error, verb)
+
+
+def _run_verb(verb: str, argv: list[str]) -> int:
+    def terminate(_number: int, _frame: object) -> NoReturn:
+        raise Terminated
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, terminate)
+    module = import_module("fusemount.cli." + VERBS[verb][0])
+    code = module.run(argv)
+    assert isinstance(code, int)
+    return code
+
+
+def _report(error: Exception, verb: str) -> int:
+    import errno
+
+    from fusemount.errors import ImgmountError, NoSpace
+
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    code = 1
+    if isinstance(error, ImgmountError):
+        code, message = error.exit_code, str(error)
+    elif isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = NoSpace.exit_code if full else 1
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        message = where + (error.strerror or str(error))
+    elif isinstance(error, MemoryError):
+        message = "out of memory"
+    else:
+        message = f"a bug: {type(error).__name__}: {error} (-d shows where)"
+    # A name in an image may hold anything; a message stays one line and cannot drive a terminal.
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    sys.stderr.write(f"imgmount: {clean.encode(errors='backslashreplace').decode()}\n")
+    # `run` hands on its command's status, so its own failures have one number (docker's).
+    return 125 if verb == "run" else code

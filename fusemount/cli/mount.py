@@ -1,0 +1,70 @@
+"""`imgmount [mount] IMAGE MOUNTPOINT`: shows an image; also what mount.fuse3 calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusemount.cli.arguments import Parser, add_image, directories, reference_of
+from fusemount.cli.mountoptions import (
+    Words,
+    image_options_of,
+    mount_options,
+    parse_options,
+)
+from fusemount.errors import UsageError
+
+
+def parser() -> Parser:
+    p = Parser("", "Show an image as a root file system, without unpacking it.")
+    add_image(p)
+    p.add_argument("mountpoint", type=Path)
+    p.add_argument("-o", metavar="OPTIONS", action="append", default=[], dest="options",
+                   help="as for mount(8); see the README")  # fmt: skip
+    p.add_argument("-f", "--foreground", action="store_true", help="do not go to the background")
+    p.add_argument("-d", "--debug", action="store_true", help="say what happens (implies -f)")
+    p.add_argument("--upper", metavar="DIR", help="where changes go, in overlayfs' format")
+    p.add_argument("--work", metavar="DIR", help="overlayfs' work directory, beside the upper")
+    p.add_argument("--keep", action="store_true", help="keep changes made without --upper")
+    p.add_argument("--read-only", action="store_true")
+    p.add_argument("--log", metavar="FILE", type=Path, help="instead of the journal")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    words = parse_options(args.options)
+    words.read_only = args.read_only or words.read_only
+    words.keep = args.keep or words.keep
+    words.upper = args.upper or words.upper
+    words.work = args.work or words.work
+    words.platform = args.platform or words.platform
+    words.verify = words.verify and not args.no_verify
+    _check(words)
+    options = mount_options(
+        words,
+        foreground=args.foreground or args.debug,
+        debug=args.debug,
+        log=args.log.absolute() if args.log else None,
+    )
+
+    from fusemount.cli.progress import terminal_progress
+    from fusemount.daemon.mount import mount_image
+
+    result = mount_image(
+        reference_of(args.image),
+        args.mountpoint,
+        image_options_of(words),
+        options,
+        directories(),
+        terminal_progress(),
+    )
+    if result.upper:
+        print(f"changes are kept in {result.upper}")
+    return 0
+
+
+def _check(words: Words) -> None:
+    if words.work and not words.upper:
+        raise UsageError("a work directory needs an upper (--upper DIR)")
+    if words.keep and words.upper:
+        raise UsageError("--keep is for mounts without --upper, which is always kept")

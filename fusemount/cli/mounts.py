@@ -1,0 +1,33 @@
+"""`imgmount mounts`: what is mounted, by whom, since when."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.table import table
+
+
+def parser() -> Parser:
+    p = Parser("mounts", "List what is mounted.")
+    p.add_argument("--json", action="store_true", help="all that is known, as a JSON array")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.daemon.registry import listing
+
+    found = listing(directories().runtime)
+    if args.json:
+        print(json.dumps([{**asdict(m.record), "state": m.state} for m in found], indent=4))
+        return 0
+    rows = [
+        (m.record.mountpoint, m.record.image, m.record.image_id.removeprefix("sha256:")[:12],
+         "ro" if m.record.read_only else "rw", str(m.record.pid), m.state, m.record.since)
+        for m in found
+    ]  # fmt: skip
+    print(table(("MOUNTPOINT", "IMAGE", "IMAGE ID", "MODE", "PID", "STATE", "SINCE"), rows))
+    return 0

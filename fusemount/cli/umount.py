@@ -1,0 +1,23 @@
+"""`imgmount umount MOUNTPOINT`: unmounts and waits for the daemon's end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusemount.cli.arguments import Parser, directories
+
+
+def parser() -> Parser:
+    p = Parser("umount", "Unmount, and wait until what was written is safe.")
+    p.add_argument("mountpoint", type=Path)
+    p.add_argument("-l", "--lazy", action="store_true", help="detach it even when it is busy")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.daemon.umount import umount_image
+
+    umount_image(args.mountpoint, directories(), lazy=args.lazy)
+    return 0

@@ -1,0 +1,184 @@
+"""Law: what `run` executes and as whom, worked out from the image's config and the user's flags.
+
+Pure: files come in as text.  The rules are dockerd's, whose source is named at each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusemount.errors import UsageError
+
+# dockerd, oci/defaults.go DefaultPathEnvUnix
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ID_MAX = 2**31 - 1  # moby/sys/user: maxID
+
+
+@dataclass(frozen=True)
+class Volume:
+    """`-v HOST:CONTAINER[:ro]`. host: absolute. container: absolute."""
+
+    host: Path
+    container: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """`imgmount run`'s flags. entrypoint: None not given, "" none at all. environment: K=V or K."""
+
+    arguments: tuple[str, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    environment: tuple[str, ...] = ()
+    working_dir: str | None = None
+    user: str | None = None
+    entrypoint: str | None = None
+    hostname: str | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the command is; groups: supplementary ones."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+@dataclass(frozen=True)
+class Command:
+    """argv[0] is looked up in the environment's PATH, inside the image."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_dir: str = "/"
+
+
+def merged_argv(
+    entrypoint: Sequence[str] | None, cmd: Sequence[str] | None, options: RunOptions
+) -> tuple[str, ...]:
+    """Arguments replace Cmd and follow Entrypoint; `--entrypoint` drops the image's Cmd as well.
+
+    moby, daemon/commit.go merge() and docker/cli's opts.  Raises UsageError when nothing is left.
+    """
+    tail: Sequence[str] = options.arguments
+    if options.entrypoint is None:
+        head: Sequence[str] = entrypoint or ()
+        tail = tail or cmd or ()
+    else:
+        head = (options.entrypoint,) if options.entrypoint else ()
+    argv = (*head, *tail)
+    if not argv or not argv[0]:
+        raise UsageError("no command: the image names none, so give one after it")
+    return argv
+
+
+def merged_environment(
+    image: Iterable[str],
+    flags: Iterable[str],
+    ours: Mapping[str, str],
+    *,
+    hostname: str,
+    terminal: bool,
+) -> dict[str, str]:
+    """PATH, HOSTNAME and TERM (on a terminal), then the image's Env, then `-e`; later ones win.
+
+    A `-e K` takes our own value, and removes K where we have none (docker/cli opts/env.go).  HOME
+    is not set here: it is the identity's, unless this has one (runc, libcontainer/init_linux.go).
+    """
+    environment = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    if terminal:
+        environment["TERM"] = ours.get("TERM", "xterm")
+    for word in image:
+        key, equals, value = word.partition("=")
+        if key and equals:
+            environment[key] = value
+    for word in flags:
+        key, equals, value = word.partition("=")
+        if not key or "\0" in word:
+            raise UsageError(f"-e {word!r}: expected NAME or NAME=VALUE")
+        if equals:
+            environment[key] = value
+        elif key in ours:
+            environment[key] = ours[key]
+        else:
+            environment.pop(key, None)
+    return environment
+
+
+def parse_volume(text: str) -> Volume:
+    """`HOST:CONTAINER[:OPTIONS]`; a relative HOST starts with a dot, as docker has it."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise UsageError(f"-v {text!r}: expected HOST:CONTAINER[:ro]")
+    host, container = parts[0], parts[1]
+    words = parts[2].split(",") if len(parts) == 3 else []
+    # z and Z relabel for SELinux, which a FUSE mount does not need; the rest are the defaults
+    if not set(words) <= {"ro", "rw", "z", "Z", "rprivate", "private", "delegated", "cached"}:
+        raise UsageError(f"-v {text!r}: unknown option {parts[2]!r}")
+    if not host.startswith(("/", ".")):
+        raise UsageError(f"-v {text!r}: no named volumes here: HOST is a path (./{host}?)")
+    if not container.startswith("/") or os.path.normpath(container) in ("/", "//"):
+        raise UsageError(f"-v {text!r}: CONTAINER must be an absolute path other than /")
+    return Volume(Path(host).absolute(), os.path.normpath(container), "ro" in words)
+
+
+def resolve_identity(spec: str, passwd: str, group: str) -> Identity:
+    """`USER[:GROUP]`, names or numbers, by the image's own /etc/passwd and /etc/group.
+
+    moby/sys/user GetExecUser: a number may have no entry; supplementary groups only without
+    GROUP; without USER it is uid 0.  Raises UsageError for a name that is not there.
+    """
+    user, _, wanted_group = spec.partition(":")
+    entry = _find(_records(passwd, 7), user or "0", id_field=2)
+    name, home = "", "/"
+    if entry:
+        name, uid, gid, home = entry[0], int(entry[2]), int(entry[3]), entry[5] or "/"
+    else:
+        uid, gid = _number(user or "0", "user", "passwd"), 0
+    groups = list(_records(group, 4))
+    if not wanted_group:
+        more = (int(g[2]) for g in groups if name and name in g[3].split(","))
+        return Identity(uid, gid, tuple(dict.fromkeys(more)), home)
+    found = _find(groups, wanted_group, id_field=2)
+    gid = int(found[2]) if found else _number(wanted_group, "group", "group")
+    return Identity(uid, gid, (), home)
+
+
+def _records(text: str, fields: int) -> list[list[str]]:
+    """Lines of passwd(5) or group(5); what breaks the format is passed over, as getpwent does."""
+    records = []
+    for line in text.splitlines():
+        record = line.strip().split(":")
+        numbers = record[2:4] if fields == 7 else record[2:3]
+        if len(record) >= fields and all(n.isascii() and n.isdigit() for n in numbers):
+            records.append(record)
+    return records
+
+
+def _find(records: Iterable[list[str]], wanted: str, *, id_field: int) -> list[str] | None:
+    """The first that has the name or the number, whichever stands first in the file."""
+    for record in records:
+        if record[0] == wanted or record[id_field] == wanted:
+            return record
+    return None
+
+
+def _number(text: str, kind: str, file: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"no {kind} {text!r} in the image's /etc/{file}")
+    if int(text) > _ID_MAX:
+        raise UsageError(f"{kind} {text}: must be at most {_ID_MAX}")
+    return int(text)
+
+
+def candidates(program: str, path: str) -> list[str]:
+    """Where execvp(3) would look; a name with a slash is the one place."""
+    if "/" in program:
+        return [program]
+    return [os.path.join(directory or ".", program) for directory in path.split(":")]

@@ -1,0 +1,157 @@
+"""Law: `imgmount run` as one function: processes, who owns what, and that nothing stays.
+
+    us         loads the image; private mount namespace; waits for the command; its exit status
+     ├─ server   serves the mount (background.launch); cleans up at SIGTERM, which it gets from us
+     │           at the end and from the kernel should we die
+     └─ init     pid 1 of the command's namespaces (init.py, sandbox.py)
+         └─ command
+
+A user who is not root first becomes root of a user namespace, and from there on all is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fusemount import _native
+from fusemount.daemon.background import DaemonLost, ended, launch
+from fusemount.daemon.channel import FuseChannel, open_channel
+from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_environment
+from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
+from fusemount.daemon.log import open_log
+from fusemount.daemon.mount import mount_request, server
+from fusemount.daemon.sandbox import Sandbox
+from fusemount.daemon.session import run_session
+from fusemount.daemon.userns import enter_user_namespace
+from fusemount.daemon.view import fresh_scratch, open_view
+from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.reference import Reference
+from fusemount.settings import Directories, ImageOptions, MountOptions
+
+if TYPE_CHECKING:
+    from fusemount.image import ImageConfig
+    from fusemount.layer import Progress
+
+# Dropping the upper is deleting files: a bound only against a server that hangs.
+_END_SECONDS = 60.0
+
+
+def run_image(
+    reference: Reference,
+    image_options: ImageOptions,
+    mount_options: MountOptions,
+    options: RunOptions,
+    directories: Directories,
+    progress: Progress,
+) -> int:
+    """The exit status for the shell. Raises any ImgmountError before the command starts.
+
+    mount_options: upper, work, log, symlink parents; the rest is decided here.
+    """
+    _private_mounts()
+    # The image is mounted writable, for mountpoints have to be made in it; --read-only comes last.
+    mount_options = replace(
+        mount_options, read_only=False, allow_other=True, default_permissions=True,
+        suid=True, dev=True, keep=False, foreground=False,
+    )  # fmt: skip
+    log_fd = open_log(mount_options.log, directories.state)
+    with ExitStack() as stack:
+        view = open_view(reference, image_options, mount_options, directories, progress, stack)
+        command, user = command_of(view.image.config, options)
+        scratch = view.scratch or fresh_scratch(directories, stack)
+        channel = open_channel(mount_request(reference, scratch.root, mount_options))
+        stack.callback(channel.discard)
+        serve = server(view, mount_options)
+
+        def job(ready: Callable[[], None]) -> None:
+            with stack:
+                run_session(channel, serve, ready)
+
+        server_pid = _launch(job, stack, log_fd)
+        channel.close_fd()
+        sandbox = Sandbox(scratch.root, options.volumes, options.hostname, options.read_only)
+        return _supervised(sandbox, command, user, server_pid, channel)
+
+
+def _private_mounts() -> None:
+    """A mount namespace that sees the host's later mounts and shows it none of ours."""
+    try:
+        if os.geteuid() != 0:
+            enter_user_namespace()
+        else:
+            _native.unshare(_native.CLONE_NEWNS)
+        _native.mount("", "/", "", _native.MS_REC | _native.MS_SLAVE, "")
+    except OSError as error:
+        raise NotPermitted(
+            f"no private mount namespace to be had: {os.strerror(error.errno or 0)}"
+        ) from error
+
+
+def _launch(job: Callable[[Callable[[], None]], None], stack: ExitStack, log_fd: int) -> int:
+    """After this the stack is the server's, or, if that is gone without a word, ours again."""
+    try:
+        pid = launch(job, log_fd=log_fd, follow_parent=True)
+    except DaemonLost:
+        raise
+    except ImgmountError:
+        stack.pop_all()
+        raise
+    stack.pop_all()
+    return pid
+
+
+def _supervised(
+    sandbox: Sandbox, command: Command, user: str, server_pid: int, channel: FuseChannel
+) -> int:
+    server_alive = True
+
+    def other_ended(pid: int) -> None:
+        nonlocal server_alive
+        if pid == server_pid:
+            server_alive = False
+            sys.stderr.write("imgmount: the file system's server died; see the log\n")
+            os.kill(init, signal.SIGKILL)
+
+    init = 0
+    try:
+        init = fork_init(sandbox, command, user)
+        code = supervise(init, other_ended)
+        return code if server_alive else FAILED
+    finally:
+        if server_alive:
+            _end_server(server_pid, channel)
+
+
+def _end_server(pid: int, channel: FuseChannel) -> None:
+    """SIGTERM, and wait until it has flushed, unmounted and dropped its scratch."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # it must not be cut short by a second ^C
+    os.kill(pid, signal.SIGTERM)
+    if not ended(pid, _END_SECONDS):
+        os.kill(pid, signal.SIGKILL)
+        raise ImgmountError(f"{channel.mountpoint}: the server did not end; killed; see the log")
+    os.waitpid(pid, 0)
+
+
+def command_of(config: ImageConfig, options: RunOptions) -> tuple[Command, str]:
+    """The command and the user to run it as (a spec for resolve_identity)."""
+    image = config.container
+    environment = merged_environment(
+        image.env,
+        options.environment,
+        os.environ,
+        hostname=options.hostname or socket.gethostname(),
+        terminal=os.isatty(0),
+    )
+    command = Command(
+        argv=merged_argv(image.entrypoint, image.cmd, options),
+        environment=environment,
+        working_dir=os.path.join("/", options.working_dir or image.working_dir),
+    )
+    return command, image.user if options.user is None else options.user
