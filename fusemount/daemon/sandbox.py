@@ -51,9 +51,9 @@ class _Host:
 
 def enter(sandbox: Sandbox) -> None:
     """Makes the image our root. Raises ImgmountError naming the step that failed."""
-    host = _open_host(sandbox)
     _native.unshare(_native.CLONE_NEWNS | _native.CLONE_NEWUTS | _native.CLONE_NEWIPC)
     _native.mount("", "/", "", _native.MS_REC | _native.MS_PRIVATE, "")
+    host = _open_host(sandbox)  # after unshare: only mounts of one's own namespace can be bound
     os.chdir(sandbox.root)
     # pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, from where
     # the descriptors above still lead into it, until the umount at the end.
