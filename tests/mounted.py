@@ -1,0 +1,95 @@
+"""Images mounted by the command itself, and taken down again whatever happens.
+
+Law: nothing a test mounts, starts or writes outside its tmp_path is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagewriter import docker_archive
+from oracle import differences, dump_directory, overlay, unpack
+
+
+@dataclass(frozen=True)
+class Command:
+    """`imgmount` with cache, state and runtime directories of its own under one directory."""
+
+    base: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("IMGMOUNT_")}
+        return kept | {
+            f"IMGMOUNT_{what}_DIR": str(self.base / what.lower())
+            for what in ("CACHE", "STATE", "RUNTIME")
+        }
+
+    def __call__(
+        self, *arguments: str | Path, check: bool = True, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "fusemount", *map(str, arguments)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"imgmount {arguments} gave {done.returncode}: {done.stderr}")
+        return done
+
+
+@contextmanager
+def mounted(command: Command, image: Path, at: Path, *options: str | Path) -> Iterator[Path]:
+    at.mkdir(exist_ok=True)
+    command(image, at, *options)
+    try:
+        yield at
+    except BaseException:
+        command("umount", "--lazy", at, check=False)
+        raise
+    command("umount", at)
+
+
+@dataclass
+class Workshop:
+    """Layers as an image, its upper, and the same layers unpacked for the kernel's overlayfs."""
+
+    command: Command
+    base: Path
+    tars: Sequence[bytes]
+
+    def __post_init__(self) -> None:
+        self.image = docker_archive(self.base / "image.tar", list(self.tars))
+        self.upper = self.base / "upper"
+        self.work = self.base / "upper-work"
+
+    @contextmanager
+    def mounted(self, *options: str) -> Iterator[Path]:
+        with mounted(
+            self.command, self.image, self.base / "mnt",
+            "--upper", self.upper, "--work", self.work, *options,
+        ) as at:  # fmt: skip
+            yield at
+
+    def check_upper(self, before: Sequence[bytes]) -> None:
+        """What was seen while mounted is seen after mounting again, and by the kernel's overlayfs
+        over the unpacked layers with that upper (R 46)."""
+        with self.mounted() as at:
+            found = differences(dump_directory(at), before)
+            assert not found, "mounted again:\n" + found
+        layers = [unpack(tar, self.base / f"layer{i}") for i, tar in enumerate(self.tars)]
+        kernel_work = self.base / "kernel-work"
+        kernel_work.mkdir()
+        with overlay(layers, self.base / "kernel", self.upper, kernel_work) as at:
+            found = differences(dump_directory(at), before)
+            assert not found, "the kernel's overlayfs (ours) and the mount (theirs):\n" + found
