@@ -348,13 +348,13 @@ static int check_end(const img_scanner *scanner, img_error *err) {
                         scanner->skip - scanner->pad);
     if (scanner->state != AT_HEADER && scanner->state != ENDED)
         return img_fail(err, EBADMSG, "the archive ends inside a header");
-    if (scanner->headers.any)
-        return img_fail(err, EBADMSG, "the archive ends after an extended header");
     for (size_t i = 0; i < scanner->block_used; i++)
         if (scanner->block[i] || !scanner->any_block)
             return img_fail(err, EBADMSG,
                             scanner->any_block ? "the archive ends inside a header"
                                                : "not a tar archive");
+    if (scanner->headers.any)
+        return img_fail(err, EBADMSG, "the archive ends after an extended header");
     return 0;
 }
 
