@@ -15,6 +15,7 @@ from fusemount.digest import Digest
 from fusemount.errors import MalformedImage
 
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
+SHOWN_MAX = 200  # characters of a name in a message
 DOCUMENT_DEPTH_MAX = 100  # nesting; what is deeper was not written by a tool of this trade
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -37,6 +38,12 @@ def parse_json(data: bytes, where: str) -> Any:
     except ValueError as error:
         raise MalformedImage(f"{where}: not JSON: {error}") from None
     return _mended(value) if _HALF_SURROGATE.search(data) else value
+
+
+def shown(text: str) -> str:
+    """A stranger's word made fit for a one-line message: short, and nothing that moves a cursor."""
+    text = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
+    return text if text.isprintable() else repr(text)
 
 
 def _no_constant(word: str) -> NoReturn:
@@ -135,7 +142,7 @@ class Fields:
         found = self.mapping(key)
         for name, value in found.items():
             if not isinstance(value, str):
-                raise self.bad(f"{key}[{name!r}]", f"expected a string, found {_kind(value)}")
+                raise self.bad(f"{key}[{shown(name)}]", f"expected a string, found {_kind(value)}")
         return found
 
     def object(self, key: str) -> Fields | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusemount.errors import ImageNotFound, PlatformMismatch
+from fusemount.image.fields import shown
 from fusemount.image.platforms import normalised, rank, this_machine
 from fusemount.reference import same_name
 from fusemount.settings import ImageOptions
@@ -64,7 +65,7 @@ def _listed(candidates: Sequence[Candidate]) -> str:
     names: list[str] = []
     for candidate in candidates:
         names += candidate.names or (ident[:19] for ident in candidate.ids[:1])
-    names = list(dict.fromkeys(names))
+    names = [shown(name) for name in dict.fromkeys(names)]
     more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
     return ", ".join(names[:LISTED_MAX]) + more
 
@@ -81,7 +82,7 @@ def _for_platform(found: Sequence[Candidate], options: ImageOptions, label: str)
     suiting = [(r, i) for r, i in ranked if r is not None]
     if suiting:
         return found[min(suiting)[1]]
-    there = ", ".join(sorted({str(p) for p in platforms}))
+    there = ", ".join(sorted({shown(str(p)) for p in platforms}))
     way = "" if options.platform else f"; take another with --platform, as in --platform {there}"
     if len(found) > 1 and way:
         way = "; choose one with --platform"

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage
-from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import TAR_LAYER, DockerManifest, History, ImageConfig
 from fusemount.image.parse import (
     LAYERS_MAX,
@@ -58,11 +58,11 @@ def _candidate(medium: Medium, manifest: DockerManifest, options: ImageOptions) 
 
     def config() -> tuple[bytes, Digest]:
         data = _document(medium, manifest.config)
-        where = f"{medium.label}: {manifest.config}"
+        where = f"{medium.label}: {shown(manifest.config)}"
         return data, verified(data, claimed, where, options.verify)
 
     def platform() -> Platform:
-        return parse_config(config()[0], f"{medium.label}: {manifest.config}").platform
+        return parse_config(config()[0], f"{medium.label}: {shown(manifest.config)}").platform
 
     def open_it(names: tuple[str, ...]) -> Image:
         data, digest = config()
@@ -81,7 +81,7 @@ def _candidate(medium: Medium, manifest: DockerManifest, options: ImageOptions) 
 def _document(medium: Medium, name: str) -> bytes:
     data = read_document(medium, name, DOCUMENT_BYTES_MAX)
     if data is None:
-        raise MalformedImage(f"{medium.label}: {name}: listed, but not in the archive")
+        raise MalformedImage(f"{medium.label}: {shown(name)}: listed, but not in the archive")
     return data
 
 
@@ -89,7 +89,7 @@ def _layer(medium: Medium, name: str) -> FoundLayer:
     stretch = medium.find(name)
     if stretch is None:
         raise MalformedImage(
-            f"{medium.label}: layer {name}: listed, but not in the archive "
+            f"{medium.label}: layer {shown(name)}: listed, but not in the archive "
             "(a foreign layer is not saved with its image)"
         )
     blob = _BLOB.fullmatch(name)
@@ -112,7 +112,7 @@ def _v1_candidate(medium: Medium, tag: str, ident: str) -> Candidate:
 
 def _v1_step(medium: Medium, ident: str) -> tuple[str, ImageConfig, History]:
     name = f"{ident}/json"
-    return parse_v1(_document(medium, name), f"{medium.label}: {name}")
+    return parse_v1(_document(medium, name), f"{medium.label}: {shown(name)}")
 
 
 def _v1_image(medium: Medium, head: str, names: tuple[str, ...]) -> Image:
@@ -125,7 +125,7 @@ def _v1_image(medium: Medium, head: str, names: tuple[str, ...]) -> Image:
     while ident:
         if ident in seen or len(seen) >= LAYERS_MAX:
             why = "is its own ancestor" if ident in seen else f"has over {LAYERS_MAX} layers"
-            raise MalformedImage(f"{medium.label}: {ident}/json: the image {why}")
+            raise MalformedImage(f"{medium.label}: {shown(ident)}/json: the image {why}")
         seen.add(ident)
         parent, step_config, step = _v1_step(medium, ident)
         config = config or step_config

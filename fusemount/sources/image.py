@@ -8,6 +8,7 @@ from types import TracebackType
 
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, VerificationFailed
+from fusemount.image.fields import shown
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import parse_config
 from fusemount.layer import BlobFile, LayerBlob
@@ -115,7 +116,8 @@ def layer_blobs(
 
 def _shortened(name: str) -> str:
     """A 64-digit component cut to 12 digits, as docker shows IDs."""
-    return "/".join(part[:12] + "…" if len(part) == 64 else part for part in name.split("/"))
+    parts = (part[:12] + "…" if len(part) == 64 else part for part in name.split("/"))
+    return shown("/".join(parts))
 
 
 def image_of(

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from fusemount._native import LayerIndex
 from fusemount.errors import ImageNotFound, MalformedImage
+from fusemount.image.fields import shown
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import read_at
 
@@ -45,7 +46,7 @@ def read_document(medium: Medium, name: str, limit: int) -> bytes | None:
     stretch = medium.find(name)
     if stretch is None:
         return None
-    where = f"{medium.label}: {name}"
+    where = f"{medium.label}: {shown(name)}"
     if stretch.size > limit:
         raise MalformedImage(f"{where}: {stretch.size} bytes of JSON, the limit is {limit}")
     data = read_at(stretch.file.fd, stretch.offset, stretch.size, where)
@@ -115,14 +116,14 @@ class Archive:
                 return self._stretch(name, member.size, member.extents)
             else:
                 return None
-        raise MalformedImage(f"{self._label}: {name}: a loop of links")
+        raise MalformedImage(f"{self._label}: {shown(name)}: a loop of links")
 
     def _stretch(self, name: str, size: int, extents: tuple[tuple[int, int, int], ...]) -> Stretch:
         if size == 0:
             return Stretch(self._file, 0, 0)
         if len(extents) != 1 or extents[0][:2] != (0, size):
             raise MalformedImage(
-                f"{self._label}: {name}: stored with holes, which is not supported"
+                f"{self._label}: {shown(name)}: stored with holes, which is not supported"
             )
         return Stretch(self._file, extents[0][2], size)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, MalformedImage
-from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import (
     CONFIG_TYPES,
     CONTAINERD_NAME,
@@ -91,7 +91,9 @@ class _Reader:
             return []
         found = self.document(descriptor)
         if found is None:
-            self.missing.append(f"{descriptor.digest} ({descriptor.platform or 'any platform'})")
+            self.missing.append(
+                f"{descriptor.digest} ({shown(str(descriptor.platform or 'any platform'))})"
+            )
             return []
         document = parse_index_or_manifest(*found, descriptor.media_type)
         if isinstance(document, Index):
@@ -140,7 +142,8 @@ class _Reader:
         kind = manifest.config.media_type
         if kind not in CONFIG_TYPES and b'"rootfs"' not in found[0]:
             raise MalformedImage(
-                f"{self.medium.label}: its config is of type {kind!r}: not a container image"
+                f"{self.medium.label}: its config is of type {shown(kind) or 'unknown'}: "
+                "not a container image"
             )
         return found
 
@@ -148,10 +151,10 @@ class _Reader:
         name = blob_name(descriptor.digest)
         where = f"{self.medium.label}: layer {descriptor.digest}"
         if "encrypted" in descriptor.media_type:
-            raise MalformedImage(f"{where}: encrypted ({descriptor.media_type})")
+            raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         stretch = self.medium.find(name)
         if stretch is None and descriptor.is_foreign:
-            urls = f", it is to be had from {descriptor.urls[0]}" if descriptor.urls else ""
+            urls = f", it is to be had from {shown(descriptor.urls[0])}" if descriptor.urls else ""
             raise MalformedImage(f"{where}: a foreign layer, which is not in the image{urls}")
         if stretch is None:
             raise MalformedImage(f"{where}: listed, but not in the image")
