@@ -58,9 +58,9 @@ def directories() -> Directories:
     if os.geteuid() == 0:
         cache, state, runtime = (Path(p) for p in _ROOT)
     else:
-        cache = _xdg("XDG_CACHE_HOME", Path("~/.cache")) / "imgmount"
-        state = _xdg("XDG_STATE_HOME", Path("~/.local/state")) / "imgmount"
-        runtime = _xdg("XDG_RUNTIME_DIR", None) / "imgmount"
+        cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
+        state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
+        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{os.geteuid()}")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
         state=_override("IMGMOUNT_STATE_DIR", state),
@@ -71,14 +71,12 @@ def directories() -> Directories:
 _ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount")
 
 
-def _xdg(variable: str, otherwise: Path | None) -> Path:
+def _xdg(variable: str, otherwise: str) -> Path:
     value = os.environ.get(variable, "")
     if value.startswith("/"):  # the specification: a relative path is to be ignored
-        return Path(value)
-    if otherwise is None:
-        return Path(f"/tmp/imgmount-{os.geteuid()}")
+        return Path(value, "imgmount")
     try:
-        return otherwise.expanduser()
+        return Path(otherwise).expanduser()
     except RuntimeError as error:
         raise UsageError(f"no home directory: set HOME or {variable}") from error
 

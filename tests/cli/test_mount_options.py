@@ -1,0 +1,97 @@
+"""-o words: each is known, or refused; defaults depend on who mounts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fusemount.cli.arguments import directories
+from fusemount.cli.mountoptions import mount_options, parse_options, split_options
+from fusemount.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b", ["a", "b"]),
+        ("", [""]),
+        (r"fsname=x\,y,ro", ["fsname=x,y", "ro"]),
+        (r"a\\,b", ["a\\", "b"]),
+        (r"a\nb", [r"a\nb"]),
+    ],
+)
+def test_commas_can_be_escaped(text: str, words: list[str]) -> None:
+    assert list(split_options(text)) == words
+
+
+def test_later_words_win() -> None:
+    assert parse_options(["ro,rw"]).read_only is False
+    assert parse_options(["nosuid", "suid"]).suid is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["defaults", "auto,noauto,user,users,nofail,_netdev,nouser", "x-systemd.automount,x-gvfs-hide",
+     "comment=a b", "rw,dev,suid,,"],
+)  # fmt: skip
+def test_fstabs_own_words_are_passed_over(text: str) -> None:
+    words = parse_options([text])
+    assert (words.kernel, words.upper, words.keep) == ([], None, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nosiud", "upper=", "upper", "symlink-parents=maybe", "fsname=", "RO", "keep=1", "=x"],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="-o"):
+        parse_options([text])
+
+
+def test_values() -> None:
+    words = parse_options(
+        ["upperdir=/u,workdir=/w,platform=linux/arm64,noverify,symlink-parents=follow,keep"]
+    )
+    assert (words.upper, words.work, words.platform) == ("/u", "/w", "linux/arm64")
+    assert (words.verify, words.follow_symlink_parents, words.keep) == (False, True, True)
+    assert parse_options(["noatime,nonempty,fsname=x"]).kernel == ["noatime", "nonempty", "fsname=x"]
+
+
+def test_root_mounts_a_root_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    options = mount_options(parse_options([]))
+    assert (options.suid, options.dev, options.allow_other) == (True, True, True)
+    assert options.default_permissions
+    options = mount_options(parse_options(["nosuid,nodev,noallow_other"]))
+    assert (options.suid, options.dev, options.allow_other) == (False, False, False)
+
+
+def test_a_user_mounts_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    options = mount_options(parse_options([]))
+    assert (options.suid, options.dev, options.allow_other) == (False, False, False)
+    assert not options.default_permissions
+    assert mount_options(parse_options(["allow_other"])).default_permissions
+    with pytest.raises(UsageError, match="allow_root"):
+        parse_options(["allow_root"])
+
+
+def test_directories_of_root_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CACHE", "STATE", "RUNTIME"):
+        monkeypatch.delenv(f"IMGMOUNT_{variable}_DIR", raising=False)
+        monkeypatch.delenv(f"XDG_{variable}_HOME", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert directories().state == Path("/var/lib/imgmount")
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
+    assert directories().cache == Path("/home/x/.cache/imgmount")
+    assert directories().state == Path("/home/x/.local/state/imgmount")
+    assert directories().runtime == Path("/tmp/imgmount-1234")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1234")
+    monkeypatch.setenv("IMGMOUNT_CACHE_DIR", "/elsewhere")
+    assert directories().runtime == Path("/run/user/1234/imgmount")
+    assert directories().cache == Path("/elsewhere")
