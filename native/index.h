@@ -34,6 +34,7 @@
 #define IMG_EXTENDED_BYTES_MAX (4u << 20)  /* a PAX header, a GNU long name */
 #define IMG_XATTRS_MAX 1024u               /* xattrs of one member */
 #define IMG_XATTR_VALUE_MAX 65536u         /* XATTR_SIZE_MAX of Linux */
+#define IMG_GLOBAL_XATTRS_MAX 4096u        /* bytes of xattrs for all members of an archive */
 #define IMG_SPARSE_MAX (1u << 20)          /* extents of one sparse member */
 #define IMG_POOL_BYTES_MAX 0xffffffffu     /* pool offsets are 32 bits */
 

@@ -187,7 +187,8 @@ static int read_link(const img_headers *headers, const unsigned char *block, img
         len = (size_t)normal;
     }
     entry->link_len = (uint16_t)len;
-    return img_builder_text(builder, text, len, &entry->link, err);
+    /* Shared like directories: a global linkpath must not be kept once a member. */
+    return img_builder_intern(builder, text, len, &entry->link, err);
 }
 
 /* A number of PAX, or else of the block, from 0 to max. */

@@ -130,6 +130,16 @@ static int extend_lines_map(img_scanner *scanner, const unsigned char *block, im
     return done <= 0 ? done : finish_member(scanner, err);
 }
 
+/* Every later member repeats what a global header gives, so it may give little. */
+static int take_global(img_headers *headers, const img_bytes *data, img_error *err) {
+    if (img_pax_parse(&headers->global, data->data, data->len, true, err) < 0)
+        return -1;
+    if (headers->global.xattrs.data.len > IMG_GLOBAL_XATTRS_MAX)
+        return img_fail(err, E2BIG, "global headers with %zu bytes of xattrs, the limit is %u",
+                        headers->global.xattrs.data.len, IMG_GLOBAL_XATTRS_MAX);
+    return 0;
+}
+
 /* The collected contents of an extended header. */
 static int take_extended(img_scanner *scanner, img_error *err) {
     img_headers *headers = &scanner->headers;
@@ -149,7 +159,7 @@ static int take_extended(img_scanner *scanner, img_error *err) {
             return img_fail(err, ENOMEM, "out of memory");
         return 0;
     case 'g':
-        return img_pax_parse(&headers->global, data->data, data->len, true, err);
+        return take_global(headers, data, err);
     default:
         return img_pax_parse(&headers->local, data->data, data->len, false, err);
     }

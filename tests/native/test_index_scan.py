@@ -10,6 +10,7 @@ import base64
 import errno
 import itertools
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -79,8 +80,10 @@ def pax(*records: tuple[bytes, bytes], flag: bytes = b"x") -> bytes:
 
 def base256(number: int, width: int) -> bytes:
     if number < 0:
-        return (256**width + number).to_bytes(width, "big")
-    return (0x80 << 8 * (width - 1) | number).to_bytes(width, "big")
+        number += 1 << 8 * width
+        return number.to_bytes(width, "big")
+    marked: int = 0x80 << 8 * (width - 1) | number
+    return marked.to_bytes(width, "big")
 
 
 def scan(data: bytes, piece: int | None = None) -> LayerIndex:
@@ -262,6 +265,28 @@ def test_t17_dialects_of_gnu_tar(tmp_path: Path, tree: Path, dialect: str) -> No
     for build in TREES[dialect]:
         build(tree)
     round_trip(tmp_path, f"--format={dialect}", xattrs=dialect == "posix")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bsdtar", "--format=pax"], ["bsdtar", "--format=gnutar"], ["bsdtar", "--format=ustar"],
+        ["busybox", "tar"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_t17_other_tars(tmp_path: Path, tree: Path, command: list[str]) -> None:
+    if not shutil.which(command[0]):
+        pytest.skip(f"no {command[0]} here")
+    build_tree(tree)
+    (tree / "x" / ("y" * 120)).mkdir(parents=True)
+    if "ustar" not in command[-1]:
+        (tree / ("z" * 200)).write_bytes(b"long")
+    (tmp_path / "extracted").mkdir()
+    subprocess.run([*command, "-cf", "../a.tar", "."], cwd=tree, check=True, timeout=60)
+    owners = ["--numeric-owner", "--delay-directory-restore"]
+    tar("-xpf", "a.tar", "-C", "extracted", *owners, cwd=tmp_path)
+    compare(tmp_path / "a.tar", tmp_path / "extracted", xattrs=False)
 
 
 @pytest.mark.parametrize("dialect", ["gnu", "posix"])
@@ -640,6 +665,8 @@ def test_t24_too_deep_too_many_too_much() -> None:
     assert "20000 bytes, the limit is 8192" in refused(pax((b"path", deep)) + header(b"a")).message
     many = [(b"SCHILY.xattr.user.%d" % i, b"") for i in range(1025)]
     assert "1024 xattrs" in refused(pax(*many) + header(b"a")).message
+    everywhere = pax((b"SCHILY.xattr.user.a", bytes(4096)), flag=b"g")
+    assert "the limit is 4096" in refused(everywhere).message
     large = pax((b"SCHILY.xattr.user.a", bytes(65537))) + header(b"a")
     assert "the limit is 65536" in refused(large).message
     assert "the limit is 4194304" in refused(header(b"x", b"x", 2**30)).message
