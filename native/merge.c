@@ -344,13 +344,18 @@ static int link_target(merge *m, const img_entry *e, img_id *out) {
     return 0;
 }
 
+/* The target is held meanwhile: making the directory for the new name may replace its old one, as
+ * in a hard link "a/x" to "a". */
 static int put_link(merge *m, const img_entry *e, img_id target) {
     img_id parent;
-    if (parent_of(m, e, &parent) < 0)
-        return -1;
-    if (!clear_place(m, parent, m->index->pool + e->name, e->name_len, target))
-        return 0; /* a link to itself, or given twice */
-    return put_node(m, parent, e, target);
+    img_node_at(m->tree, target)->lookups++;
+    int result = parent_of(m, e, &parent);
+    /* a link to itself, or given twice, changes nothing */
+    if (result == 0 && clear_place(m, parent, m->index->pool + e->name, e->name_len, target))
+        result = put_node(m, parent, e, target);
+    img_node_at(m->tree, target)->lookups--;
+    (void)img_tree_release(m->tree, target);
+    return result;
 }
 
 static int put_hardlink(merge *m, uint32_t i) {
