@@ -193,7 +193,7 @@ static bool entry_is(const img_index *index, size_t i, const char *dir, const ch
 
 /* ---- one archive with something of everything, for the loops below ---- */
 
-static void everything(tar *t) {
+static void add_plain(tar *t) {
     char text[8192] = {0};
     size_t len = 0;
     header(t, "./", '5', 0);
@@ -228,6 +228,11 @@ static void everything(tar *t) {
     len = record(text, len, "SCHILY.acl.access", "user::rwx,user:7:r--,group::r-x,other::---", 42);
     member(t, "PaxHeaders/x", 'x', text, len);
     member(t, "short", '0', "0123456789", 10);
+}
+
+static void add_sparse(tar *t) {
+    char text[8192] = {0};
+    size_t len;
     len = record(text, 0, "GNU.sparse.map", "0,3,4096,5,9000,0", 17);
     len = record(text, len, "GNU.sparse.size", "9000", 4);
     len = record(text, len, "GNU.sparse.numblocks", "3", 1);
@@ -268,6 +273,11 @@ static void everything(tar *t) {
     add(t, text, TAR_BLOCK);
     add(t, "abcdefghijkl", 12);
     pad(t);
+}
+
+static void everything(tar *t) {
+    add_plain(t);
+    add_sparse(t);
     header(t, "base256", '0', 0);
     field(t, 136, "\377\377\377\377\377\377\377\377\377\377\377\366", 12);
     end(t);
