@@ -10,7 +10,7 @@
 
 /* After contents were jumped over, a header is wanted and little else: read few bytes.  As long as
  * everything read was wanted, read twice as much each time. */
-enum { PIECE_MIN = 4096, PIECE_MAX = 256 * 1024 };
+enum { PIECE_MIN = 1024, PIECE_MAX = 256 * 1024 };
 
 static int read_some(int fd, void *buffer, size_t size, uint64_t at, size_t *got, img_error *err) {
     ssize_t n;
