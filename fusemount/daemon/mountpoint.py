@@ -32,6 +32,7 @@ def check_mountpoint(path: Path, *, nonempty: bool = False) -> Path:
         if not os.path.isdir(target):
             os.stat(target)
             raise MountpointError(f"{path}: not a directory")
+        os.statvfs(target)  # never cached, where a dead mount still answers stat and readdir
         if ours and entry:
             raise MountpointError(
                 f"{path}: busy: {entry.source} is mounted there (imgmount umount {path})"

@@ -1,0 +1,78 @@
+"""One fork, one answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusemount.daemon.background import DaemonLost, answers, ended, launch
+from fusemount.errors import ImgmountError, UpperError
+
+Ready = Callable[[], None]
+
+
+def test_returns_when_ready_and_the_child_is_apart(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+
+    def job(ready: Ready) -> None:
+        state = f"{os.getsid(0) == os.getpid()} {os.getcwd()} {os.readlink('/proc/self/fd/2')}"
+        (tmp_path / "state").write_text(state)
+        os.close(writer)
+        ready()
+        os.read(reader, 1)  # until the test lets go of its end
+
+    pid = launch(job, log_fd=-1)
+    assert (tmp_path / "state").read_text() == "True / /dev/null"
+    assert not ended(pid, 0)
+    os.close(writer)
+    assert ended(pid, 10)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(reader)
+
+
+def test_an_error_of_the_child_is_raised_here() -> None:
+    def job(ready: Ready) -> None:
+        raise UpperError("in use")
+
+    with pytest.raises(UpperError, match="^in use$"):
+        launch(job, log_fd=-1)
+
+
+def test_trios_wrapping_is_taken_off() -> None:
+    def job(ready: Ready) -> None:
+        raise BaseExceptionGroup("nursery", [BaseExceptionGroup("x", [UpperError("in use")])])
+
+    with pytest.raises(UpperError, match="^in use$"):
+        launch(job, log_fd=-1)
+
+
+def test_a_bug_in_the_child_is_named() -> None:
+    def job(ready: Ready) -> None:
+        raise ValueError("oops")
+
+    with pytest.raises(ImgmountError, match="ValueError: oops"):
+        launch(job, log_fd=-1)
+
+
+def test_a_child_that_dies_without_a_word() -> None:
+    def job(ready: Ready) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(DaemonLost, match="SIGKILL"):
+        launch(job, log_fd=-1)
+
+
+def test_stderr_of_libraries_goes_to_the_log(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        pid = launch(lambda ready: (os.write(2, b"from C"), ready())[1], log_fd=log.fileno())
+    os.waitpid(pid, 0)
+    assert (tmp_path / "log").read_bytes() == b"from C"
+
+
+def test_answers(tmp_path: Path) -> None:
+    assert answers(tmp_path, 10)
+    assert not answers(tmp_path / "none", 10)

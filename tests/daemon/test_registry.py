@@ -1,0 +1,90 @@
+"""Records: claims that are checked against processes and mounts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fusemount.daemon import registry
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.registry import Record
+from fusemount.errors import NotPermitted
+
+
+@pytest.fixture
+def record() -> Record:
+    """Ours, of no mount that is visible."""
+    started = registry.start_time(os.getpid())
+    assert started
+    return Record(os.getpid(), started, "/mnt", "999:999", "i.tar", "sha256:0", None, None, False,
+                  "2026-01-01T00:00:00Z")  # fmt: skip
+
+
+def visible_device() -> str:
+    root = mount_at(Path("/"))
+    assert root
+    return root.device
+
+
+def test_register_and_forget(tmp_path: Path, record: Record) -> None:
+    registry.prepare(tmp_path / "run")
+    registry.register(tmp_path / "run", record)
+    (found,) = registry.listing(tmp_path / "run")
+    assert found.record == record
+    registry.forget(tmp_path / "run", record)
+    assert registry.listing(tmp_path / "run") == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_states(tmp_path: Path, record: Record) -> None:
+    dead = replace(record, pid=record.pid, start_time=1)
+    registry.register(tmp_path, record)
+    assert registry.listing(tmp_path)[0].state == "detached"
+    registry.register(tmp_path, replace(record, device=visible_device()))
+    assert registry.listing(tmp_path)[0].state == "mounted"
+    registry.register(tmp_path, replace(dead, device=visible_device()))
+    assert registry.listing(tmp_path)[0].state == "dead"
+    registry.register(tmp_path, dead)
+    assert registry.listing(tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:
+    assert record.alive
+    assert not replace(record, start_time=record.start_time - 1).alive
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert registry.start_time(child.pid) is None
+    child.wait()
+
+
+def test_rubbish_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_text("{")
+    (tmp_path / "2.json").write_text('{"pid": 1}')
+    (tmp_path / "3.json").write_text("[]")
+    assert registry.listing(tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_others_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("open", "link"):
+        with pytest.raises(NotPermitted, match="only you can write"):
+            registry.prepare(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="chown is root's")
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 12345, 12345)
+    with pytest.raises(NotPermitted):
+        registry.prepare(tmp_path / "theirs")

@@ -1,0 +1,53 @@
+"""Fresh uppers: dropped at the end, swept after a crash, never taken from a living mount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fusemount.daemon.scratch import create_scratch, drop, sweep
+
+
+def test_gone_when_released(tmp_path: Path) -> None:
+    scratch = create_scratch(tmp_path)
+    (scratch.upper / "d").mkdir(mode=0o000)
+    (scratch.work / "work").mkdir(mode=0o000)
+    scratch.release()
+    assert list((tmp_path / "uppers").iterdir()) == []
+
+
+def test_kept_when_asked(tmp_path: Path) -> None:
+    scratch = create_scratch(tmp_path)
+    scratch.keep()
+    (scratch.upper / "file").write_text("x")
+    scratch.release()
+    assert (scratch.upper / "file").read_text() == "x"
+    assert sorted(os.listdir(scratch.path)) == ["keep", "upper"]
+    sweep(tmp_path, [])
+    assert scratch.upper.exists()
+
+
+def test_sweep_takes_only_what_nobody_uses_or_records(tmp_path: Path) -> None:
+    living = create_scratch(tmp_path)
+    crashed = create_scratch(tmp_path)
+    recorded = create_scratch(tmp_path)
+    os.close(crashed.lock)  # what the kernel does to a killed process
+    os.close(recorded.lock)
+    sweep(tmp_path, [recorded.path])
+    left = sorted((tmp_path / "uppers").iterdir())
+    assert left == sorted([living.path, recorded.path])
+    living.release()
+
+
+def test_sweep_without_a_state_directory(tmp_path: Path) -> None:
+    sweep(tmp_path / "none", [])
+
+
+def test_drop_goes_on_past_locked_directories(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "f").touch()
+    for path in (deep, deep.parent, tmp_path / "a"):
+        path.chmod(0)
+    drop(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
