@@ -56,7 +56,11 @@ def test_values() -> None:
     )
     assert (words.upper, words.work, words.platform) == ("/u", "/w", "linux/arm64")
     assert (words.verify, words.follow_symlink_parents, words.keep) == (False, True, True)
-    assert parse_options(["noatime,nonempty,fsname=x"]).kernel == ["noatime", "nonempty", "fsname=x"]
+    assert parse_options(["noatime,nonempty,fsname=x"]).kernel == [
+        "noatime",
+        "nonempty",
+        "fsname=x",
+    ]
 
 
 def test_root_mounts_a_root_file_system(monkeypatch: pytest.MonkeyPatch) -> None:

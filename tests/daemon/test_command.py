@@ -64,8 +64,13 @@ def test_environment_in_order() -> None:
         terminal=True,
     )
     assert environment == {
-        "PATH": DEFAULT_PATH, "HOSTNAME": "image", "TERM": "vt100", "B": "flag", "EMPTY": "",
-        "OURS": "ours", "C": "x=y",
+        "PATH": DEFAULT_PATH,
+        "HOSTNAME": "image",
+        "TERM": "vt100",
+        "B": "flag",
+        "EMPTY": "",
+        "OURS": "ours",
+        "C": "x=y",
     }  # fmt: skip  (A: asked for, not ours, so gone)
 
 

@@ -223,7 +223,7 @@ def test_failures_leave_nothing(
 
 
 def test_without_dev_fuse(command: Command, busybox_image: Path, at: Path, tmp_path: Path) -> None:
-    script = "mount -t tmpfs none /dev && exec \"$@\""
+    script = 'mount -t tmpfs none /dev && exec "$@"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "fusemount",
          str(busybox_image), str(at)],
@@ -285,9 +285,7 @@ def mount_8(command: Command, tmp_path: Path, at: Path, *arguments: str | Path) 
 
 
 def test_mount_8(command: Command, busybox_image: Path, at: Path, tmp_path: Path) -> None:
-    said = mount_8(
-        command, tmp_path, at, "-t", "fuse.imgmount", busybox_image, at, "-o", "ro"
-    )
+    said = mount_8(command, tmp_path, at, "-t", "fuse.imgmount", busybox_image, at, "-o", "ro")
     assert "fuse.imgmount ro,relatime" in said
     assert "Read-only file system" in said
 

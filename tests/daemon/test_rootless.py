@@ -1,0 +1,141 @@
+"""The same as an ordinary user: fusermount3 for mounts, a user namespace for run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import needs_root_and_fuse
+
+UID = 65534  # nobody: fusermount3 wants a user that passwd knows
+pytestmark = pytest.mark.skipif(needs_root_and_fuse(), reason="sets its world up as root")
+
+
+@pytest.fixture
+def home(busybox_image: Path) -> Iterator[Path]:
+    """Not tmp_path, which shuts other users out."""
+    path = Path(tempfile.mkdtemp(prefix="imgmount-test-", dir="/tmp"))
+    path.chmod(0o755)
+    shutil.copy(busybox_image, path / "image.tar")
+    for name in ("m", "run"):
+        (path / name).mkdir(mode=0o700)
+    for entry in (path, *path.iterdir()):
+        os.chown(entry, UID, UID)
+    yield path
+    shutil.rmtree(path)
+
+
+def as_user(home: Path, script: str, *, sub_ids: bool = False) -> subprocess.CompletedProcess[str]:
+    """A shell script in home, with a function `imgmount`."""
+    here = Path(__file__).resolve()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("IMGMOUNT_", "XDG_"))}
+    environment |= {
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "PYTHONPATH": os.pathsep.join([str(here.parents[2]), *sys.path]),
+    }
+    preamble = f'imgmount() {{ {sys.executable} -m fusemount "$@"; }}; cd {home}; set -e\n'
+    return subprocess.run(
+        [sys.executable, str(here.with_name("as_user.py")), str(UID), str(int(sub_ids)),
+         "/bin/sh", "-c", preamble + script],
+        env=environment, capture_output=True, text=True, timeout=60, cwd="/",
+    )  # fmt: skip
+
+
+def clean(home: Path) -> bool:
+    return not list(home.glob(".local/state/imgmount/uppers/*")) and not list(
+        home.glob("run/imgmount/*")
+    )
+
+
+def test_mount_and_umount(home: Path) -> None:
+    done = as_user(
+        home,
+        """
+        imgmount image.tar m
+        cat m/etc/second
+        mkdir m/etc/made            # the image's root owns /etc; it is our mount
+        touch m/etc/made/x
+        findmnt -n -o FSTYPE,OPTIONS $PWD/m
+        imgmount mounts | grep -c mounted
+        imgmount umount m
+        imgmount mounts | wc -l
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "2"
+    assert lines[1].startswith("fuse.imgmount rw,nosuid,nodev")
+    assert lines[2:] == ["1", "1"]
+    assert clean(home)
+
+
+def test_busy_lazy_and_not_permitted(home: Path) -> None:
+    done = as_user(
+        home,
+        """
+        imgmount image.tar m
+        exec 3< m/etc/motd
+        imgmount umount m || echo code $?
+        imgmount umount --lazy m
+        exec 3<&-
+        imgmount image.tar /etc || echo code $?
+        imgmount image.tar /sys/kernel -o nonempty || echo code $?
+        imgmount image.tar m -o allow_root || echo code $?
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["code 7", "code 7", "code 7", "code 2"]
+    assert "busy" in done.stderr
+
+
+@pytest.mark.parametrize("sub_ids", [False, True])
+def test_run_is_root_of_its_own_namespace(sub_ids: bool, home: Path) -> None:
+    done = as_user(
+        home,
+        "imgmount run image.tar 'id -u; touch /etc/new; mkdir /d; cat /proc/self/uid_map;"
+        " echo x > /dev/null; test -d /sys/kernel; cat /etc/motd'",
+        sub_ids=sub_ids,
+    )
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert words[:4] == ["0", "0", str(UID), "1"]
+    assert words[4:] == (["1", "100000", "65536", "hello"] if sub_ids else ["hello"])
+    assert clean(home)
+
+
+def test_run_has_the_images_users_with_sub_ids(home: Path) -> None:
+    script = "imgmount run -u alice image.tar 'id -u; id -G; touch /tmp/x && echo wrote'"
+    done = as_user(home, script, sub_ids=True)
+    assert done.stdout.splitlines() == ["1000", "1001 50", "wrote"], done.stderr
+    done = as_user(home, script)
+    assert done.returncode == 125
+    assert "not mapped" in done.stderr
+    assert clean(home)
+
+
+def test_exit_status(home: Path) -> None:
+    assert as_user(home, "imgmount run image.tar 'exit 7'").returncode == 7
+    assert as_user(home, "imgmount run image.tar 'kill -9 $$'").returncode == 137
+    assert clean(home)
+
+
+def test_upper_of_a_user(home: Path) -> None:
+    done = as_user(
+        home,
+        """
+        imgmount run --upper up image.tar 'echo mine > /etc/new; rm /etc/motd'
+        imgmount image.tar m --upper up
+        cat m/etc/new
+        test ! -e m/etc/motd
+        imgmount umount m
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "mine\n"
