@@ -34,8 +34,8 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
     """Runs job(ready) in a process of its own; its pid, once it has called ready().
 
     log_fd: stderr of the child, or -1.  follow_parent: the child gets SIGTERM when we die.
-    Raises what the job raised (an ImgmountError of the same class; the job has cleaned up), or
-    DaemonLost.
+    Raises what the job raised (an ImgmountError of the same class), or DaemonLost.  Only after
+    DaemonLost is what the child was handed not cleaned up.
     """
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -50,8 +50,13 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
                 os._exit(1)
         _child(job, writer, log_fd)
     os.close(writer)
-    with open(reader, "rb") as answer:
-        line = answer.readline()
+    try:
+        with open(reader, "rb") as answer:
+            line = answer.readline()
+    except BaseException:  # ^C while we wait: the child cleans up, and we see it done
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
     if line == b"ready\n":
         return pid
     _, status = os.waitpid(pid, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon.view import open_view
+from fusemount.errors import UsageError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
@@ -37,3 +38,26 @@ def dump_image(
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
         yield from dump_lines(view.rootfs, path, digest)
+
+
+def dump_layer(
+    reference: Reference,
+    image_options: ImageOptions,
+    directories: Directories,
+    progress: Progress,
+    number: int,
+) -> Iterator[bytes]:
+    """The lines of layer.text for one layer, counted from the bottom, 0 first."""
+    from fusemount.layer import open_layers
+    from fusemount.layer.text import index_lines
+    from fusemount.sources import open_image
+
+    with ExitStack() as stack:
+        image = stack.enter_context(open_image(reference, image_options, directories, progress))
+        layers = [
+            stack.enter_context(layer)
+            for layer in open_layers(image, image_options, directories, progress)
+        ]
+        if not 0 <= number < len(layers):
+            raise UsageError(f"--layer {number}: the image has {len(layers)} layers, from 0")
+        yield from index_lines(layers[number].index)

@@ -91,7 +91,7 @@ def _in_background(
         pid = launch(job, log_fd=log_fd)
     except DaemonLost:
         raise  # it could not clean up: the stack is ours again
-    except ImgmountError:
+    except BaseException:
         stack.pop_all()
         raise
     stack.pop_all()

@@ -83,6 +83,8 @@ def register(runtime: Path, record: Record) -> None:
     path = _path(runtime, record)
     temporary = path.with_suffix(".tmp")
     try:
+        temporary.touch(mode=0o644)
+        temporary.chmod(0o644)  # whatever the umask
         temporary.write_text(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
     except OSError as error:

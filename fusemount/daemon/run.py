@@ -100,7 +100,7 @@ def _launch(job: Callable[[Callable[[], None]], None], stack: ExitStack, log_fd:
         pid = launch(job, log_fd=log_fd, follow_parent=True)
     except DaemonLost:
         raise
-    except ImgmountError:
+    except BaseException:
         stack.pop_all()
         raise
     stack.pop_all()

@@ -36,10 +36,18 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:
-    """Serves until the end. Raises what serve raises."""
+    """Serves until the end. Raises what serve raises.
+
+    Afterwards the signals that end a session are ignored: what follows is cleaning up.
+    """
     import trio
 
-    trio.run(_session, channel, serve, ready)
+    os.umask(0)  # a request's mode is complete: the kernel has applied the caller's umask
+    try:
+        trio.run(_session, channel, serve, ready)
+    finally:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:

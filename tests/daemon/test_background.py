@@ -38,7 +38,7 @@ def test_an_error_of_the_child_is_raised_here() -> None:
     def job(ready: Ready) -> None:
         raise UpperError("in use")
 
-    with pytest.raises(UpperError, match="^in use$"):
+    with pytest.raises(UpperError, match=r"^in use$"):
         launch(job, log_fd=-1)
 
 
@@ -46,7 +46,7 @@ def test_trios_wrapping_is_taken_off() -> None:
     def job(ready: Ready) -> None:
         raise BaseExceptionGroup("nursery", [BaseExceptionGroup("x", [UpperError("in use")])])
 
-    with pytest.raises(UpperError, match="^in use$"):
+    with pytest.raises(UpperError, match=r"^in use$"):
         launch(job, log_fd=-1)
 
 
@@ -76,3 +76,23 @@ def test_stderr_of_libraries_goes_to_the_log(tmp_path: Path) -> None:
 def test_answers(tmp_path: Path) -> None:
     assert answers(tmp_path, 10)
     assert not answers(tmp_path / "none", 10)
+
+
+def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
+    """SIGINT while the child gets ready: it unwinds, and only then does the parent go on."""
+    parent = os.getpid()
+
+    def job(ready: Ready) -> None:
+        def terminate(number: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, terminate)
+        try:
+            os.kill(parent, signal.SIGINT)
+            signal.pause()
+        finally:
+            (tmp_path / "undone").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(job, log_fd=-1)
+    assert (tmp_path / "undone").exists()

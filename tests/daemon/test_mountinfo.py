@@ -10,7 +10,7 @@ from fusemount.daemon.mountinfo import mount_at, mounts, parse_mountinfo
 def test_fields_optional_fields_and_escapes() -> None:
     (one, two) = parse_mountinfo(
         [
-            b"36 35 98:0 /a /mnt/a\\040b\\134 rw,noatime master:1 shared:2 - ext3 /dev/x\\011y rw\n",
+            b"36 35 98:0 / /mnt/a\\040b\\134 rw,noatime master:1 shared:2 - ext3 /dev/x\\011y rw\n",
             b"40 35 0:57 / /mnt/\xff ro - fuse.imgmount - ro,user_id=0\n",
         ]
     )
