@@ -1,0 +1,76 @@
+"""pid 1's loop: what it hands on, what it reaps, and the number at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from fusemount.daemon import init
+
+SI_USER, SI_TKILL, SI_KERNEL = 0, -6, 0x80
+
+
+def dead_child(code: int = 0, killed_by: int = 0) -> int:
+    """A child that has ended and has not been waited for."""
+    pid = os.fork()
+    if pid == 0:
+        if killed_by:
+            os.kill(os.getpid(), killed_by)
+        os._exit(code)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, child: int, *events: tuple[int, int]
+) -> tuple[int, list[tuple[int, int]]]:
+    """(exit code, signals sent) of supervise when these (signo, code) come in."""
+    infos = iter([SimpleNamespace(si_signo=number, si_code=code) for number, code in events])
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(signal, "sigwaitinfo", lambda wanted: next(infos))
+    monkeypatch.setattr(init, "_send", lambda pid, number: sent.append((pid, number)))
+    return init.supervise(child, lambda pid: None), sent
+
+
+def test_only_what_a_process_sent_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal's ^C has reached the command already: twice would be two interrupts."""
+    child = dead_child(3)
+    code, sent = run(
+        monkeypatch, child,
+        (signal.SIGINT, SI_KERNEL), (signal.SIGTERM, SI_USER), (signal.SIGUSR1, SI_TKILL),
+        (signal.SIGCHLD, 1),
+    )  # fmt: skip
+    assert code == 3
+    assert sent == [(child, signal.SIGTERM), (child, signal.SIGUSR1)]
+
+
+def test_a_killed_command_gives_128_and_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = dead_child(killed_by=signal.SIGKILL)
+    assert run(monkeypatch, child, (signal.SIGCHLD, 1))[0] == 137
+
+
+def test_all_others_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends may come as one SIGCHLD, for it does not queue."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)  # until the orphans have been reaped
+        os._exit(5)
+    os.close(reader)
+    orphans = {dead_child(), dead_child()}
+    others: list[int] = []
+
+    def ended(pid: int) -> None:
+        others.append(pid)
+        if set(others) == orphans:
+            os.close(writer)
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+    info = SimpleNamespace(si_signo=signal.SIGCHLD, si_code=1)
+    monkeypatch.setattr(signal, "sigwaitinfo", lambda wanted: info)
+    assert init.supervise(child, ended) == 5
+    assert set(others) == orphans
