@@ -1,6 +1,5 @@
 """What the C extension offers; native/*.h say what it means underneath."""
 
-from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import final
 

@@ -192,7 +192,7 @@ static img_id make_path(merge *m, const char *path, size_t len) {
 /* The scratch directory that an entry goes into. */
 static int parent_of(merge *m, const img_entry *e, img_id *out) {
     walk w;
-    if (m->parent && m->parent_dir == e->dir) {
+    if (m->parent && m->parent_dir == e->dir && m->parent_dir_len == e->dir_len) {
         *out = m->parent;
         return 0;
     }
@@ -204,6 +204,7 @@ static int parent_of(merge *m, const img_entry *e, img_id *out) {
         return fail(m, ENOMEM, "out of memory");
     m->parent = *out = w.here;
     m->parent_dir = e->dir;
+    m->parent_dir_len = e->dir_len;
     return 0;
 }
 

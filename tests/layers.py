@@ -39,12 +39,12 @@ def rootfs_of(
     work: Path | None = None,
     follow: bool = False,
 ) -> Iterator[RootFs]:
-    """The view over these layers, bottom first; read-only without upper."""
+    """The view over these layers, bottom first; read-only without work."""
     layers: list[MemoryLayer] = []
     try:
         layers.extend(open_layer(tar, i) for i, tar in enumerate(tars))
         view = open_rootfs(
-            layers, upper=upper, work=work, read_only=upper is None, follow_symlink_parents=follow
+            layers, upper=upper, work=work, read_only=work is None, follow_symlink_parents=follow
         )
         try:
             yield view

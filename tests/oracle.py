@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusemount.rootfs.dump import _TYPES, escape, format_line, format_xattrs
+from fusemount.escape import escape, format_xattrs
+from fusemount.rootfs.dump import _TYPES, format_line
 
 PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"

@@ -20,6 +20,7 @@ def parser() -> Parser:
     p.add_argument("path", nargs="?", default="/", help="a file or directory in the image")
     p.add_argument("--digest", action="store_true", help="add the sha256 of each file's contents")
     p.add_argument("--upper", metavar="DIR", help="with the changes that are kept there")
+    p.add_argument("--layer", type=int, metavar="N", help="a layer's own members, bottom is 0")
     p.add_argument("--symlink-parents", choices=("follow", "replace"), default="replace")
     return p
 
@@ -28,18 +29,19 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.dump import dump_image
+    from fusemount.daemon.dump import dump_image, dump_layer
 
-    lines = dump_image(
-        reference_of(args.image),
-        image_options_of(args),
-        directories(),
-        terminal_progress(),
-        path=os.fsencode(args.path),
-        digest=args.digest,
-        upper=args.upper,
-        follow_symlink_parents=args.symlink_parents == "follow",
-    )
+    image = (reference_of(args.image), image_options_of(args), directories(), terminal_progress())
+    if args.layer is not None:
+        lines = dump_layer(*image, args.layer)
+    else:
+        lines = dump_image(
+            *image,
+            path=os.fsencode(args.path),
+            digest=args.digest,
+            upper=args.upper,
+            follow_symlink_parents=args.symlink_parents == "follow",
+        )
     for line in lines:
         sys.stdout.buffer.write(line if line.endswith(b"\n") else line + b"\n")
     sys.stdout.buffer.flush()

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 
 from fusemount import _native
+from fusemount.escape import escape, format_xattrs
 from fusemount.rootfs.view import RootFs
 
 _TYPES = {
@@ -43,26 +43,6 @@ _TYPES = {
     stat.S_IFSOCK: b"s",
 }
 _PIECE = 1 << 20
-_UNSAFE = re.compile(rb"[^!-\[\]-~]")
-_UNSAFE_XATTR = re.compile(rb"[^!-+\--<>-\[\]-~]")
-
-
-def _hex(match: re.Match[bytes]) -> bytes:
-    return b"\\x%02x" % match.group()[0]
-
-
-def escape(raw: bytes) -> bytes:
-    """A field that any byte survives."""
-    return _UNSAFE.sub(_hex, raw) if raw != b"-" else b"\\x2d"
-
-
-def escape_xattr(raw: bytes) -> bytes:
-    return _UNSAFE_XATTR.sub(_hex, raw)
-
-
-def format_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
-    pairs = (escape_xattr(k) + b"=" + escape_xattr(v) for k, v in sorted(xattrs.items()))
-    return b",".join(pairs) or b"-"
 
 
 def format_line(

@@ -50,11 +50,14 @@ def open_rootfs(
     read_only: bool,
     follow_symlink_parents: bool = False,
 ) -> RootFs:
-    """The layers, with an upper unless read_only. An upper given beside read_only is shown.
+    """The layers with what an upper says about them; changes go there, unless read_only.
 
+    work: default `.<name>.imgmount-work` beside the upper.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
-    if upper is None or read_only:
+    if upper is None:
         return RootFs(tree, None)
+    if read_only:
+        return RootFs(tree, Upper(upper, None), read_only=True)
     return RootFs(tree, Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work")))

@@ -60,10 +60,11 @@ class Upper:
     Raises UpperError when it cannot be used; every method raises OSError as the system does.
     """
 
-    def __init__(self, upper: Path, work: Path) -> None:
+    def __init__(self, upper: Path, work: Path | None) -> None:
+        """work None: the upper is only looked at; nothing is made, written or swept."""
         self.path, self.work_path = upper, work
         self._serial = 0
-        for directory in (upper, work):
+        for directory in (upper, work) if work else ():
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as e:
@@ -71,6 +72,10 @@ class Upper:
         self.fd = _open_dir(upper)
         self.work_fd = -1
         try:
+            if work is None:
+                self._lock(self.fd, fcntl.LOCK_SH)
+                self.prefix = self._guess_prefix()
+                return
             self.work_fd = _open_dir(work)
             self._claim()
             self.prefix = self._probe_prefix()
@@ -83,10 +88,17 @@ class Upper:
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{self.work_path}: not on the file system of {self.path}")
         for fd in (self.work_fd, self.fd):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise UpperError(f"{self.path}: in use by another mount") from e
+            self._lock(fd, fcntl.LOCK_EX)
+
+    def _lock(self, fd: int, how: int) -> None:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise UpperError(f"{self.path}: in use by another mount") from e
+
+    def _guess_prefix(self) -> bytes:
+        marked = self.raw_xattr(self.fd, b".", b"user.overlay.imgmount") is not None
+        return b"user.overlay." if marked else b"trusted.overlay."
 
     def _probe_prefix(self) -> bytes:
         for prefix in (b"trusted.overlay.", b"user.overlay."):

@@ -53,14 +53,16 @@ def fail(number: int) -> NoReturn:
 
 
 class RootFs:
-    """A merged tree and, unless read-only, the upper that takes what is written.
+    """A merged tree and an upper, if there is one.
 
-    tree: sealed; upper: None for read-only.  close() leaves the upper ready for the next mount.
+    tree: sealed.  read_only: every change is refused, and an upper is only shown.  close() leaves
+    the upper ready for the next mount.
     """
 
-    def __init__(self, tree: _native.Tree, upper: Upper | None) -> None:
+    def __init__(self, tree: _native.Tree, upper: Upper | None, *, read_only: bool = False) -> None:
         self.tree = tree
         self.upper = upper
+        self.read_only = read_only or upper is None
         self._opens: Counter[int] = Counter()
         if upper is not None:
             self._copy = CopyUp(tree, upper)
@@ -73,6 +75,8 @@ class RootFs:
         fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
         if not fresh:
             load_upper(self.tree, upper)
+            return
+        if self.read_only:
             return
         attr = self.tree.getattr(1)
         upper.give(upper.fd, b".", Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
@@ -113,12 +117,13 @@ class RootFs:
     # ---- the upper's side -----------------------------------------------------------------
 
     def _writable(self) -> Upper:
-        if self.upper is None:
+        if self.upper is None or self.read_only:
             fail(errno.EROFS)
         return self.upper
 
     def _open_upper(self, ino: int) -> int:
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
+        access = os.O_RDONLY if self.read_only else os.O_RDWR
+        flags = access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
         with self._copy.place(ino) as (fd, rest):
             return os.open(rest, flags, dir_fd=fd)
 
@@ -132,7 +137,7 @@ class RootFs:
                 set_xattrs(self.tree, ino, upper.xattrs(at, rest))
 
     def _drop_orphan(self, ino: int) -> None:
-        if self.upper is None:
+        if self.upper is None or self.read_only:
             return
         try:
             os.unlink(self._copy.orphan(ino), dir_fd=self.upper.work_fd)

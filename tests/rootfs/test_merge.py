@@ -382,8 +382,11 @@ def test_table_times_far_away(seconds: int) -> None:
 def test_overlayfs_agrees_on_a_whole_picture(tmp_path: Path) -> None:
     low = base().file("big", bytes(range(256)) * 5000, mode=0o4755, mtime_ns=TIME)
     low.node("dev0", "block", (7, 300), mtime_ns=TIME).node("pipe", "fifo", mtime_ns=TIME)
-    low.file("a/b/c/old", b"1", mtime_ns=TIME).file("cap", b"", xattrs={
-        "security.capability": bytes.fromhex("0100000200040000000000000000000000000000")})
+    low.file("a/b/c/old", b"1", mtime_ns=TIME).file(
+        "cap",
+        b"",
+        xattrs={"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")},
+    )
     for d in ("a", "a/b", "a/b/c"):
         low.dir(d, mtime_ns=TIME)
     low.file("h1", b"linked", mtime_ns=TIME).hardlink("h2", "h1").hardlink("a/h3", "h1")
@@ -391,6 +394,12 @@ def test_overlayfs_agrees_on_a_whole_picture(tmp_path: Path) -> None:
     mid.file("a/new", b"2", mtime_ns=TIME).whiteout("h2").dir("d", mtime_ns=TIME, gid=5)
     mid.whiteout("d/x").file("f", b"second", mtime_ns=TIME)
     top = TarWriter().dir(".", mtime_ns=TIME + 9).dir("a", mtime_ns=TIME).whiteout("a/new")
-    top.dir("a/b", mtime_ns=TIME).file("a/b/again", b"3", mtime_ns=TIME).symlink("big", "f",
-                                                                               mtime_ns=TIME)
+    top.dir("a/b", mtime_ns=TIME).file("a/b/again", b"3", mtime_ns=TIME).symlink(
+        "big", "f", mtime_ns=TIME
+    )
     check_against_overlayfs([low.tar(), mid.tar(), top.tar()], tmp_path)
+
+
+def test_a_name_in_the_root_after_one_in_a_directory() -> None:
+    """The root's path is empty, and so is a prefix of every other."""
+    assert names([TarWriter().file("b/z", b"").file("a", b"").tar()]) == ["/a", "/b", "/b/z"]

@@ -12,7 +12,7 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
 FLOORS = {
-    0: ("errors", "digest", "reference", "settings", "_native", "__init__"),
+    0: ("errors", "digest", "escape", "reference", "settings", "_native", "__init__"),
     1: ("image", "codec"),
     2: ("store", "layer"),
     3: ("sources", "transfer"),
