@@ -29,7 +29,8 @@ typedef struct merge {
     img_id scratch;
     img_error *err;
     const img_entry *entry; /* at hand, for messages */
-    uint32_t parent_dir;    /* pool offset whose node is parent; valid when parent != 0 */
+    uint32_t parent_dir;    /* pool offset and length of the path whose node is parent, if any */
+    uint16_t parent_dir_len;
     img_id parent;
     mark *marks;
     size_t n_marks, marks_size;
