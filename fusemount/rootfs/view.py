@@ -396,6 +396,9 @@ class RootFs:
     def setattr(self, ino: int, change: Change) -> None:
         upper = self._writable()
         attr = self.tree.getattr(ino)
+        if change.size is None and not self._has_object(ino, attr):
+            self._set_in_tree(ino, change)
+            return
         if change.size is not None:
             if not stat.S_ISREG(attr.mode):
                 fail(errno.EINVAL)
@@ -419,6 +422,15 @@ class RootFs:
                 os.utime(rest, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
         acl = self.tree.getxattr(ino, _ACL_ACCESS)
         self.refresh(ino, acls=acl is not None)  # chmod changes an ACL's mask
+
+    def _has_object(self, ino: int, attr: _native.Attr) -> bool:
+        """Whether an attribute has a place to go to. The kernel sends the times of a file that was
+        just unlinked: nothing is to be copied up, or left in the work directory, for that."""
+        return ino == 1 or bool(self.tree.names(ino)) or (attr.upper and self._opens[ino] > 0)
+
+    def _set_in_tree(self, ino: int, change: Change) -> None:
+        given = {k: v for k, v in vars(change).items() if v is not None}
+        self.tree.set_attr(ino, **given)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         """Sets an xattr; None removes it (ENODATA when it is not there)."""

@@ -284,6 +284,20 @@ def test_r29_unlinked_but_open(at: Path) -> None:
         os.fsync(upper.fileno())
 
 
+def test_r29_nothing_is_left_in_the_work_directory(at: Path) -> None:
+    """The kernel sends times for what was just unlinked, after it was closed."""
+    with open(at / "f", "rb") as f, open(at / "made", "wb") as made:
+        f.read()
+        made.write(b"1")
+        for path in ("f", "made", "l", "p", "d/a"):
+            os.unlink(at / path)
+    os.rmdir(at / "empty")
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    work = at.parent / "upper-work"
+    assert os.listdir(work) == []
+
+
 def test_r35_listing_while_deleting(at: Path) -> None:
     seen = []
     with os.scandir(at / "many") as entries:
