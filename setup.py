@@ -11,8 +11,16 @@ setup(
             sources=sorted(glob("native/*.c")),
             depends=sorted(glob("native/*.h")),
             extra_compile_args=[
-                "-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread",
-                "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror",
+                "-std=gnu11",
+                "-O2",
+                "-g",
+                "-fvisibility=hidden",
+                "-pthread",
+                "-Wall",
+                "-Wextra",
+                "-Wconversion",
+                "-Wshadow",
+                "-Werror",
             ],
             extra_link_args=["-pthread"],
         )
