@@ -1,0 +1,67 @@
+"""Law: what a session makes once: a Debian image of three layers, and the kernel's view of it.
+
+Everything lies below one directory that is removed at the end, gigabytes of unpacked layers too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import archivelayers
+import pytest
+from buildahimage import Buildah
+from debianbase import debian_root
+from kernelview import KernelView
+from oracle import run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    root = pytest.mark.skipif(os.geteuid() != 0, reason="root makes and mounts these images")
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(root)
+
+
+@dataclass
+class Real:
+    """base: scratch space of the session.  layout: the image as buildah pushed it."""
+
+    base: Path
+    buildah: Buildah
+    name: str
+    layout: Path
+    kernel: KernelView
+
+    @cached_property
+    def layers(self) -> list[Path]:
+        """The image's layers as kernelview.KernelView.layers gives them."""
+        blobs = archivelayers.blobs(self.layout, "real")
+        return self.kernel.layers([archivelayers.plain(blob) for blob in blobs])
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    base = tmp_path_factory.mktemp("real")
+    (base / "kernel").mkdir()
+    buildah = Buildah(base / "storage")
+    try:
+        name = buildah.make(debian_root())
+        buildah("push", "-q", name, f"oci:{base}/layout:real")
+        yield Real(base, buildah, name, base / "layout", KernelView(base / "kernel"))
+    finally:
+        buildah.clean()
+        shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def docker_archive(real: Real) -> Path:
+    """The image as skopeo writes it for docker: layers uncompressed, read in place."""
+    path = real.base / "docker.tar"
+    run("skopeo", "copy", "-q", f"oci:{real.layout}:real", f"docker-archive:{path}:real:3")
+    return path

@@ -1,0 +1,71 @@
+"""Law: one small real Debian root as a tar, made by mmdebstrap, kept for later sessions.
+
+Kept means: in the user's cache, under a key of everything that decides its contents (the mirror's
+signed release file, the packages, the tool's version), and taken from there only while its SHA-256
+is the one noted beside it.  Anything else builds it anew, in about half a minute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import hostapt
+from oracle import run
+
+_VARIANT = ["--variant=essential", "--include=apt"]
+_WITHOUT = ("doc", "locale", "man", "info")
+
+
+def debian_root() -> Path:
+    """The tar, one directory entry `./` first. Raises AssertionError when it cannot be built."""
+    kept = _directory() / f"{_key()}.tar"
+    note = kept.with_suffix(".sha256")
+    if kept.exists() and note.exists() and note.read_text() == _digest(kept):
+        return kept
+    for old in kept.parent.glob("*"):
+        old.unlink()
+    building = kept.with_suffix(".new")
+    try:
+        _build(building)
+        note.write_text(_digest(building))
+        building.rename(kept)
+    finally:
+        building.unlink(missing_ok=True)
+    return kept
+
+
+def _directory() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = base / "imgmount-tests"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _key() -> str:
+    decides = hashlib.sha256(hostapt.release_file())
+    for part in (run("mmdebstrap", "--version").stdout, repr(_command("")).encode()):
+        decides.update(part)
+    return decides.hexdigest()[:32]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _command(target: str | Path) -> list[str | Path]:
+    command: list[str | Path] = ["mmdebstrap", "--quiet", "--mode=root", *_VARIANT]
+    if hostapt.mirror().startswith("https:"):
+        command.append("--include=ca-certificates")
+    command += [f"--aptopt={line}" for line in hostapt.settings()]
+    command += ['--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"]
+    command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _WITHOUT]
+    return [*command, "--format=tar", hostapt.SUITE, target, hostapt.mirror()]
+
+
+def _build(target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="imgmount-debian-") as scratch:
+        run(*_command(target), env=os.environ | {"TMPDIR": scratch})

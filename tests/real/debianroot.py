@@ -1,0 +1,101 @@
+"""Law: a mounted Debian image as a machine to run programs in; what it bound, it unbinds.
+
+The machine's /proc and /dev are bound into the mount, not made: programs want both, and the upper
+is to hold only what programs wrote.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mounted import Command, mounted
+from oracle import run
+
+_ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+
+class DebianRoot:
+    """An image on a mountpoint, with one upper that outlives every mount."""
+
+    def __init__(self, base: Path, image: Path) -> None:
+        self._command, self._image = Command(base / "dirs"), image
+        self.upper, self._at = base / "upper", base / "mnt"
+        self._stack = ExitStack()
+
+    @property
+    def at(self) -> Path:
+        return self._at
+
+    def mount(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(
+                mounted(self._command, self._image, self._at, "--upper", self.upper)
+            )
+            stack.enter_context(self._bound())
+            self._stack = stack.pop_all()
+
+    @contextmanager
+    def _bound(self) -> Iterator[None]:
+        with ExitStack() as self._binds:
+            for source, place in (("/proc", "proc"), ("/dev", "dev")):
+                run("mount", "--bind", source, self._at / place)
+                self._binds.callback(run, "umount", self._at / place)
+            yield
+
+    def umount(self) -> None:
+        self._stack.close()
+
+    def remount(self) -> None:
+        """Nothing of the daemon's memory survives; the upper does."""
+        self.umount()
+        self.mount()
+
+    @contextmanager
+    def unbound(self) -> Iterator[Path]:
+        """The living mount with nothing bound over it, for a dump of all of it."""
+        self._binds.close()
+        yield self._at
+        self.remount()
+
+    def __call__(self, script: str, *arguments: str, check: bool = True) -> str:
+        """A shell script in a chroot into the mount; it ends at the first failure."""
+        done = run_in(self._at, ["sh", "-euc", script, "sh", *arguments])
+        if check and done.returncode:
+            said = (done.stdout + done.stderr)[-3000:].decode(errors="replace")
+            raise AssertionError(f"{script.strip()} gave {done.returncode}:\n{said}")
+        return done.stdout.decode(errors="replace")
+
+
+def run_in(root: Path, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["chroot", root, *command], env=_ENVIRONMENT, capture_output=True, timeout=180,
+        stdin=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+
+
+@contextmanager
+def dropping_caches() -> Iterator[list[int]]:
+    """R 39: the kernel forgets dentries and inodes twice a second; yields one item a time."""
+    ended, times = threading.Event(), []
+
+    def drop() -> None:
+        while not ended.wait(0.5):
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            times.append(1)
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    try:
+        yield times
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,99 @@
+"""Law: one dockerd of our own, on directories of its own, gone when the block ends.
+
+It needs neither bridge nor firewall: images are loaded, built and saved, nothing is published.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from oracle import run
+
+_START_SECONDS, _STOP_SECONDS = 30, 20
+
+
+class NotStarted(Exception):
+    """There is no dockerd, or it does not come up here; the message is its last words."""
+
+
+@dataclass(frozen=True)
+class Dockerd:
+    """The client's command line, bound to the daemon of this directory."""
+
+    base: Path
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
+            "DOCKER_HOST": f"unix://{self.base}/s",
+            "DOCKER_CONFIG": str(self.base / "client"),
+            "DOCKER_BUILDKIT": "0",
+        }
+
+    def __call__(self, *words: str | Path) -> str:
+        return run("docker", *words, env=self._environment).stdout.decode().strip()
+
+    def answers(self) -> bool:
+        return not run("docker", "version", check=False, env=self._environment).returncode
+
+    def build(self, tag: str, dockerfile: str, context: Path) -> None:
+        """An image by the builder that commits each step as a layer."""
+        (context / "Dockerfile").write_text(dockerfile)
+        self("build", "-q", "--network", "none", "-t", tag, context)
+
+
+@contextmanager
+def dockerd(base: Path) -> Iterator[Dockerd]:
+    """Raises NotStarted."""
+    program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/sbin")
+    if program is None:
+        raise NotStarted("dockerd is not installed")
+    with open(base / "log", "wb") as log:
+        process = subprocess.Popen(
+            [program, "--iptables=false", "--bridge=none", f"--data-root={base}/data",
+             f"--exec-root={base}/exec", f"--pidfile={base}/pid", f"--host=unix://{base}/s"],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    try:
+        daemon = Dockerd(base)
+        _await(daemon, process)
+        yield daemon
+    finally:
+        _end(process)
+        _unmount_below(base)
+
+
+def _await(daemon: Dockerd, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not daemon.answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise NotStarted((daemon.base / "log").read_text(errors="replace")[-1500:])
+        time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM lets it take its containerd along; what remains of the session is killed."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(5)
+
+
+def _unmount_below(base: Path) -> None:
+    listed = run("findmnt", "-rno", "TARGET").stdout.decode().splitlines()
+    for at in sorted((x for x in listed if x.startswith(f"{base}/")), reverse=True):
+        run("umount", "--lazy", at)
