@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import left_behind, needs_root_and_fuse
+from busyboximage import left_behind
 from mounted import Command, mounted
 
 from fusemount.daemon.background import ended
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
-
-pytestmark = pytest.mark.skipif(needs_root_and_fuse(), reason="needs root and /dev/fuse")
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import needs_root_and_fuse
 
 UID = 65534  # nobody: fusermount3 wants a user that passwd knows
-pytestmark = pytest.mark.skipif(needs_root_and_fuse(), reason="sets its world up as root")
 
 
 @pytest.fixture

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import left_behind, needs_root_and_fuse
+from busyboximage import busybox_layers, left_behind
 from imagewriter import docker_archive
 from mounted import Command
 from tarwriter import TarWriter
 
 from fusemount.daemon.background import ended
-
-pytestmark = pytest.mark.skipif(needs_root_and_fuse(), reason="needs root and /dev/fuse")
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +117,6 @@ def test_volumes(command: Command, busybox_image: Path, tmp_path: Path) -> None:
 
 
 def test_a_symlink_in_the_image_leads_nowhere_outside(command: Command, tmp_path: Path) -> None:
-    from conftest import busybox_layers
-
     (tmp_path / "secret").mkdir()
     evil = TarWriter().symlink("etc/resolv.conf", f"../../../../../..{tmp_path}/secret/resolv")
     evil.symlink("data", f"{tmp_path}/secret").symlink("sys", f"{tmp_path}/secret")
