@@ -33,7 +33,7 @@ from fusemount.errors import UpperError
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
@@ -310,6 +310,3 @@ class Upper:
                     os.rmdir(child, dir_fd=fd)
         finally:
             os.close(fd)
-
-    def has_default_acl(self, fd: int, path: bytes) -> bool:
-        return self.raw_xattr(fd, path, _ACLS[1]) is not None

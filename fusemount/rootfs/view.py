@@ -21,10 +21,10 @@ from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.files import OpenFiles
 from fusemount.rootfs.load import load_upper, set_from_upper, set_xattrs
+from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.rename import Renamer
-from fusemount.rootfs.upper import Owner, Upper
+from fusemount.rootfs.upper import ACL_ACCESS, ACL_DEFAULT, Owner, Upper
 
-_ACL_ACCESS, _ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
 _CAPABILITY = b"security.capability"
 
 
@@ -67,6 +67,7 @@ class RootFs:
         if upper is not None:
             self._copy = CopyUp(tree, upper)
             self._files = OpenFiles(self._open_upper)
+            self._maker = Maker(tree, upper, self._copy)
             self._renamer = Renamer(self, tree, upper, self._copy)
             self._start(upper)
 
@@ -150,89 +151,16 @@ class RootFs:
         self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
     ) -> int:
         """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
-        upper = self._writable()
+        self._writable()
         if len(name) > 255:
             fail(errno.ENAMETOOLONG)
         if self.tree.lookup(parent, name):
             fail(errno.EEXIST)
-        above = self.tree.getattr(parent)
-        if not above.nlink or (parent != 1 and not self.tree.names(parent)):
+        if parent != 1 and not self.tree.names(parent):
             fail(errno.ENOENT)
         if stat.S_ISCHR(mode) and rdev == 0:
             fail(errno.EPERM)  # a whiteout to overlayfs
-        self._copy.directory(parent)
-        gid = caller.gid
-        if above.mode & stat.S_ISGID:
-            gid = above.gid
-            mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
-        path = self._copy.child(parent, name)
-        inherits = self.tree.getxattr(parent, _ACL_DEFAULT)
-        if self.tree.is_lower_name(parent, name):
-            # a whiteout is there: make it beside and move it over
-            stage = upper.temporary()
-            self._make(upper.work_fd, stage, mode, rdev, target, inherits)
-            self._finish(
-                upper.work_fd, stage, mode, Owner(caller.uid, gid, mode & 0o7777), inherits
-            )
-            if stat.S_ISDIR(mode):
-                upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
-            upper.put_in(stage, path)
-        else:
-            with upper.at(path) as (fd, rest):
-                self._make(fd, rest, mode, rdev, target, None)
-                self._finish(fd, rest, mode, Owner(caller.uid, gid, mode & 0o7777), inherits)
-        return self._adopt(parent, name, target, inherits is not None)
-
-    def _make(
-        self, fd: int, path: bytes, mode: int, rdev: int, target: bytes, acl: bytes | None
-    ) -> None:
-        # Beside the upper there is no default ACL to inherit from: the directory for it is made.
-        if acl is not None and not stat.S_ISLNK(mode):
-            upper = self._writable()
-            nest = upper.temporary()
-            os.mkdir(nest, 0o700, dir_fd=fd)
-            upper.set_xattr(fd, nest, _ACL_DEFAULT, acl)
-            self._make(fd, nest + b"/new", mode, rdev, target, None)
-            os.rename(nest + b"/new", path, src_dir_fd=fd, dst_dir_fd=fd)
-            os.rmdir(nest, dir_fd=fd)
-        elif stat.S_ISREG(mode):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(path, flags, mode & 0o7777, dir_fd=fd))
-        elif stat.S_ISDIR(mode):
-            os.mkdir(path, mode & 0o7777, dir_fd=fd)
-        elif stat.S_ISLNK(mode):
-            os.symlink(target, path, dir_fd=fd)
-        else:
-            os.mknod(path, mode, rdev, dir_fd=fd)
-
-    def _finish(self, fd: int, path: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
-        """Owner and mode; undone when they cannot be given."""
-        upper = self._writable()
-        try:
-            if acl is not None and not stat.S_ISLNK(mode):
-                # the default ACL has decided the rwx bits
-                made = stat.S_IMODE(os.stat(path, dir_fd=fd, follow_symlinks=False).st_mode)
-                owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
-            upper.give(fd, path, owner)
-        except OSError:
-            (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(path, dir_fd=fd)
-            raise
-
-    def _adopt(self, parent: int, name: bytes, target: bytes, acls: bool) -> int:
-        """The new upper object under that name becomes a node."""
-        upper = self._writable()
-        with upper.at(self._copy.child(parent, name)) as (fd, rest):
-            st = os.stat(rest, dir_fd=fd, follow_symlinks=False)
-            owner = upper.owner(fd, rest, st)
-            xattrs = upper.xattrs(fd, rest) if acls else {}
-        mode = stat.S_IFMT(st.st_mode) | owner.mode
-        times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
-        ino = self.tree.new_node(
-            mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=target
-        )
-        for key, value in xattrs.items():
-            self.tree.setxattr(ino, key, value)
-        self.tree.add_name(parent, name, ino)
+        ino = self._maker.make(parent, name, New(mode, rdev, caller.uid, caller.gid, target))
         self.refresh(parent)
         return ino
 
@@ -420,7 +348,7 @@ class RootFs:
                 atime = st.st_atime_ns if change.atime_ns is None else change.atime_ns
                 mtime = st.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
                 os.utime(rest, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
-        acl = self.tree.getxattr(ino, _ACL_ACCESS)
+        acl = self.tree.getxattr(ino, ACL_ACCESS)
         self.refresh(ino, acls=acl is not None)  # chmod changes an ACL's mask
 
     def _has_object(self, ino: int, attr: _native.Attr) -> bool:
@@ -443,7 +371,7 @@ class RootFs:
                 upper.remove_xattr(at, rest, name)
             else:
                 upper.set_xattr(at, rest, name, value)
-        if name in (_ACL_ACCESS, _ACL_DEFAULT):
+        if name in (ACL_ACCESS, ACL_DEFAULT):
             self.refresh(ino, acls=True)  # an ACL and the mode are one thing
         else:
             self.tree.setxattr(ino, name, value)

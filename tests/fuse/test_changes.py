@@ -186,6 +186,18 @@ def test_r34_acls_are_inherited(at: Path) -> None:
     assert "mask::---" in acl.stdout
 
 
+def test_r34_acls_are_inherited_where_the_layers_had_the_name(at: Path) -> None:
+    subprocess.run(["setfacl", "-d", "-m", "u:55:rwx,g::r-x", at / "d"], check=True)
+    for name in ("a", "b"):
+        os.unlink(at / "d" / name)
+    (at / "d/a").write_bytes(b"again")
+    os.mkdir(at / "d/b")
+    acl = subprocess.run(["getfacl", "-cn", at / "d/a"], capture_output=True, text=True)
+    assert "user:55:rwx" in acl.stdout
+    acl = subprocess.run(["getfacl", "-cn", at / "d/b"], capture_output=True, text=True)
+    assert "default:user:55:rwx" in acl.stdout
+
+
 # ---- names --------------------------------------------------------------------------------
 
 

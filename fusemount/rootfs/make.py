@@ -1,0 +1,120 @@
+"""Law: new objects in the upper, with owner, mode and ACL as POSIX has them inherited.
+
+Where the layers have the name (there is a whiteout in the upper), the object is made in the work
+directory and moved over the whiteout, so that what is below never shows in between; a directory is
+opaque then.  Elsewhere it is made in place, and the upper's own file system hands down the default
+ACL of its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from fusemount import _native
+from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.upper import ACL_DEFAULT, Owner, Upper
+
+
+@dataclass(frozen=True)
+class New:
+    """What is to be made: mode with its type; uid and gid of who asks; target of a symlink."""
+
+    mode: int
+    rdev: int
+    uid: int
+    gid: int
+    target: bytes
+
+
+class Maker:
+    """Makes objects and their nodes. Raises OSError; what failed has left nothing."""
+
+    def __init__(self, tree: _native.Tree, upper: Upper, copy: CopyUp) -> None:
+        self._tree, self._upper, self._copy = tree, upper, copy
+
+    def make(self, parent: int, name: bytes, new: New) -> int:
+        """The nodeid of the new object; the name must be free."""
+        upper = self._upper
+        self._copy.directory(parent)
+        mode, owner = self._owned(parent, new)
+        acl = None if stat.S_ISLNK(mode) else self._tree.getxattr(parent, ACL_DEFAULT)
+        path = self._copy.child(parent, name)
+        if self._tree.is_lower_name(parent, name):
+            stage = upper.temporary()
+            self._make_beside(stage, mode, new, acl)
+            self._finish(upper.work_fd, stage, mode, owner, acl)
+            if stat.S_ISDIR(mode):
+                upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
+            upper.put_in(stage, path)
+        else:
+            with upper.at(path) as (fd, rest):
+                self._make(fd, rest, mode, new)
+                self._finish(fd, rest, mode, owner, acl)
+        return self._adopt(parent, name, path, new.target, acl is not None)
+
+    def _owned(self, parent: int, new: New) -> tuple[int, Owner]:
+        """A set-gid directory hands down its group, and to directories the bit."""
+        above, mode, gid = self._tree.getattr(parent), new.mode, new.gid
+        if above.mode & stat.S_ISGID:
+            gid = above.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return mode, Owner(new.uid, gid, mode & 0o7777)
+
+    def _make(self, fd: int, path: bytes, mode: int, new: New) -> None:
+        if stat.S_ISREG(mode):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(path, flags, mode & 0o7777, dir_fd=fd))
+        elif stat.S_ISDIR(mode):
+            os.mkdir(path, mode & 0o7777, dir_fd=fd)
+        elif stat.S_ISLNK(mode):
+            os.symlink(new.target, path, dir_fd=fd)
+        else:
+            os.mknod(path, mode, new.rdev, dir_fd=fd)
+
+    def _make_beside(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
+        """In the work directory, which has no default ACL to inherit: a directory in it gets it."""
+        upper = self._upper
+        if acl is None:
+            self._make(upper.work_fd, stage, mode, new)
+            return
+        nest = upper.temporary()
+        os.mkdir(nest, 0o700, dir_fd=upper.work_fd)
+        try:
+            upper.set_xattr(upper.work_fd, nest, ACL_DEFAULT, acl)
+            self._make(upper.work_fd, nest + b"/new", mode, new)
+            work = upper.work_fd
+            os.rename(nest + b"/new", stage, src_dir_fd=work, dst_dir_fd=work)
+        finally:
+            upper.discard(nest)
+
+    def _finish(self, fd: int, path: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
+        """Owner and mode; the object is taken away again when they cannot be given."""
+        try:
+            if acl is not None:
+                # the default ACL has decided the rwx bits
+                made = stat.S_IMODE(os.stat(path, dir_fd=fd, follow_symlinks=False).st_mode)
+                owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
+            self._upper.give(fd, path, owner)
+        except OSError:
+            (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(path, dir_fd=fd)
+            raise
+
+    def _adopt(self, parent: int, name: bytes, path: bytes, target: bytes, acls: bool) -> int:
+        """The new upper object becomes a node."""
+        upper = self._upper
+        with upper.at(path) as (fd, rest):
+            st = os.stat(rest, dir_fd=fd, follow_symlinks=False)
+            owner = upper.owner(fd, rest, st)
+            xattrs = upper.xattrs(fd, rest) if acls else {}
+        mode = stat.S_IFMT(st.st_mode) | owner.mode
+        times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
+        ino = self._tree.new_node(
+            mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=target
+        )
+        for key, value in xattrs.items():
+            self._tree.setxattr(ino, key, value)
+        self._tree.add_name(parent, name, ino)
+        return ino
