@@ -199,7 +199,9 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return list(self._view.tree.xattrs(inode))
+        # The kernel lets only root ask for trusted ones; xattr(7): others do not see their names.
+        names = list(self._view.tree.xattrs(inode))
+        return names if ctx.uid == 0 else [n for n in names if not n.startswith(b"trusted.")]
 
     @_answering
     async def setxattr(

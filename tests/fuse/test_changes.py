@@ -398,6 +398,16 @@ def test_xattrs(at: Path) -> None:
     assert os.listxattr(at / "f") == ["user.one"]
 
 
+def test_trusted_xattrs_are_roots_alone(at: Path) -> None:
+    os.setxattr(at / "d/a", "trusted.secret", b"1")
+    assert os.listxattr(at / "d/a") == ["trusted.secret", "user.k"]
+    with open(at / "d/a") as f:
+        listing = ["python3", "-c", "import os; print(os.listxattr(0))"]
+        somebody = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", *listing]
+        seen = subprocess.run(somebody, stdin=f, capture_output=True, text=True, check=True)
+    assert seen.stdout == "['user.k']\n"
+
+
 def test_special_files(at: Path) -> None:
     os.mknod(at / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(at / "far", stat.S_IFBLK | 0o600, os.makedev(300, 70000))
