@@ -1,4 +1,4 @@
-"""Law: an image of three layers made by buildah, apt, dpkg and file tools; nothing is written by us.
+"""Law: an image of three layers made by buildah, apt, dpkg and file tools, by nothing of ours.
 
     1  the Debian root
     2  apt installs a package; files and directories of layer 1 are removed, replaced by other

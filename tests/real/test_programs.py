@@ -87,7 +87,8 @@ def test_r44_dpkg_installs_an_archive(debian: DebianRoot) -> None:
     printf '#!/bin/sh\\necho tiny runs\\n' > pkg/usr/bin/tiny
     chmod 755 pkg/DEBIAN/postinst && chmod 4755 pkg/usr/bin/tiny
     dpkg-deb --root-owner-group -b pkg tiny.deb && dpkg -i tiny.deb
-    sed -i 's/Version: 1/Version: 2/' pkg/DEBIAN/control && echo more >> pkg/usr/bin/tiny
+    sed -i 's/Version: 1/Version: 2/' pkg/DEBIAN/control
+    echo : >> pkg/usr/bin/tiny && chmod 4755 pkg/usr/bin/tiny
     dpkg-deb --root-owner-group -b pkg tiny2.deb && dpkg -i tiny2.deb
     """)
     still_there(debian, "root/deb")
