@@ -7,6 +7,7 @@ static int native_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->layer_index);
     Py_VISIT(state->scanner);
     Py_VISIT(state->member);
+    Py_VISIT(state->attr);
     Py_VISIT(state->format_error);
     return 0;
 }
@@ -16,6 +17,7 @@ static int native_clear(PyObject *module) {
     Py_CLEAR(state->layer_index);
     Py_CLEAR(state->scanner);
     Py_CLEAR(state->member);
+    Py_CLEAR(state->attr);
     Py_CLEAR(state->format_error);
     return 0;
 }

@@ -16,9 +16,9 @@ int imgpy_index_exec(PyObject *module); /* FormatError, Member, LayerIndex, Scan
 int imgpy_tree_exec(PyObject *module);  /* Tree */
 int imgpy_linux_exec(PyObject *module); /* system calls that Python lacks */
 
-/* What py_index.c keeps in the module's state. */
+/* The module's state: the types that C makes objects of. */
 typedef struct imgpy_state {
-    PyTypeObject *layer_index, *scanner, *member;
+    PyTypeObject *layer_index, *scanner, *member, *attr;
     PyObject *format_error;
 } imgpy_state;
 

@@ -4,62 +4,15 @@
  * who holds the lock in another thread runs pure C and never asks for the GIL.
  */
 #define _GNU_SOURCE /* renameat2 */
-#include "py_native.h"
+#include "py_tree.h"
 
 #include "content.h"
 #include "merge.h"
-#include "tree.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <structmember.h>
 #include <sys/stat.h>
-
-typedef struct {
-    PyObject_HEAD img_tree *tree;
-    PyObject *indexes; /* list of the LayerIndex objects that the tree points into */
-} TreeObject;
-
-static PyTypeObject *attr_type;
-
-static PyObject *raise_errno(int negative) {
-    errno = -negative;
-    return PyErr_SetFromErrno(PyExc_OSError);
-}
-
-static img_tree *tree_of(PyObject *self) {
-    return ((TreeObject *)self)->tree;
-}
-
-static void lock_read(img_tree *tree) {
-    (void)pthread_rwlock_rdlock(&tree->lock);
-}
-
-static void lock_write(img_tree *tree) {
-    (void)pthread_rwlock_wrlock(&tree->lock);
-}
-
-static void unlock(img_tree *tree) {
-    (void)pthread_rwlock_unlock(&tree->lock);
-}
-
-/* The node, or NULL with ESTALE raised: the caller named what is gone. */
-static img_node *node_or_raise(img_tree *tree, unsigned long long ino) {
-    img_node *node = img_tree_node(tree, ino);
-    if (!node)
-        (void)raise_errno(-ESTALE);
-    return node;
-}
-
-static img_node *dir_or_raise(img_tree *tree, unsigned long long ino) {
-    img_node *node = node_or_raise(tree, ino);
-    if (node && !img_is_dir(node)) {
-        (void)raise_errno(-ENOTDIR);
-        return NULL;
-    }
-    return node;
-}
 
 /* ---- life --------------------------------------------------------------------------------- */
 
@@ -215,7 +168,7 @@ static uint64_t blocks_of(const img_node *node) {
     return (bytes + 4095) / 4096 * 8;
 }
 
-static PyObject *attr_of(unsigned long long ino, const img_node *node) {
+static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
     PyObject *items[13] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
@@ -231,7 +184,7 @@ static PyObject *attr_of(unsigned long long ino, const img_node *node) {
         PyBool_FromLong(node->flags & IMG_NODE_UPPER),
         PyLong_FromUnsignedLongLong(blocks_of(node)),
     };
-    PyObject *attr = PyStructSequence_New(attr_type);
+    PyObject *attr = PyStructSequence_New(type);
     for (Py_ssize_t i = 0; i < 13; i++)
         if (attr && items[i])
             PyStructSequence_SET_ITEM(attr, i, items[i]);
@@ -242,11 +195,12 @@ static PyObject *attr_of(unsigned long long ino, const img_node *node) {
 
 static PyObject *tree_getattr(PyObject *self, PyObject *arg) {
     unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
+    const imgpy_state *state = PyType_GetModuleState(Py_TYPE(self));
     if (PyErr_Occurred())
         return NULL;
     lock_read(tree_of(self));
     const img_node *node = node_or_raise(tree_of(self), ino);
-    PyObject *attr = node ? attr_of(ino, node) : NULL;
+    PyObject *attr = node ? attr_of(state->attr, ino, node) : NULL;
     unlock(tree_of(self));
     return attr;
 }
@@ -316,18 +270,6 @@ static PyObject *tree_is_lower_name(PyObject *self, PyObject *args) {
     int lower = d && img_dentry_at(tree, d)->flags & IMG_NAME_LOWER;
     unlock(tree);
     return PyBool_FromLong(lower);
-}
-
-static PyObject *tree_has_whiteouts(PyObject *self, PyObject *arg) {
-    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
-    if (PyErr_Occurred())
-        return NULL;
-    img_tree *tree = tree_of(self);
-    lock_read(tree);
-    const img_node *node = dir_or_raise(tree, ino);
-    int more = node && node->u.dir && node->u.dir->used - node->u.dir->holes > node->u.dir->live;
-    unlock(tree);
-    return node ? PyBool_FromLong(more) : NULL;
 }
 
 static PyObject *tree_readlink(PyObject *self, PyObject *arg) {
@@ -464,230 +406,6 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
     return found;
 }
 
-static PyObject *tree_setxattr(PyObject *self, PyObject *args) {
-    unsigned long long ino;
-    const char *name, *value;
-    Py_ssize_t len, value_len;
-    if (!PyArg_ParseTuple(args, "Ky#z#", &ino, &name, &len, &value, &value_len))
-        return NULL;
-    lock_write(tree_of(self));
-    img_node *node = node_or_raise(tree_of(self), ino);
-    int result =
-        node ? img_tree_set_xattr(tree_of(self), node, name, (size_t)len, value, (size_t)value_len)
-             : 0;
-    unlock(tree_of(self));
-    if (!node)
-        return NULL;
-    if (result < 0)
-        return raise_errno(result);
-    Py_RETURN_NONE;
-}
-
-/* ---- changing ----------------------------------------------------------------------------- */
-
-static bool take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    long long value = PyLong_AsLongLong(ns);
-    if (value == -1 && PyErr_Occurred())
-        return false;
-    long long part = value % 1000000000;
-    *seconds = value / 1000000000 - (part < 0);
-    *rest = (uint32_t)(part < 0 ? part + 1000000000 : part);
-    return true;
-}
-
-static PyObject *tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"mode",     "uid",      "gid",      "rdev",   "size",
-                            "mtime_ns", "atime_ns", "ctime_ns", "target", NULL};
-    img_attributes a = {0};
-    PyObject *mtime, *atime, *ctime;
-    unsigned long long rdev, size;
-    const char *target = NULL;
-    Py_ssize_t target_len = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#", names, &a.mode, &a.uid, &a.gid,
-                                     &rdev, &size, &mtime, &atime, &ctime, &target, &target_len) ||
-        !take_time(mtime, &a.mtime_s, &a.mtime_ns) || !take_time(atime, &a.atime_s, &a.atime_ns) ||
-        !take_time(ctime, &a.ctime_s, &a.ctime_ns))
-        return NULL;
-    a.rdev = rdev;
-    a.size = S_ISREG(a.mode) ? size : 0;
-    img_tree *tree = tree_of(self);
-    lock_write(tree);
-    img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
-    if (id) {
-        img_node *node = img_node_at(tree, id);
-        node->flags |= IMG_NODE_UPPER;
-        if (S_ISLNK(a.mode) && img_tree_set_target(tree, node, target, (size_t)target_len) < 0) {
-            (void)img_tree_release(tree, id);
-            id = 0;
-        }
-    }
-    unlock(tree);
-    return id ? PyLong_FromUnsignedLong(id) : PyErr_NoMemory();
-}
-
-static PyObject *tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ino",      "mode",     "uid",      "gid",   "size",
-                            "mtime_ns", "atime_ns", "ctime_ns", "upper", NULL};
-    unsigned long long ino;
-    PyObject *v[8] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOO", names, &ino, &v[0], &v[1], &v[2],
-                                     &v[3], &v[4], &v[5], &v[6], &v[7]))
-        return NULL;
-    lock_write(tree_of(self));
-    img_node *n = node_or_raise(tree_of(self), ino);
-    if (n) {
-        if (v[0]) /* the type stays */
-            n->mode = (n->mode & S_IFMT) | ((uint32_t)PyLong_AsUnsignedLongMask(v[0]) & 07777u);
-        if (v[1])
-            n->uid = (uint32_t)PyLong_AsUnsignedLongMask(v[1]);
-        if (v[2])
-            n->gid = (uint32_t)PyLong_AsUnsignedLongMask(v[2]);
-        if (v[3] && S_ISREG(n->mode))
-            n->size = PyLong_AsUnsignedLongLong(v[3]);
-        if (v[4])
-            (void)take_time(v[4], &n->mtime_s, &n->mtime_ns);
-        if (v[5] && !PyErr_Occurred())
-            (void)take_time(v[5], &n->atime_s, &n->atime_ns);
-        if (v[6] && !PyErr_Occurred())
-            (void)take_time(v[6], &n->ctime_s, &n->ctime_ns);
-        if (v[7] && PyObject_IsTrue(v[7]))
-            n->flags |= IMG_NODE_UPPER;
-    }
-    unlock(tree_of(self));
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_add_name(PyObject *self, PyObject *args) {
-    unsigned long long parent, ino;
-    const char *name;
-    Py_ssize_t len;
-    if (!PyArg_ParseTuple(args, "Ky#K", &parent, &name, &len, &ino))
-        return NULL;
-    img_tree *tree = tree_of(self);
-    int result = 0;
-    lock_write(tree);
-    bool good = dir_or_raise(tree, parent) && node_or_raise(tree, ino);
-    if (good && (len == 0 || (size_t)len > IMG_NAME_MAX))
-        result = -ENAMETOOLONG;
-    else if (good)
-        result = img_tree_add_name(tree, (img_id)parent, name, (size_t)len, (img_id)ino, 0);
-    unlock(tree);
-    if (!good)
-        return NULL;
-    if (result < 0)
-        return raise_errno(result);
-    Py_RETURN_NONE;
-}
-
-/* The dentry with a node, or 0 with ENOENT raised. */
-static uint32_t live_dentry(img_tree *tree, unsigned long long parent, const char *name,
-                            Py_ssize_t len) {
-    uint32_t d = img_tree_dentry(tree, (img_id)parent, name, (size_t)len);
-    if (d && img_dentry_at(tree, d)->node)
-        return d;
-    (void)raise_errno(-ENOENT);
-    return 0;
-}
-
-static PyObject *tree_drop_name(PyObject *self, PyObject *args) {
-    unsigned long long parent;
-    const char *name;
-    Py_ssize_t len;
-    int mark = 1;
-    if (!PyArg_ParseTuple(args, "Ky#|p", &parent, &name, &len, &mark))
-        return NULL;
-    lock_write(tree_of(self));
-    uint32_t d = live_dentry(tree_of(self), parent, name, len);
-    if (d)
-        img_tree_drop_subtree(tree_of(self), d, mark);
-    unlock(tree_of(self));
-    if (!d)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_drop_children(PyObject *self, PyObject *arg) {
-    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
-    if (PyErr_Occurred())
-        return NULL;
-    lock_write(tree_of(self));
-    img_node *node = dir_or_raise(tree_of(self), ino);
-    if (node)
-        img_tree_drop_children(tree_of(self), (img_id)ino);
-    unlock(tree_of(self));
-    if (!node)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_move(PyObject *self, PyObject *args) {
-    unsigned long long p1, p2;
-    const char *n1, *n2;
-    Py_ssize_t l1, l2;
-    if (!PyArg_ParseTuple(args, "Ky#Ky#", &p1, &n1, &l1, &p2, &n2, &l2))
-        return NULL;
-    img_tree *tree = tree_of(self);
-    int result = 0;
-    lock_write(tree);
-    uint32_t d = dir_or_raise(tree, p2) ? live_dentry(tree, p1, n1, l1) : 0;
-    if (d)
-        result = img_tree_move(tree, d, (img_id)p2, n2, (size_t)l2, true);
-    unlock(tree);
-    if (!d)
-        return NULL;
-    if (result < 0)
-        return raise_errno(result);
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_exchange(PyObject *self, PyObject *args) {
-    unsigned long long p1, p2;
-    const char *n1, *n2;
-    Py_ssize_t l1, l2;
-    if (!PyArg_ParseTuple(args, "Ky#Ky#", &p1, &n1, &l1, &p2, &n2, &l2))
-        return NULL;
-    lock_write(tree_of(self));
-    uint32_t a = live_dentry(tree_of(self), p1, n1, l1);
-    uint32_t b = a ? live_dentry(tree_of(self), p2, n2, l2) : 0;
-    if (b)
-        img_tree_exchange(tree_of(self), a, b);
-    unlock(tree_of(self));
-    if (!b)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_remember(PyObject *self, PyObject *args) {
-    unsigned long long ino, count = 1;
-    if (!PyArg_ParseTuple(args, "K|K", &ino, &count))
-        return NULL;
-    lock_write(tree_of(self));
-    img_node *node = node_or_raise(tree_of(self), ino);
-    if (node)
-        node->lookups += count;
-    unlock(tree_of(self));
-    if (!node)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *tree_forget(PyObject *self, PyObject *args) {
-    unsigned long long ino, count;
-    bool freed = false;
-    if (!PyArg_ParseTuple(args, "KK", &ino, &count))
-        return NULL;
-    lock_write(tree_of(self));
-    img_node *node = img_tree_node(tree_of(self), ino);
-    if (node) {
-        node->lookups -= count < node->lookups ? count : node->lookups;
-        freed = img_tree_release(tree_of(self), (img_id)ino);
-    }
-    unlock(tree_of(self));
-    return PyBool_FromLong(freed);
-}
-
 #define KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef tree_methods[] = {
@@ -700,7 +418,6 @@ static PyMethodDef tree_methods[] = {
     {"readdir", tree_readdir, METH_VARARGS, "Up to count (name, ino, cookie) beyond a cookie."},
     {"names", tree_names, METH_O, "All (parent, name) of a node."},
     {"is_lower_name", tree_is_lower_name, METH_VARARGS, "The layers below have that name there."},
-    {"has_whiteouts", tree_has_whiteouts, METH_O, "The directory holds whiteouts."},
     {"readlink", tree_readlink, METH_O, "A symlink's target."},
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},
     {"copy_data", tree_copy_data, METH_VARARGS,
@@ -708,16 +425,16 @@ static PyMethodDef tree_methods[] = {
     {"extents", tree_extents, METH_O, "(offset, length) of the data in a layer's file."},
     {"xattrs", tree_xattrs, METH_O, "All xattrs."},
     {"getxattr", tree_getxattr, METH_VARARGS, "One xattr or None."},
-    {"setxattr", tree_setxattr, METH_VARARGS, "Sets an xattr; None removes it."},
-    {"new_node", KEYWORDS(tree_new_node), "A new node that stands in the upper."},
-    {"set_attr", KEYWORDS(tree_set_attr), "Changes attributes."},
-    {"add_name", tree_add_name, METH_VARARGS, "Gives a node a name."},
-    {"drop_name", tree_drop_name, METH_VARARGS, "Takes a name, and all below it, away."},
-    {"drop_children", tree_drop_children, METH_O, "Empties a directory, whiteouts included."},
-    {"move", tree_move, METH_VARARGS, "Moves a name to a free place."},
-    {"exchange", tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
-    {"remember", tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},
-    {"forget", tree_forget, METH_VARARGS, "Lowers it; True when the node is gone."},
+    {"setxattr", imgpy_tree_setxattr, METH_VARARGS, "Sets an xattr; None removes it."},
+    {"new_node", KEYWORDS(imgpy_tree_new_node), "A new node that stands in the upper."},
+    {"set_attr", KEYWORDS(imgpy_tree_set_attr), "Changes attributes."},
+    {"add_name", imgpy_tree_add_name, METH_VARARGS, "Gives a node a name."},
+    {"drop_name", imgpy_tree_drop_name, METH_VARARGS, "Takes a name, and all below it, away."},
+    {"drop_children", imgpy_tree_drop_children, METH_O, "Empties a directory, whiteouts included."},
+    {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free place."},
+    {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
+    {"remember", imgpy_tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},
+    {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it; True when the node is gone."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -763,8 +480,9 @@ static PyMethodDef functions[] = {
 };
 
 int imgpy_tree_exec(PyObject *module) {
-    attr_type = PyStructSequence_NewType(&attr_desc);
-    if (!attr_type || PyModule_AddType(module, attr_type) < 0)
+    imgpy_state *state = PyModule_GetState(module);
+    state->attr = PyStructSequence_NewType(&attr_desc);
+    if (!state->attr || PyModule_AddType(module, state->attr) < 0)
         return -1;
     PyObject *type = PyType_FromModuleAndSpec(module, &tree_spec, NULL);
     if (!type)

@@ -1,0 +1,226 @@
+/* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
+#include "py_tree.h"
+
+#include <sys/stat.h>
+
+static bool take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
+    long long value = PyLong_AsLongLong(ns);
+    if (value == -1 && PyErr_Occurred())
+        return false;
+    long long part = value % 1000000000;
+    *seconds = value / 1000000000 - (part < 0);
+    *rest = (uint32_t)(part < 0 ? part + 1000000000 : part);
+    return true;
+}
+
+PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"mode",     "uid",      "gid",      "rdev",   "size",
+                            "mtime_ns", "atime_ns", "ctime_ns", "target", NULL};
+    img_attributes a = {0};
+    PyObject *mtime, *atime, *ctime;
+    unsigned long long rdev, size;
+    const char *target = NULL;
+    Py_ssize_t target_len = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#", names, &a.mode, &a.uid, &a.gid,
+                                     &rdev, &size, &mtime, &atime, &ctime, &target, &target_len) ||
+        !take_time(mtime, &a.mtime_s, &a.mtime_ns) || !take_time(atime, &a.atime_s, &a.atime_ns) ||
+        !take_time(ctime, &a.ctime_s, &a.ctime_ns))
+        return NULL;
+    a.rdev = rdev;
+    a.size = S_ISREG(a.mode) ? size : 0;
+    img_tree *tree = tree_of(self);
+    lock_write(tree);
+    img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
+    if (id) {
+        img_node *node = img_node_at(tree, id);
+        node->flags |= IMG_NODE_UPPER;
+        if (S_ISLNK(a.mode) && img_tree_set_target(tree, node, target, (size_t)target_len) < 0) {
+            (void)img_tree_release(tree, id);
+            id = 0;
+        }
+    }
+    unlock(tree);
+    return id ? PyLong_FromUnsignedLong(id) : PyErr_NoMemory();
+}
+
+PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"ino",      "mode",     "uid",      "gid",   "size",
+                            "mtime_ns", "atime_ns", "ctime_ns", "upper", NULL};
+    unsigned long long ino;
+    PyObject *v[8] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOO", names, &ino, &v[0], &v[1], &v[2],
+                                     &v[3], &v[4], &v[5], &v[6], &v[7]))
+        return NULL;
+    lock_write(tree_of(self));
+    img_node *n = node_or_raise(tree_of(self), ino);
+    if (n) {
+        if (v[0]) /* the type stays */
+            n->mode = (n->mode & S_IFMT) | ((uint32_t)PyLong_AsUnsignedLongMask(v[0]) & 07777u);
+        if (v[1])
+            n->uid = (uint32_t)PyLong_AsUnsignedLongMask(v[1]);
+        if (v[2])
+            n->gid = (uint32_t)PyLong_AsUnsignedLongMask(v[2]);
+        if (v[3] && S_ISREG(n->mode))
+            n->size = PyLong_AsUnsignedLongLong(v[3]);
+        if (v[4])
+            (void)take_time(v[4], &n->mtime_s, &n->mtime_ns);
+        if (v[5] && !PyErr_Occurred())
+            (void)take_time(v[5], &n->atime_s, &n->atime_ns);
+        if (v[6] && !PyErr_Occurred())
+            (void)take_time(v[6], &n->ctime_s, &n->ctime_ns);
+        if (v[7] && PyObject_IsTrue(v[7]))
+            n->flags |= IMG_NODE_UPPER;
+    }
+    unlock(tree_of(self));
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_add_name(PyObject *self, PyObject *args) {
+    unsigned long long parent, ino;
+    const char *name;
+    Py_ssize_t len;
+    if (!PyArg_ParseTuple(args, "Ky#K", &parent, &name, &len, &ino))
+        return NULL;
+    img_tree *tree = tree_of(self);
+    int result = 0;
+    lock_write(tree);
+    bool good = dir_or_raise(tree, parent) && node_or_raise(tree, ino);
+    if (good && (len == 0 || (size_t)len > IMG_NAME_MAX))
+        result = -ENAMETOOLONG;
+    else if (good)
+        result = img_tree_add_name(tree, (img_id)parent, name, (size_t)len, (img_id)ino, 0);
+    unlock(tree);
+    if (!good)
+        return NULL;
+    if (result < 0)
+        return raise_errno(result);
+    Py_RETURN_NONE;
+}
+
+/* The dentry with a node, or 0 with ENOENT raised. */
+static uint32_t live_dentry(img_tree *tree, unsigned long long parent, const char *name,
+                            Py_ssize_t len) {
+    uint32_t d = img_tree_dentry(tree, (img_id)parent, name, (size_t)len);
+    if (d && img_dentry_at(tree, d)->node)
+        return d;
+    (void)raise_errno(-ENOENT);
+    return 0;
+}
+
+PyObject *imgpy_tree_drop_name(PyObject *self, PyObject *args) {
+    unsigned long long parent;
+    const char *name;
+    Py_ssize_t len;
+    int mark = 1;
+    if (!PyArg_ParseTuple(args, "Ky#|p", &parent, &name, &len, &mark))
+        return NULL;
+    lock_write(tree_of(self));
+    uint32_t d = live_dentry(tree_of(self), parent, name, len);
+    if (d)
+        img_tree_drop_subtree(tree_of(self), d, mark);
+    unlock(tree_of(self));
+    if (!d)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_drop_children(PyObject *self, PyObject *arg) {
+    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    lock_write(tree_of(self));
+    img_node *node = dir_or_raise(tree_of(self), ino);
+    if (node)
+        img_tree_drop_children(tree_of(self), (img_id)ino);
+    unlock(tree_of(self));
+    if (!node)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_move(PyObject *self, PyObject *args) {
+    unsigned long long p1, p2;
+    const char *n1, *n2;
+    Py_ssize_t l1, l2;
+    if (!PyArg_ParseTuple(args, "Ky#Ky#", &p1, &n1, &l1, &p2, &n2, &l2))
+        return NULL;
+    img_tree *tree = tree_of(self);
+    int result = 0;
+    lock_write(tree);
+    uint32_t d = dir_or_raise(tree, p2) ? live_dentry(tree, p1, n1, l1) : 0;
+    if (d)
+        result = img_tree_move(tree, d, (img_id)p2, n2, (size_t)l2, true);
+    unlock(tree);
+    if (!d)
+        return NULL;
+    if (result < 0)
+        return raise_errno(result);
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_exchange(PyObject *self, PyObject *args) {
+    unsigned long long p1, p2;
+    const char *n1, *n2;
+    Py_ssize_t l1, l2;
+    if (!PyArg_ParseTuple(args, "Ky#Ky#", &p1, &n1, &l1, &p2, &n2, &l2))
+        return NULL;
+    lock_write(tree_of(self));
+    uint32_t a = live_dentry(tree_of(self), p1, n1, l1);
+    uint32_t b = a ? live_dentry(tree_of(self), p2, n2, l2) : 0;
+    if (b)
+        img_tree_exchange(tree_of(self), a, b);
+    unlock(tree_of(self));
+    if (!b)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
+    unsigned long long ino, count = 1;
+    if (!PyArg_ParseTuple(args, "K|K", &ino, &count))
+        return NULL;
+    lock_write(tree_of(self));
+    img_node *node = node_or_raise(tree_of(self), ino);
+    if (node)
+        node->lookups += count;
+    unlock(tree_of(self));
+    if (!node)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_forget(PyObject *self, PyObject *args) {
+    unsigned long long ino, count;
+    bool freed = false;
+    if (!PyArg_ParseTuple(args, "KK", &ino, &count))
+        return NULL;
+    lock_write(tree_of(self));
+    img_node *node = img_tree_node(tree_of(self), ino);
+    if (node) {
+        node->lookups -= count < node->lookups ? count : node->lookups;
+        freed = img_tree_release(tree_of(self), (img_id)ino);
+    }
+    unlock(tree_of(self));
+    return PyBool_FromLong(freed);
+}
+
+PyObject *imgpy_tree_setxattr(PyObject *self, PyObject *args) {
+    unsigned long long ino;
+    const char *name, *value;
+    Py_ssize_t len, value_len;
+    if (!PyArg_ParseTuple(args, "Ky#z#", &ino, &name, &len, &value, &value_len))
+        return NULL;
+    lock_write(tree_of(self));
+    img_node *node = node_or_raise(tree_of(self), ino);
+    int result =
+        node ? img_tree_set_xattr(tree_of(self), node, name, (size_t)len, value, (size_t)value_len)
+             : 0;
+    unlock(tree_of(self));
+    if (!node)
+        return NULL;
+    if (result < 0)
+        return raise_errno(result);
+    Py_RETURN_NONE;
+}
