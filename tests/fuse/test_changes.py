@@ -402,7 +402,7 @@ def test_trusted_xattrs_are_roots_alone(at: Path) -> None:
     os.setxattr(at / "d/a", "trusted.secret", b"1")
     assert sorted(os.listxattr(at / "d/a")) == ["trusted.secret", "user.k"]
     with open(at / "d/a") as f:
-        listing = ["python3", "-c", "import os; print(os.listxattr(0))"]
+        listing = ["/usr/bin/python3", "-c", "import os; print(os.listxattr(0))"]
         somebody = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", *listing]
         seen = subprocess.run(somebody, stdin=f, capture_output=True, text=True, check=True)
     assert seen.stdout == "['user.k']\n"
