@@ -13,7 +13,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -156,7 +159,7 @@ class RootFs:
             fail(errno.ENAMETOOLONG)
         if self.tree.lookup(parent, name):
             fail(errno.EEXIST)
-        if parent != 1 and not self.tree.names(parent):
+        if parent != 1 and not self.tree.names(parent, 1):
             fail(errno.ENOENT)
         if stat.S_ISCHR(mode) and rdev == 0:
             fail(errno.EPERM)  # a whiteout to overlayfs
@@ -191,37 +194,41 @@ class RootFs:
             fail(errno.EISDIR)
         self._copy.directory(parent)
         path = self._copy.child(parent, name)
-        if attr.upper:
-            self.keep_if_open(ino, path)
-        if self.tree.is_lower_name(parent, name):
-            upper.whiteout(path)
-        else:
-            with upper.at(path) as (fd, rest):
-                os.unlink(rest, dir_fd=fd)
+        with self.kept_if_open(ino, path):
+            if self.tree.is_lower_name(parent, name):
+                upper.whiteout(path)
+            else:
+                with upper.at(path) as (fd, rest):
+                    os.unlink(rest, dir_fd=fd)
         self.forget_name(parent, name)
         self.refresh(parent)
 
-    def keep_if_open(self, ino: int, path: bytes) -> None:
-        """Before its last name goes: an open file gets one in the work directory."""
+    @contextmanager
+    def kept_if_open(self, ino: int, path: bytes, wanted: bool = True) -> Iterator[None]:
+        """Around taking away what may be a file's last name: while it is open it has one in the
+        work directory. When the name could not be taken away, that one goes again."""
         upper = self._writable()
-        if self._opens[ino] and len(self.tree.names(ino)) == 1:
-            with upper.at(path) as (fd, rest):
-                os.link(
-                    rest,
-                    self._copy.orphan(ino),
-                    src_dir_fd=fd,
-                    dst_dir_fd=upper.work_fd,
-                    follow_symlinks=False,
-                )
+        last = wanted and bool(ino) and self._opens[ino] and len(self.tree.names(ino, 2)) == 1
+        if not last or not self.tree.getattr(ino).upper:
+            yield
+            return
+        orphan = self._copy.orphan(ino)
+        with upper.at(path) as (fd, rest):
+            os.link(rest, orphan, src_dir_fd=fd, dst_dir_fd=upper.work_fd, follow_symlinks=False)
+        try:
+            yield
+        except OSError:
+            self._drop_orphan(ino)
+            raise
 
     def forget_name(self, parent: int, name: bytes) -> None:
         """The tree's part of taking a name away."""
         ino = self.tree.lookup(parent, name)
         self.tree.remember(ino)
         self.tree.drop_name(parent, name)
-        if self.tree.getattr(ino).upper and not self._opens[ino] and not self.tree.names(ino):
+        if self.tree.getattr(ino).upper and not self._opens[ino] and not self.tree.names(ino, 1):
             self._files.drop(ino)
-        elif self.tree.getattr(ino).upper and self.tree.names(ino):
+        elif self.tree.getattr(ino).upper and self.tree.names(ino, 1):
             self.refresh(ino)  # its ctime
         self.tree.forget(ino, 1)
 
@@ -257,7 +264,7 @@ class RootFs:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._writable()
         if flags & os.O_TRUNC:
-            self.setattr(ino, Change(size=0))
+            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()))
         self._opens[ino] += 1
 
     def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> int:
@@ -270,7 +277,7 @@ class RootFs:
         if self._opens[ino] > 0:
             return
         del self._opens[ino]
-        if self.upper and not self.tree.names(ino) and self.tree.getattr(ino).upper:
+        if self.upper and not self.tree.names(ino, 1) and self.tree.getattr(ino).upper:
             self._files.drop(ino)
             self._drop_orphan(ino)
 
@@ -331,7 +338,10 @@ class RootFs:
             if not stat.S_ISREG(attr.mode):
                 fail(errno.EINVAL)
             self._copy.node(ino, change.size)
-            os.ftruncate(self._files.get(ino), change.size)
+            if change.size != attr.size:
+                # To the size it has: the kernel, whose times count while it caches writes,
+                # leaves the file's time alone, so the upper's must stay too.
+                os.ftruncate(self._files.get(ino), change.size)
             self._drop_privileges(ino)
         self._copy.node(ino)
         if change.uid is not None or change.gid is not None:
@@ -354,7 +364,7 @@ class RootFs:
     def _has_object(self, ino: int, attr: _native.Attr) -> bool:
         """Whether an attribute has a place to go to. The kernel sends the times of a file that was
         just unlinked: nothing is to be copied up, or left in the work directory, for that."""
-        return ino == 1 or bool(self.tree.names(ino)) or (attr.upper and self._opens[ino] > 0)
+        return ino == 1 or bool(self.tree.names(ino, 1)) or (attr.upper and self._opens[ino] > 0)
 
     def _set_in_tree(self, ino: int, change: Change) -> None:
         given = {k: v for k, v in vars(change).items() if v is not None}

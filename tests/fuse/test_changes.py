@@ -117,6 +117,18 @@ def test_r30_truncate_append_and_modes(at: Path) -> None:
     assert (at / "d/b").read_bytes() == b"to\0\0\0"
 
 
+def test_r30_truncated_to_its_size(at: Path) -> None:
+    """Time included: what a remount shows is what was shown before."""
+    os.truncate(at / "d/a", 7)
+    os.truncate(at / "d/sub/deep", 4)
+    assert os.stat(at / "d/a").st_mtime_ns == TIME
+    (at / "empty/file").write_bytes(b"")
+    os.utime(at / "empty/file", ns=(TIME, TIME))
+    with open(at / "empty/file", "wb"):
+        pass
+    assert os.stat(at / "empty/file").st_mtime_ns > TIME
+
+
 def test_r31_one_name_written_all_names_changed(at: Path) -> None:
     with open(at / "h2", "ab") as f:
         f.write(b" still")

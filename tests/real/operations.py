@@ -246,7 +246,11 @@ class Side:
             os.close(fd)
 
     def _truncate(self, path: str, size: int) -> None:
+        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
+        same = os.stat(path).st_size == size
         os.truncate(path, size)
+        if same:
+            os.utime(path, ns=(size, size))
 
     def _mkdir(self, path: str, mode: int) -> None:
         os.mkdir(path)
