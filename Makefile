@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 AT ?= /mnt/imgmount
 IMAGE ?=
 
-.PHONY: mount check setup lint native-check test soak install clean
+.PHONY: mount check setup lint native-check test install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)

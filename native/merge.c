@@ -8,7 +8,8 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#define LINKS_MAX 40 /* MAXSYMLINKS of Linux */
+#define LINKS_MAX 40        /* MAXSYMLINKS of Linux */
+#define LATER_ROUNDS_MAX 64 /* rounds over the hard links whose targets come later */
 #define WALK_BYTES (IMG_PATH_BYTES_MAX + IMG_LINK_BYTES_MAX)
 #define PREFIX ".wh."
 #define META ".wh..wh."
@@ -224,7 +225,7 @@ static img_attributes attributes_of(const img_entry *e) {
         .mtime_ns = e->mtime_ns,
         .atime_ns = e->atime_ns,
         .ctime_ns = e->ctime_ns,
-        .mode = e->mode,
+        .mode = e->kind == IMG_SYMLINK ? S_IFLNK | 0777 : e->mode, /* as lstat(2) always has it */
         .uid = e->uid,
         .gid = e->gid,
     };
@@ -377,25 +378,28 @@ static int put_hardlink(merge *m, uint32_t i) {
     return 0;
 }
 
-/* Links to what came later, and links to those: rounds until one brings nothing. */
+/* Links to what came later, and links to those: rounds from the end, where targets stand, until one
+ * brings nothing.  What real tars have takes one round; a chain made to take many is refused. */
 static int put_later_links(merge *m) {
-    while (m->n_later) {
-        size_t left = 0;
-        for (size_t i = 0; i < m->n_later; i++) {
+    for (unsigned round = 0; m->n_later; round++) {
+        size_t left = m->n_later;
+        for (size_t i = m->n_later; i-- > 0;) {
             img_id target;
             m->entry = &m->index->entries[m->later[i]];
             if (link_target(m, m->entry, &target) < 0)
                 return -1;
             if (!target)
-                m->later[left++] = m->later[i];
+                m->later[--left] = m->later[i];
             else if (put_link(m, m->entry, target) < 0)
                 return -1;
         }
-        if (left == m->n_later) {
-            m->entry = &m->index->entries[m->later[0]];
+        m->entry = &m->index->entries[m->later[m->n_later - 1]];
+        if (left == 0)
             return fail(m, EBADMSG, "is a hard link to a name that is nowhere");
-        }
-        m->n_later = left;
+        if (round == LATER_ROUNDS_MAX)
+            return fail(m, E2BIG, "is a hard link to a link to a link, too many times over");
+        memmove(m->later, m->later + left, (m->n_later - left) * sizeof *m->later);
+        m->n_later -= left;
     }
     return 0;
 }

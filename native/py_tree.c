@@ -159,8 +159,12 @@ static PyStructSequence_Desc attr_desc = {
 };
 
 static uint64_t blocks_of(const img_node *node) {
-    uint64_t bytes = S_ISREG(node->mode) ? node->size : 0;
-    if (node->flags & IMG_NODE_SPARSE && !(node->flags & IMG_NODE_UPPER)) {
+    if (!S_ISREG(node->mode))
+        return 0;
+    if (node->flags & IMG_NODE_UPPER)
+        return node->blocks;
+    uint64_t bytes = node->size;
+    if (node->flags & IMG_NODE_SPARSE) {
         bytes = 0;
         for (uint32_t i = 0; i < node->n_extents; i++)
             bytes += node->u.extents[i].length;
@@ -172,10 +176,11 @@ static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_n
     PyObject *items[13] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
-        PyLong_FromUnsignedLong(node->nlink),
+        /* a directory that was removed but is open */
+        PyLong_FromUnsignedLong(node->names || ino == IMG_ROOT ? node->nlink : 0),
         PyLong_FromUnsignedLong(node->uid),
         PyLong_FromUnsignedLong(node->gid),
-        PyLong_FromUnsignedLongLong(node->rdev),
+        PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
         PyLong_FromUnsignedLongLong(node->size),
         nanoseconds(node->mtime_s, node->mtime_ns),
         nanoseconds(node->atime_s, node->atime_ns),
@@ -236,15 +241,17 @@ static PyObject *tree_readdir(PyObject *self, PyObject *args) {
     return list;
 }
 
-static PyObject *tree_names(PyObject *self, PyObject *arg) {
-    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
-    if (PyErr_Occurred())
+static PyObject *tree_names(PyObject *self, PyObject *args) {
+    unsigned long long ino;
+    Py_ssize_t count = PY_SSIZE_T_MAX;
+    if (!PyArg_ParseTuple(args, "K|n", &ino, &count))
         return NULL;
     img_tree *tree = tree_of(self);
     PyObject *list = PyList_New(0);
     lock_read(tree);
     const img_node *node = node_or_raise(tree, ino);
-    for (uint32_t d = node ? node->names : 0; list && d; d = img_dentry_at(tree, d)->link_next) {
+    for (uint32_t d = node ? node->names : 0; list && d && PyList_GET_SIZE(list) < count;
+         d = img_dentry_at(tree, d)->link_next) {
         const img_dentry *dentry = img_dentry_at(tree, d);
         PyObject *row = Py_BuildValue("(Iy#)", (unsigned int)dentry->parent, dentry->name,
                                       (Py_ssize_t)dentry->name_len);
@@ -416,7 +423,7 @@ static PyMethodDef tree_methods[] = {
     {"resolve", tree_resolve, METH_VARARGS, "The nodeid of a path, links inside the root."},
     {"getattr", tree_getattr, METH_O, "Attributes of a node."},
     {"readdir", tree_readdir, METH_VARARGS, "Up to count (name, ino, cookie) beyond a cookie."},
-    {"names", tree_names, METH_O, "All (parent, name) of a node."},
+    {"names", tree_names, METH_VARARGS, "The (parent, name) of a node, all or up to count."},
     {"is_lower_name", tree_is_lower_name, METH_VARARGS, "The layers below have that name there."},
     {"readlink", tree_readlink, METH_O, "A symlink's target."},
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},

@@ -28,6 +28,8 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
         return NULL;
     a.rdev = rdev;
     a.size = S_ISREG(a.mode) ? size : 0;
+    if (S_ISREG(a.mode))
+        a.rdev = 0; /* set_attr(blocks=) says more */
     img_tree *tree = tree_of(self);
     lock_write(tree);
     img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
@@ -44,12 +46,12 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
 }
 
 PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ino",      "mode",     "uid",      "gid",   "size",
-                            "mtime_ns", "atime_ns", "ctime_ns", "upper", NULL};
+    static char *names[] = {"ino",      "mode",     "uid",   "gid",    "size", "mtime_ns",
+                            "atime_ns", "ctime_ns", "upper", "blocks", NULL};
     unsigned long long ino;
-    PyObject *v[8] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOO", names, &ino, &v[0], &v[1], &v[2],
-                                     &v[3], &v[4], &v[5], &v[6], &v[7]))
+    PyObject *v[9] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOO", names, &ino, &v[0], &v[1], &v[2],
+                                     &v[3], &v[4], &v[5], &v[6], &v[7], &v[8]))
         return NULL;
     lock_write(tree_of(self));
     img_node *n = node_or_raise(tree_of(self), ino);
@@ -70,6 +72,8 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
             (void)take_time(v[6], &n->ctime_s, &n->ctime_ns);
         if (v[7] && PyObject_IsTrue(v[7]))
             n->flags |= IMG_NODE_UPPER;
+        if (v[8] && S_ISREG(n->mode) && n->flags & IMG_NODE_UPPER)
+            n->blocks = PyLong_AsUnsignedLongLong(v[8]);
     }
     unlock(tree_of(self));
     if (PyErr_Occurred())

@@ -354,6 +354,9 @@ static void dentry_attach(img_tree *tree, uint32_t d, img_id id) {
     img_node *parent = img_node_at(tree, dentry->parent);
     dentry->node = id;
     dentry->link_next = node->names;
+    dentry->link_prev = 0;
+    if (node->names)
+        img_dentry_at(tree, node->names)->link_prev = d;
     node->names = d;
     parent->u.dir->live++;
     if (img_is_dir(node))
@@ -366,11 +369,13 @@ static void dentry_detach(img_tree *tree, uint32_t d) {
     img_dentry *dentry = img_dentry_at(tree, d);
     img_node *node = img_node_at(tree, dentry->node);
     img_node *parent = img_node_at(tree, dentry->parent);
-    uint32_t *at = &node->names;
-    while (*at != d)
-        at = &img_dentry_at(tree, *at)->link_next;
-    *at = dentry->link_next;
-    dentry->link_next = 0;
+    if (dentry->link_prev)
+        img_dentry_at(tree, dentry->link_prev)->link_next = dentry->link_next;
+    else
+        node->names = dentry->link_next;
+    if (dentry->link_next)
+        img_dentry_at(tree, dentry->link_next)->link_prev = dentry->link_prev;
+    dentry->link_next = dentry->link_prev = 0;
     dentry->node = 0;
     parent->u.dir->live--;
     if (img_is_dir(node))

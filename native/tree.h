@@ -61,7 +61,11 @@ typedef struct img_dir {
 
 /* xattrs: packed records u16 name_len | u32 value_len | name | value, as in index.h */
 typedef struct img_node {
-    uint64_t size, rdev, lookups;
+    uint64_t size, lookups;
+    union {
+        uint64_t rdev;   /* devices */
+        uint64_t blocks; /* regular files of the upper: 512-byte units, as its stat says */
+    };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
     uint32_t mode, uid, gid;
@@ -83,7 +87,7 @@ typedef struct img_node {
 typedef struct img_dentry {
     const char *name;
     img_id parent, node;
-    uint32_t hash_next, link_next;
+    uint32_t hash_next, link_next, link_prev; /* link_prev 0: the node's first name */
     uint32_t cookie, hash;
     uint16_t name_len;
     uint16_t flags;

@@ -46,9 +46,12 @@ int img_tree_check(const img_tree *tree, img_error *err) {
         if (!node)
             continue;
         nodes++;
-        uint32_t links = 0;
+        uint32_t links = 0, before = 0;
         for (uint32_t d = node->names; d; d = img_dentry_at(tree, d)->link_next) {
             links++;
+            if (img_dentry_at(tree, d)->link_prev != before)
+                return img_fail(err, EUCLEAN, "node %u: its names are not linked both ways", id);
+            before = d;
             if (img_dentry_at(tree, d)->node != id)
                 return img_fail(err, EUCLEAN, "node %u: its name %u means another", id, d);
         }

@@ -17,11 +17,9 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fusemount.errors import ImgmountError, NoSpace
 
@@ -49,7 +47,7 @@ class Scratch:
     def release(self) -> None:
         """The mount has ended: drops everything unless kept. Never raises."""
         if (self.path / "keep").exists():
-            shutil.rmtree(self.work, onerror=_force)
+            drop(self.work)
             self.root.rmdir()
             (self.path / "lock").unlink()
         else:
@@ -117,18 +115,16 @@ def _unused(path: Path) -> bool:
 
 
 def drop(path: Path) -> None:
-    """rm -rf that is not stopped by directories without permissions. Never raises."""
-    shutil.rmtree(path, onerror=_force)
+    """Removes a directory and all below it, however deep. Never raises."""
+    from fusemount.rootfs.removal import remove_tree
 
-
-def _force(function: Callable[..., Any], path: str, _: object) -> None:
-    """An image's directory may be 0555 or 0000 and still ours: open it up and try once more."""
     try:
-        os.chmod(os.path.dirname(path), 0o700)
-        if function in (os.scandir, os.open, os.lstat, os.rmdir):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        pass
+        return
+    try:
+        remove_tree(parent, os.fsencode(path.name))
+    except OSError:
+        pass  # the next mount's sweep tries again
+    finally:
+        os.close(parent)

@@ -64,12 +64,12 @@ def _open_upper(
     options: MountOptions, directories: Directories, stack: ExitStack
 ) -> tuple[Path | None, Path | None, Scratch | None]:
     """The user's own directory, or a fresh one; a read-only mount without one has none."""
+    if options.upper and options.read_only:
+        return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
         upper = _own_directory(options.upper)
         work = options.work or upper.with_name(f".{upper.name}.imgmount-work")
-        if not options.read_only:
-            work = _own_directory(work)
-        return upper, work, None
+        return upper, _own_directory(work), None
     if options.read_only:
         return None, None, None
     scratch = fresh_scratch(directories, stack)

@@ -13,15 +13,18 @@ A copy-up does not show: the times of the directories it comes into are put back
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusemount import _native
+from fusemount.rootfs.load import visible_path
 from fusemount.rootfs.upper import Owner, Upper
 
 _WHOLE = 2**63 - 1
+_NOT_TAKEN = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class CopyUp:
@@ -37,18 +40,10 @@ class CopyUp:
 
         Raises FileNotFoundError for a node without a name.
         """
-        parts = []
-        while ino != 1:
-            names = self._tree.names(ino)
-            if not names:
-                raise FileNotFoundError(ino)
-            ino, name = names[0]
-            parts.append(name)
-        return b"/".join(reversed(parts))
+        return visible_path(self._tree, ino)
 
     def child(self, parent: int, name: bytes) -> bytes:
-        base = self.path(parent)
-        return base + b"/" + name if base else name
+        return visible_path(self._tree, parent, name)
 
     @staticmethod
     def orphan(ino: int) -> bytes:
@@ -58,7 +53,7 @@ class CopyUp:
     @contextmanager
     def place(self, ino: int) -> Iterator[tuple[int, bytes]]:
         """(dir_fd, path) of a node's object, be it in the upper or without a name."""
-        if ino != 1 and not self._tree.names(ino):
+        if ino != 1 and not self._tree.names(ino, 1):
             yield self._upper.work_fd, self.orphan(ino)
         else:
             with self._upper.at(self.path(ino)) as found:
@@ -94,10 +89,11 @@ class CopyUp:
         for parent, _ in names:
             self.directory(parent)
         staged = self._stage(ino, attr, size)
+        st = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
         self._place(ino, staged, names)
-        self._tree.set_attr(ino, upper=True)
-        if stat.S_ISREG(attr.mode) and size < attr.size:
-            self._tree.set_attr(ino, size=size)
+        self._tree.set_attr(ino, upper=True, blocks=st.st_blocks)
+        if stat.S_ISREG(attr.mode):
+            self._tree.set_attr(ino, size=st.st_size)
 
     def _stage(self, ino: int, attr: _native.Attr, size: int) -> bytes:
         name, work = self._upper.temporary(), self._upper.work_fd
@@ -138,10 +134,12 @@ class CopyUp:
             # after chown, which drops security.capability
             try:
                 upper.set_xattr(work, name, key, value)
-            except PermissionError:
-                if upper.prefix == b"trusted.overlay.":
+            except OSError as e:
+                # An xattr that the upper cannot have (a malformed ACL; without privilege
+                # security.* and trusted.*) is in the tree for this mount, and must not keep the
+                # file from being changed.
+                if e.errno not in _NOT_TAKEN:
                     raise
-                # without privilege security.* and trusted.* stay in the tree, for this mount
         times = (attr.atime_ns, attr.mtime_ns)
         os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
 

@@ -82,12 +82,14 @@ class _Dump:
         self._first_names: dict[int, bytes] = {}
 
     def lines(self, ino: int, path: bytes) -> Iterator[bytes]:
-        attr = self._rootfs.getattr(ino)
-        yield self._line(attr, path or b"/")
-        if stat.S_ISDIR(attr.mode):
-            rows = sorted(self._rootfs.tree.readdir(ino, 0, 2**31))
-            for name, child, _ in rows:
-                yield from self.lines(child, path + b"/" + name)
+        todo = [(ino, path)]
+        while todo:
+            ino, path = todo.pop()
+            attr = self._rootfs.getattr(ino)
+            yield self._line(attr, path or b"/")
+            if stat.S_ISDIR(attr.mode):
+                rows = sorted(self._rootfs.tree.readdir(ino, 0, 2**31), reverse=True)
+                todo.extend((child, path + b"/" + name) for name, child, _ in rows)
 
     def _line(self, attr: _native.Attr, path: bytes) -> bytes:
         tree = self._rootfs.tree

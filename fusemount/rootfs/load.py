@@ -7,6 +7,7 @@ down, in the order of names, so that the same upper gives the same nodeids.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from fusemount import _native
 from fusemount.rootfs.upper import Owner, Upper
 
 _ROOT = 1
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass
@@ -34,27 +36,38 @@ class _Object:
 
 
 class _Loader:
+    """Works through lists, never by recursion: an upper may be as deep as its user likes."""
+
     def __init__(self, tree: _native.Tree, upper: Upper) -> None:
         self._tree, self._upper = tree, upper
         self._links: dict[tuple[int, int], int] = {}
+        self._link_paths: dict[tuple[int, int], set[bytes]] = {}
 
     # ---- reading --------------------------------------------------------------------------
 
-    def read_dir(self, dir_fd: int, path: bytes, here: _Object) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
-        try:
-            for listed in sorted(map(os.fsencode, os.listdir(fd))):
-                here.children.append(self._read(fd, listed, here))
-        finally:
-            os.close(fd)
-
-    def read_root(self) -> _Object:
-        st = os.fstat(self._upper.fd)
+    def read(self) -> _Object:
         upper = self._upper
+        st = os.fstat(upper.fd)
         root = _Object(b"", st, upper.owner(upper.fd, b".", st), upper.xattrs(upper.fd, b"."))
-        root.lower = 0 if upper.mark(upper.fd, b".", b"opaque") == b"y" else _ROOT
-        root.opaque = not root.lower
-        self.read_dir(upper.fd, b".", root)
+        root.opaque = upper.mark(upper.fd, b".", b"opaque") == b"y"
+        root.lower = 0 if root.opaque else _ROOT
+        todo = [(b"", root)]
+        while todo:
+            path, here = todo.pop()
+            with upper.at(path) as (at, rest):
+                fd = os.open(rest, _DIRECTORY, dir_fd=at)
+            try:
+                for name in sorted(map(os.fsencode, os.listdir(fd))):
+                    child = self._read(fd, name, here)
+                    here.children.append(child)
+                    below = path + b"/" + name if path else name
+                    if stat.S_ISDIR(child.st.st_mode):
+                        todo.append((below, child))
+                    elif child.st.st_nlink > 1 and not child.whiteout:
+                        key = (child.st.st_dev, child.st.st_ino)
+                        self._link_paths.setdefault(key, set()).add(below)
+            finally:
+                os.close(fd)
         return root
 
     def _read(self, fd: int, name: bytes, parent: _Object) -> _Object:
@@ -67,7 +80,6 @@ class _Loader:
             found.target = os.readlink(name, dir_fd=fd)
         if stat.S_ISDIR(st.st_mode):
             self._find_lower(fd, found, parent)
-            self.read_dir(fd, name, found)
         return found
 
     def _find_lower(self, fd: int, found: _Object, parent: _Object) -> None:
@@ -92,30 +104,39 @@ class _Loader:
 
     # ---- applying -------------------------------------------------------------------------
 
-    def lift(self, here: _Object) -> None:
+    def lift(self, root: _Object) -> None:
         """Redirected directories of the layers wait in the root, under names no path can have."""
-        for child in here.children:
-            if child.redirected and child.lower:
-                ((parent, name),) = self._tree.names(child.lower)
-                self._tree.move(parent, name, _ROOT, b"\0%d" % child.lower)
-            self.lift(child)
+        todo = [root]
+        while todo:
+            for child in todo.pop().children:
+                todo.append(child)
+                names = self._tree.names(child.lower) if child.redirected and child.lower else []
+                for parent, name in names:
+                    self._tree.move(parent, name, _ROOT, b"\0%d" % child.lower)
 
-    def apply(self, ino: int, here: _Object) -> None:
-        self._set(ino, here)
-        if here.opaque and here.lower == 0:
-            self._tree.drop_children(ino)
-        for child in here.children:
-            self._apply_child(ino, child)
+    def apply(self, root: _Object) -> None:
+        todo = [(_ROOT, root)]
+        while todo:
+            ino, here = todo.pop()
+            self._set(ino, here)
+            if here.opaque and here.lower == 0:
+                self._tree.drop_children(ino)
+            for child in here.children:
+                directory = self._apply_child(ino, child)
+                if directory:
+                    todo.append((directory, child))
 
-    def _apply_child(self, parent: int, child: _Object) -> None:
+    def _apply_child(self, parent: int, child: _Object) -> int:
+        """Puts one object into the tree; its nodeid if it is a directory, else 0."""
         there = self._tree.lookup(parent, child.name)
         if child.whiteout:
             if there:
                 self._tree.drop_name(parent, child.name)
-            return
-        linked = self._links.get((child.st.st_dev, child.st.st_ino))
+            return 0
+        key = (child.st.st_dev, child.st.st_ino)
+        linked = self._links.get(key)
         if linked is not None and linked == there:
-            return
+            return 0
         if there and linked is None and self._same_object(there, child):
             ino = there
             self._set(ino, child)
@@ -127,10 +148,11 @@ class _Loader:
                 self._tree.move(_ROOT, b"\0%d" % child.lower, parent, child.name)
             else:
                 self._tree.add_name(parent, child.name, ino)
-        if child.st.st_nlink > 1 and not stat.S_ISDIR(child.st.st_mode):
-            self._links[child.st.st_dev, child.st.st_ino] = ino
         if stat.S_ISDIR(child.st.st_mode):
-            self.apply(ino, child)
+            return ino
+        if child.st.st_nlink > 1:
+            self._links[key] = ino
+        return 0
 
     def _same_object(self, there: int, child: _Object) -> bool:
         """The layers' node goes on under its nodeid, the upper having its later state."""
@@ -141,9 +163,13 @@ class _Loader:
             return child.lower == there
         if stat.S_ISLNK(attr.mode) and self._tree.readlink(there) != child.target:
             return False
-        if stat.S_ISCHR(attr.mode) or stat.S_ISBLK(attr.mode):
-            return attr.rdev == child.st.st_rdev and attr.nlink == child.st.st_nlink
-        return attr.nlink == child.st.st_nlink
+        if (stat.S_ISCHR(attr.mode) or stat.S_ISBLK(attr.mode)) and attr.rdev != child.st.st_rdev:
+            return False
+        if attr.nlink == 1:
+            return child.st.st_nlink == 1
+        # A set of hardlinks came up as a whole, or these are new files under old names.
+        paths = self._link_paths.get((child.st.st_dev, child.st.st_ino), set())
+        return {visible_path(self._tree, *name) for name in self._tree.names(there)} <= paths
 
     def _new(self, child: _Object) -> int:
         if child.redirected and child.lower:
@@ -154,6 +180,7 @@ class _Loader:
         ino = self._tree.new_node(
             mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=child.target
         )
+        self._tree.set_attr(ino, blocks=st.st_blocks)
         for name, value in child.xattrs.items():
             self._tree.setxattr(ino, name, value)
         return ino
@@ -175,6 +202,7 @@ def set_from_upper(tree: _native.Tree, ino: int, st: os.stat_result, owner: Owne
         atime_ns=st.st_atime_ns,
         ctime_ns=st.st_ctime_ns,
         upper=True,
+        blocks=st.st_blocks,
     )
 
 
@@ -186,9 +214,24 @@ def set_xattrs(tree: _native.Tree, ino: int, xattrs: dict[bytes, bytes]) -> None
         tree.setxattr(ino, name, value)
 
 
+def visible_path(tree: _native.Tree, parent: int, name: bytes = b"") -> bytes:
+    """The path of a name, or of a directory; relative to the root, b"" being the root itself.
+
+    Raises FileNotFoundError below a directory that was removed.
+    """
+    parts = [name] if name else []
+    while parent != _ROOT:
+        above = tree.names(parent, 1)
+        if not above:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        parent, name = above[0]
+        parts.append(name)
+    return b"/".join(reversed(parts))
+
+
 def load_upper(tree: _native.Tree, upper: Upper) -> None:
     """Lays the upper over the sealed tree. Raises OSError."""
     loader = _Loader(tree, upper)
-    root = loader.read_root()
+    root = loader.read()
     loader.lift(root)
-    loader.apply(_ROOT, root)
+    loader.apply(root)

@@ -1,9 +1,7 @@
 """Law: new objects in the upper, with owner, mode and ACL as POSIX has them inherited.
 
-Where the layers have the name (there is a whiteout in the upper), the object is made in the work
-directory and moved over the whiteout, so that what is below never shows in between; a directory is
-opaque then.  Elsewhere it is made in place, and the upper's own file system hands down the default
-ACL of its directory.
+Each is made in the work directory, made ready there, and moved in by one rename, over the whiteout
+if the layers have the name: what is half made, or below, never shows.
 """
 
 from __future__ import annotations
@@ -41,17 +39,16 @@ class Maker:
         mode, owner = self._owned(parent, new)
         acl = None if stat.S_ISLNK(mode) else self._tree.getxattr(parent, ACL_DEFAULT)
         path = self._copy.child(parent, name)
-        if self._tree.is_lower_name(parent, name):
-            stage = upper.temporary()
-            self._make_beside(stage, mode, new, acl)
-            self._finish(upper.work_fd, stage, mode, owner, acl)
-            if stat.S_ISDIR(mode):
+        stage = upper.temporary()
+        try:
+            self._make_with_acl(stage, mode, new, acl)
+            self._finish(stage, mode, owner, acl)
+            if stat.S_ISDIR(mode) and self._tree.is_lower_name(parent, name):
                 upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
             upper.put_in(stage, path)
-        else:
-            with upper.at(path) as (fd, rest):
-                self._make(fd, rest, mode, new)
-                self._finish(fd, rest, mode, owner, acl)
+        except OSError:
+            upper.discard(stage)
+            raise
         return self._adopt(parent, name, path, new.target, acl is not None)
 
     def _owned(self, parent: int, new: New) -> tuple[int, Owner]:
@@ -74,33 +71,28 @@ class Maker:
         else:
             os.mknod(path, mode, new.rdev, dir_fd=fd)
 
-    def _make_beside(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
-        """In the work directory, which has no default ACL to inherit: a directory in it gets it."""
-        upper = self._upper
+    def _make_with_acl(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
+        """The work directory has no default ACL to hand down: a directory in it gets it."""
+        upper, work = self._upper, self._upper.work_fd
         if acl is None:
-            self._make(upper.work_fd, stage, mode, new)
+            self._make(work, stage, mode, new)
             return
         nest = upper.temporary()
-        os.mkdir(nest, 0o700, dir_fd=upper.work_fd)
+        os.mkdir(nest, 0o700, dir_fd=work)
         try:
-            upper.set_xattr(upper.work_fd, nest, ACL_DEFAULT, acl)
-            self._make(upper.work_fd, nest + b"/new", mode, new)
-            work = upper.work_fd
+            upper.set_xattr(work, nest, ACL_DEFAULT, acl)
+            self._make(work, nest + b"/new", mode, new)
             os.rename(nest + b"/new", stage, src_dir_fd=work, dst_dir_fd=work)
         finally:
             upper.discard(nest)
 
-    def _finish(self, fd: int, path: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
-        """Owner and mode; the object is taken away again when they cannot be given."""
-        try:
-            if acl is not None:
-                # the default ACL has decided the rwx bits
-                made = stat.S_IMODE(os.stat(path, dir_fd=fd, follow_symlinks=False).st_mode)
-                owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
-            self._upper.give(fd, path, owner)
-        except OSError:
-            (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(path, dir_fd=fd)
-            raise
+    def _finish(self, stage: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
+        work = self._upper.work_fd
+        if acl is not None:
+            # the default ACL has decided the rwx bits
+            made = stat.S_IMODE(os.stat(stage, dir_fd=work, follow_symlinks=False).st_mode)
+            owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
+        self._upper.give(work, stage, owner)
 
     def _adopt(self, parent: int, name: bytes, path: bytes, target: bytes, acls: bool) -> int:
         """The new upper object becomes a node."""
@@ -114,6 +106,7 @@ class Maker:
         ino = self._tree.new_node(
             mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=target
         )
+        self._tree.set_attr(ino, blocks=st.st_blocks)
         for key, value in xattrs.items():
             self._tree.setxattr(ino, key, value)
         self._tree.add_name(parent, name, ino)

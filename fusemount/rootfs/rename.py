@@ -67,17 +67,18 @@ class Renamer:
                 self._upper.set_mark(fd, rest, b"opaque", b"y")
 
     def _lower_path(self, ino: int) -> bytes:
-        """Where the layers have this directory: its own redirect or its parent's place."""
-        if ino == 1:
-            return b""
-        if self._tree.getattr(ino).upper:
-            with self._upper.at(self._copy.path(ino)) as (fd, rest):
-                redirect = self._upper.mark(fd, rest, b"redirect")
-            if redirect and redirect.startswith(b"/"):
-                return redirect[1:]
-        ((parent, name),) = self._tree.names(ino)
-        above = self._lower_path(parent)
-        return above + b"/" + name if above else name
+        """Where the layers have this directory: the nearest redirect above, and on from there."""
+        parts: list[bytes] = []
+        while ino != 1:
+            if self._tree.getattr(ino).upper:
+                with self._upper.at(self._copy.path(ino)) as (fd, rest):
+                    redirect = self._upper.mark(fd, rest, b"redirect")
+                if redirect and redirect.startswith(b"/"):
+                    parts.append(redirect[1:])
+                    break
+            ((ino, name),) = self._tree.names(ino)
+            parts.append(name)
+        return b"/".join(reversed(parts))
 
     def _exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
         self._rename(
@@ -87,25 +88,31 @@ class Renamer:
         self._view.refresh(self._tree.lookup(parent, name))
 
     def _move(self, parent: int, name: bytes, to: int, new_name: bytes, there: int) -> None:
-        source, target = self._copy.child(parent, name), self._copy.child(to, new_name)
+        target = self._copy.child(to, new_name)
         is_dir = stat.S_ISDIR(self._tree.getattr(self._tree.lookup(parent, name)).mode)
         if there:
             self._check_replaced(there, is_dir)
+        with self._view.kept_if_open(there, target, not is_dir):
+            self._move_in_upper(parent, name, to, new_name, there)
+        if there and is_dir:
+            self._tree.drop_name(to, new_name)
+        elif there:
+            self._view.forget_name(to, new_name)
+        self._tree.move(parent, name, to, new_name)
+
+    def _move_in_upper(
+        self, parent: int, name: bytes, to: int, new_name: bytes, there: int
+    ) -> None:
+        source, target = self._copy.child(parent, name), self._copy.child(to, new_name)
+        is_dir = stat.S_ISDIR(self._tree.getattr(self._tree.lookup(parent, name)).mode)
         whiteout = self._tree.is_lower_name(parent, name)
         in_upper = bool(there) and self._tree.getattr(there).upper
-        if in_upper and not is_dir:
-            self._view.keep_if_open(there, target)
         if is_dir and (in_upper or (not there and self._tree.is_lower_name(to, new_name))):
             # over a directory (which may hold whiteouts) or over a whiteout
             self._rename(source, target, RENAME_EXCHANGE)
             self._clear_source(source, whiteout)
         else:
             self._rename(source, target, RENAME_WHITEOUT if whiteout else 0)
-        if there and is_dir:
-            self._tree.drop_name(to, new_name)
-        elif there:
-            self._view.forget_name(to, new_name)
-        self._tree.move(parent, name, to, new_name)
 
     def _clear_source(self, source: bytes, whiteout: bool) -> None:
         """After an exchange the old target stands at the source."""

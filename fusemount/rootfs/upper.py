@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,13 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.errors import UpperError
+from fusemount.rootfs.removal import remove_tree
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
+_ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own, which must not say who owns a file
 ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
+_OVERRIDE = re.compile(rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::|$)")
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
@@ -47,11 +51,19 @@ class Owner:
     mode: int
 
 
-def _open_dir(path: Path) -> int:
+def _open_dir(path: Path, *, make: bool = False) -> int:
     try:
+        if make:
+            path.mkdir(exist_ok=True)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
-        raise UpperError(f"{path}: cannot be used as an upper directory: {e.strerror}") from e
+        raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
+
+
+def _check_apart(upper: Path, work: Path) -> None:
+    a, b = Path(os.path.realpath(upper)), Path(os.path.realpath(work))
+    if a == b or a in b.parents or b in a.parents:
+        raise UpperError(f"{work}: the work directory and the upper {upper} lie in each other")
 
 
 class Upper:
@@ -64,31 +76,31 @@ class Upper:
         """work None: the upper is only looked at; nothing is made, written or swept."""
         self.path, self.work_path = upper, work
         self._serial = 0
-        for directory in (upper, work) if work else ():
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise UpperError(f"{directory}: cannot be made: {e.strerror}") from e
-        self.fd = _open_dir(upper)
-        self.work_fd = -1
+        self.fd = self.work_fd = self._lock_fd = -1
         try:
-            if work is None:
-                self._lock(self.fd, fcntl.LOCK_SH)
-                self.prefix = self._guess_prefix()
-                return
-            self.work_fd = _open_dir(work)
-            self._claim()
-            self.prefix = self._probe_prefix()
-            self._sweep()
+            self._open(upper, work)
         except BaseException:
             self.close()
             raise
 
-    def _claim(self) -> None:
-        if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
-            raise UpperError(f"{self.work_path}: not on the file system of {self.path}")
-        for fd in (self.work_fd, self.fd):
+    def _open(self, upper: Path, work: Path | None) -> None:
+        if work is None:
+            self.fd = _open_dir(upper)
+            self._lock(self.fd, fcntl.LOCK_SH)
+            self.prefix = self._guess_prefix()
+            return
+        _check_apart(upper, work)
+        self.fd = _open_dir(upper, make=True)
+        self._lock_fd = _open_dir(work, make=True)
+        for fd in (self._lock_fd, self.fd):
             self._lock(fd, fcntl.LOCK_EX)
+        # As the kernel's: only the directory `work` in the user's is ours to sweep.
+        self.work_fd = _open_dir(work / "work", make=True)
+        if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
+            raise UpperError(f"{work}: not on the file system of {upper}")
+        self.prefix = self._probe_prefix()
+        for left in os.listdir(self.work_fd):
+            self.discard(os.fsencode(left))
 
     def _lock(self, fd: int, how: int) -> None:
         try:
@@ -111,15 +123,11 @@ class Upper:
                 return prefix
         raise UpperError(f"{self.path}: its file system keeps no xattrs: {reason.strerror}")
 
-    def _sweep(self) -> None:
-        for entry in os.listdir(self.work_fd):
-            self.discard(os.fsencode(entry))
-
     def close(self) -> None:
-        for fd in (self.fd, self.work_fd):
+        for fd in (self.fd, self.work_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
-        self.fd = self.work_fd = -1
+        self.fd = self.work_fd = self._lock_fd = -1
 
     # ---- places ---------------------------------------------------------------------------
 
@@ -155,14 +163,18 @@ class Upper:
         """The name under which a user's xattr is stored."""
         if name.startswith(self.prefix):
             return self.prefix + b"overlay." + name[len(self.prefix) :]
+        if name == OVERRIDE_STAT and self.prefix == b"user.overlay.":
+            return self.prefix + _ESCAPED_OVERRIDE
         return name
 
     def decode(self, name: bytes) -> bytes | None:
         """The user's name of a stored xattr; None for those that are overlayfs' or ours."""
-        if name == OVERRIDE_STAT:
+        if name == OVERRIDE_STAT and self.prefix == b"user.overlay.":
             return None
         if name.startswith(self.prefix):
             rest = name[len(self.prefix) :]
+            if rest == _ESCAPED_OVERRIDE:
+                return OVERRIDE_STAT
             return self.prefix + rest[8:] if rest.startswith(b"overlay.") else None
         return name
 
@@ -204,8 +216,8 @@ class Upper:
         """Owner and mode of an object, from where they are kept."""
         if self.prefix == b"user.overlay." and not stat.S_ISLNK(st.st_mode):
             kept = self.raw_xattr(fd, path, OVERRIDE_STAT)
-            if kept:
-                uid, gid, mode = kept.split(b":")[:3]
+            if kept and (parts := _OVERRIDE.match(kept)):
+                uid, gid, mode = parts.groups()
                 return Owner(int(uid), int(gid), int(mode, 8) & 0o7777)
         return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode))
 
@@ -290,23 +302,4 @@ class Upper:
 
     def discard(self, name: bytes) -> None:
         """Removes an object of the work directory, with all below it."""
-        try:
-            os.unlink(name, dir_fd=self.work_fd)
-            return
-        except IsADirectoryError:
-            pass
-        self._empty(self.work_fd, name)
-        os.rmdir(name, dir_fd=self.work_fd)
-
-    def _empty(self, dir_fd: int, name: bytes) -> None:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
-        try:
-            for listed in os.listdir(fd):
-                child = os.fsencode(listed)
-                try:
-                    os.unlink(child, dir_fd=fd)
-                except IsADirectoryError:
-                    self._empty(fd, child)
-                    os.rmdir(child, dir_fd=fd)
-        finally:
-            os.close(fd)
+        remove_tree(self.work_fd, name)

@@ -28,8 +28,6 @@ from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import ACL_ACCESS, ACL_DEFAULT, Owner, Upper
 
-_CAPABILITY = b"security.capability"
-
 
 @dataclass(frozen=True)
 class Caller:
@@ -285,40 +283,27 @@ class RootFs:
         self._writable()
         self._copy.node(ino)
         fd = self._files.get(ino)
-        self._drop_privileges(ino)
         done = 0
         view = memoryview(data)
         while done < len(data):
             done += os.pwrite(fd, view[done:], offset + done)
         st = os.fstat(fd)
-        self.tree.set_attr(ino, size=st.st_size, mtime_ns=st.st_mtime_ns, ctime_ns=st.st_ctime_ns)
+        self.tree.set_attr(
+            ino,
+            size=st.st_size,
+            mtime_ns=st.st_mtime_ns,
+            ctime_ns=st.st_ctime_ns,
+            blocks=st.st_blocks,
+        )
         return done
-
-    def _drop_privileges(self, ino: int) -> None:
-        """Writing, truncating and chown take set-id bits and capabilities away (FUSE protocol,
-        FUSE_HANDLE_KILLPRIV: the kernel leaves it to the file system)."""
-        mode = self.tree.getattr(ino).mode
-        upper = self._writable()
-        if self.tree.getxattr(ino, _CAPABILITY) is not None:
-            with self._copy.place(ino) as (fd, rest):
-                upper.remove_xattr(fd, rest, _CAPABILITY)
-            self.tree.setxattr(ino, _CAPABILITY, None)
-        lost = mode & stat.S_ISUID
-        if mode & stat.S_ISGID and mode & stat.S_IXGRP:
-            lost |= stat.S_ISGID
-        if lost and stat.S_ISREG(mode):
-            attr = self.tree.getattr(ino)
-            owner = Owner(attr.uid, attr.gid, stat.S_IMODE(mode & ~lost))
-            with self._copy.place(ino) as (fd, rest):
-                upper.give(fd, rest, owner)
-            self.tree.set_attr(ino, mode=mode & ~lost)
 
     def fsync(self, ino: int, data_only: bool) -> None:
         if self.upper and self.tree.getattr(ino).upper:
             (os.fdatasync if data_only else os.fsync)(self._files.get(ino))
 
     def fsync_dir(self, ino: int) -> None:
-        if self.upper and self.tree.getattr(ino).upper:
+        attr = self.tree.getattr(ino)
+        if self.upper and attr.upper and attr.nlink:
             with self.upper.at(self._copy.path(ino)) as (at, rest):
                 fd = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
             try:
@@ -329,23 +314,20 @@ class RootFs:
     # ---- attributes -----------------------------------------------------------------------
 
     def setattr(self, ino: int, change: Change) -> None:
+        """chown, chmod, utimens and truncate, which the kernel has allowed; it asks for the loss of
+        set-id bits and capabilities by itself."""
         upper = self._writable()
         attr = self.tree.getattr(ino)
+        if not attr.upper and change == Change(mtime_ns=attr.mtime_ns):
+            # Caching writes, the kernel sends the times of every file whose ctime changed, as when
+            # a name was taken away: no reason to bring the file up.
+            return
         if change.size is None and not self._has_object(ino, attr):
             self._set_in_tree(ino, change)
             return
         if change.size is not None:
-            if not stat.S_ISREG(attr.mode):
-                fail(errno.EINVAL)
-            self._copy.node(ino, change.size)
-            if change.size != attr.size:
-                # To the size it has: the kernel, whose times count while it caches writes,
-                # leaves the file's time alone, so the upper's must stay too.
-                os.ftruncate(self._files.get(ino), change.size)
-            self._drop_privileges(ino)
+            self._set_size(ino, attr, change.size)
         self._copy.node(ino)
-        if change.uid is not None or change.gid is not None:
-            self._drop_privileges(ino)
         with self._copy.place(ino) as (at, rest):
             if (change.mode, change.uid, change.gid) != (None, None, None):
                 now = self.tree.getattr(ino)
@@ -361,6 +343,15 @@ class RootFs:
         acl = self.tree.getxattr(ino, ACL_ACCESS)
         self.refresh(ino, acls=acl is not None)  # chmod changes an ACL's mask
 
+    def _set_size(self, ino: int, attr: _native.Attr, size: int) -> None:
+        if not stat.S_ISREG(attr.mode):
+            fail(errno.EINVAL)
+        self._copy.node(ino, size)
+        if size != attr.size:
+            # To the size it has: the kernel, whose times count while it caches writes,
+            # leaves the file's time alone, so the upper's must stay too.
+            os.ftruncate(self._files.get(ino), size)
+
     def _has_object(self, ino: int, attr: _native.Attr) -> bool:
         """Whether an attribute has a place to go to. The kernel sends the times of a file that was
         just unlinked: nothing is to be copied up, or left in the work directory, for that."""
@@ -375,6 +366,9 @@ class RootFs:
         upper = self._writable()
         if value is None and self.tree.getxattr(ino, name) is None:
             fail(errno.ENODATA)
+        if not self._has_object(ino, self.tree.getattr(ino)):
+            self.tree.setxattr(ino, name, value)
+            return
         self._copy.node(ino)
         with self._copy.place(ino) as (at, rest):
             if value is None:

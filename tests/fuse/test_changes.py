@@ -318,7 +318,7 @@ def test_r29_nothing_is_left_in_the_work_directory(at: Path) -> None:
     os.rmdir(at / "empty")
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    work = at.parent / "upper-work"
+    work = at.parent / "upper-work/work"
     assert os.listdir(work) == []
 
 
@@ -443,3 +443,29 @@ def test_fsync_and_statfs(at: Path) -> None:
     os.fsync(fd)
     os.close(fd)
     assert os.statvfs(at).f_blocks == os.statvfs(at.parent).f_blocks
+
+
+def test_r34_root_keeps_the_set_id_bits(at: Path) -> None:
+    """Who has CAP_FSETID writes and truncates without losing them, as on a local disk."""
+    os.chmod(at / "f", 0o6755)
+    with open(at / "f", "ab") as f:
+        f.write(b"more")
+        f.flush()
+        os.fsync(f.fileno())
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        assert stat.S_IMODE(os.fstat(f.fileno()).st_mode) == 0o6755
+    os.truncate(at / "f", 3)
+    assert stat.S_IMODE(os.stat(at / "f").st_mode) == 0o6755
+
+
+def test_r29_a_removed_directory_that_is_open(at: Path) -> None:
+    os.mkdir(at / "gone")
+    for name in ("gone", "empty"):
+        fd = os.open(at / name, os.O_DIRECTORY)
+        os.rmdir(at / name)
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        assert os.fstat(fd).st_nlink == 0
+        assert os.listdir(fd) == []
+        os.fsync(fd)
+        fails(errno.ENOENT, os.mkdir, f"/proc/self/fd/{fd}/x")
+        os.close(fd)

@@ -123,7 +123,7 @@ def test_r43_a_full_upper_says_so_and_loses_nothing(workshop: Workshop) -> None:
                 os.truncate(at / "big", 1 << 19)
             assert refused.value.errno == errno.ENOSPC
             assert (at / "big").read_bytes() == BIG
-            assert [n for n in os.listdir(disk / "work") if n != "lost+found"] == []
+            assert [n for n in os.listdir(disk / "work/work") if n != "lost+found"] == []
             os.unlink(at / "filler")
             os.truncate(at / "big", 1 << 19)  # there is room again, and the mount goes on
             assert (at / "big").read_bytes() == BIG[: 1 << 19]
@@ -184,3 +184,14 @@ def test_r45_an_upper_is_shown_read_only(workshop: Workshop) -> None:
             (at / "small").write_bytes(b"")
         assert refused.value.errno == errno.EROFS
     assert sorted(os.listdir(workshop.base)) == before
+
+
+def test_r45_read_only_makes_no_upper(workshop: Workshop) -> None:
+    at = workshop.base / "mnt"
+    at.mkdir()
+    done = workshop.command(
+        workshop.image, at, "--read-only", "--upper", workshop.base / "none", check=False
+    )
+    assert done.returncode == 8
+    assert "none" in done.stderr
+    assert not (workshop.base / "none").exists()

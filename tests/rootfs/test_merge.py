@@ -403,3 +403,25 @@ def test_overlayfs_agrees_on_a_whole_picture(tmp_path: Path) -> None:
 def test_a_name_in_the_root_after_one_in_a_directory() -> None:
     """The root's path is empty, and so is a prefix of every other."""
     assert names([TarWriter().file("b/z", b"").file("a", b"").tar()]) == ["/a", "/b", "/b/z"]
+
+
+def test_t24_hardlinks_by_the_hundred_thousand() -> None:
+    """A fan and chains are linear; a chain that would take many rounds is refused."""
+    fan = TarWriter().file("f", b"1")
+    chain = TarWriter()
+    for i in range(100_000):
+        fan.hardlink(f"l{i}", "f")
+        chain.hardlink(f"c{i}", f"c{i + 1}")
+    assert fields([fan.tar(), TarWriter().file("g", b"").tar()], "/f")[7] == "100001"
+    assert fields([chain.file("c100000", b"1").tar()], "/c0")[7] == "100001"
+    zigzag = TarWriter()
+    for i in range(0, 400, 2):  # each waits for the one before, which waits for the one after
+        zigzag.hardlink(f"z{i + 1}", f"z{i + 2}")
+        zigzag.hardlink(f"z{i}", f"z{i + 1}")
+    for i in range(200):
+        zigzag.hardlink(f"y{i + 1}", f"y{i}")
+    assert "too many times" in refused([zigzag.hardlink("y0", "z0").file("z400", b"").tar()])
+
+
+def test_symlinks_have_the_mode_that_lstat_shows() -> None:
+    assert fields([TarWriter().symlink("l", "x", mode=0o600).tar()], "/l")[2] == "0777"

@@ -1,0 +1,158 @@
+"""The upper on disk: what is ours to sweep, depth, whose xattrs are whose, what stays below."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from layers import rootfs_of
+from tarwriter import TarWriter
+
+from fusemount.errors import UpperError
+from fusemount.rootfs import Caller, Change
+from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.upper import OVERRIDE_STAT, Owner, Upper
+
+ROOT = Caller(0, 0)
+DEEP = 1500
+
+
+def test_only_our_own_leftovers_are_swept(tmp_path: Path) -> None:
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    (work / "theirs").mkdir(parents=True)
+    (work / "theirs/file").write_text("kept")
+    (work / "work/#9").mkdir(parents=True)
+    Upper(upper, work).close()
+    assert (work / "theirs/file").read_text() == "kept"
+    assert os.listdir(work / "work") == []
+
+
+@pytest.mark.parametrize("nest", ["upper", "upper/work", "."])
+def test_upper_and_work_must_lie_apart(tmp_path: Path, nest: str) -> None:
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "upper/file").write_text("kept")
+    with pytest.raises(UpperError, match="lie in each other"):
+        Upper(tmp_path / "upper", tmp_path / nest)
+    assert (tmp_path / "upper/file").read_text() == "kept"
+
+
+def test_an_upper_has_one_mount(tmp_path: Path) -> None:
+    first = Upper(tmp_path / "upper", tmp_path / "work")
+    for work in (tmp_path / "work", tmp_path / "other", None):
+        with pytest.raises(UpperError, match="in use"):
+            Upper(tmp_path / "upper", work)
+    first.close()
+    Upper(tmp_path / "upper", tmp_path / "other").close()
+
+
+def test_r38_depth_is_no_limit(tmp_path: Path) -> None:
+    """Deeper than the interpreter's stack and than PATH_MAX."""
+    tar = TarWriter().file("/".join(["d"] * DEEP) + "/low", b"low").tar()
+    with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
+        here = 1
+        for _ in range(DEEP):
+            here = view.lookup(here, b"d")
+        view.write(view.lookup(here, b"low"), 0, b"LOW")
+        for _ in range(DEEP):
+            here = view.mknod(here, b"made", stat.S_IFDIR | 0o755, 0, ROOT)
+        view.rename(1, b"d", 1, b"moved", 0)
+        seen = list(dump_lines(view, digest=True))
+    with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
+        assert list(dump_lines(view, digest=True)) == seen
+    assert len(seen) == 2 * DEEP + 2
+    fd = os.open(tmp_path, os.O_DIRECTORY)
+    remove_tree(fd, b"upper")
+    os.close(fd)
+    assert os.listdir(tmp_path) == ["work"]
+
+
+def test_a_users_xattr_cannot_say_who_owns_a_file(tmp_path: Path) -> None:
+    upper = Upper(tmp_path / "upper", tmp_path / "work")
+    upper.prefix = b"user.overlay."  # as without privilege
+    (tmp_path / "upper/f").write_text("")
+    st = os.stat(tmp_path / "upper/f")
+    upper.set_xattr(upper.fd, b"f", OVERRIDE_STAT, b"7:7:04755")
+    assert upper.xattrs(upper.fd, b"f") == {OVERRIDE_STAT: b"7:7:04755"}
+    assert upper.owner(upper.fd, b"f", st) == Owner(st.st_uid, st.st_gid, 0o644)
+    os.setxattr(tmp_path / "upper/f", OVERRIDE_STAT, b"zzz")  # not written by us
+    assert upper.owner(upper.fd, b"f", st) == Owner(st.st_uid, st.st_gid, 0o644)
+    os.setxattr(tmp_path / "upper/f", OVERRIDE_STAT, b"7:8:04755")
+    assert upper.owner(upper.fd, b"f", st) == Owner(7, 8, 0o4755)
+    upper.close()
+
+
+def test_r31_new_links_under_old_names_are_new_files(tmp_path: Path) -> None:
+    """After a mount again, `b` of the layers must not take on what the new `a` holds."""
+    tar = TarWriter().file("a", b"lower").hardlink("b", "a").tar()
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    with rootfs_of([tar], upper=upper, work=work) as view:
+        view.unlink(1, b"a")
+        new = view.create(1, b"a", 0o644, ROOT)
+        view.write(new, 0, b"new")
+        view.release(new)
+        view.link(new, 1, b"c")
+        assert view.getattr(view.lookup(1, b"b")).nlink == 1
+    assert sorted(os.listdir(upper)) == ["a", "c"]
+    with rootfs_of([tar], upper=upper, work=work) as view:
+        found = {n: view.read(view.lookup(1, n), 0, 9) for n in (b"a", b"b", b"c")}
+    assert found == {b"a": b"new", b"b": b"lower", b"c": b"new"}
+
+
+def test_r32_times_that_do_not_change_copy_nothing(tmp_path: Path) -> None:
+    """As the kernel sends them for the other names when one of a set is unlinked."""
+    tar = TarWriter().file("a", b"lower", mtime_ns=5).hardlink("b", "a").tar()
+    with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
+        view.setattr(view.lookup(1, b"b"), Change(mtime_ns=5))
+        assert os.listdir(tmp_path / "upper") == []
+        view.setattr(view.lookup(1, b"b"), Change(mtime_ns=6))
+        assert sorted(os.listdir(tmp_path / "upper")) == ["a", "b"]
+
+
+def test_blocks_are_the_uppers(tmp_path: Path) -> None:
+    tar = TarWriter().sparse("s", 1 << 20, [(4096, b"x" * 4096)]).tar()
+    with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
+        ino = view.lookup(1, b"s")
+        assert view.getattr(ino).blocks == 8
+        view.setattr(ino, Change(mode=0o600))
+        assert view.getattr(ino).blocks == os.stat(tmp_path / "upper/s").st_blocks < 2048
+        view.setattr(ino, Change(size=1 << 30))
+        assert view.getattr(ino).blocks == os.stat(tmp_path / "upper/s").st_blocks < 2048
+
+
+def test_xattrs_that_the_upper_cannot_have_keep_no_file_from_changing(tmp_path: Path) -> None:
+    odd = {"system.posix_acl_access": b"nonsense", "nonsense": b"1", "user.good": b"2"}
+    tar = TarWriter().file("f", b"", xattrs=odd).tar()
+    with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
+        view.setattr(view.lookup(1, b"f"), Change(mtime_ns=7))
+    assert os.getxattr(tmp_path / "upper/f", "user.good") == b"2"
+
+
+def test_what_fails_in_the_upper_has_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = TarWriter().file("f", b"1").tar()
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    with rootfs_of([tar], upper=upper, work=work) as view:
+        ino = view.lookup(1, b"f")
+        view.tree.remember(ino)  # the kernel does, for as long as the file is open
+        view.open(ino, os.O_RDWR)
+        view.write(ino, 0, b"2")
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Upper, "whiteout", full)
+            with pytest.raises(OSError, match="full"):
+                view.unlink(1, b"f")
+        assert os.listdir(work / "work") == []
+        assert view.lookup(1, b"f") == ino
+        view.unlink(1, b"f")  # and again, now that there is room
+        assert view.read(ino, 0, 9) == b"2"
+        view.release(ino)
+        view.tree.forget(ino, 1)
+    assert os.listdir(work / "work") == []
