@@ -36,7 +36,7 @@ def layers() -> list[bytes]:
     low.dir("empty", mtime_ns=TIME)
     top = TarWriter().dir(".", mode=0o777, mtime_ns=TIME)
     top.dir("d", mode=0o777, uid=4, mtime_ns=TIME).file("d/b", b"top b", mtime_ns=TIME)
-    top.dir("e", mtime_ns=TIME).whiteout("e/sub").symlink("e/l", "../d", mtime_ns=TIME)
+    top.dir("e", mtime_ns=TIME).whiteout("e/sub").symlink("e/l", "./b", mtime_ns=TIME)
     top.dir("many", mtime_ns=TIME)
     for i in range(40):
         top.file(f"many/{i:03}", b"%d" % i, mtime_ns=TIME)
