@@ -36,13 +36,14 @@ class Member:
 
 @final
 class LayerIndex:
-    """A scanned archive. Immutable. Raises FormatError, OSError, MemoryError."""
+    """A scanned archive. Raises FormatError, OSError, MemoryError."""
 
     @staticmethod
     def scan(fd: int, offset: int, length: int) -> LayerIndex: ...  # releases the GIL
     @staticmethod
-    def load(fd: int) -> LayerIndex: ...  # maps the file; FormatError when damaged or foreign
+    def load(fd: int) -> LayerIndex: ...  # FormatError when damaged or foreign
     def save(self, fd: int) -> None: ...
+    def drop_entries(self) -> None: ...  # members go; what trees point into stays
     def __len__(self) -> int: ...
     def member(self, i: int) -> Member: ...
     @property
@@ -177,3 +178,4 @@ CLONE_NEWPID: int
 CLONE_NEWUSER: int
 CLONE_NEWUTS: int
 CLONE_NEWIPC: int
+def fs_type(fd: int, /) -> int: ...

@@ -15,8 +15,8 @@ enum { NS_PER_S = 1000000000, RECORD_HEAD = sizeof(uint16_t) + sizeof(uint32_t) 
 void img_index_free(img_index *index) {
     if (!index)
         return;
-    if (index->mapping) {
-        munmap(index->mapping, index->map_bytes);
+    if (index->block) {
+        munmap(index->block, index->block_bytes);
     } else {
         free((void *)index->entries);
         free((void *)index->extents);
@@ -186,7 +186,23 @@ static int check(img_index *index, const char *base, uint64_t size, img_error *e
     return 0;
 }
 
-img_index *img_index_map(int fd, img_error *err) {
+static int read_all(int fd, char *at, size_t size, img_error *err) {
+    for (off_t offset = 0; size;) {
+        ssize_t n = pread(fd, at, size < (1u << 30) ? size : 1u << 30, offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return img_fail(err, errno, "cannot read the index: %s", strerror(errno));
+        if (n == 0)
+            return img_fail(err, EBADMSG, "an index that is cut");
+        at += n;
+        offset += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+img_index *img_index_read(int fd, img_error *err) {
     struct stat st;
     err->offset = 0;
     err->member[0] = 0;
@@ -199,20 +215,36 @@ img_index *img_index_map(int fd, img_error *err) {
         return NULL;
     }
     size_t size = (size_t)st.st_size;
-    void *mapping = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    img_index *index = mapping == MAP_FAILED ? NULL : calloc(1, sizeof *index);
-    if (!index) {
-        int code = errno;
-        if (mapping != MAP_FAILED)
-            munmap(mapping, size);
-        img_fail(err, code, "cannot map the index: %s", strerror(code));
+    char *block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    img_index *index = calloc(1, sizeof *index);
+    if (block == MAP_FAILED || !index) {
+        if (block != MAP_FAILED)
+            munmap(block, size);
+        free(index);
+        img_fail(err, ENOMEM, "out of memory");
         return NULL;
     }
-    memcpy(&index->head, mapping, sizeof index->head);
-    index->mapping = mapping;
-    index->map_bytes = size;
-    if (check(index, mapping, size, err) == 0)
-        return index;
+    index->block = block;
+    index->block_bytes = size;
+    if (read_all(fd, block, size, err) == 0) {
+        memcpy(&index->head, block, sizeof index->head);
+        if (check(index, block, size, err) == 0)
+            return index;
+    }
     img_index_free(index);
     return NULL;
+}
+
+void img_index_drop_entries(img_index *index) {
+    size_t bytes = (size_t)index->head.n_entries * sizeof(img_entry);
+    index->head.n_entries = 0;
+    if (!index->block) {
+        free((void *)index->entries);
+    } else {
+        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)index->entries;
+        uintptr_t first = (start + page - 1) & ~(page - 1), last = (start + bytes) & ~(page - 1);
+        if (first < last)
+            (void)madvise((void *)first, last - first, MADV_DONTNEED); /* only saves memory */
+    }
+    index->entries = NULL;
 }

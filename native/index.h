@@ -1,4 +1,4 @@
-/* index.h: what one tar archive holds, as flat arrays that can be written to a file and mapped.
+/* index.h: what one tar archive holds, as flat arrays that can be written to a file and read.
  *
  * Pure tar: whiteouts are ordinary members here; what they mean is merge.h's business.  Members
  * stand in archive order, repeats included.  Names are normalised: no leading slash, no "."
@@ -10,7 +10,7 @@
  *
  * All offsets named archive_* count bytes of the uncompressed archive.  Integers are host order:
  * an index is a cache of this machine's, and the magic tells a foreign one.
- * Ownership: img_index owns its memory, either malloc'ed arrays or one mapping of a file.
+ * Ownership: img_index owns its memory, either malloc'ed arrays or one block.
  * Threads: immutable once built.
  */
 #ifndef IMG_INDEX_H
@@ -29,6 +29,7 @@
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
 #define IMG_PATH_BYTES_MAX 8192u           /* a member's whole name: 2 * PATH_MAX */
 #define IMG_PATH_DEPTH_MAX 4096u           /* components of a name */
+#define IMG_SYMLINK_BYTES_MAX 4095u        /* a symlink's target: PATH_MAX without its NUL */
 #define IMG_LINK_BYTES_MAX 8192u           /* a link target */
 #define IMG_ENTRIES_MAX (8u * 1024 * 1024) /* members of one archive */
 #define IMG_EXTENDED_BYTES_MAX (4u << 20)  /* a PAX header, a GNU long name */
@@ -90,8 +91,8 @@ typedef struct img_index {
     const img_entry *entries;
     const img_extent *extents;
     const char *pool;
-    void *mapping; /* non-NULL: the arrays point into this mapping of map_bytes */
-    size_t map_bytes;
+    void *block; /* non-NULL: the arrays point into this anonymous mapping of block_bytes */
+    size_t block_bytes;
 } img_index;
 
 /* Frees the arrays or the mapping, and the index itself. NULL is fine. */
@@ -100,8 +101,12 @@ void img_index_free(img_index *index);
 /* Writes the index to fd from its current position. Errors: the system's. */
 int img_index_write(const img_index *index, int fd, img_error *err);
 
-/* Maps the file behind fd (fd may be closed afterwards) and checks every offset in it, so that no
- * later use can leave the mapping. EBADMSG: not an index, foreign, cut or damaged. */
-img_index *img_index_map(int fd, img_error *err);
+/* Reads the file behind fd (which may be closed afterwards) and checks every offset in it, so that
+ * no later use can leave the arrays. It is read, not mapped: a file that shrinks, or a disk that
+ * fails, must not end the process (SIGBUS). EBADMSG: not an index, foreign, cut or damaged. */
+img_index *img_index_read(int fd, img_error *err);
+
+/* Gives the entries' memory back; extents and pool, which trees point into, stay. */
+void img_index_drop_entries(img_index *index);
 
 #endif

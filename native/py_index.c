@@ -113,7 +113,7 @@ static PyObject *layer_index_load(PyObject *cls, PyObject *arg) {
     img_index *index;
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS index = img_index_map(fd, &err);
+    Py_BEGIN_ALLOW_THREADS index = img_index_read(fd, &err);
     Py_END_ALLOW_THREADS return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
 }
 
@@ -301,12 +301,18 @@ static PyObject *layer_index_member(PyObject *self, PyTypeObject *defining, PyOb
     return new_member(state->member, index, &index->entries[i]);
 }
 
+static PyObject *layer_index_drop_entries(PyObject *self, PyObject *Py_UNUSED(none)) {
+    img_index_drop_entries(((layer_index_object *)self)->index);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef layer_index_methods[] = {
     {"scan", (PyCFunction)(void (*)(void))layer_index_scan,
      METH_VARARGS | METH_KEYWORDS | METH_CLASS,
      "scan(fd, offset, length): the index of the tar archive there."},
-    {"load", layer_index_load, METH_O | METH_CLASS, "load(fd): maps what save() wrote."},
+    {"load", layer_index_load, METH_O | METH_CLASS, "load(fd): reads what save() wrote."},
     {"save", layer_index_save, METH_O, "save(fd): writes the index at fd's position."},
+    {"drop_entries", layer_index_drop_entries, METH_NOARGS, "Gives the members' memory back."},
     {"member", (PyCFunction)(void (*)(void))layer_index_member,
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS, "member(i): a Member."},
     {NULL, NULL, 0, NULL},

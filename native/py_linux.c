@@ -14,6 +14,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Turns a call's result into None or OSError; errno must still be the call's. */
@@ -147,7 +148,23 @@ static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args
     return done(prctl(PR_SET_PDEATHSIG, (unsigned long)number, 0UL, 0UL, 0UL), NULL);
 }
 
+PyDoc_STRVAR(fs_type_doc,
+             "fs_type(fd, /)\n--\n\n"
+             "f_type of fstatfs(2): the magic number of the file system (linux/magic.h).");
+
+static PyObject *linux_fs_type(PyObject *Py_UNUSED(module), PyObject *args) {
+    struct statfs st;
+    int fd;
+
+    if (!PyArg_ParseTuple(args, "i:fs_type", &fd))
+        return NULL;
+    if (fstatfs(fd, &st) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLongLong((long long)st.f_type);
+}
+
 static PyMethodDef linux_functions[] = {
+    {"fs_type", linux_fs_type, METH_VARARGS, fs_type_doc},
     {"mount", linux_mount, METH_VARARGS, mount_doc},
     {"umount2", linux_umount2, METH_VARARGS, umount2_doc},
     {"pivot_root", linux_pivot_root, METH_VARARGS, pivot_root_doc},

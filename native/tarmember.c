@@ -174,9 +174,9 @@ static int read_link(const img_headers *headers, const unsigned char *block, img
     const char *text = link_text(headers, block, &len);
     if (len == 0)
         return img_fail(err, EBADMSG, "a link without a target");
-    if (len > IMG_LINK_BYTES_MAX)
-        return img_fail(err, E2BIG, "a link target of %zu bytes, the limit is %u", len,
-                        IMG_LINK_BYTES_MAX);
+    unsigned limit = entry->kind == IMG_SYMLINK ? IMG_SYMLINK_BYTES_MAX : IMG_LINK_BYTES_MAX;
+    if (len > limit)
+        return img_fail(err, E2BIG, "a link target of %zu bytes, the limit is %u", len, limit);
     if (entry->kind == IMG_HARDLINK) {
         long normal = img_tarname_normalise(text, len, path, err);
         if (normal < 0)

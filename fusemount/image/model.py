@@ -18,6 +18,7 @@ DOCKER = "application/vnd.docker."
 INDEX_TYPES = frozenset((OCI + "index.v1+json", DOCKER + "distribution.manifest.list.v2+json"))
 MANIFEST_TYPES = frozenset((OCI + "manifest.v1+json", DOCKER + "distribution.manifest.v2+json"))
 CONFIG_TYPES = frozenset((OCI + "config.v1+json", DOCKER + "container.image.v1+json"))
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 TAR_LAYER = OCI + "layer.v1.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"  # the full name, where ref.name has the tag alone
@@ -61,6 +62,13 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     media_type: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str = ""
+
+    @property
+    def is_artifact(self) -> bool:
+        """Not an image: a signature, an SBOM (OCI image-spec, manifest.md "artifactType")."""
+        kind = self.config.media_type
+        return kind == EMPTY_TYPE or (bool(self.artifact_type) and kind not in CONFIG_TYPES)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def _manifest(fields: Fields) -> Manifest:
         layers=tuple(parse_descriptor(layer) for layer in layers),
         media_type=fields.text("mediaType"),
         annotations=fields.text_mapping("annotations"),
+        artifact_type=fields.text("artifactType"),
     )
 
 

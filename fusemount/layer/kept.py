@@ -26,13 +26,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex
+from fusemount._native import FormatError, LayerIndex, fs_type
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 
 TMP = ".tmp-"
 HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size
 _ZEROS = bytes(HOLE)
+_THIS_PROCESS = os.urandom(16)
+# linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, F2FS; bcachefs and ZFS by their own headers
+_CTIME_IS_THE_KERNELS = frozenset(
+    (0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
+)
 _SETTLED_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
 
 
@@ -47,10 +52,17 @@ class Facts:
 
 
 def identity(fd: int, offset: int, length: int) -> str:
-    """Names the state of a stretch of a file; changes whenever the file is written to."""
+    """Names the state of a stretch of a file; changes whenever the file is written to.
+
+    Where inode numbers and ctime come from an image or a server (FUSE, squashfs, NFS …), another
+    file may have them all alike tomorrow: there the name is good for this process only, and what
+    is kept under it is swept as a leftover.
+    """
     st = os.fstat(fd)
     parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    if fs_type(fd) in _CTIME_IS_THE_KERNELS:
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return TMP + hashlib.sha256(repr((*parts, _THIS_PROCESS)).encode()).hexdigest()
 
 
 def settle(fd: int) -> None:
@@ -76,7 +88,8 @@ class Cache:
         return self.root / "archives" / f"{key}.tar"
 
     def index_path(self, diff_id: str | None, key: str) -> Path:
-        name = f"file-{key}.idx" if diff_id is None else f"{Digest(diff_id).hex}.idx"
+        mark = TMP if key.startswith(TMP) else ""
+        name = f"{mark}file-{key}.idx" if diff_id is None else f"{Digest(diff_id).hex}.idx"
         return self.root / "index" / name
 
     def facts(self, key: str) -> Facts | None:

@@ -26,7 +26,8 @@ class Layer(Protocol):
 
 
 def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False) -> _native.Tree:
-    """Stacks the layers, bottom first. The layers' descriptors must outlive the tree.
+    """Stacks the layers, bottom first. The layers' descriptors must outlive the tree; their
+    indexes lose their members.
 
     Raises MalformedImage for what no tree can be made of.
     """
@@ -38,6 +39,8 @@ def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False)
             member = e.member.decode(errors="backslashreplace")
             where = f"member {member!r} at byte {e.offset}: " if e.member else ""
             raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
+    for layer in layers:
+        layer.index.drop_entries()
     tree.seal()
     return tree
 

@@ -28,8 +28,9 @@ def choose(
         raise ImageNotFound(f"{label}: no image {name!r} in it; it holds {_listed(candidates)}")
     if len({frozenset(c.names) for c in found}) > 1:
         raise ImageNotFound(
-            f"{label}: which image? {'Give one as FILE:NAME' if name is None else name!r}: "
-            f"{_listed(found)}"
+            f"{label}: which image? "
+            + ("Give one as FILE:NAME" if name is None else f"{name!r} is several")
+            + f": {_listed(found)}"
         )
     if len(found) > 1 and not _several_platforms(found):
         raise ImageNotFound(f"{label}: which image? Give one as FILE:ID: {_listed(found)}")

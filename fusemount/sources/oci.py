@@ -47,6 +47,9 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
     if not found and reader.missing:
         there = ", ".join(reader.missing[:10])
         raise ImageNotFound(f"{medium.label}: the manifests it lists are not in it: {there}")
+    if not found and reader.artifacts:
+        there = ", ".join(reader.artifacts[:10])
+        raise ImageNotFound(f"{medium.label}: no image in it, only artifacts: {there}")
     return found
 
 
@@ -70,6 +73,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.missing: list[str] = []
+        self.artifacts: list[str] = []
 
     def document(self, descriptor: Descriptor) -> tuple[bytes, str] | None:
         name = blob_name(descriptor.digest)
@@ -102,6 +106,10 @@ class _Reader:
                 for inner in document.manifests
                 for candidate in self.expand(inner, names or _names(inner), depth - 1)
             ]
+        if document.is_artifact:
+            kind = document.artifact_type or document.config.media_type
+            self.artifacts.append(f"{descriptor.digest} ({shown(kind)})")
+            return []
         return [self.candidate(descriptor, document, names)]
 
     def candidate(

@@ -500,7 +500,7 @@ static void check_keeps(const img_index *index) {
     img_error err = {0};
     int fd = memfd_create("index", MFD_CLOEXEC);
     CHECK(fd >= 0 && img_index_write(index, fd, &err) == 0);
-    img_index *kept = img_index_map(fd, &err);
+    img_index *kept = img_index_read(fd, &err);
     if (!kept)
         fprintf(stderr, "%s\n", err.message);
     CHECK(kept);
@@ -573,7 +573,7 @@ static void test_t24_bent_indexes(void) {
         unsigned char old, new = (unsigned char)dice(&seed);
         off_t at = (off_t)(dice(&seed) % (uint64_t)size);
         CHECK(pread(fd, &old, 1, at) == 1 && pwrite(fd, &new, 1, at) == 1);
-        img_index *bent = img_index_map(fd, &err);
+        img_index *bent = img_index_read(fd, &err);
         if (bent)
             (void)touch(bent);
         else
@@ -585,7 +585,7 @@ static void test_t24_bent_indexes(void) {
     CHECK(mapped > 1000 && refused > 1000);
     for (off_t len = 0; len < size; len += 13) {
         CHECK(ftruncate(fd, len) == 0);
-        CHECK(!img_index_map(fd, &err) && err.code == EBADMSG);
+        CHECK(!img_index_read(fd, &err) && err.code == EBADMSG);
     }
     close(fd);
 }

@@ -263,8 +263,9 @@ def test_m14_foreign_layer(tmp_path: Path, opened: Opener) -> None:
         opened(write_directory(tmp_path / "d", files))
 
 
-def test_m14_an_artifact_is_no_image(tmp_path: Path, opened: Opener) -> None:
-    files = oci_files([ImageSpec([])])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside an image", "alone"])
+def test_m14_an_artifact_is_no_image(tmp_path: Path, opened: Opener, beside: bool) -> None:
+    files = oci_files([ImageSpec([]), ImageSpec(LAYERS)] if beside else [ImageSpec([])])
     index = json.loads(files["index.json"])  # type: ignore[arg-type]
     empty = {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2}
     empty["digest"] = "sha256:" + sha256(b"{}")
@@ -273,8 +274,12 @@ def test_m14_an_artifact_is_no_image(tmp_path: Path, opened: Opener) -> None:
     index["manifests"][0].pop("platform")
     files |= {"blobs/sha256/" + sha256(each): each for each in (b"{}", data)}
     files["index.json"] = json.dumps(index).encode()
-    with pytest.raises(MalformedImage, match="not a container image"):
-        opened(write_directory(tmp_path / "d", files))
+    path = write_directory(tmp_path / "d", files)
+    if beside:
+        assert blob_bytes(opened(path)) == LAYERS
+        return
+    with pytest.raises(ImageNotFound, match=r"only artifacts: .*oci\.empty"):
+        opened(path)
 
 
 @pytest.mark.parametrize("what", ["config", "manifest"])

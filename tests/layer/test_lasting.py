@@ -1,0 +1,73 @@
+"""What is kept for later is kept under names that later mean the same bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from imagewriter import docker_archive
+from layers import open_layer
+from mounted import Command, mounted
+from tarwriter import TarWriter
+
+from fusemount import _native
+from fusemount.layer import kept
+
+
+def outer(inner: Path) -> bytes:
+    return TarWriter().file("inner.tar", inner.read_bytes(), mtime_ns=5).tar()
+
+
+def test_a_file_on_fuse_is_not_known_by_its_inode(tmp_path: Path) -> None:
+    """Two images mounted one after the other have files with the same numbers, sizes and times."""
+    command = Command(tmp_path / "dirs")
+    good = TarWriter().file("f", b"good").tar()
+    evil = TarWriter().file("f", b"evil").tar()
+    first = docker_archive(tmp_path / "first.tar", [good])
+    second = tmp_path / "second.tar"
+    second.write_bytes(first.read_bytes().replace(b"good", b"evil"))
+    assert evil in second.read_bytes()
+    codes = []
+    for archive in (first, second):
+        (tmp_path / "outer.tar").write_bytes(outer(archive))
+        with mounted(command, tmp_path / "outer.tar", tmp_path / "mnt") as at:
+            codes.append(command("dump", at / "inner.tar", check=False).returncode)
+    assert codes == [0, 5]
+
+
+def test_names_last_where_the_kernel_owns_the_ctime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert not kept.identity(fd, 0, 1).startswith(kept.TMP)
+        monkeypatch.setattr(kept, "fs_type", lambda fd: 0x65735546)
+        mine = kept.identity(fd, 0, 1)
+        assert mine == kept.identity(fd, 0, 1)
+        assert mine.startswith(kept.TMP)
+        monkeypatch.setattr(kept, "_THIS_PROCESS", b"another")
+        assert kept.identity(fd, 0, 1) != mine
+    finally:
+        os.close(fd)
+
+
+def test_a_kept_index_that_shrinks_harms_nobody(tmp_path: Path) -> None:
+    index = open_layer(TarWriter().file("a", b"1").symlink("l", "t").tar()).index
+    path = tmp_path / "kept.idx"
+    with open(path, "w+b", buffering=0) as f:
+        index.save(f.fileno())
+        again = _native.LayerIndex.load(f.fileno())
+    os.truncate(path, 10)
+    assert [again.member(i).path for i in range(len(again))] == [b"a", b"l"]
+
+
+def test_a_tree_needs_no_members(tmp_path: Path) -> None:
+    layer = open_layer(TarWriter().sparse("s", 8192, [(4096, b"d" * 512)]).symlink("l", "t").tar())
+    tree = _native.Tree()
+    tree.add_layer(layer.index, layer.fd, layer.offset)
+    layer.index.drop_entries()
+    assert len(layer.index) == 0
+    assert tree.readlink(tree.lookup(1, b"l")) == b"t"
+    assert tree.read(tree.lookup(1, b"s"), 4096, 9) == b"d" * 9
+    os.close(layer.fd)
