@@ -178,4 +178,5 @@ CLONE_NEWPID: int
 CLONE_NEWUSER: int
 CLONE_NEWUTS: int
 CLONE_NEWIPC: int
+
 def fs_type(fd: int, /) -> int: ...

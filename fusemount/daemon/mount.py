@@ -65,9 +65,9 @@ def mount_image(
                       terminal=options.foreground, debug=options.debug)  # fmt: skip
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
+        serve = server(view, options)
         channel = open_channel(mount_request(reference, target, options))
         stack.callback(channel.discard)
-        serve = server(view, options)
         enroll = _Enrolment(reference, view, options, directories)
         if options.foreground:
             _serve_recorded(channel, serve, enroll, lambda: None)
@@ -107,11 +107,15 @@ def kept_upper(view: View, options: MountOptions) -> Path | None:
 
 
 def server(view: View, options: MountOptions) -> Serve:
-    """What answers the kernel for this view."""
+    """What answers the kernel for this view.
+
+    Imports what serving needs now, before there is a mount: where `sys.path` leads into the
+    mountpoint (the current directory, with `python -m`), a later import would wait for the mount,
+    and the mount for the import.
+    """
+    from fusemount.fuse import serve as serve_fuse
 
     async def serve(fd: int, ready: Callable[[], None], stop: trio.Event) -> None:
-        from fusemount.fuse import serve as serve_fuse
-
         await serve_fuse(
             view.rootfs,
             fd,
