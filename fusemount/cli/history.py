@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from fusemount.cli.arguments import (
     Parser,
@@ -22,7 +24,10 @@ def parser() -> Parser:
     add_image(p)
     p.add_argument("--json", action="store_true", help="a JSON array")
     p.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
-    p.add_argument("-q", "--quiet", action="store_true", help="the commands alone")
+    p.add_argument("-q", "--quiet", action="store_true", help="the image IDs alone")
+    p.add_argument(
+        "-H", "--human", choices=("true", "false"), default="true", help="ages and short sizes"
+    )
     return p
 
 
@@ -37,19 +42,58 @@ def run(argv: list[str]) -> int:
         reference_of(args.image), image_options_of(args), directories(), terminal_progress()
     ) as image:
         rows = history_rows(image)
+        image_id = image.image_id or "<none>"
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=4))
         return 0
-    shortened = [row.created_by if args.no_trunc else _shortened(row.created_by) for row in rows]
+    # As docker has it: only the last step is an image that has an ID.
+    shown_id = image_id if args.no_trunc else image_id.removeprefix("sha256:")[:12]
+    ids = [shown_id if i == 0 else "<missing>" for i in range(len(rows))]
     if args.quiet:
-        print("\n".join(shortened))
+        print("\n".join(ids))
         return 0
+    now, human = datetime.now(UTC), args.human == "true"
     lines = [
-        (row.created, command, human_size(row.size), row.comment)
-        for row, command in zip(rows, shortened, strict=True)
+        (
+            ident,
+            age(row.created, now) if human else row.created,
+            row.created_by if args.no_trunc else _shortened(row.created_by),
+            human_size(row.size) if human else str(row.size),
+            row.comment,
+        )
+        for ident, row in zip(ids, rows, strict=True)
     ]
-    print(table(("CREATED", "CREATED BY", "SIZE", "COMMENT"), lines))
+    print(table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), lines))
     return 0
+
+
+def age(created: str, now: datetime) -> str:
+    """Docker's units.HumanDuration, with "ago"; a time that cannot be read stands as it is."""
+    try:
+        then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
+    except ValueError:
+        return created or "N/A"
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = int((now - then).total_seconds())
+    minutes, hours = seconds // 60, round(seconds / 3600)
+    if seconds < 1:
+        text = "Less than a second"
+    elif seconds < 60:
+        text = "1 second" if seconds == 1 else f"{seconds} seconds"
+    elif minutes < 60:
+        text = "About a minute" if minutes == 1 else f"{minutes} minutes"
+    elif hours < 48:
+        text = "About an hour" if hours == 1 else f"{hours} hours"
+    elif hours < 24 * 7 * 2:
+        text = f"{hours // 24} days"
+    elif hours < 24 * 30 * 2:
+        text = f"{hours // 24 // 7} weeks"
+    elif hours < 24 * 365 * 2:
+        text = f"{hours // 24 // 30} months"
+    else:
+        text = f"{hours // 24 // 365} years"
+    return text + " ago"
 
 
 def _shortened(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from imagewriter import docker_archive
 from mounted import Command
 from tarwriter import TarWriter
 
-from fusemount.cli.history import human_size
+from fusemount.cli.history import age, human_size
 from fusemount.cli.table import table
 
 LONG = "RUN " + "x" * 60
@@ -45,7 +46,9 @@ def test_inspect_prints_a_list(command: Command, image: Path) -> None:
 
 def test_history_is_a_table_newest_first(command: Command, image: Path) -> None:
     lines = command("history", image).stdout.splitlines()
-    assert lines[0].split() == ["CREATED", "CREATED", "BY", "SIZE", "COMMENT"]
+    assert lines[0].split() == ["IMAGE", "CREATED", "CREATED", "BY", "SIZE", "COMMENT"]
+    assert [line.split()[0] for line in lines[2:]] == ["<missing>", "<missing>"]
+    assert " years ago " in lines[3]
     assert "COPY . /" in lines[1] and lines[1].endswith("buildkit")
     assert "ENV A=1" in lines[2] and lines[2].endswith("0B")
     assert LONG[:44] + "…" in lines[3] and LONG not in lines[3]
@@ -55,7 +58,33 @@ def test_history_has_machine_forms(command: Command, image: Path) -> None:
     rows = json.loads(command("history", "--json", image).stdout)
     assert [row["created_by"] for row in rows] == ["COPY . /", "ENV A=1", LONG]
     assert LONG in command("history", "--no-trunc", image).stdout
-    assert command("history", "-q", image).stdout.splitlines()[:2] == ["COPY . /", "ENV A=1"]
+    (found,) = json.loads(command("inspect", image).stdout)
+    short = found["Id"].removeprefix("sha256:")[:12]
+    ids = [short, "<missing>", "<missing>"]
+    assert command("history", "-q", image).stdout.splitlines() == ids
+    assert "2024-01-02T03:04:05Z" in command("history", "-H", "false", image).stdout
+
+
+@pytest.mark.parametrize(
+    ("created", "text"),
+    [
+        ("2026-01-01T00:00:00Z", "Less than a second ago"),
+        ("2025-12-31T23:59:59.5+00:00", "Less than a second ago"),
+        ("2025-12-31T23:59:59Z", "1 second ago"),
+        ("2025-12-31T23:58:30Z", "About a minute ago"),
+        ("2025-12-31T23:01:00Z", "59 minutes ago"),
+        ("2025-12-31T22:58:00.123456789Z", "About an hour ago"),
+        ("2025-12-30T01:00:00Z", "47 hours ago"),
+        ("2025-12-19T00:00:00Z", "13 days ago"),
+        ("2025-12-01T00:00:00Z", "4 weeks ago"),
+        ("2025-06-01T00:00:00Z", "7 months ago"),
+        ("2016-01-01T00:00:00+01:00", "10 years ago"),
+        ("yesterday", "yesterday"),
+        ("", "N/A"),
+    ],
+)
+def test_ages_are_dockers(created: str, text: str) -> None:
+    assert age(created, datetime(2026, 1, 1, tzinfo=UTC)) == text
 
 
 def test_dump_needs_no_mount(command: Command, image: Path) -> None:
