@@ -8,16 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import archivelayers
 import pytest
 from buildahimage import Buildah
 from debianbase import debian_root
 from kernelview import KernelView
 from oracle import run
+from realimage import Real
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,23 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(root)
-
-
-@dataclass
-class Real:
-    """base: scratch space of the session.  layout: the image as buildah pushed it."""
-
-    base: Path
-    buildah: Buildah
-    name: str
-    layout: Path
-    kernel: KernelView
-
-    @cached_property
-    def layers(self) -> list[Path]:
-        """The image's layers as kernelview.KernelView.layers gives them."""
-        blobs = archivelayers.blobs(self.layout, "real")
-        return self.kernel.layers([archivelayers.plain(blob) for blob in blobs])
 
 
 @pytest.fixture(scope="session")

@@ -25,15 +25,14 @@ def debian_root() -> Path:
     note = kept.with_suffix(".sha256")
     if kept.exists() and note.exists() and note.read_text() == _digest(kept):
         return kept
-    for old in kept.parent.glob("*"):
-        old.unlink()
-    building = kept.with_suffix(".new")
-    try:
-        _build(building)
-        note.write_text(_digest(building))
-        building.rename(kept)
-    finally:
-        building.unlink(missing_ok=True)
+    for old in kept.parent.glob("*.tar"):
+        old.unlink(missing_ok=True)
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="new-", dir=kept.parent) as scratch:
+        built = Path(scratch) / "root.tar"
+        _build(built, scratch)
+        note.write_text(_digest(built))
+        built.rename(kept)
     return kept
 
 
@@ -66,6 +65,5 @@ def _command(target: str | Path) -> list[str | Path]:
     return [*command, "--format=tar", hostapt.SUITE, target, hostapt.mirror()]
 
 
-def _build(target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="imgmount-debian-") as scratch:
-        run(*_command(target), env=os.environ | {"TMPDIR": scratch})
+def _build(target: Path, scratch: str) -> None:
+    run(*_command(target), env=os.environ | {"TMPDIR": scratch})

@@ -28,6 +28,7 @@ LONG_AGO = 1_500_000_000 * 10**9  # times that operations set lie before this
 
 _TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty")
 _BELOW = ("a", "b", "sub", "x", "h3", "007", "l")
+_XATTRS = ("user.k", "user.other", "trusted.t")
 _MODES = (0o600, 0o644, 0o755, 0o711, 0o444, 0o777)
 _SIZES = (0, 1, 100, 4095, 4096, 4097, 10_000, 70_000)
 
@@ -109,7 +110,6 @@ _ARGUMENTS: dict[str, Any] = {
     "stat": lambda r: (_path(r),),
     "access": lambda r: (_path(r), r.choice((os.R_OK, os.W_OK, os.X_OK))),
 }
-_XATTRS = ("user.k", "user.other", "trusted.t")
 _WEIGHTS = {
     "open": 8, "pread": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4, "mkdir": 4,
     "save": 4, "replace": 3, "link": 3, "stat": 3, "listdir": 3, "rmtree": 0.5, "close": 3,

@@ -9,10 +9,10 @@ from pathlib import Path
 import archivelayers
 import pytest
 from buildahimage import TAG
-from conftest import Real
 from dockerd import NotStarted, dockerd
 from mounted import Command, mounted
 from oracle import differences, dump_directory, run, without_layer
+from realimage import Real
 
 ENTRIES = 4000  # a Debian root has more: a comparison of nothing with nothing must not pass
 

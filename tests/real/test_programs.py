@@ -12,9 +12,9 @@ from pathlib import Path
 
 import hostapt
 import pytest
-from conftest import Real
 from debianroot import DebianRoot, dropping_caches
 from oracle import differences, dump_directory, overlay, run
+from realimage import Real
 
 INSTALLED = "gcc libc6-dev git python3 sqlite3"
 

@@ -1,0 +1,28 @@
+"""Law: what the tests know of the session's image; conftest.py makes it and takes it away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import archivelayers
+from buildahimage import Buildah
+from kernelview import KernelView
+
+
+@dataclass
+class Real:
+    """base: scratch space of the session.  layout: the image as buildah pushed it."""
+
+    base: Path
+    buildah: Buildah
+    name: str
+    layout: Path
+    kernel: KernelView
+
+    @cached_property
+    def layers(self) -> list[Path]:
+        """The image's layers as kernelview.KernelView.layers gives them."""
+        blobs = archivelayers.blobs(self.layout, "real")
+        return self.kernel.layers([archivelayers.plain(blob) for blob in blobs])
