@@ -147,6 +147,7 @@ def renameat2(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int
 def mount(
     source: _Path, target: _Path, fstype: str, flags: int, data: str, /
 ) -> None: ...  # each of these is the system call of its name: OSError, GIL released
+def mount_setattr(target: _Path, flags: int, attr_set: int, /) -> None: ...
 def umount2(target: _Path, flags: int, /) -> None: ...
 def pivot_root(new_root: _Path, put_old: _Path, /) -> None: ...
 def unshare(flags: int, /) -> None: ...
@@ -170,6 +171,8 @@ MS_REC: int
 MS_PRIVATE: int
 MS_SLAVE: int
 MS_REMOUNT: int
+MOUNT_ATTR_RDONLY: int
+AT_RECURSIVE: int
 MNT_DETACH: int
 MNT_FORCE: int
 UMOUNT_NOFOLLOW: int
