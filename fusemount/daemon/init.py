@@ -85,7 +85,7 @@ def _execute(command: Command, identity: Identity) -> NoReturn:
     """The command's own process: drops to the user, then execve."""
     code = FAILED
     try:
-        os.makedirs(command.working_dir, exist_ok=True)  # as root, and as docker does
+        _make_working_dir(command.working_dir)  # as root, and as docker does
         _become(identity)
         os.chdir(command.working_dir)
         os.umask(0o022)
@@ -95,11 +95,20 @@ def _execute(command: Command, identity: Identity) -> NoReturn:
         _close_from(3)
         environment = {"HOME": identity.home, **command.environment}
         code = _exec(command, environment)
+    except ImgmountError as error:
+        _say(str(error))
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         _say(f"cannot start {command.argv[0]!r}: {where}{error.strerror}")
     finally:
         os._exit(code)
+
+
+def _make_working_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ImgmountError(f"the working directory {path!r} is not a directory") from error
 
 
 def _become(identity: Identity) -> None:
@@ -135,12 +144,13 @@ def supervise(child: int, other_ended: Callable[[int], None]) -> int:
     """Waits for child, forwarding signals; its exit code. Reaps all others and reports them.
 
     A signal that the terminal sent went to the whole foreground group, the command included: only
-    what a process sent us (si_code <= 0, sigaction(2)) is handed on.
+    what a process sent us (si_code <= 0, sigaction(2)) is handed on.  SIGHUP is always: when a
+    terminal goes away the kernel tells the session's leader alone, which may be us.
     """
     while True:
         info = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
         if info.si_signo != signal.SIGCHLD:
-            if info.si_code <= 0:
+            if info.si_code <= 0 or info.si_signo == signal.SIGHUP:
                 _send(child, info.si_signo)
             continue
         while True:

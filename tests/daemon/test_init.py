@@ -74,3 +74,10 @@ def test_all_others_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "sigwaitinfo", lambda wanted: info)
     assert init.supervise(child, ended) == 5
     assert set(others) == orphans
+
+
+def test_a_hangup_is_always_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sends it to the session's leader, not to the group as it does ^C."""
+    child = dead_child()
+    _, sent = run(monkeypatch, child, (signal.SIGHUP, SI_KERNEL), (signal.SIGCHLD, 1))
+    assert sent == [(child, signal.SIGHUP)]
