@@ -49,8 +49,8 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
             if os.getppid() != parent:
                 os._exit(1)
         _child(job, writer, log_fd)
-    os.close(writer)
     try:
+        os.close(writer)
         with open(reader, "rb") as answer:
             line = answer.readline()
     except BaseException:  # ^C while we wait: the child cleans up, and we see it done

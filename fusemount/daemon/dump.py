@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon.view import open_view
-from fusemount.errors import UsageError
+from fusemount.errors import ImgmountError, UsageError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
@@ -27,7 +28,7 @@ def dump_image(
     upper: str | None = None,
     follow_symlink_parents: bool = False,
 ) -> Iterator[bytes]:
-    """The lines of rootfs.dump. Raises every error of an image, and the view's for path."""
+    """The lines of rootfs.dump. Raises every error of an image; ImgmountError for path."""
     from fusemount.rootfs.dump import dump_lines
 
     options = MountOptions(
@@ -37,7 +38,11 @@ def dump_image(
     )
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
-        yield from dump_lines(view.rootfs, path, digest)
+        try:
+            yield from dump_lines(view.rootfs, path, digest)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise ImgmountError(f"{os.fsdecode(path)}: {why} in the image") from error
 
 
 def dump_layer(

@@ -58,7 +58,7 @@ def mount_image(
     Raises any ImgmountError; then nothing is left mounted or running.
     """
     target = check_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options)
-    check_apart(target, options.upper)
+    check_apart(target, options)
     registry.prepare(directories.runtime)
     # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
     log_fd = open_log(options.log, directories.state,
@@ -169,6 +169,7 @@ class _Enrolment:
             upper=str(self.view.upper) if self.view.upper else None,
             scratch=str(scratch.path) if scratch and not self.options.keep else None,
             read_only=self.options.read_only,
+            uid=os.geteuid(),
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
 
@@ -182,6 +183,7 @@ def _serve_recorded(
 
     def serving() -> None:
         registry.register(runtime, record)
+        enrolment.view.settle()
         LOGGER.info("%s: mounted on %s", record.image, record.mountpoint)
         ready()
 

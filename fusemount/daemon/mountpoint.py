@@ -116,6 +116,8 @@ def _fusermount(target: Path, lazy: bool) -> None:
     said = result.stderr.decode(errors="replace").strip()
     if "busy" in said:
         raise _refused(target, errno.EBUSY)
-    if "not permitted" in said or "denied" in said:
+    # fusermount3 looks only for the user's own: another's mount is "not found in /etc/mtab".
+    foreign = "not found in" in said and mount_at(target) is not None
+    if foreign or "not permitted" in said or "denied" in said:
         raise _refused(target, errno.EPERM)
     raise MountpointError(f"{target}: {said.removeprefix('fusermount3: ')}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ class Record:
     """pid and start_time name the daemon; device names the mount (`major:minor`).
 
     upper: None when read-only without one. scratch: the directory to drop when the mount ends,
-    None when there is none or it is kept. since: ISO 8601, UTC.
+    None when there is none or it is kept. uid: whose daemon it is. since: ISO 8601, UTC.
     """
 
     pid: int
@@ -34,7 +35,15 @@ class Record:
     upper: str | None
     scratch: str | None
     read_only: bool
+    uid: int
     since: str
+
+    @property
+    def user(self) -> str:
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except (KeyError, OverflowError):
+            return str(self.uid)
 
     @property
     def alive(self) -> bool:
@@ -66,13 +75,20 @@ def start_time(pid: int) -> int | None:
 
 
 def prepare(runtime: Path) -> None:
-    """Makes the runtime directory. Raises NotPermitted when it is (or may be) somebody else's.
-
-    In /tmp a name can be taken by another user first; their records must not guide us.
-    """
+    """Makes the runtime directory. Raises NotPermitted when it is (or may be) somebody else's."""
     try:
         runtime.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
+    _check_ours(runtime)
+
+
+def _check_ours(runtime: Path) -> None:
+    """In /tmp a name can be taken by another user first; their records must not guide us."""
+    try:
         status = os.lstat(runtime)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -100,7 +116,10 @@ def _path(runtime: Path, record: Record) -> Path:
 
 
 def listing(runtime: Path) -> list[Mounted]:
-    """The mounts of this runtime directory, oldest first; records of nothing are removed."""
+    """The mounts of this runtime directory, oldest first; records of nothing are removed.
+
+    Raises NotPermitted when the directory is somebody else's; so does find.
+    """
     here = {entry.device for entry in mounts()}
     found = []
     for record in _records(runtime):
@@ -118,6 +137,7 @@ def find(runtime: Path, entry: MountEntry) -> Record | None:
 
 
 def _records(runtime: Path) -> Iterator[Record]:
+    _check_ours(runtime)
     try:
         paths = sorted(runtime.glob("*.json"))
     except OSError:

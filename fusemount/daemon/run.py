@@ -31,7 +31,7 @@ from fusemount.daemon.sandbox import Sandbox
 from fusemount.daemon.session import run_session
 from fusemount.daemon.userns import enter_user_namespace
 from fusemount.daemon.view import fresh_scratch, open_view
-from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.errors import ImgmountError, NotPermitted, UsageError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
@@ -71,8 +71,12 @@ def run_image(
         serve = server(view, mount_options)
 
         def job(ready: Callable[[], None]) -> None:
+            def serving() -> None:
+                view.settle()
+                ready()
+
             with stack:
-                run_session(channel, serve, ready)
+                run_session(channel, serve, serving)
 
         server_pid = _launch(job, stack, log_fd)
         channel.close_fd()
@@ -140,7 +144,12 @@ def _end_server(pid: int, channel: FuseChannel) -> None:
 
 
 def command_of(config: ImageConfig, options: RunOptions) -> tuple[Command, str]:
-    """The command and the user to run it as (a spec for resolve_identity)."""
+    """The command and the user to run it as (a spec for resolve_identity).
+
+    Raises UsageError: no command, or a working directory that is relative, which docker refuses.
+    """
+    if options.working_dir is not None and not options.working_dir.startswith("/"):
+        raise UsageError(f"-w {options.working_dir!r}: the working directory must be absolute")
     image = config.container
     environment = merged_environment(
         image.env,

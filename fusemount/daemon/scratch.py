@@ -55,6 +55,12 @@ class Scratch:
         os.close(self.lock)
 
 
+def is_scratch(path: str, state: Path) -> bool:
+    """Whether it names a scratch under `state` and nothing else: what may be dropped by name."""
+    name = path.rpartition("/")[2]
+    return name not in ("", ".", "..") and path == str(state / "uppers" / name)
+
+
 def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)

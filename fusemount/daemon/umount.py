@@ -10,7 +10,7 @@ from fusemount.daemon.background import pidfd_ended
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.registry import Record
-from fusemount.daemon.scratch import drop
+from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
 from fusemount.settings import Directories
 
@@ -61,5 +61,5 @@ def _open_pidfd(record: Record | None) -> int:
 def _clear(record: Record, directories: Directories) -> None:
     """What a daemon that was killed left; nothing after an orderly end."""
     registry.forget(directories.runtime, record)
-    if record.scratch and Path(record.scratch).parent == directories.state / "uppers":
+    if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))

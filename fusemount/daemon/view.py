@@ -6,7 +6,7 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """upper: where changes go; None when there is no place for any. scratch: made for this view."""
+    """upper: where changes go; None when there is no place for any. scratch: made for this view.
+
+    made: the user's directories that were not there before.  They go again with the stack, unless
+    the view was settled (it is served) or they hold something.
+    """
 
     image: Image
     rootfs: RootFs
     upper: Path | None
     scratch: Scratch | None
+    made: list[Path]
+
+    def settle(self) -> None:
+        self.made.clear()
 
 
 def open_view(
@@ -48,7 +56,9 @@ def open_view(
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     layers = open_layers(image, image_options, directories, progress)
-    upper, work, scratch = _open_upper(options, directories, stack)
+    made: list[Path] = []
+    stack.callback(_take_back, made)
+    upper, work, scratch = _open_upper(options, directories, stack, made)
     rootfs = open_rootfs(
         layers,
         upper=upper,
@@ -57,19 +67,21 @@ def open_view(
         follow_symlink_parents=options.follow_symlink_parents,
     )
     stack.callback(rootfs.close)
-    return View(image, rootfs, upper, scratch)
+    return View(image, rootfs, upper, scratch, made)
 
 
 def _open_upper(
-    options: MountOptions, directories: Directories, stack: ExitStack
+    options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
 ) -> tuple[Path | None, Path | None, Scratch | None]:
     """The user's own directory, or a fresh one; a read-only mount without one has none."""
     if options.upper and options.read_only:
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
-        upper = _own_directory(options.upper)
-        work = options.work or upper.with_name(f".{upper.name}.imgmount-work")
-        return upper, _own_directory(work), None
+        upper = _own_directory(options.upper, made)
+        work = _own_directory(_work_for(upper, options), made)
+        if not (work / "work").exists():
+            made.append(work / "work")  # rootfs makes it
+        return upper, work, None
     if options.read_only:
         return None, None, None
     scratch = fresh_scratch(directories, stack)
@@ -88,22 +100,41 @@ def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
     return scratch
 
 
-def _own_directory(path: Path) -> Path:
+def _work_for(upper: Path, options: MountOptions) -> Path:
+    return options.work or upper.with_name(f".{upper.name}.imgmount-work")
+
+
+def _own_directory(path: Path, made: list[Path]) -> Path:
     """The user's upper or work directory, made when only its last component is missing."""
     path = Path(os.path.realpath(path))
     try:
-        path.mkdir(exist_ok=True)
+        path.mkdir()
     except FileExistsError as error:
-        raise UpperError(f"{path}: not a directory") from error
+        if not path.is_dir():
+            raise UpperError(f"{path}: not a directory") from error
     except OSError as error:
         raise UpperError(f"{path}: {os.strerror(error.errno or 0)}") from error
+    else:
+        made.append(path)
     return path
 
 
-def check_apart(mountpoint: Path, upper: Path | None) -> None:
-    """An upper inside its own mount (or around it) would wait for itself for ever."""
-    if upper is None:
+def _take_back(made: list[Path]) -> None:
+    for path in reversed(made):
+        with suppress(OSError):  # somebody put something there, or it was never made
+            path.rmdir()
+
+
+def check_apart(mountpoint: Path, options: MountOptions) -> None:
+    """An upper inside its own mount (or around it) would wait for itself for ever; a work too."""
+    if options.upper is None:
         return
-    upper = Path(os.path.realpath(upper))
-    if mountpoint == upper or mountpoint in upper.parents or upper in mountpoint.parents:
-        raise UpperError(f"{upper}: the upper and the mountpoint {mountpoint} lie in each other")
+    upper = Path(os.path.realpath(options.upper))
+    places = {"upper": upper}
+    if not options.read_only:
+        places["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+    for what, path in places.items():
+        if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
+            raise UpperError(
+                f"{path}: the {what} and the mountpoint {mountpoint} lie in each other"
+            )

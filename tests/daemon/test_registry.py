@@ -21,7 +21,7 @@ def record() -> Record:
     started = registry.start_time(os.getpid())
     assert started
     return Record(os.getpid(), started, "/mnt", "999:999", "i.tar", "sha256:0", None, None, False,
-                  "2026-01-01T00:00:00Z")  # fmt: skip
+                  os.geteuid(), "2026-01-01T00:00:00Z")  # fmt: skip
 
 
 def visible_device() -> str:
@@ -87,3 +87,22 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "theirs", 12345, 12345)
     with pytest.raises(NotPermitted):
         registry.prepare(tmp_path / "theirs")
+
+
+def test_somebody_elses_directory_is_not_believed(tmp_path: Path, record: Record) -> None:
+    registry.prepare(tmp_path / "run")
+    registry.register(tmp_path / "run", record)
+    os.chown(tmp_path / "run", 65534, 65534)
+    for read in (registry.listing, registry.prepare):
+        with pytest.raises(NotPermitted, match="only you can write to"):
+            read(tmp_path / "run")
+    entry = mount_at(Path("/"))
+    assert entry
+    with pytest.raises(NotPermitted):
+        registry.find(tmp_path / "run", entry)
+    assert registry.listing(tmp_path / "none") == []
+
+
+def test_a_record_names_its_user(record: Record) -> None:
+    assert record.user == "root"
+    assert replace(record, uid=4_000_000_000).user == "4000000000"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mounted import Command, mounted
 
 UID = 65534  # nobody: fusermount3 wants a user that passwd knows
 
@@ -137,3 +138,19 @@ def test_upper_of_a_user(home: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "mine\n"
+
+
+def test_roots_mount_is_not_a_users_to_unmount(home: Path, busybox_image: Path) -> None:
+    command = Command(home / "root")
+    at = home / "theirs"
+    with mounted(command, busybox_image, at):
+        done = as_user(home, "imgmount umount theirs")
+        assert done.returncode == 9, done.stderr
+        assert "not permitted" in done.stderr
+
+
+def test_a_user_does_not_follow_anothers_records(home: Path) -> None:
+    (home / "run/imgmount").mkdir()
+    done = as_user(home, "for v in mounts 'run image.tar true'; do imgmount $v || echo $?; done")
+    assert done.stdout.split() == ["9", "125"]
+    assert done.stderr.count("only you can write to") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fusemount.daemon.scratch import create_scratch, drop, sweep
+from fusemount.daemon.scratch import create_scratch, drop, is_scratch, sweep
 
 
 def test_gone_when_released(tmp_path: Path) -> None:
@@ -51,3 +51,11 @@ def test_drop_goes_on_past_locked_directories(tmp_path: Path) -> None:
         path.chmod(0)
     drop(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_only_a_scratch_is_dropped_by_name(tmp_path: Path) -> None:
+    uppers = f"{tmp_path}/uppers"
+    assert is_scratch(f"{uppers}/0a1b", tmp_path)
+    for path in (f"{uppers}/..", f"{uppers}/.", f"{uppers}/", uppers, f"{uppers}/a/../..",
+                 f"{uppers}/a/b", "/etc", "", ".."):  # fmt: skip
+        assert not is_scratch(path, tmp_path)

@@ -1,0 +1,64 @@
+"""`imgmount run`: a terminal that goes away, volumes that hold mounts, bad working directories."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from busyboximage import left_behind
+from mounted import Command
+
+from fusemount.daemon.background import pidfd_ended
+
+
+def test_it_ends_with_its_terminal(command: Command, busybox_image: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fusemount", "run", str(busybox_image), "echo ready; sleep 99"]
+    pid, terminal = pty.fork()  # the child is the session's leader
+    if pid == 0:
+        os.execve(sys.executable, words, command.environment)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 1000)
+    pidfd = os.pidfd_open(pid)
+    os.close(terminal)
+    over = pidfd_ended(pidfd, 20)
+    if not over:
+        os.kill(pid, 9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert over
+    assert left_behind(tmp_path) == []
+
+
+def test_a_read_only_volume_is_so_in_the_mounts_below(
+    command: Command, busybox_image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "host/below").mkdir(parents=True)
+    script = 'mount -t tmpfs none "$1/below" && shift && exec "$@"'
+    volume = f"{tmp_path}/host:/v"
+    try_it = "touch /v/x || touch /v/below/x || echo refused"
+    for mode, said in ((":ro", "refused\n"), ("", "")):
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, "sh", tmp_path / "host",
+             sys.executable, "-m", "fusemount", "run", "-v", volume + mode, busybox_image, try_it],
+            env=command.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("/etc/motd", "the working directory '/etc/motd' is not a directory"),
+        ("/etc/motd/x", "the working directory '/etc/motd/x' is not a directory"),
+        ("tmp", "-w 'tmp': the working directory must be absolute"),
+    ],
+)
+def test_a_bad_working_directory(
+    where: str, said: str, command: Command, busybox_image: Path
+) -> None:
+    done = command("run", "-w", where, busybox_image, "true", check=False)
+    assert (done.returncode, done.stderr) == (125, f"imgmount: {said}\n")
