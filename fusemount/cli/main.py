@@ -47,27 +47,61 @@ def usage() -> str:
 
 
 def entry() -> NoReturn:
-    """The command `imgmount`."""
-    sys.exit(main(sys.argv[1:]))
+    """The command `imgmount`: what concerns the whole process, then main()."""
+    open_standard_descriptors()
+    argv = sys.argv[1:]
+    if _split(argv)[0] == "mount":
+        close_inherited_descriptors(argv)
+    sys.exit(main(argv))
+
+
+def open_standard_descriptors() -> None:
+    """Gives /dev/null to whichever of 0, 1, 2 is closed.
+
+    Else the next file opened gets that number, and takes what is meant for the user.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(fd, True)
+        if getattr(sys, name) is None:  # the interpreter found it closed
+            setattr(sys, name, open(number, mode, closefd=False))
+
+
+def close_inherited_descriptors(argv: list[str]) -> None:
+    """A daemon that held its caller's files would keep locks, pipes and directories busy.
+
+    A descriptor that the command line names (/dev/fd/9) was meant for us.
+    """
+    import re
+
+    kept = {int(n) for word in argv for n in re.findall(r"/(?:dev|proc/self)/fd/(\d{1,9})", word)}
+    first = 3
+    for fd in sorted(fd for fd in kept if fd >= first):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _split(argv: list[str]) -> tuple[str, list[str]]:
+    """(verb, its arguments); the verb is "" where there is none."""
+    if not argv or argv[0] in ("--version", "-V", "--help", "-h"):
+        return "", argv
+    return (argv[0], argv[1:]) if argv[0] in VERBS else ("mount", argv)
 
 
 def main(argv: list[str]) -> int:
     """Runs a command line; its exit code. Prints errors, raises none."""
-    if argv[:1] in (["--version"], ["-V"]):
-        print(f"imgmount {__version__}")
-        return 0
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    verb, rest = (argv[0], argv[1:]) if argv[0] in VERBS else ("mount", argv)
+    verb, rest = _split(argv)
     debug = verb != "run" and any(word in ("-d", "--debug") for word in rest)
     try:
-        code = _run_verb(verb, rest)
+        code = _run_verb(verb, rest) if verb else _answer(argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # The reader has what it wanted; the interpreter must not complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has what it wanted
+        _abandon_output()
         return 128 + signal.SIGPIPE
     except Terminated:
         return 128 + signal.SIGTERM
@@ -78,7 +112,26 @@ def main(argv: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
+        _abandon_output()
         return _report(error, verb)
+
+
+def _answer(argv: list[str]) -> int:
+    if argv and argv[0] in ("--version", "-V"):
+        print(f"imgmount {__version__}")
+        return 0
+    print(usage(), file=sys.stdout if argv else sys.stderr)
+    return 0 if argv else 2
+
+
+def _abandon_output() -> None:
+    """Output that cannot be written is dropped: the interpreter must not complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _run_verb(verb: str, argv: list[str]) -> int:
@@ -89,7 +142,10 @@ def _run_verb(verb: str, argv: list[str]) -> int:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, terminate)
     module = import_module("fusemount.cli." + VERBS[verb][0])
-    code = module.run(argv)
+    try:
+        code = module.run(argv)
+    except SystemExit as end:  # argparse has printed the help
+        code = end.code
     assert isinstance(code, int)
     return code
 
