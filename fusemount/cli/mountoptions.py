@@ -17,7 +17,7 @@ from fusemount.settings import ImageOptions, MountOptions
 IGNORED = frozenset(
     ("defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner",
      "group", "nogroup", "nofail", "_netdev", "silent", "loud", "mand", "nomand", "iversion",
-     "noiversion")
+     "noiversion", "lazytime", "nolazytime")
 )  # fmt: skip
 IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
 
@@ -102,6 +102,8 @@ def _take(words: Words, word: str) -> None:
         if os.geteuid() != 0:
             raise UsageError("-o allow_root: not offered; allow_other lets root in as well")
         words.allow_other = False  # the mount is root's, whom it always serves
+    elif word == "remount":
+        raise UsageError("-o remount: not offered; unmount, and mount again")
     elif key in _VALUES and value:
         setattr(words, _VALUES[key], value)
     elif key in ("fsname", "subtype") and value:

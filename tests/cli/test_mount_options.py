@@ -34,7 +34,7 @@ def test_later_words_win() -> None:
 @pytest.mark.parametrize(
     "text",
     ["defaults", "auto,noauto,user,users,nofail,_netdev,nouser", "x-systemd.automount,x-gvfs-hide",
-     "comment=a b", "rw,dev,suid,,"],
+     "comment=a b", "lazytime,nolazytime", "rw,dev,suid,,"],
 )  # fmt: skip
 def test_fstabs_own_words_are_passed_over(text: str) -> None:
     words = parse_options([text])
@@ -99,3 +99,8 @@ def test_directories_of_root_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGMOUNT_CACHE_DIR", "/elsewhere")
     assert directories().runtime == Path("/run/user/1234/imgmount")
     assert directories().cache == Path("/elsewhere")
+
+
+def test_remount_is_refused_with_the_way_round() -> None:
+    with pytest.raises(UsageError, match="not offered; unmount, and mount again"):
+        parse_options(["rw,remount"])
