@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.codec import MAGIC_BYTES, Compression, detect
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
@@ -18,7 +19,7 @@ from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
-from fusemount.sources.image import Image
+from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Archive, Directory, Medium
 
 IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive: LAYERS_MAX images' worth
@@ -78,11 +79,33 @@ def _from_file(
         else:
             medium: Medium = Archive(label, plain, index or _index(plain, label))
             read = oci.candidates if transport == "oci-archive" else docker_archive.candidates
-            image = choose(read(medium, options), reference.name, options, label)
+            image = _chosen(read, medium, reference, options)
         undo.pop_all()
     if plain is not file:
         file.close()
     return image
+
+
+def _chosen(
+    read: Callable[[Medium, ImageOptions], list[Candidate]],
+    medium: Medium,
+    reference: Reference,
+    options: ImageOptions,
+) -> Image:
+    """Where the kind of archive was a guess, an error says how to read it as the other kind."""
+    guessed = reference.transport is None and read is docker_archive.candidates
+    try:
+        return choose(read(medium, options), reference.name, options, medium.label)
+    except PlatformMismatch as error:
+        if guessed and medium.find("index.json") is not None:
+            hint = f"{error}; its OCI index may have more: oci-archive:{reference.path}"
+            raise PlatformMismatch(hint) from error
+        raise
+    except MalformedImage as error:
+        if guessed and "manifest.json: " in str(error):
+            hint = f"{error}; as a plain root file system it is tar:{reference.path}"
+            raise MalformedImage(hint) from error
+        raise
 
 
 def _unwrapped(file: BlobFile, label: str, cache: Cache, progress: Progress) -> BlobFile:

@@ -5,7 +5,6 @@ Everything lies below one directory that is removed at the end, gigabytes of unp
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +15,6 @@ from debianbase import debian_root
 from kernelview import KernelView
 from oracle import run
 from realimage import Real
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    root = pytest.mark.skipif(os.geteuid() != 0, reason="root makes and mounts these images")
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(root)
 
 
 @pytest.fixture(scope="session")
