@@ -142,7 +142,9 @@ def test_changes_are_dropped_or_in_the_upper(
 
 
 def test_orphans_end_with_the_command(command: Command, busybox_image: Path) -> None:
-    command("run", busybox_image, "(sleep 1000; echo never) & (sleep 0 & ) ; exit 0", seconds=30)
+    script = "(sleep 98765; echo never) & (sleep 0 & ) ; exit 7"
+    assert command("run", busybox_image, script, check=False, seconds=30).returncode == 7
+    assert subprocess.run(["pgrep", "-f", "sleep 98765"], stdout=subprocess.DEVNULL).returncode == 1
 
 
 def start(command: Command, image: Path, script: str) -> subprocess.Popen[str]:

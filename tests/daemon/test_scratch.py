@@ -41,6 +41,7 @@ def test_sweep_takes_only_what_nobody_uses_or_records(tmp_path: Path) -> None:
 
 def test_sweep_without_a_state_directory(tmp_path: Path) -> None:
     sweep(tmp_path / "none", [])
+    assert not (tmp_path / "none").exists()
 
 
 def test_drop_goes_on_past_locked_directories(tmp_path: Path) -> None:
