@@ -61,7 +61,8 @@ typedef struct img_dir {
 
 /* xattrs: packed records u16 name_len | u32 value_len | name | value, as in index.h */
 typedef struct img_node {
-    uint64_t size, lookups;
+    uint64_t size;
+    uint64_t lookups; /* atomic: how often the kernel was told of it; img_tree_remember */
     union {
         uint64_t rdev;   /* devices */
         uint64_t blocks; /* regular files of the upper: 512-byte units, as its stat says */
@@ -75,6 +76,7 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
+    uint32_t pages; /* atomic: whether the kernel may hold its pages; push.h */
     const char *xattrs;
     union {
         img_dir *dir;              /* directory; NULL while it has no names */
@@ -146,6 +148,10 @@ bool img_is_dir(const img_node *node);
 uint32_t img_tree_dentry(const img_tree *tree, img_id parent, const char *name, size_t len);
 /* R. The node of that name; 0 when there is none. */
 img_id img_tree_lookup(const img_tree *tree, img_id parent, const char *name, size_t len);
+/* R. The kernel is told of the node once more (count times): it lives until that is taken back. */
+static inline void img_tree_remember(const img_tree *tree, img_id id, uint64_t count) {
+    __atomic_fetch_add(&img_node_at(tree, id)->lookups, count, __ATOMIC_RELAXED);
+}
 /* R. The directory a directory stands in; the root's is the root. */
 img_id img_tree_parent(const img_tree *tree, img_id dir);
 /* R. Walks a root-relative path; symlinks resolve inside the root, the last one only if asked.

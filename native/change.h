@@ -1,0 +1,109 @@
+/* change.h: changes of the running file system that one system call on the upper completes.
+ *
+ * Law: the upper first, then the tree; what fails in the upper has changed neither.  Either an
+ * operation is done whole, or it is declined (IMG_DECLINED) before anything was changed: what needs
+ * copy-up, ACL inheritance, opaque marks, redirects or stored owners takes more than one step, and
+ * is rootfs/ in Python's.  Both doors of an operation (the fast path, and pyfuse3's handler through
+ * fusemount._native) come here first, so there is one version of each rule.
+ *
+ * One step, and so safe at a crash: an object is made under its final name where the system makes
+ * it with its final owner and mode; else it is made in the work directory and renamed.
+ *
+ * Every function takes the places and tree locks it needs; the caller holds change (upperdir.h),
+ * save for img_write, img_allocate and img_sync, which change no names and need none.
+ * The caller has checked permissions (the kernel, default_permissions).
+ * Errors: negative errno values of the upper's file system, or those named here.
+ */
+#ifndef IMG_CHANGE_H
+#define IMG_CHANGE_H
+
+#include "upperdir.h"
+
+#include <sys/types.h>
+
+enum { IMG_DECLINED = 1 };
+
+typedef struct img_maker {
+    uint32_t uid, gid; /* of the caller */
+    uint32_t umask;    /* applied unless the directory has a default ACL (then: declined) */
+} img_maker;
+
+typedef struct img_new {
+    uint32_t mode; /* with its type */
+    uint64_t rdev;
+    const char *target; /* of a symlink */
+    size_t target_len;
+} img_new;
+
+/* Makes an object and its node. -EEXIST, -ENOENT (the directory was removed), -EROFS,
+ * -ENAMETOOLONG (over 255), -EPERM (a character device 0:0 is a whiteout to overlayfs).
+ * A set-gid directory hands down its group, and to directories the bit.
+ * Declined: the directory is not in the upper or has a default ACL; a directory over a lower name;
+ * an owner or mode that the upper cannot hold. */
+int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
+             const img_maker *who, img_id *out);
+
+/* -ENOENT, -EISDIR, -EROFS. A name of the layers leaves a whiteout. A file that the kernel knows
+ * (lookups) and that loses its last name moves to its orphan's place in the same step.
+ * Declined: the directory is not in the upper. */
+int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len);
+
+/* -ENOENT, -ENOTDIR, -ENOTEMPTY, -EROFS. Declined: a name of the layers, or whiteouts inside. */
+int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len);
+
+/* -EEXIST, -EROFS, -ENAMETOOLONG. Declined: either is not in the upper, or a whiteout is there. */
+int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_t len);
+
+/* renameat2(2) with flags 0 or RENAME_NOREPLACE; -ENOENT, -EEXIST, -EISDIR, -ENOTDIR, -EROFS,
+ * -ENAMETOOLONG; onto a hardlink of itself it does nothing.
+ * Declined: other flags; the source or a directory not in the upper; directories that merge with
+ * a layer, that replace one, or that go over a lower name. */
+int img_rename(img_upper *upper, img_id parent, const char *name, size_t len, img_id to,
+               const char *new_name, size_t new_len, unsigned flags);
+
+enum {
+    IMG_SET_MODE = 1,
+    IMG_SET_UID = 2,
+    IMG_SET_GID = 4,
+    IMG_SET_SIZE = 8,
+    IMG_SET_ATIME = 16,
+    IMG_SET_MTIME = 32,
+    IMG_SET_ATIME_NOW = 64,
+    IMG_SET_MTIME_NOW = 128,
+    IMG_SET_CTIME = 256,    /* ignored: the upper's file system owns it */
+    IMG_KILL_SUIDGID = 512 /* FUSE_HANDLE_KILLPRIV_V2: set-id bits go as the kernel says */
+};
+
+typedef struct img_set {
+    unsigned what;
+    uint32_t mode, uid, gid; /* mode: the 07777 part */
+    uint64_t size;
+    int64_t atime_s, mtime_s;
+    uint32_t atime_ns, mtime_ns;
+} img_set;
+
+/* chmod, chown, truncate, utimens of a node in the upper. security.capability goes with chown and
+ * truncate (unconditionally), set-id bits with chown, and with truncate when IMG_KILL_SUIDGID.
+ * What changes nothing (the same mtime on a file of the layers: the kernel sends that after unlink
+ * and link) is done without an upper. A node without names and without object is set in the tree.
+ * -EROFS, -EINVAL (size of what is no file). Declined: not in the upper; mode of what has an ACL;
+ * mode or owner where owners cannot be given. */
+int img_setattr(img_upper *upper, img_id id, const img_set *set);
+
+/* Writes all of data to a file of the upper, and tells the tree its new size, times and blocks.
+ * security.capability goes; set-id bits with kill.  Returns size, or a negative errno when
+ * nothing was written, else the number of bytes that were.
+ * Declined (IMG_WRITE_DECLINED): not in the upper. */
+#define IMG_WRITE_DECLINED ((ssize_t)-4096)
+ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
+                  bool kill);
+/* fallocate(2). IMG_DECLINED: not in the upper. */
+int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length);
+/* copy_file_range(2) into a file of the upper, from one or from a layer's file.
+ * IMG_WRITE_DECLINED: the target is not in the upper. */
+ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
+                       uint64_t to_offset, uint64_t length);
+/* fsync(2) or fdatasync(2) of a file or directory; 0 for what has nothing in the upper. */
+int img_sync(img_upper *upper, img_id id, bool data_only);
+
+#endif

@@ -1,0 +1,69 @@
+/* upperdir.h: the objects of the upper directory by node: their places, descriptors and locks.
+ *
+ * Law: from a node of the tree to the file system object that holds its changes, and nothing more;
+ * what an operation does with it is change.h.
+ *
+ * Places.  A node's object stands in the upper at its visible path; a file whose last name is gone
+ * stands in the work directory as "orphan-<nodeid>" until the kernel forgets it (img_upper_gone),
+ * since opens are not announced: any file the kernel knows may be open.
+ *
+ * Descriptors.  Nodes are many and descriptors few: a bounded number is kept, the least recently
+ * used that nobody has pinned goes first.  Regular files are open O_RDWR (O_RDONLY when the mount
+ * is read-only), directories O_RDONLY | O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC | O_NOATIME.
+ *
+ * Locks, taken in this order and never the other way round:
+ *     1. change   one change of the upper and the tree at a time.  Python holds it for a whole
+ *                 operation, a copy-up of gigabytes included, so who must not wait asks for it with
+ *                 a time limit and hands the request to Python when it is not to be had.
+ *     2. places   a read-write lock: held for writing around the system call that takes away or
+ *                 moves a name together with the change of the tree; for reading while a path is
+ *                 turned into a descriptor.  Never held over the reading or writing of data.
+ *     3. the tree's lock.  No system call is made under it.
+ * All functions may be called from any thread.  Errors: negative errno values.
+ */
+#ifndef IMG_UPPERDIR_H
+#define IMG_UPPERDIR_H
+
+#include "tree.h"
+
+typedef struct img_upper img_upper;
+
+typedef struct img_upper_options {
+    int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
+    bool read_only;
+    bool owners;      /* files can be given away (prefix trusted.overlay.): see upper.py */
+    unsigned max_fds; /* descriptors kept */
+} img_upper_options;
+
+/* tree must outlive it. NULL when memory is short. */
+img_upper *img_upper_new(img_tree *tree, const img_upper_options *options);
+void img_upper_free(img_upper *upper);
+
+void img_upper_lock(img_upper *upper);
+/* False when it was not to be had within that time. */
+bool img_upper_trylock(img_upper *upper, unsigned milliseconds);
+void img_upper_unlock(img_upper *upper);
+
+/* The writing side of places; change must be held. */
+void img_upper_moving(img_upper *upper);
+void img_upper_moved(img_upper *upper);
+
+/* The descriptor of a node's object (IMG_NODE_UPPER), good until it is unpinned.
+ * -ESTALE: no such node, or nothing of it in the upper; -EMFILE when all kept ones are pinned. */
+int img_upper_pin(img_upper *upper, img_id id);
+void img_upper_unpin(img_upper *upper, img_id id);
+/* Takes over fd as id's descriptor (a file just made). Closes it when there is no room. */
+void img_upper_keep(img_upper *upper, img_id id, int fd);
+/* Closes the node's descriptor, at once or when its last pin goes. */
+void img_upper_drop(img_upper *upper, img_id id);
+
+/* (dir_fd, name) that a system call may use for the object of a node of any kind (symlinks,
+ * devices): call with places held for reading or change held. The directory is pinned as *pinned
+ * (0: nothing to unpin).  name must hold 256 bytes. */
+int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned);
+
+/* The kernel has forgotten `count` lookups of the node.  Frees it when that was its last hold, and
+ * then removes its orphan and closes its descriptor. upper may be NULL (no upper). */
+void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count);
+
+#endif
