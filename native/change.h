@@ -70,7 +70,7 @@ enum {
     IMG_SET_MTIME = 32,
     IMG_SET_ATIME_NOW = 64,
     IMG_SET_MTIME_NOW = 128,
-    IMG_SET_CTIME = 256,    /* ignored: the upper's file system owns it */
+    IMG_SET_CTIME = 256,   /* ignored: the upper's file system owns it */
     IMG_KILL_SUIDGID = 512 /* FUSE_HANDLE_KILLPRIV_V2: set-id bits go as the kernel says */
 };
 
