@@ -1,7 +1,7 @@
 """What the C extension offers; native/*.h say what it means underneath."""
 
 from os import PathLike
-from typing import final
+from typing import Any, final
 
 class FormatError(ValueError):
     """An archive or index that breaks its format or passes a limit.
@@ -140,6 +140,23 @@ class Tree:
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes, /) -> None: ...
     def remember(self, ino: int, count: int = 1, /) -> None: ...
     def forget(self, ino: int, count: int, /) -> bool: ...
+
+@final
+class Stats:
+    """Counters (native/stats.h); adding is lock-free, also from C threads without the GIL."""
+
+    def __init__(self) -> None: ...
+    def add(self, opcode: int, door: int, ns: int, failed: bool, bytes: int, /) -> None: ...
+    @staticmethod
+    def now() -> int: ...  # CLOCK_MONOTONIC, ns
+    # {"ops": {"LOOKUP": {"native": {"count", "errors", "bytes", "total_ns", "mean_ns", "p50_ns",
+    #                                "p90_ns", "p99_ns", "max_ns", "buckets": [40 counts]},
+    #                     "python": {...}}}, "prepared", "pushed_files", "pushed_bytes",
+    #  "push_misses", "wakeups", "spins", "malformed"}; what was not asked is not there.
+    def snapshot(self) -> dict[str, Any]: ...
+
+DOOR_NATIVE: int
+DOOR_PYTHON: int
 
 def renameat2(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int, /) -> None: ...
 
