@@ -168,6 +168,8 @@ bool img_tree_release(img_tree *tree, img_id id) {
         return false;
     if (img_is_dir(node))
         img_tree_drop_children(tree, id);
+    if (tree->freed && node->flags & IMG_NODE_UPPER)
+        tree->freed(tree->watcher, id);
     node_clear(tree, node);
     chunks_give(&tree->nodes, id);
     tree->n_nodes--;

@@ -16,7 +16,7 @@
  * which must outlive the tree; what is made later is malloc'ed and owned by the tree.
  *
  * Threads: every function says "R" (caller holds at least the read lock) or "W" (the write lock).
- * Nothing here does I/O or calls back, so holding the lock is always short.
+ * Nothing here does I/O, so holding the lock is always short; the one call back is tree->freed.
  * Errors: negative errno values.
  */
 #ifndef IMG_TREE_H
@@ -118,6 +118,10 @@ typedef struct img_tree {
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
+    /* Told, under W, of each node with IMG_NODE_UPPER that is freed: its slot may serve again. It
+     * may take no lock that is held over calls of this file. NULL: nobody asks. */
+    void (*freed)(void *watcher, img_id id);
+    void *watcher;
 } img_tree;
 
 typedef struct img_attributes {

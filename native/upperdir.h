@@ -4,12 +4,12 @@
  * what an operation does with it is change.h.
  *
  * Places.  A node's object stands in the upper at its visible path; a file whose last name is gone
- * stands in the work directory as "orphan-<nodeid>" until the kernel forgets it (img_upper_gone),
+ * stands in the work directory as "orphan-<nodeid>" until the kernel forgets it (img_forget),
  * since opens are not announced: any file the kernel knows may be open.
  *
- * Descriptors.  Nodes are many and descriptors few: a bounded number is kept, the least recently
- * used that nobody has pinned goes first.  Regular files are open O_RDWR (O_RDONLY when the mount
- * is read-only), directories O_RDONLY | O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC | O_NOATIME.
+ * Descriptors are upperfds.h's.  Regular files are open O_RDWR (O_RDONLY when the mount is
+ * read-only), directories O_RDONLY | O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC, and O_NOATIME
+ * where we may.  A descriptor never outlives its node: the tree says when it frees one.
  *
  * Locks, taken in this order and never the other way round:
  *     1. change   one change of the upper and the tree at a time.  Python holds it for a whole
@@ -19,21 +19,33 @@
  *                 moves a name together with the change of the tree; for reading while a path is
  *                 turned into a descriptor.  Never held over the reading or writing of data.
  *     3. the tree's lock.  No system call is made under it.
+ *     4. that of the descriptors.
  * All functions may be called from any thread.  Errors: negative errno values.
  */
 #ifndef IMG_UPPERDIR_H
 #define IMG_UPPERDIR_H
 
 #include "tree.h"
-
-typedef struct img_upper img_upper;
+#include "upperfds.h"
 
 typedef struct img_upper_options {
     int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
     bool read_only;
     bool owners;      /* files can be given away (prefix trusted.overlay.): see upper.py */
-    unsigned max_fds; /* descriptors kept */
+    unsigned max_fds; /* descriptors kept, at most */
 } img_upper_options;
+
+/* Public for change.c and changeattr.c alone. */
+typedef struct img_upper {
+    img_tree *tree;
+    img_upper_options options;
+    pthread_mutex_t change;
+    pthread_rwlock_t places;
+    img_fds *fds;
+    uint64_t freed;    /* W of the tree: upper nodes freed so far */
+    uint64_t serial;   /* change: names in the work directory, "c<serial>" */
+    uint32_t uid, gid; /* what an object is made with */
+} img_upper;
 
 /* tree must outlive it. NULL when memory is short. */
 img_upper *img_upper_new(img_tree *tree, const img_upper_options *options);
@@ -44,12 +56,13 @@ void img_upper_lock(img_upper *upper);
 bool img_upper_trylock(img_upper *upper, unsigned milliseconds);
 void img_upper_unlock(img_upper *upper);
 
-/* The writing side of places; change must be held. */
+/* The writing side of places; change must be held, and no img_upper_pin may come in between. */
 void img_upper_moving(img_upper *upper);
 void img_upper_moved(img_upper *upper);
 
 /* The descriptor of a node's object (IMG_NODE_UPPER), good until it is unpinned.
- * -ESTALE: no such node, or nothing of it in the upper; -EMFILE when all kept ones are pinned. */
+ * -ESTALE: no such node, or nothing of it in the upper; -EINVAL: neither file nor directory;
+ * -EMFILE when all kept ones are pinned. */
 int img_upper_pin(img_upper *upper, img_id id);
 void img_upper_unpin(img_upper *upper, img_id id);
 /* Takes over fd as id's descriptor (a file just made). Closes it when there is no room. */
@@ -58,9 +71,13 @@ void img_upper_keep(img_upper *upper, img_id id, int fd);
 void img_upper_drop(img_upper *upper, img_id id);
 
 /* (dir_fd, name) that a system call may use for the object of a node of any kind (symlinks,
- * devices): call with places held for reading or change held. The directory is pinned as *pinned
- * (0: nothing to unpin).  name must hold 256 bytes. */
+ * devices), as long as change is held. The directory is pinned as *pinned (0: nothing to unpin).
+ * name must hold 256 bytes. */
 int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned);
+
+/* The orphan's name in the work directory; out must hold IMG_ORPHAN_BYTES. */
+#define IMG_ORPHAN_BYTES 20
+void img_upper_orphan(img_id id, char *out);
 
 /* The kernel has forgotten `count` lookups of the node.  Frees it when that was its last hold, and
  * then removes its orphan and closes its descriptor. upper may be NULL (no upper). */
