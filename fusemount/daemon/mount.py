@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fusemount import _native
 from fusemount.daemon import registry
 from fusemount.daemon.background import DaemonLost, answers, launch
 from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
+from fusemount.daemon.control import listening, serve_control
 from fusemount.daemon.log import LOGGER, open_log
+from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import check_mountpoint
 from fusemount.daemon.registry import Record
 from fusemount.daemon.session import Serve, run_session
@@ -65,10 +69,11 @@ def mount_image(
                       terminal=options.foreground, debug=options.debug)  # fmt: skip
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
-        serve = server(view, options)
+        stats = _native.Stats()
+        serve = server(view, options, stats)
         channel = open_channel(mount_request(reference, target, options))
         stack.callback(channel.discard)
-        enroll = _Enrolment(reference, view, options, directories)
+        enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
             _serve_recorded(channel, serve, enroll, lambda: None)
             return MountResult(target, None, kept_upper(view, options))
@@ -106,8 +111,8 @@ def kept_upper(view: View, options: MountOptions) -> Path | None:
     return view.upper if options.keep and not options.read_only else None
 
 
-def server(view: View, options: MountOptions) -> Serve:
-    """What answers the kernel for this view.
+def server(view: View, options: MountOptions, stats: _native.Stats | None = None) -> Serve:
+    """What answers the kernel for this view, and counts it where there are stats.
 
     Imports what serving needs now, before there is a mount: where `sys.path` leads into the
     mountpoint (the current directory, with `python -m`), a later import would wait for the mount,
@@ -123,6 +128,7 @@ def server(view: View, options: MountOptions) -> Serve:
             debug=options.debug,
             ready=ready,
             stop=stop,
+            stats=stats,
         )
 
     return serve
@@ -156,6 +162,11 @@ class _Enrolment:
     view: View
     options: MountOptions
     directories: Directories
+    stats: _native.Stats
+
+    def measured(self) -> dict[str, Any]:
+        """The answer to `imgmount stats`."""
+        return measure(self.view.rootfs.tree, self.stats, fastpath=False)
 
     def record(self, channel: FuseChannel) -> Record:
         scratch = self.view.scratch
@@ -177,7 +188,7 @@ class _Enrolment:
 def _serve_recorded(
     channel: FuseChannel, serve: Serve, enrolment: _Enrolment, ready: Callable[[], None]
 ) -> None:
-    """Serves with a record kept while the mount lives; the record is there before ready()."""
+    """Serves with a record and a control socket while the mount lives, both before ready()."""
     record = enrolment.record(channel)
     runtime = enrolment.directories.runtime
 
@@ -188,7 +199,10 @@ def _serve_recorded(
         ready()
 
     try:
-        run_session(channel, serve, serving)
+        with listening(runtime, record) as listener:
+            answers = {"stats": enrolment.measured}
+            services = [partial(serve_control, listener, answers)] if listener else []
+            run_session(channel, serve, serving, services)
         LOGGER.info("%s: unmounted", record.mountpoint)
     finally:
         registry.forget(runtime, record)

@@ -1,4 +1,5 @@
-"""Law: one JSON file a living mount, RUNTIME/<pid>.json, written by the daemon that serves it.
+"""Law: one JSON file a living mount, RUNTIME/<pid>.json, written by the daemon that serves it; its
+control socket stands beside it and goes with it.
 
 A record is a claim, never the truth: it is crossed with /proc/<pid> (same start time) and with
 /proc/self/mountinfo (same device) each time it is read.
@@ -108,7 +109,13 @@ def register(runtime: Path, record: Record) -> None:
 
 
 def forget(runtime: Path, record: Record) -> None:
+    socket_path(runtime, record.pid).unlink(missing_ok=True)
     _path(runtime, record).unlink(missing_ok=True)
+
+
+def socket_path(runtime: Path, pid: int) -> Path:
+    """Where control.py's socket of that daemon stands."""
+    return runtime / f"{pid}.sock"
 
 
 def _path(runtime: Path, record: Record) -> Path:
@@ -128,7 +135,16 @@ def listing(runtime: Path) -> list[Mounted]:
             found.append(mounted)
         else:
             forget(runtime, record)
+    _sweep_sockets(runtime)
     return sorted(found, key=lambda mounted: (mounted.record.since, mounted.record.pid))
+
+
+def _sweep_sockets(runtime: Path) -> None:
+    """A daemon that was killed before it had a record left its socket."""
+    for path in runtime.glob("*.sock"):
+        recorded = path.with_suffix(".json").exists()
+        if path.stem.isdecimal() and not recorded and start_time(int(path.stem)) is None:
+            path.unlink(missing_ok=True)
 
 
 def find(runtime: Path, entry: MountEntry) -> Record | None:

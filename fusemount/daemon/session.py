@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,21 @@ if TYPE_CHECKING:
 # once.
 Serve = Callable[[int, Callable[[], None], "trio.Event"], Awaitable[None]]
 
+# Runs beside serving until it is cancelled, at the end.  What it raises ends the session.
+Service = Callable[[], Awaitable[None]]
+
 # Requests in flight after a busy mount was detached get this long to be answered.
 DRAIN_SECONDS = 5.0
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:
+def run_session(
+    channel: FuseChannel,
+    serve: Serve,
+    ready: Callable[[], None],
+    services: Sequence[Service] = (),
+) -> None:
     """Serves until the end. Raises what serve raises.
 
     Afterwards the signals that end a session are ignored: what follows is cleaning up.
@@ -44,19 +52,23 @@ def run_session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -
 
     os.umask(0)  # a request's mode is complete: the kernel has applied the caller's umask
     try:
-        trio.run(_session, channel, serve, ready)
+        trio.run(_session, channel, serve, ready, services)
     finally:
         for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 
-async def _session(channel: FuseChannel, serve: Serve, ready: Callable[[], None]) -> None:
+async def _session(
+    channel: FuseChannel, serve: Serve, ready: Callable[[], None], services: Sequence[Service]
+) -> None:
     import trio
 
     stop = trio.Event()
     with trio.open_signal_receiver(*_ENDING) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, channel, stop)
+            for service in services:
+                nursery.start_soon(service)
             # serve closes what it is given; ours stays open so that the mount outlives a session.
             await serve(os.dup(channel.fd), ready, stop)
             nursery.cancel_scope.cancel()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
+from fusemount import _native
+from fusemount.fuse.counting import count_handlers
 from fusemount.fuse.operations import Operations
 from fusemount.rootfs import RootFs
 
@@ -21,14 +23,18 @@ async def serve(
     debug: bool,
     ready: Callable[[], None],
     stop: trio.Event,
+    stats: _native.Stats | None = None,
 ) -> None:
     """Answers requests on fd until the kernel closes the channel (unmounted) or stop is set.
 
     fd: a mounted FUSE channel; libfuse takes "/dev/fd/N" as one and leaves mounting to us.  It is
-    closed here.  ready is called when the kernel has said INIT.  One session a process.
+    closed here.  ready is called when the kernel has said INIT.  stats: counts what is answered
+    here.  One session a process.
     Raises OSError, RuntimeError when the session cannot be made.
     """
     operations = Operations(view, acl=default_permissions, ready=ready)
+    if stats is not None:
+        count_handlers(operations, stats)
     options = {"debug"} if debug else set()
     pyfuse3.init(operations, f"/dev/fd/{fd}", options)
     try:

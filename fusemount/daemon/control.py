@@ -1,0 +1,206 @@
+"""Law: one question, one answer, over a socket that stands beside the mount's record.
+
+    RUNTIME/<pid>.sock (0600)    {"ask": "stats"}\\n  ->  {...}\\n     then the daemon hangs up
+
+An answer is made between two requests and is quick.  Who asks slowly is dropped after _SECONDS, who
+asks too much (_QUESTION_BYTES) at once, and no more than _CLIENTS are heard at a time, so that
+nobody who asks keeps the mount waiting.  A daemon that cannot have its socket serves without one.
+
+Paths of sockets are at most 107 bytes long, directories are not: both ends reach the directory by a
+descriptor (/proc/self/fd/N).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusemount.daemon import registry
+from fusemount.daemon.log import LOGGER
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.registry import Record
+from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+
+if TYPE_CHECKING:
+    import trio
+
+Answers = Mapping[str, Callable[[], dict[str, Any]]]
+
+_SECONDS = 5.0
+_QUESTION_BYTES = 64 * 1024
+_ANSWER_BYTES = 16 * 1024 * 1024
+_CLIENTS = 8
+_BACKLOG = 32
+
+
+@contextmanager
+def _beside(runtime: Path, record: Record) -> Iterator[str]:
+    """The socket's path, short whatever the runtime directory is called. Raises OSError."""
+    path = registry.socket_path(runtime, record.pid)
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+# ---- the daemon's end ---------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(runtime: Path, record: Record) -> Iterator[socket.socket | None]:
+    """The socket that serve_control answers on; None (and a line in the log) when there is none.
+
+    registry.forget takes its name away, as it does for daemons that were killed.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        yield listener if _bound(listener, runtime, record) else None
+
+
+def _bound(listener: socket.socket, runtime: Path, record: Record) -> bool:
+    path = registry.socket_path(runtime, record.pid)
+    try:
+        path.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
+        os.fchmod(listener.fileno(), 0o600)  # before bind: its name never has another mode
+        with _beside(runtime, record) as short:
+            listener.bind(short)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        LOGGER.warning("%s: no statistics: %s", path, os.strerror(error.errno or 0))
+        return False
+    return True
+
+
+async def serve_control(listener: socket.socket, answers: Answers) -> None:
+    """Answers until cancelled. Raises nothing else: a mount does not end for a question."""
+    import trio
+
+    slots = trio.Semaphore(_CLIENTS)
+    with trio.socket.from_stdlib_socket(listener) as door:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await slots.acquire()
+                try:
+                    client, _ = await door.accept()
+                except OSError as error:  # who asked has left, or descriptors are short
+                    slots.release()
+                    LOGGER.debug("control socket: %s", error)
+                    await trio.sleep(0.1)
+                    continue
+                nursery.start_soon(_attend, client, answers, slots)
+
+
+async def _attend(client: trio.socket.SocketType, answers: Answers, slots: trio.Semaphore) -> None:
+    import trio
+
+    try:
+        with client, trio.move_on_after(_SECONDS):
+            question = await _line(client)
+            if question is not None:
+                await trio.SocketStream(client).send_all(_answer(question, answers))
+    except (OSError, trio.BrokenResourceError):
+        pass  # who asked did not wait
+    except Exception:
+        LOGGER.exception("control socket")
+    finally:
+        slots.release()
+
+
+async def _line(client: trio.socket.SocketType) -> bytes | None:
+    """What stands before the first newline; None when it is too long or the end comes first."""
+    received = bytearray()
+    while b"\n" not in received:
+        chunk = await client.recv(4096)
+        received += chunk
+        if not chunk or len(received) > _QUESTION_BYTES:
+            return None
+    return bytes(received.partition(b"\n")[0])
+
+
+def _answer(question: bytes, answers: Answers) -> bytes:
+    try:
+        asked = json.loads(question)["ask"]
+        answer = answers.get(asked) if isinstance(asked, str) else None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        answer = None
+        asked = None
+    if answer is None:
+        said = {"error": f"unknown question {asked!r}" if asked else "not a question"}
+    else:
+        said = answer()
+    return json.dumps(said).encode() + b"\n"
+
+
+# ---- the other end ------------------------------------------------------------------------------
+
+
+def find_record(mountpoint: Path, runtime: Path) -> Record:
+    """Whose mount that is. Raises MountpointError: no mount of ours, or its daemon is gone;
+    NotPermitted: another user's."""
+    entry = mount_at(resolve(mountpoint))
+    record = registry.find(runtime, entry) if entry else None
+    if record is not None:
+        if record.alive:
+            return record
+        raise _gone(mountpoint)
+    if entry is not None and entry.fstype == FSTYPE:
+        raise NotPermitted(
+            f"{mountpoint}: no record of it in {runtime}: only who mounted it can ask"
+        )
+    raise MountpointError(f"{mountpoint}: no imgmount mount is there")
+
+
+def _gone(mountpoint: Path | str) -> MountpointError:
+    return MountpointError(
+        f"{mountpoint}: its daemon is gone; `imgmount umount {mountpoint}` clears it"
+    )
+
+
+def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
+    """What the daemon says. Raises MountpointError (it is gone), NotPermitted, ImgmountError."""
+    try:
+        said = json.loads(_exchange(runtime, record, question))
+    except TimeoutError as error:
+        raise ImgmountError(
+            f"{record.mountpoint}: its daemon (process {record.pid}) does not answer"
+        ) from error
+    except PermissionError as error:
+        raise NotPermitted(f"{record.mountpoint}: {record.user}'s mount: only they can ask"
+                           ) from error  # fmt: skip
+    except (OSError, ValueError) as error:
+        if not record.alive:
+            raise _gone(record.mountpoint) from error
+        why = "no control socket" if isinstance(error, FileNotFoundError) else str(error)
+        raise ImgmountError(
+            f"{record.mountpoint}: its daemon (process {record.pid}) cannot be asked: {why}"
+        ) from error
+    if not isinstance(said, dict) or "error" in said:
+        reason = said.get("error") if isinstance(said, dict) else said
+        raise ImgmountError(f"{record.mountpoint}: its daemon says: {reason}")
+    return said
+
+
+def _exchange(runtime: Path, record: Record, question: str) -> bytes:
+    """Raises OSError (TimeoutError), and ValueError for an answer that is cut off."""
+    deadline = time.monotonic() + _SECONDS
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(_SECONDS)
+        with _beside(runtime, record) as short:
+            link.connect(short)
+        with suppress(BrokenPipeError):  # it has hung up: what it said may still be there
+            link.sendall(json.dumps({"ask": question}).encode() + b"\n")
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            link.settimeout(max(deadline - time.monotonic(), 0.001))
+            chunk = link.recv(65536)
+            if not chunk or len(received) > _ANSWER_BYTES:
+                raise ValueError("its answer is cut off")
+            received += chunk
+    return bytes(received)
