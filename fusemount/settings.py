@@ -50,7 +50,12 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What `imgmount IMAGE MOUNTPOINT` was asked for; see the README for each."""
+    """What `imgmount IMAGE MOUNTPOINT` was asked for; see the README for each.
+
+    fastpath: requests are answered by threads of C, and by Python only where those decline.
+    threads: how many of them (1..64); None: the number of CPUs decides.
+    push: they put small files into the page cache ahead of a reader.
+    """
 
     read_only: bool = False
     upper: Path | None = None
@@ -64,4 +69,7 @@ class MountOptions:
     foreground: bool = False
     debug: bool = False
     log: Path | None = None
+    fastpath: bool = True
+    threads: int | None = None
+    push: bool = True
     kernel_options: tuple[str, ...] = field(default=())

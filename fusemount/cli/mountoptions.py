@@ -28,6 +28,9 @@ KERNEL = frozenset(
 )  # fmt: skip
 
 
+THREADS_MAX = 64
+
+
 @dataclass
 class Words:
     """What the words said; None: nothing."""
@@ -43,6 +46,9 @@ class Words:
     platform: str | None = None
     verify: bool = True
     follow_symlink_parents: bool = False
+    fastpath: bool = True
+    threads: int | None = None
+    push: bool = True
     kernel: list[str] = field(default_factory=list)
 
 
@@ -88,6 +94,13 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
     "verify": ("verify", True),
 }
 
+# `word=value`: each value that it may have, and the setting that it then is.
+_CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
+    "symlink-parents": ("follow_symlink_parents", {"follow": True, "replace": False}),
+    "fastpath": ("fastpath", {"on": True, "off": False}),
+    "push": ("push", {"on": True, "off": False}),
+}
+
 _VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform"}
 
 
@@ -108,12 +121,24 @@ def _take(words: Words, word: str) -> None:
         setattr(words, _VALUES[key], value)
     elif key in ("fsname", "subtype") and value:
         words.kernel.append(word)
-    elif key == "symlink-parents" and value in ("follow", "replace"):
-        words.follow_symlink_parents = value == "follow"
-    elif equals and key in (*_VALUES, "fsname", "subtype", "symlink-parents"):
+    elif key in _CHOICES:
+        name, choices = _CHOICES[key]
+        if value not in choices:
+            raise UsageError(f"-o {key}=: bad value {value!r}: one of {', '.join(choices)}")
+        setattr(words, name, choices[value])
+    elif key == "threads":
+        words.threads = _threads(value)
+    elif equals and key in (*_VALUES, "fsname", "subtype"):
         raise UsageError(f"-o {key}=: bad value {value!r}")
     else:
         raise UsageError(f"-o {word}: no such option")
+
+
+def _threads(value: str) -> int:
+    short = value.isascii() and value.isdecimal() and len(value) <= 3
+    if short and 1 <= int(value) <= THREADS_MAX:
+        return int(value)
+    raise UsageError(f"-o threads=: bad value {value!r}: a number from 1 to {THREADS_MAX}")
 
 
 def mount_options(words: Words, **flags: object) -> MountOptions:
@@ -137,6 +162,9 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "default_permissions": (root or allow_other) if checked is None else checked,
         "suid": root if words.suid is None else words.suid,
         "dev": root if words.dev is None else words.dev,
+        "fastpath": words.fastpath,
+        "threads": words.threads,
+        "push": words.push,
         "kernel_options": tuple(words.kernel),
     }
     settings.update(flags)

@@ -43,8 +43,11 @@ def test_fstabs_own_words_are_passed_over(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nosiud", "upper=", "upper", "symlink-parents=maybe", "fsname=", "RO", "keep=1", "=x"],
-)
+    ["nosiud", "upper=", "upper", "symlink-parents=maybe", "symlink-parents", "fsname=", "RO",
+     "keep=1", "=x", "fastpath=1", "fastpath=", "fastpath", "nofastpath", "push=yes", "push",
+     "threads=0", "threads=65", "threads=", "threads", "threads=-1", "threads=two", "threads= 2",
+     "threads=1.5", "threads=9999999999999999999999", "threads=²"],
+)  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="-o"):
         parse_options([text])
@@ -104,3 +107,24 @@ def test_directories_of_root_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_remount_is_refused_with_the_way_round() -> None:
     with pytest.raises(UsageError, match="not offered; unmount, and mount again"):
         parse_options(["rw,remount"])
+
+
+def test_the_fast_path_is_on_unless_told_otherwise() -> None:
+    options = mount_options(parse_options([]))
+    assert (options.fastpath, options.threads, options.push) == (True, None, True)
+    options = mount_options(parse_options(["fastpath=off,threads=3,push=off"]))
+    assert (options.fastpath, options.threads, options.push) == (False, 3, False)
+    options = mount_options(parse_options(["fastpath=off,push=off", "fastpath=on,push=on"]))
+    assert (options.fastpath, options.push) == (True, True)
+    assert [parse_options([f"threads={n}"]).threads for n in (1, 64)] == [1, 64]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("fastpath=maybe", "fastpath=: bad value 'maybe': one of on, off"),
+     ("push=", "push=: bad value '': one of on, off"),
+     ("threads=99", "threads=: bad value '99': a number from 1 to 64")],
+)  # fmt: skip
+def test_a_bad_value_is_told_the_good_ones(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_options([text])
