@@ -1,9 +1,11 @@
-#define _GNU_SOURCE /* copy_file_range */
+#define _GNU_SOURCE /* copy_file_range, preadv2, SEEK_DATA */
 #include "content.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 img_content img_content_of(const img_tree *tree, const img_node *node) {
@@ -143,4 +145,50 @@ int img_content_copy(const img_content *content, int fd, uint64_t limit) {
     if (result == 0 && ftruncate(fd, (off_t)size) < 0)
         result = -errno;
     return result;
+}
+
+ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *buffer,
+                             size_t size) {
+    if (offset >= content->size)
+        return 0;
+    if (size > content->size - offset)
+        size = (size_t)(content->size - offset);
+    img_extent e = {0, 0, 0};
+    if (!img_content_extent(content, first_beyond(content, offset), &e) ||
+        offset < e.file_offset || offset + size > e.file_offset + e.length)
+        return -EAGAIN; /* holes: let the other one put it together */
+    struct iovec iov = {buffer, size};
+    off_t at = (off_t)(content->base + e.archive_offset + (offset - e.file_offset));
+    ssize_t n = preadv2(content->fd, &iov, 1, at, RWF_NOWAIT);
+    /* Less than all may be the end of a file that shrank: the other one says which. */
+    return n == (ssize_t)size ? n : -EAGAIN;
+}
+
+int64_t img_content_seek(const img_content *content, uint64_t offset, int whence) {
+    if (offset >= content->size)
+        return -ENXIO;
+    uint32_t i = first_beyond(content, offset);
+    img_extent e = {0, 0, 0};
+    if (whence == SEEK_DATA) {
+        if (!img_content_extent(content, i, &e))
+            return -ENXIO;
+        return (int64_t)(offset > e.file_offset ? offset : e.file_offset);
+    }
+    while (img_content_extent(content, i++, &e) && e.file_offset <= offset)
+        offset = e.file_offset + e.length;
+    return (int64_t)(offset < content->size ? offset : content->size);
+}
+
+uint64_t img_node_blocks(const img_node *node) {
+    if (!S_ISREG(node->mode))
+        return 0;
+    if (node->flags & IMG_NODE_UPPER)
+        return node->blocks;
+    uint64_t bytes = node->size;
+    if (node->flags & IMG_NODE_SPARSE) {
+        bytes = 0;
+        for (uint32_t i = 0; i < node->n_extents; i++)
+            bytes += node->u.extents[i].length;
+    }
+    return (bytes + 4095) / 4096 * 8;
 }

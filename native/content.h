@@ -31,6 +31,17 @@ bool img_content_extent(const img_content *content, uint32_t i, img_extent *out)
  * negative errno. */
 ssize_t img_content_read(const img_content *content, uint64_t offset, void *buffer, size_t size);
 
+/* The same, when the bytes are in the page cache; -EAGAIN when reading would wait for a disk (or
+ * cannot tell). */
+ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *buffer,
+                             size_t size);
+
+/* lseek(2) with SEEK_DATA or SEEK_HOLE: the offset, or -ENXIO. */
+int64_t img_content_seek(const img_content *content, uint64_t offset, int whence);
+
+/* st_blocks of a node: 512-byte units; of a layer's file what its data takes in 4 KiB pages. */
+uint64_t img_node_blocks(const img_node *node);
+
 /* Copies the first limit bytes into the empty file fd, holes left as holes, and sets its size.
  * Shares blocks where the file system can (copy_file_range).  Negative errno. */
 int img_content_copy(const img_content *content, int fd, uint64_t limit);

@@ -158,20 +158,6 @@ static PyStructSequence_Desc attr_desc = {
     .n_in_sequence = 13,
 };
 
-static uint64_t blocks_of(const img_node *node) {
-    if (!S_ISREG(node->mode))
-        return 0;
-    if (node->flags & IMG_NODE_UPPER)
-        return node->blocks;
-    uint64_t bytes = node->size;
-    if (node->flags & IMG_NODE_SPARSE) {
-        bytes = 0;
-        for (uint32_t i = 0; i < node->n_extents; i++)
-            bytes += node->u.extents[i].length;
-    }
-    return (bytes + 4095) / 4096 * 8;
-}
-
 static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
     PyObject *items[13] = {
         PyLong_FromUnsignedLongLong(ino),
@@ -187,7 +173,7 @@ static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_n
         nanoseconds(node->ctime_s, node->ctime_ns),
         PyLong_FromLong(node->layer == IMG_LAYER_UPPER ? -1 : node->layer),
         PyBool_FromLong(node->flags & IMG_NODE_UPPER),
-        PyLong_FromUnsignedLongLong(blocks_of(node)),
+        PyLong_FromUnsignedLongLong(img_node_blocks(node)),
     };
     PyObject *attr = PyStructSequence_New(type);
     for (Py_ssize_t i = 0; i < 13; i++)
