@@ -149,6 +149,8 @@ class Stats:
     def add(self, opcode: int, door: int, ns: int, failed: bool, bytes: int, /) -> None: ...
     @staticmethod
     def now() -> int: ...  # CLOCK_MONOTONIC, ns
+    @staticmethod
+    def percentile(buckets: list[int], p: float, /) -> int: ...  # ns; of a snapshot's buckets
     # {"ops": {"LOOKUP": {"native": {"count", "errors", "bytes", "total_ns", "mean_ns", "p50_ns",
     #                                "p90_ns", "p99_ns", "max_ns", "buckets": [40 counts]},
     #                     "python": {...}}}, "prepared", "pushed_files", "pushed_bytes",

@@ -70,6 +70,24 @@ static PyObject *stats_now(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args))
     return PyLong_FromUnsignedLongLong(img_stats_now());
 }
 
+static PyObject *stats_percentile(PyObject *Py_UNUSED(self), PyObject *args) {
+    img_op_stats op = {0};
+    PyObject *buckets;
+    double p;
+    if (!PyArg_ParseTuple(args, "O!d:percentile", &PyList_Type, &buckets, &p))
+        return NULL;
+    if (PyList_GET_SIZE(buckets) != IMG_STATS_BUCKETS) {
+        PyErr_Format(PyExc_ValueError, "expected %d buckets", IMG_STATS_BUCKETS);
+        return NULL;
+    }
+    for (Py_ssize_t b = 0; b < IMG_STATS_BUCKETS; b++) {
+        op.buckets[b] = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(buckets, b));
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(img_stats_percentile(&op, p));
+}
+
 static uint64_t load(const uint64_t *counter) {
     return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
@@ -182,6 +200,9 @@ static PyMethodDef stats_methods[] = {
      "add(opcode, door, ns, failed, bytes, /)\n--\n\nCounts one request."},
     {"now", stats_now, METH_NOARGS | METH_STATIC,
      "now()\n--\n\nns of CLOCK_MONOTONIC, which add's ns are a difference of."},
+    {"percentile", stats_percentile, METH_VARARGS | METH_STATIC,
+     "percentile(buckets, p, /)\n--\n\nns that the fraction p did not exceed; for differences of "
+     "two snapshots."},
     {"snapshot", stats_snapshot, METH_NOARGS,
      "snapshot()\n--\n\nAll counters, as _native.pyi has them."},
     {NULL, NULL, 0, NULL},

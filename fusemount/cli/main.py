@@ -20,6 +20,7 @@ VERBS = {
     "umount": ("umount", "unmount, and wait until what was written is safe"),
     "unmount": ("umount", "the same"),
     "mounts": ("mounts", "list what is mounted"),
+    "stats": ("stats", "print what a mount was asked, and how long that took"),
     "run": ("run", "run a command in an image, leaving nothing behind"),
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """No trailing spaces; unprintable characters are escaped, so that a cell is one line."""
-    cells = [list(heads), *([_printable(cell) for cell in row] for row in rows)]
+    cells = [list(heads), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     lines = (
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -16,6 +16,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Unprintable characters escaped; what is no character at all too."""
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(escaped).encode(errors="backslashreplace").decode()
