@@ -48,7 +48,7 @@ def _seconds(text: str) -> float:
 def _with_seconds(argv: list[str]) -> list[str]:
     """`--watch` that no number follows gets its default: `--watch /mnt` names a mountpoint."""
     given = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         number = following[:1].isdecimal() or following[:1] == "."
         number = number and "/" not in following
         given.append(word if word != "--watch" or number else f"{word}={_DEFAULT_SECONDS}")
