@@ -10,9 +10,9 @@
  * it with its final owner and mode; else it is made in the work directory and renamed.
  *
  * Every function takes the places and tree locks it needs; the caller holds change (upperdir.h),
- * save for img_write, img_allocate and img_sync, which change no names and need none.
- * The caller has checked permissions (the kernel, default_permissions).
- * Errors: negative errno values of the upper's file system, or those named here.
+ * save for img_write, img_allocate, img_copy_range and img_sync, which change no names and need
+ * none. The caller has checked permissions (the kernel, default_permissions). Errors: negative
+ * errno values of the upper's file system, or those named here.
  */
 #ifndef IMG_CHANGE_H
 #define IMG_CHANGE_H
@@ -51,11 +51,13 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len);
 /* -ENOENT, -ENOTDIR, -ENOTEMPTY, -EROFS. Declined: a name of the layers, or whiteouts inside. */
 int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len);
 
-/* -EEXIST, -EROFS, -ENAMETOOLONG. Declined: either is not in the upper, or a whiteout is there. */
+/* -EEXIST, -EPERM (a directory), -ENOENT (the directory was removed), -EROFS, -ENAMETOOLONG.
+ * A file without a name (O_TMPFILE, or open and unlinked) gets one again.
+ * Declined: either is not in the upper. */
 int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_t len);
 
-/* renameat2(2) with flags 0 or RENAME_NOREPLACE; -ENOENT, -EEXIST, -EISDIR, -ENOTDIR, -EROFS,
- * -ENAMETOOLONG; onto a hardlink of itself it does nothing.
+/* renameat2(2) with flags 0 or RENAME_NOREPLACE; -ENOENT, -EEXIST, -EISDIR, -ENOTDIR, -ENOTEMPTY,
+ * -EROFS, -ENAMETOOLONG; onto a hardlink of itself it does nothing.
  * Declined: other flags; the source or a directory not in the upper; directories that merge with
  * a layer, that replace one, or that go over a lower name. */
 int img_rename(img_upper *upper, img_id parent, const char *name, size_t len, img_id to,
@@ -85,7 +87,7 @@ typedef struct img_set {
 /* chmod, chown, truncate, utimens of a node in the upper. security.capability goes with chown and
  * truncate (unconditionally), set-id bits with chown, and with truncate when IMG_KILL_SUIDGID.
  * What changes nothing (the same mtime on a file of the layers: the kernel sends that after unlink
- * and link) is done without an upper. A node without names and without object is set in the tree.
+ * and link) is done at once. A node without names and without object is set in the tree.
  * -EROFS, -EINVAL (size of what is no file). Declined: not in the upper; mode of what has an ACL;
  * mode or owner where owners cannot be given. */
 int img_setattr(img_upper *upper, img_id id, const img_set *set);

@@ -1,0 +1,449 @@
+/* changeattr.c: the part of change.h that changes what a node holds: attributes and data. */
+#define _GNU_SOURCE /* fallocate, copy_file_range */
+#include "changeinner.h"
+
+#include "content.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+#define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see upper.py */
+#define COPY_PIECE (1u << 20)
+#define COPY_MOST (16u << 20) /* of a layer's file at once: the caller asks again */
+
+/* ---- privileges --------------------------------------------------------------------------- */
+
+/* The set-id bits that a write or truncation without CAP_FSETID, or a change of owner, takes
+ * (fs/attr.c, setattr_should_drop_suidgid): without group execution set-gid means locking. */
+static uint32_t set_id_bits(uint32_t mode) {
+    uint32_t bits = mode & S_ISUID;
+    if ((mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))
+        bits |= S_ISGID;
+    return bits;
+}
+
+/* Where the mode is kept beside the object, there too. */
+static int strip_override(int fd, uint32_t bits) {
+    char text[64];
+    unsigned uid, gid, mode;
+    ssize_t n = fgetxattr(fd, OVERRIDE_STAT, text, sizeof text - 1);
+    if (n < 0)
+        return errno == ENODATA ? 0 : -errno;
+    text[n] = 0;
+    if (sscanf(text, "%10u:%10u:%6o", &uid, &gid, &mode) != 3)
+        return 0;
+    int len = snprintf(text, sizeof text, "%u:%u:0%o", uid, gid, mode & ~bits);
+    return fsetxattr(fd, OVERRIDE_STAT, text, (size_t)len, 0) < 0 ? -errno : 0;
+}
+
+static int strip_set_id(img_upper *upper, img_id id, int fd) {
+    lock_read(upper);
+    const img_node *node = img_tree_node(upper->tree, id);
+    uint32_t bits = node && S_ISREG(node->mode) ? set_id_bits(node->mode) : 0;
+    unlock(upper);
+    if (!bits)
+        return 0;
+    struct stat st;
+    int result = upper->options.owners ? 0 : strip_override(fd, bits);
+    if (result == 0 && (fstat(fd, &st) < 0 || fchmod(fd, st.st_mode & 07777 & ~bits) < 0))
+        result = -errno;
+    if (result < 0)
+        return result;
+    lock_write(upper);
+    if ((node = img_tree_node(upper->tree, id)))
+        img_node_at(upper->tree, id)->mode &= ~bits;
+    unlock(upper);
+    return 0;
+}
+
+/* The system takes them from the object by itself when it is written, save where we leave out a
+ * truncation that changes nothing. */
+static void drop_capability(img_upper *upper, img_id id, int fd) {
+    lock_read(upper);
+    const img_node *node = img_tree_node(upper->tree, id);
+    bool there = node && img_change_has_xattr(node, IMG_CAPABILITY);
+    unlock(upper);
+    if (!there)
+        return;
+    if (fd >= 0)
+        (void)fremovexattr(fd, IMG_CAPABILITY);
+    lock_write(upper);
+    img_node *now = img_tree_node(upper->tree, id);
+    if (now)
+        (void)img_tree_set_xattr(upper->tree, now, IMG_CAPABILITY, strlen(IMG_CAPABILITY), NULL, 0);
+    unlock(upper);
+}
+
+/* ---- setattr ------------------------------------------------------------------------------ */
+
+/* A node's object as system calls want it. */
+typedef struct object {
+    int fd; /* of files and directories; -1: dir and name */
+    int dir;
+    img_id pinned;
+    char name[IMG_NAME_BYTES];
+} object;
+
+static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
+    o->fd = -1;
+    o->pinned = 0;
+    if (!S_ISREG(mode) && !S_ISDIR(mode))
+        return img_upper_place(upper, id, &o->dir, o->name, &o->pinned);
+    o->fd = img_upper_pin(upper, id);
+    if (o->fd < 0)
+        return o->fd;
+    o->pinned = id;
+    return 0;
+}
+
+static int set_owner(const object *o, const img_set *set) {
+    uid_t uid = set->what & IMG_SET_UID ? set->uid : (uid_t)-1;
+    gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
+    int result = o->fd >= 0 ? fchown(o->fd, uid, gid)
+                            : fchownat(o->dir, o->name, uid, gid, AT_SYMLINK_NOFOLLOW);
+    return result < 0 ? -errno : 0;
+}
+
+static int set_mode(const object *o, uint32_t mode) {
+    int result = o->fd >= 0 ? fchmod(o->fd, mode) : fchmodat(o->dir, o->name, mode, 0);
+    return result < 0 ? -errno : 0;
+}
+
+static struct timespec time_of(unsigned what, unsigned set, unsigned now, int64_t s, uint32_t ns) {
+    if (what & now)
+        return (struct timespec){.tv_nsec = UTIME_NOW};
+    if (what & set)
+        return (struct timespec){.tv_sec = s, .tv_nsec = (long)ns};
+    return (struct timespec){.tv_nsec = UTIME_OMIT};
+}
+
+static int set_times(const object *o, const img_set *set) {
+    struct timespec times[2] = {
+        time_of(set->what, IMG_SET_ATIME, IMG_SET_ATIME_NOW, set->atime_s, set->atime_ns),
+        time_of(set->what, IMG_SET_MTIME, IMG_SET_MTIME_NOW, set->mtime_s, set->mtime_ns),
+    };
+    int result = o->fd >= 0 ? futimens(o->fd, times)
+                            : utimensat(o->dir, o->name, times, AT_SYMLINK_NOFOLLOW);
+    return result < 0 ? -errno : 0;
+}
+
+static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img_set *set) {
+    if (set->size > INT64_MAX)
+        return -EFBIG;
+    /* To the size it has: the kernel, whose times count while it caches writes, leaves the file's
+     * time alone, so the upper's must stay too. */
+    if (set->size != was && ftruncate(fd, (off_t)set->size) < 0)
+        return -errno;
+    drop_capability(upper, id, fd);
+    return set->what & IMG_KILL_SUIDGID ? strip_set_id(upper, id, fd) : 0;
+}
+
+static const unsigned OWNER = IMG_SET_UID | IMG_SET_GID;
+static const unsigned TIMES = IMG_SET_ATIME | IMG_SET_MTIME | IMG_SET_ATIME_NOW | IMG_SET_MTIME_NOW;
+
+static int apply(img_upper *upper, img_id id, const object *o, const img_node *before,
+                 const img_set *set) {
+    int result = 0;
+    if (set->what & IMG_SET_SIZE)
+        result = set_size(upper, id, o->fd, before->size, set);
+    if (result == 0 && set->what & OWNER) {
+        result = set_owner(o, set); /* takes set-id bits and capabilities, as chown(2) does */
+        if (result == 0 && S_ISREG(before->mode))
+            drop_capability(upper, id, o->fd);
+    }
+    if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
+        result = set_mode(o, set->mode & 07777);
+    if (result == 0 && set->what & TIMES)
+        result = set_times(o, set);
+    return result;
+}
+
+/* W. Sizes belong to those who change them: another thread's write may be newer than st. */
+static void take_over(const img_upper *upper, img_node *node, const struct stat *st,
+                      const img_set *set) {
+    if (upper->options.owners) {
+        node->mode = (node->mode & S_IFMT) | (st->st_mode & 07777);
+        node->uid = st->st_uid;
+        node->gid = st->st_gid;
+    }
+    if (set->what & IMG_SET_SIZE)
+        node->size = set->size;
+    if (S_ISREG(node->mode))
+        node->blocks = (uint64_t)st->st_blocks;
+    img_change_times(node, st);
+    node->atime_s = st->st_atim.tv_sec;
+    node->atime_ns = (uint32_t)st->st_atim.tv_nsec;
+}
+
+/* W. A node that only the kernel still knows: nothing is left to keep it for. */
+static void set_in_tree(img_node *node, const img_set *set) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    if (set->what & IMG_SET_MODE)
+        node->mode = (node->mode & S_IFMT) | (set->mode & 07777);
+    if (set->what & IMG_SET_UID)
+        node->uid = set->uid;
+    if (set->what & IMG_SET_GID)
+        node->gid = set->gid;
+    if (set->what & (IMG_SET_ATIME | IMG_SET_ATIME_NOW)) {
+        bool given = !(set->what & IMG_SET_ATIME_NOW);
+        node->atime_s = given ? set->atime_s : now.tv_sec;
+        node->atime_ns = given ? set->atime_ns : (uint32_t)now.tv_nsec;
+    }
+    if (set->what & (IMG_SET_MTIME | IMG_SET_MTIME_NOW)) {
+        bool given = !(set->what & IMG_SET_MTIME_NOW);
+        node->mtime_s = given ? set->mtime_s : now.tv_sec;
+        node->mtime_ns = given ? set->mtime_ns : (uint32_t)now.tv_nsec;
+    }
+}
+
+static bool nothing_new(const img_node *node, const img_set *set) {
+    return !(set->what & ~(unsigned)(IMG_SET_MTIME | IMG_SET_CTIME)) &&
+           (!(set->what & IMG_SET_MTIME) ||
+            (set->mtime_s == node->mtime_s && set->mtime_ns == node->mtime_ns));
+}
+
+enum { IN_UPPER = 2, IN_TREE = 3 };
+
+/* R. Where the change goes: one of these, 0 (nowhere), IMG_DECLINED, or an errno. */
+static int where(const img_upper *upper, img_id id, const img_set *set) {
+    const img_node *node = img_tree_node(upper->tree, id);
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    if (!node)
+        return -ESTALE;
+    if (set->what & IMG_SET_SIZE && !S_ISREG(node->mode))
+        return -EINVAL;
+    bool in_upper = node->flags & IMG_NODE_UPPER;
+    if (!in_upper && nothing_new(node, set))
+        return 0;
+    bool nameless = id != IMG_ROOT && !node->names;
+    if (nameless && !(set->what & IMG_SET_SIZE) && (!in_upper || img_is_dir(node)))
+        return IN_TREE;
+    if (!in_upper)
+        return IMG_DECLINED;
+    if (set->what & (IMG_SET_MODE | OWNER) && !upper->options.owners)
+        return IMG_DECLINED;
+    if (set->what & IMG_SET_MODE && img_change_has_xattr(node, IMG_ACL_ACCESS))
+        return IMG_DECLINED;
+    return IN_UPPER;
+}
+
+int img_setattr(img_upper *upper, img_id id, const img_set *set) {
+    img_node before = {0};
+    lock_write(upper);
+    int result = where(upper, id, set);
+    if (result == IN_TREE)
+        set_in_tree(img_node_at(upper->tree, id), set);
+    else if (result == IN_UPPER)
+        before = *img_node_at(upper->tree, id);
+    unlock(upper);
+    if (result != IN_UPPER)
+        return result == IN_TREE ? 0 : result;
+    object o;
+    result = open_object(upper, id, before.mode, &o);
+    if (result < 0)
+        return result;
+    result = apply(upper, id, &o, &before, set);
+    /* also after an error: what came before it has happened */
+    struct stat st;
+    if ((o.fd >= 0 ? fstat(o.fd, &st) : stat_of(o.dir, o.name, &st)) == 0) {
+        img_set done = *set;
+        if (result < 0)
+            done.what &= ~(unsigned)IMG_SET_SIZE;
+        lock_write(upper);
+        img_node *node = img_tree_node(upper->tree, id);
+        if (node)
+            take_over(upper, node, &st, &done);
+        unlock(upper);
+    }
+    if (o.pinned)
+        img_upper_unpin(upper, o.pinned);
+    return result;
+}
+
+/* ---- data --------------------------------------------------------------------------------- */
+
+/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when it is the layers' still. */
+static ssize_t pin_to_write(img_upper *upper, img_id id) {
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    int fd = img_upper_pin(upper, id);
+    if (fd != -ESTALE)
+        return fd;
+    lock_read(upper);
+    const img_node *node = img_tree_node(upper->tree, id);
+    bool below = node && S_ISREG(node->mode) && !(node->flags & IMG_NODE_UPPER);
+    unlock(upper);
+    return below ? IMG_WRITE_DECLINED : -ESTALE;
+}
+
+/* After a change of data that ends at `end`: threads write one file at the same time, and the size
+ * that fstat gave this one may be older than what another has told the tree. */
+static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {
+    struct stat st;
+    bool known = fstat(fd, &st) == 0, capability = false;
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    if (node) {
+        if (end > node->size)
+            node->size = end;
+        if (known) {
+            img_change_times(node, &st);
+            node->blocks = (uint64_t)st.st_blocks;
+        }
+        capability = img_change_has_xattr(node, IMG_CAPABILITY);
+    }
+    unlock(upper);
+    if (capability)
+        drop_capability(upper, id, fd);
+}
+
+static ssize_t write_all(int fd, uint64_t offset, const char *data, size_t size) {
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = pwrite(fd, data + done, size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return done ? (ssize_t)done : -errno;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
+                  bool kill) {
+    uint64_t end;
+    if (size > SSIZE_MAX || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
+        return -EFBIG;
+    ssize_t fd = pin_to_write(upper, id);
+    if (fd < 0)
+        return fd;
+    ssize_t result = kill ? strip_set_id(upper, id, (int)fd) : 0;
+    if (result == 0)
+        result = write_all((int)fd, offset, data, size);
+    if (result > 0)
+        data_changed(upper, id, (int)fd, offset + (uint64_t)result);
+    img_upper_unpin(upper, id);
+    return result;
+}
+
+int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length) {
+    uint64_t end;
+    if (__builtin_add_overflow(offset, length, &end) || end > INT64_MAX)
+        return -EFBIG;
+    ssize_t fd = pin_to_write(upper, id);
+    if (fd < 0)
+        return fd == IMG_WRITE_DECLINED ? IMG_DECLINED : (int)fd;
+    int result;
+    do
+        result = fallocate((int)fd, mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+    while (result == -EINTR);
+    if (result == 0)
+        data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
+    img_upper_unpin(upper, id);
+    return result;
+}
+
+static bool cannot_share(ssize_t error) {
+    return error == -EXDEV || error == -EOPNOTSUPP || error == -ENOSYS || error == -EINVAL ||
+           error == -EBADF;
+}
+
+static ssize_t share(int from, uint64_t at, int to, uint64_t to_at, uint64_t length) {
+    loff_t in = (loff_t)at, out = (loff_t)to_at;
+    ssize_t n = copy_file_range(from, &in, to, &out, length, 0);
+    return n < 0 ? -errno : n;
+}
+
+/* From a layer's file, where its archive and the upper cannot share, or it has holes. */
+static ssize_t copy_layer(const img_content *content, uint64_t at, int to, uint64_t to_at,
+                          uint64_t length) {
+    ssize_t done = 0, n = 0;
+    char *piece = malloc(COPY_PIECE);
+    if (!piece)
+        return -ENOMEM;
+    uint64_t most = length < COPY_MOST ? length : COPY_MOST;
+    while ((uint64_t)done < most) {
+        size_t want =
+            most - (uint64_t)done < COPY_PIECE ? (size_t)(most - (uint64_t)done) : COPY_PIECE;
+        n = img_content_read(content, at + (uint64_t)done, piece, want);
+        if (n > 0)
+            n = write_all(to, to_at + (uint64_t)done, piece, (size_t)n);
+        if (n <= 0)
+            break;
+        done += n;
+    }
+    free(piece);
+    return done ? done : n;
+}
+
+static ssize_t copy_from_layer(const img_content *content, uint64_t at, int to, uint64_t to_at,
+                               uint64_t length) {
+    if (at >= content->size)
+        return 0;
+    if (length > content->size - at)
+        length = content->size - at;
+    if (!content->extents) {
+        ssize_t n =
+            share(content->fd, content->base + content->archive_data + at, to, to_at, length);
+        if (n > 0 || (n < 0 && !cannot_share(n)))
+            return n;
+    }
+    return copy_layer(content, at, to, to_at, length);
+}
+
+/* Bytes of any file into the open one. */
+static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uint64_t to_at,
+                         uint64_t length) {
+    img_content content;
+    lock_read(upper);
+    const img_node *node = img_tree_node(upper->tree, from);
+    bool file = node && S_ISREG(node->mode);
+    bool in_upper = file && node->flags & IMG_NODE_UPPER;
+    if (file && !in_upper)
+        content = img_content_of(upper->tree, node);
+    unlock(upper);
+    if (!file)
+        return node ? -EINVAL : -ESTALE;
+    if (!in_upper)
+        return copy_from_layer(&content, at, to, to_at, length);
+    int fd = img_upper_pin(upper, from);
+    if (fd < 0)
+        return fd;
+    ssize_t n = share(fd, at, to, to_at, length);
+    img_upper_unpin(upper, from);
+    return n;
+}
+
+ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
+                       uint64_t to_offset, uint64_t length) {
+    if (length > INT_MAX)
+        length = INT_MAX & ~4095;
+    if (from_offset > INT64_MAX - length || to_offset > INT64_MAX - length)
+        return -EFBIG;
+    ssize_t fd = pin_to_write(upper, to);
+    if (fd < 0)
+        return fd;
+    ssize_t n = copy_into(upper, from, from_offset, (int)fd, to_offset, length);
+    if (n > 0)
+        data_changed(upper, to, (int)fd, to_offset + (uint64_t)n);
+    img_upper_unpin(upper, to);
+    return n;
+}
+
+int img_sync(img_upper *upper, img_id id, bool data_only) {
+    int fd = img_upper_pin(upper, id);
+    if (fd == -ESTALE || fd == -EINVAL)
+        return 0;
+    if (fd < 0)
+        return fd;
+    int result = (data_only ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+    img_upper_unpin(upper, id);
+    return result;
+}
