@@ -1,0 +1,231 @@
+/* fastname.c: what changes names and attributes: the wire's words for change.h.
+ *
+ * All of it happens under the lock `change`, which Python may hold for long; who does not get it
+ * at once leaves the request to Python, which has its turn when the lock is free.
+ */
+#include "fast.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+/* 0 with the lock held, or what the handler is to return. */
+static int begin(fast_request *req) {
+    if (!req->path->upper)
+        return -EROFS;
+    return img_upper_trylock(req->path->upper, FAST_PATIENCE_MS) ? 0 : FAST_RELAY;
+}
+
+static int end(fast_request *req, int result) {
+    img_upper_unlock(req->path->upper);
+    return result == IMG_DECLINED ? FAST_RELAY : result;
+}
+
+/* The kernel's 32-bit device number (new_encode_dev) as a dev_t. */
+static uint64_t decode_dev(uint32_t dev) {
+    return makedev((dev & 0xfff00) >> 8, (dev & 0xff) | ((dev >> 12) & 0xfff00));
+}
+
+/* ---- making ------------------------------------------------------------------------------- */
+
+typedef struct made {
+    struct fuse_entry_out entry;
+    struct fuse_open_out open; /* CREATE */
+} made;
+
+_Static_assert(offsetof(made, open) == sizeof(struct fuse_entry_out), "one reply, no padding");
+
+static int make(fast_request *req, const char *name, size_t len, const img_new *what,
+                uint32_t umask, size_t reply) {
+    img_tree *tree = req->path->tree;
+    img_maker who = {req->in->uid, req->in->gid, umask};
+    made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
+    img_id id = 0;
+    int result = begin(req);
+    if (result)
+        return result;
+    result = img_make(req->path->upper, (img_id)req->in->nodeid, name, len, what, &who, &id);
+    if (!result) {
+        (void)pthread_rwlock_rdlock(&tree->lock);
+        result = fast_entry(req, id, &out.entry);
+        (void)pthread_rwlock_unlock(&tree->lock);
+    }
+    result = end(req, result);
+    if (result)
+        return result;
+    if (fast_reply(req, &out, reply) < 0)
+        img_forget(tree, req->path->upper, id, 1);
+    return 0;
+}
+
+int fast_create(fast_request *req) {
+    const struct fuse_create_in *in = (const void *)req->arg;
+    size_t at = sizeof *in, len;
+    const char *name = fast_name(req, &at, &len);
+    img_new what = {.mode = S_IFREG | (in->mode & 07777)};
+    return name ? make(req, name, len, &what, in->umask, sizeof(made)) : -EINVAL;
+}
+
+int fast_mknod(fast_request *req) {
+    const struct fuse_mknod_in *in = (const void *)req->arg;
+    size_t at = sizeof *in, len;
+    const char *name = fast_name(req, &at, &len);
+    img_new what = {.mode = in->mode, .rdev = decode_dev(in->rdev)};
+    if (!name || S_ISDIR(in->mode) || S_ISLNK(in->mode))
+        return -EINVAL;
+    return make(req, name, len, &what, in->umask, sizeof(struct fuse_entry_out));
+}
+
+int fast_mkdir(fast_request *req) {
+    const struct fuse_mkdir_in *in = (const void *)req->arg;
+    size_t at = sizeof *in, len;
+    const char *name = fast_name(req, &at, &len);
+    img_new what = {.mode = S_IFDIR | (in->mode & 07777)};
+    return name ? make(req, name, len, &what, in->umask, sizeof(struct fuse_entry_out)) : -EINVAL;
+}
+
+int fast_symlink(fast_request *req) {
+    size_t at = 0, len, target_len;
+    const char *name = fast_name(req, &at, &len);
+    const char *target = name ? fast_name(req, &at, &target_len) : NULL;
+    if (!target)
+        return -EINVAL;
+    img_new what = {.mode = S_IFLNK | 0777, .target = target, .target_len = target_len};
+    return make(req, name, len, &what, 0, sizeof(struct fuse_entry_out));
+}
+
+int fast_link(fast_request *req) {
+    const struct fuse_link_in *in = (const void *)req->arg;
+    img_tree *tree = req->path->tree;
+    struct fuse_entry_out entry;
+    size_t at = sizeof *in, len;
+    const char *name = fast_name(req, &at, &len);
+    if (!name)
+        return -EINVAL;
+    if (in->oldnodeid > UINT32_MAX)
+        return -ESTALE;
+    int result = begin(req);
+    if (result)
+        return result;
+    img_id id = (img_id)in->oldnodeid;
+    result = img_link(req->path->upper, id, (img_id)req->in->nodeid, name, len);
+    if (!result) {
+        (void)pthread_rwlock_rdlock(&tree->lock);
+        result = fast_entry(req, id, &entry);
+        (void)pthread_rwlock_unlock(&tree->lock);
+    }
+    result = end(req, result);
+    if (result)
+        return result;
+    if (fast_reply(req, &entry, sizeof entry) < 0)
+        img_forget(tree, req->path->upper, id, 1);
+    return 0;
+}
+
+/* ---- taking away and moving --------------------------------------------------------------- */
+
+static int taken(fast_request *req, int result) {
+    result = end(req, result);
+    return result ? result : fast_reply(req, NULL, 0);
+}
+
+int fast_unlink(fast_request *req) {
+    size_t at = 0, len;
+    const char *name = fast_name(req, &at, &len);
+    if (!name)
+        return -EINVAL;
+    int result = begin(req);
+    if (result)
+        return result;
+    return taken(req, img_unlink(req->path->upper, (img_id)req->in->nodeid, name, len));
+}
+
+int fast_rmdir(fast_request *req) {
+    size_t at = 0, len;
+    const char *name = fast_name(req, &at, &len);
+    if (!name)
+        return -EINVAL;
+    int result = begin(req);
+    if (result)
+        return result;
+    return taken(req, img_rmdir(req->path->upper, (img_id)req->in->nodeid, name, len));
+}
+
+static int move(fast_request *req, size_t at, uint64_t to, uint32_t flags) {
+    size_t len, new_len;
+    const char *name = fast_name(req, &at, &len);
+    const char *new_name = name ? fast_name(req, &at, &new_len) : NULL;
+    if (!new_name)
+        return -EINVAL;
+    if (to > UINT32_MAX)
+        return -ESTALE;
+    int result = begin(req);
+    if (result)
+        return result;
+    return taken(req, img_rename(req->path->upper, (img_id)req->in->nodeid, name, len, (img_id)to,
+                                 new_name, new_len, flags));
+}
+
+int fast_rename(fast_request *req) {
+    const struct fuse_rename_in *in = (const void *)req->arg;
+    return move(req, sizeof *in, in->newdir, 0);
+}
+
+int fast_rename2(fast_request *req) {
+    const struct fuse_rename2_in *in = (const void *)req->arg;
+    return move(req, sizeof *in, in->newdir, in->flags);
+}
+
+/* ---- attributes --------------------------------------------------------------------------- */
+
+static unsigned what_to_set(uint32_t valid) {
+    static const struct {
+        uint32_t wire;
+        unsigned set;
+    } words[] = {
+        {FATTR_MODE, IMG_SET_MODE},
+        {FATTR_UID, IMG_SET_UID},
+        {FATTR_GID, IMG_SET_GID},
+        {FATTR_SIZE, IMG_SET_SIZE},
+        {FATTR_ATIME, IMG_SET_ATIME},
+        {FATTR_MTIME, IMG_SET_MTIME},
+        {FATTR_ATIME_NOW, IMG_SET_ATIME_NOW},
+        {FATTR_MTIME_NOW, IMG_SET_MTIME_NOW},
+        {FATTR_CTIME, IMG_SET_CTIME},
+        {FATTR_KILL_SUIDGID, IMG_KILL_SUIDGID},
+    };
+    unsigned what = 0;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        what |= valid & words[i].wire ? words[i].set : 0;
+    return what;
+}
+
+int fast_setattr(fast_request *req) {
+    const struct fuse_setattr_in *in = (const void *)req->arg;
+    int result;
+    img_set set = {
+        .what = what_to_set(in->valid),
+        .mode = in->mode & 07777,
+        .uid = in->uid,
+        .gid = in->gid,
+        .size = in->size,
+        .atime_s = (int64_t)in->atime,
+        .mtime_s = (int64_t)in->mtime,
+        .atime_ns = in->atimensec,
+        .mtime_ns = in->mtimensec,
+    };
+    if (set.what & IMG_SET_SIZE) {
+        img_id id = (img_id)req->in->nodeid;
+        fast_notify_touch(req->path->notify, id);
+        if (fast_notify_is_pushing(req->path->notify, id)) {
+            result = fast_notify_defer(req->path->notify, req, false);
+            return result ? result : FAST_SILENT;
+        }
+    }
+    result = begin(req);
+    if (result)
+        return result;
+    result = end(req, img_setattr(req->path->upper, (img_id)req->in->nodeid, &set));
+    return result ? result : fast_getattr(req);
+}
