@@ -29,6 +29,7 @@ static void native_free(void *module) {
 static PyModuleDef_Slot native_slots[] = {
     {Py_mod_exec, imgpy_index_exec},
     {Py_mod_exec, imgpy_tree_exec},
+    {Py_mod_exec, imgpy_upper_exec},
     {Py_mod_exec, imgpy_linux_exec},
     {Py_mod_exec, imgpy_stats_exec},
     {0, NULL},

@@ -14,6 +14,7 @@
 
 int imgpy_index_exec(PyObject *module); /* FormatError, Member, LayerIndex, Scanner */
 int imgpy_tree_exec(PyObject *module);  /* Tree */
+int imgpy_upper_exec(PyObject *module); /* UpperFiles */
 int imgpy_linux_exec(PyObject *module); /* system calls that Python lacks */
 int imgpy_stats_exec(PyObject *module); /* Stats */
 

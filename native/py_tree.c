@@ -32,6 +32,16 @@ static PyObject *tree_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     return (PyObject *)self;
 }
 
+static void tree_dealloc(PyObject *self);
+
+img_tree *imgpy_tree_get(PyObject *obj) {
+    /* Its deallocator marks the type, which is final, as with LayerIndex. */
+    if (Py_TYPE(obj)->tp_dealloc == tree_dealloc)
+        return tree_of(obj);
+    PyErr_Format(PyExc_TypeError, "expected a Tree, not %.100s", Py_TYPE(obj)->tp_name);
+    return NULL;
+}
+
 static void tree_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     img_tree_free(tree_of(self));
@@ -427,7 +437,7 @@ static PyMethodDef tree_methods[] = {
     {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free place."},
     {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
     {"remember", imgpy_tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},
-    {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it; True when the node is gone."},
+    {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it, where there is no upper."},
     {NULL, NULL, 0, NULL},
 };
 

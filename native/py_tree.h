@@ -13,6 +13,13 @@ typedef struct {
     PyObject *indexes; /* list of the LayerIndex objects that the tree points into */
 } TreeObject;
 
+/* The tree inside a Tree, borrowed: it lives as long as obj. NULL with TypeError set for any other
+ * object. */
+img_tree *imgpy_tree_get(PyObject *obj);
+
+/* Nanoseconds since 1970, as Python has them; false with an exception raised. */
+bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest);
+
 static inline PyObject *raise_errno(int negative) {
     errno = -negative;
     return PyErr_SetFromErrno(PyExc_OSError);

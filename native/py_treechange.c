@@ -1,9 +1,11 @@
 /* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
 #include "py_tree.h"
 
+#include "upperdir.h"
+
 #include <sys/stat.h>
 
-static bool take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
+bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
     long long value = PyLong_AsLongLong(ns);
     if (value == -1 && PyErr_Occurred())
         return false;
@@ -23,8 +25,9 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
     Py_ssize_t target_len = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#", names, &a.mode, &a.uid, &a.gid,
                                      &rdev, &size, &mtime, &atime, &ctime, &target, &target_len) ||
-        !take_time(mtime, &a.mtime_s, &a.mtime_ns) || !take_time(atime, &a.atime_s, &a.atime_ns) ||
-        !take_time(ctime, &a.ctime_s, &a.ctime_ns))
+        !imgpy_take_time(mtime, &a.mtime_s, &a.mtime_ns) ||
+        !imgpy_take_time(atime, &a.atime_s, &a.atime_ns) ||
+        !imgpy_take_time(ctime, &a.ctime_s, &a.ctime_ns))
         return NULL;
     a.rdev = rdev;
     a.size = S_ISREG(a.mode) ? size : 0;
@@ -65,11 +68,11 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
         if (v[3] && S_ISREG(n->mode))
             n->size = PyLong_AsUnsignedLongLong(v[3]);
         if (v[4])
-            (void)take_time(v[4], &n->mtime_s, &n->mtime_ns);
+            (void)imgpy_take_time(v[4], &n->mtime_s, &n->mtime_ns);
         if (v[5] && !PyErr_Occurred())
-            (void)take_time(v[5], &n->atime_s, &n->atime_ns);
+            (void)imgpy_take_time(v[5], &n->atime_s, &n->atime_ns);
         if (v[6] && !PyErr_Occurred())
-            (void)take_time(v[6], &n->ctime_s, &n->ctime_ns);
+            (void)imgpy_take_time(v[6], &n->ctime_s, &n->ctime_ns);
         if (v[7] && PyObject_IsTrue(v[7]))
             n->flags |= IMG_NODE_UPPER;
         if (v[8] && S_ISREG(n->mode) && n->flags & IMG_NODE_UPPER)
@@ -185,10 +188,10 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
     unsigned long long ino, count = 1;
     if (!PyArg_ParseTuple(args, "K|K", &ino, &count))
         return NULL;
-    lock_write(tree_of(self));
-    img_node *node = node_or_raise(tree_of(self), ino);
+    lock_read(tree_of(self));
+    const img_node *node = node_or_raise(tree_of(self), ino);
     if (node)
-        node->lookups += count;
+        img_tree_remember(tree_of(self), (img_id)ino, count);
     unlock(tree_of(self));
     if (!node)
         return NULL;
@@ -197,17 +200,10 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
 
 PyObject *imgpy_tree_forget(PyObject *self, PyObject *args) {
     unsigned long long ino, count;
-    bool freed = false;
     if (!PyArg_ParseTuple(args, "KK", &ino, &count))
         return NULL;
-    lock_write(tree_of(self));
-    img_node *node = img_tree_node(tree_of(self), ino);
-    if (node) {
-        node->lookups -= count < node->lookups ? count : node->lookups;
-        freed = img_tree_release(tree_of(self), (img_id)ino);
-    }
-    unlock(tree_of(self));
-    return PyBool_FromLong(freed);
+    img_forget(tree_of(self), NULL, ino, count);
+    Py_RETURN_NONE;
 }
 
 PyObject *imgpy_tree_setxattr(PyObject *self, PyObject *args) {
