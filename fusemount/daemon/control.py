@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Answers = Mapping[str, Callable[[], dict[str, Any]]]
 
 _SECONDS = 5.0
+_PATIENCE = 10.0  # of who asks: a daemon whose slots are taken has one again after _SECONDS
 _QUESTION_BYTES = 64 * 1024
 _ANSWER_BYTES = 16 * 1024 * 1024
 _CLIENTS = 8
@@ -189,9 +190,9 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
 
 def _exchange(runtime: Path, record: Record, question: str) -> bytes:
     """Raises OSError (TimeoutError), and ValueError for an answer that is cut off."""
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + _PATIENCE
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.settimeout(_SECONDS)
+        link.settimeout(_PATIENCE)
         with _beside(runtime, record) as short:
             link.connect(short)
         with suppress(BrokenPipeError):  # it has hung up: what it said may still be there
