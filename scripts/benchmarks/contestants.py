@@ -1,0 +1,172 @@
+"""Law: every contestant shows the same image at place.at by one command that returns when it may be
+used; what it needs is made before (`prepare`, `arrange`) and is no part of any time.
+
+Options make them equals, not worse: suid, dev and other users are allowed everywhere (imgmount's
+root default), nothing else is set.  All uppers and unpacked trees lie on one file system.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import mounting
+from benchmarks.images import Image
+from benchmarks.mounting import Place
+from benchmarks.tools import SETUP_SECONDS, TOP, Command, Tools, output, without_imgmount
+
+MOUNT_SECONDS = 600.0
+PYFUSE3 = "imgmount-pyfuse3"
+"""imgmount without its fast path."""
+
+
+class Contestant(ABC):
+    name: str
+    writable = True
+    unpacks = False
+    """Needs the image as a directory."""
+    environment: dict[str, str] | None = None
+
+    def prepare(self, image: Image) -> None:  # noqa: B027  (kernel file systems need nothing)
+        """Once an image: whatever is kept between mounts, an index too."""
+
+    def arrange(self, image: Image, place: Place, changes: bool) -> None:  # noqa: B027
+        """Before each mount; changes: the image's own files will be changed."""
+
+    @abstractmethod
+    def command(self, image: Image, place: Place) -> Command: ...
+
+    @contextmanager
+    def mounted(self, image: Image, place: Place) -> Iterator[Path]:
+        output(self.command(image, place), MOUNT_SECONDS, environment=self.environment, cwd=TOP)
+        mounting.wait_mounted(place.at)
+        yield place.at  # the place takes the mount down
+
+
+class Imgmount(Contestant):
+    """The checkout's daemon, run by the Python that runs this, with directories of its own."""
+
+    def __init__(self, name: str, base: Path, options: str) -> None:
+        self.name, self._options = name, options
+        self._prepared: set[str] = set()
+        self.environment = without_imgmount() | {
+            f"IMGMOUNT_{what}_DIR": str(base / "imgmount" / what.lower())
+            for what in ("CACHE", "STATE", "RUNTIME")
+        } | {"PYTHONPATH": str(TOP)}  # fmt: skip
+
+    def prepare(self, image: Image) -> None:
+        """A first mount verifies and indexes; what is timed are mounts with a kept index."""
+        if image.name in self._prepared:
+            return
+        with mounting.place(image.base / "first-mount") as place, self.mounted(image, place):
+            self._prepared.add(image.name)
+
+    def command(self, image: Image, place: Place) -> Command:
+        options = ["-o", self._options] if self._options else []
+        return [sys.executable, "-m", "fusemount", f"tar:{image.tar}", place.at, "--upper",
+                place.upper, "--work", place.work, *options]  # fmt: skip
+
+
+class Overlayfs(Contestant):
+    """The kernel's, over the unpacked layer."""
+
+    name = "overlayfs"
+    unpacks = True
+
+    def prepare(self, image: Image) -> None:
+        _ = image.unpacked
+
+    def command(self, image: Image, place: Place) -> Command:
+        return ["mount", "-t", "overlay", "overlay", "-o", _lower(image, place), place.at]
+
+
+class FuseOverlayfs(Contestant):
+    name = "fuse-overlayfs"
+    unpacks = True
+
+    def prepare(self, image: Image) -> None:
+        _ = image.unpacked
+
+    def command(self, image: Image, place: Place) -> Command:
+        options = _lower(image, place) + ",allow_other,suid,dev"
+        return ["fuse-overlayfs", "-o", options, place.at]
+
+
+def _lower(image: Image, place: Place) -> str:
+    return f"lowerdir={image.unpacked},upperdir={place.upper},workdir={place.work}"
+
+
+@dataclass
+class Plain(Contestant):
+    """The disk's own file system: the unpacked tree itself, or a copy where it is changed.
+
+    It has no mount that could be new, so its first walks are warm ones.
+    """
+
+    name: str
+    unpacks = True
+
+    def prepare(self, image: Image) -> None:
+        _ = image.unpacked
+
+    def arrange(self, image: Image, place: Place, changes: bool) -> None:
+        if changes:
+            output(["cp", "-a", image.unpacked, place.copy], SETUP_SECONDS)
+
+    def command(self, image: Image, place: Place) -> Command:
+        tree = place.copy if place.copy.exists() else image.unpacked
+        return mounting.bind_command(tree, place.at)
+
+
+class Squashfuse(Contestant):
+    name = "squashfuse"
+    writable = False
+
+    def prepare(self, image: Image) -> None:
+        _ = image.squashfs
+
+    def command(self, image: Image, place: Place) -> Command:
+        return ["squashfuse_ll", "-o", "allow_other,suid,dev", image.squashfs, place.at]
+
+
+@dataclass
+class Ratarmount(Contestant):
+    tools: Tools
+    name = "ratarmount"
+    writable = False
+
+    def prepare(self, image: Image) -> None:
+        _ = image.ratarmount_index
+
+    def command(self, image: Image, place: Place) -> Command:
+        return [self.tools.ratarmount() / "ratarmount", "--index-file", image.ratarmount_index,
+                "-o", "allow_other,suid,dev", image.tar, place.at]  # fmt: skip
+
+
+DEFAULT_PEERS = "imgmount,overlayfs,ext4,fuse-overlayfs,squashfuse,ratarmount"
+
+
+def contestants(
+    names: list[str], tools: Tools, disk: str, options: str, variants: dict[str, str]
+) -> list[Contestant]:
+    """Raises ValueError for a name that is none. options are imgmount's, and its variants' too."""
+    made: dict[str, Contestant] = {
+        "imgmount": Imgmount("imgmount", tools.base, options),
+        "overlayfs": Overlayfs(),
+        disk: Plain(disk),
+        "fuse-overlayfs": FuseOverlayfs(),
+        "squashfuse": Squashfuse(),
+        "ratarmount": Ratarmount(tools),
+    }
+    for name, words in {PYFUSE3: "fastpath=off", **variants}.items():
+        made[name] = Imgmount(name, tools.base, ",".join(filter(None, (options, words))))
+    aliases = {"ext4": disk, "squashfuse_ll": "squashfuse"}
+    wanted = [aliases.get(name, name) for name in names] + list(variants)
+    unknown = [name for name in wanted if name not in made]
+    if unknown:
+        raise ValueError(f"no such contestant: {', '.join(unknown)} (there are {', '.join(made)})")
+    return [made[name] for name in dict.fromkeys(wanted)]

@@ -1,0 +1,203 @@
+"""Law: figures to text.  No clock, no file system: the same results give the same report.
+
+Ratios are those of medians, imgmount ÷ the other: under 1, imgmount is the faster one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.running import Memory, Results, Run
+
+MIB = 1 << 20
+OURS = "imgmount"
+NOTHING = "–"  # noqa: RUF001  (the sign the table of limits uses)
+MEMORY_BASE, MEMORY_A_NODE = 45 * MIB, 200
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most this ratio to the kernel's overlayfs and to fuse-overlayfs; None: none was set."""
+
+    measure: str
+    overlayfs: float | None
+    fuse_overlayfs: float | None
+    tried_for: float | None = None
+
+
+LIMITS = [
+    Limit("stat walk, warm", 1.0, 0.5),
+    Limit("stat walk, first", 1.5, 0.35),
+    Limit("read-all walk, first", 3.5, 0.25, 2.0),
+    Limit("read-all walk, second", 2.5, 0.25, 1.2),
+    Limit("read-all walk, third", 1.0, 0.25),
+    Limit("import numpy, warm", 1.1, 0.9),
+    Limit("create small files", 6.0, 0.35, 3.0),
+    Limit("rm -rf of small files", 6.0, 0.5, 3.0),
+    Limit("untar", 5.0, 0.4, 2.5),
+    Limit("write + fsync", 1.0, 0.5),
+    Limit("re-read", 1.1, 0.5),
+    Limit("random 4 KiB writes + fsync", 1.0, 0.3),
+    Limit("fsync loop", 1.6, 1.0),
+    Limit("apt-get install", 1.5, 0.7),
+]
+SECONDS = {
+    "mount to first ls, 100,000 entries": 0.200,
+    "mount to first ls, 1,000,000 entries": 0.350,
+}
+
+Times = Mapping[str, Mapping[str, Sequence[float]]]
+"""Seconds of every run, by measure and contestant."""
+
+
+def times(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
+    """Measures and contestants in the order in which they came."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        found.setdefault(run.measure, {}).setdefault(run.contestant, []).append(run.seconds)
+    return found
+
+
+def ratio(rows: Mapping[str, Sequence[float]], other: str, ours: str = OURS) -> float | None:
+    """Median of ours ÷ median of the other; None where one of them has none, or took no time."""
+    if not rows.get(ours) or not rows.get(other):
+        return None
+    below = statistics.median(rows[other])
+    return statistics.median(rows[ours]) / below if below else None
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return NOTHING
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}{unit}"
+
+
+def exact(seconds: float) -> str:
+    return f"{seconds:.{4 if seconds < 1 else 3 if seconds < 10 else 2}f}"
+
+
+def every_figure(results: Results, contestants: Sequence[str]) -> str:
+    """A line a measure and contestant; who cannot do it share a line without figures."""
+    failed = {(f.work, f.contestant) for f in results.failures}
+    work_of = {run.measure: run.work for run in results.runs}
+    lines = [
+        "| work | contestant | median s | min | max | imgmount ÷ it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for measure, rows in times(results.runs).items():
+        without = []
+        for name in contestants:
+            if name in rows:
+                cells = [exact(pick(rows[name])) for pick in (statistics.median, min, max)]
+                cells.append(figure(ratio(rows, name)))
+                lines.append(f"| {measure} | {name} | " + " | ".join(cells) + " |")
+            elif (work_of[measure], name) in failed:
+                lines.append(f"| {measure} | {name} | failed |" + f" {NOTHING} |" * 3)
+            else:
+                without.append(name)
+        if without:
+            lines.append(f"| {measure} | {', '.join(without)} |" + f" {NOTHING} |" * 4)
+    return "\n".join(lines)
+
+
+def against_limits(results: Results) -> str:
+    """Found ÷ allowed, and whether it is met; rows without a figure say so."""
+    rows = times(results.runs)
+    lines = [
+        "| work | ÷ overlayfs | limit | met | ÷ fuse-overlayfs | limit | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for limit in LIMITS:
+        cells = [limit.measure]
+        for other, most, wish in (
+            ("overlayfs", limit.overlayfs, limit.tried_for),
+            ("fuse-overlayfs", limit.fuse_overlayfs, None),
+        ):
+            found = ratio(rows.get(limit.measure, {}), other)
+            cells += [figure(found), _allowed(most, wish), verdict(found, most)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _allowed(most: float | None, wish: float | None) -> str:
+    if most is None:
+        return NOTHING
+    return f"≤ {most:g}" + (f", try {wish:g}" if wish else "")
+
+
+def verdict(found: float | None, most: float | None) -> str:
+    if found is None or most is None:
+        return NOTHING
+    return "yes" if found <= most else "**no**"
+
+
+def absolute_limits(results: Results) -> str:
+    """Seconds to the first ls, and the daemon's memory: base and bytes a node."""
+    lines = ["| imgmount | found | limit | met |", "|---|---|---|---|"]
+    rows = times(results.runs)
+    for measure, most in SECONDS.items():
+        found = rows.get(measure, {}).get(OURS)
+        median = statistics.median(found) if found else None
+        shown = figure(median * 1000, " ms") if median is not None else NOTHING
+        lines.append(f"| {measure} | {shown} | ≤ {most * 1000:g} ms | {verdict(median, most)} |")
+    peaks: dict[str, Memory] = {}
+    for memory in results.memory:
+        if memory.contestant != OURS or memory.work.startswith("index"):
+            continue
+        known = peaks.get(memory.work)
+        if known is None or memory.bytes > known.bytes:
+            peaks[memory.work] = memory
+    for work, memory in peaks.items():
+        allowed = MEMORY_BASE + MEMORY_A_NODE * memory.entries
+        cells = [figure(memory.bytes / MIB, " MiB"), "≤ " + figure(allowed / MIB, " MiB")]
+        cells.append(verdict(memory.bytes, allowed))
+        lines.append(f"| peak memory, {work} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def peak_memory(results: Results, contestants: Sequence[str]) -> str:
+    """MiB, the greatest of all runs, a line a work."""
+    peaks: dict[str, dict[str, int]] = {}
+    for memory in results.memory:
+        row = peaks.setdefault(memory.work, {})
+        row[memory.contestant] = max(row.get(memory.contestant, 0), memory.bytes)
+    who = [name for name in contestants if any(name in row for row in peaks.values())]
+    lines = [f"| work | {' | '.join(who)} |", "|---" * (len(who) + 1) + "|"]
+    for work, row in peaks.items():
+        cells = [figure(row[name] / MIB) if name in row else NOTHING for name in who]
+        lines.append(f"| {work} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def markdown(about: Mapping[str, Any], results: Results) -> str:
+    """The whole report. about: what `scripts/bench` writes at the head of its JSON."""
+    contestants = list(about["contestants"])
+    quick = " **Quick sizes: these figures mean nothing.**" if about["quick"] else ""
+    busy = "`stress-ng --cpu 2` beside it" if about["load"] else "nothing beside it"
+    parts = [
+        f"`{about['command']}`, {about['when']}: kernel {about['kernel']}, {about['cpus']} CPUs, "
+        f"{about['disk']}, {about['runs']} interleaved runs, {busy}.{quick}",
+        "## Limits, and what was found",
+        "Ratios of medians, imgmount ÷ the other.",
+        against_limits(results),
+        absolute_limits(results),
+        "## Every figure",
+        every_figure(results, contestants),
+        "## Peak memory of the daemon, MiB",
+        peak_memory(results, contestants),
+    ]
+    if results.failures:
+        parts += ["## Failures", "\n".join(
+            f"- {f.work}, {f.contestant}, run {f.run}: {_one_line(f.reason)}"
+            for f in results.failures
+        )]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:400]

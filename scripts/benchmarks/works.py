@@ -1,0 +1,259 @@
+"""Law: a work says which image it is done on, what is timed, and does it on a mount that is new.
+
+Times come from the walker (walker.c) and from fio, never from Python.  "First" means first since
+this mount was made: its own caches are empty, the page cache below (archive, unpacked files) is
+warm.  Nothing here knows which contestant it works on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import mounting
+from benchmarks.contestants import Contestant
+from benchmarks.debian import ADDED, IN_CHROOT
+from benchmarks.images import MIB, Image, Sizes
+from benchmarks.mounting import Place
+from benchmarks.tools import Failure, Tools, output
+
+REPEATED = 5
+RANDOM_READS = 32_768
+FIRST_LS = {"hundred-thousand": "100,000", "million": "1,000,000"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one visit: seconds a measure, and the daemon's peak memory in bytes (0: it has none)."""
+
+    seconds: dict[str, float]
+    memory: int = 0
+
+
+class Visit:
+    """A mount that a work is done on; `timed` notes what it finds."""
+
+    def __init__(
+        self, tools: Tools, sizes: Sizes, at: Path, untar: Path | None, timeout: float
+    ) -> None:
+        self.sizes, self.at, self.untar = sizes, at, untar
+        self.seconds: dict[str, float] = {}
+        self._walker, self._timeout = tools.walker, timeout
+
+    def timed(self, measure: str, *words: str | Path | int, times: int = 1) -> None:
+        self.seconds[measure] = self.walk(*words) / times
+
+    def walk(self, *words: str | Path | int, root: Path | None = None) -> float:
+        """Seconds. root: the commands of `run` run in a chroot there."""
+        said = self._output([self._walker, *map(str, words)], IN_CHROOT if root else None)
+        return float(said.split()[0])
+
+    def in_chroot(self, *command: str, repeated: int = 1) -> float:
+        words: list[str | Path] = []
+        for _ in range(repeated):
+            words += [*(["--"] if words else []), "chroot", self.at, *command]
+        return self.walk("run", *words, root=self.at) / repeated
+
+    def fio(self, measure: str, file: str, *options: str) -> None:
+        """fio's own run time of its one job; files are not thrown out of the page cache first."""
+        said = self._output(
+            ["fio", "--name=job", "--output-format=json", "--invalidate=0", "--ioengine=psync",
+             f"--filename={self.at / file}", *options], None,
+        )  # fmt: skip
+        job = json.loads(said[said.index("{") :])["jobs"][0]
+        if job["error"]:
+            raise Failure(f"fio: error {job['error']}")
+        self.seconds[measure] = (job["read"]["runtime"] + job["write"]["runtime"]) / 1000
+
+    def _output(self, command: list[str | Path], environment: dict[str, str] | None) -> str:
+        return output(
+            command, self._timeout, environment=environment,
+            on_timeout=lambda: mounting.kill_servers(self.at),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MountWork:
+    """One visit: mount, do, note memory, take down."""
+
+    name: str
+    image: str
+    do: Callable[[Visit], None]
+    writes: bool = False
+    changes: bool = False
+    """Changes files of the image, so that a plain directory must be a copy."""
+
+    def takes(self, contestant: Contestant) -> bool:
+        return contestant.writable or not self.writes
+
+    def visit(self, contestant: Contestant, bench: Bench) -> Found:
+        image = bench.images[self.image]
+        untar = bench.images["untar"].tar if self.name == "untar" else None
+        with bench.place(contestant.name) as place:
+            contestant.arrange(image, place, self.changes)
+            os.sync()  # what was written before is not this visit's to wait for
+            with contestant.mounted(image, place) as at:
+                visit = Visit(bench.tools, bench.sizes, at, untar, bench.timeout)
+                self.do(visit)
+                memory = mounting.peak_memory(mounting.serving(at))
+        return Found(visit.seconds, memory)
+
+
+@dataclass(frozen=True)
+class FirstLs:
+    """From before the mounting command is started until an `ls` of the mount's root has ended."""
+
+    name: str
+    image: str
+
+    def takes(self, contestant: Contestant) -> bool:
+        return not contestant.unpacks or self.image != "million"
+
+    def visit(self, contestant: Contestant, bench: Bench) -> Found:
+        image = bench.images[self.image]
+        with bench.place(contestant.name) as place:
+            os.sync()
+            command = contestant.command(image, place)
+            said = output(
+                [bench.tools.walker, "run", *command, "--", "ls", place.at], bench.timeout,
+                environment=contestant.environment, on_timeout=lambda: _kill(place),
+            )  # fmt: skip
+            if not any(place.at.iterdir()):
+                raise Failure(f"{command[0]} returned before anything was mounted")
+            memory = mounting.peak_memory(mounting.serving(place.at))
+        measure = f"mount to first ls, {FIRST_LS[self.image]} entries"
+        return Found({measure: float(said.split()[0])}, memory)
+
+
+def _kill(place: Place) -> None:
+    mounting.kill_servers(place.at)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every visit needs."""
+
+    base: Path
+    tools: Tools
+    images: Mapping[str, Image]
+    sizes: Sizes
+    timeout: float
+
+    @contextmanager
+    def place(self, contestant: str) -> Iterator[Place]:
+        with mounting.place(self.base / "visits" / contestant) as place:
+            yield place
+
+
+def stat_walk(v: Visit) -> None:
+    v.timed("stat walk, first", "stat", v.at)
+    v.walk("stat", v.at)
+    v.timed("stat walk, warm", "stat", v.at)
+
+
+def read_walk(v: Visit) -> None:
+    for turn in ("first", "second", "third"):
+        v.timed(f"read-all walk, {turn}", "read", v.at)
+
+
+def read_walk_fstat(v: Visit) -> None:
+    for turn in ("first", "second", "third"):
+        v.timed(f"read-all walk with fstat, {turn}", "read-fstat", v.at)
+
+
+def sequential_reads(v: Visit) -> None:
+    for turn in ("first", "warm"):
+        v.fio(f"sequential read, {turn}", "large", "--readonly", "--rw=read", "--bs=128k")
+
+
+def random_reads(v: Visit) -> None:
+    """The same places both times: fio's generator starts from one seed."""
+    size = min(RANDOM_READS * 4096, v.sizes.large_mib * MIB)
+    for turn in ("first", "warm"):
+        v.fio(f"random 4 KiB reads, {turn}", "large", "--readonly", "--rw=randread", "--bs=4k",
+              f"--io_size={size}", "--randseed=7")  # fmt: skip
+
+
+def small_files(v: Visit) -> None:
+    v.timed("create small files", "create", v.at / "made", v.sizes.created, 4096)
+    v.timed("read small files", "read", v.at / "made")
+    v.timed("rm -rf of small files", "run", "rm", "-rf", v.at / "made")
+
+
+def write(v: Visit) -> None:
+    v.timed("write + fsync", "write", v.at / "made", v.sizes.written_mib)
+    v.timed("re-read", "reread", v.at / "made")
+
+
+def random_writes(v: Visit) -> None:
+    """As many writes as the file has blocks, one fsync at the end."""
+    v.walk("write", v.at / "made", v.sizes.random_mib)
+    v.fio("random 4 KiB writes + fsync", "made", "--rw=randwrite", "--bs=4k", "--end_fsync=1",
+          "--randseed=7")  # fmt: skip
+
+
+def fsync_loop(v: Visit) -> None:
+    v.timed("fsync loop", "fsyncs", v.at / "made", v.sizes.fsyncs)
+
+
+def untar(v: Visit) -> None:
+    assert v.untar
+    made = v.at / "made"
+    made.mkdir()
+    v.timed("untar", "run", "tar", "-xf", v.untar, "-C", made)
+    v.timed("rm -rf of what was untarred", "run", "rm", "-rf", made)
+
+
+def apt_install(v: Visit) -> None:
+    with mounting.machine_bound(v.at):
+        v.seconds["apt-get install"] = v.in_chroot(
+            "apt-get", "install", "-y", "-qq", "--no-install-recommends", *ADDED
+        )
+
+
+def numpy(v: Visit) -> None:
+    command = ("python3", "-c", "import numpy")
+    with mounting.machine_bound(v.at):
+        v.seconds["import numpy, first"] = v.in_chroot(*command)
+        v.in_chroot(*command, repeated=2)
+        v.seconds["import numpy, warm"] = v.in_chroot(*command, repeated=REPEATED)
+
+
+def gcc_build(v: Visit) -> None:
+    with mounting.machine_bound(v.at):
+        v.seconds["gcc build"] = v.in_chroot("make", "-s", "-j2", "-C", "/srv/build")
+
+
+def chmod_large(v: Visit) -> None:
+    v.timed("chmod of a large file", "chmod", v.at / "large")
+
+
+def byte_large(v: Visit) -> None:
+    v.timed("one byte into a large file", "byte", v.at / "large")
+
+
+Work = MountWork | FirstLs
+
+WORKS: list[Work] = [
+    FirstLs("first-ls", "hundred-thousand"),
+    FirstLs("first-ls-million", "million"),
+    MountWork("stat-walk", "tree", stat_walk),
+    MountWork("read-walk", "tree", read_walk),
+    MountWork("read-walk-fstat", "tree", read_walk_fstat),
+    MountWork("sequential-reads", "large", sequential_reads),
+    MountWork("random-reads", "large", random_reads),
+    MountWork("small-files", "small", small_files, writes=True, changes=True),
+    MountWork("write", "small", write, writes=True, changes=True),
+    MountWork("random-writes", "small", random_writes, writes=True, changes=True),
+    MountWork("fsync-loop", "small", fsync_loop, writes=True, changes=True),
+    MountWork("untar", "small", untar, writes=True, changes=True),
+    MountWork("apt-install", "debian", apt_install, writes=True, changes=True),
+    MountWork("numpy", "debian", numpy),
+    MountWork("gcc-build", "debian", gcc_build, writes=True, changes=True),
+    MountWork("chmod-large", "large", chmod_large, writes=True, changes=True),
+    MountWork("byte-large", "large", byte_large, writes=True, changes=True),
+]
