@@ -1,7 +1,6 @@
 /* fast.h: what the files of the fast path share; nobody else includes it.
  *
  *   fastloop.c    threads: who reads the device, who sleeps, how it ends
- *   fastkeep.c    CPUs that do not halt between requests
  *   fastrequest.c one request: checked, dispatched, answered, counted
  *   fastlook.c    what only looks: names, attributes, listings, links, xattrs, statfs
  *   fastfile.c    contents: READ, WRITE, FSYNC, FALLOCATE, COPY_FILE_RANGE
@@ -92,13 +91,6 @@ void fast_will_wait(img_fastpath *path);
 
 /* A short pause for a thread that spins. */
 void fast_relax(void);
-
-/* ---- fastkeep.c ---- */
-typedef struct fast_keep fast_keep;
-fast_keep *fast_keep_start(void); /* NULL: not to be had */
-void fast_keep_stop(fast_keep *keep);
-/* A request came, at that time. */
-void fast_keep_awake(fast_keep *keep, uint64_t now);
 
 /* ---- fastrelay.c ---- */
 fast_relay *fast_relay_start(img_fastpath *path, int fd, img_error *err);

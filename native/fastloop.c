@@ -37,7 +37,6 @@ typedef struct reader {
 
 struct fast_loop {
     img_fastpath *path;
-    fast_keep *keep; /* NULL: none */
     atomic_bool over;
     atomic_int reading;  /* threads that read the device, or are about to */
     atomic_ullong turns; /* requests taken */
@@ -65,7 +64,8 @@ static void call_one(fast_loop *loop) {
 }
 
 /* Sleeps until called, unless nobody else reads: then false, and the caller goes on reading. */
-static bool park(fast_loop *loop) {
+static bool park(reader *self) {
+    fast_loop *loop = self->loop;
     int reading = atomic_load(&loop->reading);
     do
         if (reading < 2)
@@ -206,7 +206,7 @@ static ssize_t next(reader *self, int *at_once) {
             return n;
         }
         *at_once = 0;
-        if (park(self->loop)) {
+        if (park(self)) {
             if (atomic_load(&self->loop->over))
                 return -1;
             continue;
@@ -228,7 +228,6 @@ static void *reader_main(void *arg) {
             break;
         atomic_fetch_sub(&loop->reading, 1);
         atomic_fetch_add(&loop->turns, 1);
-        fast_keep_awake(loop->keep, img_stats_now());
         fast_handle(loop->path, self->fd, self->in, (size_t)n, self->out);
         atomic_fetch_add(&loop->reading, 1);
     }
@@ -279,8 +278,6 @@ static void loop_stop(fast_loop *loop) {
         (void)pthread_join(loop->readers[i].thread, NULL);
     if (loop->watch_made)
         (void)pthread_join(loop->watch_thread, NULL);
-    fast_keep_stop(loop->keep);
-    loop->keep = NULL;
 }
 
 static void loop_free(fast_loop *loop, unsigned readers) {
@@ -311,8 +308,6 @@ static fast_loop *loop_new(img_fastpath *path) {
 }
 
 static int loop_start(fast_loop *loop) {
-    if (loop->path->options.spin_us)
-        loop->keep = fast_keep_start();
     int failed = pthread_create(&loop->watch_thread, NULL, watch_main, loop);
     loop->watch_made = !failed;
     for (unsigned i = 0; i < loop->path->options.threads && !failed; i++)
