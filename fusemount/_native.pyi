@@ -201,6 +201,29 @@ class UpperFiles:
     def sync(self, ino: int, data_only: bool, /) -> None: ...
 
 @final
+class FastPath:
+    """Answers the kernel on threads without the GIL (native/fastpath.h), from its making until
+    stop(). Descriptors are borrowed; -1: none. Raises OSError."""
+
+    def __new__(
+        cls,
+        tree: Tree,
+        upper: UpperFiles | None,
+        stats: Stats,
+        *,
+        device_fd: int,
+        relay_fd: int,
+        log_fd: int,
+        end_fd: int,
+        upper_fd: int,
+        threads: int,
+        spin_us: int,
+        default_permissions: bool,
+        push: bool,
+    ) -> FastPath: ...
+    def stop(self) -> None: ...  # releases the GIL
+
+@final
 class Stats:
     """Counters (native/stats.h); adding is lock-free, also from C threads without the GIL."""
 

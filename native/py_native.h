@@ -12,11 +12,12 @@
 #include "error.h"
 #include "index.h"
 
-int imgpy_index_exec(PyObject *module); /* FormatError, Member, LayerIndex, Scanner */
-int imgpy_tree_exec(PyObject *module);  /* Tree */
-int imgpy_upper_exec(PyObject *module); /* UpperFiles */
-int imgpy_linux_exec(PyObject *module); /* system calls that Python lacks */
-int imgpy_stats_exec(PyObject *module); /* Stats */
+int imgpy_index_exec(PyObject *module);    /* FormatError, Member, LayerIndex, Scanner */
+int imgpy_tree_exec(PyObject *module);     /* Tree */
+int imgpy_upper_exec(PyObject *module);    /* UpperFiles */
+int imgpy_linux_exec(PyObject *module);    /* system calls that Python lacks */
+int imgpy_stats_exec(PyObject *module);    /* Stats */
+int imgpy_fastpath_exec(PyObject *module); /* FastPath */
 
 /* The module's state: the types that C makes objects of. */
 typedef struct imgpy_state {
