@@ -66,19 +66,26 @@ def _entry(attr: _native.Attr) -> pyfuse3.EntryAttributes:
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid)
+    return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 class Operations(pyfuse3.Operations):
-    """The view, as FUSE asks for it."""
+    """The view, as FUSE asks for it.
+
+    prepares: we stand behind the fast path, which answers the kernel's OPEN itself: one for writing
+    is its own, and asks to bring the file up.
+    """
 
     supports_dot_lookup = True
     enable_writeback_cache = True
 
-    def __init__(self, view: RootFs, *, acl: bool, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, view: RootFs, *, acl: bool, ready: Callable[[], None], prepares: bool = False
+    ) -> None:
         super().__init__()
         self.enable_acl = acl
         self._view = view
+        self._prepares = prepares
         self._ready = ready
 
     def init(self) -> None:
@@ -110,7 +117,7 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
-            self._view.tree.forget(ino, count)
+            self._view.forget(ino, count)
 
     @_answering
     async def mknod(
@@ -231,6 +238,8 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if self._prepares and flags & os.O_ACCMODE != os.O_RDONLY:
+            self._view.prepare(inode)
         self._view.open(inode, flags)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
 
@@ -262,9 +271,8 @@ class Operations(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         self._view.fsync(fh, datasync)
 
-    @_answering
     async def release(self, fh: int) -> None:
-        self._view.release(fh)
+        """Files have no handles."""
 
     # ---- directories ----------------------------------------------------------------------
 
@@ -296,7 +304,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        self._view.fsync_dir(fh)
+        self._view.fsync(fh, datasync)
 
     @_answering
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:

@@ -21,17 +21,18 @@ from contextlib import contextmanager
 
 from fusemount import _native
 from fusemount.rootfs.load import visible_path
+from fusemount.rootfs.names import moving
 from fusemount.rootfs.upper import Owner, Upper
 
-_WHOLE = 2**63 - 1
+WHOLE = 2**63 - 1
 _NOT_TAKEN = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class CopyUp:
     """Brings nodes up. Raises OSError: of the upper (ENOSPC, …) or the archive (EIO)."""
 
-    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
-        self._tree, self._upper = tree, upper
+    def __init__(self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles) -> None:
+        self._tree, self._upper, self._native = tree, upper, native
 
     # ---- places ---------------------------------------------------------------------------
 
@@ -47,7 +48,7 @@ class CopyUp:
 
     @staticmethod
     def orphan(ino: int) -> bytes:
-        """Where, in the work directory, a file without a name stands while it is open."""
+        """Where, in the work directory, a file without a name stands while the kernel knows it."""
         return b"orphan-%d" % ino
 
     @contextmanager
@@ -77,23 +78,29 @@ class CopyUp:
         self._tree.set_attr(ino, upper=True)
         self.restore_times(self._tree.names(ino)[0][0])
 
-    def node(self, ino: int, size: int = _WHOLE) -> None:
+    def node(self, ino: int, size: int = WHOLE) -> None:
         """Brings a node up, of a file's data only the first size bytes."""
         attr = self._tree.getattr(ino)
         if attr.upper:
             return
-        if stat.S_ISDIR(attr.mode):
-            self.directory(ino)
-            return
         names = self._tree.names(ino)
+        if stat.S_ISDIR(attr.mode):
+            if names:  # one that was removed has no place to come to
+                self.directory(ino)
+            return
         for parent, _ in names:
             self.directory(parent)
         staged = self._stage(ino, attr, size)
-        st = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
-        self._place(ino, staged, names)
-        self._tree.set_attr(ino, upper=True, blocks=st.st_blocks)
-        if stat.S_ISREG(attr.mode):
-            self._tree.set_attr(ino, size=st.st_size)
+        try:
+            if names:
+                self._place(ino, staged, names)
+            else:
+                self._place_orphan(ino, staged)
+        except OSError:
+            self._upper.discard(staged)
+            raise
+        for parent in {parent for parent, _ in names}:
+            self.restore_times(parent)
 
     def _stage(self, ino: int, attr: _native.Attr, size: int) -> bytes:
         name, work = self._upper.temporary(), self._upper.work_fd
@@ -144,17 +151,39 @@ class CopyUp:
         os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
 
     def _place(self, ino: int, staged: bytes, names: list[tuple[int, bytes]]) -> None:
-        work = self._upper.work_fd
-        if not names:
-            os.rename(staged, self.orphan(ino), src_dir_fd=work, dst_dir_fd=work)
-            return
-        for parent, name in names[1:]:
-            with self._upper.at(self.child(parent, name)) as (fd, rest):
-                os.link(staged, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
-        parent, name = names[0]
-        self._upper.put_in(staged, self.child(parent, name))
-        for parent, _ in names:
-            self.restore_times(parent)
+        work, linked = self._upper.work_fd, []
+        st = os.stat(staged, dir_fd=work, follow_symlinks=False)
+        (parent, name), *others = names
+        try:
+            for path in (self.child(*other) for other in others):
+                with self._upper.at(path) as (fd, rest):
+                    os.link(staged, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+                linked.append(path)
+            self._upper.put_in(staged, self.child(parent, name))
+        except OSError:
+            for path in linked:
+                with self._upper.at(path) as (fd, rest):
+                    os.unlink(rest, dir_fd=fd)
+            raise
+        self._is_up(ino, st)
+
+    def _place_orphan(self, ino: int, staged: bytes) -> None:
+        work, orphan = self._upper.work_fd, self.orphan(ino)
+        st = os.stat(staged, dir_fd=work, follow_symlinks=False)
+        with moving(self._native):
+            os.rename(staged, orphan, src_dir_fd=work, dst_dir_fd=work)
+            try:
+                self._is_up(ino, st)
+            except OSError:  # forgotten meanwhile
+                os.unlink(orphan, dir_fd=work)
+                raise
+
+    def _is_up(self, ino: int, st: os.stat_result) -> None:
+        """In one step to who reads the tree. The size is of what was copied."""
+        if stat.S_ISREG(st.st_mode):
+            self._tree.set_attr(ino, upper=True, size=st.st_size, blocks=st.st_blocks)
+        else:
+            self._tree.set_attr(ino, upper=True)
 
     def restore_times(self, ino: int) -> None:
         """The upper directory gets the times that the tree shows."""

@@ -1,7 +1,8 @@
-"""Law: new objects in the upper, with owner, mode and ACL as POSIX has them inherited.
+"""Law: new objects that take more than one step: inherited ACLs, opaque marks, stored owners.
 
-Each is made in the work directory, made ready there, and moved in by one rename, over the whiteout
-if the layers have the name: what is half made, or below, never shows.
+native/change.c makes all others.  Each is made in the work directory, made ready there, and moved
+in by one rename, over the whiteout if the layers have the name: what is half made, or below, never
+shows.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from fusemount.rootfs.upper import ACL_DEFAULT, Owner, Upper
 
 @dataclass(frozen=True)
 class New:
-    """What is to be made: mode with its type; uid and gid of who asks; target of a symlink."""
+    """What is to be made: mode with its type; uid, gid and umask of who asks; a symlink's target.
+
+    The umask may have been applied already: a default ACL replaces it where it still can (acl(5)).
+    """
 
     mode: int
     rdev: int
     uid: int
     gid: int
+    umask: int
     target: bytes
 
 
@@ -33,11 +38,10 @@ class Maker:
         self._tree, self._upper, self._copy = tree, upper, copy
 
     def make(self, parent: int, name: bytes, new: New) -> int:
-        """The nodeid of the new object; the name must be free."""
+        """The nodeid of the new object; the name must be free, the directory in the upper."""
         upper = self._upper
-        self._copy.directory(parent)
-        mode, owner = self._owned(parent, new)
-        acl = None if stat.S_ISLNK(mode) else self._tree.getxattr(parent, ACL_DEFAULT)
+        acl = None if stat.S_ISLNK(new.mode) else self._tree.getxattr(parent, ACL_DEFAULT)
+        mode, owner = self._owned(parent, new, acl)
         path = self._copy.child(parent, name)
         stage = upper.temporary()
         try:
@@ -51,9 +55,11 @@ class Maker:
             raise
         return self._adopt(parent, name, path, new.target, acl is not None)
 
-    def _owned(self, parent: int, new: New) -> tuple[int, Owner]:
+    def _owned(self, parent: int, new: New, acl: bytes | None) -> tuple[int, Owner]:
         """A set-gid directory hands down its group, and to directories the bit."""
         above, mode, gid = self._tree.getattr(parent), new.mode, new.gid
+        if acl is None and not stat.S_ISLNK(mode):
+            mode &= ~(new.umask & 0o777)
         if above.mode & stat.S_ISGID:
             gid = above.gid
             if stat.S_ISDIR(mode):

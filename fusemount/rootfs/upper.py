@@ -263,20 +263,27 @@ class Upper:
             return self.mark(fd, path, b"whiteout") is not None
         return False
 
+    @contextmanager
+    def _whiteout(self) -> Iterator[bytes]:
+        """A whiteout in the work directory, under a name that is free again after an error."""
+        name = self.temporary()
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
+        try:
+            yield name
+        except OSError:
+            os.unlink(name, dir_fd=self.work_fd)
+            raise
+
     def whiteout(self, path: bytes) -> None:
         """Puts a whiteout where nothing is, or in place of a non-directory."""
-        name = self.temporary()
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
-        with self.at(path) as (fd, rest):
+        with self._whiteout() as name, self.at(path) as (fd, rest):
             os.rename(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd)
 
-    def replace_dir_by_whiteout(self, path: bytes) -> None:
-        """In one step; the directory, which holds at most whiteouts, is then removed."""
-        name = self.temporary()
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
-        with self.at(path) as (fd, rest):
+    def replace_dir_by_whiteout(self, path: bytes) -> bytes:
+        """In one step; returns the directory's name in the work directory."""
+        with self._whiteout() as name, self.at(path) as (fd, rest):
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
-        self.discard(name)
+        return name
 
     def take_out(self, path: bytes) -> bytes:
         """Moves an object into the work directory; returns its name there."""

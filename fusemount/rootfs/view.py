@@ -1,40 +1,46 @@
 """Law: the running file system, layers and upper as one; it knows no FUSE.
 
-Every method runs to its end without waiting for another task, so each operation is one step to all
-others.  First the upper is changed, then the tree; what fails in the upper has changed neither.
-Errors are OSError with the errno that the caller is to see.
+An operation has two doors: the fast path's threads call native/change.c for what one system call
+completes, and the methods here call the same, bring up what it declines (copy-up) and call it once
+more; what takes more steps even then is done here.  One lock, `change`, makes each operation one
+step to all others, whoever asks.  First the upper is changed, then the tree; what fails in the
+upper has changed neither.  Errors are OSError with the errno that the caller is to see.
 
-A file that loses its last name while it is open moves to the work directory and stays there until
-it is closed and forgotten; open files are counted per node, there are no other handles.
+A file that loses its last name while the kernel knows it moves to the work directory, and stays
+there until it is forgotten: there are no handles, any file that is known may be open.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from fusemount import _native
-from fusemount.rootfs.copyup import CopyUp
-from fusemount.rootfs.files import OpenFiles
-from fusemount.rootfs.load import load_upper, set_from_upper, set_xattrs
+from fusemount.rootfs.copyup import WHOLE, CopyUp
+from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.make import Maker, New
+from fusemount.rootfs.names import Names
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import ACL_ACCESS, ACL_DEFAULT, Owner, Upper
+
+_CAPABILITY = b"security.capability"
+_MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks for a new object."""
+    """Who asks for a new object; the umask is applied where no default ACL takes its place."""
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,24 +59,40 @@ def fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
+def kept_descriptors() -> int:
+    """Of upper files: a quarter of what the process may have, and not more than are of use."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    quarter = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft // 4
+    return max(_FEWEST_DESCRIPTORS, min(_MOST_DESCRIPTORS, quarter))
+
+
 class RootFs:
     """A merged tree and an upper, if there is one.
 
-    tree: sealed.  read_only: every change is refused, and an upper is only shown.  close() leaves
-    the upper ready for the next mount.
+    tree: sealed.  read_only: every change is refused, and an upper is only shown.  native: the
+    upper as the fast path uses it, None without an upper.  close() leaves the upper ready for the
+    next mount; nobody else may be using native then.
     """
 
     def __init__(self, tree: _native.Tree, upper: Upper | None, *, read_only: bool = False) -> None:
         self.tree = tree
         self.upper = upper
         self.read_only = read_only or upper is None
-        self._opens: Counter[int] = Counter()
+        self.native: _native.UpperFiles | None = None
         if upper is not None:
-            self._copy = CopyUp(tree, upper)
-            self._files = OpenFiles(self._open_upper)
-            self._maker = Maker(tree, upper, self._copy)
-            self._renamer = Renamer(self, tree, upper, self._copy)
             self._start(upper)
+            native = self.native = _native.UpperFiles(
+                tree,
+                upper.fd,
+                upper.work_fd,
+                read_only=self.read_only,
+                owners=upper.prefix == b"trusted.overlay.",
+                max_fds=kept_descriptors(),
+            )
+            self._copy = CopyUp(tree, upper, native)
+            self._maker = Maker(tree, upper, self._copy)
+            self._names = Names(tree, upper, native)
+            self._renamer = Renamer(tree, upper, native, self._copy)
 
     def _start(self, upper: Upper) -> None:
         """A new upper takes on the root's attributes; one that was used before is laid over."""
@@ -89,11 +111,13 @@ class RootFs:
         self.tree.set_attr(1, upper=True)
 
     def close(self) -> None:
-        if self.upper is None:
+        if self.upper is None or self.native is None:
             return
-        self._files.close()
-        for ino in list(self._opens):
-            self._drop_orphan(ino)
+        self.native.close()
+        if self.upper.work_fd >= 0:
+            for left in map(os.fsencode, os.listdir(self.upper.work_fd)):
+                if left.startswith(b"orphan-"):
+                    os.unlink(left, dir_fd=self.upper.work_fd)
         self.upper.close()
 
     # ---- looking --------------------------------------------------------------------------
@@ -112,271 +136,204 @@ class RootFs:
         return os.statvfs(self.upper.fd) if self.upper else None
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
-        if self.tree.getattr(ino).upper:
-            return os.pread(self._files.get(ino), size, offset)
-        return self.tree.read(ino, offset, size)
+        if self.native is None or not self.tree.getattr(ino).upper:
+            return self.tree.read(ino, offset, size)
+        fd = self.native.pin(ino)
+        try:
+            return os.pread(fd, size, offset)
+        finally:
+            self.native.unpin(ino)
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel has forgotten so many look-ups."""
+        (self.native or self.tree).forget(ino, count)
 
     # ---- the upper's side -----------------------------------------------------------------
 
-    def _writable(self) -> Upper:
-        if self.upper is None or self.read_only:
+    def _writable(self) -> _native.UpperFiles:
+        if self.native is None or self.read_only:
             fail(errno.EROFS)
-        return self.upper
+        return self.native
 
-    def _open_upper(self, ino: int) -> int:
-        access = os.O_RDONLY if self.read_only else os.O_RDWR
-        flags = access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
-        with self._copy.place(ino) as (fd, rest):
-            return os.open(rest, flags, dir_fd=fd)
+    @contextmanager
+    def _changing(self) -> Iterator[_native.UpperFiles]:
+        """The door to native/change.c, and nobody else changes anything."""
+        door = self._writable()
+        door.lock()
+        try:
+            yield door
+        finally:
+            door.unlock()
 
-    def refresh(self, ino: int, acls: bool = False) -> None:
-        """The tree takes over what the upper's object now says."""
-        upper = self._writable()
+    def prepare(self, ino: int) -> None:
+        """Brings a node up whole, so that it can be written."""
+        with self._changing():
+            self._copy.node(ino)
+
+    def _refresh(self, ino: int, acls: bool = False) -> None:
+        """The tree takes over what the upper's object now says; of a file not the size, which a
+        write in another thread may have changed already."""
+        assert self.upper is not None
         with self._copy.place(ino) as (at, rest):
             st = os.stat(rest, dir_fd=at, follow_symlinks=False)
-            set_from_upper(self.tree, ino, st, upper.owner(at, rest, st))
-            if acls:
-                set_xattrs(self.tree, ino, upper.xattrs(at, rest))
+            owner = self.upper.owner(at, rest, st)
+            xattrs = self.upper.xattrs(at, rest) if acls else None
+        self.tree.set_attr(
+            ino,
+            mode=owner.mode,
+            uid=owner.uid,
+            gid=owner.gid,
+            mtime_ns=st.st_mtime_ns,
+            atime_ns=st.st_atime_ns,
+            ctime_ns=st.st_ctime_ns,
+        )
+        if xattrs is not None:
+            set_xattrs(self.tree, ino, xattrs)
 
-    def _drop_orphan(self, ino: int) -> None:
-        if self.upper is None or self.read_only:
-            return
-        try:
-            os.unlink(self._copy.orphan(ino), dir_fd=self.upper.work_fd)
-        except FileNotFoundError:
-            pass
-
-    # ---- making ---------------------------------------------------------------------------
+    # ---- names ----------------------------------------------------------------------------
 
     def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
     ) -> int:
         """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
-        self._writable()
-        if len(name) > 255:
-            fail(errno.ENAMETOOLONG)
-        if self.tree.lookup(parent, name):
-            fail(errno.EEXIST)
-        if parent != 1 and not self.tree.names(parent, 1):
-            fail(errno.ENOENT)
-        if stat.S_ISCHR(mode) and rdev == 0:
-            fail(errno.EPERM)  # a whiteout to overlayfs
-        ino = self._maker.make(parent, name, New(mode, rdev, caller.uid, caller.gid, target))
-        self.refresh(parent)
-        return ino
+        who = (caller.uid, caller.gid, caller.umask)
+        with self._changing() as door:
+            ino = door.make(parent, name, mode, rdev, *who, target)
+            if ino is None:
+                self._copy.directory(parent)
+                ino = door.make(parent, name, mode, rdev, *who, target)
+            if ino is None:
+                ino = self._maker.make(parent, name, New(mode, rdev, *who, target))
+                self._refresh(parent)
+            return ino
+
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> int:
+        return self.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, caller)
 
     def link(self, ino: int, parent: int, name: bytes) -> None:
-        upper = self._writable()
-        if len(name) > 255:
-            fail(errno.ENAMETOOLONG)
-        if self.tree.lookup(parent, name):
-            fail(errno.EEXIST)
-        self._copy.directory(parent)
-        self._copy.node(ino)
-        stage = upper.temporary()
-        with self._copy.place(ino) as (fd, rest):
-            os.link(rest, stage, src_dir_fd=fd, dst_dir_fd=upper.work_fd, follow_symlinks=False)
-        upper.put_in(stage, self._copy.child(parent, name))
-        self.tree.add_name(parent, name, ino)
-        self._drop_orphan(ino)
-        self.refresh(ino)
-        self.refresh(parent)
-
-    # ---- taking away ----------------------------------------------------------------------
+        with self._changing() as door:
+            if not door.link(ino, parent, name):
+                self._copy.directory(parent)
+                self._copy.node(ino)
+                _done(door.link(ino, parent, name))
 
     def unlink(self, parent: int, name: bytes) -> None:
-        upper = self._writable()
-        ino = self.tree.lookup(parent, name) or fail(errno.ENOENT)
-        attr = self.tree.getattr(ino)
-        if stat.S_ISDIR(attr.mode):
-            fail(errno.EISDIR)
-        self._copy.directory(parent)
-        path = self._copy.child(parent, name)
-        with self.kept_if_open(ino, path):
-            if self.tree.is_lower_name(parent, name):
-                upper.whiteout(path)
-            else:
-                with upper.at(path) as (fd, rest):
-                    os.unlink(rest, dir_fd=fd)
-        self.forget_name(parent, name)
-        self.refresh(parent)
-
-    @contextmanager
-    def kept_if_open(self, ino: int, path: bytes, wanted: bool = True) -> Iterator[None]:
-        """Around taking away what may be a file's last name: while it is open it has one in the
-        work directory. When the name could not be taken away, that one goes again."""
-        upper = self._writable()
-        last = wanted and bool(ino) and self._opens[ino] and len(self.tree.names(ino, 2)) == 1
-        if not last or not self.tree.getattr(ino).upper:
-            yield
-            return
-        orphan = self._copy.orphan(ino)
-        with upper.at(path) as (fd, rest):
-            os.link(rest, orphan, src_dir_fd=fd, dst_dir_fd=upper.work_fd, follow_symlinks=False)
-        try:
-            yield
-        except OSError:
-            self._drop_orphan(ino)
-            raise
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        """The tree's part of taking a name away."""
-        ino = self.tree.lookup(parent, name)
-        self.tree.remember(ino)
-        self.tree.drop_name(parent, name)
-        if self.tree.getattr(ino).upper and not self._opens[ino] and not self.tree.names(ino, 1):
-            self._files.drop(ino)
-        elif self.tree.getattr(ino).upper and self.tree.names(ino, 1):
-            self.refresh(ino)  # its ctime
-        self.tree.forget(ino, 1)
+        with self._changing() as door:
+            if not door.unlink(parent, name):
+                self._copy.directory(parent)
+                _done(door.unlink(parent, name))
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        upper = self._writable()
-        ino = self.tree.lookup(parent, name) or fail(errno.ENOENT)
-        attr = self.tree.getattr(ino)
-        if not stat.S_ISDIR(attr.mode):
-            fail(errno.ENOTDIR)
-        if self.tree.readdir(ino, 0, 1):
-            fail(errno.ENOTEMPTY)
-        self._copy.directory(parent)
-        path = self._copy.child(parent, name)
-        if not attr.upper:
-            upper.whiteout(path)
-        elif self.tree.is_lower_name(parent, name):
-            upper.replace_dir_by_whiteout(path)
-        else:
-            upper.discard(upper.take_out(path))
-        self.tree.drop_name(parent, name)
-        self.refresh(parent)
+        with self._changing() as door:
+            if not door.rmdir(parent, name):
+                self._copy.directory(parent)
+                if not door.rmdir(parent, name):
+                    self._names.remove_dir(parent, name)
+                    self._refresh(parent)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> None:
-        self._writable()
-        if len(new_name) > 255:
-            fail(errno.ENAMETOOLONG)
-        self._renamer.rename(parent, name, to, new_name, flags)
+        with self._changing() as door:
+            if not door.rename(parent, name, to, new_name, flags):
+                for changed in self._renamer.rename(parent, name, to, new_name, flags):
+                    self._refresh(changed)
 
     # ---- files ----------------------------------------------------------------------------
 
     def open(self, ino: int, flags: int) -> None:
-        """Counts the file as open; every open has one release."""
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._writable()
         if flags & os.O_TRUNC:
             self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()))
-        self._opens[ino] += 1
-
-    def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> int:
-        ino = self.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, caller)
-        self._opens[ino] += 1
-        return ino
-
-    def release(self, ino: int) -> None:
-        self._opens[ino] -= 1
-        if self._opens[ino] > 0:
-            return
-        del self._opens[ino]
-        if self.upper and not self.tree.names(ino, 1) and self.tree.getattr(ino).upper:
-            self._files.drop(ino)
-            self._drop_orphan(ino)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
-        self._writable()
-        self._copy.node(ino)
-        fd = self._files.get(ino)
-        done = 0
-        view = memoryview(data)
-        while done < len(data):
-            done += os.pwrite(fd, view[done:], offset + done)
-        st = os.fstat(fd)
-        self.tree.set_attr(
-            ino,
-            size=st.st_size,
-            mtime_ns=st.st_mtime_ns,
-            ctime_ns=st.st_ctime_ns,
-            blocks=st.st_blocks,
-        )
-        return done
+        door = self._writable()
+        done = door.write(ino, offset, data)
+        if done is None:
+            self.prepare(ino)
+            done = door.write(ino, offset, data)
+        return fail(errno.EIO) if done is None else done
 
     def fsync(self, ino: int, data_only: bool) -> None:
-        if self.upper and self.tree.getattr(ino).upper:
-            (os.fdatasync if data_only else os.fsync)(self._files.get(ino))
-
-    def fsync_dir(self, ino: int) -> None:
-        attr = self.tree.getattr(ino)
-        if self.upper and attr.upper and attr.nlink:
-            with self.upper.at(self._copy.path(ino)) as (at, rest):
-                fd = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        """Of a file or a directory."""
+        if self.native:
+            self.native.sync(ino, data_only)
 
     # ---- attributes -----------------------------------------------------------------------
 
     def setattr(self, ino: int, change: Change) -> None:
-        """chown, chmod, utimens and truncate, which the kernel has allowed; it asks for the loss of
-        set-id bits and capabilities by itself."""
-        upper = self._writable()
-        attr = self.tree.getattr(ino)
-        if not attr.upper and change == Change(mtime_ns=attr.mtime_ns):
-            # Caching writes, the kernel sends the times of every file whose ctime changed, as when
-            # a name was taken away: no reason to bring the file up.
-            return
-        if change.size is None and not self._has_object(ino, attr):
-            self._set_in_tree(ino, change)
-            return
-        if change.size is not None:
-            self._set_size(ino, attr, change.size)
-        self._copy.node(ino)
+        """chown, chmod, utimens and truncate, which the kernel has allowed."""
+        with self._changing() as door:
+            if _set(door, ino, change):
+                return
+            attr = self.tree.getattr(ino)
+            self._copy.node(ino, WHOLE if change.size is None else change.size)
+            resized = not attr.upper and change.size not in (None, attr.size)
+            if resized and change.mtime_ns is None:
+                # only so much was copied, so that nothing is cut off any more
+                change = replace(change, mtime_ns=time.time_ns())
+            if _set(door, ino, change):
+                return
+            self._give(ino, change)
+            rest = replace(change, mode=None, uid=None, gid=None)
+            _done(rest == Change() or _set(door, ino, rest))
+
+    def _give(self, ino: int, change: Change) -> None:
+        """chown and chmod of what has an ACL, or where owners are kept beside the object."""
+        assert self.upper is not None
+        now = self.tree.getattr(ino)
+        mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
+        chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
+        if chown and change.mode is None:  # as chown(2) does
+            mode &= ~stat.S_ISUID
+            if mode & stat.S_IXGRP:
+                mode &= ~stat.S_ISGID
+        uid = now.uid if change.uid is None else change.uid
+        gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
-            if (change.mode, change.uid, change.gid) != (None, None, None):
-                now = self.tree.getattr(ino)
-                uid = now.uid if change.uid is None else change.uid
-                gid = now.gid if change.gid is None else change.gid
-                mode = stat.S_IMODE(now.mode if change.mode is None else change.mode)
-                upper.give(at, rest, Owner(uid, gid, mode))
-            if change.atime_ns is not None or change.mtime_ns is not None:
-                st = os.stat(rest, dir_fd=at, follow_symlinks=False)
-                atime = st.st_atime_ns if change.atime_ns is None else change.atime_ns
-                mtime = st.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
-                os.utime(rest, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
-        acl = self.tree.getxattr(ino, ACL_ACCESS)
-        self.refresh(ino, acls=acl is not None)  # chmod changes an ACL's mask
-
-    def _set_size(self, ino: int, attr: _native.Attr, size: int) -> None:
-        if not stat.S_ISREG(attr.mode):
-            fail(errno.EINVAL)
-        self._copy.node(ino, size)
-        if size != attr.size:
-            # To the size it has: the kernel, whose times count while it caches writes,
-            # leaves the file's time alone, so the upper's must stay too.
-            os.ftruncate(self._files.get(ino), size)
-
-    def _has_object(self, ino: int, attr: _native.Attr) -> bool:
-        """Whether an attribute has a place to go to. The kernel sends the times of a file that was
-        just unlinked: nothing is to be copied up, or left in the work directory, for that."""
-        return ino == 1 or bool(self.tree.names(ino, 1)) or (attr.upper and self._opens[ino] > 0)
-
-    def _set_in_tree(self, ino: int, change: Change) -> None:
-        given = {k: v for k, v in vars(change).items() if v is not None}
-        self.tree.set_attr(ino, **given)
+            self.upper.give(at, rest, Owner(uid, gid, mode))
+            if chown and self.tree.getxattr(ino, _CAPABILITY) is not None:
+                if self.upper.raw_xattr(at, rest, _CAPABILITY) is not None:
+                    self.upper.remove_xattr(at, rest, _CAPABILITY)
+                self.tree.setxattr(ino, _CAPABILITY, None)
+        # chmod changes an ACL's mask
+        self._refresh(ino, acls=self.tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         """Sets an xattr; None removes it (ENODATA when it is not there)."""
-        upper = self._writable()
-        if value is None and self.tree.getxattr(ino, name) is None:
-            fail(errno.ENODATA)
-        if not self._has_object(ino, self.tree.getattr(ino)):
-            self.tree.setxattr(ino, name, value)
-            return
-        self._copy.node(ino)
+        with self._changing():
+            if value is None and self.tree.getxattr(ino, name) is None:
+                fail(errno.ENODATA)
+            if self._has_object(ino):
+                self._copy.node(ino)
+                self._store_xattr(ino, name, value)
+            else:
+                self.tree.setxattr(ino, name, value)
+
+    def _has_object(self, ino: int) -> bool:
+        """Or can have one: what was removed, and is only known, is not brought up for this."""
+        attr = self.tree.getattr(ino)
+        named = ino == 1 or bool(self.tree.names(ino, 1))
+        return named or (attr.upper and not stat.S_ISDIR(attr.mode))
+
+    def _store_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        assert self.upper is not None
         with self._copy.place(ino) as (at, rest):
             if value is None:
-                upper.remove_xattr(at, rest, name)
+                self.upper.remove_xattr(at, rest, name)
             else:
-                upper.set_xattr(at, rest, name, value)
+                self.upper.set_xattr(at, rest, name, value)
         if name in (ACL_ACCESS, ACL_DEFAULT):
-            self.refresh(ino, acls=True)  # an ACL and the mode are one thing
+            self._refresh(ino, acls=True)  # an ACL and the mode are one thing
         else:
             self.tree.setxattr(ino, name, value)
-            self.refresh(ino)
+            self._refresh(ino)
+
+
+def _set(door: _native.UpperFiles, ino: int, c: Change) -> bool:
+    return door.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns)
+
+
+def _done(done: bool) -> None:
+    """native/change.h declines nothing more once all that it wants is in the upper."""
+    if not done:
+        fail(errno.EIO)
