@@ -225,9 +225,9 @@ static int send_init(fast_relay *relay) {
         .init = {.major = FUSE_KERNEL_VERSION,
                  .minor = LIBFUSE_MINOR,
                  .max_readahead = 4096,
-                 .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_WRITEBACK_CACHE |
-                          FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_DONT_MASK |
-                          FUSE_EXPORT_SUPPORT},
+                 .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS |
+                          FUSE_WRITEBACK_CACHE | FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL |
+                          FUSE_DONT_MASK | FUSE_EXPORT_SUPPORT},
     };
     return send(relay->fd, &message, sizeof message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }

@@ -25,15 +25,13 @@ from fusemount.daemon.log import LOGGER, open_log
 from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import check_mountpoint
 from fusemount.daemon.registry import Record
-from fusemount.daemon.session import Serve, run_session
+from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.view import View, check_apart, open_view
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    import trio
-
     from fusemount.layer import Progress
 
 # A mount that does not answer a stat in this time is called failed.
@@ -70,17 +68,17 @@ def mount_image(
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
         stats = _native.Stats()
-        serve = server(view, options, stats)
+        load_before_mount(options)
         channel = open_channel(mount_request(reference, target, options))
         stack.callback(channel.discard)
         enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
-            _serve_recorded(channel, serve, enroll, lambda: None)
+            _serve_recorded(channel, enroll, lambda: None)
             return MountResult(target, None, kept_upper(view, options))
 
         def job(ready: Callable[[], None]) -> None:
             with stack:
-                _serve_recorded(channel, serve, enroll, ready)
+                _serve_recorded(channel, enroll, ready)
 
         return _in_background(job, channel, stack, log_fd, kept_upper(view, options))
 
@@ -109,29 +107,6 @@ def _in_background(
 
 def kept_upper(view: View, options: MountOptions) -> Path | None:
     return view.upper if options.keep and not options.read_only else None
-
-
-def server(view: View, options: MountOptions, stats: _native.Stats | None = None) -> Serve:
-    """What answers the kernel for this view, and counts it where there are stats.
-
-    Imports what serving needs now, before there is a mount: where `sys.path` leads into the
-    mountpoint (the current directory, with `python -m`), a later import would wait for the mount,
-    and the mount for the import.
-    """
-    from fusemount.fuse import serve as serve_fuse
-
-    async def serve(fd: int, ready: Callable[[], None], stop: trio.Event) -> None:
-        await serve_fuse(
-            view.rootfs,
-            fd,
-            default_permissions=options.default_permissions,
-            debug=options.debug,
-            ready=ready,
-            stop=stop,
-            stats=stats,
-        )
-
-    return serve
 
 
 def mount_request(reference: Reference, target: Path, options: MountOptions) -> MountRequest:
@@ -166,7 +141,7 @@ class _Enrolment:
 
     def measured(self) -> dict[str, Any]:
         """The answer to `imgmount stats`."""
-        return measure(self.view.rootfs.tree, self.stats, fastpath=False)
+        return measure(self.view.rootfs.tree, self.stats, fastpath=self.options.fastpath)
 
     def record(self, channel: FuseChannel) -> Record:
         scratch = self.view.scratch
@@ -186,7 +161,7 @@ class _Enrolment:
 
 
 def _serve_recorded(
-    channel: FuseChannel, serve: Serve, enrolment: _Enrolment, ready: Callable[[], None]
+    channel: FuseChannel, enrolment: _Enrolment, ready: Callable[[], None]
 ) -> None:
     """Serves with a record and a control socket while the mount lives, both before ready()."""
     record = enrolment.record(channel)
@@ -202,7 +177,8 @@ def _serve_recorded(
         with listening(runtime, record) as listener:
             answers = {"stats": enrolment.measured}
             services = [partial(serve_control, listener, answers)] if listener else []
-            run_session(channel, serve, serving, services)
+            serve_mount(channel, enrolment.view.rootfs, enrolment.options, enrolment.stats, serving,
+                        services)  # fmt: skip
         LOGGER.info("%s: unmounted", record.mountpoint)
     finally:
         registry.forget(runtime, record)

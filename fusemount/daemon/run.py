@@ -26,9 +26,9 @@ from fusemount.daemon.channel import FuseChannel, open_channel
 from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_environment
 from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
 from fusemount.daemon.log import open_log
-from fusemount.daemon.mount import mount_request, server
+from fusemount.daemon.mount import mount_request
 from fusemount.daemon.sandbox import Sandbox
-from fusemount.daemon.session import run_session
+from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.userns import enter_user_namespace
 from fusemount.daemon.view import fresh_scratch, open_view
 from fusemount.errors import ImgmountError, NotPermitted, UsageError
@@ -68,7 +68,7 @@ def run_image(
         scratch = view.scratch or fresh_scratch(directories, stack)
         channel = open_channel(mount_request(reference, scratch.root, mount_options))
         stack.callback(channel.discard)
-        serve = server(view, mount_options)
+        load_before_mount(mount_options)
 
         def job(ready: Callable[[], None]) -> None:
             def serving() -> None:
@@ -76,7 +76,7 @@ def run_image(
                 ready()
 
             with stack:
-                run_session(channel, serve, serving)
+                serve_mount(channel, view.rootfs, mount_options, _native.Stats(), serving)
 
         server_pid = _launch(job, stack, log_fd)
         channel.close_fd()

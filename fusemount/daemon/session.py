@@ -25,9 +25,8 @@ from fusemount.errors import ImgmountError
 if TYPE_CHECKING:
     import trio
 
-# fd, ready, stop: serves fd until the mount is gone or stop is set, then closes it; calls ready
-# once.
-Serve = Callable[[int, Callable[[], None], "trio.Event"], Awaitable[None]]
+# channel, ready, stop: serves until the mount is gone or stop is set; calls ready once.
+Serve = Callable[[FuseChannel, Callable[[], None], "trio.Event"], Awaitable[None]]
 
 # Runs beside serving until it is cancelled, at the end.  What it raises ends the session.
 Service = Callable[[], Awaitable[None]]
@@ -35,7 +34,7 @@ Service = Callable[[], Awaitable[None]]
 # Requests in flight after a busy mount was detached get this long to be answered.
 DRAIN_SECONDS = 5.0
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_session(
@@ -50,11 +49,10 @@ def run_session(
     """
     import trio
 
-    os.umask(0)  # a request's mode is complete: the kernel has applied the caller's umask
     try:
         trio.run(_session, channel, serve, ready, services)
     finally:
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -64,13 +62,13 @@ async def _session(
     import trio
 
     stop = trio.Event()
-    with trio.open_signal_receiver(*_ENDING) as signals:
+    with trio.open_signal_receiver(*ENDING) as signals:
         async with trio.open_nursery() as nursery:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # if they waited for us
             nursery.start_soon(_end_on_signal, signals, channel, stop)
             for service in services:
                 nursery.start_soon(service)
-            # serve closes what it is given; ours stays open so that the mount outlives a session.
-            await serve(os.dup(channel.fd), ready, stop)
+            await serve(channel, ready, stop)
             nursery.cancel_scope.cancel()
 
 

@@ -19,6 +19,7 @@ async def serve(
     view: RootFs,
     fd: int,
     *,
+    behind_fast_path: bool,
     default_permissions: bool,
     debug: bool,
     ready: Callable[[], None],
@@ -28,11 +29,13 @@ async def serve(
     """Answers requests on fd until the kernel closes the channel (unmounted) or stop is set.
 
     fd: a mounted FUSE channel; libfuse takes "/dev/fd/N" as one and leaves mounting to us.  It is
-    closed here.  ready is called when the kernel has said INIT.  stats: counts what is answered
+    closed here.  behind_fast_path: it is a socket, and OPEN for writing means "bring it up".  ready is called when the kernel has said INIT.  stats: counts what is answered
     here.  One session a process.
     Raises OSError, RuntimeError when the session cannot be made.
     """
-    operations = Operations(view, acl=default_permissions, ready=ready)
+    operations = Operations(
+        view, acl=default_permissions, ready=ready, prepares=behind_fast_path
+    )
     if stats is not None:
         count_handlers(operations, stats)
     options = {"debug"} if debug else set()

@@ -1,0 +1,163 @@
+"""Law: who answers for a mount: the fast path in front of pyfuse3, or pyfuse3 alone.
+
+With the fast path the kernel's descriptor is read by threads of C, which answer as soon as there
+is a tree; pyfuse3, behind it on a socket pair, gets what they decline.  So the mount is ready
+before trio and pyfuse3 are imported, and a program that asks for something that needs them waits
+for that once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusemount import _native
+from fusemount.daemon.channel import FuseChannel
+from fusemount.daemon.log import LOGGER
+from fusemount.daemon.session import ENDING, Service, run_session
+from fusemount.settings import MountOptions
+
+if TYPE_CHECKING:
+    import trio
+
+    from fusemount.rootfs import RootFs
+
+# A thread that found the device empty looks again for so long before it sleeps: waking a sleeping
+# one costs the caller 50-180 us.
+SPIN_US = 100
+
+
+def default_threads() -> int:
+    """Enough for requests that wait for a disk; those that find nothing to do cost nothing."""
+    return max(4, min(16, 2 * (os.cpu_count() or 1)))
+
+
+def load_before_mount(options: MountOptions) -> None:
+    """Imports now what serving needs, where nothing is answered before it is imported.
+
+    Where `sys.path` leads into the mountpoint (the current directory, with `python -m`), a later
+    import would wait for the mount, and the mount for the import.  The fast path answers it.
+    """
+    if not options.fastpath:
+        import fusemount.fuse
+
+
+def serve_mount(
+    channel: FuseChannel,
+    rootfs: RootFs,
+    options: MountOptions,
+    stats: _native.Stats,
+    ready: Callable[[], None],
+    services: Sequence[Service] = (),
+) -> None:
+    """Serves until the end; calls ready once, when requests are answered. Raises OSError, and
+    what pyfuse3 and ready raise."""
+    os.umask(0)  # a request's mode is complete
+    if not options.fastpath:
+        side = _Side(rootfs, options, stats, None)
+        run_session(channel, side.serve, ready, services)
+        return
+    # Until trio takes them, a signal would end us without a flush.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    with _fast_path(channel.fd, rootfs, options, stats) as front:
+        ready()
+        side = _Side(rootfs, options, stats, front)
+        run_session(channel, side.serve, _nothing, (*services, front.log))
+
+
+def _nothing() -> None:
+    """The kernel was answered long before libfuse's own INIT."""
+
+
+@dataclass(frozen=True)
+class _Front:
+    """The fast path's ends that Python holds: pyfuse3's socket, its log, the sign of the end."""
+
+    socket: socket.socket
+    log_fd: int
+    end_fd: int
+
+    async def log(self) -> None:
+        """Its lines become ours."""
+        import trio
+
+        while True:
+            await trio.lowlevel.wait_readable(self.log_fd)
+            for line in os.read(self.log_fd, 65536).splitlines():
+                LOGGER.warning("%s", line.decode(errors="backslashreplace"))
+
+
+@contextmanager
+def _fast_path(
+    fd: int, rootfs: RootFs, options: MountOptions, stats: _native.Stats
+) -> Iterator[_Front]:
+    with ExitStack() as stack:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.callback(ours.close)
+        stack.callback(theirs.close)
+        log_fd, log_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        end_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for descriptor in (log_fd, log_writer, end_fd):
+            stack.callback(os.close, descriptor)
+        fast = _native.FastPath(
+            rootfs.tree,
+            rootfs.native,
+            stats,
+            device_fd=fd,
+            relay_fd=ours.fileno(),
+            log_fd=log_writer,
+            end_fd=end_fd,
+            upper_fd=rootfs.upper.fd if rootfs.upper else -1,
+            threads=options.threads or default_threads(),
+            spin_us=SPIN_US if (os.cpu_count() or 1) > 1 else 0,
+            default_permissions=options.default_permissions,
+            push=options.push,
+        )
+        stack.callback(fast.stop)
+        yield _Front(theirs, log_fd, end_fd)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What runs in the session's nursery: pyfuse3, on the kernel's descriptor or on the socket."""
+
+    rootfs: RootFs
+    options: MountOptions
+    stats: _native.Stats
+    front: _Front | None
+
+    async def serve(
+        self, channel: FuseChannel, ready: Callable[[], None], stop: trio.Event
+    ) -> None:
+        import trio
+
+        from fusemount.fuse import serve
+
+        async with trio.open_nursery() as nursery:
+            if self.front:
+                nursery.start_soon(_stop_at_end, self.front.end_fd, stop)
+            # serve closes what it is given; the channel's stays open, so that the mount outlives
+            # a session.
+            await serve(
+                self.rootfs,
+                os.dup(self.front.socket.fileno() if self.front else channel.fd),
+                behind_fast_path=self.front is not None,
+                default_permissions=self.options.default_permissions,
+                debug=self.options.debug,
+                ready=ready,
+                stop=stop,
+                stats=None if self.front else self.stats,
+            )
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_at_end(end_fd: int, stop: trio.Event) -> None:
+    import trio
+
+    await trio.lowlevel.wait_readable(end_fd)
+    stop.set()
