@@ -92,7 +92,10 @@ typedef struct img_set {
  * mode or owner where owners cannot be given. */
 int img_setattr(img_upper *upper, img_id id, const img_set *set);
 
-/* Writes all of data to a file of the upper, and tells the tree its new size, times and blocks.
+/* Writes all of data to a file of the upper, and tells the tree its new size, ctime and blocks. The
+ * mtime stays what it was: the kernel caches writes, keeps the time, and says by SETATTR what it is
+ * (but not when two changes fell into one tick of its clock: the upper's own would show after a
+ * remount).  The same holds of img_allocate and img_copy_range.
  * security.capability goes; set-id bits with kill.  Returns size, or a negative errno when
  * nothing was written, else the number of bytes that were.
  * Declined (IMG_WRITE_DECLINED): not in the upper. */

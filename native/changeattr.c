@@ -78,6 +78,13 @@ static void drop_capability(img_upper *upper, img_id id, int fd) {
     unlock(upper);
 }
 
+/* A file's mtime is the kernel's, which caches writes: it says so by SETATTR, and only when it has
+ * changed to the kernel's own clock.  So what writing makes of it in the upper is put back, and who
+ * sets or puts back holds this. */
+static pthread_mutex_t *times_of(img_upper *upper, img_id id) {
+    return &upper->times[id % (sizeof upper->times / sizeof upper->times[0])];
+}
+
 /* ---- setattr ------------------------------------------------------------------------------ */
 
 /* A node's object as system calls want it. */
@@ -145,6 +152,7 @@ static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img
 static const unsigned OWNER = IMG_SET_UID | IMG_SET_GID;
 static const unsigned TIMES = IMG_SET_ATIME | IMG_SET_MTIME | IMG_SET_ATIME_NOW | IMG_SET_MTIME_NOW;
 
+/* All but times. */
 static int apply(img_upper *upper, img_id id, const object *o, const img_node *before,
                  const img_set *set) {
     int result = 0;
@@ -157,14 +165,14 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
     }
     if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
         result = set_mode(o, set->mode & 07777);
-    if (result == 0 && set->what & TIMES)
-        result = set_times(o, set);
     return result;
 }
 
-/* W. Sizes belong to those who change them: another thread's write may be newer than st. */
+/* W. Sizes and mtimes belong to those who change them: another thread may be writing just now. */
 static void take_over(const img_upper *upper, img_node *node, const struct stat *st,
                       const img_set *set) {
+    const unsigned touched = IMG_SET_SIZE | IMG_SET_MTIME | IMG_SET_MTIME_NOW;
+    img_node before = *node;
     if (upper->options.owners) {
         node->mode = (node->mode & S_IFMT) | (st->st_mode & 07777);
         node->uid = st->st_uid;
@@ -175,6 +183,10 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     if (S_ISREG(node->mode))
         node->blocks = (uint64_t)st->st_blocks;
     img_change_times(node, st);
+    if (S_ISREG(node->mode) && !(set->what & touched)) {
+        node->mtime_s = before.mtime_s;
+        node->mtime_ns = before.mtime_ns;
+    }
     node->atime_s = st->st_atim.tv_sec;
     node->atime_ns = (uint32_t)st->st_atim.tv_nsec;
 }
@@ -233,6 +245,28 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
     return IN_UPPER;
 }
 
+/* Sets times, and tells the tree what the object now says. what: that of set which was done. */
+static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
+    struct stat st;
+    int result = 0;
+    pthread_mutex_t *times = times_of(upper, id);
+    (void)pthread_mutex_lock(times);
+    if (done.what & TIMES) {
+        result = set_times(o, &done);
+        if (result < 0)
+            done.what &= ~TIMES;
+    }
+    if ((o->fd >= 0 ? fstat(o->fd, &st) : stat_of(o->dir, o->name, &st)) == 0) {
+        lock_write(upper);
+        img_node *node = img_tree_node(upper->tree, id);
+        if (node)
+            take_over(upper, node, &st, &done);
+        unlock(upper);
+    }
+    (void)pthread_mutex_unlock(times);
+    return result;
+}
+
 int img_setattr(img_upper *upper, img_id id, const img_set *set) {
     img_node before = {0};
     lock_write(upper);
@@ -248,22 +282,16 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set) {
     result = open_object(upper, id, before.mode, &o);
     if (result < 0)
         return result;
+    img_set done = *set;
+    if (done.what & IMG_SET_SIZE && done.size == before.size)
+        done.what &= ~(unsigned)IMG_SET_SIZE;
     result = apply(upper, id, &o, &before, set);
-    /* also after an error: what came before it has happened */
-    struct stat st;
-    if ((o.fd >= 0 ? fstat(o.fd, &st) : stat_of(o.dir, o.name, &st)) == 0) {
-        img_set done = *set;
-        if (result < 0)
-            done.what &= ~(unsigned)IMG_SET_SIZE;
-        lock_write(upper);
-        img_node *node = img_tree_node(upper->tree, id);
-        if (node)
-            take_over(upper, node, &st, &done);
-        unlock(upper);
-    }
+    if (result < 0) /* what came before the error has happened */
+        done.what &= ~(TIMES | IMG_SET_SIZE);
+    int last = finish(upper, id, &o, done);
     if (o.pinned)
         img_upper_unpin(upper, o.pinned);
-    return result;
+    return result < 0 ? result : last;
 }
 
 /* ---- data --------------------------------------------------------------------------------- */
@@ -282,23 +310,52 @@ static ssize_t pin_to_write(img_upper *upper, img_id id) {
     return below ? IMG_WRITE_DECLINED : -ESTALE;
 }
 
+/* The object gets the mtime that the tree has: the kernel, which caches writes, owns a file's
+ * times, and says so by SETATTR only when they changed by its own clock.  Another thread may set it
+ * meanwhile; its time is the later word. */
+static void keep_mtime(img_upper *upper, img_id id, int fd) {
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0, 0}};
+    bool changed = true;
+    while (changed) {
+        lock_read(upper);
+        const img_node *node = img_tree_node(upper->tree, id);
+        changed = node && (times[1].tv_sec != node->mtime_s || times[1].tv_nsec != node->mtime_ns);
+        if (changed)
+            times[1] = (struct timespec){.tv_sec = node->mtime_s, .tv_nsec = node->mtime_ns};
+        unlock(upper);
+        if (changed && futimens(fd, times) < 0)
+            return;
+    }
+}
+
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
  * that fstat gave this one may be older than what another has told the tree. */
 static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {
     struct stat st;
-    bool known = fstat(fd, &st) == 0, capability = false;
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+    bool capability = false;
+    pthread_mutex_t *held = times_of(upper, id);
+    (void)pthread_mutex_lock(held);
+    bool known = fstat(fd, &st) == 0;
     lock_write(upper);
     img_node *node = img_tree_node(upper->tree, id);
     if (node) {
         if (end > node->size)
             node->size = end;
+        times[1] = (struct timespec){.tv_sec = node->mtime_s, .tv_nsec = (long)node->mtime_ns};
         if (known) {
             img_change_times(node, &st);
             node->blocks = (uint64_t)st.st_blocks;
         }
+        node->mtime_s = times[1].tv_sec;
+        node->mtime_ns = (uint32_t)times[1].tv_nsec;
         capability = img_change_has_xattr(node, IMG_CAPABILITY);
     }
     unlock(upper);
+    if (node &&
+        (!known || st.st_mtim.tv_sec != times[1].tv_sec || st.st_mtim.tv_nsec != times[1].tv_nsec))
+        (void)futimens(fd, times);
+    (void)pthread_mutex_unlock(held);
     if (capability)
         drop_capability(upper, id, fd);
 }

@@ -67,6 +67,8 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
 /* Sends an answer. 0, or a negative errno of the device. */
 int fast_reply(fast_request *req, const void *body, size_t size);
 int fast_reply_error(fast_request *req, int negative);
+/* Whether an answer says that the upper has no room. */
+bool fast_is_full(int result);
 void fast_log(img_fastpath *path, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- handlers ---- */

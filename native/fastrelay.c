@@ -30,6 +30,7 @@ typedef struct pending {
     uint64_t unique, start;
     int fd;
     bool prepare, queued;
+    bool again;    /* the upper was full: it was sent a second time */
     uint64_t node; /* to prepare */
     size_t size;
     char message[]; /* as the kernel sent it */
@@ -88,26 +89,18 @@ static void wake(fast_relay *relay) {
     (void)!write(relay->wake_fd, &one, sizeof one);
 }
 
-int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
-                    bool prepare, uint64_t node) {
-    if (!prepare && size > SOCKET_MOST)
-        return -EMSGSIZE;
-    pending *one = malloc(sizeof *one + size);
-    if (!one)
-        return -ENOMEM;
-    *one = (pending){.start = start, .fd = fd, .prepare = prepare, .node = node, .size = size};
-    memcpy(one->message, message, size);
-    one->unique = ((const struct fuse_in_header *)(const void *)one->message)->unique;
+/* Sends it now or later. -EIO when nobody is there any more. */
+static int put(fast_relay *relay, pending *one) {
     (void)pthread_mutex_lock(&relay->mutex);
     if (relay->gone) {
         (void)pthread_mutex_unlock(&relay->mutex);
-        free(one);
         return -EIO;
     }
     pending **slot = slot_of(relay, one->unique);
     one->next = *slot;
     *slot = one;
     one->queued = true;
+    one->next_sent = NULL;
     *relay->queue_end = one;
     relay->queue_end = &one->next_sent;
     bool there = flush(relay);
@@ -118,6 +111,21 @@ int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size,
     return 0;
 }
 
+int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
+                    bool prepare, uint64_t node) {
+    if (!prepare && size > SOCKET_MOST)
+        return -EMSGSIZE;
+    pending *one = malloc(sizeof *one + size);
+    if (!one)
+        return -ENOMEM;
+    *one = (pending){.start = start, .fd = fd, .prepare = prepare, .node = node, .size = size};
+    memcpy(one->message, message, size);
+    one->unique = ((const struct fuse_in_header *)(const void *)one->message)->unique;
+    int failed = put(relay, one);
+    if (failed)
+        free(one);
+    return failed;
+}
 /* ---- answers ------------------------------------------------------------------------------ */
 
 static pending *take(fast_relay *relay, uint64_t unique) {
@@ -159,6 +167,12 @@ static void answered(fast_relay *relay, const char *answer, size_t size) {
     pending *one = take(relay, out.unique);
     if (!one)
         return; /* our INIT's */
+    if (fast_is_full(out.error) && !one->again && relay->path->upper) {
+        one->again = true;
+        img_upper_settle(relay->path->upper);
+        if (put(relay, one) == 0)
+            return;
+    }
     if (one->prepare)
         fast_resume(relay->path, one->fd, one->message, one->size, relay->out, one->start,
                     FAST_PREPARED, out.error);

@@ -180,6 +180,10 @@ static void decline(fast_request *req, int how) {
     }
 }
 
+bool fast_is_full(int result) {
+    return result == -ENOSPC || result == -EDQUOT;
+}
+
 static void dispatch(fast_request *req) {
     const operation *op = operation_of(req->in->opcode);
     int result;
@@ -197,6 +201,11 @@ static void dispatch(fast_request *req) {
         result = -ESTALE; /* no node of ours has such a number */
     } else {
         result = op->handler(req);
+        if (fast_is_full(result) && req->path->upper) {
+            fast_will_wait(req->path);
+            img_upper_settle(req->path->upper);
+            result = op->handler(req);
+        }
     }
     if (result == FAST_RELAY || result == FAST_PREPARE) {
         /* Prepared, and yet not in the upper: it was removed meanwhile, or nobody can. */

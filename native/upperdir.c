@@ -46,6 +46,8 @@ img_upper *img_upper_new(img_tree *tree, const img_upper_options *options) {
     pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
     pthread_mutex_init(&upper->change, &checked);
     pthread_mutexattr_destroy(&checked);
+    for (size_t i = 0; i < sizeof upper->times / sizeof upper->times[0]; i++)
+        pthread_mutex_init(&upper->times[i], NULL);
     pthread_rwlockattr_t fair; /* a stream of readers must not keep a rename waiting for ever */
     pthread_rwlockattr_init(&fair);
     pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -376,4 +378,11 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
     }
     (void)pthread_rwlock_unlock(&upper->places);
     img_fds_close_dropped(upper->fds);
+}
+
+void img_upper_settle(img_upper *upper) {
+    struct timespec pause = {0, 20000000};
+    (void)nanosleep(&pause, NULL);
+    (void)pthread_rwlock_rdlock(&upper->places);
+    (void)pthread_rwlock_unlock(&upper->places);
 }

@@ -41,6 +41,7 @@ typedef struct img_upper {
     img_upper_options options;
     pthread_mutex_t change;
     pthread_rwlock_t places;
+    pthread_mutex_t times[16]; /* by nodeid: changeattr.c */
     img_fds *fds;
     uint64_t freed;    /* W of the tree: upper nodes freed so far */
     uint64_t serial;   /* change: names in the work directory, "c<serial>" */
@@ -78,6 +79,10 @@ int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id
 /* The orphan's name in the work directory; out must hold IMG_ORPHAN_BYTES. */
 #define IMG_ORPHAN_BYTES 20
 void img_upper_orphan(img_id id, char *out);
+
+/* Waits until the kernel's word of files that are gone, which follows their removal, has been heard
+ * and their space given back: who found the upper full tries once more after it. */
+void img_upper_settle(img_upper *upper);
 
 /* The kernel has forgotten `count` lookups of the node.  Frees it when that was its last hold, and
  * then removes its orphan and closes its descriptor. upper may be NULL (no upper). */
