@@ -310,24 +310,6 @@ static ssize_t pin_to_write(img_upper *upper, img_id id) {
     return below ? IMG_WRITE_DECLINED : -ESTALE;
 }
 
-/* The object gets the mtime that the tree has: the kernel, which caches writes, owns a file's
- * times, and says so by SETATTR only when they changed by its own clock.  Another thread may set it
- * meanwhile; its time is the later word. */
-static void keep_mtime(img_upper *upper, img_id id, int fd) {
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0, 0}};
-    bool changed = true;
-    while (changed) {
-        lock_read(upper);
-        const img_node *node = img_tree_node(upper->tree, id);
-        changed = node && (times[1].tv_sec != node->mtime_s || times[1].tv_nsec != node->mtime_ns);
-        if (changed)
-            times[1] = (struct timespec){.tv_sec = node->mtime_s, .tv_nsec = node->mtime_ns};
-        unlock(upper);
-        if (changed && futimens(fd, times) < 0)
-            return;
-    }
-}
-
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
  * that fstat gave this one may be older than what another has told the tree. */
 static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {

@@ -171,8 +171,8 @@ class RootFs:
             self._copy.node(ino)
 
     def _refresh(self, ino: int, acls: bool = False) -> None:
-        """The tree takes over what the upper's object now says; of a file not the size, which a
-        write in another thread may have changed already."""
+        """The tree takes over what the upper's object now says; of a file not size and mtime, which
+        belong to who writes it, perhaps in another thread just now."""
         assert self.upper is not None
         with self._copy.place(ino) as (at, rest):
             st = os.stat(rest, dir_fd=at, follow_symlinks=False)
@@ -183,10 +183,11 @@ class RootFs:
             mode=owner.mode,
             uid=owner.uid,
             gid=owner.gid,
-            mtime_ns=st.st_mtime_ns,
             atime_ns=st.st_atime_ns,
             ctime_ns=st.st_ctime_ns,
         )
+        if not stat.S_ISREG(st.st_mode):
+            self.tree.set_attr(ino, mtime_ns=st.st_mtime_ns)
         if xattrs is not None:
             set_xattrs(self.tree, ino, xattrs)
 
