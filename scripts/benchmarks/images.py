@@ -107,7 +107,7 @@ class Sizes:
     gcc_sources: int = 300
 
 
-QUICK = Sizes(2_000, 20_000_000, 1_000, 5_000_000, 2_000, 5_000, 32, 300, 16, 4, 20, 8)
+QUICK = Sizes(1_000, 10_000_000, 500, 4_000_000, 2_000, 5_000, 16, 300, 16, 4, 20, 4)
 
 
 def all_images(base: Path, tools: Tools, sizes: Sizes) -> dict[str, Image]:

@@ -42,7 +42,7 @@ def colour(name: str) -> str:
 def ratios(results: Results, title: str, path: Path) -> None:
     rows = times(results.runs)
     measures = [m for m, row in rows.items() if any(ratio(row, other) for other in COMPARED)]
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.42 * len(measures)))
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.34 * len(measures)), layout="constrained")
     limits = {limit.measure: (limit.overlayfs, limit.fuse_overlayfs) for limit in LIMITS}
     for i, other in enumerate(COMPARED):
         at = [y + 0.4 * i - 0.2 for y in range(len(measures))]
@@ -51,7 +51,7 @@ def ratios(results: Results, title: str, path: Path) -> None:
                   label=f"imgmount ÷ {other}")  # fmt: skip
         marks = [limits.get(m, (None, None))[i] or math.nan for m in measures]
         axes.plot(marks, at, "k|", markersize=11, label="limit" if i == 0 else None)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(measures)), measures)
     axes.invert_yaxis()
@@ -63,7 +63,9 @@ def ratios(results: Results, title: str, path: Path) -> None:
 def seconds(results: Results, contestants: list[str], title: str, path: Path) -> None:
     rows = times(results.runs)
     lines = max(1, math.ceil(len(rows) / COLUMNS))
-    figure, grid = plt.subplots(lines, COLUMNS, figsize=(14, 2.1 * lines), squeeze=False)
+    figure, grid = plt.subplots(
+        lines, COLUMNS, figsize=(14, 1.7 * lines), squeeze=False, layout="constrained"
+    )
     panels = list(grid.flat)
     for axes, (measure, row) in zip(panels, rows.items(), strict=False):
         shown = [name for name in contestants if name in row]
@@ -73,8 +75,9 @@ def seconds(results: Results, contestants: list[str], title: str, path: Path) ->
             [max(row[name]) - m for m, name in zip(medians, shown, strict=True)],
         ]
         axes.barh(shown, medians, color=[colour(n) for n in shown], xerr=reach)
-        axes.set_title(measure, fontsize=9)
+        axes.set_title(measure, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=5)
         axes.invert_yaxis()
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
@@ -84,7 +87,7 @@ def seconds(results: Results, contestants: list[str], title: str, path: Path) ->
 def memory(results: Results, contestants: list[str], title: str, path: Path) -> None:
     works = list(dict.fromkeys(m.work for m in results.memory))
     shown = [n for n in contestants if any(m.contestant == n for m in results.memory)]
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.3 * len(works) * max(1, len(shown)) / 2))
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(works)), layout="constrained")
     height = 0.8 / max(1, len(shown))
     for i, name in enumerate(shown):
         peaks = [
@@ -95,15 +98,22 @@ def memory(results: Results, contestants: list[str], title: str, path: Path) -> 
         axes.barh(at, [p / MIB for p in peaks], height, color=colour(name), label=name)
     axes.set_yticks(range(len(works)), works)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("peak memory of the daemon (VmHWM), MiB")
     axes.legend(fontsize=8)
     _save(figure, title, path)
 
 
+def _logarithmic(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.margins(y=0.01)
+    axes.grid(axis="x", linewidth=0.4)
+    axes.set_axisbelow(True)
+
+
 def _save(figure: Any, title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
     print(path)

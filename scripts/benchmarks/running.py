@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak of the serving processes in one visit, bytes; entries: of the image, about."""
+    """Peak of the serving processes in one visit, bytes; entries: nodes, about."""
 
     work: str
     contestant: str
@@ -97,7 +97,7 @@ def perform(
                 results.runs.append(Run(work.name, measure, contestant.name, run, seconds))
                 say(f"    {run} {contestant.name:18} {measure:36} {seconds:10.4f} s")
             if found.memory:
-                entries = bench.images[work.image].entries
+                entries = bench.images[work.image].entries + found.made
                 results.memory.append(
                     Memory(work.name, contestant.name, run, found.memory, entries)
                 )

@@ -28,10 +28,12 @@ FIRST_LS = {"hundred-thousand": "100,000", "million": "1,000,000"}
 
 @dataclass(frozen=True)
 class Found:
-    """Of one visit: seconds a measure, and the daemon's peak memory in bytes (0: it has none)."""
+    """Of one visit: seconds a measure, the daemon's peak memory in bytes (0: it has none), and how
+    many nodes there were beside the image's."""
 
     seconds: dict[str, float]
     memory: int = 0
+    made: int = 0
 
 
 class Visit:
@@ -86,6 +88,8 @@ class MountWork:
     writes: bool = False
     changes: bool = False
     """Changes files of the image, so that a plain directory must be a copy."""
+    makes: Callable[[Sizes], int] = lambda sizes: 0
+    """How many nodes that the image does not have, about."""
 
     def takes(self, contestant: Contestant) -> bool:
         return contestant.writable or not self.writes
@@ -100,7 +104,7 @@ class MountWork:
                 visit = Visit(bench.tools, bench.sizes, at, untar, bench.timeout)
                 self.do(visit)
                 memory = mounting.peak_memory(mounting.serving(at))
-        return Found(visit.seconds, memory)
+        return Found(visit.seconds, memory, self.makes(bench.sizes))
 
 
 @dataclass(frozen=True)
@@ -246,11 +250,15 @@ WORKS: list[Work] = [
     MountWork("read-walk-fstat", "tree", read_walk_fstat),
     MountWork("sequential-reads", "large", sequential_reads),
     MountWork("random-reads", "large", random_reads),
-    MountWork("small-files", "small", small_files, writes=True, changes=True),
+    MountWork(
+        "small-files", "small", small_files, writes=True, changes=True, makes=lambda s: s.created
+    ),
     MountWork("write", "small", write, writes=True, changes=True),
     MountWork("random-writes", "small", random_writes, writes=True, changes=True),
     MountWork("fsync-loop", "small", fsync_loop, writes=True, changes=True),
-    MountWork("untar", "small", untar, writes=True, changes=True),
+    MountWork(
+        "untar", "small", untar, writes=True, changes=True, makes=lambda s: s.untar_files * 11 // 10
+    ),
     MountWork("apt-install", "debian", apt_install, writes=True, changes=True),
     MountWork("numpy", "debian", numpy),
     MountWork("gcc-build", "debian", gcc_build, writes=True, changes=True),
