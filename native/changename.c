@@ -79,17 +79,24 @@ static int take_away(img_upper *upper, int dir, const img_spot *at, const loser 
 }
 
 /* W. The tree's part: st is of the directory, object of what goes on under other names (or NULL).
- */
-static void drop(img_tree *tree, const img_spot *at, const loser *l, const struct stat *st,
+ * True when an orphan was made for a node that nobody holds any more. */
+static bool drop(img_tree *tree, const img_spot *at, const loser *l, const struct stat *st,
                  const struct stat *object) {
     img_tree_drop_name(tree, at->dentry, true);
     img_change_times(img_node_at(tree, at->parent), st);
     img_node *node = img_tree_node(tree, l->id);
-    if (node && l->in_upper) { /* gone, or only known to the kernel, or with other names */
+    if (node && l->in_upper) { /* only known to the kernel, or with other names */
         const struct timespec *ctime = object ? &object->st_ctim : &st->st_ctim;
         node->ctime_s = ctime->tv_sec;
         node->ctime_ns = (uint32_t)ctime->tv_nsec;
     }
+    return l->orphan && !node;
+}
+
+static void unlink_orphan(const img_upper *upper, img_id id) {
+    char orphan[IMG_ORPHAN_BYTES];
+    img_upper_orphan(id, orphan);
+    (void)unlinkat(upper->options.work_fd, orphan, 0);
 }
 
 int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
@@ -119,8 +126,10 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
         (void)fstat(dir, &st);
         bool asked = other >= 0 && fstat(other, &object) == 0;
         lock_write(upper);
-        drop(upper->tree, &at, &l, &st, asked ? &object : NULL);
+        bool unwanted = drop(upper->tree, &at, &l, &st, asked ? &object : NULL);
         unlock(upper);
+        if (unwanted)
+            unlink_orphan(upper, l.id);
     }
     img_upper_moved(upper);
     if (other >= 0)
@@ -165,7 +174,7 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
     } else {
         (void)fstat(dir, &st);
         lock_write(upper);
-        drop(upper->tree, &at, &l, &st, NULL);
+        (void)drop(upper->tree, &at, &l, &st, NULL);
         unlock(upper);
     }
     img_upper_moved(upper);
@@ -278,9 +287,9 @@ static int may_rename(const img_tree *tree, const img_spot *from, const img_spot
 
 /* W. The tree's part of a rename. st: of both directories and of what moved. */
 static int move_in_tree(img_tree *tree, const img_spot *from, const img_spot *to, const loser *l,
-                        const struct stat st[3]) {
+                        const struct stat st[3], bool *unwanted) {
     if (to->node)
-        drop(tree, to, l, &st[1], NULL);
+        *unwanted = drop(tree, to, l, &st[1], NULL);
     int result = img_tree_move(tree, from->dentry, to->parent, to->name, strlen(to->name), true);
     if (result < 0)
         return result;
@@ -301,19 +310,19 @@ static int move_object(img_upper *upper, int dir, const img_spot *from, int to_d
         result = link_orphan(upper, to_dir, to->name, l->id);
     if (result == 0) {
         result = rename_to(dir, from->name, to_dir, to->name, from->lower ? RENAME_WHITEOUT : 0);
-        if (result < 0 && l->orphan) {
-            char orphan[IMG_ORPHAN_BYTES];
-            img_upper_orphan(l->id, orphan);
-            (void)unlinkat(upper->options.work_fd, orphan, 0);
-        }
+        if (result < 0 && l->orphan)
+            unlink_orphan(upper, l->id);
     }
     if (result == 0) {
+        bool unwanted = false;
         (void)fstat(dir, &st[0]);
         (void)fstat(to_dir, &st[1]);
         (void)stat_of(to_dir, to->name, &st[2]);
         lock_write(upper);
-        result = move_in_tree(upper->tree, from, to, l, st);
+        result = move_in_tree(upper->tree, from, to, l, st, &unwanted);
         unlock(upper);
+        if (unwanted)
+            unlink_orphan(upper, l->id);
     }
     img_upper_moved(upper);
     return result;

@@ -13,6 +13,14 @@
 #define PATH_PIECE 3000u /* longer paths are walked in pieces: PATH_MAX holds for one call */
 #define PATH_BUFFER 4096u
 
+#ifdef __SANITIZE_THREAD__ /* which does not know pthread_mutex_clocklock */
+#define PATIENCE_CLOCK CLOCK_REALTIME
+#define CLOCKLOCK pthread_mutex_timedlock
+#else
+#define PATIENCE_CLOCK CLOCK_MONOTONIC
+#define CLOCKLOCK(mutex, until) pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, until)
+#endif
+
 /* ---- life and locks ----------------------------------------------------------------------- */
 
 static void node_freed(void *watcher, img_id id) {
@@ -76,14 +84,14 @@ bool img_upper_trylock(img_upper *upper, unsigned milliseconds) {
     if (pthread_mutex_trylock(&upper->change) == 0)
         return true;
     struct timespec until;
-    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    (void)clock_gettime(PATIENCE_CLOCK, &until);
     until.tv_sec += (time_t)(milliseconds / 1000);
     until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    return milliseconds && pthread_mutex_clocklock(&upper->change, CLOCK_MONOTONIC, &until) == 0;
+    return milliseconds && CLOCKLOCK(&upper->change, &until) == 0;
 }
 
 void img_upper_unlock(img_upper *upper) {
