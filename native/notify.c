@@ -50,6 +50,9 @@ enum {
     READER_NS = 200000000 /* a listing this long after a READ is no reader's */
 };
 
+/* node.pages: 0, or why the node is not pushed (any more) */
+enum { TOUCHED = 1, PUSHED };
+
 typedef struct hint {
     img_id id; /* a file that was read, or a directory that was listed beyond cookie */
     uint32_t cookie;
@@ -95,7 +98,7 @@ void fast_notify_touch(fast_notify *notify, img_id id) {
     (void)pthread_rwlock_rdlock(&tree->lock);
     bool there = img_tree_node(tree, id);
     if (there)
-        __atomic_store_n(pages_of(tree, id), 1, __ATOMIC_SEQ_CST);
+        __atomic_store_n(pages_of(tree, id), TOUCHED, __ATOMIC_SEQ_CST);
     (void)pthread_rwlock_unlock(&tree->lock);
     if (!there || atomic_load(&notify->current) != id)
         return;
@@ -170,29 +173,16 @@ static bool may_push(const img_node *node) {
            __atomic_load_n(&node->lookups, __ATOMIC_RELAXED) > 0;
 }
 
-/* Makes the node the current one; false when it must not be pushed. */
-static bool claim(fast_notify *notify, img_id id, img_content *content) {
-    img_tree *tree = notify->path->tree;
-    atomic_store(&notify->current, id); /* before the look at pages: see fast_notify_touch */
-    (void)pthread_rwlock_rdlock(&tree->lock);
-    const img_node *node = img_tree_node(tree, id);
-    bool good = may_push(node) && !__atomic_exchange_n(pages_of(tree, id), 1, __ATOMIC_SEQ_CST);
-    if (good)
-        *content = img_content_of(tree, node);
-    (void)pthread_rwlock_unlock(&tree->lock);
-    if (!good)
-        atomic_store(&notify->current, 0);
-    return good;
-}
-
 /* The kernel did not know the inode: it may be pushed later, unless somebody touched it. */
 static void unclaim(fast_notify *notify, img_id id, bool again) {
     img_tree *tree = notify->path->tree;
     (void)pthread_mutex_lock(&notify->mutex);
-    if (again && !notify->fenced) {
+    if (again) {
+        uint32_t pushed = PUSHED; /* else it was touched, and stays so */
         (void)pthread_rwlock_rdlock(&tree->lock);
         if (img_tree_node(tree, id))
-            __atomic_store_n(pages_of(tree, id), 0, __ATOMIC_SEQ_CST);
+            (void)__atomic_compare_exchange_n(pages_of(tree, id), &pushed, 0, false,
+                                              __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
         (void)pthread_rwlock_unlock(&tree->lock);
     }
     atomic_store(&notify->current, 0);
@@ -200,6 +190,24 @@ static void unclaim(fast_notify *notify, img_id id, bool again) {
         (void)mprotect(notify->buffer, PAGE + PUSH_FILE, PROT_READ | PROT_WRITE);
     notify->fenced = false;
     (void)pthread_mutex_unlock(&notify->mutex);
+}
+
+/* Makes the node the current one; false when it must not be pushed. */
+static bool claim(fast_notify *notify, img_id id, img_content *content) {
+    img_tree *tree = notify->path->tree;
+    atomic_store(&notify->current, id); /* before the look at pages: see fast_notify_touch */
+    (void)pthread_rwlock_rdlock(&tree->lock);
+    const img_node *node = img_tree_node(tree, id);
+    uint32_t none = 0;
+    bool good =
+        may_push(node) && __atomic_compare_exchange_n(pages_of(tree, id), &none, PUSHED, false,
+                                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (good)
+        *content = img_content_of(tree, node);
+    (void)pthread_rwlock_unlock(&tree->lock);
+    if (!good)
+        unclaim(notify, id, false); /* who touched it may have taken the buffer away */
+    return good;
 }
 
 /* The bytes come into the buffer by pread, which answers EFAULT when it was taken away, where a
