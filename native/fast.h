@@ -69,6 +69,8 @@ int fast_reply(fast_request *req, const void *body, size_t size);
 int fast_reply_error(fast_request *req, int negative);
 /* Whether an answer says that the upper has no room. */
 bool fast_is_full(int result);
+/* Counts and logs a request that breaks the protocol: -EINVAL. */
+int fast_malformed(const fast_request *req, const char *why);
 void fast_log(img_fastpath *path, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- handlers ---- */

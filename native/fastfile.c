@@ -92,7 +92,7 @@ static int prepare(fast_request *req, uint64_t id) {
 int fast_write(fast_request *req) {
     const struct fuse_write_in *in = (const void *)req->arg;
     if (in->size > req->arg_len - sizeof *in)
-        return -EINVAL;
+        return fast_malformed(req, "its data are cut");
     int result = no_upper(req);
     if (result)
         return result;

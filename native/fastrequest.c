@@ -97,9 +97,19 @@ static int no_ioctl(fast_request *req) {
     return -ENOTTY;
 }
 
-static int relay(fast_request *req) {
-    (void)req;
-    return FAST_RELAY;
+/* libfuse trusts the kernel, so what breaks the format is not passed on. */
+static int relay_setxattr(fast_request *req) {
+    struct fuse_setxattr_in in = {0};
+    size_t at = FUSE_COMPAT_SETXATTR_IN_SIZE, len;
+    memcpy(&in, req->arg, FUSE_COMPAT_SETXATTR_IN_SIZE);
+    if (!fast_name(req, &at, &len))
+        return -EINVAL;
+    return in.size <= req->arg_len - at ? FAST_RELAY : fast_malformed(req, "a value is cut");
+}
+
+static int relay_removexattr(fast_request *req) {
+    size_t at = 0, len;
+    return fast_name(req, &at, &len) ? FAST_RELAY : -EINVAL;
 }
 
 /* ---- dispatch ----------------------------------------------------------------------------- */
@@ -134,8 +144,8 @@ static const operation operations[] = {
     [FUSE_RELEASEDIR] = {nothing, 0},
     [FUSE_FSYNC] = {fast_fsync, sizeof(struct fuse_fsync_in)},
     [FUSE_FSYNCDIR] = {fast_fsync, sizeof(struct fuse_fsync_in)},
-    [FUSE_SETXATTR] = {relay, FUSE_COMPAT_SETXATTR_IN_SIZE + 2},
-    [FUSE_REMOVEXATTR] = {relay, 2},
+    [FUSE_SETXATTR] = {relay_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE + 2},
+    [FUSE_REMOVEXATTR] = {relay_removexattr, 2},
     [FUSE_GETXATTR] = {fast_getxattr, sizeof(struct fuse_getxattr_in) + 2},
     [FUSE_LISTXATTR] = {fast_listxattr, sizeof(struct fuse_getxattr_in)},
     [FUSE_FLUSH] = {no_such, 0},
@@ -251,11 +261,19 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
     }
 }
 
+int fast_malformed(const fast_request *req, const char *why) {
+    img_stats_count(&req->path->stats->malformed, 1);
+    fast_log(req->path, "request %u: %s: EINVAL", req->in->opcode, why);
+    return -EINVAL;
+}
+
 const char *fast_name(const fast_request *req, size_t *at, size_t *len) {
     const char *name = req->arg + *at;
     const char *end = memchr(name, '\0', req->arg_len - *at);
-    if (!end)
+    if (!end) {
+        (void)fast_malformed(req, "a name has no end");
         return NULL;
+    }
     *len = (size_t)(end - name);
     *at += *len + 1;
     return name;
