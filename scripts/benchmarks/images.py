@@ -69,7 +69,7 @@ class Image:
         output(["tar", "--numeric-owner", "-xpf", self.tar, "-C", part], SETUP_SECONDS)
 
     def _squash(self, part: Path) -> None:
-        plain = ["-noI", "-noD", "-noF", "-noX", "-no-progress", "-quiet"]
+        plain = ["-noI", "-noD", "-noF", "-noX", "-no-duplicates", "-no-progress", "-quiet"]
         output(["sh", "-c", 'tar=$1; shift; exec sqfstar "$@" < "$tar"', "sh", self.tar,
                 *plain, part], SETUP_SECONDS)  # fmt: skip
 

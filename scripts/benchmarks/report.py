@@ -189,7 +189,7 @@ def markdown(about: Mapping[str, Any], results: Results) -> str:
         "## Every figure",
         every_figure(results, contestants),
         "## Peak memory of the daemon, MiB",
-        "VmHWM of what serves the mount, the greatest of all runs; of index works, of their process.",
+        "VmHWM of what serves the mount, the greatest of all runs; of index works: of the process.",
         peak_memory(results, contestants),
     ]
     if results.failures:

@@ -6,12 +6,14 @@ environments of its own, so that the program's own stays what users have.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +80,18 @@ class Tools:
 
     def matplotlib(self) -> Path:
         return environment(self.base / "plots-venv", MATPLOTLIB)
+
+
+@contextmanager
+def alone(base: Path) -> Iterator[None]:
+    """One benchmark at a time in that directory. Raises Failure."""
+    base.mkdir(parents=True, exist_ok=True)
+    with open(base / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"another benchmark is running in {base}") from None
+        yield
 
 
 def set_up(base: Path) -> Tools:

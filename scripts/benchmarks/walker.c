@@ -231,7 +231,9 @@ static void run_one(char **command) {
     if (waitpid(child, &status, 0) < 0)
         fail("wait", command[0]);
     if (status != 0) {
-        fprintf(stderr, "walker: %s ended with status %d\n", command[0], status);
+        fprintf(stderr, "walker: %s %s %d\n", command[0],
+                WIFSIGNALED(status) ? "was killed by signal" : "gave",
+                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
         exit(1);
     }
 }

@@ -235,6 +235,15 @@ def test_a_program_that_hangs_is_ended_after_what_it_waits_for(tmp_path: Path) -
         tools.output(["cat", tmp_path / "gone"], 30)
 
 
+def test_two_benchmarks_do_not_share_a_directory(tmp_path: Path) -> None:
+    with tools.alone(tmp_path / "new"):
+        with pytest.raises(tools.Failure, match="another benchmark"):
+            with tools.alone(tmp_path / "new"):
+                pytest.fail("two at once")
+    with tools.alone(tmp_path / "new"):
+        pass
+
+
 def test_the_command_names_its_works_and_contestants() -> None:
     done = subprocess.run([sys.executable, TOP / "scripts/bench", "--help"], capture_output=True,
                           text=True, check=True)  # fmt: skip
