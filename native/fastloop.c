@@ -6,9 +6,9 @@
  *               would wake a sleeping reader for each request though a spinning one takes it
  *
  * A thread that finds the device empty parks if another one reads; the last reader looks again
- * and again for spin_us, then sleeps in poll.  A parked thread is woken when two requests in a row
- * were there at once, before an operation that may wait, and by the watch thread when no one has
- * been reading for a millisecond.
+ * and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests in a
+ * row were there at once, before an operation that may wait, and by the watch thread when no one
+ * has been reading for a millisecond.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
 #include "fast.h"
@@ -23,6 +23,9 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Waking a thread costs more than answering a few requests. */
+enum { QUEUED = 16 };
 
 enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* quiet looks before the watch sleeps too */ };
 
@@ -201,7 +204,7 @@ static ssize_t next(reader *self, int *at_once) {
     for (;;) {
         ssize_t n = take(self);
         if (n) {
-            if (++*at_once >= 2)
+            if (++*at_once % QUEUED == 0)
                 call_one(self->loop);
             return n;
         }
