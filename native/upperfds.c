@@ -6,9 +6,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define FEWEST 16u  /* so that every thread can pin what it needs, whatever the limit */
-#define SPARE 256u  /* places for nodes that are pinned without a descriptor */
-#define WAITING 64u /* dropped descriptors that wait to be closed */
+#define FEWEST 16u    /* so that every thread can pin what it needs, whatever the limit */
+#define SPARE 256u    /* places for nodes that are pinned without a descriptor */
+#define WAITING 64u   /* dropped descriptors that wait to be closed */
+#define ASK_EVERY 32u /* descriptors taken over between two looks at the process' limit */
 
 typedef struct stale {
     struct stale *next;
@@ -28,7 +29,8 @@ typedef struct kept {
 struct img_fds {
     pthread_mutex_t lock;
     uint32_t max, n_open;
-    kept *all; /* element 0 is none */
+    uint32_t most, until_asked; /* max, or less where the process' limit wants it */
+    kept *all;                  /* element 0 is none */
     uint32_t n_all, used, free_head;
     uint32_t *buckets, mask;
     uint32_t oldest, newest;
@@ -203,8 +205,11 @@ static bool evict(img_fds *fds) {
 }
 
 int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
-    uint32_t most = room(fds);
     (void)pthread_mutex_lock(&fds->lock);
+    if (fds->until_asked-- == 0) {
+        fds->most = room(fds);
+        fds->until_asked = ASK_EVERY;
+    }
     kept *k = find(fds, id);
     if (k && k->fd >= 0) {
         close_later(fds, fd);
@@ -213,7 +218,7 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
             (void)pin(fds, k);
     } else {
         /* at most two, so that the number falls, bit by bit, where the limit was lowered */
-        for (int i = 0; i < 2 && fds->n_open >= most && evict(fds); i++)
+        for (int i = 0; i < 2 && fds->n_open >= fds->most && evict(fds); i++)
             ;
         if (!k && fds->n_open < fds->max)
             k = add(fds, id);
