@@ -231,7 +231,7 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
     if (set->what & IMG_SET_SIZE && !S_ISREG(node->mode))
         return -EINVAL;
     bool in_upper = node->flags & IMG_NODE_UPPER;
-    if (!in_upper && nothing_new(node, set))
+    if (nothing_new(node, set))
         return 0;
     bool nameless = id != IMG_ROOT && !node->names;
     if (nameless && !(set->what & IMG_SET_SIZE) && (!in_upper || img_is_dir(node)))
