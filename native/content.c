@@ -154,8 +154,8 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
     if (size > content->size - offset)
         size = (size_t)(content->size - offset);
     img_extent e = {0, 0, 0};
-    if (!img_content_extent(content, first_beyond(content, offset), &e) ||
-        offset < e.file_offset || offset + size > e.file_offset + e.length)
+    if (!img_content_extent(content, first_beyond(content, offset), &e) || offset < e.file_offset ||
+        offset + size > e.file_offset + e.length)
         return -EAGAIN; /* holes: let the other one put it together */
     struct iovec iov = {buffer, size};
     off_t at = (off_t)(content->base + e.archive_offset + (offset - e.file_offset));

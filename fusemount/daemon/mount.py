@@ -160,9 +160,7 @@ class _Enrolment:
         )
 
 
-def _serve_recorded(
-    channel: FuseChannel, enrolment: _Enrolment, ready: Callable[[], None]
-) -> None:
+def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable[[], None]) -> None:
     """Serves with a record and a control socket while the mount lives, both before ready()."""
     record = enrolment.record(channel)
     runtime = enrolment.directories.runtime

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fusemount import _native
@@ -44,7 +45,7 @@ def load_before_mount(options: MountOptions) -> None:
     import would wait for the mount, and the mount for the import.  The fast path answers it.
     """
     if not options.fastpath:
-        import fusemount.fuse
+        import_module("fusemount.fuse")
 
 
 def serve_mount(

@@ -28,14 +28,13 @@ async def serve(
 ) -> None:
     """Answers requests on fd until the kernel closes the channel (unmounted) or stop is set.
 
-    fd: a mounted FUSE channel; libfuse takes "/dev/fd/N" as one and leaves mounting to us.  It is
-    closed here.  behind_fast_path: it is a socket, and OPEN for writing means "bring it up".  ready is called when the kernel has said INIT.  stats: counts what is answered
-    here.  One session a process.
+    fd: a mounted FUSE channel, or the fast path's socket; libfuse takes "/dev/fd/N" as a channel
+    and leaves mounting to us.  It is closed here.  behind_fast_path: OPEN for writing means "bring
+    it up".  ready is called when INIT was said.  stats: counts what is answered here.  One session
+    a process.
     Raises OSError, RuntimeError when the session cannot be made.
     """
-    operations = Operations(
-        view, acl=default_permissions, ready=ready, prepares=behind_fast_path
-    )
+    operations = Operations(view, acl=default_permissions, ready=ready, prepares=behind_fast_path)
     if stats is not None:
         count_handlers(operations, stats)
     options = {"debug"} if debug else set()
