@@ -182,18 +182,18 @@ def markdown(about: Mapping[str, Any], results: Results) -> str:
     parts = [
         f"`{about['command']}`, {about['when']}: kernel {about['kernel']}, {about['cpus']} CPUs, "
         f"{about['disk']}, {about['runs']} interleaved runs, {busy}.{quick}",
-        "## Limits, and what was found",
+        "### Limits, and what was found",
         "Ratios of medians, imgmount ÷ the other.",
         against_limits(results),
         absolute_limits(results),
-        "## Every figure",
+        "### Every figure",
         every_figure(results, contestants),
-        "## Peak memory of the daemon, MiB",
+        "### Peak memory of the daemon, MiB",
         "VmHWM of what serves the mount, the greatest of all runs; of index works: of the process.",
         peak_memory(results, contestants),
     ]
     if results.failures:
-        parts += ["## Failures", "\n".join(
+        parts += ["### Failures", "\n".join(
             f"- {f.work}, {f.contestant}, run {f.run}: {_one_line(f.reason)}"
             for f in results.failures
         )]  # fmt: skip
@@ -202,3 +202,11 @@ def markdown(about: Mapping[str, Any], results: Results) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:400]
+
+
+def spliced(page: str, name: str, text: str) -> str:
+    """The page with the text between its marks of that name; without the marks, the text alone."""
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    return f"{head}{begin}\n{text}\n{end}{tail}" if found and closed else text

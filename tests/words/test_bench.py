@@ -81,6 +81,17 @@ def test_who_failed_is_told_from_who_cannot() -> None:
     assert "- a-work, overlayfs, run 1: it broke" in text
 
 
+def test_a_report_goes_between_the_marks_of_its_page() -> None:
+    page = "a\n<!-- begin bench -->\nold\n<!-- end bench -->\nb\n"
+    once = report.spliced(page, "bench", "new\n")
+    assert once == "a\n<!-- begin bench -->\n\nnew\n\n<!-- end bench -->\nb\n"
+    assert report.spliced(once, "bench", "new\n") == once
+    assert report.spliced(page, "bench-load", "new\n") == "new\n"
+    for name in ("bench", "bench-load"):
+        kept = (TOP / "docs/benchmarks.md").read_text()
+        assert report.spliced(kept, name, "new\n") != "new\n"
+
+
 def test_limits_are_met_up_to_the_limit_itself() -> None:
     found = Results(
         runs("stat walk, warm", imgmount=[1.0], overlayfs=[1.0], fuse_overlayfs=[1.9])
