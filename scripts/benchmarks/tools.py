@@ -135,5 +135,9 @@ def versions() -> dict[str, str]:
 
 
 def without_imgmount() -> dict[str, str]:
-    """The environment without settings that would lead to a user's own directories."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("IMGMOUNT_")}
+    """The environment without settings that would lead to a user's own directories, or have every
+    start compile the program anew (what pip installs is compiled)."""
+    unwanted = {"PYTHONDONTWRITEBYTECODE"}
+    return {
+        k: v for k, v in os.environ.items() if not k.startswith("IMGMOUNT_") and k not in unwanted
+    }
