@@ -19,9 +19,14 @@ from oracle import differences, dump_directory, overlay, unpack
 
 @dataclass(frozen=True)
 class Command:
-    """`imgmount` with cache, state and runtime directories of its own under one directory."""
+    """`imgmount` with cache, state and runtime directories of its own under one directory.
+
+    An image's path as the first argument mounts it; with `fastpath` off, so that pyfuse3 answers
+    for it alone (the fixture `fastpath`).
+    """
 
     base: Path
+    fastpath: bool = True
 
     @property
     def environment(self) -> dict[str, str]:
@@ -34,6 +39,8 @@ class Command:
     def __call__(
         self, *arguments: str | Path, check: bool = True, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
+        if not self.fastpath and isinstance(arguments[0], Path):
+            arguments = (*arguments, "-o", "fastpath=off")
         done = subprocess.run(
             [sys.executable, "-m", "fusemount", *map(str, arguments)],
             env=self.environment,

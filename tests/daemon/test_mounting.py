@@ -32,6 +32,15 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
     assert left == []
 
 
+both = pytest.mark.usefixtures("fastpath")  # the parts of a life that differ
+
+
+@pytest.fixture
+def command(tmp_path: Path, request: pytest.FixtureRequest) -> Command:
+    served = "fastpath" in request.fixturenames
+    return Command(tmp_path, request.getfixturevalue("fastpath") if served else True)
+
+
 @pytest.fixture
 def at(tmp_path: Path) -> Path:
     path = tmp_path / "mnt"
@@ -45,6 +54,7 @@ def records(command: Command) -> list[dict[str, Any]]:
     return found
 
 
+@both
 def test_it_returns_when_the_mount_answers(
     command: Command, busybox_image: Path, at: Path, tmp_path: Path
 ) -> None:
@@ -62,6 +72,7 @@ def test_it_returns_when_the_mount_answers(
     assert not Path(record["upper"]).exists()
 
 
+@both
 def test_what_root_needs_is_on_by_default(command: Command, busybox_image: Path, at: Path) -> None:
     with mounted(command, busybox_image, at):
         entry = mount_at(at)
@@ -82,6 +93,7 @@ def test_read_only_makes_no_upper(
             (at / "x").touch()
 
 
+@both
 def test_upper_is_kept_and_found_again(
     command: Command, busybox_image: Path, at: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +113,7 @@ def test_keep_says_where(command: Command, busybox_image: Path, at: Path) -> Non
     subprocess.run(["rm", "-r", str(upper.parent)], check=True)
 
 
+@both
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_and_lose_nothing(
     number: signal.Signals, command: Command, busybox_image: Path, at: Path, tmp_path: Path
@@ -114,6 +127,7 @@ def test_signals_end_it_and_lose_nothing(
     assert (tmp_path / "upper/big").read_bytes() == b"x" * 3_000_000
 
 
+@both
 def test_a_signal_detaches_a_busy_mount(
     command: Command, busybox_image: Path, at: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +154,7 @@ def test_a_signal_takes_mounts_inside_along(
     assert ended(record["pid"], 30)
 
 
+@both
 def test_umount_says_busy_and_lazy_detaches(
     command: Command, busybox_image: Path, at: Path
 ) -> None:
@@ -156,6 +171,7 @@ def test_umount_says_busy_and_lazy_detaches(
     assert ended(record["pid"], 30)
 
 
+@both
 @pytest.mark.parametrize("how", [["umount"], ["fusermount3", "-u"]])
 def test_others_may_unmount_it(
     how: list[str], command: Command, busybox_image: Path, at: Path
@@ -174,6 +190,7 @@ def test_mounting_twice_is_busy(command: Command, busybox_image: Path, at: Path)
         assert len(records(command)) == 1
 
 
+@both
 def test_a_dead_mount_is_named_and_cleared(
     command: Command, busybox_image: Path, at: Path, tmp_path: Path
 ) -> None:

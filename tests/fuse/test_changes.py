@@ -45,8 +45,8 @@ def layers() -> list[bytes]:
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Path]:
-    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, layers())
+def at(tmp_path: Path, fastpath: bool) -> Iterator[Path]:
+    workshop = Workshop(Command(tmp_path / "dirs", fastpath), tmp_path, layers())
     with workshop.mounted() as mount:
         yield mount
         seen = dump_directory(mount)

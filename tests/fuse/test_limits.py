@@ -31,8 +31,8 @@ def layers() -> list[bytes]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(Command(tmp_path / "dirs"), tmp_path, layers())
+def workshop(tmp_path: Path, fastpath: bool) -> Workshop:
+    return Workshop(Command(tmp_path / "dirs", fastpath), tmp_path, layers())
 
 
 def daemon_of(workshop: Workshop) -> int:

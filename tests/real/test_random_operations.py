@@ -88,12 +88,12 @@ def perform(ours: Side, theirs: Side, random: Random, count: int) -> list[Operat
 
 @pytest.mark.parametrize("seed", range(3))
 def test_r33_answers_are_a_local_file_systems(
-    image: tuple[Path, Path], tmp_path: Path, seed: int
+    image: tuple[Path, Path], tmp_path: Path, fastpath: bool, seed: int
 ) -> None:
     archive, original = image
     run("cp", "-a", original, tmp_path / "plain")
     theirs, ours = Side(tmp_path / "plain"), Side(tmp_path / "mnt")
-    random, command = Random(seed), Command(tmp_path / "dirs")
+    random, command = Random(seed), Command(tmp_path / "dirs", fastpath)
     where = (command, archive, ours.root, "--upper", tmp_path / "upper")
     old_umask = os.umask(0o022)
     try:
