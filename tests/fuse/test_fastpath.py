@@ -1,0 +1,412 @@
+"""What the fast path answers by itself, asked through the kernel, and how it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from mounted import Command, Workshop
+from oracle import run
+from tarwriter import TarWriter
+
+MIB = 1 << 20
+BIG = bytes(range(256)) * 4096
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def layers() -> list[bytes]:
+    t = TarWriter().dir("d").file("big", BIG, mode=0o644).file("small", b"lower")
+    t.sparse("sparse", 4 * MIB, [(MIB, b"x" * 65536), (4 * MIB, b"")])
+    t.file("last", BIG)
+    return [t.tar()]
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(Command(tmp_path / "dirs"), tmp_path, layers())
+
+
+@pytest.fixture
+def at(workshop: Workshop) -> Iterator[Path]:
+    with workshop.mounted() as mount:
+        yield mount
+
+
+def stats(workshop: Workshop, at: Path) -> dict[str, Any]:
+    answer = json.loads(workshop.command("stats", "--json", str(at)).stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def asked(requests: dict[str, Any], operation: str, door: str = "native") -> int:
+    return int(requests["ops"].get(operation, {}).get(door, {}).get("count", 0))
+
+
+def daemon_of(workshop: Workshop) -> int:
+    (mount,) = json.loads(workshop.command("mounts", "--json").stdout)
+    return int(mount["pid"])
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_who_answers(tmp_path: Path, served: bool) -> None:
+    workshop = Workshop(Command(tmp_path / "dirs", served), tmp_path, layers())
+    with workshop.mounted() as at:
+        assert (at / "small").read_bytes() == b"lower"
+        answer = stats(workshop, at)
+    assert answer["fastpath"] is served
+    assert asked(answer["requests"], "READ", "native" if served else "python") == 1
+    assert asked(answer["requests"], "READ", "python" if served else "native") == 0
+
+
+def test_r30_truncating_copies_nothing_up(at: Path, workshop: Workshop) -> None:
+    with open(at / "big", "wb") as f:
+        assert os.fstat(f.fileno()).st_size == 0
+        f.write(b"new")
+    assert (at / "big").read_bytes() == b"new"
+    assert (workshop.upper / "big").read_bytes() == b"new"
+    fd = os.open(at / "small", os.O_RDWR | os.O_TRUNC | os.O_APPEND)
+    os.write(fd, b"1")
+    os.write(fd, b"2")
+    os.close(fd)
+    assert (at / "small").read_bytes() == b"12"
+
+
+def test_r36_fallocate(at: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(BIG)
+    seen = []
+    for path in (at / "big", tmp_path / "plain"):
+        sizes = []
+        with open(path, "r+b") as f:
+            fd = f.fileno()
+            for mode, offset, length in (
+                (PUNCH_HOLE | KEEP_SIZE, 8192, 16384),
+                (ZERO_RANGE, 40000, 9000),
+                (ZERO_RANGE | KEEP_SIZE, MIB - 4096, 8192),
+                (KEEP_SIZE, MIB, MIB),
+                (0, 2 * MIB, 5000),
+            ):
+                fallocate(fd, mode, offset, length)
+                sizes.append(os.fstat(fd).st_size)
+            with pytest.raises(OSError) as refused:
+                fallocate(fd, PUNCH_HOLE, 0, 4096)
+            sizes.append(refused.value.errno)
+        seen.append((sizes, path.read_bytes()))
+    assert seen[0] == seen[1]
+
+
+def test_r36_holes(at: Path) -> None:
+    with open(at / "sparse", "rb") as f:
+        fd = f.fileno()
+        assert os.lseek(fd, 0, os.SEEK_DATA) == MIB
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == 0
+        assert os.lseek(fd, MIB, os.SEEK_HOLE) == MIB + 65536
+        with pytest.raises(OSError) as none:
+            os.lseek(fd, 2 * MIB, os.SEEK_DATA)
+        assert none.value.errno == errno.ENXIO
+    assert os.stat(at / "sparse").st_blocks == 65536 // 512
+
+
+@pytest.mark.parametrize("name", ["sparse", "new"])
+def test_r36_what_was_just_written_is_no_hole(at: Path, name: str) -> None:
+    with open(at / name, "r+b" if name == "sparse" else "w+b", buffering=0) as f:
+        fd = f.fileno()
+        os.ftruncate(fd, 4 * MIB)
+        for round_ in range(20):
+            offset = (2 * MIB) + round_ * 8192
+            os.pwrite(fd, b"d" * 4096, offset)
+            assert os.lseek(fd, offset, os.SEEK_DATA) == offset
+            assert os.lseek(fd, offset, os.SEEK_HOLE) == offset + 4096
+
+
+def test_r36_copy_file_range_from_a_layer(at: Path) -> None:
+    with open(at / "big", "rb") as source, open(at / "new", "w+b") as target:
+        copied = 0
+        while n := os.copy_file_range(source.fileno(), target.fileno(), MIB, copied, copied):
+            copied += n
+        assert copied == MIB
+        # over a file of the layers, from one that is dirty
+        target.write(b"dirty")
+        target.flush()
+        with open(at / "small", "r+b") as small:
+            assert os.copy_file_range(target.fileno(), small.fileno(), 9, 0, 3) == 9
+    assert (at / "new").read_bytes() == b"dirty" + BIG[5:]
+    assert (at / "small").read_bytes() == b"lowdirty" + BIG[5:9]
+
+
+def test_r36_statx_says_when_a_file_was_made(at: Path) -> None:
+    before = int(time.time()) - 1
+    (at / "new").write_bytes(b"x")
+    said = subprocess.check_output(["stat", "-c", "%W", at / "new", at / "last"]).split()
+    assert before <= int(said[0]) <= time.time() + 1
+    assert said[1] == b"0"  # of a layer's file nobody knows
+
+
+def test_r34_a_default_acl_takes_the_place_of_umask(at: Path, tmp_path: Path) -> None:
+    seen = []
+    before = os.umask(0o077)
+    try:
+        for base in (at, tmp_path / "plain"):
+            base.mkdir(exist_ok=True)
+            (base / "acl").mkdir()
+            run("setfacl", "-d", "-m", "u::rwx,g::rwx,o::r-x", base / "acl")
+            (base / "acl/file").touch()
+            (base / "acl/dir").mkdir()
+            (base / "plain").touch()
+            names = ("acl/file", "acl/dir", "plain")
+            seen.append([stat.S_IMODE(os.stat(base / n).st_mode) for n in names])
+    finally:
+        os.umask(before)
+    assert seen[0] == seen[1] == [0o664, 0o775, 0o600]
+
+
+# ---- the ends -----------------------------------------------------------------------------
+
+WRITER = """
+import os, sys, itertools
+try:
+    print("go", flush=True)
+    for n in itertools.count():
+        with open(f"{sys.argv[1]}/w{os.getpid()}-{n % 50}", "wb") as f:
+            f.write(bytes(100_000))
+        os.stat(f"{sys.argv[1]}/d/none{n}") if n % 7 == 0 and os.path.exists("x") else None
+except OSError as e:
+    print(e.errno)
+"""
+
+
+@contextmanager
+def writers(at: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    running = [
+        subprocess.Popen([sys.executable, "-c", WRITER, at], stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    try:
+        for one in running:
+            assert one.stdout and one.stdout.readline() == "go\n"
+        time.sleep(0.3)
+        yield running
+    finally:
+        for one in running:
+            one.kill()
+            one.communicate(timeout=20)
+
+
+def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
+    with pytest.raises(AssertionError, match="killed"), workshop.mounted() as at:
+        with open(at / "last", "rb") as held, writers(at, 3) as running:
+            os.kill(daemon_of(workshop), signal.SIGKILL)
+            for one in running:
+                said, _ = one.communicate(timeout=20)
+                assert int(said) in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+            with pytest.raises(OSError) as caught:
+                os.listdir(at / "d")
+            assert caught.value.errno == errno.ENOTCONN
+            with pytest.raises(OSError) as caught:
+                held.read()
+            assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+        raise AssertionError("killed")
+
+
+@pytest.mark.parametrize("how", ["lazy", "SIGTERM"])
+def test_unmounting_under_load_ends_soon(workshop: Workshop, how: str) -> None:
+    with pytest.raises(AssertionError, match="over"), workshop.mounted() as at:
+        pid = daemon_of(workshop)
+        with writers(at, 4):
+            start = time.monotonic()
+            if how == "lazy":
+                workshop.command("umount", "--lazy", str(at))
+            else:
+                os.kill(pid, signal.SIGTERM)
+                while os.path.exists(f"/proc/{pid}"):
+                    assert time.monotonic() - start < 15
+                    time.sleep(0.05)
+            assert time.monotonic() - start < 15
+        start = time.monotonic()
+        while os.path.exists(f"/proc/{pid}"):  # detached: until its last user is gone
+            assert time.monotonic() - start < 15
+            time.sleep(0.05)
+        raise AssertionError("over")
+
+
+def test_a_layer_that_shrinks_is_an_error(workshop: Workshop) -> None:
+    with workshop.mounted() as at, open(at / "last", "rb") as f:
+        mapped = mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        assert mapped[:4] == BIG[:4]
+        drop_caches()
+        os.truncate(workshop.image, 4096)
+        with pytest.raises(OSError) as caught:
+            f.read()
+        assert caught.value.errno == errno.EIO
+        mapped.close()
+        assert (at / "d").is_dir()  # the daemon lives
+
+
+def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(20_000, hard - 500)  # not everybody may raise the hard limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    fds: list[int] = []
+    try:
+        with workshop.mounted() as at:
+            pid = daemon_of(workshop)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 1024))
+            for i in range(count):
+                fd = os.open(at / "d/x", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                fds.append(fd)
+                os.write(fd, b"%d" % i)
+                os.unlink(at / "d/x")
+            assert os.listdir(at / "d") == []
+            drop_caches()
+            for i in Random(1).sample(range(count), 2000):
+                assert os.pread(fds[i], 9, 0) == b"%d" % i
+                assert os.fstat(fds[i]).st_nlink == 0
+            assert len(os.listdir(f"/proc/{pid}/fd")) < 600
+            while fds:
+                os.close(fds.pop())
+            deadline = time.monotonic() + 20  # the kernel's FORGETs come after close(2)
+            while os.listdir(workshop.work / "work") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert os.listdir(workshop.work / "work") == []
+    finally:
+        for fd in fds:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# ---- pushing ------------------------------------------------------------------------------
+
+DIRECTORIES, FILES = 24, 40
+
+
+def small_files() -> list[bytes]:
+    t = TarWriter()
+    for d in range(DIRECTORIES):
+        t.dir(f"{d:02}")
+        for f in range(FILES):
+            t.file(f"{d:02}/{f:02}", contents(d, f))
+    return [t.tar()]
+
+
+def contents(d: int, f: int) -> bytes:
+    return (b"%d/%d " % (d, f)) * (100 + 90 * f)
+
+
+def write_by_pwrite(path: Path, mark: bytes) -> None:
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, mark, 0)
+    os.close(fd)
+
+
+def write_by_mapping(path: Path, mark: bytes) -> None:
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, len(mark), mmap.MAP_SHARED) as mapped:
+        mapped[:] = mark
+    os.close(fd)
+
+
+def walk(at: Path) -> None:
+    for d in sorted(os.listdir(at)):
+        for entry in os.scandir(at / d):
+            Path(entry.path).read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_by_pwrite, write_by_mapping])
+def test_pushing_never_overwrites(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
+    """A reader walks, and so has files pushed, while another writes into those that come next."""
+    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
+    random, pushed = Random(7), 0
+    for round_ in range(6):
+        expected = {(d, f): contents(d, f) for d in range(DIRECTORIES) for f in range(FILES)}
+        workshop.upper = tmp_path / f"upper{round_}"
+        workshop.work = tmp_path / f"work{round_}"
+        with workshop.mounted() as at:
+            reader = subprocess.Popen(
+                [sys.executable, "-c", READER, at], stdout=subprocess.PIPE, text=True
+            )
+            assert reader.stdout and reader.stdout.readline() == "go\n"
+            for d in range(DIRECTORIES):
+                for f in random.sample(range(FILES), FILES // 2):
+                    mark = b"<%d %d %d>" % (round_, d, f)
+                    write(at / f"{d:02}/{f:02}", mark)
+                    expected[d, f] = mark + expected[d, f][len(mark) :]
+                time.sleep(random.random() * 0.004)
+            assert reader.wait(60) == 0
+            reader.stdout.close()
+            compare(at, expected)
+            drop_caches()
+            compare(at, expected)
+            pushed += stats(workshop, at)["requests"]["pushed_files"]
+        with workshop.mounted() as at:
+            compare(at, expected)
+    assert pushed > 0
+
+
+READER = """
+import os, sys
+at = sys.argv[1]
+print("go", flush=True)
+for _ in range(2):
+    for d in sorted(os.listdir(at)):
+        for entry in os.scandir(at + "/" + d):
+            with open(entry.path, "rb") as f:
+                f.read()
+"""
+
+
+def compare(at: Path, expected: dict[tuple[int, int], bytes]) -> None:
+    wrong = [k for k, v in expected.items() if (at / f"{k[0]:02}/{k[1]:02}").read_bytes() != v]
+    assert not wrong
+
+
+def test_what_was_pushed_needs_no_read(tmp_path: Path) -> None:
+    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
+    with workshop.mounted() as at:
+        walk(at)
+        requests = stats(workshop, at)["requests"]
+        reads = asked(requests, "READ")
+        pushed = requests["pushed_files"]
+        assert pushed > DIRECTORIES * FILES / 10
+        assert reads <= DIRECTORIES * FILES - pushed / 2
+        assert requests["pushed_bytes"] >= pushed * 300
+    with workshop.mounted("-o", "push=off") as at:
+        walk(at)
+        requests = stats(workshop, at)["requests"]
+        assert requests["pushed_files"] == 0
+        assert asked(requests, "READ") == DIRECTORIES * FILES
+
+
+def test_the_kernel_asks_for_capabilities_before_a_first_write(
+    workshop: Workshop, at: Path
+) -> None:
+    """What pushing relies on (native/notify.c): an inode's first write is announced."""
+    for name in ("big", "small"):
+        before = stats(workshop, at)["requests"]
+        write_by_pwrite(at / name, b"x")
+        after = stats(workshop, at)["requests"]
+        assert asked(after, "GETXATTR") == asked(before, "GETXATTR") + 1
