@@ -344,6 +344,9 @@ int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id
 
 /* ---- forgetting --------------------------------------------------------------------------- */
 
+#define LARGE_FILE (1u << 20)
+enum { SETTLE_NS = 20000000, SETTLE_MOST = 100 };
+
 /* R. Takes count off; true when nothing holds the node any more. */
 static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
     img_node *node = img_tree_node(tree, id);
@@ -358,9 +361,10 @@ static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
 }
 
 /* Frees the node if still nothing holds it; true when it had a file in the upper. */
-static bool free_node(img_tree *tree, img_id id) {
+static bool free_node(img_tree *tree, img_id id, uint64_t *size) {
     (void)pthread_rwlock_wrlock(&tree->lock);
     const img_node *node = img_tree_node(tree, id);
+    *size = node ? node->size : 0;
     bool file = node && node->flags & IMG_NODE_UPPER && !img_is_dir(node);
     bool freed = node && img_tree_release(tree, id);
     (void)pthread_rwlock_unlock(&tree->lock);
@@ -373,24 +377,36 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
     (void)pthread_rwlock_unlock(&tree->lock);
     if (!last)
         return;
+    uint64_t size;
     if (!upper || upper->options.work_fd < 0) {
-        (void)free_node(tree, (img_id)id);
+        (void)free_node(tree, (img_id)id, &size);
         return;
     }
+    /* A descriptor puts off the giving back of a large file's blocks, which takes long, until it is
+     * closed, when nobody waits for us any more. */
+    int held = -1;
     /* Held over both: the slot may serve again at once, and its orphan has the same name. */
+    __atomic_fetch_add(&upper->releasing, 1, __ATOMIC_SEQ_CST);
     (void)pthread_rwlock_wrlock(&upper->places);
-    if (free_node(tree, (img_id)id)) {
+    if (free_node(tree, (img_id)id, &size)) {
         char orphan[IMG_ORPHAN_BYTES];
         img_upper_orphan((img_id)id, orphan);
+        if (size > LARGE_FILE)
+            held = openat(upper->options.work_fd, orphan, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         (void)unlinkat(upper->options.work_fd, orphan, 0); /* may never have been */
     }
     (void)pthread_rwlock_unlock(&upper->places);
+    if (held >= 0)
+        (void)close(held);
     img_fds_close_dropped(upper->fds);
+    __atomic_fetch_sub(&upper->releasing, 1, __ATOMIC_SEQ_CST);
 }
 
 void img_upper_settle(img_upper *upper) {
-    struct timespec pause = {0, 20000000};
-    (void)nanosleep(&pause, NULL);
-    (void)pthread_rwlock_rdlock(&upper->places);
-    (void)pthread_rwlock_unlock(&upper->places);
+    struct timespec pause = {0, SETTLE_NS};
+    for (int i = 0; i < SETTLE_MOST; i++) {
+        (void)nanosleep(&pause, NULL);
+        if (!__atomic_load_n(&upper->releasing, __ATOMIC_SEQ_CST))
+            return;
+    }
 }

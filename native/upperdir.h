@@ -43,9 +43,10 @@ typedef struct img_upper {
     pthread_rwlock_t places;
     pthread_mutex_t times[16]; /* by nodeid: changeattr.c */
     img_fds *fds;
-    uint64_t freed;    /* W of the tree: upper nodes freed so far */
-    uint64_t serial;   /* change: names in the work directory, "c<serial>" */
-    uint32_t uid, gid; /* what an object is made with */
+    uint64_t freed;     /* W of the tree: upper nodes freed so far */
+    uint64_t serial;    /* change: names in the work directory, "c<serial>" */
+    uint32_t releasing; /* atomic: threads that give back what was forgotten */
+    uint32_t uid, gid;  /* what an object is made with */
 } img_upper;
 
 /* tree must outlive it. NULL when memory is short. */
