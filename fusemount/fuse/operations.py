@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _FOREVER = 86400 * 365
 _BATCH = 128  # directory entries asked of the tree at once
 _BLOCK = 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SETTLE_SECONDS = 0.05
 _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 
 
@@ -36,7 +38,14 @@ def _answering(handler: _F) -> _F:
     @functools.wraps(handler)
     async def answer(*args: Any) -> Any:
         try:
-            return await handler(*args)
+            try:
+                return await handler(*args)
+            except OSError as e:
+                if e.errno not in _FULL or args[0].behind_fast_path:
+                    raise
+                # The kernel's word of files that are gone follows their removal: room may come.
+                await trio.sleep(_SETTLE_SECONDS)
+                return await handler(*args)
         except OSError as e:
             raise pyfuse3.FUSEError(e.errno or errno.EIO) from None
         except (pyfuse3.FUSEError, trio.Cancelled):
@@ -72,20 +81,20 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 class Operations(pyfuse3.Operations):
     """The view, as FUSE asks for it.
 
-    prepares: we stand behind the fast path, which answers the kernel's OPEN itself: one for writing
-    is its own, and asks to bring the file up.
+    behind_fast_path: it answers the kernel's OPEN itself; one for writing is its own, and asks to
+    bring the file up.
     """
 
     supports_dot_lookup = True
     enable_writeback_cache = True
 
     def __init__(
-        self, view: RootFs, *, acl: bool, ready: Callable[[], None], prepares: bool = False
+        self, view: RootFs, *, acl: bool, ready: Callable[[], None], behind_fast_path: bool = False
     ) -> None:
         super().__init__()
         self.enable_acl = acl
         self._view = view
-        self._prepares = prepares
+        self.behind_fast_path = behind_fast_path
         self._ready = ready
 
     def init(self) -> None:
@@ -238,7 +247,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if self._prepares and flags & os.O_ACCMODE != os.O_RDONLY:
+        if self.behind_fast_path and flags & os.O_ACCMODE != os.O_RDONLY:
             self._view.prepare(inode)
         self._view.open(inode, flags)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)

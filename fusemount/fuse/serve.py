@@ -34,7 +34,9 @@ async def serve(
     a process.
     Raises OSError, RuntimeError when the session cannot be made.
     """
-    operations = Operations(view, acl=default_permissions, ready=ready, prepares=behind_fast_path)
+    operations = Operations(
+        view, acl=default_permissions, ready=ready, behind_fast_path=behind_fast_path
+    )
     if stats is not None:
         count_handlers(operations, stats)
     options = {"debug"} if debug else set()
