@@ -32,7 +32,7 @@ static void test_headers(void) {
             CHECK(logged(r, "not known"));
         }
     CHECK(ask(r, 0, 1, NULL, 0) == -ENOSYS && ask(r, UINT32_MAX, 1, NULL, 0) == -ENOSYS);
-    CHECK(r->stats->malformed >= 20);
+    CHECK(__atomic_load_n(&r->stats->malformed, __ATOMIC_RELAXED) >= 20);
     rig_free(r);
 }
 

@@ -435,7 +435,7 @@ static void test_a_lower_file_is_prepared_by_python(void) {
     unique = write_to_lower(r, s, &heard); /* says it did, and did not: an error, no loop */
     python_says(r, unique, 0, &opened, sizeof opened);
     CHECK(answer_to(r, unique) == -EIO);
-    CHECK(r->stats->prepared == 4);
+    CHECK(__atomic_load_n(&r->stats->prepared, __ATOMIC_RELAXED) == 4);
     /* into a node that Python must bring up: the one written to, not the one read from */
     struct fuse_copy_file_range_in copy = {.nodeid_out = big, .len = 7};
     unique = tell(r, FUSE_COPY_FILE_RANGE, x, &copy, sizeof copy, NULL, 0);
