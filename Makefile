@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 AT ?= /mnt/imgmount
 IMAGE ?=
 
-.PHONY: mount check setup lint native-check test install clean
+.PHONY: mount check setup lint native-check test stress install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -31,6 +31,11 @@ native-check:
 
 test:
 	$(PYTHON) -m pytest
+
+# A mount under sanitizers with stress-ng on it: two minutes, not part of check.
+stress: setup
+	@scripts/setup bench
+	@scripts/stress
 
 # The command on everybody's PATH, for mount(8) and fstab.
 install: setup
