@@ -92,22 +92,22 @@ typedef struct img_set {
  * mode or owner where owners cannot be given. */
 int img_setattr(img_upper *upper, img_id id, const img_set *set);
 
-/* Writes all of data to a file of the upper, and tells the tree its new size, ctime and blocks. The
- * mtime stays what it was: the kernel caches writes, keeps the time, and says by SETATTR what it is
- * (but not when two changes fell into one tick of its clock: the upper's own would show after a
- * remount).  The same holds of img_allocate and img_copy_range.
- * security.capability goes; set-id bits with kill.  Returns size, or a negative errno when
- * nothing was written, else the number of bytes that were.
+/* Writes all of data to a file of the upper, and tells the tree its new size and blocks.
+ * security.capability goes; set-id bits with kill.  Returns size, or a negative errno, and then a
+ * part may have been written: the kernel, which writes back its cache, takes no short count as word
+ * of what was lost.
  * Declined (IMG_WRITE_DECLINED): not in the upper. */
 #define IMG_WRITE_DECLINED ((ssize_t)-4096)
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
                   bool kill);
-/* fallocate(2). IMG_DECLINED: not in the upper. */
-int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length);
-/* copy_file_range(2) into a file of the upper, from one or from a layer's file.
+/* fallocate(2). IMG_DECLINED: not in the upper. kill: set-id bits go; the kernel does not ask for
+ * it here, so it is on for all who are not root. */
+int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
+                 bool kill);
+/* copy_file_range(2) into a file of the upper, from one or from a layer's file. kill: as above.
  * IMG_WRITE_DECLINED: the target is not in the upper. */
 ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
-                       uint64_t to_offset, uint64_t length);
+                       uint64_t to_offset, uint64_t length, bool kill);
 /* fsync(2) or fdatasync(2) of a file or directory; 0 for what has nothing in the upper. */
 int img_sync(img_upper *upper, img_id id, bool data_only);
 

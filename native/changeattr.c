@@ -342,47 +342,61 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {
         drop_capability(upper, id, fd);
 }
 
-static ssize_t write_all(int fd, uint64_t offset, const char *data, size_t size) {
-    size_t done = 0;
-    while (done < size) {
-        ssize_t n = pwrite(fd, data + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return done ? (ssize_t)done : -errno;
-        done += (size_t)n;
+/* 0, or a negative errno; *done is what was written. */
+static int write_all(int fd, uint64_t offset, const char *data, size_t size, size_t *done) {
+    for (*done = 0; *done < size;) {
+        ssize_t n = pwrite(fd, data + *done, size - *done, (off_t)(offset + *done));
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        *done += n > 0 ? (size_t)n : 0;
     }
-    return (ssize_t)done;
+    return 0;
 }
 
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
                   bool kill) {
     uint64_t end;
+    size_t done = 0;
     if (size > SSIZE_MAX || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
         return -EFBIG;
     ssize_t fd = pin_to_write(upper, id);
     if (fd < 0)
         return fd;
-    ssize_t result = kill ? strip_set_id(upper, id, (int)fd) : 0;
+    int result = kill ? strip_set_id(upper, id, (int)fd) : 0;
     if (result == 0)
-        result = write_all((int)fd, offset, data, size);
-    if (result > 0)
-        data_changed(upper, id, (int)fd, offset + (uint64_t)result);
+        result = write_all((int)fd, offset, data, size, &done);
+    if (done)
+        data_changed(upper, id, (int)fd, offset + done);
     img_upper_unpin(upper, id);
+    return result < 0 ? result : (ssize_t)done;
+}
+
+/* Of what fails, nothing stays: ext4 for one grows the file as far as there was room. */
+static int allocate(int fd, int mode, uint64_t offset, uint64_t length) {
+    struct stat before, after;
+    int result;
+    if (fstat(fd, &before) < 0)
+        return -errno;
+    do
+        result = fallocate(fd, mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+    while (result == -EINTR);
+    if (result < 0 && fstat(fd, &after) == 0 && after.st_size > before.st_size &&
+        ftruncate(fd, before.st_size) < 0)
+        return -errno;
     return result;
 }
 
-int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length) {
+int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
+                 bool kill) {
     uint64_t end;
     if (__builtin_add_overflow(offset, length, &end) || end > INT64_MAX)
         return -EFBIG;
     ssize_t fd = pin_to_write(upper, id);
     if (fd < 0)
         return fd == IMG_WRITE_DECLINED ? IMG_DECLINED : (int)fd;
-    int result;
-    do
-        result = fallocate((int)fd, mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
-    while (result == -EINTR);
+    int result = kill ? strip_set_id(upper, id, (int)fd) : 0;
+    if (result == 0)
+        result = allocate((int)fd, mode, offset, length);
     if (result == 0)
         data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
     img_upper_unpin(upper, id);
@@ -412,11 +426,13 @@ static ssize_t copy_layer(const img_content *content, uint64_t at, int to, uint6
         size_t want =
             most - (uint64_t)done < COPY_PIECE ? (size_t)(most - (uint64_t)done) : COPY_PIECE;
         n = img_content_read(content, at + (uint64_t)done, piece, want);
-        if (n > 0)
-            n = write_all(to, to_at + (uint64_t)done, piece, (size_t)n);
         if (n <= 0)
             break;
-        done += n;
+        size_t written;
+        n = write_all(to, to_at + (uint64_t)done, piece, (size_t)n, &written);
+        done += (ssize_t)written;
+        if (n < 0)
+            break;
     }
     free(piece);
     return done ? done : n;
@@ -461,7 +477,7 @@ static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uin
 }
 
 ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
-                       uint64_t to_offset, uint64_t length) {
+                       uint64_t to_offset, uint64_t length, bool kill) {
     if (length > INT_MAX)
         length = INT_MAX & ~4095;
     if (from_offset > INT64_MAX - length || to_offset > INT64_MAX - length)
@@ -469,7 +485,9 @@ ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_
     ssize_t fd = pin_to_write(upper, to);
     if (fd < 0)
         return fd;
-    ssize_t n = copy_into(upper, from, from_offset, (int)fd, to_offset, length);
+    ssize_t n = kill ? strip_set_id(upper, to, (int)fd) : 0;
+    if (n == 0)
+        n = copy_into(upper, from, from_offset, (int)fd, to_offset, length);
     if (n > 0)
         data_changed(upper, to, (int)fd, to_offset + (uint64_t)n);
     img_upper_unpin(upper, to);

@@ -98,7 +98,9 @@ void fast_relax(void);
 
 /* ---- fastrelay.c ---- */
 fast_relay *fast_relay_start(img_fastpath *path, int fd, img_error *err);
-void fast_relay_stop(fast_relay *relay);
+/* Fails what waits for an answer, and what comes later; waits for its thread. */
+void fast_relay_end(fast_relay *relay);
+void fast_relay_free(fast_relay *relay);
 /* Sends the message to pyfuse3 and keeps it; its answer goes to fd. A negative errno when it
  * cannot (EIO: nobody is there any more). */
 int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,

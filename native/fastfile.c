@@ -174,7 +174,7 @@ int fast_fallocate(fast_request *req) {
     fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
     fast_will_wait(req->path);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
-                          in->length);
+                          in->length, req->in->uid != 0);
     if (result == IMG_DECLINED)
         return prepare(req, req->in->nodeid);
     return result ? result : fast_reply(req, NULL, 0);
@@ -191,7 +191,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
     fast_will_wait(req->path);
     *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,
                              (img_id)in->nodeid_out, in->off_out,
-                             in->len < COPY_MOST ? in->len : COPY_MOST);
+                             in->len < COPY_MOST ? in->len : COPY_MOST, req->in->uid != 0);
     if (*copied == IMG_WRITE_DECLINED)
         return prepare(req, in->nodeid_out);
     if (*copied < 0)

@@ -361,16 +361,17 @@ img_fastpath *img_fastpath_start(img_tree *tree, img_upper *upper, img_stats *st
 }
 
 void img_fastpath_stop(img_fastpath *path) {
-    /* First the one that may wait for an answer of the others. */
+    /* In the order of who may wait for whom: the notify thread for the kernel, which may wait for
+     * an answer of pyfuse3, which nobody gives any more, or of the readers. */
+    fast_relay_end(path->relay);
     if (path->notify)
         fast_notify_stop(path->notify);
     loop_stop(path->loop);
-    fast_relay_stop(path->relay);
-    path->relay = NULL;
 }
 
 void img_fastpath_free(img_fastpath *path) {
     loop_free(path->loop, path->options.threads);
+    fast_relay_free(path->relay);
     if (path->notify)
         fast_notify_free(path->notify);
     free(path);

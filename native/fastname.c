@@ -47,6 +47,8 @@ static int make(fast_request *req, const char *name, size_t len, const img_new *
         return result;
     result = img_make(req->path->upper, (img_id)req->in->nodeid, name, len, what, &who, &id);
     if (!result) {
+        /* Its number may be that of a file that something was just pushed into. */
+        fast_notify_touch(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);

@@ -45,6 +45,7 @@ struct fast_relay {
     pending *queue, **queue_end;
     bool gone; /* nobody answers any more */
     bool stopping;
+    bool ended; /* its thread was waited for */
     char *out, *in;
 };
 
@@ -150,11 +151,11 @@ static uint64_t told_node(uint32_t opcode, const char *answer, size_t size) {
 static void pass_on(fast_relay *relay, const pending *one, const char *answer, size_t size) {
     const struct fuse_in_header *in = (const void *)one->message;
     const struct fuse_out_header *out = (const void *)answer;
-    if (write(one->fd, answer, size) < 0) {
-        uint64_t node = told_node(in->opcode, answer, size);
-        if (node)
-            img_forget(relay->path->tree, relay->path->upper, node, 1);
-    }
+    uint64_t node = out->error ? 0 : told_node(in->opcode, answer, size);
+    if (node && node <= UINT32_MAX)
+        fast_notify_touch(relay->path->notify, (img_id)node);
+    if (write(one->fd, answer, size) < 0 && node)
+        img_forget(relay->path->tree, relay->path->upper, node, 1);
     img_stats_add(relay->path->stats, IMG_DOOR_PYTHON, in->opcode, img_stats_now() - one->start,
                   out->error != 0, 0);
 }
@@ -280,13 +281,18 @@ fast_relay *fast_relay_start(img_fastpath *path, int fd, img_error *err) {
     return NULL;
 }
 
-void fast_relay_stop(fast_relay *relay) {
-    if (!relay)
+void fast_relay_end(fast_relay *relay) {
+    if (!relay || relay->ended)
         return;
+    relay->ended = true;
     (void)pthread_mutex_lock(&relay->mutex);
     relay->stopping = true;
     (void)pthread_mutex_unlock(&relay->mutex);
     wake(relay);
     (void)pthread_join(relay->thread, NULL);
-    relay_free(relay);
+}
+
+void fast_relay_free(fast_relay *relay) {
+    if (relay)
+        relay_free(relay);
 }

@@ -43,7 +43,8 @@ int fast_reply_error(fast_request *req, int negative) {
 /* ---- the protocol's start ----------------------------------------------------------------- */
 
 static int init(fast_request *req) {
-    /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back. */
+    /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back. No
+     * EXPORT_SUPPORT: nodeids serve again, so a kept file handle could name another file. */
     static const uint64_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK |
                                    FUSE_DO_READDIRPLUS | FUSE_ASYNC_DIO | FUSE_WRITEBACK_CACHE |
                                    FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
@@ -73,7 +74,7 @@ static int init(fast_request *req) {
         .congestion_threshold = 48,
         .max_write = FAST_MAX_WRITE,
         .time_gran = 1,
-        .max_pages = FAST_MAX_WRITE / 4096,
+        .max_pages = (uint16_t)(FAST_MAX_WRITE / sysconf(_SC_PAGESIZE)),
     };
     return fast_reply(req, &out, sizeof out);
 }

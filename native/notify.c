@@ -373,6 +373,9 @@ fast_notify *fast_notify_start(img_fastpath *path, img_error *err) {
     if (notify) {
         notify->path = path;
         notify->fd = path->options.device_fd;
+        /* The data would not stand on a page of their own (2.). */
+        if (sysconf(_SC_PAGESIZE) != PAGE)
+            path->options.push = false;
         notify->last = &notify->first;
         pthread_mutex_init(&notify->mutex, NULL);
         pthread_cond_init(&notify->wake, NULL);

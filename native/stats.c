@@ -23,7 +23,7 @@ static const char *const names[IMG_STATS_OPCODES] = {
     [42] = "BATCH_FORGET", [43] = "FALLOCATE",     [44] = "READDIRPLUS",
     [45] = "RENAME2",      [46] = "LSEEK",         [47] = "COPY_FILE_RANGE",
     [48] = "SETUPMAPPING", [49] = "REMOVEMAPPING", [50] = "SYNCFS",
-    [51] = "TMPFILE",      [52] = "STATX",
+    [51] = "TMPFILE",      [52] = "STATX",         [53] = "COPY_FILE_RANGE_64",
 };
 
 img_stats *img_stats_new(void) {

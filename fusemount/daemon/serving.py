@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.session import ENDING, Service, run_session
+from fusemount.daemon.session import ENDING, Service, flush_for, run_session
 from fusemount.settings import MountOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # A thread that found the device empty looks again for so long before it sleeps: waking a sleeping
 # one costs the caller 50-180 us.
 SPIN_US = 100
+
+# So long the kernel may write back what it holds when the session has failed.
+FLUSH_SECONDS = 10.0
 
 
 def default_threads() -> int:
@@ -68,7 +71,14 @@ def serve_mount(
     with _fast_path(channel.fd, rootfs, options, stats) as front:
         ready()
         side = _Side(rootfs, options, stats, front)
-        run_session(channel, side.serve, _nothing, (*services, front.log))
+        try:
+            run_session(channel, side.serve, _nothing, (*services, front.log))
+        except BaseException:
+            # What the kernel still holds can be written while the threads answer; what needs
+            # Python gets EIO.
+            front.hang_up()
+            flush_for(channel, FLUSH_SECONDS)
+            raise
 
 
 def _nothing() -> None:
@@ -82,6 +92,14 @@ class _Front:
     socket: socket.socket
     log_fd: int
     end_fd: int
+
+    def hang_up(self) -> None:
+        """Nobody answers for pyfuse3 any more."""
+        self.socket.close()
+
+    def take_socket(self) -> int:
+        """pyfuse3's end, which is its own from here on: when it is closed the fast path knows."""
+        return self.socket.detach()
 
     async def log(self) -> None:
         """Its lines become ours."""
@@ -146,7 +164,7 @@ class _Side:
             # a session.
             await serve(
                 self.rootfs,
-                os.dup(self.front.socket.fileno() if self.front else channel.fd),
+                self.front.take_socket() if self.front else os.dup(channel.fd),
                 behind_fast_path=self.front is not None,
                 default_permissions=self.options.default_permissions,
                 debug=self.options.debug,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -98,6 +99,20 @@ async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
         LOGGER.error("%s", error)
     finally:
         stop.set()
+
+
+def flush_for(channel: FuseChannel, seconds: float) -> None:
+    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises."""
+
+    def work() -> None:
+        try:
+            _flush_and_unmount(channel)
+        except (ImgmountError, OSError) as error:
+            LOGGER.error("%s", error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(seconds)
 
 
 def _flush_and_unmount(channel: FuseChannel) -> None:

@@ -203,7 +203,8 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if change != Change():
-            self._view.setattr(inode, change)
+            # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
+            self._view.setattr(inode, change, kill=ctx.uid != 0)
         return _entry(self._view.getattr(inode))
 
     @_answering
@@ -249,7 +250,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if self.behind_fast_path and flags & os.O_ACCMODE != os.O_RDONLY:
             self._view.prepare(inode)
-        self._view.open(inode, flags)
+        self._view.open(inode, flags, kill=ctx.uid != 0)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
 
     @_answering

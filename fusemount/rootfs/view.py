@@ -59,6 +59,12 @@ def fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
+def _without_set_id(mode: int) -> int:
+    """What chown(2) and truncate(2) leave of a mode; set-gid without x is mandatory locking."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def kept_descriptors() -> int:
     """Of upper files: a quarter of what the process may have, and not more than are of use."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -240,11 +246,11 @@ class RootFs:
 
     # ---- files ----------------------------------------------------------------------------
 
-    def open(self, ino: int, flags: int) -> None:
+    def open(self, ino: int, flags: int, *, kill: bool = False) -> None:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._writable()
         if flags & os.O_TRUNC:
-            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()))
+            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()), kill=kill)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
         door = self._writable()
@@ -261,9 +267,16 @@ class RootFs:
 
     # ---- attributes -----------------------------------------------------------------------
 
-    def setattr(self, ino: int, change: Change) -> None:
-        """chown, chmod, utimens and truncate, which the kernel has allowed."""
+    def setattr(self, ino: int, change: Change, *, kill: bool = False) -> None:
+        """chown, chmod, utimens and truncate, which the kernel has allowed.
+
+        kill: a change of size takes the set-id bits, as it does for who is not privileged.
+        """
         with self._changing() as door:
+            if kill and change.size is not None and change.mode is None:
+                mode = stat.S_IMODE(self.tree.getattr(ino).mode)
+                left = _without_set_id(mode)
+                change = replace(change, mode=None if left == mode else left)
             if _set(door, ino, change):
                 return
             attr = self.tree.getattr(ino)
@@ -285,9 +298,7 @@ class RootFs:
         mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
         if chown and change.mode is None:  # as chown(2) does
-            mode &= ~stat.S_ISUID
-            if mode & stat.S_IXGRP:
-                mode &= ~stat.S_ISGID
+            mode = _without_set_id(mode)
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):

@@ -519,8 +519,8 @@ static void test_the_kernel_owns_the_mtime_of_what_it_writes(void) {
     img_id f = make(IMG_ROOT, "f", S_IFREG | 0644);
     CHECK(set(f, (img_set){.what = IMG_SET_MTIME, .mtime_s = 5, .mtime_ns = 6}) == 0);
     CHECK(img_write(upper, f, 0, "data", 4, false) == 4);
-    CHECK(img_allocate(upper, f, 0, 0, 8192) == 0 && node_of(f)->size == 8192);
-    CHECK(img_allocate(upper, f, FALLOC_FL_KEEP_SIZE, 8192, 8192) == 0);
+    CHECK(img_allocate(upper, f, 0, 0, 8192, false) == 0 && node_of(f)->size == 8192);
+    CHECK(img_allocate(upper, f, FALLOC_FL_KEEP_SIZE, 8192, 8192, false) == 0);
     CHECK(node_of(f)->size == 8192 && node_of(f)->blocks == (uint64_t)on_disk("f").st_blocks);
     CHECK(set(f, (img_set){.what = IMG_SET_MODE, .mode = 0600}) == 0);
     CHECK(node_of(f)->mtime_s == 5 && node_of(f)->mtime_ns == 6);
@@ -541,19 +541,19 @@ static void test_copies(void) {
     img_node_at(tree, lower)->size = 10;
     img_node_at(tree, lower)->u.archive_data = 50;
     CHECK(img_write(upper, lower, 0, "x", 1, false) == IMG_WRITE_DECLINED);
-    CHECK(img_allocate(upper, lower, 0, 0, 1) == IMG_DECLINED);
-    CHECK(img_copy_range(upper, f, 0, lower, 0, 1) == IMG_WRITE_DECLINED);
-    CHECK(img_copy_range(upper, lower, 3, f, 5, 100) == 7 && node_of(f)->size == 12);
-    CHECK(img_copy_range(upper, f, 5, f, 0, 4) == 4);
+    CHECK(img_allocate(upper, lower, 0, 0, 1, true) == IMG_DECLINED);
+    CHECK(img_copy_range(upper, f, 0, lower, 0, 1, false) == IMG_WRITE_DECLINED);
+    CHECK(img_copy_range(upper, lower, 3, f, 5, 100, false) == 7 && node_of(f)->size == 12);
+    CHECK(img_copy_range(upper, f, 5, f, 0, 4, false) == 4);
     char data[16] = "";
     int fd = img_upper_pin(upper, f);
     CHECK(pread(fd, data, 16, 0) == 12 && !memcmp(data, "3456\0003456789", 12));
     img_upper_unpin(upper, f);
-    CHECK(img_copy_range(upper, lower, 10, f, 0, 4) == 0);
+    CHECK(img_copy_range(upper, lower, 10, f, 0, 4, false) == 0);
     CHECK(ftruncate(archive, 105) == 0); /* an archive that shrinks */
-    ssize_t cut = img_copy_range(upper, lower, 0, f, 0, 10);
+    ssize_t cut = img_copy_range(upper, lower, 0, f, 0, 10, false);
     CHECK(cut == 5 || cut == -EIO);
-    CHECK(img_copy_range(upper, lower, 6, f, 0, 4) == -EIO);
+    CHECK(img_copy_range(upper, lower, 6, f, 0, 4, false) == -EIO);
     CHECK(img_write(upper, f, INT64_MAX, "xy", 2, false) == -EFBIG);
     (void)close(archive);
     finish();
