@@ -1,334 +1,213 @@
-"""Law: random file-system operations as values, chosen by a seed, and what each one answers.
+"""Law: random file-system operations as values, drawn by hypothesis; here nothing is carried out.
 
-choose() knows names, kinds of calls and nothing of the file system's state, so most sequences run
+one_step() knows names and kinds of calls and nothing of the file system's state, so most sequences run
 into each other: names that exist or do not, kinds that fit or do not, directories full or empty.
-A Side runs an operation below one directory and says what the caller saw: a value or an errno.
-No link climbs (`..`): moved to the top, it would lead out, to one file for both sides.
-Two sides that are the same file system give the same answers for ever.
+A step is who does it (a worker's number) and what; the simplest one does nothing, so that a failing
+case shrinks to the steps that matter.  What an operation does is in side.py, under its name.
+No path climbs (`..`): moved to the top, it would lead out, to one file for both sides.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import mmap
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
 from dataclasses import dataclass
-from pathlib import Path
-from random import Random
 from typing import Any
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_CWD = -100
+from hypothesis import strategies as st
+
 SOMEBODY = 1234
 LONG_AGO = 1_500_000_000 * 10**9  # times that operations set lie before this
 
-_TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty")
-_BELOW = ("a", "b", "sub", "x", "h3", "007", "l")
-_XATTRS = ("user.k", "user.other", "trusted.t")
-_MODES = (0o600, 0o644, 0o755, 0o711, 0o444, 0o777)
-_SIZES = (0, 1, 100, 4095, 4096, 4097, 10_000, 70_000)
+
+@dataclass(frozen=True)
+class Identity:
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
+
+
+WORKERS = (
+    Identity(0, 0, (0,), 0o022),
+    Identity(SOMEBODY, SOMEBODY, (SOMEBODY,), 0o002),
+    Identity(5, 6, (6, 8, SOMEBODY), 0o077),
+)
+
+NOTHING, REMOUNT, DROP, DUMP = "nothing", "remount", "drop", "dump"  # these the driver carries out
 
 
 @dataclass(frozen=True)
-class Operation:
+class Step:
+    worker: int
     name: str
-    arguments: tuple[Any, ...]
-    somebody: bool = False  # as a user without rights
+    arguments: tuple[Any, ...] = ()
 
-
-def choose(random: Random) -> Operation:
-    """One operation, after the weights below."""
-    name = random.choice(_WEIGHTED)
-    return Operation(name, _ARGUMENTS[name](random), random.random() < 0.15)
+    def __str__(self) -> str:
+        return f"Step({self.worker}, {self.name!r}, {self.arguments!r}),"
 
 
 # ---- what an operation is given -----------------------------------------------------------
 
+_TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty", "sparse", "suid", "sg")
+_BELOW = ("a", "b", "sub", "x", "h3", "007", "l")
 
-def _path(random: Random) -> str:
-    parts = [random.choice(_TOP)]
-    while random.random() < 0.55 and len(parts) < 4:
-        parts.append(random.choice(_BELOW))
+
+def _one(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+@st.composite
+def _paths(draw: st.DrawFn) -> str:
+    depth = draw(_one(1, 1, 1, 2, 2, 2, 3, 4))
+    parts = [draw(st.sampled_from(_TOP)), *(draw(st.sampled_from(_BELOW)) for _ in range(depth - 1))]
     return "/".join(parts)
 
 
-def _data(random: Random) -> bytes:
-    return random.randbytes(1) * random.choice(_SIZES)
+def acl(*named: tuple[int, int, int], owner: int = 7, group: int = 5, other: int = 0) -> bytes:
+    """`system.posix_acl_*`: (tag, permissions, id) of named users (2) and groups (8)."""
+    nobody = 2**32 - 1
+    entries = [(1, owner, nobody), *(e for e in named if e[0] == 2), (4, group, nobody)]
+    entries += [e for e in named if e[0] == 8]
+    entries += [(16, 7, nobody)] if named else []
+    entries += [(32, other, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-def _slot(random: Random) -> int:
-    return random.randrange(6)
+_ACLS = (
+    acl((2, 7, SOMEBODY)), acl((2, 0, SOMEBODY), (8, 6, 6)), acl((8, 7, 8), owner=6, other=4),
+    acl(owner=6, group=4, other=4), acl()[:-3],
+)  # fmt: skip
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # net_bind_service, effective
 
+_path = _paths()
+_slot = st.integers(0, 5)
+_tag = st.integers(0, 255)
+_mode = _one(0o644, 0o600, 0o755, 0o711, 0o444, 0o777)
+_any_mode = _one(0o644, 0o600, 0o755, 0o444, 0o777, 0o1755, 0o2755, 0o4755, 0o6777, 0o2644)
+_size = _one(0, 1, 100, 4095, 4096, 4097, 10_000, 70_000, 200_000)
+_place = _one(0, 1, 5, 4090, 4096, 9_000, 12_288, 69_000)
+_aligned = _one(0, 4096, 8192, 65_536)
+_xattr = _one("user.k", "user.other", "trusted.t")
+_value = _one(b"", b"v", b"\0binary\xff", b"long" * 300)
+_time = _one(0, 1, 1_000_000_000_123_456_789, 1_300_000_000_000_000_001)
+_owner, _group = _one(-1, 0, 5, 7, SOMEBODY), _one(-1, 0, 6, 8, SOMEBODY)
+_how = _one(os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)
 
 _OPEN_FLAGS = (
     os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND,
     os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_TRUNC, os.O_RDONLY | os.O_DIRECTORY,
-    os.O_RDWR | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW,
+    os.O_RDWR | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, os.O_PATH,
+    os.O_RDWR | os.O_APPEND | os.O_CREAT, os.O_RDONLY | os.O_NOATIME, os.O_PATH | os.O_NOFOLLOW,
 )  # fmt: skip
+_flags = st.sampled_from(_OPEN_FLAGS)
+_node = _one(
+    (stat.S_IFBLK, 300, 70_000), (stat.S_IFIFO, 0, 0), (stat.S_IFSOCK, 0, 0), (stat.S_IFREG, 0, 0),
+    (stat.S_IFCHR, 300, 7),
+)  # fmt: skip
+_name = st.sampled_from(_BELOW)
 
-_ARGUMENTS: dict[str, Any] = {
-    "open": lambda r: (_slot(r), _path(r), r.choice(_OPEN_FLAGS), r.choice(_MODES)),
-    "close": lambda r: (_slot(r),),
-    "pread": lambda r: (_slot(r), r.choice(_SIZES), r.choice(_SIZES)),
-    "pwrite": lambda r: (_slot(r), _data(r), r.choice(_SIZES)),
-    "write": lambda r: (_slot(r), _data(r)),
-    "ftruncate": lambda r: (_slot(r), r.choice(_SIZES)),
-    "fstat": lambda r: (_slot(r),),
-    "fchmod": lambda r: (_slot(r), r.choice(_MODES)),
-    "fsync": lambda r: (_slot(r),),
-    "listdir_fd": lambda r: (_slot(r),),
-    "reopen": lambda r: (_slot(r),),
-    "map": lambda r: (_slot(r), r.randbytes(3), r.choice((0, 5, 4090, 9000))),
-    "copy_range": lambda r: (_slot(r), _slot(r), r.choice(_SIZES)),
-    "save": lambda r: (_path(r), _data(r)),
-    "replace": lambda r: (_path(r), _data(r)),
-    "read": lambda r: (_path(r),),
-    "truncate": lambda r: (_path(r), r.choice(_SIZES)),
-    "mkdir": lambda r: (_path(r), r.choice((0o755, 0o700, 0o2775, 0o1777))),
-    "rmdir": lambda r: (_path(r),),
-    "unlink": lambda r: (_path(r),),
-    "rmtree": lambda r: (_path(r),),
-    "rename": lambda r: (_path(r), _path(r)),
-    "renameat2": lambda r: (_path(r), _path(r), r.choice((1, 2, 3))),
-    "link": lambda r: (_path(r), _path(r)),
-    "symlink": lambda r: (r.choice(("a", "d/a", "./f", "nowhere", "sub")), _path(r)),
-    "readlink": lambda r: (_path(r),),
-    "mkfifo": lambda r: (_path(r), r.choice(_MODES)),
-    "mknod": lambda r: (_path(r), r.choice(((1, 3), (300, 70000)))),
-    "chmod": lambda r: (_path(r), r.choice((*_MODES, 0o1755))),
-    "chown": lambda r: (_path(r), r.choice((0, 7, SOMEBODY)), r.choice((0, 8, SOMEBODY))),
-    "lchown": lambda r: (_path(r), r.choice((0, 7)), -1),
-    "utime": lambda r: (_path(r), r.randrange(LONG_AGO), r.randrange(LONG_AGO), r.random() < 0.5),
-    "setxattr": lambda r: (_path(r), r.choice(_XATTRS), r.randbytes(r.choice((0, 1, 40)))),
-    "removexattr": lambda r: (_path(r), r.choice(_XATTRS)),
-    "xattrs": lambda r: (_path(r),),
-    "listdir": lambda r: (_path(r),),
-    "stat": lambda r: (_path(r),),
-    "access": lambda r: (_path(r), r.choice((os.R_OK, os.W_OK, os.X_OK))),
+_ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
+    # descriptors
+    "open": (_slot, _path, _flags, _mode),
+    "open_at": (_slot, _slot, _name, _flags, _mode),
+    "close": (_slot,),
+    "pread": (_slot, _size, _place),
+    "pwrite": (_slot, _tag, _size, _place),
+    "write": (_slot, _tag, _size),
+    "read_on": (_slot, _size),
+    "seek": (_slot, _place, _how),
+    "ftruncate": (_slot, _size),
+    "fstat": (_slot,),
+    "fchmod": (_slot, _any_mode),
+    "fchown": (_slot, _owner, _group),
+    "fsync": (_slot,),
+    "fd_xattrs": (_slot, _xattr, _value),
+    "listdir_fd": (_slot,),
+    "reopen": (_slot,),
+    "same_as": (_slot, _path),
+    "link_fd": (_slot, _path),
+    "mkdir_at": (_slot, _name, _mode),
+    "unlink_at": (_slot, _name),
+    "rename_at": (_slot, _name, _slot, _name),
+    "sendfile": (_slot, _slot, _size),
+    "flock": (_slot, _one(1, 2, 8)),
+    "lock": (_slot, _one("F_SETLK", "F_OFD_SETLK", "F_GETLK"), _one(0, 1, 2), _place, _size),
+    # shared mappings
+    "map": (_slot, _slot, st.booleans()),
+    "unmap": (_slot,),
+    "map_read": (_slot, _place, _size),
+    "map_write": (_slot, _place, _tag, _one(1, 3, 5000)),
+    # paths
+    "save": (_path, _tag, _size),
+    "append": (_path, _tag, _size),
+    "replace": (_path, _tag, _size),
+    "read": (_path,),
+    "direct_read": (_path, _aligned),
+    "direct_write": (_path, _tag, _aligned, _aligned),
+    "truncate": (_path, _size),
+    "mkdir": (_path, _one(0o755, 0o700, 0o2775, 0o1777)),
+    "rmdir": (_path,),
+    "unlink": (_path,),
+    "rmtree": (_path,),
+    "rename": (_path, _path),
+    "renameat2": (_path, _path, _one(1, 2, 3)),
+    "link": (_path, _path),
+    "symlink": (_one("a", "d/a", "./f", "nowhere", "sub", "l"), _path),
+    "readlink": (_path,),
+    "mknod": (_path, _node, _mode),
+    "chmod": (_path, _any_mode),
+    "chown": (_path, _owner, _group, st.booleans()),
+    "utime": (_path, _time, _time, st.booleans()),
+    "utime_part": (_path, _one("omit", "now", "set"), _one("set", "omit", "now"), _time),
+    "setxattr": (_path, _xattr, _value),
+    "set_capability": (_path,),
+    "set_acl": (_path, st.sampled_from(_ACLS)),
+    "remove_acl": (_path, _one("access", "default")),
+    "removexattr": (_path, _xattr),
+    "xattrs": (_path,),
+    "listdir": (_path,),
+    "list_and_seek": (_path,),
+    "list_and_remove": (_path, _one(1, 3, 20)),
+    "stat": (_path,),
+    "same": (_path, _path),
+    "access": (_path, _one(os.R_OK, os.W_OK, os.X_OK)),
+    # the process
+    "chdir": (_path,),
+    "home": (),
+    "umask": (_one(0o022, 0, 0o077, 0o002),),
 }
+# Where pyfuse3 answers alone these go another way: it has no handlers for them, or the kernel has
+# taken the umask off before it asks (README, "Limits").
+_FAST_ONLY: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
+    "copy_range": (_slot, _slot, _size, _place),
+    "fallocate": (_slot, _one(0, 1, 3, 16, 17), _place, _size),
+    "holes": (_slot,),
+    "set_default_acl": (_path, st.sampled_from(_ACLS)),
+    "setxattr_flags": (_path, _xattr, _value, _one(1, 2)),
+}
+_DRIVER = {REMOUNT: 0.5, DROP: 2.0, DUMP: 1.0}
 _WEIGHTS = {
-    "open": 8, "pread": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4, "mkdir": 4,
-    "save": 4, "replace": 3, "link": 3, "stat": 3, "listdir": 3, "rmtree": 0.5, "close": 3,
-}  # fmt: skip
-_WEIGHTED = [n for n in _ARGUMENTS for _ in range(int(2 * _WEIGHTS.get(n, 1.5)))]
+    "open": 10, "pread": 3, "pwrite": 5, "write": 3, "rename": 9, "unlink": 4, "mkdir": 4,
+    "save": 4, "replace": 3, "link": 4, "stat": 3, "listdir": 3, "rmtree": 0.5, "close": 2.5,
+    "renameat2": 5, "map_write": 4, "map": 4, "chdir": 0.5, "home": 1, "umask": 0.5,
+    "copy_range": 3, "fallocate": 4,
+} | _DRIVER  # fmt: skip
 
 
-# ---- what it does -------------------------------------------------------------------------
+def one_step(fastpath: bool) -> st.SearchStrategy[Step]:
+    arguments = _ARGUMENTS | (_FAST_ONLY if fastpath else {}) | dict.fromkeys(_DRIVER, ())
+    weighted = [NOTHING]
+    for name in arguments:
+        weighted += [name] * int(2 * _WEIGHTS.get(name, 1.5))
+    worker = st.sampled_from((0, 0, 0, 1, 1, 2))
 
+    @st.composite
+    def step(draw: st.DrawFn) -> Step:
+        name = draw(st.sampled_from(weighted))
+        if name == NOTHING or name in _DRIVER:
+            return Step(0, name)
+        return Step(draw(worker), name, tuple(draw(s) for s in arguments[name]))
 
-class Side:
-    """One directory and the descriptors that operations opened below it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._fds: dict[int, int] = {}
-
-    def __call__(self, operation: Operation) -> object:
-        with self._inside(operation.somebody):
-            try:
-                return getattr(self, "_" + operation.name)(*operation.arguments)
-            except OSError as e:
-                return errno.errorcode[e.errno or 0]
-
-    def close_all(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
-
-    @contextmanager
-    def _inside(self, somebody: bool) -> Iterator[None]:
-        """Relative paths, since directories above may be closed to a user without rights."""
-        before = os.open(".", os.O_PATH)
-        os.chdir(self.root)
-        groups = os.getgroups()
-        if somebody:
-            os.setgroups([])
-            os.setegid(SOMEBODY)
-            os.seteuid(SOMEBODY)
-        try:
-            yield
-        finally:
-            if somebody:
-                os.seteuid(0)
-                os.setegid(0)
-                os.setgroups(groups)
-            os.fchdir(before)
-            os.close(before)
-
-    def _fd(self, slot: int) -> int:
-        return self._fds.get(slot, -1)
-
-    # ---- descriptors ----
-
-    def _open(self, slot: int, path: str, flags: int, mode: int) -> object:
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-        if slot in self._fds:
-            os.close(self._fds[slot])
-        self._fds[slot] = fd
-        return _seen(os.fstat(fd))
-
-    def _close(self, slot: int) -> None:
-        if slot in self._fds:
-            os.close(self._fds.pop(slot))
-
-    def _pread(self, slot: int, size: int, offset: int) -> bytes:
-        return os.pread(self._fd(slot), size, offset)
-
-    def _pwrite(self, slot: int, data: bytes, offset: int) -> int:
-        return os.pwrite(self._fd(slot), data, offset)
-
-    def _write(self, slot: int, data: bytes) -> tuple[int, int]:
-        fd = self._regular(slot)
-        return os.write(fd, data), os.lseek(fd, 0, os.SEEK_CUR)
-
-    def _regular(self, slot: int) -> int:
-        """Devices and fifos are shared with the machine, or wait for somebody else."""
-        fd = self._fd(slot)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "")
-        return fd
-
-    def _ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self._fd(slot), size)
-
-    def _fstat(self, slot: int) -> object:
-        return _seen(os.fstat(self._fd(slot)))
-
-    def _fchmod(self, slot: int, mode: int) -> None:
-        os.fchmod(self._fd(slot), mode)
-
-    def _fsync(self, slot: int) -> None:
-        os.fsync(self._regular(slot))
-
-    def _listdir_fd(self, slot: int) -> list[str]:
-        return sorted(os.listdir(self._fd(slot)))
-
-    def _reopen(self, slot: int) -> bytes:
-        self._regular(slot)
-        fd = os.open(f"/proc/self/fd/{self._fd(slot)}", os.O_RDONLY)
-        try:
-            return os.pread(fd, 100_000, 0)
-        finally:
-            os.close(fd)
-
-    def _map(self, slot: int, data: bytes, offset: int) -> bytes:
-        fd = self._regular(slot)
-        if os.fstat(fd).st_size < offset + len(data):
-            raise OSError(errno.EINVAL, "")
-        with mmap.mmap(fd, 0, mmap.MAP_SHARED) as mapped:
-            mapped[offset : offset + len(data)] = data
-            return mapped[:]
-
-    def _copy_range(self, source: int, target: int, size: int) -> int:
-        return os.copy_file_range(self._regular(source), self._regular(target), size, 0, 0)
-
-    # ---- paths ----
-
-    def _save(self, path: str, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o644)
-        try:
-            os.write(fd, data) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        finally:
-            os.close(fd)
-
-    def _replace(self, path: str, data: bytes) -> None:
-        """As editors save: a new file beside it, then a rename over it."""
-        self._save(path + ".tmp", data)
-        os.rename(path + ".tmp", path)
-
-    def _read(self, path: str) -> bytes:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return os.read(fd, 200_000) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
-
-    def _truncate(self, path: str, size: int) -> None:
-        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
-        same = os.stat(path).st_size == size
-        os.truncate(path, size)
-        if same:
-            os.utime(path, ns=(size, size))
-
-    def _mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path)
-        os.chmod(path, mode)
-
-    def _rmdir(self, path: str) -> None:
-        os.rmdir(path)
-
-    def _unlink(self, path: str) -> None:
-        os.unlink(path)
-
-    def _rmtree(self, path: str) -> None:
-        """Deepest first; the first error ends it, in an order that both sides have."""
-        for name in sorted(os.listdir(path)):
-            child = f"{path}/{name}"
-            if stat.S_ISDIR(os.lstat(child).st_mode):
-                self._rmtree(child)
-            else:
-                os.unlink(child)
-        os.rmdir(path)
-
-    def _rename(self, source: str, target: str) -> None:
-        os.rename(source, target)
-
-    def _renameat2(self, source: str, target: str, flags: int) -> None:
-        if _libc.renameat2(_CWD, source.encode(), _CWD, target.encode(), flags):
-            raise OSError(ctypes.get_errno(), "")
-
-    def _link(self, source: str, target: str) -> None:
-        os.link(source, target, follow_symlinks=False)
-
-    def _symlink(self, source: str, target: str) -> None:
-        os.symlink(source, target)
-
-    def _readlink(self, path: str) -> str:
-        return os.readlink(path)
-
-    def _mkfifo(self, path: str, mode: int) -> None:
-        os.mkfifo(path, mode)
-
-    def _mknod(self, path: str, device: tuple[int, int]) -> None:
-        os.mknod(path, stat.S_IFBLK | 0o640, os.makedev(*device))
-
-    def _chmod(self, path: str, mode: int) -> None:
-        os.chmod(path, mode)
-
-    def _chown(self, path: str, uid: int, gid: int) -> None:
-        os.chown(path, uid, gid)
-
-    def _lchown(self, path: str, uid: int, gid: int) -> None:
-        os.lchown(path, uid, gid)
-
-    def _utime(self, path: str, atime: int, mtime: int, follow: bool) -> None:
-        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
-
-    def _setxattr(self, path: str, name: str, value: bytes) -> None:
-        os.setxattr(path, name, value, follow_symlinks=False)
-
-    def _removexattr(self, path: str, name: str) -> None:
-        os.removexattr(path, name, follow_symlinks=False)
-
-    def _xattrs(self, path: str) -> dict[str, bytes]:
-        names = sorted(os.listxattr(path, follow_symlinks=False))
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-
-    def _listdir(self, path: str) -> list[tuple[str, bool]]:
-        return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in os.scandir(path))
-
-    def _stat(self, path: str) -> object:
-        return _seen(os.lstat(path)), _seen(os.stat(path))
-
-    def _access(self, path: str, mode: int) -> bool:
-        return os.access(path, mode, effective_ids=True)
-
-
-def _seen(st: os.stat_result) -> tuple[int, ...]:
-    """What must be the same on both sides: of the times only those that an operation set."""
-    size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
-    mtime = st.st_mtime_ns if st.st_mtime_ns < LONG_AGO else -1
-    return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
+    return step()
