@@ -68,6 +68,11 @@ class Descriptors:
     def _open(self, slot: int, path: str, flags: int, mode: int) -> object:
         return self._keep(slot, os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode))
 
+    _create = _open
+
+    def _open_directory(self, slot: int, path: str) -> object:
+        return self._open(slot, path, os.O_RDONLY | os.O_DIRECTORY, 0)
+
     def _open_at(self, slot: int, directory: int, name: str, flags: int, mode: int) -> object:
         flags |= os.O_NONBLOCK | os.O_CLOEXEC
         return self._keep(slot, os.open(name, flags, mode, dir_fd=self._fd(directory)))
@@ -211,22 +216,25 @@ class Descriptors:
         if slot in self._maps:
             self._maps.pop(slot).close()
 
-    def _mapped(self, slot: int, end: int) -> mmap.mmap:
-        """Past the end of the file a touch is SIGBUS."""
+    def _mapped(self, slot: int, offset: int, size: int) -> tuple[mmap.mmap, slice]:
+        """A part of what can be touched: past the end of the file it would be SIGBUS."""
         mapped = self._maps.get(slot)
-        if mapped is None or end > min(len(mapped), mapped.size()):
+        there = min(len(mapped), mapped.size()) if mapped is not None else 0
+        if mapped is None or not there:
             raise failed(errno.EFAULT)
-        return mapped
+        offset %= there
+        return mapped, slice(offset, min(offset + size, there))
 
     def _map_read(self, slot: int, offset: int, size: int) -> bytes:
-        return self._mapped(slot, offset + size)[offset : offset + size]
+        mapped, part = self._mapped(slot, offset, size)
+        return mapped[part]
 
     def _map_write(self, slot: int, offset: int, tag: int, size: int) -> None:
         """Between two msyncs, so that the mtime changes by this write and by nothing later."""
-        mapped = self._mapped(slot, offset + size)
+        mapped, part = self._mapped(slot, offset, size)
         mapped.flush()
         try:
-            mapped[offset : offset + size] = pattern(tag, size)
+            mapped[part] = pattern(tag, part.stop - part.start)
         except TypeError:  # a read-only mapping
             raise failed(errno.EACCES) from None
         mapped.flush()

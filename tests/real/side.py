@@ -19,8 +19,9 @@ import struct
 from pathlib import Path
 
 from descriptors import MUCH, Descriptors, failed, pattern, seen
+from known import Step
 from listing import Listing
-from operations import CAPABILITY, Identity, Step
+from operations import CAPABILITY, Identity
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CWD = -100
@@ -142,6 +143,8 @@ class Side(Descriptors):
     def _rename(self, source: str, target: str) -> None:
         os.rename(source, target)
 
+    _rename_directory = _rename
+
     def _renameat2(self, source: str, target: str, flags: int) -> None:
         if _libc.renameat2(_CWD, source.encode(), _CWD, target.encode(), flags):
             raise failed(ctypes.get_errno())
@@ -250,11 +253,15 @@ class Side(Descriptors):
 
     # ---- the process ----
 
-    def _chdir(self, path: str) -> None:
+    def _inside(self, path: str, name: str, new: str, tag: int) -> object:
+        """In another working directory, whatever becomes of its path."""
         os.chdir(path)
-
-    def _home(self) -> None:
-        os.fchdir(self._root)
+        try:
+            self._append(name, tag, 100)
+            os.rename(name, new)
+            return seen(os.stat(".")), sorted(os.listdir("."))
+        finally:
+            os.fchdir(self._root)
 
     def _umask(self, mask: int) -> None:
         os.umask(mask)

@@ -11,134 +11,116 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis import strategies as st
+import shortening
 from imagewriter import docker_archive
+from known import Known, Step
 from mounted import Command, mounted
-from operations import DROP, DUMP, LONG_AGO, NOTHING, REMOUNT, Step, one_step
+from operations import DROP, DUMP, LONG_AGO, REMOUNT
 from oracle import differences, dump_directory, overlay, run, unpack
 from workers import Workers
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+Choose = Callable[[Known], Step]
 
 
 class TwoSides:
     """An image, the plain directory, and the processes of both sides; for many cases."""
 
     def __init__(self, base: Path, tars: Sequence[bytes], fastpath: bool) -> None:
-        self._base, self._fastpath = base, fastpath
-        self._command = Command(base / "dirs", fastpath)
+        self._base, self._command = base, Command(base / "dirs", fastpath)
         self._layers = [unpack(tar, base / f"layer{i}") for i, tar in enumerate(tars)]
         self._image = docker_archive(base / "image.tar", tars)
         with overlay(self._layers, base / "kernel") as at:
             run("cp", "-a", at, base / "plain")
         self._ours, self._theirs = Workers(), Workers()
-        self.check(())  # both begin alike
 
     def end(self) -> None:
         self._ours.end()
         self._theirs.end()
 
-    def check(self, steps: Sequence[Step]) -> None:
-        """One case; raises AssertionError with the steps that led to a difference."""
-        with tempfile.TemporaryDirectory(prefix="case-", dir=self._base) as directory:
-            case = Case(Path(directory), self._ours, self._theirs)
-            run("cp", "-a", self._base / "plain", case.plain)
-            for part in split(steps):
-                with self._mounted(case):
-                    case.compare("mounted")
-                    case.check_numbers()
-                    case.perform(part)
-                    case.compare("before unmounting")
-                    case.note_numbers()
-            with self._mounted(case):
-                case.compare("mounted again")
-                case.check_numbers()
-            work = case.base / "kernel-work"
-            work.mkdir()
-            with overlay(self._layers, case.base / "kernel", case.upper, work) as at:
-                case.compare("through the kernel's overlayfs", at)
+    def check(self, choose: Choose, count: int) -> None:
+        """One case of chosen steps; raises AssertionError with the steps that it takes, few."""
+        case: list[Step] = []
 
-    def run(self, *, cases: int, steps: int, seed: int | None = None) -> None:
-        """So many cases of so many steps: the same ones every time, or those of a seed.
+        def chosen(known: Known) -> Iterator[Step]:
+            for _ in range(count):
+                case.append(choose(known))
+                yield case[-1]
 
-        Hypothesis draws; that a step needs other steps is nothing that it could know, so the
-        failing case is made short here: by leaving steps out.
-        """
-        failed: list[list[Step]] = []
-
-        @settings(
-            max_examples=cases, derandomize=seed is None, database=None, deadline=None,
-            phases=[Phase.generate], verbosity=Verbosity.quiet,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(st.lists(one_step(self._fastpath), min_size=steps, max_size=steps))
-        def holds(steps: list[Step]) -> None:
-            if self._failure(steps):
-                failed.append(steps)
-                assert not failed
-
-        try:
-            (holds if seed is None else hypothesis.seed(seed)(holds))()
-        except (AssertionError, hypothesis.errors.Flaky):
-            short = shortest(failed[0], lambda steps: bool(self._failure(steps)))
+        if said := self._failure(chosen):
+            short = shortening.shortest(case, lambda steps: bool(self.failure_of(steps)))
+            again = self.failure_of(short) or "(it does not fail a second time)"
             listed = "\n".join(map(str, short))
-            raise AssertionError(f"{self._failure(short)}\n\nall of it:\n{listed}") from None
+            raise AssertionError(f"{said}\n\nshorter: {again}\n\nall of it:\n{listed}")
 
-    def _failure(self, steps: Sequence[Step]) -> str:
+    def failure_of(self, steps: Sequence[Step]) -> str:
+        """What these steps lead to, or nothing."""
+        return self._failure(lambda _: iter(steps))
+
+    def _failure(self, choose: Callable[[Known], Iterator[Step]]) -> str:
         try:
-            self.check(steps)
+            with tempfile.TemporaryDirectory(prefix="case-", dir=self._base) as directory:
+                self._run(Case(Path(directory), self._ours, self._theirs), choose)
         except AssertionError as e:
             return str(e)
         return ""
 
-    @contextmanager
-    def _mounted(self, case: Case) -> Iterator[None]:
+    def _run(self, case: Case, choose: Callable[[Known], Iterator[Step]]) -> None:
+        run("cp", "-a", self._base / "plain", case.plain)
+        steps = choose(case.known)
+        going_on = True
+        while going_on:
+            with mounted(self._command, self._image, case.mount, "--upper", case.upper):
+                case.compare("mounted")
+                case.check_numbers()
+                going_on = case.perform(steps)
+                case.compare("before unmounting")
+                case.note_numbers()
         with mounted(self._command, self._image, case.mount, "--upper", case.upper):
-            yield
-
-
-def split(steps: Sequence[Step]) -> list[list[Step]]:
-    """What is done between two mounts."""
-    parts: list[list[Step]] = [[]]
-    for step in steps:
-        if step.name == REMOUNT:
-            parts.append([])
-        elif step.name != NOTHING:
-            parts[-1].append(step)
-    return parts
+            case.compare("mounted again")
+            case.check_numbers()
+        work = case.base / "kernel-work"
+        work.mkdir()
+        with overlay(self._layers, case.base / "kernel", case.upper, work) as at:
+            case.compare("through the kernel's overlayfs", at)
 
 
 class Case:
     def __init__(self, base: Path, ours: Workers, theirs: Workers) -> None:
         self.base, self._ours, self._theirs = base, ours, theirs
         self.mount, self.plain, self.upper = base / "mnt", base / "plain", base / "upper"
+        self.known = Known(self.plain)
         self._done: list[Step] = []
         self._numbers: dict[str, int] = {}
 
-    def perform(self, steps: Sequence[Step]) -> None:
-        with self._ours.inside(self.mount), self._theirs.inside(self.plain):
+    def perform(self, steps: Iterator[Step]) -> bool:
+        """Up to the next remount; whether there is one."""
+        self.known.forget()
+        with ExitStack() as stack:
+            stack.enter_context(self._ours.inside(self.mount))
+            stack.enter_context(self._theirs.inside(self.plain))
             for step in steps:
                 self._done.append(step)
+                if step.name == REMOUNT:
+                    return True
                 if step.name == DROP:
                     _DROP_CACHES.write_text("2")
                 elif step.name == DUMP:
                     self.compare("between")
                 else:
                     self._both(step)
+        return False
 
     def _both(self, step: Step) -> None:
         self._ours.tell(step)
         self._theirs.tell(step)
         here, there = self._ours.answer(step), self._theirs.answer(step)
         assert here == there, f"{told(here)} is not {told(there)} after\n{self._tail()}"
+        self.known.learn(step, there)
 
     def compare(self, when: str, ours: Path | None = None) -> None:
         found = differences(comparable(ours or self.mount), comparable(self.plain))
@@ -163,26 +145,7 @@ class Case:
         return {path: st.st_ino for path, st in found.items()}
 
     def _tail(self) -> str:
-        return "\n".join(f"{step!s:.200}" for step in self._done[-60:])
-
-
-def shortest(
-    steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool], seconds: float = 120
-) -> Sequence[Step]:
-    """A case that fails still, with none of its steps left that it can do without (or no time)."""
-    until, size = time.monotonic() + seconds, max(1, len(steps) // 2)
-    while time.monotonic() < until:
-        place, before = 0, len(steps)
-        while place < len(steps) and time.monotonic() < until:
-            fewer = [*steps[:place], *steps[place + size :]]
-            if fails(fewer):
-                steps = fewer
-            else:
-                place += size
-        if size == 1 and len(steps) == before:
-            break
-        size = max(1, size // 2)
-    return steps
+        return "\n".join(f"{step!s:.200}" for step in self._done[-30:])
 
 
 def told(answer: object) -> str:

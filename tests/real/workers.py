@@ -16,7 +16,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from operations import WORKERS, Identity, Step
+from known import Step
+from operations import WORKERS, Identity
 from side import Side
 
 _SECONDS = 60  # for one operation; a hang is a failure that says which
