@@ -40,15 +40,15 @@ def seen(st: os.stat_result) -> tuple[int, ...]:
 class Descriptors:
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: dict[int, tuple[mmap.mmap, int]] = {}  # and a descriptor of the same file
         self._first: dict[int, tuple[int, int]] = {}  # slot: device and inode when it was opened
 
     def close_all(self) -> None:
-        for mapped in self._maps.values():
-            mapped.close()
+        for slot in list(self._maps):
+            self._unmap(slot)
         for fd in self._fds.values():
             os.close(fd)
-        self._maps, self._fds = {}, {}
+        self._fds = {}
 
     # ---- descriptors ----
 
@@ -209,18 +209,22 @@ class Descriptors:
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         mapped = mmap.mmap(fd, 0, mmap.MAP_SHARED, prot)
         self._unmap(slot)
-        self._maps[slot] = mapped
+        self._maps[slot] = mapped, os.dup(fd)
         return len(mapped)
 
     def _unmap(self, slot: int) -> None:
         if slot in self._maps:
-            self._maps.pop(slot).close()
+            mapped, fd = self._maps.pop(slot)
+            mapped.close()
+            os.close(fd)
 
     def _mapped(self, slot: int, offset: int, size: int) -> tuple[mmap.mmap, slice]:
         """A part of what can be touched: past the end of the file it would be SIGBUS."""
-        mapped = self._maps.get(slot)
-        there = min(len(mapped), mapped.size()) if mapped is not None else 0
-        if mapped is None or not there:
+        if slot not in self._maps:
+            raise failed(errno.EFAULT)
+        mapped, fd = self._maps[slot]
+        there = min(len(mapped), os.fstat(fd).st_size)
+        if not there:
             raise failed(errno.EFAULT)
         offset %= there
         return mapped, slice(offset, min(offset + size, there))
@@ -230,8 +234,12 @@ class Descriptors:
         return mapped[part]
 
     def _map_write(self, slot: int, offset: int, tag: int, size: int) -> None:
-        """Between two msyncs, so that the mtime changes by this write and by nothing later."""
+        """Between two msyncs, so that the mtime changes by this write and by nothing later.
+
+        Not of a file with capabilities: on ext4 it keeps them, through FUSE it is a write."""
         mapped, part = self._mapped(slot, offset, size)
+        if "security.capability" in os.listxattr(self._maps[slot][1]):
+            raise failed(errno.EPERM)
         mapped.flush()
         try:
             mapped[part] = pattern(tag, part.stop - part.start)

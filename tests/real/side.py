@@ -113,10 +113,12 @@ class Side(Descriptors):
 
     def _truncate(self, path: str, size: int) -> None:
         """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
-        same = os.stat(path).st_size == size
+        st = os.stat(path)
+        if not stat.S_ISREG(st.st_mode) or st.st_size != size:
+            return os.truncate(path, size)
+        os.utime(path, ns=(size, size))  # who may not do this is not to truncate it either
         os.truncate(path, size)
-        if same:
-            os.utime(path, ns=(size, size))
+        os.utime(path, ns=(size, size))
 
     # ---- paths: names ----
 
@@ -188,6 +190,13 @@ class Side(Descriptors):
         os.setxattr(path, name, value, flags, follow_symlinks=False)
 
     def _set_capability(self, path: str) -> None:
+        """Of a file that is written back: a write that the page cache still holds would take it
+        away again, as it comes to the upper when the capability is there."""
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fsync(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        finally:
+            os.close(fd)
         os.setxattr(path, "security.capability", CAPABILITY, follow_symlinks=False)
 
     def _set_acl(self, path: str, value: bytes) -> None:

@@ -18,7 +18,7 @@ from mixedtree import layers
 from operations import choose
 from twosides import TwoSides
 
-CASES, STEPS = 10, 300
+CASES, STEPS = 5, 300
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fast", "pyfuse3"])
