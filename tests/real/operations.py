@@ -264,6 +264,7 @@ _FAST_ONLY: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "copy_range": lambda d: (d.data(), d.data(), d.size(), d.at()),
     "fallocate": lambda d: (d.data(), d.one(0, 1, 3, 16, 17), d.at(), d.size()),
     "holes": lambda d: (d.data(),),
+    "tmpfile": lambda d: (d.free(), d.directory(), d.mode()),
     "set_default_acl": lambda d: (d.directory(), d.one(*_ACLS)),
     "setxattr_flags": lambda d: (d.path(), d.xattr(), d.value(), d.one(1, 2)),
 }
@@ -272,7 +273,7 @@ _WEIGHTS = {
     "open": 9, "create": 5, "open_directory": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4,
     "mkdir": 4, "save": 4, "replace": 3, "link": 5, "stat": 3, "listdir": 2, "rmtree": 0.5,
     "close": 1, "rename_directory": 5, "renameat2": 6, "map_write": 4, "map": 4, "umask": 0.5,
-    "copy_range": 3, "fallocate": 4, "rmdir": 2, "list_and_remove": 0.5, "set_default_acl": 1,
+    "copy_range": 3, "fallocate": 4, "link_fd": 3, "rmdir": 2, "list_and_remove": 0.5, "set_default_acl": 1,
 } | _DRIVER  # fmt: skip
 
 

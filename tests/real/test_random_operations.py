@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -18,7 +17,7 @@ from mixedtree import layers
 from operations import choose
 from twosides import TwoSides
 
-CASES, STEPS = 5, 300
+CASES, STEPS = 8, 300
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fast", "pyfuse3"])

@@ -138,7 +138,8 @@ class Case:
 
     def _read_numbers(self) -> dict[str, int]:
         paths = [self.mount]
-        paths += [Path(at, name) for at, *names in os.walk(self.mount) for name in sum(names, [])]
+        for at, directories, files in os.walk(self.mount):
+            paths += [Path(at, name) for name in (*directories, *files)]
         found = {str(path.relative_to(self.mount)): path.lstat() for path in paths}
         devices = {st.st_dev for st in found.values()}
         assert len(devices) == 1, f"one mount, many st_dev: {devices}"
