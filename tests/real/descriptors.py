@@ -31,9 +31,11 @@ def failed(number: int) -> OSError:
 
 
 def seen(st: os.stat_result) -> tuple[int, ...]:
-    """What must be the same on both sides: of the times only those that an operation set."""
+    """What must be the same on both sides: of the times only those that an operation set, of fifos
+    none (twosides.py says why)."""
     size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
-    mtime = st.st_mtime_ns if st.st_mtime_ns < LONG_AGO else -1
+    set_by_us = st.st_mtime_ns < LONG_AGO and not stat.S_ISFIFO(st.st_mode)
+    mtime = st.st_mtime_ns if set_by_us else -1
     return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
 
 

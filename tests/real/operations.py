@@ -273,7 +273,8 @@ _WEIGHTS = {
     "open": 9, "create": 5, "open_directory": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4,
     "mkdir": 4, "save": 4, "replace": 3, "link": 5, "stat": 3, "listdir": 2, "rmtree": 0.5,
     "close": 1, "rename_directory": 5, "renameat2": 6, "map_write": 4, "map": 4, "umask": 0.5,
-    "copy_range": 3, "fallocate": 4, "link_fd": 3, "rmdir": 2, "list_and_remove": 0.5, "set_default_acl": 1,
+    "copy_range": 3, "fallocate": 4, "link_fd": 3, "rmdir": 2, "list_and_remove": 0.5,
+    "set_default_acl": 1,
 } | _DRIVER  # fmt: skip
 
 
