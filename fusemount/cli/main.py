@@ -25,6 +25,7 @@ VERBS = {
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),
     "dump": ("dump", "print every inode of an image, a line each"),
+    "diff": ("diff", "print what was changed in a mount or an upper"),
     "help": ("help", "print help for a verb"),
 }
 

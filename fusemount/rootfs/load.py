@@ -54,11 +54,18 @@ class _Loader:
         todo = [(b"", root)]
         while todo:
             path, here = todo.pop()
-            with upper.at(path) as (at, rest):
-                fd = os.open(rest, _DIRECTORY, dir_fd=at)
+            try:
+                with upper.at(path) as (at, rest):
+                    fd = os.open(rest, _DIRECTORY, dir_fd=at)
+            except FileNotFoundError:
+                if upper.live:
+                    continue
+                raise
             try:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
-                    child = self._read(fd, name, here)
+                    child = self._read_listed(fd, name, here)
+                    if child is None:
+                        continue
                     here.children.append(child)
                     below = path + b"/" + name if path else name
                     if stat.S_ISDIR(child.st.st_mode):
@@ -69,6 +76,15 @@ class _Loader:
             finally:
                 os.close(fd)
         return root
+
+    def _read_listed(self, fd: int, name: bytes, parent: _Object) -> _Object | None:
+        """None for what a living mount took away after it was listed."""
+        try:
+            return self._read(fd, name, parent)
+        except FileNotFoundError:
+            if self._upper.live:
+                return None
+            raise
 
     def _read(self, fd: int, name: bytes, parent: _Object) -> _Object:
         upper = self._upper

@@ -7,6 +7,7 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
     opaque          directory with <P>opaque = "y"
     redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
     escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
+    ours            the root's <P>imgmount = "1": used before; <P>imgmount.base: base.py
 
 <P> is `trusted.overlay.` where that may be written, else `user.overlay.` (kernel: `userxattr`).
 Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
@@ -72,9 +73,13 @@ class Upper:
     Raises UpperError when it cannot be used; every method raises OSError as the system does.
     """
 
-    def __init__(self, upper: Path, work: Path | None) -> None:
-        """work None: the upper is only looked at; nothing is made, written or swept."""
-        self.path, self.work_path = upper, work
+    def __init__(self, upper: Path, work: Path | None, *, live: bool = False) -> None:
+        """work None: the upper is only looked at; nothing is made, written or swept.
+
+        live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
+        gone when it is looked at.
+        """
+        self.path, self.work_path, self.live = upper, work, live
         self._serial = 0
         self.fd = self.work_fd = self._lock_fd = -1
         try:
@@ -86,7 +91,8 @@ class Upper:
     def _open(self, upper: Path, work: Path | None) -> None:
         if work is None:
             self.fd = _open_dir(upper)
-            self._lock(self.fd, fcntl.LOCK_SH)
+            if not self.live:
+                self._lock(self.fd, fcntl.LOCK_SH)
             self.prefix = self._guess_prefix()
             return
         _check_apart(upper, work)
