@@ -1,8 +1,9 @@
 """Law: what `docker diff` says of two directory trees, by docker's own rule for any graph driver.
 
-The rule (moby, pkg/archive/changes.go, "naive diff"): a name is added, deleted, or changed when mode,
-owner, device, mtime or (of what is no directory) size differ; what is below a deleted directory, or
-one replaced by another kind, is not listed; a directory is changed when anything in it is.
+The rule (moby, pkg/archive/changes.go, "naive diff"): a name is added, deleted, or changed when
+mode, owner, device, mtime or (of what is no directory) size differ; what is below a deleted
+directory, or one replaced by another kind, is not listed; a directory is changed when anything in
+it is.
 Unlike docker, which looks at security.capability only, all xattrs count.
 """
 

@@ -9,8 +9,8 @@ that is not in the upper has nothing below it that is, and is not looked into.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from fusemount import _native
 from fusemount.rootfs.load import visible_path
@@ -29,7 +29,7 @@ class Change:
     something in it is); SAME: nothing to tell, but a layer must carry it.
     ino: its node in the changed tree, 0 for DELETED.
     hidden: DELETED inside a directory that hides all that the layers have there anyway.
-    opaque: a directory that does so.
+    opaque: a directory that does so; one of which nothing of the layers is left.
     """
 
     path: bytes
@@ -62,7 +62,7 @@ def compare(base: _native.Tree, merged: _native.Tree) -> list[Change]:
 
 
 def shown(changes: Iterable[Change]) -> list[Change]:
-    """What `diff` prints: without the root and what is SAME, sorted by path as a string of bytes."""
+    """What `diff` prints: without the root and what is SAME, sorted as bytes."""
     told = (change for change in changes if change.kind != SAME and change.path)
     return sorted(told, key=lambda change: change.path)
 
@@ -77,17 +77,33 @@ class _Comparison:
             self._add(_Place(b"", 0, 0, False), Change(b"", CHANGED, _ROOT))
         todo = [_Place(b"", _ROOT, _ROOT, False)]
         while todo:
-            place = todo.pop()
-            old = {}
-            if place.was:
-                old = {name: ino for name, ino, _ in self._base.readdir(place.was, 0, _ALL)}
-            for name, ino, _ in self._merged.readdir(place.ino, 0, _ALL):
-                below = self._child(place, name, ino, old.pop(name, 0))
-                if below is not None:
-                    todo.append(below)
-            for name in old:
-                change = Change(_join(place.path, name), DELETED, 0, hidden=place.whole)
-                self._add(place, change)
+            todo += self._directory(todo.pop())
+
+    def _directory(self, place: _Place) -> list[_Place]:
+        """Notes what is in it; what must be looked into next."""
+        new = {name: ino for name, ino, _ in self._merged.readdir(place.ino, 0, _ALL)}
+        old = {}
+        if place.was:
+            old = {name: ino for name, ino, _ in self._base.readdir(place.was, 0, _ALL)}
+        gone = old.keys() - new.keys()
+        emptied = bool(gone and place.path) and not place.whole and not self._survives(old, new)
+        if emptied:
+            place = replace(place, whole=True)
+        children = [self._child(place, name, ino, old.get(name, 0)) for name, ino in new.items()]
+        for name in gone:
+            self._add(place, Change(_join(place.path, name), DELETED, 0, hidden=place.whole))
+        if emptied:
+            self.found[place.path] = replace(self.found[place.path], opaque=True)
+        return [below for below in children if below is not None]
+
+    def _survives(self, old: Mapping[bytes, int], new: Mapping[bytes, int]) -> bool:
+        """Whether anything of the layers' directory is still seen in it."""
+        for name, ino in old.items():
+            if new.get(name) == ino:
+                attr = self._merged.getattr(ino)
+                if not attr.upper or stat.S_ISDIR(attr.mode):
+                    return True
+        return False
 
     def _child(self, place: _Place, name: bytes, ino: int, was: int) -> _Place | None:
         """Notes one name; what must be looked into, where it is a directory."""

@@ -1,4 +1,4 @@
-"""`imgmount diff`: docker's lines for a mount, a kept upper, and what it says when it cannot know."""
+"""`imgmount diff`: docker's lines of a mount or a kept upper, and what it says when it cannot."""
 
 from __future__ import annotations
 
