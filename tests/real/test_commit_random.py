@@ -1,4 +1,4 @@
-"""Random changes, committed: the image shows what was mounted; and so does one committed upon it."""
+"""Random changes, committed: the image shows what was mounted; so does one committed upon it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def change_and_commit(command: Command, random: Random, image: Path, new: Path) 
         command("commit", at, "t:1", "-o", f"{form}:{new}")
         said = command("diff", at).stdout.encode().splitlines()
         expected = dump_directory(at)
-        assert len(said) > 20
+        assert len(said) > 5
         with mounted(command, image, new.with_suffix(".old"), "--read-only") as old:
             compare_diff(said, tree_diff(old, at))
         side.close_all()
