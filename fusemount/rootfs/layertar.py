@@ -162,8 +162,10 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 def data_runs(rootfs: RootFs, attr: Attr) -> Iterator[tuple[int, int]]:
     """(offset, length) of a file's data, between holes. Raises EOFError where it ends too early."""
-    if rootfs.native is None or not attr.upper:
-        yield from rootfs.tree.extents(attr.ino)
+    if rootfs.native is None or not attr.upper or attr.meta:
+        for start, length in rootfs.tree.extents(attr.ino):
+            if start < attr.size:
+                yield start, min(length, attr.size - start)
         return
     fd = rootfs.native.pin(attr.ino)
     try:
