@@ -108,7 +108,7 @@ class _Comparison:
     def _child(self, place: _Place, name: bytes, ino: int, was: int) -> _Place | None:
         """Notes one name; what must be looked into, where it is a directory."""
         path, attr = _join(place.path, name), self._merged.getattr(ino)
-        untouched = was == ino and not attr.upper
+        untouched = was == ino and (not attr.upper or self._only_names(was, attr))
         if untouched and not place.whole:
             return None
         if not stat.S_ISDIR(attr.mode):
@@ -127,11 +127,18 @@ class _Comparison:
         return _Place(path, ino, was if merges else 0, whole)
 
     def _differs(self, was: int, ino: int) -> bool:
-        """A directory's own attributes."""
+        """Attributes other than size."""
         a, b = self._base.getattr(was), self._merged.getattr(ino)
         return (
             (a.mode, a.uid, a.gid, a.mtime_ns) != (b.mode, b.uid, b.gid, b.mtime_ns)
         ) or self._base.xattrs(was) != self._merged.xattrs(ino)
+
+    def _only_names(self, was: int, attr: _native.Attr) -> bool:
+        """It came up for a further name, or for attributes that are again what they were: its data
+        are the layer's. inode: a nodeid may have gone on to an object that only the upper has."""
+        before = self._base.getattr(was)
+        same = attr.meta and (before.inode, before.size) == (attr.inode, attr.size)
+        return same and not self._differs(was, attr.ino)
 
     def _add(self, place: _Place, change: Change) -> None:
         self.found[change.path] = change
