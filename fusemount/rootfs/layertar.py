@@ -47,7 +47,7 @@ def layer_tar(
     """The tar in pieces of about 1 MiB. changes: of compare(), in its order.
 
     newest_s: later times become this one.  warn: told of what no layer can hold (sockets).
-    Raises ImgmountError for what cannot be read, or shrank while it was.
+    Raises ImgmountError for what cannot be read, or shrank or went while it was.
     """
     yield from _joined(_LayerTar(rootfs, warn, newest_s).pieces(changes))
 
@@ -150,6 +150,8 @@ def contents(rootfs: RootFs, attr: Attr, path: bytes) -> Iterator[bytes]:
                 at += len(piece)
     except EOFError:
         raise ImgmountError(f"{where}: shrank while it was read") from None
+    except FileNotFoundError:
+        raise ImgmountError(f"{where}: was taken away while it was read") from None
     except OSError as error:
         raise ImgmountError(f"{where}: cannot be read: {error.strerror or error}") from error
     yield from _zeros(attr.size - at)

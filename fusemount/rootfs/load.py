@@ -100,8 +100,8 @@ class _Loader:
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
         self.mending = Mending([], [], [])
-        # A living mount may take away what was listed.
-        self._vanishing = (FileNotFoundError,) if upper.live else ()
+        # A living mount may take away what was listed, or put another kind in its place.
+        self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
     # ---- reading --------------------------------------------------------------------------
 

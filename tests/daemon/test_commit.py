@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -390,3 +391,36 @@ def test_a_changed_layer_is_found_out(command: Command, image: Path, tmp_path: P
 def test_quiet_prints_nothing(command: Command, upper: Path, tmp_path: Path) -> None:
     done = command("commit", "-q", upper, "t", "-o", tmp_path / "out")
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_mount_that_goes_on_changing(command: Command, image: Path, tmp_path: Path) -> None:
+    """Each time an image that can be read, or one line that says which file went or shrank."""
+    script = """
+    i=0
+    while [ -e d ]; do
+        i=$((i+1)); echo $i > file$((i%9)); rm -f file$(((i+4)%9)); mkdir -p dir$((i%3))/sub
+        mv dir$((i%3)) moved$((i%2)) 2>/dev/null || rm -rf moved$((i%2))
+        echo line >> d/b; chmod 6$((i%8))4 one; : > d/c; ln -f d/c dir$((i%3))/sub/c 2>/dev/null
+    done
+    """
+    with mounted(command, image, tmp_path / "mnt") as at:
+        busy = subprocess.Popen(
+            ["sh", "-c", script], cwd=at, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            for i in range(8):
+                out = tmp_path / f"out{i}"
+                done = command("commit", at, "t", "-o", out, check=False)
+                if done.returncode == 0:
+                    command("dump", "--digest", out)
+                else:
+                    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+                    assert "while it was read" in done.stderr and not out.exists()
+                command("diff", at)
+        finally:
+            os.killpg(busy.pid, signal.SIGKILL)
+            busy.wait()
+        command("commit", at, "t", "-o", tmp_path / "last")
+        lines = dump_directory(at)
+    with mounted(command, tmp_path / "last", tmp_path / "new", "--read-only") as at:
+        assert not differences(dump_directory(at), lines)
