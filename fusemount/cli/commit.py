@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from fusemount.cli.arguments import (
-    Parser,
-    add_image_flags,
-    directories,
-    image_options_of,
-    reference_of,
-)
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
 from fusemount.errors import UsageError
 
 _EPOCH_MAX = 253402300799  # the last second of the year 9999
@@ -19,7 +12,7 @@ _EPOCH_MAX = 253402300799  # the last second of the year 9999
 
 def parser() -> Parser:
     p = Parser("commit", "Write what was changed as an image with one layer more; print its ID.")
-    p.add_argument("place", metavar="MOUNTPOINT|UPPER", type=Path)
+    add_changed(p)
     p.add_argument("name", metavar="NAME[:TAG]", help="the new image's name")
     p.add_argument("-o", "--output", metavar="FILE", required=True,
                    help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIR")  # fmt: skip
@@ -27,7 +20,6 @@ def parser() -> Parser:
                    help="of FILE; default oci-archive, which docker loads too")  # fmt: skip
     p.add_argument("--compress", choices=("gzip", "zstd", "none"),
                    help="the new layer; default gzip, in a docker-archive none")  # fmt: skip
-    p.add_argument("--base", metavar="IMAGE", help="the image below, where none is recorded")
     p.add_argument("-c", "--change", metavar="LINE", action="append", default=[],
                    help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, "
                         "as in a Dockerfile")  # fmt: skip
@@ -36,7 +28,6 @@ def parser() -> Parser:
     p.add_argument("-q", "--quiet", action="store_true", help="print no image ID and no progress")
     p.add_argument("--rewrite-timestamp", action="store_true",
                    help="no file is younger than SOURCE_DATE_EPOCH")  # fmt: skip
-    add_image_flags(p)
     return p
 
 
@@ -66,10 +57,8 @@ def run(argv: list[str]) -> int:
         compression=Compression(args.compress) if args.compress else None,
     )
     image_id = commit(
-        args.place,
-        reference_of(args.base) if args.base else None,
+        asked_of(args),
         options,
-        image_options_of(args),
         directories(),
         SilentProgress() if args.quiet else terminal_progress(),
         warn,

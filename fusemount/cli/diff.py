@@ -7,25 +7,16 @@ import os
 import re
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
-from fusemount.cli.arguments import (
-    Parser,
-    add_image_flags,
-    directories,
-    image_options_of,
-    reference_of,
-)
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 def parser() -> Parser:
     p = Parser("diff", "Print what was changed, a path a line: A added, C changed, D deleted.")
-    p.add_argument("place", metavar="MOUNTPOINT|UPPER", type=Path)
-    p.add_argument("--base", metavar="IMAGE", help="the image below, where none is recorded")
+    add_changed(p)
     p.add_argument("--json", action="store_true", help="as a JSON array, every name exactly")
-    add_image_flags(p)
     return p
 
 
@@ -42,12 +33,9 @@ def run(argv: list[str]) -> int:
     from fusemount.daemon.changed import open_changed
     from fusemount.rootfs.changes import shown
 
-    base = reference_of(args.base) if args.base else None
     with ExitStack() as stack:
-        changed = open_changed(
-            args.place, base, image_options_of(args), directories(), terminal_progress(), warn,
-            stack,
-        )  # fmt: skip
+        progress = terminal_progress()
+        changed = open_changed(asked_of(args), directories(), progress, warn, stack)
         changes = shown(changed.changes)
     if args.json:
         rows = [{"kind": c.kind, "path": os.fsdecode(b"/" + c.path)} for c in changes]

@@ -35,6 +35,20 @@ Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What of: place: a mountpoint or an upper.
+
+    base: the image, where it is another than the upper's record says; follow_symlink_parents: how
+    its layers are stacked, None as the record says.
+    """
+
+    place: Path
+    base: Reference | None
+    follow_symlink_parents: bool | None
+    image_options: ImageOptions
+
+
+@dataclass(frozen=True)
 class Changed:
     """rootfs: the layers under the upper, to read from. changes: of compare(), in its order."""
 
@@ -54,18 +68,9 @@ class _Place:
 
 
 def open_changed(
-    place: Path,
-    base: Reference | None,
-    image_options: ImageOptions,
-    directories: Directories,
-    progress: Progress,
-    warn: Warn,
-    stack: ExitStack,
+    asked: Asked, directories: Directories, progress: Progress, warn: Warn, stack: ExitStack
 ) -> Changed:
-    """base: the image, where it is another than the upper's record says.
-
-    Raises every error of an image, MountpointError, UpperError, ImgmountError.
-    """
+    """Raises every error of an image, MountpointError, UpperError, ImgmountError."""
     from fusemount.layer import open_layers
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.changes import compare
@@ -73,18 +78,18 @@ def open_changed(
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import open_image
 
-    found = _find(place, directories)
+    found = _find(asked.place, directories)
     if found.record is not None:
         _write_out(found.record)
     upper = Upper(found.upper, None, live=found.record is not None)
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
-    reference, image_options = _chosen(known, base, image_options, found.upper)
+    reference, image_options = _chosen(known, asked, found.upper)
     try:
         image = stack.enter_context(open_image(reference, image_options, directories, progress))
     except ImageNotFound as error:
-        if base is not None:
+        if asked.base is not None:
             raise
         why = f"{error}; {found.upper} was made over it: say where it is now with --base"
         raise ImageNotFound(why) from error
@@ -92,8 +97,10 @@ def open_changed(
         stack.enter_context(layer)
         for layer in open_layers(image, image_options, directories, progress)
     ]
-    _check_identity(found.upper, known, base, identity(image, layers), warn)
-    follow = known is not None and known.follow_symlink_parents
+    _check_identity(found.upper, known, asked.base, identity(image, layers), warn)
+    follow = asked.follow_symlink_parents
+    if follow is None:
+        follow = known is not None and known.follow_symlink_parents
     lower = build_tree(layers, follow_symlink_parents=follow, again=True)
     try:
         rootfs = RootFs(build_tree(layers, follow_symlink_parents=follow), upper, read_only=True)
@@ -147,17 +154,16 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
     return known
 
 
-def _chosen(
-    known: Base | None, base: Reference | None, options: ImageOptions, upper: Path
-) -> tuple[Reference, ImageOptions]:
+def _chosen(known: Base | None, asked: Asked, upper: Path) -> tuple[Reference, ImageOptions]:
     """The image to open, and how. Raises UpperError where nobody says which it is."""
     from fusemount.image import parse_platform
     from fusemount.sources import path_exists
 
+    options = asked.image_options
     if known is not None and known.platform and options.platform is None:
         options = replace(options, platform=parse_platform(known.platform))
-    if base is not None:
-        return base, options
+    if asked.base is not None:
+        return asked.base, options
     if known is None:
         raise UpperError(f"{upper}: nothing says which image it belongs to: name it with --base")
     return parse_reference(known.image, path_exists), options

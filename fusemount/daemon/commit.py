@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.codec import Compression
-from fusemount.daemon.changed import Changed, Warn, open_changed
+from fusemount.daemon.changed import Asked, Changed, Warn, open_changed
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
-from fusemount.reference import Reference
-from fusemount.settings import Directories, ImageOptions
+from fusemount.settings import Directories
 
 if TYPE_CHECKING:
     from fusemount.layer import Progress
@@ -40,10 +39,8 @@ class CommitOptions:
 
 
 def commit(
-    place: Path,
-    base: Reference | None,
+    asked: Asked,
     options: CommitOptions,
-    image_options: ImageOptions,
     directories: Directories,
     progress: Progress,
     warn: Warn,
@@ -55,7 +52,7 @@ def commit(
     apply_changes({}, list(options.changes))  # a bad one shows before anything is read
     compression = _compression(options)
     with ExitStack() as stack:
-        changed = open_changed(place, base, image_options, directories, progress, warn, stack)
+        changed = open_changed(asked, directories, progress, warn, stack)
         _check_apart(options.target, changed)
         return _write(changed, options, compression, progress, warn)
 

@@ -143,7 +143,12 @@ def test_options_of_the_mount_are_remembered(command: Command, tmp_path: Path) -
         command, image, tmp_path / "mnt", "--upper", upper, "-o", "symlink-parents=follow"
     ) as at:
         (at / "usr/bin/tool").unlink()
-    assert lines(command, upper) == [b"C /usr", b"C /usr/bin", b"D /usr/bin/tool"]
+    said = [b"C /usr", b"C /usr/bin", b"D /usr/bin/tool"]
+    assert lines(command, upper) == said
+    os.removexattr(upper, "trusted.overlay.imgmount.base")
+    base = ("--base", image, "--symlink-parents")
+    assert lines(command, upper, *base, "follow") == said
+    assert lines(command, upper, *base, "replace") != said
 
 
 def test_another_image_of_that_name_is_an_error(
