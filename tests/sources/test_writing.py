@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Opener
 from imagewriter import docker_archive, oci_archive, oci_layout
 from oracle import run
 from tarwriter import TarWriter
@@ -22,6 +21,8 @@ from fusemount.layer import OpenLayer, SilentProgress, open_layers
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import Image
 from fusemount.sources.writing import FORMS, ImageWriter, Target, WrittenLayer, parse_target
+
+Opener = Callable[..., Image]
 
 LAYERS = [
     TarWriter().dir("a").file("a/b", b"1" * 3000).tar(),
