@@ -7,8 +7,9 @@ its upper is read as it lies there.  What is changed meanwhile may be seen or no
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from fusemount.rootfs.changes import Change
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
+
+SETTLE_SECONDS = 2.0
 
 Warn = Callable[[str], None]
 
@@ -143,6 +146,18 @@ def _write_out(record: Record) -> None:
         raise MountpointError(
             f"{record.mountpoint}: cannot be written out: {error.strerror or error}"
         ) from error
+    _await_requests(record)
+
+
+def _await_requests(record: Record) -> None:
+    """syncfs(2) of FUSE need not wait until what it sent has been answered (it is no promise of
+    FUSE's), but the kernel tells how much has not. Somebody busy must not keep us for ever, and
+    where the kernel cannot be asked there is nothing to wait for."""
+    path = Path("/sys/fs/fuse/connections", record.device.rpartition(":")[2], "waiting")
+    end = time.monotonic() + SETTLE_SECONDS
+    with suppress(OSError, ValueError):
+        while int(path.read_text()) and time.monotonic() < end:
+            time.sleep(0.002)
 
 
 def _known_base(upper: Upper, found: _Place) -> Base | None:

@@ -4,6 +4,8 @@ As `docker commit --change` reads it: CMD and ENTRYPOINT as a JSON array or as a
 ENV, LABEL, EXPOSE, VOLUME, USER, WORKDIR, STOPSIGNAL.  Words are split and quoted as in a
 Dockerfile, with `\` to escape, and $NAME, ${NAME}, ${NAME:-word}, ${NAME:+word} stand for what ENV
 says.
+`CMD []` takes the command away, as it does in a Dockerfile; `docker commit` would put the
+container's back.  STOPSIGNAL it does not know.
 Source: docker's Dockerfile reference; moby, builder/dockerfile.
 """
 
@@ -234,9 +236,11 @@ def _set_user(edited: Edited, rest: str) -> None:
 
 
 def _set_directory(edited: Edited, rest: str) -> None:
-    """A relative one goes on from the one that is set."""
-    path = posixpath.join("/", edited.get("WorkingDir") or "/", _one(edited, rest, "a path"))
-    edited["WorkingDir"] = "/" + posixpath.normpath(path).lstrip("/")
+    """A relative one goes on from the one that is set; an absolute one is taken as it is."""
+    path = _one(edited, rest, "a path")
+    if not path.startswith("/"):
+        path = posixpath.normpath(posixpath.join("/", edited.get("WorkingDir") or "/", path))
+    edited["WorkingDir"] = path
 
 
 def _set_stop_signal(edited: Edited, rest: str) -> None:
