@@ -122,7 +122,8 @@ int fast_fsync(fast_request *req) {
 }
 
 int fast_syncfs(fast_request *req) {
-    if (req->path->options.upper_fd >= 0) {
+    bool skip = req->path->upper && req->path->upper->options.no_sync;
+    if (req->path->options.upper_fd >= 0 && !skip) {
         fast_will_wait(req->path);
         if (syncfs(req->path->options.upper_fd) < 0)
             return -errno;
