@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -424,3 +425,29 @@ def test_a_mount_that_goes_on_changing(command: Command, image: Path, tmp_path: 
         lines = dump_directory(at)
     with mounted(command, tmp_path / "last", tmp_path / "new", "--read-only") as at:
         assert not differences(dump_directory(at), lines)
+
+
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(
+    command: Command, image: Path, tmp_path: Path, form: str, number: signal.Signals
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    with mounted(command, image, tmp_path / "mnt") as at:
+        with open(at / "zeros", "wb") as file:
+            file.truncate(1 << 40)  # as long as the test needs
+        line = [sys.executable, "-m", "fusemount", "commit", at, "t", "-o", f"{form}:{there}/out"]
+        busy = subprocess.Popen(
+            [*map(str, line), "--compress", "none"], env=command.environment, stderr=-1
+        )
+        try:
+            while not any(path.stat().st_size > 1 << 20 for path in there.rglob("*")):
+                assert busy.poll() is None
+                time.sleep(0.01)
+            busy.send_signal(number)
+            _, said = busy.communicate(timeout=30)
+        finally:
+            busy.kill()
+    assert busy.returncode == 128 + number and said == b""
+    assert left(there) == []
