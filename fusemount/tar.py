@@ -74,6 +74,13 @@ def _below(number: int, limit: int) -> int:
     return number if 0 <= number < limit else 0
 
 
+def one_block(path: bytes, size: int) -> bytes:
+    """A file's header of exactly one block, whatever the size: for who reserves its place before
+    the size is known. path: ASCII, at most 100 bytes.  From 8 GiB on the size stands as GNU tar
+    writes it, in base 256."""
+    return _block(path, FILE, mode=0o644, size=size)
+
+
 def padding(size: int) -> bytes:
     """What fills the last block of contents of that size."""
     return bytes(-size % BLOCK)
@@ -142,8 +149,9 @@ def _block(
     rdev: tuple[int, int] = (0, 0),
 ) -> bytes:
     """A ustar header: octal fields end in NUL, the checksum in NUL and space."""
-    head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name.ljust(_NAME_BYTES, b"\0"), mode, *ids, size, seconds,
+    length = b"%011o\0" % size if size < _LONG_LIMIT else b"\x80" + size.to_bytes(11, "big")
+    head = b"%s%07o\0%07o\0%07o\0%s%011o\0" % (
+        name.ljust(_NAME_BYTES, b"\0"), mode, *ids, length, seconds,
     )  # fmt: skip
     devices = b"%07o\0%07o\0" % rdev if kind in (CHAR, BLOCK_DEVICE) else bytes(16)
     tail = kind + link.ljust(_NAME_BYTES, b"\0") + b"ustar\x0000" + bytes(64) + devices

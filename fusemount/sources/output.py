@@ -108,10 +108,7 @@ class ArchiveOutput:
             blob.write(data)
 
     def _head(self, name: str, size: int) -> None:
-        head = tar.header(tar.Member(name.encode(), tar.FILE, 0o644, size=size))
-        if len(head) != tar.BLOCK:
-            raise ImgmountError(f"{self._path}: {name}: {size} bytes are too many for one member")
-        _write(self._fd, head, self._at)
+        _write(self._fd, tar.one_block(name.encode(), size), self._at)
         self._at += tar.BLOCK + size
         _write(self._fd, tar.padding(size), self._at)
         self._at += len(tar.padding(size))
@@ -167,10 +164,11 @@ class LayoutOutput:
                 blob = Blob(fd, 0)
                 yield blob
                 path = self._path / naming(blob.digest)
-                if path.exists():
+                there = path.exists()
+                if there and path.stat().st_size == blob.size:
                     return
                 os.fsync(fd)
-                self._made.append(path)
+                self._made += [] if there else [path]  # one that was cut off is made whole
                 os.rename(temporary, path)
 
     @contextmanager

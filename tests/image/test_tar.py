@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_sizes_over_8_gib() -> None:
     assert b"19 size=8589934592\n" in head and head[-512 + 124 : -512 + 136] == b"0" * 11 + b"\0"
     small = tar.header(Member(b"big", tar.FILE, 0o644, size=8**11 - 1))
     assert len(small) == 512 and small[124:136] == b"7" * 11 + b"\0"
+
+
+@pytest.mark.parametrize("size", [0, 5, 8**11 - 1, 8**11, 2**62])
+def test_one_block_says_any_size(size: int) -> None:
+    head = tar.one_block(b"blobs/sha256/x", size)
+    assert len(head) == 512
+    info = tarfile.TarInfo.frombuf(head, "ascii", "strict")
+    assert (info.name, info.size, info.mode) == ("blobs/sha256/x", size, 0o644)
 
 
 def test_devices_and_fifos() -> None:

@@ -123,6 +123,16 @@ def test_a_layout_that_was_there_is_left_as_it_was(opened: Opener, tmp_path: Pat
             (layout / "index.json").read_bytes()) == before  # fmt: skip
 
 
+def test_a_blob_that_was_cut_off_is_made_whole(tmp_path: Path) -> None:
+    blob = tmp_path / "out/blobs/sha256" / hashlib.sha256(LAYERS[0]).hexdigest()
+    blob.parent.mkdir(parents=True)
+    (tmp_path / "out/oci-layout").touch()
+    blob.write_bytes(LAYERS[0][:100])
+    with ImageWriter(Target("oci", tmp_path / "out"), SilentProgress()) as writer:
+        writer.add_layer([LAYERS[0]], Compression.NONE)
+    assert blob.read_bytes() == LAYERS[0]
+
+
 def test_a_layer_that_is_not_what_it_was(opened: Opener, tmp_path: Path) -> None:
     path = oci_archive(tmp_path / "in", LAYERS, compress="gzip")
     image = opened(path)
