@@ -10,11 +10,19 @@ over a file of that name, which can still be given as `./oci:file`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.errors import UsageError
+
+# github.com/distribution/reference, regexp.go: a repository's components, and a tag.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9][A-Za-z0-9-]*)*(?::[0-9]+)?"
+_TAGGED = re.compile(
+    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::([A-Za-z0-9_][\w.-]{{0,127}}))?"
+)
 
 TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar")
 
@@ -88,6 +96,14 @@ def normalised_name(name: str) -> str:
     if "@" not in path and ":" not in path:
         path += ":latest"
     return f"{domain}/{path}"
+
+
+def tagged_name(text: str) -> str:
+    """A name for a new image, NAME:TAG; `:latest` where no tag is given. Raises UsageError."""
+    found = _TAGGED.fullmatch(text) if text.isascii() and len(text) <= 255 else None
+    if found is None:
+        raise UsageError(f"{text!r} is no name for an image: NAME[:TAG], the name in lower case")
+    return text if found[1] else f"{text}:latest"
 
 
 def same_name(wanted: str, name: str) -> bool:

@@ -6,8 +6,9 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import Progress
+    from fusemount.layer import OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
@@ -67,7 +69,37 @@ def open_view(
         follow_symlink_parents=options.follow_symlink_parents,
     )
     stack.callback(rootfs.close)
+    if rootfs.upper is not None and not options.read_only:
+        _record(rootfs.upper, reference, image_options, options, identity(image, layers))
     return View(image, rootfs, upper, scratch, made)
+
+
+def identity(image: Image, layers: Sequence[OpenLayer]) -> str:
+    """The image ID; the chain ID where there is none (a plain tar); "" where nothing was hashed."""
+    from fusemount.digest import chain_ids
+
+    known = [layer.diff_id for layer in layers if layer.diff_id is not None]
+    whole = bool(known) and len(known) == len(layers)
+    return image.image_id or (chain_ids(known)[-1] if whole else "")
+
+
+def _record(
+    upper: Upper,
+    reference: Reference,
+    image_options: ImageOptions,
+    options: MountOptions,
+    image_id: str,
+) -> None:
+    from fusemount.rootfs.base import Base, record_base
+
+    base = Base(
+        image=str(replace(reference, path=Path(os.path.abspath(reference.path)))),
+        image_id=image_id,
+        platform=str(image_options.platform or ""),
+        follow_symlink_parents=options.follow_symlink_parents,
+    )
+    with suppress(OSError):  # `diff` and `commit` then want --base
+        record_base(upper, base)
 
 
 def _open_upper(

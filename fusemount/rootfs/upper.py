@@ -9,6 +9,7 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
     metacopy        file with <P>metacopy: its attributes alone; its data are the layers', at
                     <P>redirect or at its own path
     escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
+    ours            the root's <P>imgmount = "1": used before; <P>imgmount.base: base.py
 
 and marks of our own, which overlayfs hides and passes over:
 
@@ -130,9 +131,13 @@ class Upper:
     Raises UpperError when it cannot be used; every method raises OSError as the system does.
     """
 
-    def __init__(self, upper: Path, work: Path | None) -> None:
-        """work None: the upper is only looked at; nothing is made, written or swept."""
-        self.path, self.work_path = upper, work
+    def __init__(self, upper: Path, work: Path | None, *, live: bool = False) -> None:
+        """work None: the upper is only looked at; nothing is made, written or swept.
+
+        live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
+        gone when it is looked at.
+        """
+        self.path, self.work_path, self.live = upper, work, live
         self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
         try:
@@ -144,7 +149,8 @@ class Upper:
     def _open(self, upper: Path, work: Path | None) -> None:
         if work is None:
             self.fd = _open_dir(upper)
-            self._lock(self.fd, fcntl.LOCK_SH)
+            if not self.live:
+                self._lock(self.fd, fcntl.LOCK_SH)
             self.prefix = self._guess_prefix()
             return
         _check_apart(upper, work)
@@ -249,10 +255,10 @@ class Upper:
             raise
 
     def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
-        """All xattrs of an object, as they are stored."""
-        place = self._name_of(fd, path)
-        names = map(os.fsencode, os.listxattr(place, follow_symlinks=False))
-        return {name: os.getxattr(place, name, follow_symlinks=False) for name in names}
+        """All xattrs of an object, as they are stored; not what goes while they are read."""
+        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=False)
+        found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
+        return {name: value for name, value in found if value is not None}
 
     def users(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Those that are the user's, under their own names."""
