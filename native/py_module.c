@@ -33,6 +33,7 @@ static PyModuleDef_Slot native_slots[] = {
     {Py_mod_exec, imgpy_linux_exec},
     {Py_mod_exec, imgpy_stats_exec},
     {Py_mod_exec, imgpy_fastpath_exec},
+    {Py_mod_exec, imgpy_dirscan_exec},
     {0, NULL},
 };
 

@@ -1,5 +1,7 @@
 #include "tree.h"
 
+#include "upperfds.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +122,7 @@ void img_tree_free(img_tree *tree) {
     chunks_free(&tree->dentries);
     free(tree->buckets);
     free(tree->layers);
+    img_fds_free(tree->files);
     pthread_rwlock_destroy(&tree->lock);
     free(tree);
 }

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon import registry
+from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.errors import UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import Progress
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
     from fusemount.sources import Image
 
@@ -50,12 +51,19 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import open_layers
+    from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import open_rootfs
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    layers = open_layers(image, image_options, directories, progress)
+    unpacked = open_directories(image.directories, image_options.owners)
+    for layer in unpacked:
+        if layer.note:
+            LOGGER.warning("%s", layer.note)
+    layers: list[OpenLayer | OpenDirectory] = [
+        *open_layers(image, image_options, directories, progress),
+        *unpacked,
+    ]
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
@@ -65,6 +73,7 @@ def open_view(
         work=work,
         read_only=options.read_only,
         follow_symlink_parents=options.follow_symlink_parents,
+        keep_root=options.overlay,
     )
     stack.callback(rootfs.close)
     return View(image, rootfs, upper, scratch, made)

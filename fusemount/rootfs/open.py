@@ -52,10 +52,13 @@ def open_rootfs(
     work: Path | None,
     read_only: bool,
     follow_symlink_parents: bool = False,
+    keep_root: bool = False,
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
     work: default `.<name>.imgmount-work` beside the upper.
+    keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
+    xattrs are, also where it is empty; else an empty one takes on those of the layers.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -63,4 +66,7 @@ def open_rootfs(
         return RootFs(tree, None)
     if read_only:
         return RootFs(tree, Upper(upper, None), read_only=True)
-    return RootFs(tree, Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work")))
+    opened = Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work"))
+    if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
+        opened.set_mark(opened.fd, b".", b"imgmount", b"1")
+    return RootFs(tree, opened)
