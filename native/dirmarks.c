@@ -1,14 +1,24 @@
+#define _GNU_SOURCE /* syscall */
 #include "dirmarks.h"
 
 #include "index.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
+#include <unistd.h>
+
+#ifdef SYS_listxattrat
+#define SYS_LISTXATTRAT SYS_listxattrat
+#else
+#define SYS_LISTXATTRAT 465 /* the same on every architecture */
+#endif
 
 #define TRUSTED "trusted.overlay."
 #define USER "user.overlay."
@@ -31,16 +41,31 @@ static const char *behind(const char *text, const char *prefix) {
     return strncmp(text, prefix, n) == 0 ? text + n : NULL;
 }
 
-/* xattr system calls take no directory; the descriptor's magic link does the same. */
+/* Most xattr system calls take no directory; the descriptor's magic link does the same. */
 static void place_of(char *out, int fd, const char *name) {
     (void)snprintf(out, PLACE_MAX, "/proc/self/fd/%d/%s", fd, name);
 }
 
+/* Most objects have none, so the one call that says so is worth its directory: listxattrat(2) where
+ * the kernel has it (6.13). */
+static ssize_t list_of(int fd, const char *name, char *out) {
+    static bool too_old; /* a benign race: it only ever becomes true */
+    char place[PLACE_MAX];
+    if (!__atomic_load_n(&too_old, __ATOMIC_RELAXED)) {
+        long n = syscall(SYS_LISTXATTRAT, fd, name, AT_SYMLINK_NOFOLLOW, out, (size_t)LIST_MAX);
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+            return n;
+        if (errno == ENOSYS)
+            __atomic_store_n(&too_old, true, __ATOMIC_RELAXED);
+    }
+    place_of(place, fd, name);
+    return llistxattr(place, out, LIST_MAX);
+}
+
 unsigned img_dirmarks_prefixes(int fd) {
-    char list[LIST_MAX], place[PLACE_MAX];
+    char list[LIST_MAX];
     unsigned found = 0;
-    place_of(place, fd, ".");
-    ssize_t n = listxattr(place, list, sizeof list);
+    ssize_t n = list_of(fd, ".", list);
     for (const char *name = list; name < list + (n > 0 ? n : 0); name += strlen(name) + 1) {
         found |= behind(name, TRUSTED) ? IMG_MARKS_TRUSTED : 0u;
         found |= behind(name, USER) || strcmp(name, OVERRIDE) == 0 ? IMG_MARKS_USER : 0u;
@@ -174,10 +199,10 @@ int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned pr
     marks->opaque = marks->whiteout = marks->metacopy = marks->owned = false;
     marks->redirect_len = 0;
     marks->rdev_major = marks->rdev_minor = 0;
-    place_of(place, fd, name);
-    ssize_t n = llistxattr(place, list, sizeof list);
+    ssize_t n = list_of(fd, name, list);
     if (n < 0)
         return absent(errno) ? 0 : img_fail(err, errno, "its xattrs: %s", strerror(errno));
+    place_of(place, fd, name);
     for (const char *at = list; at < list + n; at += strlen(at) + 1)
         if (read_one(marks, place, at, prefixes, err) < 0)
             return -1;

@@ -374,13 +374,8 @@ static int by_name(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Fills s->sorted. Takes fd. */
-static int list(scanning *s, int fd) {
-    DIR *dir = fdopendir(fd);
-    if (!dir) {
-        (void)close(fd);
-        return no_memory(s);
-    }
+/* Fills s->sorted. */
+static int list(scanning *s, DIR *dir) {
     s->names.len = s->n_sorted = 0;
     size_t n = 0;
     const struct dirent *entry;
@@ -392,7 +387,6 @@ static int list(scanning *s, int fd) {
         n++;
     }
     int code = errno;
-    (void)closedir(dir);
     if (result < 0)
         return no_memory(s);
     if (code)
@@ -432,7 +426,12 @@ static int put_directory(scanning *s) {
         img_fail(s->err, -fd, "cannot be opened: %s", strerror(-fd));
         return at_fault(s, "");
     }
-    int result = list(s, dup(fd));
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        (void)close(fd);
+        return no_memory(s);
+    }
+    int result = list(s, dir);
     if (result < 0)
         (void)at_fault(s, "");
     size_t above = s->n_waiting;
@@ -441,7 +440,7 @@ static int put_directory(scanning *s) {
         if (result < 0)
             (void)at_fault(s, s->sorted[i]);
     }
-    (void)close(fd);
+    (void)closedir(dir);
     /* the first by name is to be the next that is listed */
     for (size_t i = above, k = s->n_waiting; i + 1 < k; i++, k--) {
         directory d = s->waiting[i];
