@@ -45,6 +45,8 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     words = parse_options(args.options)
+    if words.remount:
+        return _remount(args.mountpoint, words)
     words.read_only = args.read_only or words.read_only
     words.keep = args.keep or words.keep
     words.upper = args.upper or words.upper
@@ -73,6 +75,17 @@ def run(argv: list[str]) -> int:
     )
     if result.upper:
         print(f"changes are kept in {result.upper}")
+    return 0
+
+
+def _remount(mountpoint: Path, words: Words) -> int:
+    from fusemount.daemon.remount import remount
+
+    flags = [word for word in words.kernel if "=" not in word and word != "nonempty"]
+    for name, setting in (("suid", words.suid), ("dev", words.dev)):
+        flags += [] if setting is None else [name if setting else f"no{name}"]
+    flags += [] if words.read_only is None else ["ro" if words.read_only else "rw"]
+    remount(mountpoint, flags, directories(), bind=words.bind)
     return 0
 
 

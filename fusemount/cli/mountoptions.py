@@ -54,6 +54,8 @@ class Words:
     metacopy: bool | None = None
     redirect: bool | None = None
     volatile: bool = False
+    remount: bool = False
+    bind: bool = False
     lower: str | None = None  # still escaped
     uids: tuple[IdRange, ...] = ()
     gids: tuple[IdRange, ...] = ()
@@ -92,9 +94,10 @@ def parse_options(texts: Iterable[str]) -> Words:
         from fusemount.cli.overlaywords import overlay_words
 
         return overlay_words(raw)
-    words = Words()
+    # mount(8) adds to a remount what it finds in mountinfo
+    words = Words(remount="remount" in raw)
     for word in map(unescaped, raw):
-        if word and not take(words, word):
+        if word and not take(words, word) and not words.remount:
             raise UsageError(f"-o {word}: no such option")
     return words
 
@@ -143,7 +146,9 @@ def take(words: Words, word: str) -> bool:
             raise UsageError("-o allow_root: not offered; allow_other lets root in as well")
         words.allow_other = False  # the mount is root's, whom it always serves
     elif word == "remount":
-        raise UsageError("-o remount: not offered; unmount, and mount again")
+        words.remount = True
+    elif word == "bind" and words.remount:
+        words.bind = True
     elif key in _VALUES and value:
         setattr(words, _VALUES[key], value)
     elif key in ("fsname", "subtype") and value:

@@ -24,7 +24,7 @@ _KNOWN = frozenset(
 
 def overlay_words(raw: list[str]) -> Words:
     """Of a mount with `lowerdir=`; words are still escaped. Raises UsageError."""
-    words = Words()
+    words = Words(remount="remount" in raw)
     for word in raw:
         if word and not _take(words, word) and not take(words, unescaped(word)):
             words.ignored.append(unescaped(word))

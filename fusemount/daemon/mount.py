@@ -157,6 +157,7 @@ class _Enrolment:
             upper=str(self.view.upper) if self.view.upper else None,
             scratch=str(scratch.path) if scratch and not self.options.keep else None,
             read_only=self.options.read_only,
+            writable=not self.view.rootfs.read_only,
             uid=os.geteuid(),
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )

@@ -71,7 +71,7 @@ def open_view(
         layers,
         upper=upper,
         work=work,
-        read_only=options.read_only,
+        read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
         keep_root=options.overlay,
     )
@@ -83,7 +83,7 @@ def _open_upper(
     options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
 ) -> tuple[Path | None, Path | None, Scratch | None]:
     """The user's own directory, or a fresh one; a read-only mount without one has none."""
-    if options.upper and options.read_only:
+    if options.upper and options.read_only and not remountable(options):
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
         upper = _own_directory(options.upper, made)
@@ -97,6 +97,13 @@ def _open_upper(
     if options.keep:
         scratch.keep()
     return scratch.upper, scratch.work, scratch
+
+
+def remountable(options: MountOptions) -> bool:
+    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
+    rw later, where their file system lets them be written."""
+    places = (options.upper, options.work) if options.overlay else (None,)
+    return all(place is not None and os.access(place, os.W_OK) for place in places)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
