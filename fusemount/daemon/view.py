@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon import registry
+from fusemount.daemon.handover import await_upper
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.errors import UpperError
@@ -67,6 +68,8 @@ def open_view(
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
+    if upper and not scratch:
+        await_upper(upper, work, directories.runtime)
     rootfs = open_rootfs(
         layers,
         upper=upper,
