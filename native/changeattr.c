@@ -460,12 +460,9 @@ static ssize_t copy_from_layer(const img_content *content, uint64_t at, int to, 
         return 0;
     if (length > content->size - at)
         length = content->size - at;
-    if (!content->extents) {
-        ssize_t n =
-            share(content->fd, content->base + content->archive_data + at, to, to_at, length);
-        if (n > 0 || (n < 0 && !cannot_share(n)))
-            return n;
-    }
+    ssize_t n = img_content_share(content, at, to, to_at, length);
+    if (n > 0 || (n < 0 && !cannot_share(n)))
+        return n;
     return copy_layer(content, at, to, to_at, length);
 }
 

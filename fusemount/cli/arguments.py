@@ -30,8 +30,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help)")
 
 
+IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir: ..."
+
+
 def add_image(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", help="FILE, FILE:NAME:TAG, docker-archive:, oci:, tar: ...")
+    parser.add_argument("image", help=IMAGE_HELP)
     add_image_flags(parser)
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon import registry
+from fusemount.daemon.handover import await_upper
+from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.errors import UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import OpenLayer, Progress
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
@@ -52,25 +54,36 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import open_layers
-    from fusemount.rootfs import open_rootfs
+    from fusemount.layer import open_directories, open_layers
+    from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    layers = open_layers(image, image_options, directories, progress)
+    unpacked = open_directories(image.directories, image_options.owners)
+    for layer in unpacked:
+        if layer.note:
+            LOGGER.warning("%s", layer.note)
+    archived = open_layers(image, image_options, directories, progress)
+    layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
+    if upper and not scratch:
+        await_upper(upper, work, directories.runtime)
     rootfs = open_rootfs(
         layers,
         upper=upper,
         work=work,
-        read_only=options.read_only,
+        read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
+        keep_root=options.overlay,
+        options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)
+    if options.volatile and not options.read_only:
+        LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
-        _record(rootfs.upper, reference, image_options, options, identity(image, layers))
+        _record(rootfs.upper, reference, image_options, options, identity(image, archived))
     return View(image, rootfs, upper, scratch, made)
 
 
@@ -106,7 +119,7 @@ def _open_upper(
     options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
 ) -> tuple[Path | None, Path | None, Scratch | None]:
     """The user's own directory, or a fresh one; a read-only mount without one has none."""
-    if options.upper and options.read_only:
+    if options.upper and options.read_only and not remountable(options):
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
         upper = _own_directory(options.upper, made)
@@ -120,6 +133,13 @@ def _open_upper(
     if options.keep:
         scratch.keep()
     return scratch.upper, scratch.work, scratch
+
+
+def remountable(options: MountOptions) -> bool:
+    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
+    rw later, where their file system lets them be written."""
+    places = (options.upper, options.work) if options.overlay else (None,)
+    return all(place is not None and os.access(place, os.W_OK) for place in places)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
