@@ -25,7 +25,7 @@ from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import OpenLayer, Progress
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.base import Base
     from fusemount.rootfs.changes import Change
@@ -53,7 +53,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Changed:
-    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order."""
+    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order.
+    layers: those of an archive, lowest first."""
 
     upper: Path
     image: Image
@@ -74,7 +75,7 @@ def open_changed(
     asked: Asked, directories: Directories, progress: Progress, warn: Warn, stack: ExitStack
 ) -> Changed:
     """Raises every error of an image, MountpointError, UpperError, ImgmountError."""
-    from fusemount.layer import open_layers
+    from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.changes import compare
     from fusemount.rootfs.open import build_tree
@@ -96,11 +97,15 @@ def open_changed(
             raise
         why = f"{error}; {found.upper} was made over it: say where it is now with --base"
         raise ImageNotFound(why) from error
-    layers = [
+    archived = [
         stack.enter_context(layer)
         for layer in open_layers(image, image_options, directories, progress)
     ]
-    _check_identity(found.upper, known, asked.base, identity(image, layers), warn)
+    layers: list[OpenLayer | OpenDirectory] = [
+        *archived,
+        *open_directories(image.directories, image_options.owners),
+    ]
+    _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents
     if follow is None:
         follow = known is not None and known.follow_symlink_parents
@@ -111,7 +116,7 @@ def open_changed(
         raise ImgmountError(f"{found.upper}: {error.strerror or error}") from error
     undo.pop_all()
     stack.callback(rootfs.close)
-    return Changed(found.upper, image, layers, rootfs, compare(lower, rootfs.tree))
+    return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
 
 
 def _find(place: Path, directories: Directories) -> _Place:
