@@ -338,6 +338,19 @@ def test_r35_listing_while_deleting(at: Path) -> None:
     assert names.stdout.split()[:2] == [".", ".."]
 
 
+def test_r35_listing_ends_while_each_name_goes_and_comes_back(at: Path) -> None:
+    seen = 0
+    for i in range(100):
+        (at / f"many/new{i}").write_bytes(b"")
+    with os.scandir(at / "many") as entries:
+        for entry in entries:
+            os.rename(entry.path, at / "many/away")
+            os.rename(at / "many/away", entry.path)
+            seen += 1
+            assert seen <= 400
+    assert len(os.listdir(at / "many")) == 400
+
+
 def test_r37_whiteouts_and_what_comes_after(at: Path) -> None:
     for name in ("a", "b", "h3"):
         os.unlink(at / "d" / name)
