@@ -383,6 +383,20 @@ class RootFs:
             rest = replace(change, mode=None, uid=None, gid=None)
             _done(rest == Change() or _set(door, ino, rest))
 
+    def same_owner(self, ino: int, caller: int) -> Change:
+        """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
+        the caller may; nothing to what the upper does not have."""
+        attr = self.tree.getattr(ino)
+        if not self._has_object(ino) or caller not in (0, attr.uid):
+            return Change()
+        return Change(uid=attr.uid, gid=attr.gid)
+
+    def keep_ctime(self, ino: int, ctime_ns: int) -> None:
+        """The kernel's word of a file's ctime: it caches writes and keeps that time itself, so what
+        it asks for after it dropped the inode must be what it had."""
+        if stat.S_ISREG(self.tree.getattr(ino).mode):
+            self.tree.set_attr(ino, ctime_ns=ctime_ns)
+
     def _nothing_new(self, ino: int, change: Change) -> bool:
         """The kernel's word of an mtime that it had from us (after unlink and link)."""
         return change == Change(mtime_ns=change.mtime_ns) and change.mtime_ns in (
