@@ -434,7 +434,11 @@ class RootFs:
         self._refresh(ino, acls=self.tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Sets an xattr; None removes it (ENODATA when it is not there)."""
+        """Sets an xattr; None removes it (ENODATA when it is not there, but for an ACL that is
+        not there: to remove it is to have the mode alone, as on ext4)."""
+        absent = value is None and self.tree.getxattr(ino, name) is None
+        if absent and name in (ACL_ACCESS, ACL_DEFAULT):
+            return
         self._with_attributes(ino)
         with self._changing():
             if value is None and self.tree.getxattr(ino, name) is None:
