@@ -207,6 +207,7 @@ static int adopt(img_upper *upper, const img_spot *at, const making *m, const st
         return result;
     }
     img_node_at(tree, id)->flags |= IMG_NODE_UPPER;
+    img_node_at(tree, id)->ino = IMG_INO_UPPER + m->st.st_ino;
     img_change_times(img_node_at(tree, at->parent), above);
     *out = id;
     return 0;

@@ -180,7 +180,7 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     }
     if (set->what & IMG_SET_SIZE)
         node->size = set->size;
-    if (S_ISREG(node->mode))
+    if (S_ISREG(node->mode) && img_node_data_is_up(node))
         node->blocks = (uint64_t)st->st_blocks;
     img_change_times(node, st);
     if (S_ISREG(node->mode) && !(set->what & touched)) {
@@ -236,7 +236,7 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
     bool nameless = id != IMG_ROOT && !node->names;
     if (nameless && !(set->what & IMG_SET_SIZE) && (!in_upper || img_is_dir(node)))
         return IN_TREE;
-    if (!in_upper)
+    if (!in_upper || (set->what & IMG_SET_SIZE && node->flags & IMG_NODE_META))
         return IMG_DECLINED;
     if (set->what & (IMG_SET_MODE | OWNER) && !upper->options.owners)
         return IMG_DECLINED;
@@ -296,18 +296,15 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set) {
 
 /* ---- data --------------------------------------------------------------------------------- */
 
-/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when it is the layers' still. */
+/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are the layers' still. */
 static ssize_t pin_to_write(img_upper *upper, img_id id) {
     if (upper->options.read_only || upper->options.work_fd < 0)
         return -EROFS;
-    int fd = img_upper_pin(upper, id);
-    if (fd != -ESTALE)
-        return fd;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
-    bool below = node && S_ISREG(node->mode) && !(node->flags & IMG_NODE_UPPER);
+    bool below = node && S_ISREG(node->mode) && !img_node_data_is_up(node);
     unlock(upper);
-    return below ? IMG_WRITE_DECLINED : -ESTALE;
+    return below ? IMG_WRITE_DECLINED : img_upper_pin(upper, id);
 }
 
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
@@ -460,7 +457,7 @@ static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uin
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, from);
     bool file = node && S_ISREG(node->mode);
-    bool in_upper = file && node->flags & IMG_NODE_UPPER;
+    bool in_upper = file && img_node_data_is_up(node);
     if (file && !in_upper)
         content = img_content_of(upper->tree, node);
     unlock(upper);

@@ -58,7 +58,7 @@ int fast_read(fast_request *req) {
                  : S_ISREG(node->mode) ? 0
                                        : -EINVAL;
     if (!result) {
-        in_upper = node->flags & IMG_NODE_UPPER;
+        in_upper = img_node_data_is_up(node);
         if (!in_upper && node->layer == IMG_LAYER_UPPER)
             result = -EIO;
         else if (!in_upper)
@@ -145,8 +145,10 @@ int fast_lseek(fast_request *req) {
         return -EINVAL;
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, req->in->nodeid);
-    bool in_upper = node && node->flags & IMG_NODE_UPPER;
+    bool in_upper = node && img_node_data_is_up(node);
     int result = !node ? -ESTALE : !S_ISREG(node->mode) ? -EINVAL : 0;
+    if (!result && !in_upper && node->layer == IMG_LAYER_UPPER)
+        result = -EIO;
     if (!result && !in_upper)
         content = img_content_of(tree, node);
     (void)pthread_rwlock_unlock(&tree->lock);

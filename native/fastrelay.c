@@ -144,14 +144,35 @@ static pending *take(fast_relay *relay, uint64_t unique) {
 static uint64_t told_node(uint32_t opcode, const char *answer, size_t size) {
     const struct fuse_entry_out *entry = (const void *)(answer + sizeof(struct fuse_out_header));
     bool tells = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-                 opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
+                 opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE ||
+                 opcode == FUSE_TMPFILE;
     return tells && size >= sizeof(struct fuse_out_header) + sizeof *entry ? entry->nodeid : 0;
 }
 
-static void pass_on(fast_relay *relay, const pending *one, const char *answer, size_t size) {
+/* pyfuse3 has one number for nodeid and st_ino: the answer gets the st_ino. node: from told_node.
+ */
+static void set_ino(img_tree *tree, const struct fuse_in_header *in, uint64_t node, char *answer,
+                    size_t size) {
+    struct fuse_entry_out *entry = (void *)(answer + sizeof(struct fuse_out_header));
+    struct fuse_attr_out *attr = (void *)(answer + sizeof(struct fuse_out_header));
+    bool attributes = in->opcode == FUSE_SETATTR || in->opcode == FUSE_GETATTR;
+    if (!node && (!attributes || size < sizeof(struct fuse_out_header) + sizeof *attr))
+        return;
+    (void)pthread_rwlock_rdlock(&tree->lock);
+    const img_node *found = img_tree_node(tree, node ? node : in->nodeid);
+    if (found && node)
+        entry->attr.ino = img_node_ino(found, (img_id)node);
+    else if (found)
+        attr->attr.ino = img_node_ino(found, (img_id)in->nodeid);
+    (void)pthread_rwlock_unlock(&tree->lock);
+}
+
+static void pass_on(fast_relay *relay, const pending *one, char *answer, size_t size) {
     const struct fuse_in_header *in = (const void *)one->message;
     const struct fuse_out_header *out = (const void *)answer;
     uint64_t node = out->error ? 0 : told_node(in->opcode, answer, size);
+    if (!out->error)
+        set_ino(relay->path->tree, in, node, answer, size);
     if (node && node <= UINT32_MAX)
         fast_notify_touch(relay->path->notify, (img_id)node);
     if (write(one->fd, answer, size) < 0 && node)
@@ -160,7 +181,7 @@ static void pass_on(fast_relay *relay, const pending *one, const char *answer, s
                   out->error != 0, 0);
 }
 
-static void answered(fast_relay *relay, const char *answer, size_t size) {
+static void answered(fast_relay *relay, char *answer, size_t size) {
     struct fuse_out_header out;
     if (size < sizeof out)
         return;
