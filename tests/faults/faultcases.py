@@ -1,8 +1,10 @@
 """Law: the operations whose every step is tried, each over the same image and the same upper.
 
-A case is a few steps, mostly of one system call, one after the other; a crash may leave the file
-system before or after each of them, never inside, save for one thing: `loose` files, whose contents
-may be new and their time old.  The kernel says a write and its time in two requests.
+A case is a few steps, mostly of one system call; a crash may leave the file system before or after
+each of them, never inside, save where the kernel makes two requests of one call:
+
+    loose     files whose contents may be new and their time old, since it tells of both apart
+    requests  steps that do as those requests do; all that they lead through is allowed
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def layers() -> list[bytes]:
     file("suid", b"#!", mode=0o6755, xattrs={"security.capability": _CAPABILITY})
     file("copied", b"to be copied up")
     file("gone", b"deleted in the upper")
+    file("meta", b"only attributes are up " * 300, xattrs={"user.k": b"v"})
     file("h1", b"linked " * 99, xattrs={"user.k": b"v"})
     low.symlink("link", "d/a", mtime_ns=TIME).node("fifo", "fifo", mtime_ns=TIME)
     low.node("disk", "block", (7, 300), mtime_ns=TIME)
@@ -99,8 +102,12 @@ def fill(at: Path) -> None:
     os.setxattr(at / "updir", _DEFAULT, acl(0o700, 8, 7))
     (at / "acl").write_bytes(b"has an ACL")
     os.setxattr(at / "acl", _ACCESS, acl(0o640, 9, 6))
-    for name in ("new", "newer", "newlink", "updir/x", "updir", "vacant", "copied", "mixed/y",
-                 "acl", "again/z", "again", "onlywhite", "mixed", "openwhite", "moved", "."):  # fmt: skip
+    os.chmod(at / "meta", 0o4711)
+    settled = (
+        "new newer newlink updir/x updir vacant copied mixed/y acl again/z again onlywhite mixed "
+        "openwhite moved . meta"
+    )
+    for name in settled.split():
         os.utime(at / name, ns=(TIME, TIME), follow_symlinks=False)
     with opened(at / "new") as fd:
         os.fsync(fd)
@@ -111,13 +118,15 @@ class Case:
     name: str
     steps: tuple[Step, ...]
     loose: tuple[bytes, ...] = ()
+    requests: tuple[Step, ...] = ()
 
 
 CASES: dict[str, Case] = {}
 
 
-def case(name: str, *steps: Step, loose: str = "") -> None:
-    CASES[name] = Case(name, steps, tuple(b"/" + path.encode() for path in loose.split()))
+def case(name: str, *steps: Step, loose: str = "", requests: tuple[Step, ...] = ()) -> None:
+    paths = tuple(b"/" + path.encode() for path in loose.split())
+    CASES[name] = Case(name, steps, paths, requests)
 
 
 # ---- single calls -------------------------------------------------------------------------
@@ -284,6 +293,9 @@ case("O_TRUNC of a lower file with hardlinks", o_trunc("h2"))
 case("truncate a lower file", truncate("file", 100))
 case("extend a lower file", truncate("file", 20_000))
 case("truncate an upper file", truncate("newer", 3))
+case("write to a file whose data are below", write("meta", b"NEW", 99), loose="meta")
+case("O_TRUNC of a file whose data are below", o_trunc("meta"))
+case("truncate a file whose data are below", truncate("meta", 100))
 case("fallocate a lower file", fallocate("file", 0, 20_000), loose="file")
 
 # ---- attributes ---------------------------------------------------------------------------
@@ -294,7 +306,10 @@ case("chmod a lower file with hardlinks", chmod("d/h3", 0o600))
 case("chmod an upper file", chmod("newer", 0o600))
 case("chmod what has an ACL", chmod("acl", 0o664))
 case("chown a lower file", chown("file", 7, 8))
-case("chown a privileged lower file", chown("suid", 7, 8))
+case("chown a privileged lower file", chown("suid", 7, 8),
+     requests=(removexattr("suid", "security.capability"), chown("suid", 7, 8)))  # fmt: skip
+case("chown a file whose data are below", chown("meta", 7, 8))
+case("chmod a file whose data are below", chmod("meta", 0o600))
 case("chown a lower symlink", chown("link", 7, 8))
 case("chown a lower fifo", chown("fifo", 7, 8))
 case("chown an upper file with hardlinks", chown("new2", 7, 8))
@@ -320,10 +335,12 @@ case("link a lower file over a whiteout", link("file", "gone"))
 case("link a lower file into a deep directory", link("file", "a/b/c/fresh"))
 case("link one more to lower hardlinks", link("h2", "d/fresh"))
 case("link a lower symlink", link("link", "fresh"))
+case("link a file whose data are below", link("meta", "fresh"))
 case("link an upper file", link("newer", "fresh"))
 case("link an upper file over a whiteout", link("newer", "gone"))
 case("unlink a lower file", unlink("file"))
 case("unlink a lower file in a deep directory", unlink("a/b/c/deep"))
+case("unlink a file whose data are below", while_open("meta", unlink("meta")))
 case("unlink an upper file", unlink("newer"))
 case("unlink a copied-up file", unlink("copied"))
 case("unlink one of lower hardlinks", unlink("h1"))
@@ -345,6 +362,8 @@ case("rmdir and mkdir", rmdir("onlywhite"), mkdir("onlywhite"))
 case("rename a lower file", rename("file", "fresh"))
 case("rename a lower file into a deep directory", rename("file", "a/b/c/fresh"))
 case("rename a lower file out of a deep directory", rename("a/b/c/deep", "fresh"))
+case("rename a file whose data are below", rename("meta", "a/b/c/fresh"))
+case("rename and write", rename("file", "a/fresh"), write("a/fresh", b"NEW", 9), loose="a/fresh")
 case("rename an upper file", rename("newer", "fresh"))
 case("rename an upper file over a whiteout", rename("newer", "gone"))
 case("rename a lower file over a whiteout", rename("file", "gone"))

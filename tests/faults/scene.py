@@ -158,6 +158,8 @@ class Scene:
         mount("overlay", at, options + ",redirect_dir=on,metacopy=on,index=off")
         try:
             return self.dump(at)
+        except OSError as e:
+            raise AssertionError(f"the kernel's overlayfs: {e}") from e
         finally:
             unmount(at)
             shutil.rmtree(work)
