@@ -43,7 +43,9 @@ def _serve() -> None:
     import fusemount.cli.mount
     import fusemount.cli.progress
     import fusemount.daemon.mount
-    import fusemount.fuse  # noqa: F401
+    import fusemount.fuse
+    import fusemount.image
+    import fusemount.sources  # noqa: F401
 
     children: set[int] = set()
     for line in sys.stdin:
