@@ -132,7 +132,7 @@ class CopyUp:
             with self._unseen({self._tree.names(ino)[0][0]}):
                 self._upper.put_in(name, self.path(ino))
         except OSError:
-            self._upper.discard(name)
+            self._upper.leave(name)
             raise
         self._tree.set_attr(ino, upper=True)
 
@@ -181,7 +181,7 @@ class CopyUp:
                 self._upper.make_node(staged, kind, attr.rdev)
             self._come_up(ino, staged, meta=meta)
         except OSError:
-            self._upper.discard(staged)
+            self._upper.leave(staged)
             raise
 
     def _come_up(self, ino: int, staged: bytes, *, meta: bool) -> None:
@@ -340,11 +340,11 @@ class CopyUp:
                 os.close(os.open(staged, os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._upper.work_fd))
             with changing(self._native):
                 if self._tree.getattr(ino).upper:  # its attributes alone came first
-                    self._upper.discard(staged)
+                    self._upper.leave(staged)
                 else:
                     self._come_up(ino, staged, meta=False)
         except OSError:
-            self._upper.discard(staged)
+            self._upper.leave(staged)
             raise
 
     def _complete(self, ino: int, attr: _native.Attr, size: int) -> None:

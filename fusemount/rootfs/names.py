@@ -57,7 +57,7 @@ class Names:
                 left = upper.take_out(path)
             self._tree.drop_name(parent, name)
         if left is not None:
-            upper.discard(left)
+            upper.leave(left)
 
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
         source = visible_path(self._tree, parent, name)
@@ -86,7 +86,7 @@ class Names:
                 self._tree.drop_name(to, new_name)
             self._tree.move(parent, name, to, new_name)
         if left is not None:
-            self._upper.discard(left)
+            self._upper.leave(left)
 
     def _rename(self, source: bytes, target: bytes, flags: int) -> None:
         with self._upper.at(source) as (from_fd, a), self._upper.at(target) as (to_fd, b):

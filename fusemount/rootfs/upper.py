@@ -40,7 +40,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -423,7 +423,7 @@ class Upper:
         try:
             yield name
         except OSError:
-            os.unlink(name, dir_fd=self.work_fd)
+            self.leave(name)
             raise
 
     def whiteout(self, path: bytes) -> None:
@@ -462,6 +462,12 @@ class Upper:
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
         except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+            self.leave(name)
+
+    def leave(self, name: bytes) -> None:
+        """Removes what an operation that is done has left in the work directory, if it can: the
+        operation is done all the same, and the next start removes the rest."""
+        with suppress(OSError):
             self.discard(name)
 
     def discard(self, name: bytes) -> None:
