@@ -445,9 +445,16 @@ class Upper:
         return name
 
     def link_in(self, name: bytes, path: bytes) -> None:
-        """Gives an object of the work directory a name where nothing is."""
+        """Gives an object of the work directory a name where nothing is, or what a copy-up left
+        that failed and could not be undone."""
+        work = self.work_fd
         with self.at(path) as (fd, rest):
-            os.link(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd, follow_symlinks=False)
+            try:
+                os.link(name, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:
+                spare = self.temporary()
+                os.link(name, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
+                os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
 
     def put_in(self, name: bytes, path: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""

@@ -144,6 +144,16 @@ class Scene:
         with rootfs_of(self._tars, upper=self.upper, work=self.work) as rootfs:
             return parse(without_layer(list(dump_lines(rootfs, digest=True))))
 
+    def dump_of_copy(self) -> Dump:
+        """What the upper would show if nothing came after this; it is mounted."""
+        copy = self.case.with_name("copy")
+        subprocess.run(["cp", "-a", self.case, copy], check=True)
+        try:
+            with rootfs_of(self._tars, upper=copy / "upper", work=copy / "work") as rootfs:
+                return parse(without_layer(list(dump_lines(rootfs, digest=True))))
+        finally:
+            shutil.rmtree(copy)
+
     def seen(self, mode: str) -> Dump:
         """The same, through a mount."""
         with self.mounted(mode) as at:
