@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+from disk import ext4
 from faultcases import fill, layers
 from interposer import Interposer
 from launcher import Launcher
@@ -17,19 +18,18 @@ from scene import Dump, Scene
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     base = tmp_path_factory.mktemp("faults")
-    faults = Interposer(base)
-    environment = Command(base / "dirs").environment | faults.environment
-    launcher = Launcher(environment, base / "log")
     mask = os.umask(0o022)
     try:
-        made = Scene(base, launcher, faults, layers())
-        made.prepare(fill)
-        yield made
+        with ext4(base / "disk", 128) as made:
+            disk = made.at
+            with closing(Interposer(disk)) as faults:
+                environment = Command(disk / "dirs").environment | faults.environment
+                with closing(Launcher(environment, disk / "log")) as launcher:
+                    scene = Scene(disk, launcher, faults, layers())
+                    scene.prepare(fill)
+                    yield scene
     finally:
         os.umask(mask)
-        launcher.close()
-        faults.close()
-        shutil.rmtree(base)
 
 
 @pytest.fixture(scope="session")
