@@ -26,7 +26,11 @@ def unsynced(calls: Sequence[Call]) -> list[str]:
     for call in calls:
         source, _, target = call.object.partition(" -> ")
         staged = source.startswith("work/work/")
-        if call.kind is Class.DATA and call.name != "ftruncate" and (staged or source in below):
+        if (
+            call.kind is Class.DATA
+            and not call.name.startswith("ftruncate")
+            and (staged or source in below)
+        ):
             dirty.add(source)
         elif call.kind is Class.SYNC:
             dirty.discard(source)
