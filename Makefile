@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 AT ?= /mnt/imgmount
 IMAGE ?=
 
-.PHONY: mount check setup lint native-check test stress install clean
+.PHONY: mount check setup lint native-check test stress faults install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -36,6 +36,11 @@ test:
 stress: setup
 	@scripts/setup bench
 	@scripts/stress
+
+# A killed daemon and a failing disk at every single step of every operation: half an hour.
+faults: setup
+	@scripts/setup check
+	FAULTS=all $(PYTHON) -m pytest tests/faults
 
 # The command on everybody's PATH, for mount(8) and fstab.
 install: setup

@@ -1,9 +1,10 @@
 """R 43: a daemon that is killed somewhere in a long run of random operations.
 
 The same operations are done on a mount and on a plain directory (tests/real/operations.py), each
-followed by syncfs, so that nothing is in the kernel's cache alone.  The daemon is killed before one
-of its calls; the next mount shows the directory as it is before or after the operation that was not
-answered.  Of one that writes, the file may hold a part.
+followed by fsync of what is open (FUSE's syncfs waits for nothing), so that nothing is in the
+kernel's cache alone.  The daemon is killed before one of its calls; the next mount shows the
+directory as it is before or after the operation that was not answered.  Of one that writes, the
+file may hold a part.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from scene import MODES, Dump, Scene, parse, unlike
 
 sys.path.append(str(Path(__file__).parents[1] / "real"))
 from operations import LONG_AGO, Operation, Side, choose
-
-from fusemount import _native
 
 SLOTS = 6  # of descriptors, in operations.py
 RUNS = 25 if os.environ.get("FAULTS") == "all" else 4
@@ -57,11 +56,7 @@ def answered(side: Side, operation: Operation) -> bool:
     if side(operation) in ("ENOTCONN", "ECONNABORTED"):
         return False
     try:
-        fd = os.open(side.root, os.O_RDONLY)
-        try:
-            _native.syncfs(fd)
-        finally:
-            os.close(fd)
+        side.sync_all()
         os.lstat(side.root / "f")
     except OSError as e:
         return e.errno not in (errno.ENOTCONN, errno.ECONNABORTED)

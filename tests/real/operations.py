@@ -138,6 +138,12 @@ class Side:
         while self._fds:
             os.close(self._fds.popitem()[1])
 
+    def sync_all(self) -> None:
+        """fsync of every file that is open."""
+        for fd in self._fds.values():
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                os.fsync(fd)
+
     @contextmanager
     def _inside(self, somebody: bool) -> Iterator[None]:
         """Relative paths, since directories above may be closed to a user without rights."""
