@@ -104,7 +104,7 @@ class Operations(pyfuse3.Operations):
     """The view, as FUSE asks for it.
 
     behind_fast_path: it answers the kernel's OPEN itself; one for writing is its own, and asks to
-    bring the file up.
+    bring the file up: O_RDWR with its data, O_WRONLY what a change of attributes needs.
     """
 
     supports_dot_lookup = True
@@ -309,8 +309,10 @@ class Operations(pyfuse3.Operations):
     @_answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         copies = self._view.bytes_to_copy(inode)
-        if self.behind_fast_path and flags & os.O_ACCMODE != os.O_RDONLY:
+        if self.behind_fast_path and flags & os.O_ACCMODE == os.O_RDWR:
             await self._call(copies, self._view.prepare, inode)
+        elif self.behind_fast_path and flags & os.O_ACCMODE == os.O_WRONLY:
+            await self._call(self._copies(inode), self._view.bring_up, inode)
         open_it = functools.partial(self._view.open, kill=ctx.uid != 0)
         await self._call(copies if flags & os.O_TRUNC else 0, open_it, inode, flags)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)

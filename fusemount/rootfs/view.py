@@ -125,6 +125,7 @@ class RootFs:
             read_only=self.read_only,
             owners=upper.privileged,
             max_fds=kept_descriptors(),
+            no_sync=options.volatile,
         )
         self._copy = CopyUp(
             tree, upper, native, loaded.redirects,
@@ -240,6 +241,12 @@ class RootFs:
         """Brings a node up whole, so that it can be written."""
         self._writable()
         self._copy.whole(ino)
+
+    def bring_up(self, ino: int) -> None:
+        """Brings a node up, its data if they cannot stay below."""
+        self._with_attributes(ino)
+        with self._changing():
+            self._copy.node(ino)
 
     def _with_attributes(self, ino: int) -> None:
         """Before the lock: where attributes cannot come up alone, data are copied without it."""
