@@ -334,6 +334,8 @@ int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     if (result < 0) /* what came before the error has happened */
         done.what &= ~(TIMES | IMG_SET_SIZE);
     int last = finish(upper, id, &o, done);
+    if (last < 0 && done.what & IMG_SET_SIZE)
+        last = 0; /* what is cut off cannot come back, and was cut off just now: so it is done */
     if (o.pinned)
         img_upper_unpin(upper, o.pinned);
     return result < 0 ? result : last;

@@ -43,7 +43,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -456,7 +456,7 @@ class Upper:
         try:
             yield name
         except OSError:
-            os.unlink(name, dir_fd=self.work_fd)
+            self.leave(name)
             raise
 
     def whiteout(self, path: bytes) -> None:
@@ -478,9 +478,16 @@ class Upper:
         return name
 
     def link_in(self, name: bytes, path: bytes) -> None:
-        """Gives an object of the work directory a name where nothing is."""
+        """Gives an object of the work directory a name where nothing is, or what a copy-up left
+        that failed and could not be undone."""
+        work = self.work_fd
         with self.at(path) as (fd, rest):
-            os.link(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd, follow_symlinks=False)
+            try:
+                os.link(name, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:
+                spare = self.temporary()
+                os.link(name, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
+                os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
 
     def put_in(self, name: bytes, path: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""
@@ -495,6 +502,12 @@ class Upper:
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
         except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+            self.leave(name)
+
+    def leave(self, name: bytes) -> None:
+        """Removes what an operation that is done has left in the work directory, if it can: the
+        operation is done all the same, and the next start removes the rest."""
+        with suppress(OSError):
             self.discard(name)
 
     def discard(self, name: bytes) -> None:
