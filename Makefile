@@ -8,7 +8,7 @@ AT ?= /mnt/imgmount
 IMAGE ?=
 MINUTES ?= 20
 
-.PHONY: mount check setup lint native-check test stress soak install clean
+.PHONY: mount check setup lint native-check test stress soak faults install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -43,6 +43,11 @@ soak:
 	@scripts/setup check
 	@scripts/setup soak
 	@scripts/soak --minutes $(MINUTES)
+
+# A killed daemon and a failing disk at every single step of every operation: half an hour.
+faults: setup
+	@scripts/setup check
+	FAULTS=all $(PYTHON) -m pytest tests/faults
 
 # The command on everybody's PATH, for mount(8) and fstab.
 install: setup

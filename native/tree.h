@@ -12,7 +12,8 @@
  * A dentry with node 0 is that mark (a whiteout): lookups and listings pass over it.
  *
  * Directories list their dentries by cookie, ascending and never given twice in a directory's life
- * (until 2^32 names have been made in it), so a listing may go on after any change.
+ * (until 2^32 names have been made in it), so a listing may go on after any change.  Only a name
+ * that comes back may get the cookie it had: img_place.
  *
  * Memory: names, link targets and xattrs of layer entries point into the img_index they came from,
  * which must outlive the tree; what is made later is malloc'ed and owned by the tree.
@@ -44,7 +45,8 @@ enum {
     IMG_NODE_SPARSE = 8,    /* u.extents, else u.archive_data */
     IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32,
-    IMG_NODE_META = 64 /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
+    IMG_NODE_META = 64, /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
+    IMG_NODE_BLOCKS = 1024 /* a file of a directory layer: blocks is what its stat says */
 };
 
 /* Added to the inode number of an upper object: beyond all nodeids. */
@@ -72,7 +74,8 @@ typedef struct img_node {
     uint64_t ino;     /* st_ino; 0: the nodeid */
     union {
         uint64_t rdev;   /* devices */
-        uint64_t blocks; /* regular files with data in the upper: 512-byte units, by its stat */
+        uint64_t blocks; /* regular files with data in the upper or of directory layers: 512-byte
+                            units, as their stat says */
     };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
@@ -88,7 +91,7 @@ typedef struct img_node {
     union {
         img_dir *dir;              /* directory; NULL while it has no names */
         const char *target;        /* symlink, size bytes, no NUL */
-        uint64_t archive_data;     /* file of a layer */
+        uint64_t archive_data;     /* file of a layer: as img_entry has it */
         const img_extent *extents; /* sparse file of a layer */
     } u;
 } img_node;
@@ -109,10 +112,21 @@ typedef struct img_chunks { /* an array that grows without moving its elements *
     uint32_t free_head; /* free elements are chained by a uint32 in their first four bytes */
 } img_chunks;
 
+/* Where a name stood that is gone: one that comes back soon, as when a program renames each entry
+ * away and back while it reads the directory, stands there again, behind the reader. */
+typedef struct img_place {
+    img_id parent; /* 0: none */
+    uint32_t hash, cookie;
+} img_place;
+
+#define IMG_PLACES 256u
+
 typedef struct img_layer {
     const img_index *index;
-    int fd;        /* borrowed */
+    int fd;        /* borrowed: the archive, or the directory */
     uint64_t base; /* where the uncompressed tar starts in fd */
+    uint32_t
+        first_file; /* of a directory: img_file_record.number plus this is unique in the tree */
 } img_layer;
 
 typedef struct img_tree {
@@ -125,10 +139,13 @@ typedef struct img_tree {
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
+    uint32_t n_files;      /* of all directory layers */
+    struct img_fds *files; /* their descriptors, by that unique number; NULL: no such layer */
     /* Told, under W, of each node with IMG_NODE_UPPER that is freed: its slot may serve again. It
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);
     void *watcher;
+    img_place places[IMG_PLACES]; /* by hash; the last to go counts */
 } img_tree;
 
 typedef struct img_attributes {
