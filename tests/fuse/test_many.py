@@ -32,11 +32,11 @@ directory, first, last = os.open(sys.argv[1], os.O_PATH), int(sys.argv[2]), int(
 fds = {i: os.open(f"{i:06}", os.O_RDWR, dir_fd=directory) for i in range(first, last)}
 print("open", flush=True)
 sys.stdin.readline()
-for i in range(first, last, 25):
+for i in range(first, last, 250):
     os.pwrite(fds[i], b"X", 0)
 for i in range(first, last, 5):
     text = b"%d" % i
-    assert os.pread(fds[i], 9, 0) == (text if (i - first) % 25 else b"X" + text[1:]), i
+    assert os.pread(fds[i], 9, 0) == (text if (i - first) % 250 else b"X" + text[1:]), i
 print("right", flush=True)
 sys.stdin.readline()
 """
