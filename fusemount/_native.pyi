@@ -1,5 +1,6 @@
 """What the C extension offers; native/*.h say what it means underneath."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -18,7 +19,7 @@ class FormatError(ValueError):
 class Member:
     """One member of an archive, as the tar says it (struct sequence, native/index.h)."""
 
-    kind: str  # "file", "dir", "symlink", "hardlink", "char", "block", "fifo"
+    kind: str  # "file", "dir", "symlink", "hardlink", "char", "block", "fifo"; "socket", "whiteout"
     path: bytes  # normalised, b"" is the root
     link: bytes  # symlink target as written; hardlink target normalised
     mode: int
@@ -50,6 +51,20 @@ class LayerIndex:
     def archive_bytes(self) -> int: ...
     @property
     def nbytes(self) -> int: ...  # memory of the arrays
+
+def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
+def scan_directory(
+    fd: int,
+    uids: Sequence[tuple[int, int, int]] = ...,
+    gids: Sequence[tuple[int, int, int]] = ...,
+    squash_uid: int = -1,
+    squash_gid: int = -1,
+) -> tuple[LayerIndex, int, bytes]:
+    """A directory as a layer (native/dirscan.h), how many of its directories may not be read, and
+    one of them. ids: (first on disk, first shown, count); squash: all shown as that one.
+
+    Raises FormatError; OSError whose filename is the name at fault, in the layer.
+    """
 
 @final
 class Scanner:

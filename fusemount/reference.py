@@ -1,8 +1,9 @@
-"""Law: how an image is named on a command line.  Pure: a callable says which files exist.
+r"""Law: how an image is named on a command line.  Pure: a callable says which files exist.
 
     FILE                        what FILE holds is told by its contents
     FILE:NAME[:TAG]             one image of several
     docker-archive:FILE[:REF]   oci:DIR[:REF]   oci-archive:FILE[:REF]   tar:FILE
+    dir:DIR[:DIR...]            unpacked layers, the topmost first; a colon in a name is `\:`
 
 FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
 over a file of that name, which can still be given as `./oci:file`.
@@ -10,13 +11,23 @@ over a file of that name, which can still be given as `./oci:file`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.errors import UsageError
 
-TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar")
+# github.com/distribution/reference, regexp.go: a repository's components, and a tag.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9][A-Za-z0-9-]*)*(?::[0-9]+)?"
+_TAGGED = re.compile(
+    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::([A-Za-z0-9_][\w.-]{{0,127}}))?"
+)
+
+DIRECTORIES = "dir"
+TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES)
+_SHOWN_MAX = 4  # directories in one message
 
 
 @dataclass(frozen=True)
@@ -27,13 +38,19 @@ class Reference:
     path: the file or directory; not yet known to exist.
     name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
     one.
+    more: `dir` only: the directories below path, the topmost first.
     """
 
     transport: str | None
     path: Path
     name: str | None
+    more: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
+        if self.transport == DIRECTORIES:
+            shown = [str(p).replace(":", "\\:") for p in (self.path, *self.more)]
+            rest = len(shown) - _SHOWN_MAX
+            return "dir:" + ":".join(shown[:_SHOWN_MAX]) + (f" and {rest} more" * (rest > 0))
         head = f"{self.transport}:" if self.transport else ""
         return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
 
@@ -43,6 +60,8 @@ def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
     transport, colon, rest = text.partition(":")
     if "\0" in text:
         raise UsageError("an image reference cannot hold a NUL byte")
+    if colon and transport == DIRECTORIES:
+        return directories_reference(rest)
     if colon and transport in TRANSPORTS:
         path, name, found = _split(rest, exists) if transport != "tar" else (rest, None, True)
         if found or not _split(text, exists)[2]:
@@ -53,6 +72,26 @@ def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
     if not path:
         raise UsageError(f"{text!r} names no image file")
     return Reference(None, Path(path), name)
+
+
+def directories_reference(text: str) -> Reference:
+    r"""Of `DIR[:DIR...]`, as overlayfs' lowerdir= has it: `\` takes the next character as it is.
+
+    Raises UsageError for an empty name.
+    """
+    names, escaped = [""], False
+    for c in text:
+        if escaped or c not in "\\:":
+            names[-1] += c
+            escaped = False
+        elif c == "\\":
+            escaped = True
+        else:
+            names.append("")
+    if not all(names):
+        raise UsageError(f"{text!r}: an empty name of a directory (data-only layers are not known)")
+    path, *more = map(Path, names)
+    return Reference(DIRECTORIES, path, None, tuple(more))
 
 
 def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:
@@ -88,6 +127,14 @@ def normalised_name(name: str) -> str:
     if "@" not in path and ":" not in path:
         path += ":latest"
     return f"{domain}/{path}"
+
+
+def tagged_name(text: str) -> str:
+    """A name for a new image, NAME:TAG; `:latest` where no tag is given. Raises UsageError."""
+    found = _TAGGED.fullmatch(text) if text.isascii() and len(text) <= 255 else None
+    if found is None:
+        raise UsageError(f"{text!r} is no name for an image: NAME[:TAG], the name in lower case")
+    return text if found[1] else f"{text}:latest"
 
 
 def same_name(wanted: str, name: str) -> bool:

@@ -35,6 +35,23 @@ class Platform:
         return "/".join(p for p in (self.os, self.architecture, self.variant) if p)
 
 
+IdRange = tuple[int, int, int]  # first on disk, first shown, how many
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Who is shown as the owner of what stands in a directory layer.
+
+    Ids in no range are shown as 65534; without ranges they are shown as they are.
+    squash_uid, squash_gid: all are shown as that one; -1: no.
+    """
+
+    uids: tuple[IdRange, ...] = ()
+    gids: tuple[IdRange, ...] = ()
+    squash_uid: int = -1
+    squash_gid: int = -1
+
+
 @dataclass(frozen=True)
 class ImageOptions:
     """How an image is chosen and read.
@@ -42,10 +59,12 @@ class ImageOptions:
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
     verify: hash config, blobs and layers.
+    owners: of what stands in directory layers.
     """
 
     platform: Platform | None = None
     verify: bool = True
+    owners: Owners = Owners()
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,10 @@ class MountOptions:
     fastpath: requests are answered by threads of C, and by Python only where those decline.
     threads: how many of them (1..64); None: the number of CPUs decides.
     push: they put small files into the page cache ahead of a reader.
+    overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
+    metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
+    by a mark.  volatile: what is written need not last if the machine fails.
+    ignored: words of -o that nobody knows, for the log.
     """
 
     read_only: bool = False
@@ -72,4 +95,9 @@ class MountOptions:
     fastpath: bool = True
     threads: int | None = None
     push: bool = True
+    overlay: bool = False
+    metacopy: bool = True
+    redirect: bool = True
+    volatile: bool = False
+    ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

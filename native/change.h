@@ -110,14 +110,19 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set);
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *raise);
 
+/* How a write comes. IMG_WRITE_KILL: set-id bits go. IMG_WRITE_CACHED: from the kernel's cache: it
+ * took away what the writer was to lose when he wrote, and what was given to the file since stays.
+ */
+enum { IMG_WRITE_KILL = 1, IMG_WRITE_CACHED = 2 };
+
 /* Writes all of data to a file of the upper, and tells the tree its new size and blocks.
- * security.capability goes; set-id bits with kill.  Returns size, or a negative errno, and then a
+ * security.capability goes, unless IMG_WRITE_CACHED.  Returns size, or a negative errno, and then a
  * part may have been written: the kernel, which writes back its cache, takes no short count as word
  * of what was lost.
  * Declined (IMG_WRITE_DECLINED): not in the upper. */
 #define IMG_WRITE_DECLINED ((ssize_t)-4096)
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
-                  bool kill);
+                  unsigned how);
 /* fallocate(2). IMG_DECLINED: not in the upper. kill: set-id bits go; the kernel does not ask for
  * it here, so it is on for all who are not root. */
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,

@@ -99,9 +99,10 @@ int fast_write(fast_request *req) {
     fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
         fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
-    ssize_t n =
-        img_write(req->path->upper, (img_id)req->in->nodeid, in->offset, req->arg + sizeof *in,
-                  in->size, in->write_flags & FUSE_WRITE_KILL_SUIDGID);
+    unsigned how = (in->write_flags & FUSE_WRITE_KILL_SUIDGID ? IMG_WRITE_KILL : 0) |
+                   (in->write_flags & FUSE_WRITE_CACHE ? IMG_WRITE_CACHED : 0);
+    ssize_t n = img_write(req->path->upper, (img_id)req->in->nodeid, in->offset,
+                          req->arg + sizeof *in, in->size, how);
     if (n == IMG_WRITE_DECLINED)
         return prepare(req, req->in->nodeid);
     if (n < 0)

@@ -1,4 +1,4 @@
-/* index.h: what one tar archive holds, as flat arrays that can be written to a file and read.
+/* index.h: what one layer holds, as flat arrays; that of a tar can be written to a file and read.
  *
  * Pure tar: whiteouts are ordinary members here; what they mean is merge.h's business.  Members
  * stand in archive order, repeats included.  Names are normalised: no leading slash, no "."
@@ -47,6 +47,10 @@ typedef enum img_kind {
     IMG_CHAR,
     IMG_BLOCK,
     IMG_FIFO,
+    /* Directory layers only (dirscan.h): no such entry is ever written to a file or read from one.
+     */
+    IMG_SOCKET,
+    IMG_WHITEOUT, /* hides name in the layers below */
 } img_kind;
 
 typedef struct img_extent {
@@ -77,6 +81,23 @@ typedef struct img_entry {
 } img_entry;
 
 #define IMG_ENTRY_SPARSE 1u
+/* Directory layers only. */
+#define IMG_ENTRY_OPAQUE 2u /* a directory that shows nothing of the layers below */
+#define IMG_ENTRY_REDIRECT                                                                         \
+    4u /* link: where the layers below have it, "/from/the/root" or "beside" */
+#define IMG_ENTRY_METACOPY 8u /* a file whose contents the layers below have */
+
+/* A directory layer's entries differ in this:
+ *   archive_header   the number of the directory's own entry; the root's is 0, which is itself
+ *   archive_data     IMG_FILE: pool offset of its img_file_record; IMG_HARDLINK: the number of the
+ *                    entry that has the object (link is its path, to be read by people)
+ *   rdev_*           IMG_FILE: st_blocks, the low and the high half
+ * Directories stand before what is in them, and the entries of one directory side by side. */
+typedef struct img_file_record { /* in the pool, not aligned: to be copied out */
+    uint32_t number;             /* of the layer's files, from 1 */
+    uint32_t dir;                /* pool offset of the directory's path */
+    uint16_t dir_len, name_len;  /* the name's bytes follow */
+} img_file_record;
 
 typedef struct img_index_header {
     char magic[8];
@@ -93,6 +114,8 @@ typedef struct img_index {
     const char *pool;
     void *block; /* non-NULL: the arrays point into this anonymous mapping of block_bytes */
     size_t block_bytes;
+    bool directory;   /* of a directory layer */
+    uint32_t n_files; /* img_file_record.number runs to here */
 } img_index;
 
 /* Frees the arrays or the mapping, and the index itself. NULL is fine. */

@@ -1,12 +1,13 @@
 #define _GNU_SOURCE /* memrchr, memmem */
 #include "merge.h"
 
+#include "entrynode.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #define LINKS_MAX 40        /* MAXSYMLINKS of Linux */
 #define LATER_ROUNDS_MAX 64 /* rounds over the hard links whose targets come later */
@@ -212,74 +213,6 @@ static int parent_of(merge *m, const img_entry *e, img_id *out) {
 
 /* ---- entries ------------------------------------------------------------------------------ */
 
-static img_attributes attributes_of(const img_entry *e) {
-    return (img_attributes){
-        .size = e->kind == IMG_FILE      ? e->size
-                : e->kind == IMG_SYMLINK ? e->link_len
-                                         : 0,
-        .rdev =
-            e->kind == IMG_CHAR || e->kind == IMG_BLOCK ? makedev(e->rdev_major, e->rdev_minor) : 0,
-        .mtime_s = e->mtime_s,
-        .atime_s = e->atime_s,
-        .ctime_s = e->ctime_s,
-        .mtime_ns = e->mtime_ns,
-        .atime_ns = e->atime_ns,
-        .ctime_ns = e->ctime_ns,
-        .mode = e->kind == IMG_SYMLINK ? S_IFLNK | 0777 : e->mode, /* as lstat(2) always has it */
-        .uid = e->uid,
-        .gid = e->gid,
-    };
-}
-
-static uint32_t xattr_bytes(const merge *m, const img_entry *e) {
-    uint32_t at = e->xattrs;
-    for (uint32_t i = 0; i < e->n_xattrs; i++) {
-        uint16_t name_len;
-        uint32_t value_len;
-        memcpy(&name_len, m->index->pool + at, 2);
-        memcpy(&value_len, m->index->pool + at + 2, 4);
-        at += 6 + name_len + value_len;
-    }
-    return at - e->xattrs;
-}
-
-static void set_directory(merge *m, img_node *node, const img_attributes *a, const char *xattrs,
-                          uint32_t bytes) {
-    node->mtime_s = a->mtime_s;
-    node->atime_s = a->atime_s;
-    node->ctime_s = a->ctime_s;
-    node->mtime_ns = a->mtime_ns;
-    node->atime_ns = a->atime_ns;
-    node->ctime_ns = a->ctime_ns;
-    node->mode = a->mode;
-    node->uid = a->uid;
-    node->gid = a->gid;
-    node->layer = m->layer;
-    node->flags = (uint16_t)(node->flags & ~IMG_NODE_IMPLIED);
-    (void)img_tree_replace_xattrs(m->tree, node, xattrs, bytes, false);
-}
-
-static img_id new_node(merge *m, const img_entry *e) {
-    img_attributes a = attributes_of(e);
-    img_id id = img_tree_new_node(m->tree, &a, m->layer);
-    if (!id)
-        return 0;
-    img_node *node = img_node_at(m->tree, id);
-    if (e->n_xattrs)
-        (void)img_tree_replace_xattrs(m->tree, node, m->index->pool + e->xattrs, xattr_bytes(m, e),
-                                      false);
-    if (e->kind == IMG_SYMLINK)
-        node->u.target = m->index->pool + e->link;
-    if (e->kind == IMG_FILE && e->flags & IMG_ENTRY_SPARSE) {
-        node->flags |= IMG_NODE_SPARSE;
-        node->u.extents = m->index->extents + e->first_extent;
-        node->n_extents = e->n_extents;
-    } else if (e->kind == IMG_FILE) {
-        node->u.archive_data = e->archive_data;
-    }
-    return id;
-}
-
 /* Takes away what the scratch has under that name, unless it is `same`. */
 static bool clear_place(merge *m, img_id parent, const char *name, size_t len, img_id same) {
     uint32_t d = img_tree_dentry(m->tree, parent, name, len);
@@ -303,7 +236,7 @@ static int put_node(merge *m, img_id parent, const img_entry *e, img_id id) {
 
 static int put_entry(merge *m, const img_entry *e) {
     const char *name = m->index->pool + e->name;
-    img_attributes a = attributes_of(e);
+    img_attributes a = img_entry_attributes(e);
     img_id parent = 0, there;
     if (e->name_len == 0) { /* the root itself; anything but a directory there is nonsense */
         if (e->kind != IMG_DIR)
@@ -315,12 +248,12 @@ static int put_entry(merge *m, const img_entry *e) {
         there = img_tree_lookup(m->tree, parent, name, e->name_len);
     }
     if (there && e->kind == IMG_DIR && img_is_dir(img_node_at(m->tree, there))) {
-        set_directory(m, img_node_at(m->tree, there), &a, m->index->pool + e->xattrs,
-                      xattr_bytes(m, e));
+        img_set_directory(m->tree, img_node_at(m->tree, there), &a, m->layer,
+                          m->index->pool + e->xattrs, img_entry_xattr_bytes(m->index, e));
         return 0;
     }
     (void)clear_place(m, parent, name, e->name_len, 0);
-    img_id id = new_node(m, e);
+    img_id id = img_entry_new_node(m->tree, m->index, e, m->layer);
     return id ? put_node(m, parent, e, id) : fail(m, ENOMEM, "out of memory");
 }
 
@@ -499,7 +432,8 @@ static int lay_over(merge *m, img_id lower, img_id upper) {
                             .mode = over->mode,
                             .uid = over->uid,
                             .gid = over->gid};
-        set_directory(m, img_node_at(m->tree, lower), &a, over->xattrs, over->xattr_bytes);
+        img_set_directory(m->tree, img_node_at(m->tree, lower), &a, m->layer, over->xattrs,
+                          over->xattr_bytes);
     }
     /* moving a name out only makes holes in this directory's slots, or cuts its end */
     const img_dir *dir = over->u.dir;
@@ -536,7 +470,7 @@ static int add_layer_slot(merge *m, int fd, uint64_t base) {
         return fail(m, ENOMEM, "out of memory");
     tree->layers = grown;
     m->layer = (uint16_t)tree->n_layers;
-    grown[tree->n_layers++] = (img_layer){m->index, fd, base};
+    grown[tree->n_layers++] = (img_layer){m->index, fd, base, 0};
     img_attributes root = {.mode = S_IFDIR | 0755};
     m->scratch = img_tree_new_node(tree, &root, m->layer);
     if (!m->scratch)

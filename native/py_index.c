@@ -91,6 +91,20 @@ static PyObject *wrap(PyTypeObject *type, img_index *index) {
     return (PyObject *)self;
 }
 
+PyObject *imgpy_index_wrap(img_index *index) {
+    /* Looked up by name, as above: once a layer. */
+    PyObject *module = PyImport_ImportModule("fusemount._native");
+    PyObject *type = module ? PyObject_GetAttrString(module, "LayerIndex") : NULL;
+    PyObject *wrapped = NULL;
+    if (type)
+        wrapped = wrap((PyTypeObject *)type, index);
+    else
+        img_index_free(index);
+    Py_XDECREF(type);
+    Py_XDECREF(module);
+    return wrapped;
+}
+
 static PyObject *layer_index_scan(PyObject *cls, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"fd", "offset", "length", NULL};
     int fd;
@@ -121,6 +135,10 @@ static PyObject *layer_index_save(PyObject *self, PyObject *arg) {
     int fd = _PyLong_AsInt(arg), result;
     img_error err = {0};
     const img_index *index = ((layer_index_object *)self)->index;
+    if (index->directory) {
+        PyErr_SetString(PyExc_ValueError, "a directory's index is not kept: it may change");
+        return NULL;
+    }
     if (fd == -1 && PyErr_Occurred())
         return NULL;
     Py_BEGIN_ALLOW_THREADS result = img_index_write(index, fd, &err);
@@ -179,6 +197,8 @@ static PyObject *member_extents(const img_index *index, const img_entry *entry) 
     img_extent whole = {0, entry->size, entry->archive_data};
     const img_extent *extents = &whole;
     Py_ssize_t n = entry->kind == IMG_FILE && entry->size ? 1 : 0;
+    if (index->directory)
+        n = 0;
     if (entry->flags & IMG_ENTRY_SPARSE) {
         extents = index->extents + entry->first_extent;
         n = entry->n_extents;
@@ -218,9 +238,9 @@ static PyObject *member_xattrs(const img_index *index, const img_entry *entry) {
 
 static PyObject *member_kind(const img_entry *entry) {
     static const char *const names[] = {
-        [IMG_FILE] = "file",         [IMG_DIR] = "dir",   [IMG_SYMLINK] = "symlink",
-        [IMG_HARDLINK] = "hardlink", [IMG_CHAR] = "char", [IMG_BLOCK] = "block",
-        [IMG_FIFO] = "fifo",
+        [IMG_FILE] = "file",         [IMG_DIR] = "dir",       [IMG_SYMLINK] = "symlink",
+        [IMG_HARDLINK] = "hardlink", [IMG_CHAR] = "char",     [IMG_BLOCK] = "block",
+        [IMG_FIFO] = "fifo",         [IMG_SOCKET] = "socket", [IMG_WHITEOUT] = "whiteout",
     };
     return PyUnicode_InternFromString(names[entry->kind]);
 }

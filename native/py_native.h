@@ -13,6 +13,7 @@
 #include "index.h"
 
 int imgpy_index_exec(PyObject *module);    /* FormatError, Member, LayerIndex, Scanner */
+int imgpy_dirscan_exec(PyObject *module);  /* directory layers */
 int imgpy_tree_exec(PyObject *module);     /* Tree */
 int imgpy_upper_exec(PyObject *module);    /* UpperFiles */
 int imgpy_linux_exec(PyObject *module);    /* system calls that Python lacks */
@@ -28,6 +29,9 @@ typedef struct imgpy_state {
 /* The index inside a LayerIndex, borrowed: it lives as long as obj.  NULL with TypeError set for
  * any other object. */
 const img_index *imgpy_index_get(PyObject *obj);
+
+/* A LayerIndex of index, which it takes, also when it fails. */
+PyObject *imgpy_index_wrap(img_index *index);
 
 /* Sets the exception for err and returns NULL: EBADMSG and E2BIG are FormatError(message, member,
  * offset), ENOMEM is MemoryError, everything else OSError(code, message).  Needs the GIL. */

@@ -8,6 +8,7 @@
 
 #include "content.h"
 #include "merge.h"
+#include "mergedir.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -65,7 +66,8 @@ static PyObject *tree_add_layer(PyObject *self, PyObject *args, PyObject *kwargs
     img_tree *tree = tree_of(self);
     Py_BEGIN_ALLOW_THREADS;
     lock_write(tree);
-    result = img_tree_add_layer(tree, index, fd, base, follow, &err);
+    result = index->directory ? img_tree_add_directory(tree, index, fd, &err)
+                              : img_tree_add_layer(tree, index, fd, base, follow, &err);
     unlock(tree);
     Py_END_ALLOW_THREADS;
     if (result < 0)

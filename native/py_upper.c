@@ -304,7 +304,8 @@ static PyObject *upper_write(PyObject *self, PyObject *args) {
     if (!upper || !PyArg_ParseTuple(args, "IKy*", &id, &offset, &data))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    result = img_write(upper, id, offset, data.buf, (size_t)data.len, false);
+    /* pyfuse3 does not say; without FUSE_HANDLE_KILLPRIV_V2 the kernel takes them itself. */
+    result = img_write(upper, id, offset, data.buf, (size_t)data.len, IMG_WRITE_CACHED);
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&data);
     if (result == IMG_WRITE_DECLINED)

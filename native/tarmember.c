@@ -142,6 +142,8 @@ static mode_t type_bits(img_kind kind) {
     case IMG_FIFO:
         return S_IFIFO;
     case IMG_HARDLINK:
+    case IMG_SOCKET: /* tars have none */
+    case IMG_WHITEOUT:
         break;
     }
     return 0;

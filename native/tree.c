@@ -1,5 +1,7 @@
 #include "tree.h"
 
+#include "upperfds.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +122,7 @@ void img_tree_free(img_tree *tree) {
     chunks_free(&tree->dentries);
     free(tree->buckets);
     free(tree->layers);
+    img_fds_free(tree->files);
     pthread_rwlock_destroy(&tree->lock);
     free(tree);
 }
@@ -192,7 +195,8 @@ void img_tree_share_data(img_tree *tree, img_id id, img_id source) {
     img_node *node = img_node_at(tree, id);
     const img_node *from = img_node_at(tree, source);
     node->layer = from->layer;
-    node->flags |= IMG_NODE_META | (from->flags & IMG_NODE_SPARSE);
+    node->flags |= IMG_NODE_META | (from->flags & (IMG_NODE_SPARSE | IMG_NODE_BLOCKS));
+    node->blocks = from->blocks;
     node->u = from->u;
     node->n_extents = from->n_extents;
 }

@@ -45,7 +45,8 @@ enum {
     IMG_NODE_SPARSE = 8,    /* u.extents, else u.archive_data */
     IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32,
-    IMG_NODE_META = 64 /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
+    IMG_NODE_META = 64, /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
+    IMG_NODE_BLOCKS = 1024 /* a file of a directory layer: blocks is what its stat says */
 };
 
 /* Added to the inode number of an upper object: beyond all nodeids. */
@@ -73,7 +74,8 @@ typedef struct img_node {
     uint64_t ino;     /* st_ino; 0: the nodeid */
     union {
         uint64_t rdev;   /* devices */
-        uint64_t blocks; /* regular files with data in the upper: 512-byte units, by its stat */
+        uint64_t blocks; /* regular files with data in the upper or of directory layers: 512-byte
+                            units, as their stat says */
     };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
@@ -89,7 +91,7 @@ typedef struct img_node {
     union {
         img_dir *dir;              /* directory; NULL while it has no names */
         const char *target;        /* symlink, size bytes, no NUL */
-        uint64_t archive_data;     /* file of a layer */
+        uint64_t archive_data;     /* file of a layer: as img_entry has it */
         const img_extent *extents; /* sparse file of a layer */
     } u;
 } img_node;
@@ -121,8 +123,10 @@ typedef struct img_place {
 
 typedef struct img_layer {
     const img_index *index;
-    int fd;        /* borrowed */
+    int fd;        /* borrowed: the archive, or the directory */
     uint64_t base; /* where the uncompressed tar starts in fd */
+    uint32_t
+        first_file; /* of a directory: img_file_record.number plus this is unique in the tree */
 } img_layer;
 
 typedef struct img_tree {
@@ -135,6 +139,8 @@ typedef struct img_tree {
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
+    uint32_t n_files;      /* of all directory layers */
+    struct img_fds *files; /* their descriptors, by that unique number; NULL: no such layer */
     /* Told, under W, of each node with IMG_NODE_UPPER that is freed: its slot may serve again. It
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);

@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     with open_image(
         reference_of(args.image), image_options_of(args), directories(), terminal_progress()
     ) as image:
-        rows = history_rows(image)
+        rows = history_rows(image.described())
         image_id = image.image_id or "<none>"
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=4))

@@ -32,6 +32,6 @@ def run(argv: list[str]) -> int:
         with open_image(
             reference_of(name), image_options_of(args), directories(), terminal_progress()
         ) as image:
-            found.append(docker_inspect(image))
+            found.append(docker_inspect(image.described()))
     print(json.dumps(found, indent=4))
     return 0

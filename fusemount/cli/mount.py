@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusemount.cli.arguments import Parser, add_image, directories, reference_of
+from fusemount.cli.arguments import (
+    IMAGE_HELP,
+    Parser,
+    add_image_flags,
+    directories,
+    reference_of,
+)
 from fusemount.cli.mountoptions import (
     Words,
     image_options_of,
@@ -12,12 +18,18 @@ from fusemount.cli.mountoptions import (
     parse_options,
 )
 from fusemount.errors import UsageError
+from fusemount.reference import Reference, directories_reference
 
 
 def parser() -> Parser:
-    p = Parser("", "Show an image as a root file system, without unpacking it.")
-    add_image(p)
+    usage = (
+        "%(prog)s IMAGE MOUNTPOINT [OPTION...]\n"
+        "       %(prog)s -o lowerdir=DIR[:DIR...],... [SOURCE] MOUNTPOINT"
+    )
+    p = Parser("", "Show an image as a root file system, without unpacking it.", usage)
+    p.add_argument("image", nargs="?", help=IMAGE_HELP)
     p.add_argument("mountpoint", type=Path)
+    add_image_flags(p)
     p.add_argument("-o", metavar="OPTIONS", action="append", default=[], dest="options",
                    help="as for mount(8); see the README")  # fmt: skip
     p.add_argument("-f", "--foreground", action="store_true", help="do not go to the background")
@@ -31,8 +43,10 @@ def parser() -> Parser:
 
 
 def run(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     words = parse_options(args.options)
+    if words.remount:
+        return _remount(args.mountpoint, words)
     words.read_only = args.read_only or words.read_only
     words.keep = args.keep or words.keep
     words.upper = args.upper or words.upper
@@ -40,6 +54,7 @@ def run(argv: list[str]) -> int:
     words.platform = args.platform or words.platform
     words.verify = words.verify and not args.no_verify
     _check(words)
+    reference = _reference(args.image, words)
     options = mount_options(
         words,
         foreground=args.foreground or args.debug,
@@ -51,7 +66,7 @@ def run(argv: list[str]) -> int:
     from fusemount.daemon.mount import mount_image
 
     result = mount_image(
-        reference_of(args.image),
+        reference,
         args.mountpoint,
         image_options_of(words),
         options,
@@ -63,8 +78,37 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _remount(mountpoint: Path, words: Words) -> int:
+    from fusemount.daemon.remount import remount
+
+    flags = [word for word in words.kernel if "=" not in word and word != "nonempty"]
+    for name, setting in (("suid", words.suid), ("dev", words.dev)):
+        flags += [] if setting is None else [name if setting else f"no{name}"]
+    flags += [] if words.read_only is None else ["ro" if words.read_only else "rw"]
+    remount(mountpoint, flags, directories(), bind=words.bind)
+    return 0
+
+
+def _reference(image: str | None, words: Words) -> Reference:
+    """What is mounted; words get the defaults of who mounts directories, as overlayfs has them."""
+    if words.lower is None:
+        if image is None:
+            raise UsageError("which image, and where? (imgmount --help)")
+        return reference_of(image)
+    if words.upper is None:
+        words.read_only = True
+    if image is None:
+        # A program calls us in place of fuse-overlayfs, and reads the upper as plain files.
+        words.metacopy = bool(words.metacopy)
+        words.redirect = bool(words.redirect)
+    words.kernel.insert(0, f"fsname={image or 'imgmount'}")
+    return directories_reference(words.lower)
+
+
 def _check(words: Words) -> None:
     if words.work and not words.upper:
         raise UsageError("a work directory needs an upper (--upper DIR)")
     if words.keep and words.upper:
         raise UsageError("--keep is for mounts without --upper, which is always kept")
+    if words.keep and words.lower:
+        raise UsageError("--keep is for images; with lowerdir= give an upperdir=")

@@ -1,17 +1,19 @@
 """Law: the words of `-o`, as mount(8), fstab(5) and mount.fuse3 give them, become settings.
 
-Every word is known or an error: a misspelt `nosiud` must not be ignored.
+Every word is known or an error: a misspelt `nosiud` must not be ignored (save where overlaywords.py
+says why).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fusemount.errors import UsageError
-from fusemount.settings import ImageOptions, MountOptions
+from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners
 
 # For mount(8), systemd and others; nothing to do for us.
 IGNORED = frozenset(
@@ -49,32 +51,54 @@ class Words:
     fastpath: bool = True
     threads: int | None = None
     push: bool = True
+    metacopy: bool | None = None
+    redirect: bool | None = None
+    volatile: bool = False
+    remount: bool = False
+    bind: bool = False
+    lower: str | None = None  # still escaped
+    uids: tuple[IdRange, ...] = ()
+    gids: tuple[IdRange, ...] = ()
+    squash_uid: int = -1
+    squash_gid: int = -1
+    ignored: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
 
 
 def split_options(text: str) -> Iterator[str]:
-    """At commas, save `\\,` (fstab's and libfuse's way to have one in a value)."""
-    word = ""
+    """At commas, save `\\,` (fstab's and libfuse's way to have one in a value), and those in quotes
+    (mount(8)'s, for SELinux contexts). Words are still escaped."""
+    word, quoted = "", False
     characters = iter(text)
     for c in characters:
         if c == "\\":
-            c = next(characters, "\\")
-            word += c if c in ",\\" else "\\" + c
-        elif c == ",":
+            word += c + next(characters, "")
+        elif c == "," and not quoted:
             yield word
             word = ""
         else:
+            if c == '"' and (quoted or word.endswith("=")):
+                quoted = not quoted
             word += c
     yield word
 
 
+def unescaped(word: str) -> str:
+    return re.sub(r"\\([,\\])", r"\1", word)
+
+
 def parse_options(texts: Iterable[str]) -> Words:
     """Later words win. Raises UsageError for a word that is not known or lacks its value."""
-    words = Words()
-    for text in texts:
-        for word in split_options(text):
-            if word and word not in IGNORED and not word.startswith(IGNORED_PREFIXES):
-                _take(words, word)
+    raw = [word for text in texts for word in split_options(text)]
+    if any(word.startswith("lowerdir=") for word in raw):
+        from fusemount.cli.overlaywords import overlay_words
+
+        return overlay_words(raw)
+    # mount(8) adds to a remount what it finds in mountinfo
+    words = Words(remount="remount" in raw)
+    for word in map(unescaped, raw):
+        if word and not take(words, word) and not words.remount:
+            raise UsageError(f"-o {word}: no such option")
     return words
 
 
@@ -92,6 +116,7 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
     "keep": ("keep", True),
     "noverify": ("verify", False),
     "verify": ("verify", True),
+    "volatile": ("volatile", True),
 }
 
 # `word=value`: each value that it may have, and the setting that it then is.
@@ -99,14 +124,19 @@ _CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
     "symlink-parents": ("follow_symlink_parents", {"follow": True, "replace": False}),
     "fastpath": ("fastpath", {"on": True, "off": False}),
     "push": ("push", {"on": True, "off": False}),
+    "metacopy": ("metacopy", {"on": True, "off": False}),
+    "redirect_dir": ("redirect", {"on": True, "off": False, "follow": False, "nofollow": False}),
 }
 
 _VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform"}
 
 
-def _take(words: Words, word: str) -> None:
+def take(words: Words, word: str) -> bool:
+    """False for a word that is not known. Raises UsageError for a bad value."""
     key, equals, value = word.partition("=")
-    if word in _SWITCHES:
+    if word in IGNORED or word.startswith(IGNORED_PREFIXES):
+        pass
+    elif word in _SWITCHES:
         name, setting = _SWITCHES[word]
         setattr(words, name, setting)
     elif word in KERNEL:
@@ -116,7 +146,9 @@ def _take(words: Words, word: str) -> None:
             raise UsageError("-o allow_root: not offered; allow_other lets root in as well")
         words.allow_other = False  # the mount is root's, whom it always serves
     elif word == "remount":
-        raise UsageError("-o remount: not offered; unmount, and mount again")
+        words.remount = True
+    elif word == "bind" and words.remount:
+        words.bind = True
     elif key in _VALUES and value:
         setattr(words, _VALUES[key], value)
     elif key in ("fsname", "subtype") and value:
@@ -131,7 +163,8 @@ def _take(words: Words, word: str) -> None:
     elif equals and key in (*_VALUES, "fsname", "subtype"):
         raise UsageError(f"-o {key}=: bad value {value!r}")
     else:
-        raise UsageError(f"-o {word}: no such option")
+        return False
+    return True
 
 
 def _threads(value: str) -> int:
@@ -165,6 +198,11 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "fastpath": words.fastpath,
         "threads": words.threads,
         "push": words.push,
+        "metacopy": words.metacopy is not False,
+        "redirect": words.redirect is not False,
+        "volatile": words.volatile,
+        "overlay": words.lower is not None,
+        "ignored": tuple(words.ignored),
         "kernel_options": tuple(words.kernel),
     }
     settings.update(flags)
@@ -174,4 +212,5 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
 def image_options_of(words: Words) -> ImageOptions:
     from fusemount.cli.arguments import image_options
 
-    return image_options(words.platform, verify=words.verify)
+    owners = Owners(words.uids, words.gids, words.squash_uid, words.squash_gid)
+    return replace(image_options(words.platform, verify=words.verify), owners=owners)

@@ -65,6 +65,8 @@ def mount_image(
     # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
     log_fd = open_log(options.log, directories.state,
                       terminal=options.foreground, debug=options.debug)  # fmt: skip
+    for word in options.ignored:
+        LOGGER.info("-o %s: not known, ignored", word)
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
         stats = _native.Stats()
@@ -155,6 +157,7 @@ class _Enrolment:
             upper=str(self.view.upper) if self.view.upper else None,
             scratch=str(scratch.path) if scratch and not self.options.keep else None,
             read_only=self.options.read_only,
+            writable=not self.view.rootfs.read_only,
             uid=os.geteuid(),
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )

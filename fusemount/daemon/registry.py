@@ -24,7 +24,8 @@ class Record:
     """pid and start_time name the daemon; device names the mount (`major:minor`).
 
     upper: None when read-only without one. scratch: the directory to drop when the mount ends,
-    None when there is none or it is kept. uid: whose daemon it is. since: ISO 8601, UTC.
+    None when there is none or it is kept. writable: the daemon takes changes where the mount, which
+    read_only speaks of, lets them through. uid: whose daemon it is. since: ISO 8601, UTC.
     """
 
     pid: int
@@ -38,6 +39,7 @@ class Record:
     read_only: bool
     uid: int
     since: str
+    writable: bool = True
 
     @property
     def user(self) -> str:

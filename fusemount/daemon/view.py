@@ -6,20 +6,24 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.daemon import registry
+from fusemount.daemon.handover import await_upper
+from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.errors import UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import Progress
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
@@ -50,31 +54,72 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import open_layers
-    from fusemount.rootfs import open_rootfs
+    from fusemount.layer import open_directories, open_layers
+    from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    layers = open_layers(image, image_options, directories, progress)
+    unpacked = open_directories(image.directories, image_options.owners)
+    for layer in unpacked:
+        if layer.note:
+            LOGGER.warning("%s", layer.note)
+    archived = open_layers(image, image_options, directories, progress)
+    layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
+    if upper and not scratch:
+        await_upper(upper, work, directories.runtime)
     rootfs = open_rootfs(
         layers,
         upper=upper,
         work=work,
-        read_only=options.read_only,
+        read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
+        keep_root=options.overlay,
+        options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)
+    if options.volatile and not options.read_only:
+        LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
+    if rootfs.upper is not None and not options.read_only:
+        _record(rootfs.upper, reference, image_options, options, identity(image, archived))
     return View(image, rootfs, upper, scratch, made)
+
+
+def identity(image: Image, layers: Sequence[OpenLayer]) -> str:
+    """The image ID; the chain ID where there is none (a plain tar); "" where nothing was hashed."""
+    from fusemount.digest import chain_ids
+
+    known = [layer.diff_id for layer in layers if layer.diff_id is not None]
+    whole = bool(known) and len(known) == len(layers)
+    return image.image_id or (chain_ids(known)[-1] if whole else "")
+
+
+def _record(
+    upper: Upper,
+    reference: Reference,
+    image_options: ImageOptions,
+    options: MountOptions,
+    image_id: str,
+) -> None:
+    from fusemount.rootfs.base import Base, record_base
+
+    base = Base(
+        image=str(replace(reference, path=Path(os.path.abspath(reference.path)))),
+        image_id=image_id,
+        platform=str(image_options.platform or ""),
+        follow_symlink_parents=options.follow_symlink_parents,
+    )
+    with suppress(OSError):  # `diff` and `commit` then want --base
+        record_base(upper, base)
 
 
 def _open_upper(
     options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
 ) -> tuple[Path | None, Path | None, Scratch | None]:
     """The user's own directory, or a fresh one; a read-only mount without one has none."""
-    if options.upper and options.read_only:
+    if options.upper and options.read_only and not remountable(options):
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
         upper = _own_directory(options.upper, made)
@@ -88,6 +133,13 @@ def _open_upper(
     if options.keep:
         scratch.keep()
     return scratch.upper, scratch.work, scratch
+
+
+def remountable(options: MountOptions) -> bool:
+    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
+    rw later, where their file system lets them be written."""
+    places = (options.upper, options.work) if options.overlay else (None,)
+    return all(place is not None and os.access(place, os.W_OK) for place in places)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:

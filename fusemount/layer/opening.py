@@ -102,7 +102,7 @@ class _Opener:
         diff_id = None if facts is None else facts.diff_id
         index = index or self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
         known = blob.diff_id if diff_id is None else Digest(diff_id)
-        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.description)
+        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.size, blob.description)
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         settle(blob.fd)
@@ -142,7 +142,8 @@ class _Opener:
         except BaseException:
             os.close(fd)
             raise
-        return OpenLayer(Digest(facts.diff_id), index, fd, 0, blob.description)
+        diff_id, size = Digest(facts.diff_id), facts.archive_size
+        return OpenLayer(diff_id, index, fd, 0, size, blob.description)
 
     def _index(
         self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str

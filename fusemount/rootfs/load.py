@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
@@ -72,12 +73,14 @@ class Mending:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
-    hold a copy-up nobody is to see.  files: those whose data were on their way.
+    hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
+    that hide nothing, (parent, name).
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
+    strays: list[tuple[int, bytes]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [])
+        self.mending = Mending([], [], [], [])
+        # A living mount may take away what was listed, or put another kind in its place.
+        self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
     # ---- reading --------------------------------------------------------------------------
 
@@ -107,21 +112,28 @@ class _Loader:
         root.lower = 0 if root.opaque else _ROOT
         todo = [(b"", root)]
         while todo:
-            path, here = todo.pop()
-            with self._upper.at(path) as (at, rest):
-                fd = os.open(rest, _DIRECTORY, dir_fd=at)
-            try:
-                for name in sorted(map(os.fsencode, os.listdir(fd))):
+            with suppress(*self._vanishing):
+                todo += self._directory(*todo.pop())
+        return root
+
+    def _directory(self, path: bytes, here: _Object) -> list[tuple[bytes, _Object]]:
+        """Reads what is in a directory; returns the directories among it."""
+        with self._upper.at(path) as (at, rest):
+            fd = os.open(rest, _DIRECTORY, dir_fd=at)
+        found = []
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                with suppress(*self._vanishing):
                     child = self._object(fd, name, name, here)
                     here.children.append(child)
                     below = path + b"/" + name if path else name
                     if stat.S_ISDIR(child.kind):
-                        todo.append((below, child))
+                        found.append((below, child))
                     elif not child.whiteout and (child.st.st_nlink > 1 or child.origin):
                         self._paths.setdefault(child.key, set()).add(below)
-            finally:
-                os.close(fd)
-        return root
+        finally:
+            os.close(fd)
+        return found
 
     def _object(self, fd: int, place: bytes, name: bytes, parent: _Object | None = None) -> _Object:
         upper = self._upper
@@ -246,6 +258,8 @@ class _Loader:
         if child.whiteout:
             if there:
                 self._tree.drop_name(parent, child.name)
+            elif not self._tree.is_lower_name(parent, child.name):
+                self.mending.strays.append((parent, child.name))
             return 0
         linked = self._links.get(child.key, 0)
         ino = linked or self._identity(child, there)

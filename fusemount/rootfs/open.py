@@ -9,7 +9,7 @@ from typing import Protocol
 from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.rootfs.upper import Upper
-from fusemount.rootfs.view import RootFs
+from fusemount.rootfs.view import RootFs, UpperOptions
 
 
 class Layer(Protocol):
@@ -25,9 +25,11 @@ class Layer(Protocol):
     def description(self) -> str: ...
 
 
-def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False) -> _native.Tree:
+def build_tree(
+    layers: Sequence[Layer], *, follow_symlink_parents: bool = False, again: bool = False
+) -> _native.Tree:
     """Stacks the layers, bottom first. The layers' descriptors must outlive the tree; their
-    indexes lose their members.
+    indexes lose their members, unless a tree is to be made of them again.
 
     Raises MalformedImage for what no tree can be made of.
     """
@@ -39,7 +41,7 @@ def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False)
             member = e.member.decode(errors="backslashreplace")
             where = f"member {member!r} at byte {e.offset}: " if e.member else ""
             raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
-    for layer in layers:
+    for layer in () if again else layers:
         layer.index.drop_entries()
     tree.seal()
     return tree
@@ -52,10 +54,14 @@ def open_rootfs(
     work: Path | None,
     read_only: bool,
     follow_symlink_parents: bool = False,
+    keep_root: bool = False,
+    options: UpperOptions | None = None,
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
     work: default `.<name>.imgmount-work` beside the upper.
+    keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
+    xattrs are, also where it is empty; else an empty one takes on those of the layers.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -63,4 +69,9 @@ def open_rootfs(
         return RootFs(tree, None)
     if read_only:
         return RootFs(tree, Upper(upper, None), read_only=True)
-    return RootFs(tree, Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work")))
+    options = options or UpperOptions()
+    beside = upper.with_name(f".{upper.name}.imgmount-work")
+    opened = Upper(upper, work or beside, volatile=options.volatile)
+    if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
+        opened.set_mark(opened.fd, b".", b"imgmount", b"1")
+    return RootFs(tree, opened, options=options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from fusemount.digest import Digest
-from fusemount.errors import MalformedImage, VerificationFailed
+from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.fields import shown
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import parse_config
@@ -23,7 +24,7 @@ class Image:
     source: the archive or directory as given, for messages.
     config_digest: sha256 of the config's bytes, which is the image ID; None where the archive has
     no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
-    layers: lowest first.
+    layers: lowest first.  directories: unpacked layers instead, lowest first.
     """
 
     source: str
@@ -35,11 +36,18 @@ class Image:
     layers: tuple[LayerBlob, ...]
     files: tuple[BlobFile, ...]
     v1_id: str = ""
+    directories: tuple[Path, ...] = ()
 
     @property
     def image_id(self) -> str:
         """`sha256:...`, or "" for what has no ID."""
         return self.config_digest or (f"sha256:{self.v1_id}" if self.v1_id else "")
+
+    def described(self) -> Image:
+        """Itself. Raises ImageNotFound where there is nothing that describes it."""
+        if self.directories:
+            raise ImageNotFound(f"{self.source}: directories have no image configuration")
+        return self
 
     def close(self) -> None:
         for file in self.files:

@@ -15,7 +15,7 @@ from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
-from fusemount.reference import Reference
+from fusemount.reference import DIRECTORIES, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
@@ -34,6 +34,8 @@ def open_image(
     Config and manifests are verified here unless options.verify is off, layers are not read.
     Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace.
     """
+    if reference.transport == DIRECTORIES:
+        return _of_directories(reference, options)
     path = reference.path
     try:
         is_directory = path.is_dir()
@@ -62,6 +64,16 @@ def _from_directory(reference: Reference, options: ImageOptions) -> Image:
         image = choose(oci.candidates(medium, options), reference.name, options, medium.label)
         undo.pop_all()
     return image
+
+
+def _of_directories(reference: Reference, options: ImageOptions) -> Image:
+    """Unpacked layers; the config is ours and says this machine, or --platform."""
+    platform = normalised(options.platform) if options.platform else this_machine()
+    config = ImageConfig(
+        os=platform.os, architecture=platform.architecture, variant=platform.variant
+    )
+    lowest_first = tuple(reversed((reference.path, *reference.more)))
+    return Image(str(reference), config, None, None, (), platform, (), (), directories=lowest_first)
 
 
 def _from_file(

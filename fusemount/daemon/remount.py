@@ -1,0 +1,57 @@
+"""Law: `mount -o remount,...` as one function: the kernel's flags of a mount change, nothing else.
+
+mount(8) hands over all words that shall hold, what stands in mountinfo included, so a word that is
+not of FLAG_WORDS is nothing that could change.  Called directly, with some words alone, the other
+flags stay as they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from fusemount import _native
+from fusemount.daemon import registry
+from fusemount.daemon.channel import FLAG_WORDS, mount_flags
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.errors import MountpointError, NotPermitted, UpperError
+from fusemount.settings import Directories
+
+
+def remount(
+    mountpoint: Path, words: Iterable[str], directories: Directories, *, bind: bool = False
+) -> None:
+    """words: of FLAG_WORDS, later ones win.  bind: this mount alone changes, as with mount(8)'s
+    `remount,bind`, not the file system under other mounts of it.
+
+    Raises MountpointError (not ours, busy), UpperError (rw where nothing can be written),
+    NotPermitted.
+    """
+    target = resolve(mountpoint)
+    entry = mount_at(target)
+    record = registry.find(directories.runtime, entry) if entry else None
+    if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
+        raise MountpointError(f"{mountpoint}: no imgmount mount is there")
+    flags = mount_flags((*(word for word in entry.options if word in FLAG_WORDS), *words))
+    read_only = bool(flags & _native.MS_RDONLY)
+    if not read_only and record and not (record.upper and record.writable):
+        raise UpperError(f"{mountpoint}: mounted without a place for changes: it cannot become rw")
+    flags |= _native.MS_REMOUNT | (_native.MS_BIND if bind else 0)
+    try:
+        _native.mount("none", target, "none", flags, "")
+    except OSError as error:
+        raise _refused(mountpoint, error) from error
+    if record and not bind:
+        registry.register(directories.runtime, replace(record, read_only=read_only))
+
+
+def _refused(mountpoint: Path, error: OSError) -> MountpointError | NotPermitted:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(f"{mountpoint}: remounting is not permitted")
+    if error.errno == errno.EBUSY:
+        return MountpointError(f"{mountpoint}: busy: a file is open for writing")
+    return MountpointError(f"{mountpoint}: cannot remount: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,32 @@
+"""Directories as layers become a view, without a mount: for tests of floor 4 and below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fusemount.layer import open_directories
+from fusemount.rootfs import RootFs, open_rootfs
+from fusemount.settings import Owners
+
+_AS_THEY_ARE = Owners()
+
+
+@contextmanager
+def view_of(
+    layers: Sequence[Path],
+    *,
+    upper: Path | None = None,
+    work: Path | None = None,
+    owners: Owners = _AS_THEY_ARE,
+) -> Iterator[RootFs]:
+    """The view over these layers, bottom first; read-only without work."""
+    with ExitStack() as stack:
+        opened = open_directories(layers, owners)
+        for layer in opened:
+            stack.callback(layer.close)
+        view = open_rootfs(opened, upper=upper, work=work, read_only=work is None, keep_root=True)
+        stack.callback(view.close)
+        yield view
+        view.tree.check()
