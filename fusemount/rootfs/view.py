@@ -447,6 +447,8 @@ class RootFs:
         self._with_attributes(ino)
         with self._changing():
             if value is None and self.tree.getxattr(ino, name) is None:
+                if name in (ACL_ACCESS, ACL_DEFAULT):
+                    return  # as other file systems have it, whose set_acl removes what is not there
                 fail(errno.ENODATA)
             if self._has_object(ino):
                 self._copy.node(ino)
