@@ -1,4 +1,5 @@
-"""Law: compressed streams become plain bytes; their magic tells what they are.
+"""Law: compressed streams become plain bytes, and plain bytes compressed streams; their magic tells
+what they are.
 
 A stream is pulled: the caller gives a `read(n)`, gets an iterator of pieces of at most PIECE bytes,
 and so never holds more than a few pieces, whatever the ratio.  No file is opened here.
@@ -73,6 +74,34 @@ def decompress(read: Read, compression: Compression, name: str) -> Iterator[byte
         raise MalformedImage(
             f"{name}: {compression.value} stream {error} near byte {source.taken}"
         ) from error.__cause__
+
+
+class Compressor(Protocol):
+    """What follows the last flush() is not defined; all that came out is one stream."""
+
+    def compress(self, data: bytes) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def compressor(compression: Compression) -> Compressor:
+    """NONE, GZIP or ZSTD; the same bytes give the same stream, as gzip's header has no time."""
+    if compression is Compression.GZIP:
+        return zlib.compressobj(6, zlib.DEFLATED, 31)  # 16 + 15, as below
+    if compression is Compression.ZSTD:
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+    if compression is Compression.NONE:
+        return _Plain()
+    raise ValueError(compression)
+
+
+class _Plain:
+    def compress(self, data: bytes) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
 
 
 class _Damaged(Exception):

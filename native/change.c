@@ -2,7 +2,9 @@
 #define _GNU_SOURCE /* renameat2, O_NOATIME */
 #include "changeinner.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define TARGET_BYTES 4096 /* PATH_MAX, with its NUL */
@@ -73,8 +75,9 @@ static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
         return -EEXIST;
     if (at->gone)
         return -ENOENT;
-    if (S_ISCHR(what->mode) && what->rdev == 0)
-        return -EPERM;
+    bool device = S_ISCHR(what->mode) || S_ISBLK(what->mode);
+    if (device && (what->rdev == 0 || !upper->options.owners))
+        return IMG_DECLINED;
     if (link && what->target_len >= TARGET_BYTES)
         return -ENAMETOOLONG;
     if (!at->reached || (S_ISDIR(what->mode) && at->lower))
@@ -207,10 +210,136 @@ static int adopt(img_upper *upper, const img_spot *at, const making *m, const st
         return result;
     }
     img_node_at(tree, id)->flags |= IMG_NODE_UPPER;
+    img_node_at(tree, id)->ino = IMG_INO_UPPER + m->st.st_ino;
     img_change_times(img_node_at(tree, at->parent), above);
     *out = id;
     return 0;
 }
+
+/* ---- without a name ----------------------------------------------------------------------- */
+
+/* In a directory of the work directory that hands down the ACL, and then out of it. */
+static int open_inheriting(img_upper *upper, const char *stage, uint32_t mode, const char *acl,
+                           size_t acl_len) {
+    char nest[IMG_STAGE_BYTES];
+    int work = upper->options.work_fd, fd = -1, result = 0;
+    img_stage_name(upper, nest);
+    if (mkdirat(work, nest, 0700) < 0)
+        return -errno;
+    int dir = openat(work, nest, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0 || fsetxattr(dir, IMG_ACL_DEFAULT, acl, acl_len, 0) < 0)
+        result = -errno;
+    if (result == 0) {
+        fd = openat(dir, "new", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode & 07777);
+        result = fd < 0 ? -errno : rename_to(dir, "new", work, stage, 0);
+    }
+    if (result < 0 && fd >= 0) {
+        (void)unlinkat(dir, "new", 0);
+        (void)close(fd);
+    }
+    if (dir >= 0)
+        (void)close(dir);
+    (void)unlinkat(work, nest, AT_REMOVEDIR);
+    return result < 0 ? result : fd;
+}
+
+/* The ACL that it was made with; 0, or a negative errno. */
+static int take_acl(img_upper *upper, img_id id, int fd) {
+    char value[IMG_XATTR_VALUE_MAX];
+    ssize_t n = fgetxattr(fd, IMG_ACL_ACCESS, value, sizeof value);
+    if (n < 0)
+        return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;
+    lock_write(upper);
+    int result = img_tree_set_xattr(upper->tree, img_node_at(upper->tree, id), IMG_ACL_ACCESS,
+                                    strlen(IMG_ACL_ACCESS), value, (size_t)n);
+    unlock(upper);
+    return result;
+}
+
+/* The node of a file in the work directory, where it goes on as that node's orphan. */
+static int adopt_nameless(img_upper *upper, const char *stage, int fd, img_id *out) {
+    struct stat st;
+    char orphan[IMG_ORPHAN_BYTES];
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    img_attributes a = attributes_of(&st);
+    lock_write(upper);
+    img_id id = img_tree_new_node(upper->tree, &a, IMG_LAYER_UPPER);
+    if (id) {
+        img_node_at(upper->tree, id)->flags |= IMG_NODE_UPPER;
+        img_node_at(upper->tree, id)->ino = IMG_INO_UPPER + st.st_ino;
+    }
+    unlock(upper);
+    if (!id)
+        return -ENOMEM;
+    img_upper_orphan(id, orphan);
+    int result = rename_to(upper->options.work_fd, stage, upper->options.work_fd, orphan, 0);
+    if (result == 0)
+        result = take_acl(upper, id, fd);
+    if (result == 0) {
+        *out = id;
+        return 0;
+    }
+    (void)unlinkat(upper->options.work_fd, orphan, 0);
+    lock_write(upper);
+    (void)img_tree_release(upper->tree, id);
+    unlock(upper);
+    return result;
+}
+
+/* R. The default ACL of the directory; NULL when there is none. To be freed. */
+static char *default_acl(const img_upper *upper, img_id parent, uint32_t *len) {
+    const char *value = img_node_xattr(img_tree_node(upper->tree, parent), IMG_ACL_DEFAULT,
+                                       strlen(IMG_ACL_DEFAULT), len);
+    char *copy = value ? malloc(*len) : NULL;
+    return copy ? memcpy(copy, value, *len) : NULL;
+}
+
+int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_maker *who,
+                      img_id *out) {
+    char stage[IMG_STAGE_BYTES];
+    uint32_t acl_len = 0;
+    making m = {.dir = upper->options.work_fd, .name = stage, .uid = who->uid, .gid = who->gid};
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    lock_read(upper);
+    const img_node *above = img_tree_node(upper->tree, parent);
+    int result = !above ? -ESTALE : !img_is_dir(above) ? -ENOTDIR : 0;
+    if (result == 0 && parent != IMG_ROOT && !above->names)
+        result = -ENOENT;
+    char *acl = result == 0 ? default_acl(upper, parent, &acl_len) : NULL;
+    if (result == 0 && above->mode & S_ISGID)
+        m.gid = above->gid;
+    unlock(upper);
+    m.mode = S_IFREG | (mode & 07777 & ~(acl ? 0 : who->umask));
+    if (result == 0 && !upper->options.owners &&
+        (m.uid != upper->uid || m.gid != upper->gid || (m.mode & 0600) != 0600))
+        result = -EOPNOTSUPP;
+    if (result == 0) {
+        img_stage_name(upper, stage);
+        m.fd = acl ? open_inheriting(upper, stage, m.mode, acl, acl_len)
+                   : openat(m.dir, stage, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, m.mode & 07777);
+        result = m.fd >= 0 ? 0 : acl ? m.fd : -errno;
+    }
+    free(acl);
+    if (result < 0)
+        return result;
+    if (fstat(m.fd, &m.st) < 0)
+        result = -errno;
+    if (acl_len) /* which has decided the rwx bits */
+        m.mode = (m.st.st_mode & ~07000u) | (m.mode & 07000);
+    if (result == 0)
+        result = settle(&m);
+    if (result == 0)
+        result = adopt_nameless(upper, stage, m.fd, out);
+    if (result < 0)
+        unmake(&m);
+    else
+        img_upper_keep(upper, *out, m.fd);
+    return result;
+}
+
+/* ---- with a name -------------------------------------------------------------------------- */
 
 int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
              const img_maker *who, img_id *out) {

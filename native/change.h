@@ -36,12 +36,20 @@ typedef struct img_new {
 } img_new;
 
 /* Makes an object and its node. -EEXIST, -ENOENT (the directory was removed), -EROFS,
- * -ENAMETOOLONG (over 255), -EPERM (a character device 0:0 is a whiteout to overlayfs).
+ * -ENAMETOOLONG (over 255).
  * A set-gid directory hands down its group, and to directories the bit.
  * Declined: the directory is not in the upper or has a default ACL; a directory over a lower name;
- * an owner or mode that the upper cannot hold. */
+ * an owner or mode that the upper cannot hold; a device that it cannot, or 0:0, which would be a
+ * whiteout. */
 int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
              const img_maker *who, img_id *out);
+
+/* A regular file without a name, as open(2) with O_TMPFILE makes it: an orphan from the start,
+ * which img_link may give a name. The caller remembers it before anybody can forget it. An owner
+ * that the upper cannot hold is -EOPNOTSUPP, for nobody else can make it. A default ACL is
+ * inherited. */
+int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_maker *who,
+                      img_id *out);
 
 /* -ENOENT, -EISDIR, -EROFS. A name of the layers leaves a whiteout. A file that the kernel knows
  * (lookups) and that loses its last name moves to its orphan's place in the same step.
@@ -92,14 +100,27 @@ typedef struct img_set {
  * mode or owner where owners cannot be given. */
 int img_setattr(img_upper *upper, img_id id, const img_set *set);
 
+/* setxattr(2) with flags XATTR_CREATE and XATTR_REPLACE, or with value NULL removexattr(2):
+ * -EEXIST, -ENODATA, and what the upper says. An ACL changes the mode too, as the upper has it;
+ * kill: it takes the set-gid bit (FUSE_SETXATTR_ACL_KILL_SGID). *raise: declined since the node's
+ * object is not in the upper. Declined too: where owners cannot be given; a node that has no
+ * object. */
+int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
+                  size_t value_len, int flags, bool kill, bool *raise);
+
+/* How a write comes. IMG_WRITE_KILL: set-id bits go. IMG_WRITE_CACHED: from the kernel's cache: it
+ * took away what the writer was to lose when he wrote, and what was given to the file since stays.
+ */
+enum { IMG_WRITE_KILL = 1, IMG_WRITE_CACHED = 2 };
+
 /* Writes all of data to a file of the upper, and tells the tree its new size and blocks.
- * security.capability goes; set-id bits with kill.  Returns size, or a negative errno, and then a
+ * security.capability goes, unless IMG_WRITE_CACHED.  Returns size, or a negative errno, and then a
  * part may have been written: the kernel, which writes back its cache, takes no short count as word
  * of what was lost.
  * Declined (IMG_WRITE_DECLINED): not in the upper. */
 #define IMG_WRITE_DECLINED ((ssize_t)-4096)
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
-                  bool kill);
+                  unsigned how);
 /* fallocate(2). IMG_DECLINED: not in the upper. kill: set-id bits go; the kernel does not ask for
  * it here, so it is on for all who are not root. */
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
@@ -108,7 +129,8 @@ int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_
  * IMG_WRITE_DECLINED: the target is not in the upper. */
 ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
                        uint64_t to_offset, uint64_t length, bool kill);
-/* fsync(2) or fdatasync(2) of a file or directory; 0 for what has nothing in the upper. */
+/* fsync(2) or fdatasync(2) of a file or directory; 0 for what has nothing in the upper, and for all
+ * of a volatile one. */
 int img_sync(img_upper *upper, img_id id, bool data_only);
 
 #endif

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see upper.py */
+#define XATTR_CAPS_BYTES 64 /* linux/capability.h: at most 24, XATTR_CAPS_SZ_3 */
 #define COPY_PIECE (1u << 20)
 #define COPY_MOST (16u << 20) /* of a layer's file at once: the caller asks again */
 
@@ -76,6 +77,22 @@ static void drop_capability(img_upper *upper, img_id id, int fd) {
     if (now)
         (void)img_tree_set_xattr(upper->tree, now, IMG_CAPABILITY, strlen(IMG_CAPABILITY), NULL, 0);
     unlock(upper);
+}
+
+/* And where it should not: what the tree has comes back. */
+static void put_capability_back(img_upper *upper, img_id id, int fd) {
+    char value[XATTR_CAPS_BYTES];
+    uint32_t len = 0;
+    lock_read(upper);
+    const img_node *node = img_tree_node(upper->tree, id);
+    const char *kept =
+        node ? img_node_xattr(node, IMG_CAPABILITY, strlen(IMG_CAPABILITY), &len) : NULL;
+    bool fits = kept && len <= sizeof value;
+    if (fits)
+        memcpy(value, kept, len);
+    unlock(upper);
+    if (fits)
+        (void)fsetxattr(fd, IMG_CAPABILITY, value, len, 0);
 }
 
 /* A file's mtime is the kernel's, which caches writes: it says so by SETATTR, and only when it has
@@ -180,7 +197,7 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     }
     if (set->what & IMG_SET_SIZE)
         node->size = set->size;
-    if (S_ISREG(node->mode))
+    if (S_ISREG(node->mode) && img_node_data_is_up(node))
         node->blocks = (uint64_t)st->st_blocks;
     img_change_times(node, st);
     if (S_ISREG(node->mode) && !(set->what & touched)) {
@@ -236,7 +253,7 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
     bool nameless = id != IMG_ROOT && !node->names;
     if (nameless && !(set->what & IMG_SET_SIZE) && (!in_upper || img_is_dir(node)))
         return IN_TREE;
-    if (!in_upper)
+    if (!in_upper || (set->what & IMG_SET_SIZE && node->flags & IMG_NODE_META))
         return IMG_DECLINED;
     if (set->what & (IMG_SET_MODE | OWNER) && !upper->options.owners)
         return IMG_DECLINED;
@@ -296,23 +313,20 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set) {
 
 /* ---- data --------------------------------------------------------------------------------- */
 
-/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when it is the layers' still. */
+/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are the layers' still. */
 static ssize_t pin_to_write(img_upper *upper, img_id id) {
     if (upper->options.read_only || upper->options.work_fd < 0)
         return -EROFS;
-    int fd = img_upper_pin(upper, id);
-    if (fd != -ESTALE)
-        return fd;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
-    bool below = node && S_ISREG(node->mode) && !(node->flags & IMG_NODE_UPPER);
+    bool below = node && S_ISREG(node->mode) && !img_node_data_is_up(node);
     unlock(upper);
-    return below ? IMG_WRITE_DECLINED : -ESTALE;
+    return below ? IMG_WRITE_DECLINED : img_upper_pin(upper, id);
 }
 
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
  * that fstat gave this one may be older than what another has told the tree. */
-static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {
+static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, unsigned how) {
     struct stat st;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
     bool capability = false;
@@ -338,7 +352,9 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end) {
         (!known || st.st_mtim.tv_sec != times[1].tv_sec || st.st_mtim.tv_nsec != times[1].tv_nsec))
         (void)futimens(fd, times);
     (void)pthread_mutex_unlock(held);
-    if (capability)
+    if (capability && how & IMG_WRITE_CACHED)
+        put_capability_back(upper, id, fd);
+    else if (capability)
         drop_capability(upper, id, fd);
 }
 
@@ -354,7 +370,7 @@ static int write_all(int fd, uint64_t offset, const char *data, size_t size, siz
 }
 
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
-                  bool kill) {
+                  unsigned how) {
     uint64_t end;
     size_t done = 0;
     if (size > SSIZE_MAX || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
@@ -362,11 +378,11 @@ ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data
     ssize_t fd = pin_to_write(upper, id);
     if (fd < 0)
         return fd;
-    int result = kill ? strip_set_id(upper, id, (int)fd) : 0;
+    int result = how & IMG_WRITE_KILL ? strip_set_id(upper, id, (int)fd) : 0;
     if (result == 0)
         result = write_all((int)fd, offset, data, size, &done);
     if (done)
-        data_changed(upper, id, (int)fd, offset + done);
+        data_changed(upper, id, (int)fd, offset + done, how);
     img_upper_unpin(upper, id);
     return result < 0 ? result : (ssize_t)done;
 }
@@ -398,7 +414,7 @@ int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_
     if (result == 0)
         result = allocate((int)fd, mode, offset, length);
     if (result == 0)
-        data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
+        data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end, 0);
     img_upper_unpin(upper, id);
     return result;
 }
@@ -457,7 +473,7 @@ static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uin
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, from);
     bool file = node && S_ISREG(node->mode);
-    bool in_upper = file && node->flags & IMG_NODE_UPPER;
+    bool in_upper = file && img_node_data_is_up(node);
     if (file && !in_upper)
         content = img_content_of(upper->tree, node);
     unlock(upper);
@@ -486,12 +502,14 @@ ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_
     if (n == 0)
         n = copy_into(upper, from, from_offset, (int)fd, to_offset, length);
     if (n > 0)
-        data_changed(upper, to, (int)fd, to_offset + (uint64_t)n);
+        data_changed(upper, to, (int)fd, to_offset + (uint64_t)n, 0);
     img_upper_unpin(upper, to);
     return n;
 }
 
 int img_sync(img_upper *upper, img_id id, bool data_only) {
+    if (upper->options.no_sync)
+        return 0;
     int fd = img_upper_pin(upper, id);
     if (fd == -ESTALE || fd == -EINVAL)
         return 0;

@@ -26,7 +26,11 @@ enum {
 };
 
 /* What a handler returns: 0 and it has answered, a negative errno to answer, or one of these. */
-enum { FAST_RELAY = 1, FAST_PREPARE, FAST_SILENT };
+enum { FAST_RELAY = 1, FAST_PREPARE, FAST_RAISE, FAST_SILENT };
+
+/* What Python is asked to bring up for a request: nothing (it gets the request itself), attributes,
+ * or data as well. */
+typedef enum fast_need { FAST_NOTHING, FAST_ATTRIBUTES, FAST_DATA } fast_need;
 
 /* How far a request has come: fresh; brought up by Python; let through by the notify thread. */
 typedef enum fast_stage { FAST_FRESH, FAST_PREPARED, FAST_LET_THROUGH } fast_stage;
@@ -42,6 +46,7 @@ struct img_fastpath {
     fast_relay *relay; /* NULL: nobody there */
     fast_notify *notify;
     struct fast_loop *loop;
+    bool setxattr_ext; /* FUSE_SETXATTR_EXT: struct fuse_setxattr_in is whole */
 };
 
 typedef struct fast_request {
@@ -54,7 +59,7 @@ typedef struct fast_request {
     char *out; /* FAST_BUFFER bytes for an answer's body */
     uint64_t start;
     uint64_t bytes;  /* for the statistics */
-    uint64_t wanted; /* with FAST_PREPARE: the node to bring up */
+    uint64_t wanted; /* with FAST_PREPARE and FAST_RAISE: the node to bring up */
     int error;       /* what was answered: 0 or a positive errno */
 } fast_request;
 
@@ -80,7 +85,7 @@ fast_handler fast_lookup, fast_getattr, fast_statx, fast_readlink, fast_access, 
 fast_handler fast_read, fast_write, fast_fsync, fast_syncfs, fast_lseek, fast_fallocate,
     fast_copy_range, fast_copy_range_64;
 fast_handler fast_create, fast_mknod, fast_mkdir, fast_symlink, fast_link, fast_unlink, fast_rmdir,
-    fast_rename, fast_rename2, fast_setattr;
+    fast_rename, fast_rename2, fast_setattr, fast_tmpfile, fast_setxattr, fast_removexattr;
 
 /* R. */
 void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr);
@@ -104,7 +109,7 @@ void fast_relay_free(fast_relay *relay);
 /* Sends the message to pyfuse3 and keeps it; its answer goes to fd. A negative errno when it
  * cannot (EIO: nobody is there any more). */
 int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
-                    bool prepare, uint64_t node);
+                    fast_need need, uint64_t node);
 
 /* ---- notify.c ---- */
 fast_notify *fast_notify_start(img_fastpath *path, img_error *err);

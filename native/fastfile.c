@@ -58,7 +58,7 @@ int fast_read(fast_request *req) {
                  : S_ISREG(node->mode) ? 0
                                        : -EINVAL;
     if (!result) {
-        in_upper = node->flags & IMG_NODE_UPPER;
+        in_upper = img_node_data_is_up(node);
         if (!in_upper && node->layer == IMG_LAYER_UPPER)
             result = -EIO;
         else if (!in_upper)
@@ -99,9 +99,10 @@ int fast_write(fast_request *req) {
     fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
         fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
-    ssize_t n =
-        img_write(req->path->upper, (img_id)req->in->nodeid, in->offset, req->arg + sizeof *in,
-                  in->size, in->write_flags & FUSE_WRITE_KILL_SUIDGID);
+    unsigned how = (in->write_flags & FUSE_WRITE_KILL_SUIDGID ? IMG_WRITE_KILL : 0) |
+                   (in->write_flags & FUSE_WRITE_CACHE ? IMG_WRITE_CACHED : 0);
+    ssize_t n = img_write(req->path->upper, (img_id)req->in->nodeid, in->offset,
+                          req->arg + sizeof *in, in->size, how);
     if (n == IMG_WRITE_DECLINED)
         return prepare(req, req->in->nodeid);
     if (n < 0)
@@ -122,7 +123,8 @@ int fast_fsync(fast_request *req) {
 }
 
 int fast_syncfs(fast_request *req) {
-    if (req->path->options.upper_fd >= 0) {
+    bool skip = req->path->upper && req->path->upper->options.no_sync;
+    if (req->path->options.upper_fd >= 0 && !skip) {
         fast_will_wait(req->path);
         if (syncfs(req->path->options.upper_fd) < 0)
             return -errno;
@@ -145,8 +147,10 @@ int fast_lseek(fast_request *req) {
         return -EINVAL;
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, req->in->nodeid);
-    bool in_upper = node && node->flags & IMG_NODE_UPPER;
+    bool in_upper = node && img_node_data_is_up(node);
     int result = !node ? -ESTALE : !S_ISREG(node->mode) ? -EINVAL : 0;
+    if (!result && !in_upper && node->layer == IMG_LAYER_UPPER)
+        result = -EIO;
     if (!result && !in_upper)
         content = img_content_of(tree, node);
     (void)pthread_rwlock_unlock(&tree->lock);

@@ -33,7 +33,7 @@ static uint32_t encode_dev(uint64_t dev) {
 
 void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr) {
     *attr = (struct fuse_attr){
-        .ino = id,
+        .ino = img_node_ino(node, (img_id)id),
         .size = node->size,
         .blocks = img_node_blocks(node),
         .atime = (uint64_t)node->atime_s,
@@ -247,8 +247,10 @@ static bool add(listing *to, const char *name, size_t len, img_id id, uint64_t c
         if (!dots)
             (void)fast_entry(to->req, id, &plus->entry_out);
     }
-    *entry = (struct fuse_dirent){
-        .ino = id, .off = cookie, .namelen = (uint32_t)len, .type = (node->mode & S_IFMT) >> 12};
+    *entry = (struct fuse_dirent){.ino = img_node_ino(node, id),
+                                  .off = cookie,
+                                  .namelen = (uint32_t)len,
+                                  .type = (node->mode & S_IFMT) >> 12};
     memcpy(entry->name, name, len);
     memset(to->at + head + len, 0, size - head - len);
     to->at += size;

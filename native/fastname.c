@@ -125,6 +125,32 @@ int fast_link(fast_request *req) {
     return 0;
 }
 
+int fast_tmpfile(fast_request *req) {
+    const struct fuse_create_in *in = (const void *)req->arg;
+    img_tree *tree = req->path->tree;
+    img_maker who = {req->in->uid, req->in->gid, in->umask};
+    made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
+    img_id id = 0;
+    if (!req->path->upper)
+        return -EROFS;
+    /* Python, which has no handler for it, cannot take it where the lock is held for long. */
+    fast_will_wait(req->path);
+    img_upper_lock(req->path->upper);
+    int result = img_make_nameless(req->path->upper, (img_id)req->in->nodeid, in->mode, &who, &id);
+    if (!result) {
+        fast_notify_touch(req->path->notify, id);
+        (void)pthread_rwlock_rdlock(&tree->lock);
+        result = fast_entry(req, id, &out.entry);
+        (void)pthread_rwlock_unlock(&tree->lock);
+    }
+    img_upper_unlock(req->path->upper);
+    if (result)
+        return result;
+    if (fast_reply(req, &out, sizeof out) < 0)
+        img_forget(tree, req->path->upper, id, 1);
+    return 0;
+}
+
 /* ---- taking away and moving --------------------------------------------------------------- */
 
 static int taken(fast_request *req, int result) {
@@ -230,4 +256,44 @@ int fast_setattr(fast_request *req) {
         return result;
     result = end(req, img_setattr(req->path->upper, (img_id)req->in->nodeid, &set));
     return result ? result : fast_getattr(req);
+}
+
+/* ---- xattrs ------------------------------------------------------------------------------- */
+
+static int set_xattr(fast_request *req, const char *name, size_t len, const char *value,
+                     size_t size, int flags, bool kill) {
+    bool raise = false;
+    int result = begin(req);
+    if (result)
+        return result;
+    result = img_set_xattr(req->path->upper, (img_id)req->in->nodeid, name, len, value, size, flags,
+                           kill, &raise);
+    result = end(req, result);
+    if (result == FAST_RELAY && raise) {
+        req->wanted = req->in->nodeid;
+        return FAST_RAISE;
+    }
+    return result ? result : fast_reply(req, NULL, 0);
+}
+
+int fast_setxattr(fast_request *req) {
+    struct fuse_setxattr_in in = {0};
+    size_t at = req->path->setxattr_ext ? sizeof in : FUSE_COMPAT_SETXATTR_IN_SIZE, len;
+    if (req->arg_len < at + 2)
+        return fast_malformed(req, "it is cut");
+    memcpy(&in, req->arg, at);
+    const char *name = fast_name(req, &at, &len);
+    if (!name)
+        return -EINVAL;
+    /* libfuse trusts the kernel, so what breaks the format is not passed on either. */
+    if (in.size > req->arg_len - at)
+        return fast_malformed(req, "a value is cut");
+    return set_xattr(req, name, len, req->arg + at, in.size, (int)in.flags,
+                     in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID);
+}
+
+int fast_removexattr(fast_request *req) {
+    size_t at = 0, len;
+    const char *name = fast_name(req, &at, &len);
+    return name ? set_xattr(req, name, len, NULL, 0, 0, false) : -EINVAL;
 }

@@ -4,9 +4,9 @@
  * socket carries), then requests as the kernel sent them.  A request waits in a table under its
  * number until its answer comes, with the descriptor that the answer goes to.
  *
- * To prepare a node, libfuse is sent OPEN for writing under the number of the request that needs
- * it; when that is answered, the request itself is run here.  The kernel sends no OPEN, so the two
- * cannot be confused.
+ * To prepare a node, libfuse is sent OPEN under the number of the request that needs it: O_RDWR
+ * brings it up whole, O_WRONLY its attributes at least; when that is answered, the request itself
+ * is run here.  The kernel sends no OPEN, so the two cannot be confused.
  *
  * Nobody waits for room in the socket: what it does not take queues up, no more than the kernel
  * has requests.
@@ -29,7 +29,8 @@ typedef struct pending {
     struct pending *next_sent; /* in the queue, while it is not sent */
     uint64_t unique, start;
     int fd;
-    bool prepare, queued;
+    fast_need need;
+    bool queued;
     bool again;    /* the upper was full: it was sent a second time */
     uint64_t node; /* to prepare */
     size_t size;
@@ -57,10 +58,12 @@ typedef struct prepare_message {
 } prepare_message;
 
 static ssize_t send_one(fast_relay *relay, const pending *one) {
-    if (!one->prepare)
+    if (one->need == FAST_NOTHING)
         return send(relay->fd, one->message, one->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     const struct fuse_in_header *in = (const void *)one->message;
     prepare_message message = {.header = *in, .open = {.flags = O_RDWR}};
+    if (one->need == FAST_ATTRIBUTES)
+        message.open.flags = O_WRONLY;
     message.header.len = sizeof message;
     message.header.opcode = FUSE_OPEN;
     message.header.nodeid = one->node;
@@ -113,13 +116,13 @@ static int put(fast_relay *relay, pending *one) {
 }
 
 int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
-                    bool prepare, uint64_t node) {
-    if (!prepare && size > SOCKET_MOST)
+                    fast_need need, uint64_t node) {
+    if (need == FAST_NOTHING && size > SOCKET_MOST)
         return -EMSGSIZE;
     pending *one = malloc(sizeof *one + size);
     if (!one)
         return -ENOMEM;
-    *one = (pending){.start = start, .fd = fd, .prepare = prepare, .node = node, .size = size};
+    *one = (pending){.start = start, .fd = fd, .need = need, .node = node, .size = size};
     memcpy(one->message, message, size);
     one->unique = ((const struct fuse_in_header *)(const void *)one->message)->unique;
     int failed = put(relay, one);
@@ -144,14 +147,35 @@ static pending *take(fast_relay *relay, uint64_t unique) {
 static uint64_t told_node(uint32_t opcode, const char *answer, size_t size) {
     const struct fuse_entry_out *entry = (const void *)(answer + sizeof(struct fuse_out_header));
     bool tells = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-                 opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
+                 opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE ||
+                 opcode == FUSE_TMPFILE;
     return tells && size >= sizeof(struct fuse_out_header) + sizeof *entry ? entry->nodeid : 0;
 }
 
-static void pass_on(fast_relay *relay, const pending *one, const char *answer, size_t size) {
+/* pyfuse3 has one number for nodeid and st_ino: the answer gets the st_ino. node: from told_node.
+ */
+static void set_ino(img_tree *tree, const struct fuse_in_header *in, uint64_t node, char *answer,
+                    size_t size) {
+    struct fuse_entry_out *entry = (void *)(answer + sizeof(struct fuse_out_header));
+    struct fuse_attr_out *attr = (void *)(answer + sizeof(struct fuse_out_header));
+    bool attributes = in->opcode == FUSE_SETATTR || in->opcode == FUSE_GETATTR;
+    if (!node && (!attributes || size < sizeof(struct fuse_out_header) + sizeof *attr))
+        return;
+    (void)pthread_rwlock_rdlock(&tree->lock);
+    const img_node *found = img_tree_node(tree, node ? node : in->nodeid);
+    if (found && node)
+        entry->attr.ino = img_node_ino(found, (img_id)node);
+    else if (found)
+        attr->attr.ino = img_node_ino(found, (img_id)in->nodeid);
+    (void)pthread_rwlock_unlock(&tree->lock);
+}
+
+static void pass_on(fast_relay *relay, const pending *one, char *answer, size_t size) {
     const struct fuse_in_header *in = (const void *)one->message;
     const struct fuse_out_header *out = (const void *)answer;
     uint64_t node = out->error ? 0 : told_node(in->opcode, answer, size);
+    if (!out->error)
+        set_ino(relay->path->tree, in, node, answer, size);
     if (node && node <= UINT32_MAX)
         fast_notify_touch(relay->path->notify, (img_id)node);
     if (write(one->fd, answer, size) < 0 && node)
@@ -160,7 +184,7 @@ static void pass_on(fast_relay *relay, const pending *one, const char *answer, s
                   out->error != 0, 0);
 }
 
-static void answered(fast_relay *relay, const char *answer, size_t size) {
+static void answered(fast_relay *relay, char *answer, size_t size) {
     struct fuse_out_header out;
     if (size < sizeof out)
         return;
@@ -174,7 +198,7 @@ static void answered(fast_relay *relay, const char *answer, size_t size) {
         if (put(relay, one) == 0)
             return;
     }
-    if (one->prepare)
+    if (one->need != FAST_NOTHING)
         fast_resume(relay->path, one->fd, one->message, one->size, relay->out, one->start,
                     FAST_PREPARED, out.error);
     else

@@ -45,11 +45,11 @@ int fast_reply_error(fast_request *req, int negative) {
 static int init(fast_request *req) {
     /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back. No
      * EXPORT_SUPPORT: nodeids serve again, so a kept file handle could name another file. */
-    static const uint64_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK |
-                                   FUSE_DO_READDIRPLUS | FUSE_ASYNC_DIO | FUSE_WRITEBACK_CACHE |
-                                   FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
-                                   FUSE_CACHE_SYMLINKS | FUSE_NO_OPENDIR_SUPPORT |
-                                   FUSE_HANDLE_KILLPRIV_V2 | FUSE_EXPORT_SUPPORT | FUSE_INIT_EXT;
+    static const uint64_t wanted =
+        FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS | FUSE_ASYNC_DIO |
+        FUSE_WRITEBACK_CACHE | FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
+        FUSE_CACHE_SYMLINKS | FUSE_NO_OPENDIR_SUPPORT | FUSE_HANDLE_KILLPRIV_V2 |
+        FUSE_EXPORT_SUPPORT | FUSE_SETXATTR_EXT | FUSE_INIT_EXT;
     struct fuse_init_in in = {0};
     if (req->arg_len < offsetof(struct fuse_init_in, flags2))
         return -EPROTO;
@@ -64,6 +64,7 @@ static int init(fast_request *req) {
     uint64_t offered = in.flags | (in.flags & FUSE_INIT_EXT ? (uint64_t)in.flags2 << 32 : 0);
     uint64_t asked = wanted | (req->path->options.default_permissions ? FUSE_POSIX_ACL : 0);
     uint64_t flags = offered & asked;
+    req->path->setxattr_ext = flags & FUSE_SETXATTR_EXT;
     struct fuse_init_out out = {
         .major = FUSE_KERNEL_VERSION,
         .minor = FUSE_KERNEL_MINOR_VERSION,
@@ -98,21 +99,6 @@ static int no_ioctl(fast_request *req) {
     return -ENOTTY;
 }
 
-/* libfuse trusts the kernel, so what breaks the format is not passed on. */
-static int relay_setxattr(fast_request *req) {
-    struct fuse_setxattr_in in = {0};
-    size_t at = FUSE_COMPAT_SETXATTR_IN_SIZE, len;
-    memcpy(&in, req->arg, FUSE_COMPAT_SETXATTR_IN_SIZE);
-    if (!fast_name(req, &at, &len))
-        return -EINVAL;
-    return in.size <= req->arg_len - at ? FAST_RELAY : fast_malformed(req, "a value is cut");
-}
-
-static int relay_removexattr(fast_request *req) {
-    size_t at = 0, len;
-    return fast_name(req, &at, &len) ? FAST_RELAY : -EINVAL;
-}
-
 /* ---- dispatch ----------------------------------------------------------------------------- */
 
 typedef struct operation {
@@ -145,8 +131,8 @@ static const operation operations[] = {
     [FUSE_RELEASEDIR] = {nothing, 0},
     [FUSE_FSYNC] = {fast_fsync, sizeof(struct fuse_fsync_in)},
     [FUSE_FSYNCDIR] = {fast_fsync, sizeof(struct fuse_fsync_in)},
-    [FUSE_SETXATTR] = {relay_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE + 2},
-    [FUSE_REMOVEXATTR] = {relay_removexattr, 2},
+    [FUSE_SETXATTR] = {fast_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE + 2},
+    [FUSE_REMOVEXATTR] = {fast_removexattr, 2},
     [FUSE_GETXATTR] = {fast_getxattr, sizeof(struct fuse_getxattr_in) + 2},
     [FUSE_LISTXATTR] = {fast_listxattr, sizeof(struct fuse_getxattr_in)},
     [FUSE_FLUSH] = {no_such, 0},
@@ -155,6 +141,7 @@ static const operation operations[] = {
     [FUSE_READDIRPLUS] = {fast_readdirplus, sizeof(struct fuse_read_in)},
     [FUSE_ACCESS] = {fast_access, sizeof(struct fuse_access_in)},
     [FUSE_CREATE] = {fast_create, sizeof(struct fuse_create_in) + 2},
+    [FUSE_TMPFILE] = {fast_tmpfile, sizeof(struct fuse_create_in)},
     [FUSE_INTERRUPT] = {silent, 0},
     [FUSE_DESTROY] = {nothing, 0},
     [FUSE_IOCTL] = {no_ioctl, 0},
@@ -175,15 +162,30 @@ static void count(const fast_request *req) {
                   req->error != 0, req->bytes);
 }
 
+/* libfuse 3.14 knows struct fuse_setxattr_in as it was before FUSE_SETXATTR_EXT. */
+static size_t shorten_setxattr(char *message, size_t size) {
+    const size_t new_end = sizeof(struct fuse_in_header) + sizeof(struct fuse_setxattr_in);
+    const size_t old_end = sizeof(struct fuse_in_header) + FUSE_COMPAT_SETXATTR_IN_SIZE;
+    memmove(message + old_end, message + new_end, size - new_end);
+    struct fuse_in_header *in = (void *)message;
+    in->len = (uint32_t)(size - (new_end - old_end));
+    return in->len;
+}
+
 /* Sends to Python what a handler declined. */
 static void decline(fast_request *req, int how) {
     img_fastpath *path = req->path;
-    bool prepare = how == FAST_PREPARE;
+    fast_need need = how == FAST_PREPARE ? FAST_DATA
+                     : how == FAST_RAISE ? FAST_ATTRIBUTES
+                                         : FAST_NOTHING;
+    char *message = (char *)(uintptr_t)req->in; /* the thread's own buffer */
     size_t size = sizeof *req->in + req->arg_len;
-    if (prepare)
+    if (need == FAST_DATA)
         img_stats_count(&path->stats->prepared, 1);
-    int failed = path->relay ? fast_relay_send(path->relay, req->fd, (const char *)req->in, size,
-                                               req->start, prepare, req->wanted)
+    if (need == FAST_NOTHING && req->in->opcode == FUSE_SETXATTR && path->setxattr_ext)
+        size = shorten_setxattr(message, size);
+    int failed = path->relay ? fast_relay_send(path->relay, req->fd, message, size, req->start,
+                                               need, req->wanted)
                              : -ENOSYS;
     if (failed) {
         (void)fast_reply_error(req, failed);
@@ -218,9 +220,9 @@ static void dispatch(fast_request *req) {
             result = op->handler(req);
         }
     }
-    if (result == FAST_RELAY || result == FAST_PREPARE) {
+    if (result == FAST_RELAY || result == FAST_PREPARE || result == FAST_RAISE) {
         /* Prepared, and yet not in the upper: it was removed meanwhile, or nobody can. */
-        if (req->stage == FAST_PREPARED)
+        if (req->stage == FAST_PREPARED && result != FAST_RELAY)
             (void)fast_reply_error(req, -EIO);
         else {
             decline(req, result);

@@ -159,6 +159,22 @@ static PyObject *linux_setns(PyObject *Py_UNUSED(module), PyObject *args) {
     return done(failed, NULL);
 }
 
+PyDoc_STRVAR(fallocate_doc, "fallocate(fd, mode, offset, length, /)\n--\n\nfallocate(2).");
+
+static PyObject *linux_fallocate(PyObject *Py_UNUSED(module), PyObject *args) {
+    int fd, mode, failed, saved;
+    long long offset, length;
+
+    if (!PyArg_ParseTuple(args, "iiLL:fallocate", &fd, &mode, &offset, &length))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = fallocate(fd, mode, offset, length);
+    saved = errno;
+    Py_END_ALLOW_THREADS;
+    errno = saved;
+    return done(failed, NULL);
+}
+
 PyDoc_STRVAR(syncfs_doc, "syncfs(fd, /)\n--\n\nsyncfs(2): the file system that holds fd.");
 
 static PyObject *linux_syncfs(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -210,6 +226,7 @@ static PyMethodDef linux_functions[] = {
     {"unshare", linux_unshare, METH_VARARGS, unshare_doc},
     {"setns", linux_setns, METH_VARARGS, setns_doc},
     {"syncfs", linux_syncfs, METH_VARARGS, syncfs_doc},
+    {"fallocate", linux_fallocate, METH_VARARGS, fallocate_doc},
     {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -146,8 +146,10 @@ static PyObject *nanoseconds(int64_t seconds, uint32_t ns) {
     return sum;
 }
 
+enum { ATTR_FIELDS = 15 };
+
 static PyStructSequence_Field attr_fields[] = {
-    {"ino", "nodeid, which is also st_ino"},
+    {"ino", "nodeid"},
     {"mode", "st_mode"},
     {"nlink", NULL},
     {"uid", NULL},
@@ -160,6 +162,8 @@ static PyStructSequence_Field attr_fields[] = {
     {"layer", "index of the layer it came from, or -1"},
     {"upper", "its object exists in the upper directory"},
     {"blocks", "512-byte units; of a layer's file what its data takes in 4 KiB pages"},
+    {"inode", "st_ino: the nodeid of what a layer gave, else beyond 2^32"},
+    {"meta", "in the upper with its attributes alone: the data are the layer's"},
     {NULL, NULL},
 };
 
@@ -167,11 +171,11 @@ static PyStructSequence_Desc attr_desc = {
     .name = "fusemount._native.Attr",
     .doc = "Attributes of a node, as stat(2) has them.",
     .fields = attr_fields,
-    .n_in_sequence = 13,
+    .n_in_sequence = ATTR_FIELDS,
 };
 
 static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
-    PyObject *items[13] = {
+    PyObject *items[ATTR_FIELDS] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
         /* a directory that was removed but is open */
@@ -186,9 +190,11 @@ static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_n
         PyLong_FromLong(node->layer == IMG_LAYER_UPPER ? -1 : node->layer),
         PyBool_FromLong(node->flags & IMG_NODE_UPPER),
         PyLong_FromUnsignedLongLong(img_node_blocks(node)),
+        PyLong_FromUnsignedLongLong(img_node_ino(node, (img_id)ino)),
+        PyBool_FromLong(node->flags & IMG_NODE_META),
     };
     PyObject *attr = PyStructSequence_New(type);
-    for (Py_ssize_t i = 0; i < 13; i++)
+    for (Py_ssize_t i = 0; i < ATTR_FIELDS; i++)
         if (attr && items[i])
             PyStructSequence_SET_ITEM(attr, i, items[i]);
         else
@@ -436,6 +442,8 @@ static PyMethodDef tree_methods[] = {
     {"add_name", imgpy_tree_add_name, METH_VARARGS, "Gives a node a name."},
     {"drop_name", imgpy_tree_drop_name, METH_VARARGS, "Takes a name, and all below it, away."},
     {"drop_children", imgpy_tree_drop_children, METH_O, "Empties a directory, whiteouts included."},
+    {"share_data", imgpy_tree_share_data, METH_VARARGS, "A file has another one's data."},
+    {"set_opaque", imgpy_tree_set_opaque, METH_O, "A directory is the upper's alone."},
     {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free place."},
     {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
     {"remember", imgpy_tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},

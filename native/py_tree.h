@@ -65,6 +65,8 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *imgpy_tree_add_name(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_drop_name(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_drop_children(PyObject *self, PyObject *arg);
+PyObject *imgpy_tree_share_data(PyObject *self, PyObject *args);
+PyObject *imgpy_tree_set_opaque(PyObject *self, PyObject *arg);
 PyObject *imgpy_tree_move(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_exchange(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_remember(PyObject *self, PyObject *args);

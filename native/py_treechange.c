@@ -16,15 +16,16 @@ bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
 }
 
 PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"mode",     "uid",      "gid",      "rdev",   "size",
-                            "mtime_ns", "atime_ns", "ctime_ns", "target", NULL};
+    static char *names[] = {"mode",     "uid",      "gid",    "rdev",  "size", "mtime_ns",
+                            "atime_ns", "ctime_ns", "target", "inode", NULL};
     img_attributes a = {0};
     PyObject *mtime, *atime, *ctime;
-    unsigned long long rdev, size;
+    unsigned long long rdev, size, inode = 0;
     const char *target = NULL;
     Py_ssize_t target_len = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#", names, &a.mode, &a.uid, &a.gid,
-                                     &rdev, &size, &mtime, &atime, &ctime, &target, &target_len) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#K", names, &a.mode, &a.uid, &a.gid,
+                                     &rdev, &size, &mtime, &atime, &ctime, &target, &target_len,
+                                     &inode) ||
         !imgpy_take_time(mtime, &a.mtime_s, &a.mtime_ns) ||
         !imgpy_take_time(atime, &a.atime_s, &a.atime_ns) ||
         !imgpy_take_time(ctime, &a.ctime_s, &a.ctime_ns))
@@ -39,6 +40,7 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
     if (id) {
         img_node *node = img_node_at(tree, id);
         node->flags |= IMG_NODE_UPPER;
+        node->ino = inode ? IMG_INO_UPPER + inode : 0;
         if (S_ISLNK(a.mode) && img_tree_set_target(tree, node, target, (size_t)target_len) < 0) {
             (void)img_tree_release(tree, id);
             id = 0;
@@ -50,11 +52,11 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
 
 PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"ino",      "mode",     "uid",   "gid",    "size", "mtime_ns",
-                            "atime_ns", "ctime_ns", "upper", "blocks", NULL};
+                            "atime_ns", "ctime_ns", "upper", "blocks", "meta", NULL};
     unsigned long long ino;
-    PyObject *v[9] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOO", names, &ino, &v[0], &v[1], &v[2],
-                                     &v[3], &v[4], &v[5], &v[6], &v[7], &v[8]))
+    PyObject *v[10] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOOO", names, &ino, &v[0], &v[1],
+                                     &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9]))
         return NULL;
     lock_write(tree_of(self));
     img_node *n = node_or_raise(tree_of(self), ino);
@@ -75,7 +77,12 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
             (void)imgpy_take_time(v[6], &n->ctime_s, &n->ctime_ns);
         if (v[7] && PyObject_IsTrue(v[7]))
             n->flags |= IMG_NODE_UPPER;
-        if (v[8] && S_ISREG(n->mode) && n->flags & IMG_NODE_UPPER)
+        if (v[9]) {
+            n->flags &= (uint16_t)~IMG_NODE_META;
+            if (PyObject_IsTrue(v[9]))
+                n->flags |= IMG_NODE_META;
+        }
+        if (v[8] && S_ISREG(n->mode) && img_node_data_is_up(n))
             n->blocks = PyLong_AsUnsignedLongLong(v[8]);
     }
     unlock(tree_of(self));
@@ -141,6 +148,38 @@ PyObject *imgpy_tree_drop_children(PyObject *self, PyObject *arg) {
     img_node *node = dir_or_raise(tree_of(self), ino);
     if (node)
         img_tree_drop_children(tree_of(self), (img_id)ino);
+    unlock(tree_of(self));
+    if (!node)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_share_data(PyObject *self, PyObject *args) {
+    unsigned long long ino, source;
+    if (!PyArg_ParseTuple(args, "KK", &ino, &source))
+        return NULL;
+    img_tree *tree = tree_of(self);
+    lock_write(tree);
+    const img_node *node = node_or_raise(tree, ino), *from = node ? node_or_raise(tree, source) : 0;
+    bool good = from && S_ISREG(node->mode) && S_ISREG(from->mode);
+    if (good)
+        img_tree_share_data(tree, (img_id)ino, (img_id)source);
+    else if (from)
+        (void)raise_errno(-EINVAL);
+    unlock(tree);
+    if (!good)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *imgpy_tree_set_opaque(PyObject *self, PyObject *arg) {
+    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    lock_write(tree_of(self));
+    const img_node *node = dir_or_raise(tree_of(self), ino);
+    if (node)
+        img_tree_set_opaque(tree_of(self), (img_id)ino);
     unlock(tree_of(self));
     if (!node)
         return NULL;

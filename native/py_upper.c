@@ -31,19 +31,21 @@ img_upper *imgpy_upper_get(PyObject *obj) {
 /* ---- life --------------------------------------------------------------------------------- */
 
 static PyObject *upper_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"tree", "upper_fd", "work_fd", "read_only", "owners", "max_fds", NULL};
+    static char *names[] = {"tree",   "upper_fd", "work_fd", "read_only",
+                            "owners", "max_fds",  "no_sync", NULL};
     PyObject *tree_object;
-    int read_only, owners;
+    int read_only, owners, no_sync = 0;
     img_upper_options options = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppI", names, &tree_object,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppIp", names, &tree_object,
                                      &options.upper_fd, &options.work_fd, &read_only, &owners,
-                                     &options.max_fds))
+                                     &options.max_fds, &no_sync))
         return NULL;
     img_tree *tree = imgpy_tree_get(tree_object);
     if (!tree)
         return NULL;
     options.read_only = read_only;
     options.owners = owners;
+    options.no_sync = no_sync;
     UpperObject *self = (UpperObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
@@ -302,7 +304,8 @@ static PyObject *upper_write(PyObject *self, PyObject *args) {
     if (!upper || !PyArg_ParseTuple(args, "IKy*", &id, &offset, &data))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    result = img_write(upper, id, offset, data.buf, (size_t)data.len, false);
+    /* pyfuse3 does not say; without FUSE_HANDLE_KILLPRIV_V2 the kernel takes them itself. */
+    result = img_write(upper, id, offset, data.buf, (size_t)data.len, IMG_WRITE_CACHED);
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&data);
     if (result == IMG_WRITE_DECLINED)

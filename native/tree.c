@@ -191,6 +191,17 @@ int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size
     return 0;
 }
 
+void img_tree_share_data(img_tree *tree, img_id id, img_id source) {
+    img_node *node = img_node_at(tree, id);
+    const img_node *from = img_node_at(tree, source);
+    node->layer = from->layer;
+    node->flags |= IMG_NODE_META | (from->flags & (IMG_NODE_SPARSE | IMG_NODE_BLOCKS));
+    if (from->flags & IMG_NODE_BLOCKS)
+        node->blocks = from->blocks;
+    node->u = from->u;
+    node->n_extents = from->n_extents;
+}
+
 /* ---- the hash of names -------------------------------------------------------------------- */
 
 static uint32_t hash_name(const img_tree *tree, img_id parent, const char *name, size_t len) {
@@ -504,6 +515,19 @@ void img_tree_exchange(img_tree *tree, uint32_t a, uint32_t b) {
     dentry_detach(tree, b);
     dentry_attach(tree, a, in_b);
     dentry_attach(tree, b, in_a);
+}
+
+void img_tree_set_opaque(img_tree *tree, img_id id) {
+    img_node *node = img_node_at(tree, id);
+    img_dir *dir = node->u.dir;
+    node->layer = IMG_LAYER_UPPER;
+    for (uint32_t i = dir ? dir->used : 0; i-- > 0;) {
+        uint32_t d = dir->slots[i].dentry;
+        if (d && img_dentry_at(tree, d)->node)
+            img_dentry_at(tree, d)->flags &= (uint16_t)~IMG_NAME_LOWER;
+        else if (d)
+            dentry_free(tree, d);
+    }
 }
 
 /* ---- paths -------------------------------------------------------------------------------- */

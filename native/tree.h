@@ -4,6 +4,8 @@
  *
  * Identity.  A nodeid is a slot number: stable while the node lives, 1 is the root, 0 is "none".
  * A node is freed, and its slot may serve again, when it has no name and no lookup count.
+ * st_ino is the nodeid of what a layer gave, which the same layers give again at the next mount;
+ * of what only the upper has it is the upper object's own number beyond 2^32 (IMG_INO_UPPER).
  *
  * Names.  A dentry is one name in one directory.  Flag IMG_NAME_LOWER belongs to the place, not to
  * the node: the layers below the upper have that name there, so taking it away must leave a mark.
@@ -42,8 +44,12 @@ enum {
     IMG_NODE_SPARSE = 8,    /* u.extents, else u.archive_data */
     IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32,
+    IMG_NODE_META = 64, /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
     IMG_NODE_BLOCKS = 1024 /* a file of a directory layer: blocks is what its stat says */
 };
+
+/* Added to the inode number of an upper object: beyond all nodeids. */
+#define IMG_INO_UPPER (UINT64_C(1) << 32)
 
 enum { IMG_NAME_LOWER = 1, IMG_NAME_OWNED = 2 };
 
@@ -64,10 +70,11 @@ typedef struct img_dir {
 typedef struct img_node {
     uint64_t size;
     uint64_t lookups; /* atomic: how often the kernel was told of it; img_tree_remember */
+    uint64_t ino;     /* st_ino; 0: the nodeid */
     union {
         uint64_t rdev;   /* devices */
-        uint64_t blocks; /* regular files of the upper and of directory layers: 512-byte units, as
-                            their stat says */
+        uint64_t blocks; /* regular files with data in the upper, or of a directory layer: 512-byte
+                            units, by their stat */
     };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
@@ -152,6 +159,16 @@ static inline img_dentry *img_dentry_at(const img_tree *tree, uint32_t d) {
 
 /* R. NULL when no such node lives. */
 img_node *img_tree_node(const img_tree *tree, uint64_t id);
+
+/* R. st_ino and d_ino of a node. */
+static inline uint64_t img_node_ino(const img_node *node, img_id id) {
+    return node->ino ? node->ino : id;
+}
+
+/* R. Whether a file's bytes stand in the upper; else they are a layer's, or there are none. */
+static inline bool img_node_data_is_up(const img_node *node) {
+    return (node->flags & (IMG_NODE_UPPER | IMG_NODE_META)) == IMG_NODE_UPPER;
+}
 bool img_is_dir(const img_node *node);
 
 /* R. The dentry of that name, whiteouts included; 0 when there is none. */
@@ -203,6 +220,14 @@ int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records,
 
 /* W. Gives a symlink its target, copied. -ENOMEM */
 int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size_t len);
+
+/* W. A file of the upper that is attributes alone (IMG_NODE_META) has the data of another node,
+ * which a layer gave or which has them from a layer. */
+void img_tree_share_data(img_tree *tree, img_id node, img_id source);
+
+/* W. A directory that was merged with the layers' is the upper's alone from here on: its object is
+ * opaque, and holds all that it shows. */
+void img_tree_set_opaque(img_tree *tree, img_id dir);
 
 /* W. Says that all names now standing are the layers' (IMG_NAME_LOWER): no layer comes after. */
 void img_tree_seal(img_tree *tree);

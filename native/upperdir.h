@@ -31,6 +31,7 @@
 typedef struct img_upper_options {
     int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
     bool read_only;
+    bool no_sync;     /* volatile: fsync does nothing */
     bool owners;      /* files can be given away (prefix trusted.overlay.): see upper.py */
     unsigned max_fds; /* descriptors kept, at most */
 } img_upper_options;

@@ -84,9 +84,9 @@ def overlay(
         lower.append(str(empty))
     options = "lowerdir=" + ":".join(lower)
     if upper:
-        options += f",upperdir={upper},workdir={work},redirect_dir=on"
+        options += f",upperdir={upper},workdir={work},redirect_dir=on,metacopy=on"
     else:
-        options += ",redirect_dir=follow"
+        options += ",redirect_dir=follow,metacopy=on"
     run("mount", "-t", "overlay", "overlay", "-o", options, at)
     try:
         yield at

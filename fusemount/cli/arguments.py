@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
+
+if TYPE_CHECKING:
+    from fusemount.daemon.changed import Asked
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +41,26 @@ def add_image(parser: argparse.ArgumentParser) -> None:
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests")
+
+
+def add_changed(parser: argparse.ArgumentParser) -> None:
+    """What diff and commit look at."""
+    parser.add_argument("place", metavar="MOUNTPOINT|UPPER", type=Path)
+    parser.add_argument("--base", metavar="IMAGE", help="the image below, where none is recorded")
+    parser.add_argument("--symlink-parents", choices=("follow", "replace"),
+                        help="how it was mounted, where that is not recorded")  # fmt: skip
+    add_image_flags(parser)
+
+
+def asked_of(args: argparse.Namespace) -> Asked:
+    from fusemount.daemon.changed import Asked
+
+    return Asked(
+        place=args.place,
+        base=reference_of(args.base) if args.base else None,
+        follow_symlink_parents=args.symlink_parents and args.symlink_parents == "follow",
+        image_options=image_options_of(args),
+    )
 
 
 def reference_of(text: str) -> Reference:

@@ -25,6 +25,8 @@ VERBS = {
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),
     "dump": ("dump", "print every inode of an image, a line each"),
+    "diff": ("diff", "print what was changed in a mount or an upper"),
+    "commit": ("commit", "write what was changed as an image with one layer more"),
     "help": ("help", "print help for a verb"),
 }
 

@@ -6,6 +6,7 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
@@ -52,19 +54,15 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import open_directories, open_layers
+    from fusemount.layer import OpenDirectory, open_all
     from fusemount.rootfs import open_rootfs
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, image_options.owners)
-    for layer in unpacked:
-        if layer.note:
+    layers = open_all(image, image_options, directories, progress)
+    for layer in layers:
+        if isinstance(layer, OpenDirectory) and layer.note:
             LOGGER.warning("%s", layer.note)
-    layers: list[OpenLayer | OpenDirectory] = [
-        *open_layers(image, image_options, directories, progress),
-        *unpacked,
-    ]
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
@@ -79,7 +77,37 @@ def open_view(
         keep_root=options.overlay,
     )
     stack.callback(rootfs.close)
+    if rootfs.upper is not None and not options.read_only:
+        _record(rootfs.upper, reference, image_options, options, identity(image, layers))
     return View(image, rootfs, upper, scratch, made)
+
+
+def identity(image: Image, layers: Sequence[OpenLayer | OpenDirectory]) -> str:
+    """The image ID; the chain ID where there is none (a plain tar); "" where nothing was hashed."""
+    from fusemount.digest import chain_ids
+
+    known = [layer.diff_id for layer in layers if layer.diff_id is not None]
+    whole = bool(known) and len(known) == len(layers)
+    return image.image_id or (chain_ids(known)[-1] if whole else "")
+
+
+def _record(
+    upper: Upper,
+    reference: Reference,
+    image_options: ImageOptions,
+    options: MountOptions,
+    image_id: str,
+) -> None:
+    from fusemount.rootfs.base import Base, record_base
+
+    base = Base(
+        image=reference.absolute().spelled,
+        image_id=image_id,
+        platform=str(image_options.platform or ""),
+        follow_symlink_parents=options.follow_symlink_parents,
+    )
+    with suppress(OSError):  # `diff` and `commit` then want --base
+        record_base(upper, base)
 
 
 def _open_upper(

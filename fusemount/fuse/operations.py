@@ -1,17 +1,21 @@
 """Law: pyfuse3's handlers; each translates a request, calls one method of the view, and answers.
 
-Nothing here awaits between reading and changing the view, so an operation is one step to all
-others.  Errors cross one border, `_answering`: OSError becomes FUSEError; anything else is a bug,
-is logged with its traceback, and answers EIO.
+An operation is one step to all others: the view sees to that.  What copies much data does so in a
+thread (`_call`), so that other requests go on.  Errors cross one border, `_answering`: OSError
+becomes FUSEError; anything else is a bug, is logged with its traceback, and answers EIO.
 
 Handles: `fh` is the nodeid, so there is nothing to lose.  The kernel may keep what it was told for
 ever (entry and attribute timeouts), since this process is the only one that changes it.
+
+Numbers: pyfuse3 has one for nodeid and st_ino.  Alone it gives the kernel st_ino, which lasts, and
+`_Numbers` knows the node by it; behind the fast path, which corrects st_ino, the nodeid.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import logging
 import os
 import stat
@@ -31,12 +35,25 @@ _BATCH = 128  # directory entries asked of the tree at once
 _BLOCK = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SETTLE_SECONDS = 0.05
+_AT_ONCE = 1 << 20  # bytes that are copied sooner than a thread is woken
+_UNKNOWN = 1 << 62
+# Parameters that are the kernel's number of a node.
+_NUMBERS = frozenset(
+    ("inode", "parent_inode", "new_parent_inode", "parent_inode_old", "parent_inode_new", "fh")
+)
 _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+_T = TypeVar("_T")
 
 
 def _answering(handler: _F) -> _F:
+    names = enumerate(inspect.signature(handler).parameters)
+    numbers = [i for i, name in names if name in _NUMBERS]
+
     @functools.wraps(handler)
-    async def answer(*args: Any) -> Any:
+    async def answer(*given: Any) -> Any:
+        args = list(given)
+        for i in numbers:
+            args[i] = given[0].numbers.node(given[i])
         try:
             try:
                 return await handler(*args)
@@ -57,21 +74,26 @@ def _answering(handler: _F) -> _F:
     return cast(_F, answer)
 
 
-def _entry(attr: _native.Attr) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(attr.ino)
-    entry.entry_timeout = entry.attr_timeout = _FOREVER
-    entry.st_mode = pyfuse3.ModeT(attr.mode)
-    entry.st_nlink = attr.nlink
-    entry.st_uid = attr.uid
-    entry.st_gid = attr.gid
-    entry.st_rdev = attr.rdev
-    entry.st_size = attr.size
-    entry.st_blocks = attr.blocks
-    entry.st_atime_ns = attr.atime_ns
-    entry.st_mtime_ns = attr.mtime_ns
-    entry.st_ctime_ns = attr.ctime_ns
-    return entry
+class _Numbers:
+    """What the kernel calls a node, while it knows it: st_ino where pyfuse3 is alone."""
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
+        self._nodes: dict[int, int] = {}  # of those whose st_ino is not their nodeid
+
+    def of(self, attr: _native.Attr) -> int:
+        return attr.inode if self._alone else attr.ino
+
+    def tell(self, attr: _native.Attr) -> None:
+        """The kernel hears of it."""
+        if self.of(attr) != attr.ino:
+            self._nodes[attr.inode] = attr.ino
+
+    def node(self, number: int) -> int:
+        return self._nodes.get(number, number)
+
+    def forget(self, number: int) -> None:
+        self._nodes.pop(number, None)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
@@ -82,7 +104,7 @@ class Operations(pyfuse3.Operations):
     """The view, as FUSE asks for it.
 
     behind_fast_path: it answers the kernel's OPEN itself; one for writing is its own, and asks to
-    bring the file up.
+    bring the file up: O_RDWR with its data, O_WRONLY what a change of attributes needs.
     """
 
     supports_dot_lookup = True
@@ -95,17 +117,46 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = acl
         self._view = view
         self.behind_fast_path = behind_fast_path
+        self.numbers = _Numbers(alone=not behind_fast_path)
         self._ready = ready
 
     def init(self) -> None:
         self._ready()
 
+    async def _call(self, copies: int, function: Callable[..., _T], *args: Any) -> _T:
+        """Calls a method of the view that copies so many bytes: in a thread if they are many."""
+        if copies <= _AT_ONCE:
+            return function(*args)
+        return await trio.to_thread.run_sync(function, *args)
+
+    def _copies(self, inode: int) -> int:
+        """Of a change of attributes or names."""
+        return 0 if self._view.metacopy else self._view.bytes_to_copy(inode)
+
     # ---- names ----------------------------------------------------------------------------
+
+    def _entry(self, attr: _native.Attr) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(self.numbers.of(attr))
+        entry.entry_timeout = entry.attr_timeout = _FOREVER
+        entry.st_mode = pyfuse3.ModeT(attr.mode)
+        entry.st_nlink = attr.nlink
+        entry.st_uid = attr.uid
+        entry.st_gid = attr.gid
+        entry.st_rdev = attr.rdev
+        entry.st_size = attr.size
+        entry.st_blocks = attr.blocks
+        entry.st_atime_ns = attr.atime_ns
+        entry.st_mtime_ns = attr.mtime_ns
+        entry.st_ctime_ns = attr.ctime_ns
+        return entry
 
     def _remembered(self, ino: int) -> pyfuse3.EntryAttributes:
         """The answer to a look-up: the kernel will know the node until it says FORGET."""
         self._view.tree.remember(ino)
-        return _entry(self._view.getattr(ino))
+        attr = self._view.getattr(ino)
+        self.numbers.tell(attr)
+        return self._entry(attr)
 
     @_answering
     async def lookup(
@@ -125,8 +176,11 @@ class Operations(pyfuse3.Operations):
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for ino, count in inode_list:
+        for number, count in inode_list:
+            ino = self.numbers.node(number)
             self._view.forget(ino, count)
+            if not self._view.lives(ino):
+                self.numbers.forget(number)
 
     @_answering
     async def mknod(
@@ -152,7 +206,8 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        self._view.link(inode, new_parent_inode, new_name)
+        copies = self._copies(inode)
+        await self._call(copies, self._view.link, inode, new_parent_inode, new_name)
         return self._remembered(inode)
 
     @_answering
@@ -173,7 +228,9 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        self._view.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        copies = 0 if self._view.metacopy else _UNKNOWN
+        names = (parent_inode_old, name_old, parent_inode_new, name_new)
+        await self._call(copies, self._view.rename, *names, flags)
 
     @_answering
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -183,7 +240,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return _entry(self._view.getattr(inode))
+        return self._entry(self._view.getattr(inode))
 
     @_answering
     async def setattr(
@@ -204,8 +261,11 @@ class Operations(pyfuse3.Operations):
         )
         if change != Change():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
-            self._view.setattr(inode, change, kill=ctx.uid != 0)
-        return _entry(self._view.getattr(inode))
+            resized = change.size is not None
+            copies = self._view.bytes_to_copy(inode) if resized else self._copies(inode)
+            set_it = functools.partial(self._view.setattr, kill=ctx.uid != 0)
+            await self._call(copies, set_it, inode, change)
+        return self._entry(self._view.getattr(inode))
 
     @_answering
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
@@ -224,11 +284,11 @@ class Operations(pyfuse3.Operations):
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
-        self._view.setxattr(inode, name, value)
+        await self._call(self._copies(inode), self._view.setxattr, inode, name, value)
 
     @_answering
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self._view.setxattr(inode, name, None)
+        await self._call(self._copies(inode), self._view.setxattr, inode, name, None)
 
     @_answering
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -248,9 +308,13 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if self.behind_fast_path and flags & os.O_ACCMODE != os.O_RDONLY:
-            self._view.prepare(inode)
-        self._view.open(inode, flags, kill=ctx.uid != 0)
+        copies = self._view.bytes_to_copy(inode)
+        if self.behind_fast_path and flags & os.O_ACCMODE == os.O_RDWR:
+            await self._call(copies, self._view.prepare, inode)
+        elif self.behind_fast_path and flags & os.O_ACCMODE == os.O_WRONLY:
+            await self._call(self._copies(inode), self._view.bring_up, inode)
+        open_it = functools.partial(self._view.open, kill=ctx.uid != 0)
+        await self._call(copies if flags & os.O_TRUNC else 0, open_it, inode, flags)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
 
     @_answering
@@ -272,7 +336,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self._view.write(fh, off, buf)
+        return await self._call(self._view.bytes_to_copy(fh), self._view.write, fh, off, buf)
 
     async def flush(self, fh: int) -> None:
         """Nothing waits here: what was written is in the upper already."""
@@ -297,17 +361,17 @@ class Operations(pyfuse3.Operations):
         dots = ((b".", fh), (b"..", names[0][0] if names else fh))
         for cookie, (name, ino) in enumerate(dots, start=1):
             if cookie > start_id and not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(name), _entry(tree.getattr(ino)), cookie
+                token, pyfuse3.FileNameT(name), self._entry(tree.getattr(ino)), cookie
             ):
                 return
         at = max(start_id, 2)
         while rows := tree.readdir(fh, at, _BATCH):
             for name, ino, at in rows:
-                if not pyfuse3.readdir_reply(
-                    token, pyfuse3.FileNameT(name), _entry(tree.getattr(ino)), at
-                ):
+                attr = tree.getattr(ino)
+                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), self._entry(attr), at):
                     return
                 tree.remember(ino)
+                self.numbers.tell(attr)
 
     async def releasedir(self, fh: int) -> None:
         """Directories have no handles."""

@@ -87,6 +87,7 @@ class OpenLayer:
     """A layer that can be read: pread(fd, n, offset + o) gives byte o of its uncompressed tar.
 
     diff_id: computed from the bytes where they were verified or decompressed, else as claimed.
+    size: of the whole tar, with what follows its end.
     fd is this object's own: close() it (also a context manager).
     """
 
@@ -94,6 +95,7 @@ class OpenLayer:
     index: LayerIndex
     fd: int
     offset: int
+    size: int
     description: str
 
     def close(self) -> None:

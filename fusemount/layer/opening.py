@@ -20,6 +20,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
+from fusemount.layer.directory import OpenDirectory, open_directories
 from fusemount.layer.kept import Cache, Facts, identity, settle
 from fusemount.layer.progress import Progress
 from fusemount.settings import Directories, ImageOptions
@@ -42,6 +43,26 @@ def open_layers(
     opener = _Opener(options, Cache(directories.cache), progress)
     with ExitStack() as undo:
         layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
+        undo.pop_all()
+    return layers
+
+
+class MixedImage(LayeredImage, Protocol):
+    """An image whose layers may be unpacked ones (fusemount.sources.Image)."""
+
+    @property
+    def directories(self) -> Sequence[Path]: ...
+
+
+def open_all(
+    image: MixedImage, options: ImageOptions, directories: Directories, progress: Progress
+) -> list[OpenLayer | OpenDirectory]:
+    """As open_layers, and what open_directories raises."""
+    with ExitStack() as undo:
+        layers: list[OpenLayer | OpenDirectory] = []
+        for layer in open_layers(image, options, directories, progress):
+            layers.append(undo.enter_context(layer))
+        layers += open_directories(image.directories, options.owners)
         undo.pop_all()
     return layers
 
@@ -102,7 +123,7 @@ class _Opener:
         diff_id = None if facts is None else facts.diff_id
         index = index or self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
         known = blob.diff_id if diff_id is None else Digest(diff_id)
-        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.description)
+        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.size, blob.description)
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         settle(blob.fd)
@@ -142,7 +163,8 @@ class _Opener:
         except BaseException:
             os.close(fd)
             raise
-        return OpenLayer(Digest(facts.diff_id), index, fd, 0, blob.description)
+        diff_id, size = Digest(facts.diff_id), facts.archive_size
+        return OpenLayer(diff_id, index, fd, 0, size, blob.description)
 
     def _index(
         self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str

@@ -1,14 +1,26 @@
 """Law: how an object of the layers comes into the upper; the tree says what, the upper where.
 
-Steps for a file, each of them leaving the upper valid if it is the last one to happen:
+Crash rules.  A process that ends between any two system calls leaves an upper that both we and the
+kernel's overlayfs mount, and that shows the old or the new state of what was going on:
 
-    1. the directories on the way come up, outermost first, each made in the work directory with
-       its attributes and moved in by one rename;
-    2. the file is made in the work directory: data (holes stay holes), xattrs, owner, mode, times;
-    3. its data are synced, then it is linked to every further name that it has (so that a set of
-       hardlinks stays one file, for the kernel's overlayfs too), and moved to its first name.
+    C1  An object is made in the work directory, complete, and comes up by one rename.  What is left
+        in the work directory means nothing and is removed at the next start.
+    C2  The directories on its way come up first, outermost first, each by C1.
+    C3  Data are synced before the rename that shows them (not with `volatile`).
+    C4  Of a file that only changes its attributes or names these come up alone ("metacopy", a file
+        with a hole of the right size).  Its data follow when they are written to: into that object,
+        synced, and then the mark goes, in one step.  Until then the layers' data are shown,
+        whatever the object holds, as far as its size.  What writing takes from it (times,
+        security.capability, set-id bits) stands in the mark `imgmount.held` meanwhile.
+    C5  A set of hardlinks comes up as a whole, so that it stays one file for the kernel's overlayfs
+        too: the object is linked name by name.  Each says which file of the layers it is (mark
+        `imgmount.origin`), so a set that is there in part is whole to us, and is completed at the
+        next start.
+    C6  A copy-up does not show: the directory's times are put back, and stand in its mark
+        `imgmount.times` meanwhile.
 
-A copy-up does not show: the times of the directories it comes into are put back.
+Names that go or move are names.py's, rename.py's and native/change.h's; theirs is C7: one system
+call, or steps that do not show and then one.
 """
 
 from __future__ import annotations
@@ -16,23 +28,55 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from fusemount import _native
 from fusemount.rootfs.load import visible_path
-from fusemount.rootfs.names import moving
-from fusemount.rootfs.upper import Owner, Upper
+from fusemount.rootfs.names import changing, moving
+from fusemount.rootfs.upper import (
+    CAPABILITY,
+    HELD,
+    METACOPY,
+    ORIGIN,
+    REDIRECT,
+    Held,
+    Owner,
+    Upper,
+    format_held,
+)
 
 WHOLE = 2**63 - 1
 _NOT_TAKEN = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_PUNCH_HOLE = 2 | 1  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
 
 class CopyUp:
-    """Brings nodes up. Raises OSError: of the upper (ENOSPC, …) or the archive (EIO)."""
+    """Brings nodes up. Raises OSError: of the upper (ENOSPC, …) or the archive (EIO).
 
-    def __init__(self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles) -> None:
+    The lock `change` must be held for every method, save for `whole` and `tree`, which copy data
+    and take it themselves.  metacopy: attributes may come up alone.  redirects: by the nodeid of a
+    directory, where the layers have it, if that is not where it shows.  sync: data are synced.
+    """
+
+    def __init__(
+        self,
+        tree: _native.Tree,
+        upper: Upper,
+        native: _native.UpperFiles,
+        redirects: dict[int, bytes],
+        *,
+        metacopy: bool,
+        sync: bool,
+    ) -> None:
         self._tree, self._upper, self._native = tree, upper, native
+        self.redirects = redirects
+        self.metacopy = metacopy
+        self._sync = sync
+        self._guard = threading.Lock()
+        self._lines: dict[int, tuple[threading.Lock, list[None]]] = {}
 
     # ---- places ---------------------------------------------------------------------------
 
@@ -45,6 +89,16 @@ class CopyUp:
 
     def child(self, parent: int, name: bytes) -> bytes:
         return visible_path(self._tree, parent, name)
+
+    def lower_path(self, ino: int) -> bytes:
+        """Where the layers have a node that is not up, or a directory that merges with theirs."""
+        parts: list[bytes] = []
+        while ino != 1 and ino not in self.redirects:
+            ino, name = self._tree.names(ino, 1)[0]
+            parts.append(name)
+        if ino != 1:
+            parts.append(self.redirects[ino])
+        return b"/".join(reversed(parts))
 
     @staticmethod
     def orphan(ino: int) -> bytes:
@@ -60,7 +114,7 @@ class CopyUp:
             with self._upper.at(self.path(ino)) as found:
                 yield found
 
-    # ---- bringing up ----------------------------------------------------------------------
+    # ---- directories ----------------------------------------------------------------------
 
     def directory(self, ino: int) -> None:
         todo = []
@@ -73,65 +127,81 @@ class CopyUp:
     def _one_directory(self, ino: int) -> None:
         name = self._upper.temporary()
         os.mkdir(name, 0o700, dir_fd=self._upper.work_fd)
-        self._dress(name, ino)
-        self._upper.put_in(name, self.path(ino))
+        try:
+            self._dress(name, ino)
+            with self._unseen({self._tree.names(ino)[0][0]}):
+                self._upper.put_in(name, self.path(ino))
+        except OSError:
+            self._upper.discard(name)
+            raise
         self._tree.set_attr(ino, upper=True)
-        self.restore_times(self._tree.names(ino)[0][0])
 
-    def node(self, ino: int, size: int = WHOLE) -> None:
-        """Brings a node up, of a file's data only the first size bytes."""
+    @contextmanager
+    def _unseen(self, parents: set[int]) -> Iterator[None]:
+        """What comes into these directories leaves their times as the tree has them (C6)."""
+        marked: list[int] = []
+        try:
+            for parent in parents:
+                attr = self._tree.getattr(parent)
+                with self._upper.at(self.path(parent)) as (fd, rest):
+                    self._upper.mark_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+                marked.append(parent)
+            yield
+        finally:
+            for parent in marked:
+                self.settle_times(parent)
+
+    def settle_times(self, ino: int) -> None:
+        """A directory's times become what the tree shows."""
+        attr = self._tree.getattr(ino)
+        with self._upper.at(self.path(ino)) as (fd, rest):
+            self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+
+    # ---- attributes -----------------------------------------------------------------------
+
+    def node(self, ino: int) -> None:
+        """Brings a node's object up; the data of a file may stay below."""
         attr = self._tree.getattr(ino)
         if attr.upper:
             return
-        names = self._tree.names(ino)
         if stat.S_ISDIR(attr.mode):
-            if names:  # one that was removed has no place to come to
+            if self._tree.names(ino, 1):  # one that was removed has no place to come to
                 self.directory(ino)
             return
-        for parent, _ in names:
-            self.directory(parent)
-        staged = self._stage(ino, attr, size)
+        staged, meta = self._upper.temporary(), False
         try:
-            if names:
-                self._place(ino, staged, names)
+            if stat.S_ISREG(attr.mode):
+                # what has no name in the layers any more has no place that a redirect could say
+                meta = self.metacopy and attr.size > 0 and bool(self._tree.names(ino, 1))
+                self._make_file(staged, ino, attr, 0 if meta else WHOLE)
+            elif stat.S_ISLNK(attr.mode):
+                os.symlink(self._tree.readlink(ino), staged, dir_fd=self._upper.work_fd)
             else:
-                self._place_orphan(ino, staged)
+                kind = stat.S_IFMT(attr.mode) | 0o600
+                self._upper.make_node(staged, kind, attr.rdev)
+            self._come_up(ino, staged, meta=meta)
         except OSError:
             self._upper.discard(staged)
             raise
-        for parent in {parent for parent, _ in names}:
-            self.restore_times(parent)
 
-    def _stage(self, ino: int, attr: _native.Attr, size: int) -> bytes:
-        name, work = self._upper.temporary(), self._upper.work_fd
-        try:
-            if stat.S_ISREG(attr.mode):
-                self._copy_file(name, ino, attr, size)
-            elif stat.S_ISLNK(attr.mode):
-                os.symlink(self._tree.readlink(ino), name, dir_fd=work)
-            elif stat.S_ISCHR(attr.mode) and attr.rdev == 0:
-                # a device 0:0 is a whiteout to overlayfs: this one cannot come up
-                raise PermissionError(1, "a character device 0:0 cannot be changed")
-            else:
-                os.mknod(name, stat.S_IFMT(attr.mode) | 0o600, attr.rdev, dir_fd=work)
-            self._dress(name, ino)
-        except OSError:
-            try:
-                os.unlink(name, dir_fd=work)
-            except FileNotFoundError:
-                pass
-            raise
-        return name
-
-    def _copy_file(self, name: bytes, ino: int, attr: _native.Attr, size: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=self._upper.work_fd)
-        try:
-            if attr.size and size:
-                self._tree.copy_data(ino, fd, size)
-                os.fdatasync(fd)
-        finally:
-            os.close(fd)
+    def _come_up(self, ino: int, staged: bytes, *, meta: bool) -> None:
+        """A staged object, with its data if it is to have any, gets all else and its places."""
+        names = self._tree.names(ino)
+        for parent, _ in names:
+            self.directory(parent)
+        if names:
+            origin = self.lower_path(ino)
+            self._upper.try_mark(self._upper.work_fd, staged, ORIGIN, origin)
+            if meta:
+                self._upper.set_mark(self._upper.work_fd, staged, REDIRECT, b"/" + origin)
+        if meta:
+            self._upper.set_mark(self._upper.work_fd, staged, METACOPY, b"")
+        self._dress(staged, ino)
+        if names:
+            with self._unseen({parent for parent, _ in names}):
+                self._place(ino, staged, names, meta=meta)
+        else:
+            self._place_orphan(ino, staged, meta=meta)
 
     def _dress(self, name: bytes, ino: int) -> None:
         upper, attr = self._upper, self._tree.getattr(ino)
@@ -150,14 +220,15 @@ class CopyUp:
         times = (attr.atime_ns, attr.mtime_ns)
         os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
 
-    def _place(self, ino: int, staged: bytes, names: list[tuple[int, bytes]]) -> None:
-        work, linked = self._upper.work_fd, []
-        st = os.stat(staged, dir_fd=work, follow_symlinks=False)
+    def _place(
+        self, ino: int, staged: bytes, names: Sequence[tuple[int, bytes]], *, meta: bool
+    ) -> None:
+        st = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
         (parent, name), *others = names
+        linked: list[bytes] = []
         try:
             for path in (self.child(*other) for other in others):
-                with self._upper.at(path) as (fd, rest):
-                    os.link(staged, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+                self._upper.link_in(staged, path)
                 linked.append(path)
             self._upper.put_in(staged, self.child(parent, name))
         except OSError:
@@ -165,28 +236,200 @@ class CopyUp:
                 with self._upper.at(path) as (fd, rest):
                     os.unlink(rest, dir_fd=fd)
             raise
-        self._is_up(ino, st)
+        self._is_up(ino, st, meta=meta)
 
-    def _place_orphan(self, ino: int, staged: bytes) -> None:
+    def complete_links(self, ino: int, there: bytes, missing: Sequence[tuple[int, bytes]]) -> None:
+        """Gives a set of hardlinks that came up in part (C5) the names that it lacks."""
+        for parent, name in missing:
+            self.directory(parent)
+            staged = self._upper.temporary()
+            with self._upper.at(there) as (fd, rest), self._unseen({parent}):
+                os.link(rest, staged, src_dir_fd=fd, dst_dir_fd=self._upper.work_fd,
+                        follow_symlinks=False)  # fmt: skip
+                self._upper.put_in(staged, self.child(parent, name))
+
+    def _place_orphan(self, ino: int, staged: bytes, *, meta: bool) -> None:
         work, orphan = self._upper.work_fd, self.orphan(ino)
         st = os.stat(staged, dir_fd=work, follow_symlinks=False)
         with moving(self._native):
             os.rename(staged, orphan, src_dir_fd=work, dst_dir_fd=work)
             try:
-                self._is_up(ino, st)
+                self._is_up(ino, st, meta=meta)
             except OSError:  # forgotten meanwhile
                 os.unlink(orphan, dir_fd=work)
                 raise
 
-    def _is_up(self, ino: int, st: os.stat_result) -> None:
+    def _is_up(self, ino: int, st: os.stat_result, *, meta: bool) -> None:
         """In one step to who reads the tree. The size is of what was copied."""
-        if stat.S_ISREG(st.st_mode):
-            self._tree.set_attr(ino, upper=True, size=st.st_size, blocks=st.st_blocks)
+        if not stat.S_ISREG(st.st_mode) or meta:
+            self._tree.set_attr(ino, upper=True, meta=meta)
         else:
-            self._tree.set_attr(ino, upper=True)
+            self._tree.set_attr(ino, upper=True, size=st.st_size, blocks=st.st_blocks)
 
-    def restore_times(self, ino: int) -> None:
-        """The upper directory gets the times that the tree shows."""
+    # ---- data -----------------------------------------------------------------------------
+
+    def bytes_below(self, ino: int) -> int:
+        """How many bytes `whole` would copy; an unknown node has none."""
+        try:
+            attr = self._tree.getattr(ino)
+        except OSError:
+            return 0
+        below = stat.S_ISREG(attr.mode) and (not attr.upper or attr.meta)
+        return attr.size if below else 0
+
+    def whole(self, ino: int, size: int = WHOLE) -> None:
+        """Brings a node up with its data, of a file only the first size bytes.
+
+        The lock `change` is not held, and data are copied without it: others go on meanwhile.
+        """
+        with self._one_at_a_time(ino):
+            while self._step(ino, size):
+                pass
+
+    @contextmanager
+    def _one_at_a_time(self, ino: int) -> Iterator[None]:
+        with self._guard:
+            lock, waiting = self._lines.setdefault(ino, (threading.Lock(), []))
+            waiting.append(None)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                waiting.pop()
+                if not waiting:
+                    del self._lines[ino]
+
+    def _step(self, ino: int, size: int) -> bool:
+        """False when the node is up with its data."""
         attr = self._tree.getattr(ino)
+        if attr.upper and not attr.meta:
+            return False
+        if attr.upper:
+            self._complete(ino, attr, size)
+        elif stat.S_ISREG(attr.mode) and attr.size:
+            self._bring_file(ino, attr, size)
+        else:
+            with changing(self._native):
+                self.node(ino)
+        return True
+
+    def _make_file(self, name: bytes, ino: int, attr: _native.Attr, size: int) -> None:
+        """In the work directory, with the first size bytes; 0: a hole as large as the file."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._upper.work_fd)
+        try:
+            if not size:
+                os.ftruncate(fd, attr.size)
+            elif attr.size:
+                self._tree.copy_data(ino, fd, size)
+                self._settle(fd)
+        finally:
+            os.close(fd)
+
+    def _settle(self, fd: int) -> None:
+        if self._sync:
+            os.fdatasync(fd)
+
+    def _bring_file(self, ino: int, attr: _native.Attr, size: int) -> None:
+        staged = self._upper.temporary()
+        try:
+            if size:
+                self._make_file(staged, ino, attr, size)
+            else:
+                os.close(os.open(staged, os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._upper.work_fd))
+            with changing(self._native):
+                if self._tree.getattr(ino).upper:  # its attributes alone came first
+                    self._upper.discard(staged)
+                else:
+                    self._come_up(ino, staged, meta=False)
+        except OSError:
+            self._upper.discard(staged)
+            raise
+
+    def _complete(self, ino: int, attr: _native.Attr, size: int) -> None:
+        """The data of what came up with its attributes alone (C4)."""
+        fd = self._native.pin(ino)
+        try:
+            with changing(self._native), self.place(ino) as (at, rest):
+                self._upper.set_mark(at, rest, HELD, format_held(self._held(ino)))
+            try:
+                # A shorter size is the new one already, of what is still the layers' data.
+                self._tree.copy_data(ino, fd, size)
+                self._settle(fd)
+            except OSError:
+                with suppress(OSError):  # what was copied keeps no room
+                    _native.fallocate(fd, _PUNCH_HOLE, 0, attr.size)
+                with changing(self._native):
+                    self.restore(ino)
+                raise
+            with changing(self._native):
+                self.restore(ino, complete=True)
+        finally:
+            self._native.unpin(ino)
+
+    def _held(self, ino: int) -> Held:
+        attr = self._tree.getattr(ino)
+        capability = self._tree.getxattr(ino, CAPABILITY)
+        return Held(stat.S_IMODE(attr.mode), attr.atime_ns, attr.mtime_ns, capability)
+
+    def restore(self, ino: int, *, complete: bool = False) -> None:
+        """What writing its data has taken from an object comes back; with complete, these are then
+        its data."""
+        attr, upper = self._tree.getattr(ino), self._upper
+        mode = stat.S_IMODE(attr.mode)
+        capability = self._tree.getxattr(ino, CAPABILITY)
+        with self.place(ino) as (at, rest):
+            if mode & _SET_ID and not upper.privileged:
+                upper.give(at, rest, Owner(attr.uid, attr.gid, mode))
+            if capability is not None:
+                upper.set_xattr(at, rest, CAPABILITY, capability)
+            os.utime(rest, ns=(attr.atime_ns, attr.mtime_ns), dir_fd=at, follow_symlinks=False)
+            if complete:
+                upper.remove_mark(at, rest, METACOPY)
+            upper.remove_mark(at, rest, HELD)
+            if complete:
+                st = os.stat(rest, dir_fd=at, follow_symlinks=False)
+                self._tree.set_attr(ino, meta=False, size=st.st_size, blocks=st.st_blocks)
+
+    # ---- whole trees ----------------------------------------------------------------------
+
+    def tree(self, top: int) -> None:
+        """Brings up a directory and all below it, with data: for who may not leave a redirect."""
+        todo = [top]
+        while todo:
+            here = todo.pop()
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self.whole(ino)
+
+    def seal(self, top: int) -> None:
+        """Makes a directory whose files are up, and those below it, opaque: nothing merges.
+
+        Innermost first, so that what is opaque holds all it shows.
+        """
+        todo, order = [top], []
+        while todo:
+            here = todo.pop()
+            order.append(here)
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self.node(ino)
+        for directory in reversed(order):
+            self.directory(directory)
+            self.make_opaque(directory)
+
+    def make_opaque(self, ino: int) -> None:
+        """A directory that holds all it shows says so, and then needs its whiteouts no more."""
+        attr = self._tree.getattr(ino)
+        if attr.layer < 0:
+            return
         with self._upper.at(self.path(ino)) as (fd, rest):
-            os.utime(rest, ns=(attr.atime_ns, attr.mtime_ns), dir_fd=fd, follow_symlinks=False)
+            self._upper.set_mark(fd, rest, ORIGIN, self.lower_path(ino))
+            self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
+        self.redirects.pop(ino, None)
+        self._tree.set_opaque(ino)

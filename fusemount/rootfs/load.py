@@ -3,6 +3,8 @@
 The upper is read whole first, against the layers as they are, since a redirect names a place in
 them; then redirected directories are moved to their new places, and last the rest is applied, top
 down, in the order of names, so that the same upper gives the same nodeids.
+
+What a crash may have left (copyup.py, C4 to C6) is shown as it is meant, and told to who mends it.
 """
 
 from __future__ import annotations
@@ -10,10 +12,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from fusemount import _native
-from fusemount.rootfs.upper import Owner, Upper
+from fusemount.rootfs.upper import (
+    CAPABILITY,
+    HELD,
+    METACOPY,
+    OPAQUE,
+    ORIGIN,
+    REDIRECT,
+    TIMES,
+    Owner,
+    Upper,
+    parse_held,
+    parse_times,
+)
 
 _ROOT = 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -21,18 +36,57 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass
 class _Object:
-    """One object of the upper, as read. lower: the layers' directory that it merges with."""
+    """One object of the upper, as read.
+
+    kind: S_IFMT of what it is or stands for, rdev with it.  lower: the layers' directory that it
+    merges with.  origin: the layers' node that it is, wherever it has moved; 0 when it is new.
+    meta: its data are those of the node `data` (0: they are nowhere).  mend: a mark says what its
+    times (and mode, capability) are, which the object itself does not.
+    """
 
     name: bytes
     st: os.stat_result
+    kind: int
+    rdev: int
     owner: Owner
     xattrs: dict[bytes, bytes]
+    atime_ns: int
+    mtime_ns: int
     target: bytes | None = None
     whiteout: bool = False
     opaque: bool = False
     redirected: bool = False
     lower: int = 0
+    origin: int = 0
+    meta: bool = False
+    data: int = 0
+    mend: bool = False
     children: list[_Object] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.st.st_dev, self.st.st_ino
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What the disk does not say as it should, since a process died: all of it shows right.
+
+    links: nodes, a path that each has, and the names that it lacks there.  times: directories that
+    hold a copy-up nobody is to see.  files: those whose data were on their way.
+    """
+
+    links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
+    times: list[int]
+    files: list[int]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """redirects: where the layers have a directory that shows elsewhere, by nodeid."""
+
+    redirects: dict[int, bytes]
+    mending: Mending
 
 
 class _Loader:
@@ -40,67 +94,130 @@ class _Loader:
 
     def __init__(self, tree: _native.Tree, upper: Upper) -> None:
         self._tree, self._upper = tree, upper
-        self._links: dict[tuple[int, int], int] = {}
-        self._link_paths: dict[tuple[int, int], set[bytes]] = {}
+        self._links: dict[tuple[int, int], int] = {}  # nodes of what was applied, by object
+        self._paths: dict[tuple[int, int], set[bytes]] = {}
+        self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
+        self._held: list[int] = []
+        self.redirects: dict[int, bytes] = {}
+        self.mending = Mending([], [], [])
+        # A living mount may take away what was listed, or put another kind in its place.
+        self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
     # ---- reading --------------------------------------------------------------------------
 
     def read(self) -> _Object:
-        upper = self._upper
-        st = os.fstat(upper.fd)
-        root = _Object(b"", st, upper.owner(upper.fd, b".", st), upper.xattrs(upper.fd, b"."))
-        root.opaque = upper.mark(upper.fd, b".", b"opaque") == b"y"
+        root = self._object(self._upper.fd, b".", b"")
         root.lower = 0 if root.opaque else _ROOT
         todo = [(b"", root)]
         while todo:
-            path, here = todo.pop()
-            with upper.at(path) as (at, rest):
-                fd = os.open(rest, _DIRECTORY, dir_fd=at)
-            try:
-                for name in sorted(map(os.fsencode, os.listdir(fd))):
-                    child = self._read(fd, name, here)
-                    here.children.append(child)
-                    below = path + b"/" + name if path else name
-                    if stat.S_ISDIR(child.st.st_mode):
-                        todo.append((below, child))
-                    elif child.st.st_nlink > 1 and not child.whiteout:
-                        key = (child.st.st_dev, child.st.st_ino)
-                        self._link_paths.setdefault(key, set()).add(below)
-            finally:
-                os.close(fd)
+            with suppress(*self._vanishing):
+                todo += self._directory(*todo.pop())
         return root
 
-    def _read(self, fd: int, name: bytes, parent: _Object) -> _Object:
-        upper = self._upper
-        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if upper.is_whiteout(fd, name, st):
-            return _Object(name, st, Owner(0, 0, 0), {}, whiteout=True)
-        found = _Object(name, st, upper.owner(fd, name, st), upper.xattrs(fd, name))
-        if stat.S_ISLNK(st.st_mode):
-            found.target = os.readlink(name, dir_fd=fd)
-        if stat.S_ISDIR(st.st_mode):
-            self._find_lower(fd, found, parent)
+    def _directory(self, path: bytes, here: _Object) -> list[tuple[bytes, _Object]]:
+        """Reads what is in a directory; returns the directories among it."""
+        with self._upper.at(path) as (at, rest):
+            fd = os.open(rest, _DIRECTORY, dir_fd=at)
+        found = []
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                with suppress(*self._vanishing):
+                    child = self._object(fd, name, name, here)
+                    here.children.append(child)
+                    below = path + b"/" + name if path else name
+                    if stat.S_ISDIR(child.kind):
+                        found.append((below, child))
+                    elif not child.whiteout and (child.st.st_nlink > 1 or child.origin):
+                        self._paths.setdefault(child.key, set()).add(below)
+        finally:
+            os.close(fd)
         return found
 
-    def _find_lower(self, fd: int, found: _Object, parent: _Object) -> None:
-        redirect = self._upper.mark(fd, found.name, b"redirect")
-        found.opaque = self._upper.mark(fd, found.name, b"opaque") == b"y"
+    def _object(self, fd: int, place: bytes, name: bytes, parent: _Object | None = None) -> _Object:
+        upper = self._upper
+        st = os.stat(place, dir_fd=fd, follow_symlinks=False)
+        stored = upper.stored(fd, place)
+        kind, rdev = upper.kind_of(st, stored)
+        marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
+        found = _Object(
+            name, st, kind, rdev, upper.owner_of(st, stored), upper.users(stored),
+            st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
+        )  # fmt: skip
+        if stat.S_ISDIR(kind):
+            self._take_times(found, stored)
+            if parent:
+                self._find_lower(found, marks[REDIRECT], parent)
+                if found.opaque and not found.redirected:
+                    self._claim(found, marks[ORIGIN])
+            return found
+        found.whiteout = upper.is_whiteout(st, stored)
+        if found.whiteout:
+            return found
+        if stat.S_ISLNK(kind):
+            found.target = os.readlink(place, dir_fd=fd)
+        self._take_held(found, stored)
+        self._claim(found, marks[ORIGIN])
+        if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
+            found.meta = True
+            found.data = self._lower_of(marks[REDIRECT] or name, parent)
+            if found.data and not stat.S_ISREG(self._tree.getattr(found.data).mode):
+                found.data = 0
+            found.data = found.data or found.origin
+            self._hold(found.data)
+        return found
+
+    def _take_times(self, found: _Object, stored: dict[bytes, bytes]) -> None:
+        times = parse_times(stored.get(self._upper.prefix + TIMES))
+        if times:
+            found.atime_ns, found.mtime_ns = times
+            found.mend = True
+
+    def _take_held(self, found: _Object, stored: dict[bytes, bytes]) -> None:
+        held = parse_held(stored.get(self._upper.prefix + HELD))
+        if held:
+            found.owner = replace(found.owner, mode=held.mode)
+            found.atime_ns, found.mtime_ns = held.atime_ns, held.mtime_ns
+            if held.capability:
+                found.xattrs[CAPABILITY] = held.capability
+            found.mend = True
+
+    def _find_lower(self, found: _Object, redirect: bytes | None, parent: _Object) -> None:
         if redirect:
             found.redirected = True
-            if redirect.startswith(b"/"):
-                found.lower = self._resolve(redirect)
-            elif parent.lower:
-                found.lower = self._tree.lookup(parent.lower, redirect)
-        elif parent.lower and not found.opaque:
-            found.lower = self._tree.lookup(parent.lower, found.name)
+            found.lower = self._lower_of(redirect, parent)
+        elif not found.opaque:
+            found.lower = self._lower_of(found.name, parent)
         if found.lower and not stat.S_ISDIR(self._tree.getattr(found.lower).mode):
             found.lower = 0
+        if found.redirected and found.lower:
+            self.redirects[found.lower] = visible_path(self._tree, found.lower)
+
+    def _lower_of(self, redirect: bytes, parent: _Object) -> int:
+        """The layers' node at a path from the root, or at a name beside."""
+        if redirect.startswith(b"/"):
+            return self._resolve(redirect)
+        return self._tree.lookup(parent.lower, redirect) if parent.lower else 0
 
     def _resolve(self, path: bytes) -> int:
         try:
             return self._tree.resolve(path, False)
         except OSError:
             return 0
+
+    def _claim(self, found: _Object, origin: bytes | None) -> None:
+        """What was copied up is the node that it was in the layers, if those are still the same."""
+        ino = self._resolve(origin) if origin else 0
+        if not ino or stat.S_IFMT(self._tree.getattr(ino).mode) != found.kind:
+            return
+        if self._claimed.setdefault(ino, found.key) == found.key:
+            found.origin = ino
+            self._hold(ino)
+
+    def _hold(self, ino: int) -> None:
+        """It lives until all is applied, whatever becomes of its names."""
+        if ino:
+            self._tree.remember(ino)
+            self._held.append(ino)
 
     # ---- applying -------------------------------------------------------------------------
 
@@ -119,12 +236,19 @@ class _Loader:
         while todo:
             ino, here = todo.pop()
             self._set(ino, here)
+            if here.mend:
+                self.mending.times.append(ino)
             if here.opaque and here.lower == 0:
                 self._tree.drop_children(ino)
+                self._tree.set_opaque(ino)
             for child in here.children:
                 directory = self._apply_child(ino, child)
                 if directory:
                     todo.append((directory, child))
+
+    def release(self) -> None:
+        for ino in self._held:
+            self._tree.forget(ino, 1)
 
     def _apply_child(self, parent: int, child: _Object) -> int:
         """Puts one object into the tree; its nodeid if it is a directory, else 0."""
@@ -133,77 +257,92 @@ class _Loader:
             if there:
                 self._tree.drop_name(parent, child.name)
             return 0
-        key = (child.st.st_dev, child.st.st_ino)
-        linked = self._links.get(key)
-        if linked is not None and linked == there:
-            return 0
-        if there and linked is None and self._same_object(there, child):
-            ino = there
-            self._set(ino, child)
-        else:
+        linked = self._links.get(child.key, 0)
+        ino = linked or self._identity(child, there)
+        if not ino or ino != there:
             if there:
                 self._tree.drop_name(parent, child.name)
-            ino = linked if linked is not None else self._new(child)
+            ino = ino or self._new(child)
             if child.redirected and child.lower:
                 self._tree.move(_ROOT, b"\0%d" % child.lower, parent, child.name)
             else:
-                self._tree.add_name(parent, child.name, ino)
-        if stat.S_ISDIR(child.st.st_mode):
+                self._add_name(parent, child, ino)
+        if stat.S_ISDIR(child.kind):
             return ino
-        if child.st.st_nlink > 1:
-            self._links[key] = ino
+        if not linked:
+            self._set(ino, child)
+            if child.mend:
+                self.mending.files.append(ino)
+            if child.st.st_nlink > 1:
+                self._links[child.key] = ino
         return 0
 
-    def _same_object(self, there: int, child: _Object) -> bool:
-        """The layers' node goes on under its nodeid, the upper having its later state."""
+    def _add_name(self, parent: int, child: _Object, ino: int) -> None:
+        if stat.S_ISDIR(child.kind):
+            for name in self._tree.names(ino):  # an opaque one that has moved
+                self._tree.drop_name(*name)
+        self._tree.add_name(parent, child.name, ino)
+
+    def _identity(self, child: _Object, there: int) -> int:
+        """The layers' node that the object is; 0 for what only the upper has."""
+        if stat.S_ISDIR(child.kind):
+            return child.lower or child.origin
+        if child.origin or not there or self._upper.privileged:
+            return child.origin
+        # Where the mark cannot be had: the same kind of thing in the same place.
         attr = self._tree.getattr(there)
-        if stat.S_IFMT(attr.mode) != stat.S_IFMT(child.st.st_mode):
-            return False
-        if stat.S_ISDIR(attr.mode):
-            return child.lower == there
-        if stat.S_ISLNK(attr.mode) and self._tree.readlink(there) != child.target:
-            return False
-        if (stat.S_ISCHR(attr.mode) or stat.S_ISBLK(attr.mode)) and attr.rdev != child.st.st_rdev:
-            return False
-        if attr.nlink == 1:
-            return child.st.st_nlink == 1
-        # A set of hardlinks came up as a whole, or these are new files under old names.
-        paths = self._link_paths.get((child.st.st_dev, child.st.st_ino), set())
-        return {visible_path(self._tree, *name) for name in self._tree.names(there)} <= paths
+        same = stat.S_IFMT(attr.mode) == child.kind and not stat.S_ISREG(child.kind)
+        if stat.S_ISLNK(child.kind):
+            same = same and self._tree.readlink(there) == child.target
+        return there if same and attr.nlink == child.st.st_nlink == 1 else 0
 
     def _new(self, child: _Object) -> int:
-        if child.redirected and child.lower:
-            return child.lower
-        st, owner = child.st, child.owner
-        mode = stat.S_IFMT(st.st_mode) | owner.mode
-        times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
-        ino = self._tree.new_node(
-            mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=child.target
-        )
-        self._tree.set_attr(ino, blocks=st.st_blocks)
-        for name, value in child.xattrs.items():
-            self._tree.setxattr(ino, name, value)
-        return ino
+        times = (child.mtime_ns, child.atime_ns, child.st.st_ctime_ns)
+        return self._tree.new_node(
+            child.kind | child.owner.mode, child.owner.uid, child.owner.gid, child.rdev,
+            child.st.st_size, *times, target=child.target, inode=child.st.st_ino,
+        )  # fmt: skip
 
     def _set(self, ino: int, found: _Object) -> None:
-        set_from_upper(self._tree, ino, found.st, found.owner)
+        """The node's attributes become those of its upper object."""
+        if found.meta and found.data and found.data != ino:
+            self._tree.share_data(ino, found.data)
+        self._tree.set_attr(
+            ino,
+            mode=found.owner.mode,
+            uid=found.owner.uid,
+            gid=found.owner.gid,
+            size=found.st.st_size,
+            mtime_ns=found.mtime_ns,
+            atime_ns=found.atime_ns,
+            ctime_ns=found.st.st_ctime_ns,
+            upper=True,
+            meta=found.meta,
+            blocks=found.st.st_blocks,
+        )
         set_xattrs(self._tree, ino, found.xattrs)
 
+    # ---- what a crash has left ------------------------------------------------------------
 
-def set_from_upper(tree: _native.Tree, ino: int, st: os.stat_result, owner: Owner) -> None:
-    """The node's attributes become those of its upper object."""
-    tree.set_attr(
-        ino,
-        mode=owner.mode,
-        uid=owner.uid,
-        gid=owner.gid,
-        size=st.st_size,
-        mtime_ns=st.st_mtime_ns,
-        atime_ns=st.st_atime_ns,
-        ctime_ns=st.st_ctime_ns,
-        upper=True,
-        blocks=st.st_blocks,
-    )
+    def find_missing_links(self) -> None:
+        """After apply: the names of a set of hardlinks of which only others came up."""
+        for ino, key in self._claimed.items():
+            paths = self._paths.get(key, set())
+            missing = [name for name in self._tree.names(ino) if self._path(name) not in paths]
+            if missing and paths:
+                self.mending.links.append((ino, min(paths), missing))
+                self._put_first(ino, paths)
+
+    def _path(self, name: tuple[int, bytes]) -> bytes:
+        return visible_path(self._tree, *name)
+
+    def _put_first(self, ino: int, paths: set[bytes]) -> None:
+        """The first name of a node is where its object is looked for."""
+        for parent, name in self._tree.names(ino):
+            if self._path((parent, name)) in paths:
+                self._tree.drop_name(parent, name)
+                self._tree.add_name(parent, name, ino)
+                return
 
 
 def set_xattrs(tree: _native.Tree, ino: int, xattrs: dict[bytes, bytes]) -> None:
@@ -229,9 +368,12 @@ def visible_path(tree: _native.Tree, parent: int, name: bytes = b"") -> bytes:
     return b"/".join(reversed(parts))
 
 
-def load_upper(tree: _native.Tree, upper: Upper) -> None:
+def load_upper(tree: _native.Tree, upper: Upper) -> Loaded:
     """Lays the upper over the sealed tree. Raises OSError."""
     loader = _Loader(tree, upper)
     root = loader.read()
     loader.lift(root)
     loader.apply(root)
+    loader.find_missing_links()
+    loader.release()
+    return Loaded(loader.redirects, loader.mending)

@@ -66,7 +66,8 @@ class Maker:
                 mode |= stat.S_ISGID
         return mode, Owner(new.uid, gid, mode & 0o7777)
 
-    def _make(self, fd: int, path: bytes, mode: int, new: New) -> None:
+    def _make(self, path: bytes, mode: int, new: New) -> None:
+        fd = self._upper.work_fd
         if stat.S_ISREG(mode):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(path, flags, mode & 0o7777, dir_fd=fd))
@@ -74,20 +75,22 @@ class Maker:
             os.mkdir(path, mode & 0o7777, dir_fd=fd)
         elif stat.S_ISLNK(mode):
             os.symlink(new.target, path, dir_fd=fd)
+        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            os.mknod(path, mode, dir_fd=fd)
         else:
-            os.mknod(path, mode, new.rdev, dir_fd=fd)
+            self._upper.make_node(path, mode, new.rdev)
 
     def _make_with_acl(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
         """The work directory has no default ACL to hand down: a directory in it gets it."""
         upper, work = self._upper, self._upper.work_fd
         if acl is None:
-            self._make(work, stage, mode, new)
+            self._make(stage, mode, new)
             return
         nest = upper.temporary()
         os.mkdir(nest, 0o700, dir_fd=work)
         try:
             upper.set_xattr(work, nest, ACL_DEFAULT, acl)
-            self._make(work, nest + b"/new", mode, new)
+            self._make(nest + b"/new", mode, new)
             os.rename(nest + b"/new", stage, src_dir_fd=work, dst_dir_fd=work)
         finally:
             upper.discard(nest)
@@ -105,13 +108,14 @@ class Maker:
         upper = self._upper
         with upper.at(path) as (fd, rest):
             st = os.stat(rest, dir_fd=fd, follow_symlinks=False)
-            owner = upper.owner(fd, rest, st)
-            xattrs = upper.xattrs(fd, rest) if acls else {}
-        mode = stat.S_IFMT(st.st_mode) | owner.mode
+            stored = upper.stored(fd, rest)
+        owner, (kind, rdev) = upper.owner_of(st, stored), upper.kind_of(st, stored)
+        xattrs = upper.users(stored) if acls else {}
         times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
         ino = self._tree.new_node(
-            mode, owner.uid, owner.gid, st.st_rdev, st.st_size, *times, target=target
-        )
+            kind | owner.mode, owner.uid, owner.gid, rdev, st.st_size, *times,
+            target=target, inode=st.st_ino,
+        )  # fmt: skip
         self._tree.set_attr(ino, blocks=st.st_blocks)
         for key, value in xattrs.items():
             self._tree.setxattr(ino, key, value)

@@ -9,7 +9,6 @@ These are the moves that take more than one step; native/change.c has the others
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,16 @@ from contextlib import contextmanager
 from fusemount import _native
 from fusemount.rootfs.load import visible_path
 from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_WHITEOUT, Upper
+
+
+@contextmanager
+def changing(native: _native.UpperFiles) -> Iterator[None]:
+    """Nobody else changes anything."""
+    native.lock()
+    try:
+        yield
+    finally:
+        native.unlock()
 
 
 @contextmanager
@@ -57,20 +66,20 @@ class Names:
             self._rename(source, target, RENAME_EXCHANGE)
             self._tree.exchange(parent, name, to, new_name)
 
-    def move_dir(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
-        """A directory of the upper moves, over an empty directory if one is there."""
+    def move(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
+        """An object of the upper moves; what is at the target is nothing, a whiteout, or of its
+        kind, and then an empty directory without whiteouts (C7: one rename)."""
         source = visible_path(self._tree, parent, name)
         target = visible_path(self._tree, to, new_name)
+        is_dir = stat.S_ISDIR(self._tree.getattr(self._tree.lookup(parent, name)).mode)
         there = self._tree.lookup(to, new_name)
-        in_the_way = (
-            self._tree.getattr(there).upper  # it may hold whiteouts
-            if there
-            else self._tree.is_lower_name(to, new_name)  # a whiteout
-        )
         lower, left = self._tree.is_lower_name(parent, name), None
+        whiteout = not there and is_dir and self._tree.is_lower_name(to, new_name)
         with moving(self._native):
-            if in_the_way:
-                left = self._swap(source, target, lower)
+            if whiteout:  # which a directory cannot replace
+                self._rename(source, target, RENAME_EXCHANGE)
+                if not lower:  # it has come to where it hides nothing
+                    left = self._upper.take_out(source)
             else:
                 self._rename(source, target, RENAME_WHITEOUT if lower else 0)
             if there:
@@ -78,20 +87,6 @@ class Names:
             self._tree.move(parent, name, to, new_name)
         if left is not None:
             self._upper.discard(left)
-
-    def _swap(self, source: bytes, target: bytes, whiteout: bool) -> bytes | None:
-        """An exchange; what was at the target goes, and leaves a whiteout if asked. Returns what
-        is left in the work directory."""
-        self._rename(source, target, RENAME_EXCHANGE)
-        try:
-            with self._upper.at(source) as (fd, rest):
-                is_dir = stat.S_ISDIR(os.stat(rest, dir_fd=fd, follow_symlinks=False).st_mode)
-            if not whiteout:
-                return self._upper.take_out(source)
-            return self._upper.replace_dir_by_whiteout(source) if is_dir else None
-        except OSError:
-            self._rename(source, target, RENAME_EXCHANGE)
-            raise
 
     def _rename(self, source: bytes, target: bytes, flags: int) -> None:
         with self._upper.at(source) as (from_fd, a), self._upper.at(target) as (to_fd, b):

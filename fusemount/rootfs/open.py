@@ -25,9 +25,11 @@ class Layer(Protocol):
     def description(self) -> str: ...
 
 
-def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False) -> _native.Tree:
+def build_tree(
+    layers: Sequence[Layer], *, follow_symlink_parents: bool = False, again: bool = False
+) -> _native.Tree:
     """Stacks the layers, bottom first. The layers' descriptors must outlive the tree; their
-    indexes lose their members.
+    indexes lose their members, unless a tree is to be made of them again.
 
     Raises MalformedImage for what no tree can be made of.
     """
@@ -39,7 +41,7 @@ def build_tree(layers: Sequence[Layer], *, follow_symlink_parents: bool = False)
             member = e.member.decode(errors="backslashreplace")
             where = f"member {member!r} at byte {e.offset}: " if e.member else ""
             raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
-    for layer in layers:
+    for layer in () if again else layers:
         layer.index.drop_entries()
     tree.seal()
     return tree

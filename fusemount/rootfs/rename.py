@@ -2,7 +2,9 @@
 
 A directory that has children in the layers moves without them: its upper object carries a
 `redirect`, the place in the layers where its children are.  What stands at the old place in the
-layers is hidden by a whiteout, which RENAME_WHITEOUT leaves in the same step.
+layers is hidden by a whiteout, which RENAME_WHITEOUT leaves in the same step.  Where a redirect may
+not be left (`redirect_dir=off`), all that the directory shows is brought up first, and it moves as
+one of the upper's own.
 Source: Documentation/filesystems/overlayfs.rst, "Renaming directories"; fs/overlayfs/dir.c.
 """
 
@@ -15,15 +17,47 @@ import stat
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
-from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
+from fusemount.rootfs.upper import OPAQUE, REDIRECT, RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
 
 
 class Renamer:
+    """redirect: directories of the layers move by a redirect."""
+
     def __init__(
-        self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp
+        self,
+        tree: _native.Tree,
+        upper: Upper,
+        native: _native.UpperFiles,
+        copy: CopyUp,
+        *,
+        redirect: bool,
     ) -> None:
         self._tree, self._upper, self._native, self._copy = tree, upper, native, copy
         self._names = Names(tree, upper, native)
+        self._redirect = redirect
+        self._prepared: set[int] = set()
+
+    def is_prepared(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
+        """Whether `prepare` of either name has nothing to do."""
+        places = [(parent, name)] + ([(to, new_name)] if flags & RENAME_EXCHANGE else [])
+        found = (self._tree.lookup(*place) for place in places)
+        return not any(ino and self._copies(ino) for ino in found)
+
+    def _copies(self, ino: int) -> bool:
+        attr = self._tree.getattr(ino)
+        if stat.S_ISDIR(attr.mode):
+            return not self._redirect and attr.layer >= 0 and ino not in self._prepared
+        return not self._copy.metacopy and not attr.upper and self._copy.bytes_below(ino) > 0
+
+    def prepare(self, ino: int) -> None:
+        """Brings up, without the lock `change`, the data that a rename of this would copy."""
+        if not self._copies(ino):
+            return
+        if stat.S_ISDIR(self._tree.getattr(ino).mode):
+            self._copy.tree(ino)
+            self._prepared.add(ino)  # what comes below it now is brought up with the lock
+        else:
+            self._copy.whole(ino)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> set[int]:
         """renameat2(2) with NOREPLACE and EXCHANGE, of what native/change.c has declined. Returns
@@ -46,32 +80,35 @@ class Renamer:
             return {ino, there, parent, to}
         if self._native.rename(parent, name, to, new_name, flags):
             return set()
+        if there and self._tree.getattr(there).upper:
+            self._empty(there)
         self._mark(ino, to, new_name)
-        self._names.move_dir(parent, name, to, new_name)
+        self._names.move(parent, name, to, new_name)
         return {ino, parent, to}
+
+    def _empty(self, ino: int) -> None:
+        """A directory that shows nothing is made to hold nothing, so that one rename replaces it.
+        It stays what it shows if nothing more happens."""
+        if self._tree.getattr(ino).layer >= 0:
+            self._copy.make_opaque(ino)
+        else:  # whiteouts that hide nothing, which only the upper knows
+            attr = self._tree.getattr(ino)
+            with self._upper.at(self._copy.path(ino)) as (fd, rest):
+                self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
 
     def _mark(self, ino: int, to: int, new_name: bytes) -> None:
         """A directory is told what it merges with at its new place."""
         attr = self._tree.getattr(ino)
         if not stat.S_ISDIR(attr.mode):
             return
+        if attr.layer >= 0 and not self._redirect:
+            self._copy.seal(ino)
+            self._prepared.discard(ino)
         with self._upper.at(self._copy.path(ino)) as (fd, rest):
-            if attr.layer >= 0:
-                if self._upper.mark(fd, rest, b"redirect") is None:
-                    self._upper.set_mark(fd, rest, b"redirect", b"/" + self._lower_path(ino))
-            elif self._tree.is_lower_name(to, new_name):
-                self._upper.set_mark(fd, rest, b"opaque", b"y")
-
-    def _lower_path(self, ino: int) -> bytes:
-        """Where the layers have this directory: the nearest redirect above, and on from there."""
-        parts: list[bytes] = []
-        while ino != 1:
-            if self._tree.getattr(ino).upper:
-                with self._upper.at(self._copy.path(ino)) as (fd, rest):
-                    redirect = self._upper.mark(fd, rest, b"redirect")
-                if redirect and redirect.startswith(b"/"):
-                    parts.append(redirect[1:])
-                    break
-            ((ino, name),) = self._tree.names(ino)
-            parts.append(name)
-        return b"/".join(reversed(parts))
+            if self._tree.getattr(ino).layer < 0:
+                if self._tree.is_lower_name(to, new_name):
+                    self._upper.set_mark(fd, rest, OPAQUE, b"y")
+            elif ino not in self._copy.redirects:
+                path = self._copy.lower_path(ino)
+                self._upper.set_mark(fd, rest, REDIRECT, b"/" + path)
+                self._copy.redirects[ino] = path

@@ -6,11 +6,27 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
                     directory says <P>opaque = "x"
     opaque          directory with <P>opaque = "y"
     redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
+    metacopy        file with <P>metacopy: its attributes alone; its data are the layers', at
+                    <P>redirect or at its own path
     escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
+    ours            the root's <P>imgmount = "1": used before; <P>imgmount.base: base.py
+
+and marks of our own, which overlayfs hides and passes over:
+
+    <P>imgmount             on the root: this upper was begun
+    <P>imgmount.origin      "path/in/the/layers" of what was copied up, so that it is the same inode
+                            at the next mount; not on symlinks and devices where <P> is user's
+    <P>imgmount.times       "atime mtime" in ns: the directory's, while a copy-up comes into it
+    <P>imgmount.held        "mode atime mtime capability" (octal, ns, ns, hex or "-"): the file's,
+                            while its data come
+    <P>imgmount.special     "char-MAJOR-MINOR": what an empty file stands for, since a device 0:0
+                            would be a whiteout
 
 <P> is `trusted.overlay.` where that may be written, else `user.overlay.` (kernel: `userxattr`).
 Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
-stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep them.
+stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep
+them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR-MINOR" or "block-…"
+there.
 
 Crash rule: what takes more than one step is made in the work directory and comes into the upper by
 one rename; the work directory's leftovers mean nothing and are removed at the next start.
@@ -27,6 +43,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from fusemount import _native
@@ -37,7 +54,15 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
 _ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own, which must not say who owns a file
 ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
-_OVERRIDE = re.compile(rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::|$)")
+CAPABILITY = b"security.capability"
+OPAQUE, REDIRECT, METACOPY = b"opaque", b"redirect", b"metacopy"
+ORIGIN, TIMES, HELD = b"imgmount.origin", b"imgmount.times", b"imgmount.held"
+SPECIAL = b"imgmount.special"
+_OVERRIDE = re.compile(
+    rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::((?:char|block)-\d{1,10}-\d{1,10}))?(?::|$)"
+)
+_SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
+_KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
@@ -49,6 +74,40 @@ class Owner:
     uid: int
     gid: int
     mode: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the mark `held` says of a file; the mode is the 07777 part."""
+
+    mode: int
+    atime_ns: int
+    mtime_ns: int
+    capability: bytes | None
+
+
+def format_held(held: Held) -> bytes:
+    capability = b"-" if held.capability is None else held.capability.hex().encode()
+    return b"%o %d %d %s" % (held.mode, held.atime_ns, held.mtime_ns, capability)
+
+
+_HELD = re.compile(rb"([0-7]{1,4}) (-?\d{1,20}) (-?\d{1,20}) (-|(?:[0-9a-f]{2}){1,64})")
+_TIMES = re.compile(rb"(-?\d{1,20}) (-?\d{1,20})")
+
+
+def parse_held(text: bytes | None) -> Held | None:
+    """None for a mark that is not there, or that nobody of us wrote."""
+    parts = _HELD.fullmatch(text or b"")
+    if not parts:
+        return None
+    capability = None if parts[4] == b"-" else bytes.fromhex(parts[4].decode())
+    return Held(int(parts[1], 8), int(parts[2]), int(parts[3]), capability)
+
+
+def parse_times(text: bytes | None) -> tuple[int, int] | None:
+    """(atime, mtime) in ns of the mark `times`; None likewise."""
+    parts = _TIMES.fullmatch(text or b"")
+    return (int(parts[1]), int(parts[2])) if parts else None
 
 
 def _open_dir(path: Path, *, make: bool = False) -> int:
@@ -72,10 +131,14 @@ class Upper:
     Raises UpperError when it cannot be used; every method raises OSError as the system does.
     """
 
-    def __init__(self, upper: Path, work: Path | None) -> None:
-        """work None: the upper is only looked at; nothing is made, written or swept."""
-        self.path, self.work_path = upper, work
-        self._serial = 0
+    def __init__(self, upper: Path, work: Path | None, *, live: bool = False) -> None:
+        """work None: the upper is only looked at; nothing is made, written or swept.
+
+        live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
+        gone when it is looked at.
+        """
+        self.path, self.work_path, self.live = upper, work, live
+        self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
         try:
             self._open(upper, work)
@@ -86,7 +149,8 @@ class Upper:
     def _open(self, upper: Path, work: Path | None) -> None:
         if work is None:
             self.fd = _open_dir(upper)
-            self._lock(self.fd, fcntl.LOCK_SH)
+            if not self.live:
+                self._lock(self.fd, fcntl.LOCK_SH)
             self.prefix = self._guess_prefix()
             return
         _check_apart(upper, work)
@@ -148,9 +212,13 @@ class Upper:
                 os.close(opened)
 
     def temporary(self) -> bytes:
-        """A name in the work directory that nothing has."""
-        self._serial += 1
-        return b"#%d" % self._serial
+        """A name in the work directory that nothing has. Any thread may ask."""
+        return b"#%d" % next(self._serial)
+
+    @property
+    def privileged(self) -> bool:
+        """Files can be given away, and devices made."""
+        return self.prefix == b"trusted.overlay."
 
     # xattr system calls take no dir_fd; the descriptor's magic link does the same.
     @staticmethod
@@ -186,16 +254,20 @@ class Upper:
                 return None
             raise
 
+    def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        """All xattrs of an object, as they are stored; not what goes while they are read."""
+        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=False)
+        found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
+        return {name: value for name, value in found if value is not None}
+
+    def users(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Those that are the user's, under their own names."""
+        named = ((self.decode(name), value) for name, value in stored.items())
+        return {name: value for name, value in named if name is not None}
+
     def xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         """The user's xattrs of an object, under their own names."""
-        place = self._name_of(fd, path)
-        found: dict[bytes, bytes] = {}
-        for listed in os.listxattr(place, follow_symlinks=False):
-            stored = os.fsencode(listed)
-            name = self.decode(stored)
-            if name is not None:
-                found[name] = os.getxattr(place, stored, follow_symlinks=False)
-        return found
+        return self.users(self.stored(fd, path))
 
     def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
         os.setxattr(self._name_of(fd, path), self.encode(name), value, follow_symlinks=False)
@@ -207,19 +279,84 @@ class Upper:
         """Sets <P>mark (opaque, redirect)."""
         os.setxattr(self._name_of(fd, path), self.prefix + mark, value, follow_symlinks=False)
 
+    def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
+        """The same, unless such an object cannot have it: user xattrs are for files and
+        directories."""
+        try:
+            self.set_mark(fd, path, mark, value)
+        except OSError as e:
+            if self.privileged or e.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+
+    def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
+        """Takes a mark away that may not be there."""
+        try:
+            os.removexattr(self._name_of(fd, path), self.prefix + mark, follow_symlinks=False)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+
     def mark(self, fd: int, path: bytes, mark: bytes) -> bytes | None:
         return self.raw_xattr(fd, path, self.prefix + mark)
+
+    # ---- times ----------------------------------------------------------------------------
+
+    def mark_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """A directory is about to be changed in a way that does not show."""
+        self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+
+    def settle_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """It was, and looks as it did."""
+        os.utime(path, ns=(atime_ns, mtime_ns), dir_fd=fd)
+        self.remove_mark(fd, path, TIMES)
 
     # ---- owners ---------------------------------------------------------------------------
 
     def owner(self, fd: int, path: bytes, st: os.stat_result) -> Owner:
         """Owner and mode of an object, from where they are kept."""
-        if self.prefix == b"user.overlay." and not stat.S_ISLNK(st.st_mode):
+        kept = None
+        if not self.privileged and not stat.S_ISLNK(st.st_mode):
             kept = self.raw_xattr(fd, path, OVERRIDE_STAT)
-            if kept and (parts := _OVERRIDE.match(kept)):
-                uid, gid, mode = parts.groups()
-                return Owner(int(uid), int(gid), int(mode, 8) & 0o7777)
+        return self.owner_of(st, {OVERRIDE_STAT: kept} if kept else {})
+
+    def owner_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> Owner:
+        """The same, where the xattrs are known."""
+        kept = b"" if self.privileged else stored.get(OVERRIDE_STAT, b"")
+        if parts := _OVERRIDE.match(kept):
+            uid, gid, mode = parts.group(1, 2, 3)
+            return Owner(int(uid), int(gid), int(mode, 8) & 0o7777)
         return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode))
+
+    def kind_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> tuple[int, int]:
+        """(S_IFMT, dev_t) of what an object is, or stands for."""
+        if stat.S_ISREG(st.st_mode) and not st.st_size:
+            kept = stored.get(self.prefix + SPECIAL)
+            if kept is None and not self.privileged:
+                parts = _OVERRIDE.match(stored.get(OVERRIDE_STAT, b""))
+                kept = parts and parts.group(4)
+            if kept and (parts := _SPECIAL.fullmatch(kept)):
+                return _KINDS[parts[1]], os.makedev(int(parts[2]), int(parts[3]))
+        return stat.S_IFMT(st.st_mode), st.st_rdev
+
+    def make_node(self, name: bytes, mode: int, rdev: int) -> None:
+        """mknod(2) in the work directory, of what the system or overlayfs will not have too."""
+        stands_for = stat.S_ISCHR(mode) and rdev == 0  # a whiteout to overlayfs
+        if not stands_for:
+            try:
+                os.mknod(name, mode, rdev, dir_fd=self.work_fd)
+                return
+            except PermissionError:
+                if self.privileged or not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+                    raise
+        os.mknod(name, stat.S_IFREG | stat.S_IMODE(mode), dir_fd=self.work_fd)
+        word = b"char" if stat.S_ISCHR(mode) else b"block"
+        value = b"%s-%d-%d" % (word, os.major(rdev), os.minor(rdev))
+        if stands_for:
+            self.set_mark(self.work_fd, name, SPECIAL, value)
+        else:
+            # give() puts owner and mode before it
+            place = self._name_of(self.work_fd, name)
+            os.setxattr(place, OVERRIDE_STAT, b"0:0:0600:" + value)
 
     def give(self, fd: int, path: bytes, owner: Owner) -> None:
         """chown and chmod, in that order since chown drops set-id bits; kept beside the object
@@ -231,12 +368,12 @@ class Upper:
             try:
                 os.chown(path, owner.uid, owner.gid, dir_fd=fd, follow_symlinks=False)
             except OSError as e:
-                if e.errno not in _CANNOT_OWN or self.prefix == b"trusted.overlay.":
+                if e.errno not in _CANNOT_OWN or self.privileged:
                     raise
                 override = True
         if link:
             return
-        if self.prefix == b"user.overlay.":
+        if not self.privileged:
             self._give_unprivileged(fd, path, owner, st, override)
         else:
             os.chmod(path, owner.mode, dir_fd=fd)
@@ -248,20 +385,41 @@ class Upper:
         mine = 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
         place = self._name_of(fd, path)
         os.chmod(path, (owner.mode & ~0o6000 if override else owner.mode) | mine, dir_fd=fd)
-        if override or owner.mode & mine != mine:
-            kept = b"%d:%d:0%o" % (owner.uid, owner.gid, owner.mode)
+        before = self.raw_xattr(fd, path, OVERRIDE_STAT)
+        parts = _OVERRIDE.match(before or b"")
+        special = b":" + parts[4] if parts and parts[4] else b""
+        if override or special or owner.mode & mine != mine:
+            kept = b"%d:%d:0%o%s" % (owner.uid, owner.gid, owner.mode, special)
             os.setxattr(place, OVERRIDE_STAT, kept)
-        elif self.raw_xattr(fd, path, OVERRIDE_STAT) is not None:
+        elif before is not None:
             os.removexattr(place, OVERRIDE_STAT)
 
     # ---- whiteouts and removal ------------------------------------------------------------
 
-    def is_whiteout(self, fd: int, path: bytes, st: os.stat_result) -> bool:
+    def is_whiteout(self, st: os.stat_result, stored: dict[bytes, bytes]) -> bool:
         if stat.S_ISCHR(st.st_mode):
             return st.st_rdev == 0
         if stat.S_ISREG(st.st_mode) and st.st_size == 0:
-            return self.mark(fd, path, b"whiteout") is not None
+            return self.prefix + b"whiteout" in stored
         return False
+
+    def make_opaque(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """A directory that holds all it shows is marked so, and its whiteouts go."""
+        self.mark_times(fd, path, atime_ns, mtime_ns)
+        self.set_mark(fd, path, OPAQUE, b"y")
+        self.remove_mark(fd, path, REDIRECT)
+        here = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            for name in map(os.fsencode, os.listdir(here)):
+                st = os.stat(name, dir_fd=here, follow_symlinks=False)
+                whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
+                if stat.S_ISREG(st.st_mode) and st.st_size == 0:
+                    whiteout = self.mark(here, name, b"whiteout") is not None
+                if whiteout:
+                    os.unlink(name, dir_fd=here)
+        finally:
+            os.close(here)
+        self.settle_times(fd, path, atime_ns, mtime_ns)
 
     @contextmanager
     def _whiteout(self) -> Iterator[bytes]:
@@ -291,6 +449,11 @@ class Upper:
         with self.at(path) as (fd, rest):
             os.rename(rest, name, src_dir_fd=fd, dst_dir_fd=self.work_fd)
         return name
+
+    def link_in(self, name: bytes, path: bytes) -> None:
+        """Gives an object of the work directory a name where nothing is."""
+        with self.at(path) as (fd, rest):
+            os.link(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd, follow_symlinks=False)
 
     def put_in(self, name: bytes, path: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""

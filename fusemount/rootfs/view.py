@@ -3,11 +3,14 @@
 An operation has two doors: the fast path's threads call native/change.c for what one system call
 completes, and the methods here call the same, bring up what it declines (copy-up) and call it once
 more; what takes more steps even then is done here.  One lock, `change`, makes each operation one
-step to all others, whoever asks.  First the upper is changed, then the tree; what fails in the
-upper has changed neither.  Errors are OSError with the errno that the caller is to see.
+step to all others, whoever asks; data are copied up without it.  First the upper is changed, then
+the tree; what fails in the upper has changed neither.  Errors are OSError with the errno that the
+caller is to see.
 
 A file that loses its last name while the kernel knows it moves to the work directory, and stays
 there until it is forgotten: there are no handles, any file that is known may be open.
+
+Any thread may call any method.  What may copy much data takes its time: bytes_to_copy says so.
 """
 
 from __future__ import annotations
@@ -23,14 +26,20 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from fusemount import _native
-from fusemount.rootfs.copyup import WHOLE, CopyUp
-from fusemount.rootfs.load import load_upper, set_xattrs
+from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.load import Loaded, Mending, load_upper, set_xattrs
 from fusemount.rootfs.make import Maker, New
-from fusemount.rootfs.names import Names
+from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.rename import Renamer
-from fusemount.rootfs.upper import ACL_ACCESS, ACL_DEFAULT, Owner, Upper
+from fusemount.rootfs.upper import (
+    ACL_ACCESS,
+    ACL_DEFAULT,
+    CAPABILITY,
+    RENAME_WHITEOUT,
+    Owner,
+    Upper,
+)
 
-_CAPABILITY = b"security.capability"
 _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 
 
@@ -53,6 +62,20 @@ class Change:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class UpperOptions:
+    """How an upper is used.
+
+    metacopy: attributes of a file may come up without its data; redirect: directories of the layers
+    are renamed by a redirect, which metacopy needs too.  Who reads the upper as plain files wants
+    neither.  volatile: nothing is synced.
+    """
+
+    metacopy: bool = True
+    redirect: bool = True
+    volatile: bool = False
 
 
 def fail(number: int) -> NoReturn:
@@ -80,34 +103,51 @@ class RootFs:
     next mount; nobody else may be using native then.
     """
 
-    def __init__(self, tree: _native.Tree, upper: Upper | None, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        tree: _native.Tree,
+        upper: Upper | None,
+        *,
+        read_only: bool = False,
+        options: UpperOptions = UpperOptions(),
+    ) -> None:
         self.tree = tree
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
-        if upper is not None:
-            self._start(upper)
-            native = self.native = _native.UpperFiles(
-                tree,
-                upper.fd,
-                upper.work_fd,
-                read_only=self.read_only,
-                owners=upper.prefix == b"trusted.overlay.",
-                max_fds=kept_descriptors(),
-            )
-            self._copy = CopyUp(tree, upper, native)
-            self._maker = Maker(tree, upper, self._copy)
-            self._names = Names(tree, upper, native)
-            self._renamer = Renamer(tree, upper, native, self._copy)
+        if upper is None:
+            return
+        loaded = self._start(upper)
+        native = self.native = _native.UpperFiles(
+            tree,
+            upper.fd,
+            upper.work_fd,
+            read_only=self.read_only,
+            owners=upper.privileged,
+            max_fds=kept_descriptors(),
+            no_sync=options.volatile,
+        )
+        self._copy = CopyUp(
+            tree, upper, native, loaded.redirects,
+            metacopy=options.metacopy and options.redirect, sync=not options.volatile,
+        )  # fmt: skip
+        self._maker = Maker(tree, upper, self._copy)
+        self._names = Names(tree, upper, native)
+        self._renamer = Renamer(tree, upper, native, self._copy, redirect=options.redirect)
+        if not self.read_only:
+            with changing(native):
+                self._mend(loaded.mending)
 
-    def _start(self, upper: Upper) -> None:
+    def _start(self, upper: Upper) -> Loaded:
         """A new upper takes on the root's attributes; one that was used before is laid over."""
         fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
         if not fresh:
-            load_upper(self.tree, upper)
-            return
-        if self.read_only:
-            return
+            return load_upper(self.tree, upper)
+        if not self.read_only:
+            self._begin(upper)
+        return Loaded({}, Mending([], [], []))
+
+    def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
         upper.give(upper.fd, b".", Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
         for name, value in self.tree.xattrs(1).items():
@@ -115,6 +155,15 @@ class RootFs:
         upper.set_mark(upper.fd, b".", b"imgmount", b"1")
         os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
         self.tree.set_attr(1, upper=True)
+
+    def _mend(self, mending: Mending) -> None:
+        """Finishes on disk what a process that died had begun."""
+        for ino, there, missing in mending.links:
+            self._copy.complete_links(ino, there, missing)
+        for ino in mending.files:
+            self._copy.restore(ino)
+        for ino in mending.times:
+            self._copy.settle_times(ino)
 
     def close(self) -> None:
         if self.upper is None or self.native is None:
@@ -142,7 +191,8 @@ class RootFs:
         return os.statvfs(self.upper.fd) if self.upper else None
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
-        if self.native is None or not self.tree.getattr(ino).upper:
+        attr = self.tree.getattr(ino)
+        if self.native is None or not attr.upper or attr.meta:
             return self.tree.read(ino, offset, size)
         fd = self.native.pin(ino)
         try:
@@ -153,6 +203,13 @@ class RootFs:
     def forget(self, ino: int, count: int) -> None:
         """The kernel has forgotten so many look-ups."""
         (self.native or self.tree).forget(ino, count)
+
+    def lives(self, ino: int) -> bool:
+        try:
+            self.tree.getattr(ino)
+        except OSError:
+            return False
+        return True
 
     # ---- the upper's side -----------------------------------------------------------------
 
@@ -165,16 +222,33 @@ class RootFs:
     def _changing(self) -> Iterator[_native.UpperFiles]:
         """The door to native/change.c, and nobody else changes anything."""
         door = self._writable()
-        door.lock()
-        try:
+        with changing(door):
             yield door
-        finally:
-            door.unlock()
+
+    def bytes_to_copy(self, ino: int) -> int:
+        """How many bytes a change of a file's data (without metacopy: any change) copies first."""
+        return self._copy.bytes_below(ino) if self.native else 0
+
+    @property
+    def metacopy(self) -> bool:
+        return self.native is not None and self._copy.metacopy
 
     def prepare(self, ino: int) -> None:
         """Brings a node up whole, so that it can be written."""
+        self._writable()
+        self._copy.whole(ino)
+
+    def bring_up(self, ino: int) -> None:
+        """Brings a node up, its data if they cannot stay below."""
+        self._with_attributes(ino)
         with self._changing():
             self._copy.node(ino)
+
+    def _with_attributes(self, ino: int) -> None:
+        """Before the lock: where attributes cannot come up alone, data are copied without it."""
+        self._writable()
+        if not self._copy.metacopy and self._has_object(ino):
+            self._copy.whole(ino)
 
     def _refresh(self, ino: int, acls: bool = False) -> None:
         """The tree takes over what the upper's object now says; of a file not size and mtime, which
@@ -192,7 +266,7 @@ class RootFs:
             atime_ns=st.st_atime_ns,
             ctime_ns=st.st_ctime_ns,
         )
-        if not stat.S_ISREG(st.st_mode):
+        if not stat.S_ISREG(self.tree.getattr(ino).mode):
             self.tree.set_attr(ino, mtime_ns=st.st_mtime_ns)
         if xattrs is not None:
             set_xattrs(self.tree, ino, xattrs)
@@ -218,6 +292,7 @@ class RootFs:
         return self.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, caller)
 
     def link(self, ino: int, parent: int, name: bytes) -> None:
+        self._with_attributes(ino)
         with self._changing() as door:
             if not door.link(ino, parent, name):
                 self._copy.directory(parent)
@@ -239,10 +314,26 @@ class RootFs:
                     self._refresh(parent)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> None:
+        """renameat2(2). After RENAME_WHITEOUT a character device 0:0 stands at the old name, as on
+        other file systems: the rename is one step, the device another."""
+        whiteout, flags = flags & RENAME_WHITEOUT, flags & ~RENAME_WHITEOUT
+        while not self._rename(parent, name, to, new_name, flags):
+            for place in ((parent, name), (to, new_name)):
+                if ino := self.lookup(*place):
+                    self._renamer.prepare(ino)
+        if whiteout:
+            self.mknod(parent, name, stat.S_IFCHR, 0, Caller(0, 0))
+
+    def _rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
+        """False when data have to be copied first."""
         with self._changing() as door:
-            if not door.rename(parent, name, to, new_name, flags):
-                for changed in self._renamer.rename(parent, name, to, new_name, flags):
-                    self._refresh(changed)
+            if door.rename(parent, name, to, new_name, flags):
+                return True
+            if not self._renamer.is_prepared(parent, name, to, new_name, flags):
+                return False
+            for changed in self._renamer.rename(parent, name, to, new_name, flags):
+                self._refresh(changed)
+            return True
 
     # ---- files ----------------------------------------------------------------------------
 
@@ -272,24 +363,42 @@ class RootFs:
 
         kill: a change of size takes the set-id bits, as it does for who is not privileged.
         """
+        resized = False
+        if not self._nothing_new(ino, change):
+            resized = self._bring_up_for(ino, change)
         with self._changing() as door:
             if kill and change.size is not None and change.mode is None:
                 mode = stat.S_IMODE(self.tree.getattr(ino).mode)
                 left = _without_set_id(mode)
                 change = replace(change, mode=None if left == mode else left)
-            if _set(door, ino, change):
-                return
-            attr = self.tree.getattr(ino)
-            self._copy.node(ino, WHOLE if change.size is None else change.size)
-            resized = not attr.upper and change.size not in (None, attr.size)
             if resized and change.mtime_ns is None:
                 # only so much was copied, so that nothing is cut off any more
                 change = replace(change, mtime_ns=time.time_ns())
             if _set(door, ino, change):
                 return
+            self._copy.node(ino)
+            if _set(door, ino, change):
+                return
             self._give(ino, change)
             rest = replace(change, mode=None, uid=None, gid=None)
             _done(rest == Change() or _set(door, ino, rest))
+
+    def _nothing_new(self, ino: int, change: Change) -> bool:
+        """The kernel's word of an mtime that it had from us (after unlink and link)."""
+        return change == Change(mtime_ns=change.mtime_ns) and change.mtime_ns in (
+            None, self.tree.getattr(ino).mtime_ns)  # fmt: skip
+
+    def _bring_up_for(self, ino: int, change: Change) -> bool:
+        """Before the lock. True when a file came up with another size than it had."""
+        if change.size is None:
+            self._with_attributes(ino)
+            return False
+        attr = self.tree.getattr(ino)
+        if not stat.S_ISREG(attr.mode) or not self._copy.bytes_below(ino):
+            return False
+        self._writable()
+        self._copy.whole(ino, change.size)
+        return change.size != attr.size
 
     def _give(self, ino: int, change: Change) -> None:
         """chown and chmod of what has an ACL, or where owners are kept beside the object."""
@@ -303,15 +412,16 @@ class RootFs:
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
             self.upper.give(at, rest, Owner(uid, gid, mode))
-            if chown and self.tree.getxattr(ino, _CAPABILITY) is not None:
-                if self.upper.raw_xattr(at, rest, _CAPABILITY) is not None:
-                    self.upper.remove_xattr(at, rest, _CAPABILITY)
-                self.tree.setxattr(ino, _CAPABILITY, None)
+            if chown and self.tree.getxattr(ino, CAPABILITY) is not None:
+                if self.upper.raw_xattr(at, rest, CAPABILITY) is not None:
+                    self.upper.remove_xattr(at, rest, CAPABILITY)
+                self.tree.setxattr(ino, CAPABILITY, None)
         # chmod changes an ACL's mask
         self._refresh(ino, acls=self.tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         """Sets an xattr; None removes it (ENODATA when it is not there)."""
+        self._with_attributes(ino)
         with self._changing():
             if value is None and self.tree.getxattr(ino, name) is None:
                 fail(errno.ENODATA)

@@ -281,6 +281,15 @@ int ask_name(rig *r, uint32_t opcode, uint64_t node, const char *name) {
     return ask(r, opcode, node, name, strlen(name) + 1);
 }
 
+uint64_t tell_declined(rig *r) {
+    struct fuse_rename2_in move = {.newdir = IMG_ROOT, .flags = 2 /* RENAME_EXCHANGE */};
+    return tell(r, FUSE_RENAME2, IMG_ROOT, &move, sizeof move, "x\0d", 4);
+}
+
+int ask_declined(rig *r) {
+    return answer_to(r, tell_declined(r));
+}
+
 /* ---- pyfuse3's part ----------------------------------------------------------------------- */
 
 size_t python_hears(rig *r, void *message, size_t room) {

@@ -55,6 +55,9 @@ int ask_name(rig *r, uint32_t opcode, uint64_t node, const char *name);
 /* Sends without waiting; the number of the request. */
 uint64_t tell(rig *r, uint32_t opcode, uint64_t node, const void *arg, size_t size,
               const void *more, size_t more_size);
+/* The same for a request that C always declines: an exchange of two names. */
+uint64_t tell_declined(rig *r);
+int ask_declined(rig *r);
 /* Waits for an answer, which must be that one's. */
 int answer_to(rig *r, uint64_t unique);
 /* Sends any bytes. */

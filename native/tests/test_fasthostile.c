@@ -120,7 +120,7 @@ static void keep_waiting(rig *r, uint64_t *uniques, size_t n) {
     char heard[256];
     struct fuse_write_in in = {.size = 2};
     for (size_t i = 0; i < n; i++)
-        uniques[i] = i % 2 ? tell(r, FUSE_REMOVEXATTR, IMG_ROOT, "user.k", 7, NULL, 0)
+        uniques[i] = i % 2 ? tell_declined(r)
                            : tell(r, FUSE_WRITE, node_of(r, "x"), &in, sizeof in, "XY", 2);
     for (size_t i = 0; i < n / 2; i++)
         CHECK(python_hears(r, heard, sizeof heard) > 0);
@@ -133,7 +133,7 @@ static void test_pyfuse3_goes(void) {
     (void)close(r->python);
     r->python = -1;
     answers_eio(r, uniques, 8);
-    CHECK(ask_name(r, FUSE_REMOVEXATTR, IMG_ROOT, "user.k") == -EIO);
+    CHECK(ask_declined(r) == -EIO);
     CHECK(attr_of(r, IMG_ROOT).ino == IMG_ROOT); /* the rest goes on */
     rig_free(r);
 }
@@ -168,7 +168,7 @@ static void test_the_kernel_goes(void) {
 
 static void test_without_pyfuse3(void) {
     rig *r = rig_new(RIG_UPPER, 1, NULL);
-    CHECK(ask_name(r, FUSE_REMOVEXATTR, IMG_ROOT, "user.k") == -ENOSYS);
+    CHECK(ask_declined(r) == -ENOSYS);
     rig_free(r);
 }
 
@@ -178,7 +178,7 @@ static void test_pyfuse3_talks_nonsense(void) {
     char heard[256], noise[64] = {0};
     python_says(r, 4711, 0, noise, sizeof noise);
     CHECK(send(r->python, noise, 3, 0) == 3);
-    uint64_t unique = tell(r, FUSE_REMOVEXATTR, IMG_ROOT, "user.k", 7, NULL, 0);
+    uint64_t unique = tell_declined(r);
     CHECK(python_hears(r, heard, sizeof heard) > 0);
     python_says(r, unique, 0, NULL, 0);
     CHECK(answer_to(r, unique) == 0);

@@ -154,3 +154,33 @@ def test_a_user_does_not_follow_anothers_records(home: Path) -> None:
     done = as_user(home, "for v in mounts 'run image.tar true'; do imgmount $v || echo $?; done")
     assert done.stdout.split() == ["9", "125"]
     assert done.stderr.count("only you can write to") == 2
+
+
+def test_diff_and_commit(home: Path) -> None:
+    """Owners that the system did not let the user set are in the image all the same."""
+    done = as_user(
+        home,
+        """
+        imgmount image.tar m --upper up
+        echo x > m/tmp/x && chmod 4755 m/tmp/x && rm -f m/etc/motd
+        mkdir m/tmp/d && chmod 0 m/tmp/d && ln -s nowhere m/tmp/l
+        imgmount diff m
+        imgmount commit -q m t:1 -o one.tar
+        imgmount umount m
+        imgmount commit -q up t:1 -o two.tar
+        imgmount dump --digest image.tar --upper up > up.txt
+        for i in one two; do imgmount dump --digest $i.tar | sed 's/ [^ ]*$//' > $i.txt; done
+        sed 's/ [^ ]*$//' up.txt | cmp - one.txt && cmp one.txt two.txt
+        grep -c "^/tmp/x f 4755 65534 65534" one.txt
+        """,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.splitlines() == [
+        "C /etc",
+        "D /etc/motd",
+        "C /tmp",
+        "A /tmp/d",
+        "A /tmp/l",
+        "A /tmp/x",
+        "1",
+    ]

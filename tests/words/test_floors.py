@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
 FLOORS = {
     0: ("errors", "digest", "escape", "reference", "settings", "_native", "__init__"),
-    1: ("image", "codec"),
+    1: ("image", "codec", "tar"),
     2: ("store", "layer"),
     3: ("sources", "transfer"),
     4: ("rootfs",),

@@ -1,0 +1,91 @@
+"""`imgmount commit MOUNTPOINT|UPPER NAME:TAG -o FILE`: what was changed as an image's new layer."""
+
+from __future__ import annotations
+
+import os
+
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.errors import UsageError
+
+_EPOCH_MAX = 253402300799  # the last second of the year 9999
+
+
+def parser() -> Parser:
+    p = Parser("commit", "Write what was changed as an image with one layer more; print its ID.")
+    add_changed(p)
+    p.add_argument("name", metavar="NAME[:TAG]", help="the new image's name")
+    p.add_argument("-o", "--output", metavar="FILE", required=True,
+                   help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIR")  # fmt: skip
+    p.add_argument("--format", choices=("oci-archive", "docker-archive", "oci"),
+                   help="of FILE; default oci-archive, which docker loads too")  # fmt: skip
+    p.add_argument("--compress", choices=("gzip", "zstd", "none"),
+                   help="the new layer; default gzip, in a docker-archive none")  # fmt: skip
+    p.add_argument("-c", "--change", metavar="LINE", action="append", default=[],
+                   help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, "
+                        "as in a Dockerfile")  # fmt: skip
+    p.add_argument("-m", "--message", default="", help="for the image's history")
+    p.add_argument("-a", "--author", default="")
+    p.add_argument("-q", "--quiet", action="store_true", help="print no image ID and no progress")
+    p.add_argument("--rewrite-timestamp", action="store_true",
+                   help="no file is younger than SOURCE_DATE_EPOCH")  # fmt: skip
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.cli.diff import warn
+    from fusemount.cli.progress import terminal_progress
+    from fusemount.codec import Compression
+    from fusemount.daemon.commit import CommitOptions, commit
+    from fusemount.layer import SilentProgress
+    from fusemount.sources.writing import parse_target
+
+    epoch = _source_date_epoch()
+    if args.rewrite_timestamp and epoch is None:
+        raise UsageError("--rewrite-timestamp: to which time? Set SOURCE_DATE_EPOCH")
+    for word, text in (("--message", args.message), ("--author", args.author)):
+        _check_text(word, text)
+    options = CommitOptions(
+        name=_image_name(args.name),
+        target=parse_target(args.output, args.format),
+        changes=tuple(args.change),
+        author=args.author,
+        message=args.message,
+        epoch_s=epoch,
+        rewrite_timestamp=args.rewrite_timestamp,
+        compression=Compression(args.compress) if args.compress else None,
+    )
+    image_id = commit(
+        asked_of(args),
+        options,
+        directories(),
+        SilentProgress() if args.quiet else terminal_progress(),
+        warn,
+    )
+    if not args.quiet:
+        print(image_id)
+    return 0
+
+
+def _image_name(text: str) -> str:
+    from fusemount.reference import tagged_name
+
+    return tagged_name(text)
+
+
+def _check_text(word: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{word}: not UTF-8") from None
+
+
+def _source_date_epoch() -> int | None:
+    """https://reproducible-builds.org/specs/source-date-epoch/"""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if text.isascii() and text.isdecimal() and int(text[:13]) <= _EPOCH_MAX and len(text) <= 13:
+        return int(text)
+    raise UsageError(f"SOURCE_DATE_EPOCH={text}: not a number of seconds since 1970")

@@ -1,0 +1,196 @@
+"""Law: from a mountpoint or an upper directory to what was changed there, and in which image.
+
+A living mount is asked for nothing: what the kernel still holds of it is written out first, then
+its upper is read as it lies there.  What is changed meanwhile may be seen or not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount import _native
+from fusemount.daemon import registry
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.registry import Record
+from fusemount.daemon.view import identity
+from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
+from fusemount.reference import Reference, parse_reference
+from fusemount.settings import Directories, ImageOptions
+
+if TYPE_CHECKING:
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
+    from fusemount.rootfs import RootFs
+    from fusemount.rootfs.base import Base
+    from fusemount.rootfs.changes import Change
+    from fusemount.rootfs.upper import Upper
+    from fusemount.sources import Image
+
+SETTLE_SECONDS = 2.0
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of: place: a mountpoint or an upper.
+
+    base: the image, where it is another than the upper's record says; follow_symlink_parents: how
+    its layers are stacked, None as the record says.
+    """
+
+    place: Path
+    base: Reference | None
+    follow_symlink_parents: bool | None
+    image_options: ImageOptions
+
+
+@dataclass(frozen=True)
+class Changed:
+    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order."""
+
+    upper: Path
+    image: Image
+    layers: Sequence[OpenLayer | OpenDirectory]
+    rootfs: RootFs
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """record: of the mount whose upper it is, None where none is mounted."""
+
+    upper: Path
+    record: Record | None
+
+
+def open_changed(
+    asked: Asked, directories: Directories, progress: Progress, warn: Warn, stack: ExitStack
+) -> Changed:
+    """Raises every error of an image, MountpointError, UpperError, ImgmountError."""
+    from fusemount.layer import open_all
+    from fusemount.rootfs import RootFs
+    from fusemount.rootfs.changes import compare
+    from fusemount.rootfs.open import build_tree
+    from fusemount.rootfs.upper import Upper
+    from fusemount.sources import open_image
+
+    found = _find(asked.place, directories)
+    if found.record is not None:
+        _write_out(found.record)
+    upper = Upper(found.upper, None, live=found.record is not None)
+    undo = stack.enter_context(ExitStack())
+    undo.callback(upper.close)
+    known = _known_base(upper, found)
+    reference, image_options = _chosen(known, asked, found.upper)
+    try:
+        image = stack.enter_context(open_image(reference, image_options, directories, progress))
+    except ImageNotFound as error:
+        if asked.base is not None:
+            raise
+        why = f"{error}; {found.upper} was made over it: say where it is now with --base"
+        raise ImageNotFound(why) from error
+    layers = open_all(image, image_options, directories, progress)
+    for layer in layers:
+        stack.callback(layer.close)
+    _check_identity(found.upper, known, asked.base, identity(image, layers), warn)
+    follow = asked.follow_symlink_parents
+    if follow is None:
+        follow = known is not None and known.follow_symlink_parents
+    lower = build_tree(layers, follow_symlink_parents=follow, again=True)
+    try:
+        rootfs = RootFs(build_tree(layers, follow_symlink_parents=follow), upper, read_only=True)
+    except OSError as error:
+        raise ImgmountError(f"{found.upper}: {error.strerror or error}") from error
+    undo.pop_all()
+    stack.callback(rootfs.close)
+    return Changed(found.upper, image, layers, rootfs, compare(lower, rootfs.tree))
+
+
+def _find(place: Path, directories: Directories) -> _Place:
+    """Raises MountpointError: a mount that is not ours to read, or has no upper; UpperError."""
+    target = resolve(place)
+    entry = mount_at(target)
+    record = registry.find(directories.runtime, entry) if entry else None
+    if record is None and entry is not None and entry.fstype == FSTYPE:
+        raise MountpointError(f"{place}: no record of this mount in {directories.runtime}")
+    if record is not None:
+        if record.upper is None:
+            raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
+        return _Place(Path(record.upper), record if record.alive else None)
+    if not target.is_dir():
+        raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
+    for mounted in registry.listing(directories.runtime):
+        upper = mounted.record.upper
+        if upper is not None and resolve(Path(upper)) == target and mounted.record.alive:
+            return _Place(target, mounted.record)
+    return _Place(target, None)
+
+
+def _write_out(record: Record) -> None:
+    """What programs wrote lies in the kernel's cache until it is written to the upper."""
+    try:
+        fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _native.syncfs(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise MountpointError(
+            f"{record.mountpoint}: cannot be written out: {error.strerror or error}"
+        ) from error
+    _await_requests(record)
+
+
+def _await_requests(record: Record) -> None:
+    """syncfs(2) of FUSE need not wait until what it sent has been answered (it is no promise of
+    FUSE's), but the kernel tells how much has not. Somebody busy must not keep us for ever, and
+    where the kernel cannot be asked there is nothing to wait for."""
+    path = Path("/sys/fs/fuse/connections", record.device.rpartition(":")[2], "waiting")
+    end = time.monotonic() + SETTLE_SECONDS
+    with suppress(OSError, ValueError):
+        while int(path.read_text()) and time.monotonic() < end:
+            time.sleep(0.002)
+
+
+def _known_base(upper: Upper, found: _Place) -> Base | None:
+    from fusemount.rootfs.base import Base, recorded_base
+
+    known = recorded_base(upper)
+    if known is None and found.record is not None:  # an older upper, shown read-only
+        return Base(found.record.image, found.record.image_id)
+    return known
+
+
+def _chosen(known: Base | None, asked: Asked, upper: Path) -> tuple[Reference, ImageOptions]:
+    """The image to open, and how. Raises UpperError where nobody says which it is."""
+    from fusemount.image import parse_platform
+    from fusemount.sources import path_exists
+
+    options = asked.image_options
+    if known is not None and known.platform and options.platform is None:
+        options = replace(options, platform=parse_platform(known.platform))
+    if asked.base is not None:
+        return asked.base, options
+    if known is None:
+        raise UpperError(f"{upper}: nothing says which image it belongs to: name it with --base")
+    return parse_reference(known.image, path_exists), options
+
+
+def _check_identity(
+    upper: Path, known: Base | None, base: Reference | None, image_id: str, warn: Warn
+) -> None:
+    if known is None or not known.image_id or not image_id or known.image_id == image_id:
+        return
+    if base is None:
+        raise UpperError(
+            f"{upper}: made over {known.image_id}, but {known.image} now is {image_id}: "
+            "name the image with --base"
+        )
+    warn(f"{upper}: made over {known.image_id}, not over {base}, which is {image_id}")

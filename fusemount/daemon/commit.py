@@ -1,0 +1,120 @@
+"""Law: `imgmount commit` as one function: what was changed becomes an image with one layer more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount.codec import Compression
+from fusemount.daemon.changed import Asked, Changed, Warn, open_changed
+from fusemount.digest import Digest
+from fusemount.errors import UsageError
+from fusemount.settings import Directories
+
+if TYPE_CHECKING:
+    from fusemount.layer import Progress
+    from fusemount.sources.writing import Target, WrittenLayer
+
+
+@dataclass(frozen=True)
+class CommitOptions:
+    """name: NAME:TAG. epoch_s: SOURCE_DATE_EPOCH, None for now.
+
+    rewrite_timestamp: no file is younger than epoch_s.  compression: of the new layer, None: what
+    the target is best with.
+    """
+
+    name: str
+    target: Target
+    changes: tuple[str, ...] = ()
+    author: str = ""
+    message: str = ""
+    epoch_s: int | None = None
+    rewrite_timestamp: bool = False
+    compression: Compression | None = None
+
+
+def commit(
+    asked: Asked,
+    options: CommitOptions,
+    directories: Directories,
+    progress: Progress,
+    warn: Warn,
+) -> Digest:
+    """The new image's ID. Raises every error of an image, MountpointError, UpperError, NoSpace,
+    ImgmountError, UsageError; nothing is written then."""
+    from fusemount.image.changeline import apply_changes
+
+    apply_changes({}, list(options.changes))  # a bad one shows before anything is read
+    compression = _compression(options)
+    with ExitStack() as stack:
+        changed = open_changed(asked, directories, progress, warn, stack)
+        _check_apart(options.target, changed)
+        return _write(changed, options, compression, progress, warn)
+
+
+def _compression(options: CommitOptions) -> Compression:
+    docker = options.target.form == "docker-archive"
+    if docker and options.compression not in (None, Compression.NONE):
+        raise UsageError("--compress: a docker-archive holds its layers uncompressed")
+    if options.compression is not None:
+        return options.compression
+    return Compression.NONE if docker else Compression.GZIP
+
+
+def _check_apart(target: Target, changed: Changed) -> None:
+    """The image that an upper belongs to must not be replaced by another."""
+    path, base = target.path, Path(changed.image.source)
+    if target.form != "oci" and path.exists() and base.exists() and path.samefile(base):
+        raise UsageError(f"{path}: is the image below {changed.upper}, which must stay as it is")
+
+
+def _write(
+    changed: Changed,
+    options: CommitOptions,
+    compression: Compression,
+    progress: Progress,
+    warn: Warn,
+) -> Digest:
+    from fusemount.image.commit import Step, committed_config
+    from fusemount.layer import OpenLayer
+    from fusemount.sources.writing import ImageWriter
+
+    image = changed.image.described()
+    with ImageWriter(options.target, progress) as writer:
+        carried = [
+            writer.carry_layer(blob, layer)
+            for blob, layer in zip(image.layers, changed.layers, strict=True)
+            if isinstance(layer, OpenLayer)
+        ]
+        new: Sequence[WrittenLayer] = ()
+        if changed.changes:
+            new = (writer.add_layer(_layer_tar(changed, options, warn), compression),)
+        step = Step(
+            created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
+            changes=options.changes,
+            author=options.author,
+            comment=options.message,
+        )
+        config = committed_config(
+            image.config,
+            [layer.diff_id for layer in carried],
+            new[0].diff_id if new else None,
+            step,
+        )
+        return writer.finish(config, image.platform, [*carried, *new], options.name)
+
+
+def _layer_tar(changed: Changed, options: CommitOptions, warn: Warn) -> Iterator[bytes]:
+    from fusemount.rootfs.layertar import layer_tar
+
+    newest = options.epoch_s if options.rewrite_timestamp else None
+
+    def warned(what: str) -> None:
+        warn(f"{what}: left out")
+
+    return layer_tar(changed.rootfs, changed.changes, warned, newest_s=newest)

@@ -1,0 +1,211 @@
+"""Law: layers, a config and names become an image in one of three forms; docker_archive.py and
+oci.py read what is written here.
+
+    oci              a layout's directory; other images that are in it stay
+    oci-archive      the same as a tar, and a manifest.json for docker (from 1.10 on), which then
+                     loads it as it loads what docker 25 saves
+    docker-archive   manifest.json, <config hex>.json, <diff_id hex>.tar, layers uncompressed
+
+Layers are written lowest first, or in any order: only finish() says which belong to the image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fusemount.codec import MAGIC_BYTES, PIECE, Compression, compressor, detect
+from fusemount.digest import Digest
+from fusemount.errors import MalformedImage, UsageError, VerificationFailed
+from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
+from fusemount.image.parse import parse_index
+from fusemount.layer import LayerBlob, OpenLayer
+from fusemount.layer.decode import Beside, StretchReader, read_at
+from fusemount.layer.progress import Progress
+from fusemount.reference import normalised_name
+from fusemount.settings import Platform
+from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
+
+FORMS = ("oci-archive", "docker-archive", "oci")
+_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """form: one of FORMS; path: the archive, or the layout's directory."""
+
+    form: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class WrittenLayer:
+    """A layer that is in the medium. digest and size: of the bytes as they stand there."""
+
+    diff_id: Digest
+    digest: Digest
+    size: int
+    compression: Compression
+
+
+def parse_target(text: str, form: str | None) -> Target:
+    """`FILE`, or one of FORMS, a colon and the path, as skopeo has it. Raises UsageError."""
+    transport, colon, rest = text.partition(":")
+    if colon and transport in FORMS:
+        if form not in (None, transport):
+            raise UsageError(f"{text}: {transport} by its name, but {form} by --format")
+        form, text = transport, rest
+    if not text or "\0" in text:
+        raise UsageError("the output names no file")
+    return Target(form or FORMS[0], Path(text))
+
+
+class ImageWriter:
+    """A context manager: the image is there once finish() was called, and nothing is else.
+
+    Raises NoSpace, ImgmountError; VerificationFailed where a layer's bytes are not what they were.
+    """
+
+    def __init__(self, target: Target, progress: Progress) -> None:
+        self._form, self._progress = target.form, progress
+        layout = LayoutOutput(target.path) if target.form == "oci" else None
+        self._layout = layout
+        self._output: Output = layout or ArchiveOutput(target.path)
+        self._naming = _docker_name if target.form == "docker-archive" else blob_path
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._output.leave()
+
+    # ---- layers -------------------------------------------------------------------------------
+
+    def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
+        """A new layer from the bytes of its tar. In a docker-archive compression must be NONE."""
+        plain, packing = hashlib.sha256(), compressor(compression)
+        with self._output.blob(self._naming) as blob:
+
+            def take(piece: bytes) -> None:
+                plain.update(piece)
+                blob.write(packing.compress(piece))
+
+            with Beside(take) as beside:
+                for piece in pieces:
+                    beside.put(piece)
+            blob.write(packing.flush())
+        diff_id = Digest("sha256:" + plain.hexdigest())
+        return WrittenLayer(diff_id, blob.digest, blob.size, compression)
+
+    def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
+        """A layer of another image: byte by byte as it is there, where this form has a word for its
+        compression, else uncompressed."""
+        head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+        compression = detect(head)
+        if self._form == "docker-archive" or compression not in _SUFFIX:
+            compression = Compression.NONE
+        stored = detect(head) is compression
+        fd, offset, size = (
+            (blob.fd, blob.offset, blob.size) if stored else (layer.fd, layer.offset, layer.size)
+        )
+        claimed = layer.diff_id if compression is Compression.NONE else blob.digest
+        self._progress.start(f"writing {blob.description}", size)
+        reader = StretchReader(fd, offset, size, blob.description, self._progress.advance, False)
+        try:
+            with self._output.blob(self._naming) as out:
+                while piece := reader.read(PIECE):
+                    out.write(piece)
+        finally:
+            self._progress.finish()
+            blob.file.release()
+        if claimed is not None and out.digest != claimed:
+            raise VerificationFailed(f"{blob.description}: digest is {out.digest}, not {claimed}")
+        diff_id = out.digest if compression is Compression.NONE else layer.diff_id
+        if diff_id is None:
+            raise MalformedImage(f"{blob.description}: its diff_id is not known")
+        return WrittenLayer(diff_id, out.digest, size, compression)
+
+    # ---- documents ----------------------------------------------------------------------------
+
+    def finish(
+        self, config: bytes, platform: Platform, layers: Sequence[WrittenLayer], name: str
+    ) -> Digest:
+        """The image ID. config has the diff_ids of these layers, lowest first; name is NAME:TAG."""
+        if self._form == "docker-archive":
+            with self._output.blob(lambda digest: f"{digest.hex}.json") as blob:
+                blob.write(config)
+            names = [_docker_name(layer.diff_id) for layer in layers]
+            self._docker_manifest(f"{blob.digest.hex}.json", name, names)
+            self._output.finish()
+            return blob.digest
+        config_descriptor = self._blob(config, OCI + "config.v1+json")
+        described = [
+            {
+                "mediaType": TAR_LAYER + _SUFFIX[layer.compression],
+                "digest": layer.digest,
+                "size": layer.size,
+            }
+            for layer in layers
+        ]
+        kind = OCI + "manifest.v1+json"
+        manifest = self._blob(
+            _json({"schemaVersion": 2, "mediaType": kind, "config": config_descriptor,
+                   "layers": described}), kind,
+        )  # fmt: skip
+        manifest["annotations"] = {CONTAINERD_NAME: normalised_name(name), REF_NAME: name}
+        manifest["platform"] = _platform(platform)
+        self._output.document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        if self._form == "oci-archive":
+            blobs = [blob_path(layer.digest) for layer in layers]
+            self._docker_manifest(blob_path(config_descriptor["digest"]), name, blobs)
+        self._output.document("index.json", self._index(manifest, name))
+        self._output.finish()
+        return Digest(config_descriptor["digest"])
+
+    def _blob(self, data: bytes, media_type: str) -> dict[str, Any]:
+        """A document among the blobs; its descriptor."""
+        with self._output.blob() as blob:
+            blob.write(data)
+        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+    def _docker_manifest(self, config: str, name: str, layers: Sequence[str]) -> None:
+        entry = {"Config": config, "RepoTags": [name], "Layers": list(layers)}
+        self._output.document("manifest.json", _json([entry]))
+
+    def _index(self, manifest: dict[str, Any], name: str) -> bytes:
+        """A layout's other images stay, save the one that had this name."""
+        document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
+        others: list[Any] = []
+        there = self._layout.there("index.json") if self._layout is not None else None
+        if there is not None:
+            parse_index(there, "index.json of the layout that is there")
+            document = json.loads(there)
+            others = [
+                entry
+                for entry in document.get("manifests") or []
+                if (entry.get("annotations") or {}).get(REF_NAME) != name
+            ]
+        return _json(document | {"manifests": [*others, manifest]})
+
+
+def _docker_name(digest: Digest) -> str:
+    return f"{digest.hex}.tar"
+
+
+def _platform(platform: Platform) -> dict[str, str]:
+    said = {"architecture": platform.architecture, "os": platform.os, "variant": platform.variant}
+    return {key: value for key, value in said.items() if value}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

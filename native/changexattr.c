@@ -1,0 +1,135 @@
+/* changexattr.c: the part of change.h that sets and removes xattrs. */
+#define _GNU_SOURCE /* O_PATH */
+#include "changeinner.h"
+
+#include <linux/limits.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define OURS "trusted.overlay." /* see upper.py: with owners, the prefix is this one */
+#define PLACE_BYTES (IMG_NAME_BYTES + 32)
+#define XATTR_NAME_BYTES 512 /* an escaped name and its NUL */
+
+/* The name under which it is stored; false when it is too long for that. */
+static bool encode(const char *name, size_t len, char *out) {
+    size_t skip = strlen(OURS);
+    bool escape = len >= skip && memcmp(name, OURS, skip) == 0;
+    int n = escape ? snprintf(out, XATTR_NAME_BYTES, OURS "overlay.%.*s", (int)(len - skip),
+                              name + skip)
+                   : snprintf(out, XATTR_NAME_BYTES, "%.*s", (int)len, name);
+    return n > 0 && n <= XATTR_NAME_MAX;
+}
+
+static bool is_acl(const char *name) {
+    return strcmp(name, IMG_ACL_ACCESS) == 0 || strcmp(name, IMG_ACL_DEFAULT) == 0;
+}
+
+/* R. 0, IMG_DECLINED, or an errno. */
+static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
+                   const char *value, int flags, bool *raise) {
+    const img_node *node = img_tree_node(upper->tree, id);
+    uint32_t found_len;
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    if (!node)
+        return -ESTALE;
+    bool there = node->xattr_bytes && img_node_xattr(node, name, len, &found_len);
+    if (there && value && flags & XATTR_CREATE)
+        return -EEXIST;
+    if (!there && (!value || flags & XATTR_REPLACE))
+        return -ENODATA;
+    bool nameless = id != IMG_ROOT && !node->names;
+    if (!upper->options.owners ||
+        (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))
+        return IMG_DECLINED;
+    *raise = !(node->flags & IMG_NODE_UPPER);
+    return *raise ? IMG_DECLINED : 0;
+}
+
+/* An ACL and the mode are one thing: both become what the object now has. */
+static int take_over_acl(img_upper *upper, img_id id, const char *place, const char *name,
+                         bool kill) {
+    char value[IMG_XATTR_VALUE_MAX];
+    struct stat st;
+    if (stat(place, &st) < 0)
+        return -errno;
+    if (kill && st.st_mode & S_ISGID) {
+        st.st_mode &= ~(mode_t)S_ISGID;
+        if (chmod(place, st.st_mode & 07777) < 0)
+            return -errno;
+    }
+    ssize_t n = lgetxattr(place, name, value, sizeof value);
+    if (n < 0 && errno != ENODATA)
+        return -errno;
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    int result = node ? 0 : -ESTALE;
+    if (node) {
+        node->mode = (node->mode & S_IFMT) | (st.st_mode & 07777);
+        if (n >= 0)
+            result = img_tree_set_xattr(upper->tree, node, name, strlen(name), value, (size_t)n);
+        else
+            (void)img_tree_set_xattr(upper->tree, node, name, strlen(name), NULL, 0);
+    }
+    unlock(upper);
+    return result;
+}
+
+/* W. Into the tree; the object has it already. */
+static int take_over(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
+                     size_t value_len) {
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    int result =
+        node ? img_tree_set_xattr(upper->tree, node, name, len, value, value_len) : -ESTALE;
+    unlock(upper);
+    return result == -ENODATA ? 0 : result;
+}
+
+static void take_ctime(img_upper *upper, img_id id, const char *place) {
+    struct stat st;
+    if (lstat(place, &st) < 0)
+        return;
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    if (node) {
+        node->ctime_s = st.st_ctim.tv_sec;
+        node->ctime_ns = (uint32_t)st.st_ctim.tv_nsec;
+    }
+    unlock(upper);
+}
+
+int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
+                  size_t value_len, int flags, bool kill, bool *raise) {
+    char place[PLACE_BYTES], at[IMG_NAME_BYTES], stored[XATTR_NAME_BYTES];
+    img_id pinned;
+    int dir;
+    *raise = false;
+    lock_read(upper);
+    int result = may_set(upper, id, name, len, value, flags, raise);
+    unlock(upper);
+    if (result == -ENODATA && !value && is_acl(name))
+        return 0; /* as other file systems have it, whose set_acl removes what is not there */
+    if (result != 0)
+        return result;
+    if (!encode(name, len, stored))
+        return -ERANGE;
+    result = img_upper_place(upper, id, &dir, at, &pinned);
+    if (result < 0)
+        return result;
+    /* There is no setxattrat(2) in the kernels we know; the descriptor's magic link does the same.
+     */
+    (void)snprintf(place, sizeof place, "/proc/self/fd/%d/%s", dir, at);
+    result = value ? lsetxattr(place, stored, value, value_len, 0) : lremovexattr(place, stored);
+    result = result < 0 ? -errno : 0;
+    if (result == -ENODATA && !value)
+        result = 0; /* one that the upper could not have, and only the tree has */
+    if (result == 0)
+        result = is_acl(stored) ? take_over_acl(upper, id, place, stored, kill)
+                                : take_over(upper, id, name, len, value, value_len);
+    take_ctime(upper, id, place);
+    if (pinned)
+        img_upper_unpin(upper, pinned);
+    return result;
+}
