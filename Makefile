@@ -6,8 +6,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 AT ?= /mnt/imgmount
 IMAGE ?=
+MINUTES ?= 20
 
-.PHONY: mount check setup lint native-check test stress install clean
+.PHONY: mount check setup lint native-check test stress soak faults install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -36,6 +37,17 @@ test:
 stress: setup
 	@scripts/setup bench
 	@scripts/stress
+
+# Random operations and programs on a mount and on a local disk, for MINUTES; not part of check.
+soak:
+	@scripts/setup check
+	@scripts/setup soak
+	@scripts/soak --minutes $(MINUTES)
+
+# A killed daemon and a failing disk at every single step of every operation: half an hour.
+faults: setup
+	@scripts/setup check
+	FAULTS=all $(PYTHON) -m pytest tests/faults
 
 # The command on everybody's PATH, for mount(8) and fstab.
 install: setup

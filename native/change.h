@@ -80,16 +80,18 @@ enum {
     IMG_SET_MTIME = 32,
     IMG_SET_ATIME_NOW = 64,
     IMG_SET_MTIME_NOW = 128,
-    IMG_SET_CTIME = 256,   /* ignored: the upper's file system owns it */
-    IMG_KILL_SUIDGID = 512 /* FUSE_HANDLE_KILLPRIV_V2: set-id bits go as the kernel says */
+    IMG_SET_CTIME = 256,    /* of a regular file, in the tree alone: no call sets an object's */
+    IMG_KILL_SUIDGID = 512, /* FUSE_HANDLE_KILLPRIV_V2: set-id bits go as the kernel says */
+    IMG_SAME_OWNER = 1024   /* chown(2) to the owner it has, if `caller` may */
 };
 
 typedef struct img_set {
     unsigned what;
     uint32_t mode, uid, gid; /* mode: the 07777 part */
+    uint32_t caller;         /* of IMG_SAME_OWNER */
     uint64_t size;
-    int64_t atime_s, mtime_s;
-    uint32_t atime_ns, mtime_ns;
+    int64_t atime_s, mtime_s, ctime_s;
+    uint32_t atime_ns, mtime_ns, ctime_ns;
 } img_set;
 
 /* chmod, chown, truncate, utimens of a node in the upper. security.capability goes with chown and

@@ -185,6 +185,15 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
     return result;
 }
 
+/* W. The kernel, which caches writes, keeps a regular file's ctime itself and says what it has:
+ * that must be what it finds when it has dropped the inode and asks again. */
+static void keep_ctime(img_node *node, const img_set *set) {
+    if (set->what & IMG_SET_CTIME && S_ISREG(node->mode)) {
+        node->ctime_s = set->ctime_s;
+        node->ctime_ns = set->ctime_ns;
+    }
+}
+
 /* W. Sizes and mtimes belong to those who change them: another thread may be writing just now. */
 static void take_over(const img_upper *upper, img_node *node, const struct stat *st,
                       const img_set *set) {
@@ -206,6 +215,7 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     }
     node->atime_s = st->st_atim.tv_sec;
     node->atime_ns = (uint32_t)st->st_atim.tv_nsec;
+    keep_ctime(node, set);
 }
 
 /* W. A node that only the kernel still knows: nothing is left to keep it for. */
@@ -284,12 +294,30 @@ static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
     return result;
 }
 
-int img_setattr(img_upper *upper, img_id id, const img_set *set) {
+/* R. chown(2) with -1 and -1 reaches us as nothing at all: what it does beside (set-id bits, ctime)
+ * a chown to the same owner does too.  A write of somebody else's that takes set-id bits is such a
+ * nothing as well, followed by the WRITE that takes them. */
+static img_set same_owner(const img_node *node, const img_set *set) {
+    img_set same = *set;
+    same.what &= ~(unsigned)IMG_SAME_OWNER;
+    if (set->what & IMG_SAME_OWNER && node && node->flags & IMG_NODE_UPPER &&
+        (set->caller == 0 || set->caller == node->uid)) {
+        same.what |= OWNER;
+        same.uid = node->uid;
+        same.gid = node->gid;
+    }
+    return same;
+}
+
+int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     img_node before = {0};
     lock_write(upper);
+    const img_set wanted = same_owner(img_tree_node(upper->tree, id), what), *set = &wanted;
     int result = where(upper, id, set);
     if (result == IN_TREE)
         set_in_tree(img_node_at(upper->tree, id), set);
+    if (result == IN_TREE || result == 0)
+        keep_ctime(img_node_at(upper->tree, id), set);
     else if (result == IN_UPPER)
         before = *img_node_at(upper->tree, id);
     unlock(upper);
@@ -306,6 +334,8 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set) {
     if (result < 0) /* what came before the error has happened */
         done.what &= ~(TIMES | IMG_SET_SIZE);
     int last = finish(upper, id, &o, done);
+    if (last < 0 && done.what & IMG_SET_SIZE)
+        last = 0; /* what is cut off cannot come back, and was cut off just now: so it is done */
     if (o.pinned)
         img_upper_unpin(upper, o.pinned);
     return result < 0 ? result : last;
@@ -339,12 +369,8 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, unsi
         if (end > node->size)
             node->size = end;
         times[1] = (struct timespec){.tv_sec = node->mtime_s, .tv_nsec = (long)node->mtime_ns};
-        if (known) {
-            img_change_times(node, &st);
+        if (known)
             node->blocks = (uint64_t)st.st_blocks;
-        }
-        node->mtime_s = times[1].tv_sec;
-        node->mtime_ns = (uint32_t)times[1].tv_nsec;
         capability = img_change_has_xattr(node, IMG_CAPABILITY);
     }
     unlock(upper);

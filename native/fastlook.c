@@ -174,7 +174,8 @@ int fast_lookup(fast_request *req) {
         return -ENAMETOOLONG;
     read_lock(req);
     const img_node *parent = img_tree_node(tree, req->in->nodeid);
-    int result = !parent ? -ESTALE : !S_ISDIR(parent->mode) ? -ENOTDIR : 0;
+    bool itself = len == 1 && name[0] == '.'; /* of a file as well: open_by_handle_at(2) */
+    int result = !parent ? -ESTALE : itself || S_ISDIR(parent->mode) ? 0 : -ENOTDIR;
     img_id id = result ? 0 : find(tree, (img_id)req->in->nodeid, name, len);
     if (id)
         result = fast_entry(req, id, &entry);

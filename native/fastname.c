@@ -240,9 +240,15 @@ int fast_setattr(fast_request *req) {
         .size = in->size,
         .atime_s = (int64_t)in->atime,
         .mtime_s = (int64_t)in->mtime,
+        .ctime_s = (int64_t)in->ctime,
         .atime_ns = in->atimensec,
         .mtime_ns = in->mtimensec,
+        .ctime_ns = in->ctimensec,
     };
+    if (!(set.what & ~(unsigned)IMG_SET_CTIME)) {
+        set.what |= IMG_SAME_OWNER;
+        set.caller = req->in->uid;
+    }
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
         fast_notify_touch(req->path->notify, id);

@@ -196,8 +196,7 @@ void img_tree_share_data(img_tree *tree, img_id id, img_id source) {
     const img_node *from = img_node_at(tree, source);
     node->layer = from->layer;
     node->flags |= IMG_NODE_META | (from->flags & (IMG_NODE_SPARSE | IMG_NODE_BLOCKS));
-    if (from->flags & IMG_NODE_BLOCKS)
-        node->blocks = from->blocks;
+    node->blocks = from->blocks;
     node->u = from->u;
     node->n_extents = from->n_extents;
 }
@@ -304,6 +303,7 @@ static void dir_compact(img_dir *dir) {
 /* 2^32 names made in one directory: cookies start anew; a listing under way may see a name twice */
 static void dir_renumber(img_tree *tree, img_dir *dir) {
     dir_compact(dir);
+    memset(tree->places, 0, sizeof tree->places);
     dir->next_cookie = FIRST_COOKIE;
     for (uint32_t i = 0; i < dir->used; i++) {
         dir->slots[i].cookie = dir->next_cookie++;
@@ -339,12 +339,36 @@ static int dir_reserve(img_tree *tree, img_node *node) {
     return 0;
 }
 
-static void dir_append(img_tree *tree, img_dir *dir, uint32_t d) {
-    img_dentry_at(tree, d)->cookie = dir->next_cookie;
-    dir->slots[dir->used++] = (img_slot){dir->next_cookie++, d};
+static img_place *place_of(img_tree *tree, const img_dentry *dentry) {
+    return &tree->places[dentry->hash % IMG_PLACES];
 }
 
-static void dir_remove(img_dir *dir, const img_dentry *dentry) {
+/* The slot where that name stood, if it is there and empty still. */
+static img_slot *dir_old_place(img_tree *tree, const img_dir *dir, const img_dentry *dentry) {
+    const img_place *place = place_of(tree, dentry);
+    if (place->parent != dentry->parent || place->hash != dentry->hash)
+        return NULL;
+    uint32_t at = img_dir_seek(dir, place->cookie - 1);
+    if (at == dir->used || dir->slots[at].cookie != place->cookie || dir->slots[at].dentry)
+        return NULL;
+    return &dir->slots[at];
+}
+
+static void dir_insert(img_tree *tree, img_dir *dir, uint32_t d) {
+    img_dentry *dentry = img_dentry_at(tree, d);
+    img_slot *slot = dir_old_place(tree, dir, dentry);
+    if (slot) {
+        dir->holes--;
+    } else {
+        slot = &dir->slots[dir->used++];
+        slot->cookie = dir->next_cookie++;
+    }
+    slot->dentry = d;
+    dentry->cookie = slot->cookie;
+}
+
+static void dir_remove(img_tree *tree, img_dir *dir, const img_dentry *dentry) {
+    *place_of(tree, dentry) = (img_place){dentry->parent, dentry->hash, dentry->cookie};
     dir->slots[img_dir_seek(dir, dentry->cookie - 1)].dentry = 0;
     dir->holes++;
     while (dir->used && !dir->slots[dir->used - 1].dentry) {
@@ -404,7 +428,7 @@ static void dentry_free(img_tree *tree, uint32_t d) {
     img_dentry *dentry = img_dentry_at(tree, d);
     hash_remove(tree, d);
     tree->n_dentries--;
-    dir_remove(img_node_at(tree, dentry->parent)->u.dir, dentry);
+    dir_remove(tree, img_node_at(tree, dentry->parent)->u.dir, dentry);
     if (dentry->flags & IMG_NAME_OWNED) {
         tree->heap_bytes -= dentry->name_len;
         free((char *)(uintptr_t)dentry->name);
@@ -434,7 +458,7 @@ static uint32_t dentry_new(img_tree *tree, img_id parent, const char *name, size
     dentry->parent = parent;
     dentry->name_len = (uint16_t)len;
     dentry->hash = hash_name(tree, parent, name, len);
-    dir_append(tree, node->u.dir, d);
+    dir_insert(tree, node->u.dir, d);
     hash_grow(tree);
     hash_insert(tree, d);
     tree->n_dentries++;

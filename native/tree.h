@@ -12,7 +12,8 @@
  * A dentry with node 0 is that mark (a whiteout): lookups and listings pass over it.
  *
  * Directories list their dentries by cookie, ascending and never given twice in a directory's life
- * (until 2^32 names have been made in it), so a listing may go on after any change.
+ * (until 2^32 names have been made in it), so a listing may go on after any change.  Only a name
+ * that comes back may get the cookie it had: img_place.
  *
  * Memory: names, link targets and xattrs of layer entries point into the img_index they came from,
  * which must outlive the tree; what is made later is malloc'ed and owned by the tree.
@@ -73,8 +74,8 @@ typedef struct img_node {
     uint64_t ino;     /* st_ino; 0: the nodeid */
     union {
         uint64_t rdev;   /* devices */
-        uint64_t blocks; /* regular files with data in the upper, or of a directory layer: 512-byte
-                            units, by their stat */
+        uint64_t blocks; /* regular files with data in the upper or of directory layers: 512-byte
+                            units, as their stat says */
     };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
@@ -111,6 +112,15 @@ typedef struct img_chunks { /* an array that grows without moving its elements *
     uint32_t free_head; /* free elements are chained by a uint32 in their first four bytes */
 } img_chunks;
 
+/* Where a name stood that is gone: one that comes back soon, as when a program renames each entry
+ * away and back while it reads the directory, stands there again, behind the reader. */
+typedef struct img_place {
+    img_id parent; /* 0: none */
+    uint32_t hash, cookie;
+} img_place;
+
+#define IMG_PLACES 256u
+
 typedef struct img_layer {
     const img_index *index;
     int fd;        /* borrowed: the archive, or the directory */
@@ -135,6 +145,7 @@ typedef struct img_tree {
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);
     void *watcher;
+    img_place places[IMG_PLACES]; /* by hash; the last to go counts */
 } img_tree;
 
 typedef struct img_attributes {

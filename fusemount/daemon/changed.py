@@ -53,11 +53,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Changed:
-    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order."""
+    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order.
+    layers: those of an archive, lowest first."""
 
     upper: Path
     image: Image
-    layers: Sequence[OpenLayer | OpenDirectory]
+    layers: Sequence[OpenLayer]
     rootfs: RootFs
     changes: Sequence[Change]
 
@@ -74,7 +75,7 @@ def open_changed(
     asked: Asked, directories: Directories, progress: Progress, warn: Warn, stack: ExitStack
 ) -> Changed:
     """Raises every error of an image, MountpointError, UpperError, ImgmountError."""
-    from fusemount.layer import open_all
+    from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.changes import compare
     from fusemount.rootfs.open import build_tree
@@ -96,10 +97,15 @@ def open_changed(
             raise
         why = f"{error}; {found.upper} was made over it: say where it is now with --base"
         raise ImageNotFound(why) from error
-    layers = open_all(image, image_options, directories, progress)
-    for layer in layers:
-        stack.callback(layer.close)
-    _check_identity(found.upper, known, asked.base, identity(image, layers), warn)
+    archived = [
+        stack.enter_context(layer)
+        for layer in open_layers(image, image_options, directories, progress)
+    ]
+    layers: list[OpenLayer | OpenDirectory] = [
+        *archived,
+        *open_directories(image.directories, image_options.owners),
+    ]
+    _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents
     if follow is None:
         follow = known is not None and known.follow_symlink_parents
@@ -110,7 +116,7 @@ def open_changed(
         raise ImgmountError(f"{found.upper}: {error.strerror or error}") from error
     undo.pop_all()
     stack.callback(rootfs.close)
-    return Changed(found.upper, image, layers, rootfs, compare(lower, rootfs.tree))
+    return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
 
 
 def _find(place: Path, directories: Directories) -> _Place:

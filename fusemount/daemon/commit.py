@@ -17,6 +17,7 @@ from fusemount.settings import Directories
 
 if TYPE_CHECKING:
     from fusemount.layer import Progress
+    from fusemount.rootfs.changes import Change
     from fusemount.sources.writing import Target, WrittenLayer
 
 
@@ -81,19 +82,18 @@ def _write(
     warn: Warn,
 ) -> Digest:
     from fusemount.image.commit import Step, committed_config
-    from fusemount.layer import OpenLayer
     from fusemount.sources.writing import ImageWriter
 
-    image = changed.image.described()
+    image = changed.image
     with ImageWriter(options.target, progress) as writer:
         carried = [
             writer.carry_layer(blob, layer)
             for blob, layer in zip(image.layers, changed.layers, strict=True)
-            if isinstance(layer, OpenLayer)
         ]
         new: Sequence[WrittenLayer] = ()
-        if changed.changes:
-            new = (writer.add_layer(_layer_tar(changed, options, warn), compression),)
+        changes = _changes(changed)
+        if changes:
+            new = (writer.add_layer(_layer_tar(changed, changes, options, warn), compression),)
         step = Step(
             created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
             changes=options.changes,
@@ -109,7 +109,22 @@ def _write(
         return writer.finish(config, image.platform, [*carried, *new], options.name)
 
 
-def _layer_tar(changed: Changed, options: CommitOptions, warn: Warn) -> Iterator[bytes]:
+def _changes(changed: Changed) -> Sequence[Change]:
+    """What the new layer holds: of unpacked directories, which are no layers of an image yet, all
+    that they show as well."""
+    from fusemount import _native
+    from fusemount.rootfs.changes import compare
+
+    if not changed.image.directories:
+        return changed.changes
+    nothing = _native.Tree()
+    nothing.seal()
+    return compare(nothing, changed.rootfs.tree)
+
+
+def _layer_tar(
+    changed: Changed, changes: Sequence[Change], options: CommitOptions, warn: Warn
+) -> Iterator[bytes]:
     from fusemount.rootfs.layertar import layer_tar
 
     newest = options.epoch_s if options.rewrite_timestamp else None
@@ -117,4 +132,4 @@ def _layer_tar(changed: Changed, options: CommitOptions, warn: Warn) -> Iterator
     def warned(what: str) -> None:
         warn(f"{what}: left out")
 
-    return layer_tar(changed.rootfs, changed.changes, warned, newest_s=newest)
+    return layer_tar(changed.rootfs, changes, warned, newest_s=newest)

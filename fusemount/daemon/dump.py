@@ -14,7 +14,7 @@ from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
-    from fusemount.layer import Progress
+    from fusemount.layer import OpenDirectory, OpenLayer, Progress
 
 
 def dump_image(
@@ -53,13 +53,16 @@ def dump_layer(
     number: int,
 ) -> Iterator[bytes]:
     """The lines of layer.text for one layer, counted from the bottom, 0 first."""
-    from fusemount.layer import open_all
+    from fusemount.layer import open_directories, open_layers
     from fusemount.layer.text import index_lines
     from fusemount.sources import open_image
 
     with ExitStack() as stack:
         image = stack.enter_context(open_image(reference, image_options, directories, progress))
-        layers = open_all(image, image_options, directories, progress)
+        layers: list[OpenLayer | OpenDirectory] = [
+            *open_layers(image, image_options, directories, progress),
+            *open_directories(image.directories, image_options.owners),
+        ]
         for layer in layers:
             stack.callback(layer.close)
         if not 0 <= number < len(layers):

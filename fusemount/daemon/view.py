@@ -54,15 +54,17 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import OpenDirectory, open_all
-    from fusemount.rootfs import open_rootfs
+    from fusemount.layer import open_directories, open_layers
+    from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    layers = open_all(image, image_options, directories, progress)
-    for layer in layers:
-        if isinstance(layer, OpenDirectory) and layer.note:
+    unpacked = open_directories(image.directories, image_options.owners)
+    for layer in unpacked:
+        if layer.note:
             LOGGER.warning("%s", layer.note)
+    archived = open_layers(image, image_options, directories, progress)
+    layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
@@ -75,14 +77,17 @@ def open_view(
         read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
         keep_root=options.overlay,
+        options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)
+    if options.volatile and not options.read_only:
+        LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
-        _record(rootfs.upper, reference, image_options, options, identity(image, layers))
+        _record(rootfs.upper, reference, image_options, options, identity(image, archived))
     return View(image, rootfs, upper, scratch, made)
 
 
-def identity(image: Image, layers: Sequence[OpenLayer | OpenDirectory]) -> str:
+def identity(image: Image, layers: Sequence[OpenLayer]) -> str:
     """The image ID; the chain ID where there is none (a plain tar); "" where nothing was hashed."""
     from fusemount.digest import chain_ids
 

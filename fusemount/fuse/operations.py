@@ -259,12 +259,16 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        if change == Change():  # chown(2) with -1 and -1
+            change = self._view.same_owner(inode, ctx.uid)
         if change != Change():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
             resized = change.size is not None
             copies = self._view.bytes_to_copy(inode) if resized else self._copies(inode)
             set_it = functools.partial(self._view.setattr, kill=ctx.uid != 0)
             await self._call(copies, set_it, inode, change)
+        if fields.update_ctime:
+            self._view.keep_ctime(inode, attr.st_ctime_ns)
         return self._entry(self._view.getattr(inode))
 
     @_answering

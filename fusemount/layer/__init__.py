@@ -7,7 +7,7 @@ kept.py the cache directory, progress.py how slowness is told.
 
 from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer
 from fusemount.layer.directory import OpenDirectory, open_directories
-from fusemount.layer.opening import open_all, open_layers
+from fusemount.layer.opening import open_layers
 from fusemount.layer.progress import Progress, SilentProgress
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "OpenLayer",
     "Progress",
     "SilentProgress",
-    "open_all",
     "open_directories",
     "open_layers",
 ]

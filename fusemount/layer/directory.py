@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, NotPermitted
 from fusemount.settings import Owners
 
@@ -18,7 +17,7 @@ from fusemount.settings import Owners
 class OpenDirectory:
     """A directory layer that a tree can be made of, as OpenLayer is; fd is the directory's.
 
-    note: a line for the log, "" where there is nothing to say.  diff_id: nothing was hashed.
+    note: a line for the log, "" where there is nothing to say.
     """
 
     index: _native.LayerIndex
@@ -26,7 +25,6 @@ class OpenDirectory:
     description: str
     note: str = ""
     offset: int = 0
-    diff_id: Digest | None = None
 
     def close(self) -> None:
         os.close(self.fd)

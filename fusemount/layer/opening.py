@@ -20,7 +20,6 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
-from fusemount.layer.directory import OpenDirectory, open_directories
 from fusemount.layer.kept import Cache, Facts, identity, settle
 from fusemount.layer.progress import Progress
 from fusemount.settings import Directories, ImageOptions
@@ -43,26 +42,6 @@ def open_layers(
     opener = _Opener(options, Cache(directories.cache), progress)
     with ExitStack() as undo:
         layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
-        undo.pop_all()
-    return layers
-
-
-class MixedImage(LayeredImage, Protocol):
-    """An image whose layers may be unpacked ones (fusemount.sources.Image)."""
-
-    @property
-    def directories(self) -> Sequence[Path]: ...
-
-
-def open_all(
-    image: MixedImage, options: ImageOptions, directories: Directories, progress: Progress
-) -> list[OpenLayer | OpenDirectory]:
-    """As open_layers, and what open_directories raises."""
-    with ExitStack() as undo:
-        layers: list[OpenLayer | OpenDirectory] = []
-        for layer in open_layers(image, options, directories, progress):
-            layers.append(undo.enter_context(layer))
-        layers += open_directories(image.directories, options.owners)
         undo.pop_all()
     return layers
 

@@ -76,6 +76,7 @@ class CopyUp:
         self.metacopy = metacopy
         self._sync = sync
         self._guard = threading.Lock()
+        self._unsettled: set[int] = set()
         self._lines: dict[int, tuple[threading.Lock, list[None]]] = {}
 
     # ---- places ---------------------------------------------------------------------------
@@ -132,7 +133,7 @@ class CopyUp:
             with self._unseen({self._tree.names(ino)[0][0]}):
                 self._upper.put_in(name, self.path(ino))
         except OSError:
-            self._upper.discard(name)
+            self._upper.leave(name)
             raise
         self._tree.set_attr(ino, upper=True)
 
@@ -151,11 +152,24 @@ class CopyUp:
             for parent in marked:
                 self.settle_times(parent)
 
+    def take_stray(self, parent: int, name: bytes) -> None:
+        """A whiteout goes that hides nothing, and keeps its name from being used."""
+        with self._unseen({parent}), self._upper.at(self.child(parent, name)) as (fd, rest):
+            os.unlink(rest, dir_fd=fd)
+
     def settle_times(self, ino: int) -> None:
         """A directory's times become what the tree shows."""
         attr = self._tree.getattr(ino)
+        self._unsettled.add(ino)
         with self._upper.at(self.path(ino)) as (fd, rest):
             self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+        self._unsettled.discard(ino)
+
+    def settle_again(self) -> None:
+        """Takes away the marks of C6 that an error left: the next start would believe them."""
+        for ino in list(self._unsettled):
+            with suppress(OSError):
+                self.settle_times(ino)
 
     # ---- attributes -----------------------------------------------------------------------
 
@@ -181,10 +195,10 @@ class CopyUp:
                 self._upper.make_node(staged, kind, attr.rdev)
             self._come_up(ino, staged, meta=meta)
         except OSError:
-            self._upper.discard(staged)
+            self._upper.leave(staged)
             raise
 
-    def _come_up(self, ino: int, staged: bytes, *, meta: bool) -> None:
+    def _come_up(self, ino: int, staged: bytes, *, meta: bool, mtime_ns: int | None = None) -> None:
         """A staged object, with its data if it is to have any, gets all else and its places."""
         names = self._tree.names(ino)
         for parent, _ in names:
@@ -196,14 +210,14 @@ class CopyUp:
                 self._upper.set_mark(self._upper.work_fd, staged, REDIRECT, b"/" + origin)
         if meta:
             self._upper.set_mark(self._upper.work_fd, staged, METACOPY, b"")
-        self._dress(staged, ino)
+        self._dress(staged, ino, mtime_ns)
         if names:
             with self._unseen({parent for parent, _ in names}):
                 self._place(ino, staged, names, meta=meta)
         else:
             self._place_orphan(ino, staged, meta=meta)
 
-    def _dress(self, name: bytes, ino: int) -> None:
+    def _dress(self, name: bytes, ino: int, mtime_ns: int | None = None) -> None:
         upper, attr = self._upper, self._tree.getattr(ino)
         work = upper.work_fd
         upper.give(work, name, Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
@@ -217,7 +231,7 @@ class CopyUp:
                 # file from being changed.
                 if e.errno not in _NOT_TAKEN:
                     raise
-        times = (attr.atime_ns, attr.mtime_ns)
+        times = (attr.atime_ns, attr.mtime_ns if mtime_ns is None else mtime_ns)
         os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
 
     def _place(
@@ -233,7 +247,7 @@ class CopyUp:
             self._upper.put_in(staged, self.child(parent, name))
         except OSError:
             for path in linked:
-                with self._upper.at(path) as (fd, rest):
+                with suppress(OSError), self._upper.at(path) as (fd, rest):
                     os.unlink(rest, dir_fd=fd)
             raise
         self._is_up(ino, st, meta=meta)
@@ -264,7 +278,9 @@ class CopyUp:
         if not stat.S_ISREG(st.st_mode) or meta:
             self._tree.set_attr(ino, upper=True, meta=meta)
         else:
-            self._tree.set_attr(ino, upper=True, size=st.st_size, blocks=st.st_blocks)
+            self._tree.set_attr(
+                ino, upper=True, size=st.st_size, blocks=st.st_blocks, mtime_ns=st.st_mtime_ns
+            )
 
     # ---- data -----------------------------------------------------------------------------
 
@@ -277,13 +293,14 @@ class CopyUp:
         below = stat.S_ISREG(attr.mode) and (not attr.upper or attr.meta)
         return attr.size if below else 0
 
-    def whole(self, ino: int, size: int = WHOLE) -> None:
-        """Brings a node up with its data, of a file only the first size bytes.
+    def whole(self, ino: int, size: int = WHOLE, mtime_ns: int | None = None) -> None:
+        """Brings a node up with its data, of a file only the first size bytes; mtime_ns: and with
+        this time, since cutting a file shows.
 
         The lock `change` is not held, and data are copied without it: others go on meanwhile.
         """
         with self._one_at_a_time(ino):
-            while self._step(ino, size):
+            while self._step(ino, size, mtime_ns):
                 pass
 
     @contextmanager
@@ -300,7 +317,7 @@ class CopyUp:
                 if not waiting:
                     del self._lines[ino]
 
-    def _step(self, ino: int, size: int) -> bool:
+    def _step(self, ino: int, size: int, mtime_ns: int | None) -> bool:
         """False when the node is up with its data."""
         attr = self._tree.getattr(ino)
         if attr.upper and not attr.meta:
@@ -308,7 +325,7 @@ class CopyUp:
         if attr.upper:
             self._complete(ino, attr, size)
         elif stat.S_ISREG(attr.mode) and attr.size:
-            self._bring_file(ino, attr, size)
+            self._bring_file(ino, attr, size, mtime_ns)
         else:
             with changing(self._native):
                 self.node(ino)
@@ -331,7 +348,7 @@ class CopyUp:
         if self._sync:
             os.fdatasync(fd)
 
-    def _bring_file(self, ino: int, attr: _native.Attr, size: int) -> None:
+    def _bring_file(self, ino: int, attr: _native.Attr, size: int, mtime_ns: int | None) -> None:
         staged = self._upper.temporary()
         try:
             if size:
@@ -340,11 +357,11 @@ class CopyUp:
                 os.close(os.open(staged, os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._upper.work_fd))
             with changing(self._native):
                 if self._tree.getattr(ino).upper:  # its attributes alone came first
-                    self._upper.discard(staged)
+                    self._upper.leave(staged)
                 else:
-                    self._come_up(ino, staged, meta=False)
+                    self._come_up(ino, staged, meta=False, mtime_ns=mtime_ns)
         except OSError:
-            self._upper.discard(staged)
+            self._upper.leave(staged)
             raise
 
     def _complete(self, ino: int, attr: _native.Attr, size: int) -> None:

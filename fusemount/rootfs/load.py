@@ -73,12 +73,14 @@ class Mending:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
-    hold a copy-up nobody is to see.  files: those whose data were on their way.
+    hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
+    that hide nothing, (parent, name).
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
+    strays: list[tuple[int, bytes]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [])
+        self.mending = Mending([], [], [], [])
         # A living mount may take away what was listed, or put another kind in its place.
         self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
@@ -256,6 +258,8 @@ class _Loader:
         if child.whiteout:
             if there:
                 self._tree.drop_name(parent, child.name)
+            elif not self._tree.is_lower_name(parent, child.name):
+                self.mending.strays.append((parent, child.name))
             return 0
         linked = self._links.get(child.key, 0)
         ino = linked or self._identity(child, there)

@@ -51,7 +51,7 @@ class Maker:
                 upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
             upper.put_in(stage, path)
         except OSError:
-            upper.discard(stage)
+            upper.leave(stage)
             raise
         return self._adopt(parent, name, path, new.target, acl is not None)
 
@@ -93,7 +93,7 @@ class Maker:
             self._make(nest + b"/new", mode, new)
             os.rename(nest + b"/new", stage, src_dir_fd=work, dst_dir_fd=work)
         finally:
-            upper.discard(nest)
+            upper.leave(nest)
 
     def _finish(self, stage: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
         work = self._upper.work_fd

@@ -57,7 +57,7 @@ class Names:
                 left = upper.take_out(path)
             self._tree.drop_name(parent, name)
         if left is not None:
-            upper.discard(left)
+            upper.leave(left)
 
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
         source = visible_path(self._tree, parent, name)
@@ -79,14 +79,26 @@ class Names:
             if whiteout:  # which a directory cannot replace
                 self._rename(source, target, RENAME_EXCHANGE)
                 if not lower:  # it has come to where it hides nothing
-                    left = self._upper.take_out(source)
+                    left = self._take_out(source, target)
             else:
                 self._rename(source, target, RENAME_WHITEOUT if lower else 0)
             if there:
                 self._tree.drop_name(to, new_name)
             self._tree.move(parent, name, to, new_name)
         if left is not None:
-            self._upper.discard(left)
+            self._upper.leave(left)
+
+    def _take_out(self, source: bytes, target: bytes) -> bytes | None:
+        """The whiteout that an exchange left at the source. If it will not go the exchange is
+        undone; if that fails too, all is done save that it stays until the next start."""
+        try:
+            return self._upper.take_out(source)
+        except OSError:
+            try:
+                self._rename(source, target, RENAME_EXCHANGE)
+            except OSError:
+                return None
+            raise
 
     def _rename(self, source: bytes, target: bytes, flags: int) -> None:
         with self._upper.at(source) as (from_fd, a), self._upper.at(target) as (to_fd, b):

@@ -9,7 +9,7 @@ from typing import Protocol
 from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.rootfs.upper import Upper
-from fusemount.rootfs.view import RootFs
+from fusemount.rootfs.view import RootFs, UpperOptions
 
 
 class Layer(Protocol):
@@ -55,6 +55,7 @@ def open_rootfs(
     read_only: bool,
     follow_symlink_parents: bool = False,
     keep_root: bool = False,
+    options: UpperOptions | None = None,
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
@@ -68,7 +69,9 @@ def open_rootfs(
         return RootFs(tree, None)
     if read_only:
         return RootFs(tree, Upper(upper, None), read_only=True)
-    opened = Upper(upper, work or upper.with_name(f".{upper.name}.imgmount-work"))
+    options = options or UpperOptions()
+    beside = upper.with_name(f".{upper.name}.imgmount-work")
+    opened = Upper(upper, work or beside, volatile=options.volatile)
     if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
-    return RootFs(tree, opened)
+    return RootFs(tree, opened, options=options)

@@ -16,6 +16,8 @@ and marks of our own, which overlayfs hides and passes over:
     <P>imgmount             on the root: this upper was begun
     <P>imgmount.origin      "path/in/the/layers" of what was copied up, so that it is the same inode
                             at the next mount; not on symlinks and devices where <P> is user's
+    <P>imgmount.volatile    on the root: the boot in which nothing was synced; beside it the work
+                            directory has overlayfs' own incompat/volatile
     <P>imgmount.times       "atime mtime" in ns: the directory's, while a copy-up comes into it
     <P>imgmount.held        "mode atime mtime capability" (octal, ns, ns, hex or "-"): the file's,
                             while its data come
@@ -41,7 +43,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -57,7 +59,8 @@ ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default
 CAPABILITY = b"security.capability"
 OPAQUE, REDIRECT, METACOPY = b"opaque", b"redirect", b"metacopy"
 ORIGIN, TIMES, HELD = b"imgmount.origin", b"imgmount.times", b"imgmount.held"
-SPECIAL = b"imgmount.special"
+SPECIAL, VOLATILE = b"imgmount.special", b"imgmount.volatile"
+_INCOMPAT = Path("incompat/volatile")
 _OVERRIDE = re.compile(
     rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::((?:char|block)-\d{1,10}-\d{1,10}))?(?::|$)"
 )
@@ -110,6 +113,10 @@ def parse_times(text: bytes | None) -> tuple[int, int] | None:
     return (int(parts[1]), int(parts[2])) if parts else None
 
 
+def _boot() -> bytes:
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+
+
 def _open_dir(path: Path, *, make: bool = False) -> int:
     try:
         if make:
@@ -131,22 +138,25 @@ class Upper:
     Raises UpperError when it cannot be used; every method raises OSError as the system does.
     """
 
-    def __init__(self, upper: Path, work: Path | None, *, live: bool = False) -> None:
+    def __init__(
+        self, upper: Path, work: Path | None, *, live: bool = False, volatile: bool = False
+    ) -> None:
         """work None: the upper is only looked at; nothing is made, written or swept.
 
         live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
         gone when it is looked at.
+        volatile: nothing will be synced; what was so before the machine last started is refused.
         """
         self.path, self.work_path, self.live = upper, work, live
         self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
         try:
-            self._open(upper, work)
+            self._open(upper, work, volatile)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, upper: Path, work: Path | None) -> None:
+    def _open(self, upper: Path, work: Path | None, volatile: bool) -> None:
         if work is None:
             self.fd = _open_dir(upper)
             if not self.live:
@@ -163,8 +173,25 @@ class Upper:
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{work}: not on the file system of {upper}")
         self.prefix = self._probe_prefix()
+        self._end_volatile(work / "work" / _INCOMPAT)
         for left in os.listdir(self.work_fd):
             self.discard(os.fsencode(left))
+        if volatile:
+            self.set_mark(self.fd, b".", VOLATILE, _boot())
+            (work / "work" / _INCOMPAT).mkdir(parents=True)
+
+    def _end_volatile(self, incompat: Path) -> None:
+        """What a volatile mount wrote is whole while the machine has not failed since: then it is
+        synced, and volatile no more (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
+        if not incompat.exists():
+            return
+        if self.mark(self.fd, b".", VOLATILE) != _boot():
+            raise UpperError(
+                f"{self.path}: was mounted volatile when the machine stopped, so it may be "
+                f"damaged; to use it all the same remove {incompat}"
+            )
+        _native.syncfs(self.fd)
+        self.remove_mark(self.fd, b".", VOLATILE)
 
     def _lock(self, fd: int, how: int) -> None:
         try:
@@ -429,7 +456,7 @@ class Upper:
         try:
             yield name
         except OSError:
-            os.unlink(name, dir_fd=self.work_fd)
+            self.leave(name)
             raise
 
     def whiteout(self, path: bytes) -> None:
@@ -451,9 +478,16 @@ class Upper:
         return name
 
     def link_in(self, name: bytes, path: bytes) -> None:
-        """Gives an object of the work directory a name where nothing is."""
+        """Gives an object of the work directory a name where nothing is, or what a copy-up left
+        that failed and could not be undone."""
+        work = self.work_fd
         with self.at(path) as (fd, rest):
-            os.link(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd, follow_symlinks=False)
+            try:
+                os.link(name, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:
+                spare = self.temporary()
+                os.link(name, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
+                os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
 
     def put_in(self, name: bytes, path: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""
@@ -468,6 +502,12 @@ class Upper:
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
         except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+            self.leave(name)
+
+    def leave(self, name: bytes) -> None:
+        """Removes what an operation that is done has left in the work directory, if it can: the
+        operation is done all the same, and the next start removes the rest."""
+        with suppress(OSError):
             self.discard(name)
 
     def discard(self, name: bytes) -> None:

@@ -145,7 +145,7 @@ class RootFs:
             return load_upper(self.tree, upper)
         if not self.read_only:
             self._begin(upper)
-        return Loaded({}, Mending([], [], []))
+        return Loaded({}, Mending([], [], [], []))
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
@@ -160,6 +160,8 @@ class RootFs:
         """Finishes on disk what a process that died had begun."""
         for ino, there, missing in mending.links:
             self._copy.complete_links(ino, there, missing)
+        for stray in mending.strays:
+            self._copy.take_stray(*stray)
         for ino in mending.files:
             self._copy.restore(ino)
         for ino in mending.times:
@@ -168,6 +170,7 @@ class RootFs:
     def close(self) -> None:
         if self.upper is None or self.native is None:
             return
+        self._copy.settle_again()
         self.native.close()
         if self.upper.work_fd >= 0:
             for left in map(os.fsencode, os.listdir(self.upper.work_fd)):
@@ -223,6 +226,7 @@ class RootFs:
         """The door to native/change.c, and nobody else changes anything."""
         door = self._writable()
         with changing(door):
+            self._copy.settle_again()
             yield door
 
     def bytes_to_copy(self, ino: int) -> int:
@@ -383,6 +387,20 @@ class RootFs:
             rest = replace(change, mode=None, uid=None, gid=None)
             _done(rest == Change() or _set(door, ino, rest))
 
+    def same_owner(self, ino: int, caller: int) -> Change:
+        """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
+        the caller may; nothing to what the upper does not have."""
+        attr = self.tree.getattr(ino)
+        if not self._has_object(ino) or caller not in (0, attr.uid):
+            return Change()
+        return Change(uid=attr.uid, gid=attr.gid)
+
+    def keep_ctime(self, ino: int, ctime_ns: int) -> None:
+        """The kernel's word of a file's ctime: it caches writes and keeps that time itself, so what
+        it asks for after it dropped the inode must be what it had."""
+        if stat.S_ISREG(self.tree.getattr(ino).mode):
+            self.tree.set_attr(ino, ctime_ns=ctime_ns)
+
     def _nothing_new(self, ino: int, change: Change) -> bool:
         """The kernel's word of an mtime that it had from us (after unlink and link)."""
         return change == Change(mtime_ns=change.mtime_ns) and change.mtime_ns in (
@@ -397,7 +415,8 @@ class RootFs:
         if not stat.S_ISREG(attr.mode) or not self._copy.bytes_below(ino):
             return False
         self._writable()
-        self._copy.whole(ino, change.size)
+        mtime = time.time_ns() if change.mtime_ns is None else change.mtime_ns
+        self._copy.whole(ino, change.size, mtime if change.size < attr.size else None)
         return change.size != attr.size
 
     def _give(self, ino: int, change: Change) -> None:
@@ -420,7 +439,11 @@ class RootFs:
         self._refresh(ino, acls=self.tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Sets an xattr; None removes it (ENODATA when it is not there)."""
+        """Sets an xattr; None removes it (ENODATA when it is not there, but for an ACL that is
+        not there: to remove it is to have the mode alone, as on ext4)."""
+        absent = value is None and self.tree.getxattr(ino, name) is None
+        if absent and name in (ACL_ACCESS, ACL_DEFAULT):
+            return
         self._with_attributes(ino)
         with self._changing():
             if value is None and self.tree.getxattr(ino, name) is None:

@@ -97,6 +97,31 @@ static void test_cookies_go_on_after_any_change(void) {
     img_tree_free(tree);
 }
 
+/* Renamed away and back while it is listed, as file managers' and test suites' loops do. */
+static void test_a_name_that_comes_back_stands_where_it_stood(void) {
+    img_tree *tree = img_tree_new();
+    char name[16];
+    for (int i = 0; i < 100; i++) {
+        (void)snprintf(name, sizeof name, "%d", i);
+        (void)make(tree, IMG_ROOT, name, &a_file);
+    }
+    const img_dir *dir = img_node_at(tree, IMG_ROOT)->u.dir;
+    uint32_t cookie = 0, seen = 0;
+    for (; img_dir_seek(dir, cookie) < dir->used; seen++) {
+        assert(seen < 100);
+        img_slot slot = dir->slots[img_dir_seek(dir, cookie)];
+        cookie = slot.cookie;
+        (void)snprintf(name, sizeof name, "%u", seen);
+        assert(img_tree_move(tree, slot.dentry, IMG_ROOT, "away", 4, false) == 0);
+        assert(img_tree_move(tree, named(tree, IMG_ROOT, "away"), IMG_ROOT, name, strlen(name),
+                             false) == 0);
+        assert(img_dentry_at(tree, named(tree, IMG_ROOT, name))->cookie == cookie);
+    }
+    assert(seen == 100 && dir->live == 100);
+    proved(tree);
+    img_tree_free(tree);
+}
+
 static void test_xattrs(void) {
     img_tree *tree = img_tree_new();
     img_node *root = img_node_at(tree, IMG_ROOT);
@@ -234,6 +259,7 @@ int main(void) {
     test_names_and_links();
     test_whiteouts_stay_where_layers_have_a_name();
     test_cookies_go_on_after_any_change();
+    test_a_name_that_comes_back_stands_where_it_stood();
     test_xattrs();
     test_paths_stay_inside_the_root();
     test_random_walk();

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -338,6 +340,19 @@ def test_r35_listing_while_deleting(at: Path) -> None:
     assert names.stdout.split()[:2] == [".", ".."]
 
 
+def test_r35_listing_ends_while_each_name_goes_and_comes_back(at: Path) -> None:
+    seen = 0
+    for i in range(100):
+        (at / f"many/new{i}").write_bytes(b"")
+    with os.scandir(at / "many") as entries:
+        for entry in entries:
+            os.rename(entry.path, at / "many/away")
+            os.rename(at / "many/away", entry.path)
+            seen += 1
+            assert seen <= 400
+    assert len(os.listdir(at / "many")) == 400
+
+
 def test_r37_whiteouts_and_what_comes_after(at: Path) -> None:
     for name in ("a", "b", "h3"):
         os.unlink(at / "d" / name)
@@ -445,6 +460,66 @@ def test_fsync_and_statfs(at: Path) -> None:
     os.fsync(fd)
     os.close(fd)
     assert os.statvfs(at).f_blocks == os.statvfs(at.parent).f_blocks
+
+
+def test_r34_a_chown_to_nobody_is_one_to_the_same_owner(at: Path) -> None:
+    """chown(2) with -1 and -1 takes set-id bits, if the caller may; ext4 is the oracle."""
+    for where in (at, at.parent):
+        for who, mode in ((5, 0o755), (0, 0o755), (9, 0o6755)):
+            path = where / "shared" / f"mine{who}"
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            path.write_bytes(b"1")
+            os.chown(path, 5, 5)
+            os.chmod(path, 0o6755)
+            pid = os.fork()
+            if pid == 0:
+                os.chdir(path.parent)  # what is above is the tests' alone
+                os.setgroups([])
+                os.setresgid(who, who, who)
+                os.setresuid(who, who, who)
+                os._exit(_libc.lchown(os.fsencode(path.name), -1, -1) != 0)
+            os.waitpid(pid, 0)
+            assert stat.S_IMODE(os.stat(path).st_mode) == mode, (where, who)
+
+
+def test_r39_ctime_stays_when_caches_are_dropped(at: Path) -> None:
+    """The kernel keeps it by its own clock; ours must be the same."""
+    (at / "made").write_bytes(b"1")
+    moved, again = at / "moved", at / "again"
+    for path in (at / "made", at / "f", at / "d/a"):
+        for change in (
+            functools.partial(os.chmod, path, 0o640),
+            functools.partial(os.chown, path, 7, 7),
+            functools.partial(os.setxattr, path, "user.k2", b"v"),
+            functools.partial(os.link, path, again),
+            functools.partial(os.unlink, again),
+            functools.partial(path.write_bytes, b"more"),
+            functools.partial(os.rename, path, moved),
+            functools.partial(os.rename, moved, path),
+        ):
+            change()
+            now = path if path.exists() else moved
+            before = os.stat(now)
+            os.sync()
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            assert os.stat(now).st_ctime_ns == before.st_ctime_ns, change
+            assert os.stat(now).st_mtime_ns == before.st_mtime_ns, change
+
+
+def test_a_file_handle_lasts(at: Path) -> None:
+    """open_by_handle_at(2) of what the kernel has forgotten: it looks up "." of the node."""
+    for name in ("f", "d", "p"):
+        handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+        path, mount_id = os.fsencode(at / name), ctypes.byref(ctypes.c_int())
+        assert _libc.name_to_handle_at(-100, path, handle, mount_id, 0) == 0
+        ino = os.stat(at / name).st_ino
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        mount = os.open(at, os.O_RDONLY)
+        fd = _libc.open_by_handle_at(mount, handle, os.O_PATH)
+        os.close(mount)
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+        assert os.fstat(fd).st_ino == ino
+        os.close(fd)
 
 
 def test_r34_root_keeps_the_set_id_bits(at: Path) -> None:

@@ -7,7 +7,6 @@ is to hold only what programs wrote.
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,16 +39,8 @@ class DebianRoot:
             stack.enter_context(
                 mounted(self._command, self._image, self._at, "--upper", self.upper)
             )
-            stack.enter_context(self._bound())
+            self._binds = stack.enter_context(bound(self._at))
             self._stack = stack.pop_all()
-
-    @contextmanager
-    def _bound(self) -> Iterator[None]:
-        with ExitStack() as self._binds:
-            for source, place in (("/proc", "proc"), ("/dev", "dev")):
-                run("mount", "--bind", source, self._at / place)
-                self._binds.callback(run, "umount", self._at / place)
-            yield
 
     def umount(self) -> None:
         self._stack.close()
@@ -75,27 +66,18 @@ class DebianRoot:
         return done.stdout.decode(errors="replace")
 
 
+@contextmanager
+def bound(root: Path) -> Iterator[ExitStack]:
+    """The machine's /proc and /dev below a root; closing what is given unbinds them early."""
+    with ExitStack() as binds:
+        for source, place in (("/proc", "proc"), ("/dev", "dev")):
+            run("mount", "--bind", source, root / place)
+            binds.callback(run, "umount", root / place)
+        yield binds
+
+
 def run_in(root: Path, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         ["chroot", root, *command], env=_ENVIRONMENT, capture_output=True, timeout=180,
         stdin=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
-
-
-@contextmanager
-def dropping_caches() -> Iterator[list[int]]:
-    """R 39: the kernel forgets dentries and inodes twice a second; yields one item a time."""
-    ended, times = threading.Event(), []
-
-    def drop() -> None:
-        while not ended.wait(0.5):
-            Path("/proc/sys/vm/drop_caches").write_text("2")
-            times.append(1)
-
-    thread = threading.Thread(target=drop)
-    thread.start()
-    try:
-        yield times
-    finally:
-        ended.set()
-        thread.join()

@@ -1,334 +1,289 @@
-"""Law: random file-system operations as values, chosen by a seed, and what each one answers.
+"""Law: random file-system operations as values; here nothing is carried out.
 
-choose() knows names, kinds of calls and nothing of the file system's state, so most sequences run
-into each other: names that exist or do not, kinds that fit or do not, directories full or empty.
-A Side runs an operation below one directory and says what the caller saw: a value or an errno.
-No link climbs (`..`): moved to the top, it would lead out, to one file for both sides.
-Two sides that are the same file system give the same answers for ever.
+choose() makes one of what is known of the state (known.py): mostly it takes what is there and fits,
+now and then what does not, so that refusals are compared as well.  A Step is who does it (a
+worker's number) and what, and needs no state any more: a list of steps can be made shorter and run
+again.  What an operation does is in side.py and descriptors.py, under its name.
+No path climbs (`..`): moved to the top, it would lead out, to one file for both sides.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import mmap
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_CWD = -100
+from known import Known, Step
+
 SOMEBODY = 1234
 LONG_AGO = 1_500_000_000 * 10**9  # times that operations set lie before this
 
-_TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty")
-_BELOW = ("a", "b", "sub", "x", "h3", "007", "l")
-_XATTRS = ("user.k", "user.other", "trusted.t")
-_MODES = (0o600, 0o644, 0o755, 0o711, 0o444, 0o777)
-_SIZES = (0, 1, 100, 4095, 4096, 4097, 10_000, 70_000)
-
 
 @dataclass(frozen=True)
-class Operation:
-    name: str
-    arguments: tuple[Any, ...]
-    somebody: bool = False  # as a user without rights
+class Identity:
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
 
 
-def choose(random: Random) -> Operation:
-    """One operation, after the weights below."""
-    name = random.choice(_WEIGHTED)
-    return Operation(name, _ARGUMENTS[name](random), random.random() < 0.15)
+WORKERS = (
+    Identity(0, 0, (0,), 0o022),
+    Identity(SOMEBODY, SOMEBODY, (SOMEBODY,), 0o002),
+    Identity(5, 6, (6, 8, SOMEBODY), 0o077),
+)
+REMOUNT, DROP, DUMP = "remount", "drop", "dump"  # these the driver carries out
 
+
+def acl(*named: tuple[int, int, int], owner: int = 7, group: int = 5, other: int = 0) -> bytes:
+    """`system.posix_acl_*`: (tag, permissions, id) of named users (2) and groups (8)."""
+    nobody = 2**32 - 1
+    entries = [(1, owner, nobody), *(e for e in named if e[0] == 2), (4, group, nobody)]
+    entries += [e for e in named if e[0] == 8]
+    entries += [(16, 7, nobody)] if named else []
+    entries += [(32, other, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # net_bind_service, effective
+_ACLS = (
+    acl((2, 7, SOMEBODY)), acl((2, 0, SOMEBODY), (8, 6, 6)), acl((8, 7, 8), owner=6, other=4),
+    acl(owner=6, group=4, other=4), acl()[:-3],
+)  # fmt: skip
 
 # ---- what an operation is given -----------------------------------------------------------
 
-
-def _path(random: Random) -> str:
-    parts = [random.choice(_TOP)]
-    while random.random() < 0.55 and len(parts) < 4:
-        parts.append(random.choice(_BELOW))
-    return "/".join(parts)
-
-
-def _data(random: Random) -> bytes:
-    return random.randbytes(1) * random.choice(_SIZES)
-
-
-def _slot(random: Random) -> int:
-    return random.randrange(6)
-
-
+_TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty", "sparse", "suid", "sg")
+_BELOW = ("a", "b", "sub", "x", "h3", "007", "l", "new")
 _OPEN_FLAGS = (
-    os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND,
-    os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_TRUNC, os.O_RDONLY | os.O_DIRECTORY,
-    os.O_RDWR | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW,
+    os.O_RDONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR, os.O_WRONLY, os.O_WRONLY | os.O_APPEND,
+    os.O_RDWR | os.O_TRUNC, os.O_RDONLY | os.O_DIRECTORY, os.O_PATH, os.O_RDONLY | os.O_NOATIME,
+    os.O_RDWR | os.O_APPEND, os.O_PATH | os.O_NOFOLLOW,
 )  # fmt: skip
+_CREATE_FLAGS = (
+    os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_CREAT,
+    os.O_RDWR | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW,
+    os.O_RDWR | os.O_CREAT | os.O_APPEND,
+)  # fmt: skip
+_NODES = (
+    (stat.S_IFBLK, 300, 70_000), (stat.S_IFIFO, 0, 0), (stat.S_IFSOCK, 0, 0), (stat.S_IFREG, 0, 0),
+    (stat.S_IFCHR, 300, 7),
+)  # fmt: skip
+_MODES = (0o644, 0o600, 0o755, 0o711, 0o444, 0o777, 0o666)
+_ANY_MODES = (0o644, 0o600, 0o755, 0o444, 0o777, 0o1755, 0o2755, 0o4755, 0o6777, 0o666)
+_SIZES = (0, 1, 100, 4095, 4096, 4097, 10_000, 70_000, 200_000)
+_PLACES = (0, 1, 5, 4090, 4096, 9_000, 12_288, 69_000)
+_TIMES = (0, 1, 1_000_000_000_123_456_789, 1_300_000_000_000_000_001)
 
-_ARGUMENTS: dict[str, Any] = {
-    "open": lambda r: (_slot(r), _path(r), r.choice(_OPEN_FLAGS), r.choice(_MODES)),
-    "close": lambda r: (_slot(r),),
-    "pread": lambda r: (_slot(r), r.choice(_SIZES), r.choice(_SIZES)),
-    "pwrite": lambda r: (_slot(r), _data(r), r.choice(_SIZES)),
-    "write": lambda r: (_slot(r), _data(r)),
-    "ftruncate": lambda r: (_slot(r), r.choice(_SIZES)),
-    "fstat": lambda r: (_slot(r),),
-    "fchmod": lambda r: (_slot(r), r.choice(_MODES)),
-    "fsync": lambda r: (_slot(r),),
-    "listdir_fd": lambda r: (_slot(r),),
-    "reopen": lambda r: (_slot(r),),
-    "map": lambda r: (_slot(r), r.randbytes(3), r.choice((0, 5, 4090, 9000))),
-    "copy_range": lambda r: (_slot(r), _slot(r), r.choice(_SIZES)),
-    "save": lambda r: (_path(r), _data(r)),
-    "replace": lambda r: (_path(r), _data(r)),
-    "read": lambda r: (_path(r),),
-    "truncate": lambda r: (_path(r), r.choice(_SIZES)),
-    "mkdir": lambda r: (_path(r), r.choice((0o755, 0o700, 0o2775, 0o1777))),
-    "rmdir": lambda r: (_path(r),),
-    "unlink": lambda r: (_path(r),),
-    "rmtree": lambda r: (_path(r),),
-    "rename": lambda r: (_path(r), _path(r)),
-    "renameat2": lambda r: (_path(r), _path(r), r.choice((1, 2, 3))),
-    "link": lambda r: (_path(r), _path(r)),
-    "symlink": lambda r: (r.choice(("a", "d/a", "./f", "nowhere", "sub")), _path(r)),
-    "readlink": lambda r: (_path(r),),
-    "mkfifo": lambda r: (_path(r), r.choice(_MODES)),
-    "mknod": lambda r: (_path(r), r.choice(((1, 3), (300, 70000)))),
-    "chmod": lambda r: (_path(r), r.choice((*_MODES, 0o1755))),
-    "chown": lambda r: (_path(r), r.choice((0, 7, SOMEBODY)), r.choice((0, 8, SOMEBODY))),
-    "lchown": lambda r: (_path(r), r.choice((0, 7)), -1),
-    "utime": lambda r: (_path(r), r.randrange(LONG_AGO), r.randrange(LONG_AGO), r.random() < 0.5),
-    "setxattr": lambda r: (_path(r), r.choice(_XATTRS), r.randbytes(r.choice((0, 1, 40)))),
-    "removexattr": lambda r: (_path(r), r.choice(_XATTRS)),
-    "xattrs": lambda r: (_path(r),),
-    "listdir": lambda r: (_path(r),),
-    "stat": lambda r: (_path(r),),
-    "access": lambda r: (_path(r), r.choice((os.R_OK, os.W_OK, os.X_OK))),
-}
-_WEIGHTS = {
-    "open": 8, "pread": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4, "mkdir": 4,
-    "save": 4, "replace": 3, "link": 3, "stat": 3, "listdir": 3, "rmtree": 0.5, "close": 3,
+
+class Draw:
+    """Arguments of an operation that a worker is to carry out."""
+
+    def __init__(self, random: Random, known: Known, worker: int) -> None:
+        self._random, self._known, self._worker = random, known, worker
+
+    def one(self, *values: Any) -> Any:
+        return self._random.choice(values)
+
+    # paths
+
+    def any_path(self) -> str:
+        parts = [self.one(*_TOP)]
+        while self._random.random() < 0.5 and len(parts) < 4:
+            parts.append(self.one(*_BELOW))
+        return "/".join(parts)
+
+    def _existing(self, *kinds: int) -> str:
+        found = self._known.paths(*kinds)
+        return self.any_path() if not found or self._random.random() < 0.08 else self.one(*found)
+
+    def path(self) -> str:
+        return self._existing()
+
+    def file(self) -> str:
+        return self._existing(stat.S_IFREG) if self._random.random() < 0.9 else self.path()
+
+    def directory(self) -> str:
+        return self._existing(stat.S_IFDIR) if self._random.random() < 0.9 else self.path()
+
+    def link(self) -> str:
+        return self._existing(stat.S_IFLNK) if self._random.random() < 0.8 else self.path()
+
+    def place(self) -> str:
+        """Where something may be made: free or not, in a directory that is there."""
+        if self._random.random() < 0.3:
+            return self.any_path()
+        return f"{self.directory()}/{self.name()}"
+
+    def name(self) -> str:
+        return self.one(*_BELOW)
+
+    # what the worker holds
+
+    def free(self) -> int:
+        return self._random.randrange(6)
+
+    def _held(self, kind: str) -> int:
+        found = self._known.slots(self._worker, kind)
+        return self.free() if not found or self._random.random() < 0.05 else self.one(*found)
+
+    def slot(self) -> int:
+        return self._held("any")
+
+    def data(self) -> int:
+        return self._held("file")
+
+    def dir(self) -> int:
+        return self._held("directory")
+
+    def map(self) -> int:
+        return self._held("map")
+
+    # values
+
+    def size(self) -> int:
+        return self.one(*_SIZES)
+
+    def at(self) -> int:
+        return self.one(*_PLACES)
+
+    def tag(self) -> int:
+        return self._random.randrange(256)
+
+    def mode(self) -> int:
+        return self.one(*_MODES)
+
+    def any_mode(self) -> int:
+        return self.one(*_ANY_MODES)
+
+    def xattr(self) -> str:
+        return self.one("user.k", "user.other", "trusted.t")
+
+    def value(self) -> bytes:
+        return self.one(b"", b"v", b"\0binary\xff", b"long" * 300)
+
+    def time(self) -> int:
+        return self.one(*_TIMES)
+
+    def owner(self) -> tuple[int, int]:
+        """One of the two at least: the kernel does not tell FUSE of a chown() to nobody else,
+        which drops set-id bits on ext4."""
+        uid = self.one(-1, 0, 5, 7, SOMEBODY)
+        return uid, self.one(*((-1,) if uid != -1 else ()), 0, 6, 8, SOMEBODY)
+
+    def aligned(self) -> int:
+        return self.one(0, 4096, 8192, 65_536)
+
+
+_ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
+    # descriptors
+    "open": lambda d: (d.free(), d.one(d.file(), d.file(), d.path()), d.one(*_OPEN_FLAGS), 0),
+    "create": lambda d: (d.free(), d.place(), d.one(*_CREATE_FLAGS), d.mode()),
+    "open_at": lambda d: (d.free(), d.dir(), d.name(), d.one(*_OPEN_FLAGS, *_CREATE_FLAGS), 0o644),
+    "open_directory": lambda d: (d.free(), d.directory()),
+    "close": lambda d: (d.slot(),),
+    "pread": lambda d: (d.data(), d.size(), d.at()),
+    "pwrite": lambda d: (d.data(), d.tag(), d.size(), d.at()),
+    "write": lambda d: (d.data(), d.tag(), d.size()),
+    "read_on": lambda d: (d.data(), d.size()),
+    "seek": lambda d: (d.data(), d.at(), d.one(os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)),
+    "ftruncate": lambda d: (d.data(), d.size()),
+    "fstat": lambda d: (d.slot(),),
+    "fchmod": lambda d: (d.slot(), d.any_mode()),
+    "fchown": lambda d: (d.slot(), *d.owner()),
+    "fsync": lambda d: (d.data(),),
+    "fd_xattrs": lambda d: (d.slot(), d.xattr(), d.value()),
+    "listdir_fd": lambda d: (d.dir(),),
+    "reopen": lambda d: (d.data(),),
+    "same_as": lambda d: (d.slot(), d.path()),
+    "link_fd": lambda d: (d.data(), d.place()),
+    "mkdir_at": lambda d: (d.dir(), d.name(), d.mode()),
+    "unlink_at": lambda d: (d.dir(), d.name()),
+    "rename_at": lambda d: (d.dir(), d.name(), d.dir(), d.name()),
+    "sendfile": lambda d: (d.data(), d.data(), d.size()),
+    "flock": lambda d: (d.data(), d.one(1, 2, 8)),
+    "lock": lambda d: (
+        d.data(), d.one("F_SETLK", "F_OFD_SETLK", "F_GETLK"), d.one(0, 1, 2), d.at(), d.size(),
+    ),
+    # shared mappings
+    "map": lambda d: (d.free(), d.data(), d.one(True, True, False)),
+    "unmap": lambda d: (d.map(),),
+    "map_read": lambda d: (d.map(), d.at(), d.size()),
+    "map_write": lambda d: (d.map(), d.at(), d.tag(), d.one(1, 3, 5000)),
+    # paths: contents
+    "save": lambda d: (d.one(d.file(), d.place()), d.tag(), d.size()),
+    "append": lambda d: (d.file(), d.tag(), d.size()),
+    "replace": lambda d: (d.file(), d.tag(), d.size()),
+    "read": lambda d: (d.file(),),
+    "direct_read": lambda d: (d.file(), d.aligned()),
+    "direct_write": lambda d: (d.file(), d.tag(), d.aligned(), d.aligned()),
+    "truncate": lambda d: (d.file(), d.size()),
+    # paths: names
+    "mkdir": lambda d: (d.place(), d.one(0o755, 0o777, 0o2775, 0o1777)),
+    "rmdir": lambda d: (d.directory(),),
+    "unlink": lambda d: (d.path(),),
+    "rmtree": lambda d: (d.directory(),),
+    "rename": lambda d: (d.path(), d.one(d.place(), d.place(), d.path())),
+    "rename_directory": lambda d: (d.directory(), d.one(d.place(), d.place(), d.directory())),
+    "renameat2": lambda d: (d.path(), d.one(d.place(), d.path()), d.one(1, 2, 2, 3)),
+    "link": lambda d: (d.one(d.file(), d.path()), d.place()),
+    "symlink": lambda d: (d.one("a", "d/a", "./f", "nowhere", "sub", "l"), d.place()),
+    "readlink": lambda d: (d.link(),),
+    "mknod": lambda d: (d.place(), d.one(*_NODES), d.mode()),
+    "inside": lambda d: (d.directory(), d.name(), d.name(), d.tag()),
+    # paths: attributes
+    "chmod": lambda d: (d.path(), d.any_mode()),
+    "chown": lambda d: (d.one(d.path(), d.link()), *d.owner(), d.one(True, False)),
+    "utime": lambda d: (d.one(d.path(), d.link()), d.time(), d.time(), d.one(True, False)),
+    "utime_part": lambda d: (
+        d.path(), d.one("omit", "now", "set"), d.one("set", "omit", "now"), d.time(),
+    ),
+    "setxattr": lambda d: (d.one(d.path(), d.link()), d.xattr(), d.value()),
+    "set_capability": lambda d: (d.file(),),
+    "set_acl": lambda d: (d.path(), d.one(*_ACLS)),
+    "remove_acl": lambda d: (d.path(), d.one("access", "default")),
+    "removexattr": lambda d: (d.path(), d.xattr()),
+    "xattrs": lambda d: (d.path(),),
+    "stat": lambda d: (d.path(),),
+    "same": lambda d: (d.path(), d.path()),
+    "access": lambda d: (d.path(), d.one(os.R_OK, os.W_OK, os.X_OK)),
+    # paths: listings
+    "listdir": lambda d: (d.directory(),),
+    "list_and_seek": lambda d: (d.directory(),),
+    "list_and_remove": lambda d: (d.directory(), d.one(1, 3, 20)),
+    # the process
+    "umask": lambda d: (d.one(0o022, 0, 0o077, 0o002),),
 }  # fmt: skip
-_WEIGHTED = [n for n in _ARGUMENTS for _ in range(int(2 * _WEIGHTS.get(n, 1.5)))]
+# Where pyfuse3 answers alone these go another way: it has no handlers for them, or the kernel has
+# taken the umask off before it asks (README, "Limits").
+_FAST_ONLY: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
+    "copy_range": lambda d: (d.data(), d.data(), d.size(), d.at()),
+    "fallocate": lambda d: (d.data(), d.one(0, 1, 3, 16, 17), d.at(), d.size()),
+    "holes": lambda d: (d.data(),),
+    "tmpfile": lambda d: (d.free(), d.directory(), d.mode()),
+    "set_default_acl": lambda d: (d.directory(), d.one(*_ACLS)),
+    "setxattr_flags": lambda d: (d.path(), d.xattr(), d.value(), d.one(1, 2)),
+}
+_DRIVER = {REMOUNT: 0.5, DROP: 2.0, DUMP: 0.5}
+_WEIGHTS = {
+    "open": 9, "create": 5, "open_directory": 3, "pwrite": 5, "write": 3, "rename": 8, "unlink": 4,
+    "mkdir": 4, "save": 4, "replace": 3, "link": 5, "stat": 3, "listdir": 2, "rmtree": 0.5,
+    "close": 1, "rename_directory": 5, "renameat2": 6, "map_write": 4, "map": 4, "umask": 0.5,
+    "copy_range": 3, "fallocate": 4, "link_fd": 3, "rmdir": 2, "list_and_remove": 0.5,
+    "set_default_acl": 1,
+} | _DRIVER  # fmt: skip
 
 
-# ---- what it does -------------------------------------------------------------------------
-
-
-class Side:
-    """One directory and the descriptors that operations opened below it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._fds: dict[int, int] = {}
-
-    def __call__(self, operation: Operation) -> object:
-        with self._inside(operation.somebody):
-            try:
-                return getattr(self, "_" + operation.name)(*operation.arguments)
-            except OSError as e:
-                return errno.errorcode[e.errno or 0]
-
-    def close_all(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
-
-    @contextmanager
-    def _inside(self, somebody: bool) -> Iterator[None]:
-        """Relative paths, since directories above may be closed to a user without rights."""
-        before = os.open(".", os.O_PATH)
-        os.chdir(self.root)
-        groups = os.getgroups()
-        if somebody:
-            os.setgroups([])
-            os.setegid(SOMEBODY)
-            os.seteuid(SOMEBODY)
-        try:
-            yield
-        finally:
-            if somebody:
-                os.seteuid(0)
-                os.setegid(0)
-                os.setgroups(groups)
-            os.fchdir(before)
-            os.close(before)
-
-    def _fd(self, slot: int) -> int:
-        return self._fds.get(slot, -1)
-
-    # ---- descriptors ----
-
-    def _open(self, slot: int, path: str, flags: int, mode: int) -> object:
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-        if slot in self._fds:
-            os.close(self._fds[slot])
-        self._fds[slot] = fd
-        return _seen(os.fstat(fd))
-
-    def _close(self, slot: int) -> None:
-        if slot in self._fds:
-            os.close(self._fds.pop(slot))
-
-    def _pread(self, slot: int, size: int, offset: int) -> bytes:
-        return os.pread(self._fd(slot), size, offset)
-
-    def _pwrite(self, slot: int, data: bytes, offset: int) -> int:
-        return os.pwrite(self._fd(slot), data, offset)
-
-    def _write(self, slot: int, data: bytes) -> tuple[int, int]:
-        fd = self._regular(slot)
-        return os.write(fd, data), os.lseek(fd, 0, os.SEEK_CUR)
-
-    def _regular(self, slot: int) -> int:
-        """Devices and fifos are shared with the machine, or wait for somebody else."""
-        fd = self._fd(slot)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "")
-        return fd
-
-    def _ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self._fd(slot), size)
-
-    def _fstat(self, slot: int) -> object:
-        return _seen(os.fstat(self._fd(slot)))
-
-    def _fchmod(self, slot: int, mode: int) -> None:
-        os.fchmod(self._fd(slot), mode)
-
-    def _fsync(self, slot: int) -> None:
-        os.fsync(self._regular(slot))
-
-    def _listdir_fd(self, slot: int) -> list[str]:
-        return sorted(os.listdir(self._fd(slot)))
-
-    def _reopen(self, slot: int) -> bytes:
-        self._regular(slot)
-        fd = os.open(f"/proc/self/fd/{self._fd(slot)}", os.O_RDONLY)
-        try:
-            return os.pread(fd, 100_000, 0)
-        finally:
-            os.close(fd)
-
-    def _map(self, slot: int, data: bytes, offset: int) -> bytes:
-        fd = self._regular(slot)
-        if os.fstat(fd).st_size < offset + len(data):
-            raise OSError(errno.EINVAL, "")
-        with mmap.mmap(fd, 0, mmap.MAP_SHARED) as mapped:
-            mapped[offset : offset + len(data)] = data
-            return mapped[:]
-
-    def _copy_range(self, source: int, target: int, size: int) -> int:
-        return os.copy_file_range(self._regular(source), self._regular(target), size, 0, 0)
-
-    # ---- paths ----
-
-    def _save(self, path: str, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o644)
-        try:
-            os.write(fd, data) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        finally:
-            os.close(fd)
-
-    def _replace(self, path: str, data: bytes) -> None:
-        """As editors save: a new file beside it, then a rename over it."""
-        self._save(path + ".tmp", data)
-        os.rename(path + ".tmp", path)
-
-    def _read(self, path: str) -> bytes:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return os.read(fd, 200_000) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
-
-    def _truncate(self, path: str, size: int) -> None:
-        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
-        same = os.stat(path).st_size == size
-        os.truncate(path, size)
-        if same:
-            os.utime(path, ns=(size, size))
-
-    def _mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path)
-        os.chmod(path, mode)
-
-    def _rmdir(self, path: str) -> None:
-        os.rmdir(path)
-
-    def _unlink(self, path: str) -> None:
-        os.unlink(path)
-
-    def _rmtree(self, path: str) -> None:
-        """Deepest first; the first error ends it, in an order that both sides have."""
-        for name in sorted(os.listdir(path)):
-            child = f"{path}/{name}"
-            if stat.S_ISDIR(os.lstat(child).st_mode):
-                self._rmtree(child)
-            else:
-                os.unlink(child)
-        os.rmdir(path)
-
-    def _rename(self, source: str, target: str) -> None:
-        os.rename(source, target)
-
-    def _renameat2(self, source: str, target: str, flags: int) -> None:
-        if _libc.renameat2(_CWD, source.encode(), _CWD, target.encode(), flags):
-            raise OSError(ctypes.get_errno(), "")
-
-    def _link(self, source: str, target: str) -> None:
-        os.link(source, target, follow_symlinks=False)
-
-    def _symlink(self, source: str, target: str) -> None:
-        os.symlink(source, target)
-
-    def _readlink(self, path: str) -> str:
-        return os.readlink(path)
-
-    def _mkfifo(self, path: str, mode: int) -> None:
-        os.mkfifo(path, mode)
-
-    def _mknod(self, path: str, device: tuple[int, int]) -> None:
-        os.mknod(path, stat.S_IFBLK | 0o640, os.makedev(*device))
-
-    def _chmod(self, path: str, mode: int) -> None:
-        os.chmod(path, mode)
-
-    def _chown(self, path: str, uid: int, gid: int) -> None:
-        os.chown(path, uid, gid)
-
-    def _lchown(self, path: str, uid: int, gid: int) -> None:
-        os.lchown(path, uid, gid)
-
-    def _utime(self, path: str, atime: int, mtime: int, follow: bool) -> None:
-        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
-
-    def _setxattr(self, path: str, name: str, value: bytes) -> None:
-        os.setxattr(path, name, value, follow_symlinks=False)
-
-    def _removexattr(self, path: str, name: str) -> None:
-        os.removexattr(path, name, follow_symlinks=False)
-
-    def _xattrs(self, path: str) -> dict[str, bytes]:
-        names = sorted(os.listxattr(path, follow_symlinks=False))
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-
-    def _listdir(self, path: str) -> list[tuple[str, bool]]:
-        return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in os.scandir(path))
-
-    def _stat(self, path: str) -> object:
-        return _seen(os.lstat(path)), _seen(os.stat(path))
-
-    def _access(self, path: str, mode: int) -> bool:
-        return os.access(path, mode, effective_ids=True)
-
-
-def _seen(st: os.stat_result) -> tuple[int, ...]:
-    """What must be the same on both sides: of the times only those that an operation set."""
-    size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
-    mtime = st.st_mtime_ns if st.st_mtime_ns < LONG_AGO else -1
-    return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
+def choose(random: Random, known: Known, fastpath: bool) -> Step:
+    """One operation, after the weights above."""
+    arguments = _ARGUMENTS | (_FAST_ONLY if fastpath else {})
+    names = [*arguments, *_DRIVER]
+    (name,) = random.choices(names, [_WEIGHTS.get(n, 1.5) for n in names])
+    if name in _DRIVER:
+        return Step(0, name)
+    worker = random.choice((0, 0, 0, 1, 1, 2))
+    return Step(worker, name, arguments[name](Draw(random, known, worker)))

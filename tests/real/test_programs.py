@@ -12,11 +12,14 @@ from pathlib import Path
 
 import hostapt
 import pytest
-from debianroot import DebianRoot, dropping_caches
+from debianroot import DebianRoot, bound, run_in
+from dropping import dropping_caches
 from oracle import differences, dump_directory, overlay, run
+from packagers import PACKAGERS
 from realimage import Real
+from twosides import comparable
 
-INSTALLED = "gcc libc6-dev git python3 sqlite3"
+INSTALLED = "gcc libc6-dev git python3 python3-pip rpm rsync sqlite3"
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,40 @@ def test_r33_sqlite_keeps_its_pages(debian: DebianRoot) -> None:
     for mode in ("delete", "wal"):
         query = "pragma integrity_check; select count(*) from t where k % 7 <> 0 or k > 4500"
         assert debian(f"sqlite3 /root/sql/{mode}.db '{query}'").split()[0] == "ok"
+
+
+# ---- beside the kernel's overlayfs ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twin(
+    debian: DebianRoot, real: Real, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """What the mount showed, as the kernel's overlayfs shows it, with an upper of its own."""
+    base = tmp_path_factory.mktemp("twin")
+    debian.remount()  # what was written is in the upper then
+    run("cp", "-a", debian.upper, base / "below")
+    (base / "upper").mkdir()
+    (base / "work").mkdir()
+    layers = [*real.layers, base / "below"]
+    with overlay(layers, base / "mnt", base / "upper", base / "work") as at:
+        with bound(at):
+            yield at
+    shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("name", PACKAGERS)
+def test_r44_packagers_do_the_same_as_on_overlayfs(
+    debian: DebianRoot, twin: Path, name: str
+) -> None:
+    script, trees = PACKAGERS[name]
+    done = run_in(twin, ["sh", "-euc", script, "sh", f"/root/{name}"])
+    assert done.returncode == 0, done.stderr
+    assert debian(script, f"/root/{name}") == done.stdout.decode()
+    for tree in trees:
+        found = differences(comparable(debian.at / tree), comparable(twin / tree))
+        assert not found, f"{tree}: the mount (ours) and the kernel's overlayfs (theirs):\n{found}"
+        still_there(debian, tree)
 
 
 # ---- beside -------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""R 43: ENOSPC, EDQUOT, EIO and EROFS of the upper reach the caller, and the mount goes on.
+
+Each call by which a case changes the upper or the work directory is made to fail. What holds:
+
+    E1  The caller is told the upper's own errno; or the operation is done, where the call was one
+        that an operation can do without, or that was tried once more and then went well.
+    E2  What failed has changed nothing, neither what the mount shows nor what the upper holds; the
+        files of the layers are whole.
+    E3  Nothing stands in the way of the same operation once the fault is gone, and afterwards the
+        mount, the next mount and the kernel's overlayfs show what they show without any fault.
+
+A full disk (ENOSPC, EDQUOT) goes on refusing what takes room, a read-only one everything, until the
+fault is gone; EIO comes once.  Each case tries some of its calls, each with one errno; all of them
+with all of these if FAULTS=all.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from faultcases import CASES, Case, Step
+from interposer import Action, Call, Class
+from scene import MODES, Dump, Scene, unlike
+from test_crash import THOROUGH, states_of
+
+THEN = {
+    errno.ENOSPC: Class.SPACE,
+    errno.EIO: Class.NONE,
+    errno.EDQUOT: Class.SPACE,
+    errno.EROFS: Class.CHANGES & ~Class.SYNC,
+}
+EVERY = 3  # of a case's calls, one of so many is tried
+
+
+def faults(calls: Sequence[Call], first: int) -> Iterator[tuple[int, int]]:
+    """(number of the call, errno). Which, depends on the case: together they try everything."""
+    numbers = list(THEN)
+    for n in range(1, len(calls) + 1):
+        if THOROUGH:
+            yield from ((n, number) for number in numbers)
+        elif (n + first) % EVERY == 0 or len(calls) == 1:
+            yield n, numbers[(n + first) // EVERY % len(numbers)]
+
+
+def without(dump: Dump, case: Case) -> Dump:
+    """What the kernel could not write back stays in its cache: of a write that failed, nobody can
+    say what is seen."""
+    return {path: fields for path, fields in dump.items() if path not in case.loose}
+
+
+def run(steps: Sequence[Step], at: Path) -> tuple[int, int]:
+    """How many steps were done, and the errno that ended it, or 0."""
+    for done, step in enumerate(steps):
+        try:
+            step(at)
+        except OSError as e:
+            return done, e.errno or 0
+    return len(steps), 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_error_of_the_upper_reaches_the_caller(scene: Scene, before: Dump, name: str) -> None:
+    case, wrong, first = CASES[name], [], list(CASES).index(name)
+    modes = list(MODES) if THOROUGH else [list(MODES)[first % 2]]
+    for mode in modes:
+        states, calls = states_of(scene, case.steps, mode)
+        between = states_of(scene, case.requests, mode)[0]
+        for n, number in faults(calls, first):
+            told = fails(scene, case, mode, [before, *states], between, n, number)
+            if told:
+                wrong.append(f"{mode}: {errno.errorcode[number]} of {calls[n - 1]}:\n{told}")
+    assert not wrong, "\n".join([*wrong, "the calls:", *map(str, calls)])
+
+
+def fails(
+    scene: Scene,
+    case: Case,
+    mode: str,
+    states: Sequence[Dump],
+    between: Sequence[Dump],
+    n: int,
+    number: int,
+) -> str:
+    scene.fresh()
+    wrong = []
+    with scene.mounted(mode) as at:
+        scene.faults.arm(at=n, action=Action.FAIL, error=number, then=THEN[number])
+        done, told = run(case.steps, at)
+        scene.faults.disarm()
+        # What the kernel writes back later is told as it remembers it: no space, or EIO.
+        if told not in (0, number) and not (case.loose and told == errno.EIO):
+            wrong.append(f"E1: the caller was told {errno.errorcode[told]}")
+        allowed = [without(dump, case) for dump in (states[done], *between)]
+        for who, dump in (("the mount", scene.dump(at)), ("the upper", scene.dump_of_copy())):
+            found = without(dump, case)
+            difference = min((unlike(found, state) for state in allowed), key=len)
+            if difference:
+                wrong.append(f"E2: {who} shows after {done} steps and error {told}:\n{difference}")
+        _, again = run(case.steps[done:], at)
+        if again:
+            wrong.append(f"E3: once the fault is gone: {errno.errorcode[again]}")
+        elif difference := unlike(scene.dump(at), states[-1], case.loose):
+            wrong.append(f"E3: the mount shows\n{difference}")
+    if not wrong:
+        for who, dump in (
+            ("the next mount", scene.dump_of_upper()),
+            ("the kernel's overlayfs", scene.kernel_dump()),
+        ):
+            if difference := unlike(dump, states[-1], case.loose):
+                wrong.append(f"E3: {who} shows\n{difference}")
+    return "\n".join(wrong)
