@@ -314,15 +314,6 @@ static int answer_sized(fast_request *req, uint32_t room, size_t size) {
     return size > room ? -ERANGE : fast_reply(req, req->out, size);
 }
 
-/* xattr(7): no file system has any other. */
-static bool is_xattr_name(const char *name) {
-    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_"};
-    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
-        if (strncmp(name, spaces[i], strlen(spaces[i])) == 0)
-            return true;
-    return false;
-}
-
 int fast_getxattr(fast_request *req) {
     static const char caps[] = "security.capability";
     const struct fuse_getxattr_in *in = (const void *)req->arg;
@@ -343,7 +334,7 @@ int fast_getxattr(fast_request *req) {
     if (!node)
         return -ESTALE;
     if (!value)
-        return is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
+        return img_is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
     return answer_sized(req, in->size, size);
 }
 

@@ -378,8 +378,13 @@ class RootFs:
             if resized and change.mtime_ns is None:
                 # only so much was copied, so that nothing is cut off any more
                 change = replace(change, mtime_ns=time.time_ns())
-            if _set(door, ino, change):
-                return
+            try:
+                if _set(door, ino, change):
+                    return
+            except OSError:
+                if not resized:
+                    raise
+                return  # it is cut already, which cannot be taken back
             self._copy.node(ino)
             if _set(door, ino, change):
                 return
