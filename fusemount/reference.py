@@ -11,9 +11,10 @@ over a file of that name, which can still be given as `./oci:file`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.errors import UsageError
@@ -47,12 +48,23 @@ class Reference:
     more: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
+        rest = 1 + len(self.more) - _SHOWN_MAX
+        if rest > 0:
+            return f"{replace(self, more=self.more[: _SHOWN_MAX - 1]).spelled} and {rest} more"
+        return self.spelled
+
+    @property
+    def spelled(self) -> str:
+        """What parse_reference reads again; str() may leave some of many directories out."""
         if self.transport == DIRECTORIES:
-            shown = [str(p).replace(":", "\\:") for p in (self.path, *self.more)]
-            rest = len(shown) - _SHOWN_MAX
-            return "dir:" + ":".join(shown[:_SHOWN_MAX]) + (f" and {rest} more" * (rest > 0))
+            paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
+            return "dir:" + ":".join(paths)
         head = f"{self.transport}:" if self.transport else ""
         return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
+
+    def absolute(self) -> Reference:
+        path, *more = (Path(os.path.abspath(p)) for p in (self.path, *self.more))
+        return replace(self, path=path, more=tuple(more))
 
 
 def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:

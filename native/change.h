@@ -110,6 +110,10 @@ int img_setattr(img_upper *upper, img_id id, const img_set *set);
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *raise);
 
+/* Whether other file systems have such names: xattr(7), "Extended attribute namespaces"; else the
+ * answer is -EOPNOTSUPP. */
+bool img_is_xattr_name(const char *name);
+
 /* How a write comes. IMG_WRITE_KILL: set-id bits go. IMG_WRITE_CACHED: from the kernel's cache: it
  * took away what the writer was to lose when he wrote, and what was given to the file since stays.
  */

@@ -117,7 +117,7 @@ static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
     o->pinned = 0;
     if (!S_ISREG(mode) && !S_ISDIR(mode))
         return img_upper_place(upper, id, &o->dir, o->name, &o->pinned);
-    o->fd = img_upper_pin(upper, id);
+    o->fd = S_ISREG(mode) ? img_upper_pin_to_write(upper, id) : img_upper_pin(upper, id);
     if (o->fd < 0)
         return o->fd;
     o->pinned = id;
@@ -351,7 +351,7 @@ static ssize_t pin_to_write(img_upper *upper, img_id id) {
     const img_node *node = img_tree_node(upper->tree, id);
     bool below = node && S_ISREG(node->mode) && !img_node_data_is_up(node);
     unlock(upper);
-    return below ? IMG_WRITE_DECLINED : img_upper_pin(upper, id);
+    return below ? IMG_WRITE_DECLINED : img_upper_pin_to_write(upper, id);
 }
 
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size

@@ -25,6 +25,14 @@ static bool is_acl(const char *name) {
     return strcmp(name, IMG_ACL_ACCESS) == 0 || strcmp(name, IMG_ACL_DEFAULT) == 0;
 }
 
+bool img_is_xattr_name(const char *name) {
+    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_"};
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
+        if (strncmp(name, spaces[i], strlen(spaces[i])) == 0 && name[strlen(spaces[i])])
+            return true;
+    return false;
+}
+
 /* R. 0, IMG_DECLINED, or an errno. */
 static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
                    const char *value, int flags, bool *raise) {
@@ -38,7 +46,9 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     if (there && value && flags & XATTR_CREATE)
         return -EEXIST;
     if (!there && (!value || flags & XATTR_REPLACE))
-        return -ENODATA;
+        return img_is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
+    if (!there && !img_is_xattr_name(name))
+        return -EOPNOTSUPP;
     bool nameless = id != IMG_ROOT && !node->names;
     if (!upper->options.owners ||
         (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))

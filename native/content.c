@@ -272,7 +272,10 @@ int img_content_copy(const img_content *content, int fd, uint64_t limit) {
     }
     let_go(content, &from);
     free(buffer);
-    if (result == 0 && ftruncate(fd, (off_t)size) < 0)
+    struct stat st;
+    if (result == 0 && fstat(fd, &st) < 0)
+        result = -errno;
+    if (result == 0 && (uint64_t)st.st_size < size && ftruncate(fd, (off_t)size) < 0)
         result = -errno;
     return result;
 }

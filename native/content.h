@@ -57,8 +57,9 @@ ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint6
  * of a directory layer's what its own file says. */
 uint64_t img_node_blocks(const img_node *node);
 
-/* Copies the first limit bytes into the empty file fd, holes left as holes, and sets its size.
- * Shares blocks where the file system can (copy_file_range).  Negative errno. */
+/* Copies the first limit bytes into the file fd, which has nothing but holes, where ours are left
+ * as holes; it then is at least so long. Shares blocks where the file system can (copy_file_range).
+ * Negative errno. */
 int img_content_copy(const img_content *content, int fd, uint64_t limit);
 
 #endif

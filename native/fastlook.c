@@ -333,7 +333,9 @@ int fast_getxattr(fast_request *req) {
     unlock(req);
     if (!node)
         return -ESTALE;
-    return value ? answer_sized(req, in->size, size) : -ENODATA;
+    if (!value)
+        return img_is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
+    return answer_sized(req, in->size, size);
 }
 
 /* Whether the name may be seen: xattr(7) hides trusted ones from those who cannot read them. */

@@ -144,6 +144,8 @@ static int open_quietly(int at, const char *path, int flags) {
     int fd = openat(at, path, flags | O_NOATIME);
     if (fd < 0 && errno == EPERM)
         fd = openat(at, path, flags);
+    if (fd < 0 && errno == EROFS && flags & O_RDWR) /* made read-only beneath us: to read it */
+        fd = openat(at, path, (flags & ~O_RDWR) | O_RDONLY);
     return fd < 0 ? -errno : fd;
 }
 
@@ -293,6 +295,17 @@ int img_upper_pin(img_upper *upper, img_id id) {
     while (fd == -EAGAIN);
     (void)pthread_rwlock_unlock(&upper->places);
     return fd;
+}
+
+int img_upper_pin_to_write(img_upper *upper, img_id id) {
+    for (int tries = 0; tries < 2; tries++) {
+        int fd = img_upper_pin(upper, id);
+        if (fd < 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY)
+            return fd;
+        img_upper_drop(upper, id); /* it may be writable again */
+        img_upper_unpin(upper, id);
+    }
+    return -EROFS;
 }
 
 void img_upper_unpin(img_upper *upper, img_id id) {

@@ -8,7 +8,8 @@
  * since opens are not announced: any file the kernel knows may be open.
  *
  * Descriptors are upperfds.h's.  Regular files are open O_RDWR (O_RDONLY when the mount is
- * read-only), directories O_RDONLY | O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC, and O_NOATIME
+ * read-only, or their file system has become so: img_upper_pin_to_write), directories O_RDONLY |
+ * O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC, and O_NOATIME
  * where we may.  A descriptor never outlives its node: the tree says when it frees one.
  *
  * Locks, taken in this order and never the other way round:
@@ -67,6 +68,8 @@ void img_upper_moved(img_upper *upper);
  * -ESTALE: no such node, or nothing of it in the upper; -EINVAL: neither file nor directory;
  * -EMFILE when all kept ones are pinned. */
 int img_upper_pin(img_upper *upper, img_id id);
+/* The same for a file that is to be written: -EROFS where it can only be read. */
+int img_upper_pin_to_write(img_upper *upper, img_id id);
 void img_upper_unpin(img_upper *upper, img_id id);
 /* Takes over fd as id's descriptor (a file just made). Closes it when there is no room. */
 void img_upper_keep(img_upper *upper, img_id id, int fd);

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from fusemount.daemon import registry
+from fusemount.daemon.mountinfo import mount_at
 
 HANDOVER_SECONDS = 10.0
 _STEP_SECONDS = 0.01
@@ -22,10 +23,16 @@ def await_upper(upper: Path, work: Path | None, runtime: Path) -> None:
     let go in time: what then holds is told by who opens the upper."""
     deadline = time.monotonic() + HANDOVER_SECONDS
     while not (_free(upper) and (work is None or _free(work))) and time.monotonic() < deadline:
-        shown = (m for m in registry.listing(runtime) if m.record.upper == str(upper))
-        if any(mounted.visible and mounted.record.alive for mounted in shown):
+        records = (m.record for m in registry.listing(runtime) if m.record.alive)
+        if any(record.upper == str(upper) and _stands(record) for record in records):
             return
         time.sleep(_STEP_SECONDS)
+
+
+def _stands(record: registry.Record) -> bool:
+    """By its mountpoint too: a device number that was given back may be another mount's already."""
+    entry = mount_at(Path(record.mountpoint))
+    return entry is not None and entry.device == record.device
 
 
 def _free(upper: Path) -> bool:

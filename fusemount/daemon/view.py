@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,7 @@ def _record(
     from fusemount.rootfs.base import Base, record_base
 
     base = Base(
-        image=str(replace(reference, path=Path(os.path.abspath(reference.path)))),
+        image=reference.absolute().spelled,
         image_id=image_id,
         platform=str(image_options.platform or ""),
         follow_symlink_parents=options.follow_symlink_parents,

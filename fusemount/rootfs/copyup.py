@@ -150,7 +150,8 @@ class CopyUp:
             yield
         finally:
             for parent in marked:
-                self.settle_times(parent)
+                with suppress(OSError):  # settle_again tries once more
+                    self.settle_times(parent)
 
     def take_stray(self, parent: int, name: bytes) -> None:
         """A whiteout goes that hides nothing, and keeps its name from being used."""
@@ -371,7 +372,6 @@ class CopyUp:
             with changing(self._native), self.place(ino) as (at, rest):
                 self._upper.set_mark(at, rest, HELD, format_held(self._held(ino)))
             try:
-                # A shorter size is the new one already, of what is still the layers' data.
                 self._tree.copy_data(ino, fd, size)
                 self._settle(fd)
             except OSError:
@@ -381,18 +381,27 @@ class CopyUp:
                     self.restore(ino)
                 raise
             with changing(self._native):
-                self.restore(ino, complete=True)
+                self.restore(ino)
+                if size < attr.size:
+                    os.ftruncate(fd, size)  # and then it shows so much of the layers' data
+                    self._tree.set_attr(ino, size=size, mtime_ns=os.fstat(fd).st_mtime_ns)
+                self._is_whole(ino)
         finally:
             self._native.unpin(ino)
+
+    def _is_whole(self, ino: int) -> None:
+        with self.place(ino) as (at, rest):
+            self._upper.remove_mark(at, rest, METACOPY)
+            st = os.stat(rest, dir_fd=at, follow_symlinks=False)
+        self._tree.set_attr(ino, meta=False, size=st.st_size, blocks=st.st_blocks)
 
     def _held(self, ino: int) -> Held:
         attr = self._tree.getattr(ino)
         capability = self._tree.getxattr(ino, CAPABILITY)
         return Held(stat.S_IMODE(attr.mode), attr.atime_ns, attr.mtime_ns, capability)
 
-    def restore(self, ino: int, *, complete: bool = False) -> None:
-        """What writing its data has taken from an object comes back; with complete, these are then
-        its data."""
+    def restore(self, ino: int) -> None:
+        """What writing its data has taken from an object comes back."""
         attr, upper = self._tree.getattr(ino), self._upper
         mode = stat.S_IMODE(attr.mode)
         capability = self._tree.getxattr(ino, CAPABILITY)
@@ -402,12 +411,7 @@ class CopyUp:
             if capability is not None:
                 upper.set_xattr(at, rest, CAPABILITY, capability)
             os.utime(rest, ns=(attr.atime_ns, attr.mtime_ns), dir_fd=at, follow_symlinks=False)
-            if complete:
-                upper.remove_mark(at, rest, METACOPY)
             upper.remove_mark(at, rest, HELD)
-            if complete:
-                st = os.stat(rest, dir_fd=at, follow_symlinks=False)
-                self._tree.set_attr(ino, meta=False, size=st.st_size, blocks=st.st_blocks)
 
     # ---- whole trees ----------------------------------------------------------------------
 

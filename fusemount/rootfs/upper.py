@@ -485,9 +485,15 @@ class Upper:
             try:
                 os.link(name, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
             except FileExistsError:
+                if stat.S_ISDIR(os.stat(rest, dir_fd=fd, follow_symlinks=False).st_mode):
+                    raise
                 spare = self.temporary()
                 os.link(name, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
-                os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
+                try:
+                    os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
+                except OSError:
+                    self.leave(spare)
+                    raise
 
     def put_in(self, name: bytes, path: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""

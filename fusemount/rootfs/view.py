@@ -378,8 +378,13 @@ class RootFs:
             if resized and change.mtime_ns is None:
                 # only so much was copied, so that nothing is cut off any more
                 change = replace(change, mtime_ns=time.time_ns())
-            if _set(door, ino, change):
-                return
+            try:
+                if _set(door, ino, change):
+                    return
+            except OSError:
+                if not resized:
+                    raise
+                return  # it is cut already, which cannot be taken back
             self._copy.node(ino)
             if _set(door, ino, change):
                 return
@@ -447,6 +452,8 @@ class RootFs:
         self._with_attributes(ino)
         with self._changing():
             if value is None and self.tree.getxattr(ino, name) is None:
+                if name in (ACL_ACCESS, ACL_DEFAULT):
+                    return  # as other file systems have it, whose set_acl removes what is not there
                 fail(errno.ENODATA)
             if self._has_object(ino):
                 self._copy.node(ino)

@@ -535,7 +535,9 @@ static void test_copies(void) {
     int archive = memfd_create("archive", MFD_CLOEXEC);
     CHECK(pwrite(archive, "0123456789", 10, 100) == 10);
     tree->layers = calloc(1, sizeof *tree->layers);
-    tree->layers[0] = (img_layer){.fd = archive, .base = 50};
+    static const img_index tar; /* nothing of it is looked at but that it is no directory's */
+    tree->layers[0] = (img_layer){.index = &tar, .fd = archive, .base = 50};
+    tree->n_layers = 1;
     img_id lower = below(IMG_ROOT, "lower", S_IFREG | 0644),
            f = make(IMG_ROOT, "f", S_IFREG | 0644);
     img_node_at(tree, lower)->size = 10;

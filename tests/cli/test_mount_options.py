@@ -104,11 +104,6 @@ def test_directories_of_root_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
     assert directories().cache == Path("/elsewhere")
 
 
-def test_remount_is_refused_with_the_way_round() -> None:
-    with pytest.raises(UsageError, match="not offered; unmount, and mount again"):
-        parse_options(["rw,remount"])
-
-
 def test_the_fast_path_is_on_unless_told_otherwise() -> None:
     options = mount_options(parse_options([]))
     assert (options.fastpath, options.threads, options.push) == (True, None, True)

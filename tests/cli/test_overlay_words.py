@@ -112,6 +112,14 @@ def test_a_reference_shows_a_few() -> None:
     assert str(directories_reference(":".join("abcdefg"))) == "dir:a:b:c:d and 3 more"
 
 
+def test_a_reference_is_spelled_in_full() -> None:
+    """As an upper remembers it: whatever the number, the names and the directory of that day."""
+    text = r"a\:b:c:d:e:/f\\g"
+    reference = directories_reference(text).absolute()
+    assert parse_reference(reference.spelled, lambda _: False) == reference
+    assert (reference.path, reference.more[-1]) == (Path.cwd() / "a:b", Path("/f\\g"))
+
+
 def test_remount_takes_what_mount_8_found() -> None:
     words = parse_options(["ro,relatime,remount,user_id=0,group_id=0,allow_other,dev"])
     assert words.remount and words.read_only

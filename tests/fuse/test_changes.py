@@ -425,6 +425,21 @@ def test_xattrs(at: Path) -> None:
     assert os.listxattr(at / "f") == ["user.one"]
 
 
+def test_what_is_no_xattr_or_acl(at: Path) -> None:
+    os.removexattr(at / "f", "system.posix_acl_access")  # is not there: as on ext4 no error
+    for name in ("user", "foo.a", "system.a"):
+        fails(errno.EOPNOTSUPP, os.getxattr, at / "f", name)
+    fails(errno.ENODATA, os.getxattr, at / "f", "user.a")
+
+
+def test_times_beyond_2262(at: Path) -> None:
+    """In ns they are more than 64 bits."""
+    os.utime(at / "f", ns=(10**19, 10**19 + 7))
+    os.utime(at / "d", ns=(10**19, 10**19 + 7))
+    for name in ("f", "d"):
+        assert os.stat(at / name).st_mtime_ns == 10**19 + 7
+
+
 def test_trusted_xattrs_are_roots_alone(at: Path) -> None:
     os.setxattr(at / "d/a", "trusted.secret", b"1")
     assert sorted(os.listxattr(at / "d/a")) == ["trusted.secret", "user.k"]

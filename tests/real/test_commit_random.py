@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from imagewriter import oci_archive
 from mounted import Command, mounted
-from operations import Side, choose
+from oneprocess import Side, choose
 from oracle import differences, dump_directory
 from test_random_operations import layers
 from treediff import tree_diff
