@@ -26,7 +26,7 @@ ln -s tiny %{buildroot}/opt/tiny/bin/link
 echo conf > %{buildroot}/etc/tiny-rpm.conf
 %files
 %attr(4755, root, daemon) /opt/tiny/bin/tiny
-/opt/tiny/bin/other
+%attr(4755, root, daemon) /opt/tiny/bin/other
 /opt/tiny/bin/link
 %config /etc/tiny-rpm.conf
 %post
@@ -35,16 +35,19 @@ SPEC
     SOURCE_DATE_EPOCH=1400000000 rpmbuild --quiet -bb --define "_topdir $PWD" --define \\
         'clamp_mtime_to_source_date_epoch 1' tiny.spec
 done
-rpm -i --nodeps RPMS/noarch/tiny-1-1.noarch.rpm && rpm -V --nodeps tiny
-rpm -U --nodeps RPMS/noarch/tiny-2-1.noarch.rpm && rpm -V --nodeps tiny
-rpm -ql tiny && cat /opt/tiny/state && rpm -e tiny && find /opt/tiny /etc/tiny* | sort
-rpmdb --verifydb && rpm -i --nodeps RPMS/noarch/tiny-1-1.noarch.rpm && rpm -qa
+install() { rpm --force-debian --nodeps "$1" "RPMS/noarch/tiny-$2-1.noarch.rpm"; }
+install -i 1 && rpm -V --nodeps tiny
+install -U 2 && rpm -V --nodeps tiny
+rpm -ql tiny && cat /opt/tiny/state && rpm --force-debian -e tiny && find /opt/tiny | sort
+rpmdb --verifydb && install -i 1 && rpm -qa
 rm -r BUILD BUILDROOT SRPMS
 """
 
 PIP = """
-export PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE=1 PATH=/usr/local/bin:$PATH
 mkdir -p "$1" && cd "$1"
+# pip wants to know the Debian, and in the test image a layer made a directory of that file
+rm -rf /etc/debian_version && echo 12 > /etc/debian_version
 for version in 1 2; do
     python3 - $version <<'PY'
 import sys, zipfile

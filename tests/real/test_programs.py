@@ -19,7 +19,7 @@ from packagers import PACKAGERS
 from realimage import Real
 from twosides import comparable
 
-INSTALLED = "gcc libc6-dev git python3 python3-pip rpm rsync sqlite3"
+INSTALLED = "file gcc libc6-dev git python3 python3-pip rpm rsync sqlite3"
 
 
 @pytest.fixture(scope="module")
