@@ -57,14 +57,16 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     return *raise ? IMG_DECLINED : 0;
 }
 
-/* An ACL and the mode are one thing: both become what the object now has. */
+/* An ACL and the mode are one thing: both become what the object now has. The kernel asks for the
+ * set-gid bit to go with a default ACL as well, which leaves the mode alone on every other system.
+ */
 static int take_over_acl(img_upper *upper, img_id id, const char *place, const char *name,
                          bool kill) {
     char value[IMG_XATTR_VALUE_MAX];
     struct stat st;
     if (stat(place, &st) < 0)
         return -errno;
-    if (kill && st.st_mode & S_ISGID) {
+    if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
         st.st_mode &= ~(mode_t)S_ISGID;
         if (chmod(place, st.st_mode & 07777) < 0)
             return -errno;

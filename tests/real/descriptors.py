@@ -39,6 +39,13 @@ def seen(st: os.stat_result) -> tuple[int, ...]:
     return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
 
 
+def refuse_both(file: int | str, mode: int) -> None:
+    """Set-id bits and capabilities in one file: to write to it as root takes the capabilities,
+    which reaches FUSE as chown() to nobody does, and that takes the bits as well."""
+    if mode & 0o6000 and "security.capability" in os.listxattr(file):
+        raise failed(errno.EPERM)
+
+
 class Descriptors:
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
@@ -124,6 +131,7 @@ class Descriptors:
         return seen(st), (st.st_dev, st.st_ino) == self._first[slot]
 
     def _fchmod(self, slot: int, mode: int) -> None:
+        refuse_both(self._fd(slot), mode)
         os.fchmod(self._fd(slot), mode)
 
     def _fchown(self, slot: int, uid: int, gid: int) -> None:

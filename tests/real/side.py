@@ -18,7 +18,7 @@ import stat
 import struct
 from pathlib import Path
 
-from descriptors import MUCH, Descriptors, failed, pattern, seen
+from descriptors import MUCH, Descriptors, failed, pattern, refuse_both, seen
 from known import Step
 from listing import Listing
 from operations import CAPABILITY, Identity
@@ -167,6 +167,7 @@ class Side(Descriptors):
     # ---- paths: attributes ----
 
     def _chmod(self, path: str, mode: int) -> None:
+        refuse_both(path, mode)
         os.chmod(path, mode)
 
     def _chown(self, path: str, uid: int, gid: int, follow: bool) -> None:
@@ -194,9 +195,12 @@ class Side(Descriptors):
         away again, as it comes to the upper when the capability is there."""
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            os.fsync(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+            st = os.fstat(fd)
+            os.fsync(fd) if stat.S_ISREG(st.st_mode) else None
         finally:
             os.close(fd)
+        if st.st_mode & 0o6000:
+            raise failed(errno.EPERM)
         os.setxattr(path, "security.capability", CAPABILITY, follow_symlinks=False)
 
     def _set_acl(self, path: str, value: bytes) -> None:
