@@ -154,3 +154,19 @@ def test_what_fails_in_the_upper_has_changed_nothing(tmp_path: Path, written: bo
         assert os.listdir(work) == [f"orphan-{ino}"]
         view.forget(ino, 1)
         assert os.listdir(work) == []
+
+
+def test_volatile_is_refused_only_after_the_machine_stopped(tmp_path: Path) -> None:
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    Upper(upper, work, volatile=True).close()
+    assert (work / "work/incompat/volatile").is_dir()  # so the kernel's overlayfs refuses it
+    Upper(upper, work, volatile=True).close()  # the same boot: what it holds is whole
+    os.setxattr(upper, "trusted.overlay.imgmount.volatile", b"another boot")
+    with pytest.raises(UpperError, match="volatile when the machine stopped"):
+        Upper(upper, work)
+    os.rmdir(work / "work/incompat/volatile")
+    Upper(upper, work).close()
+    Upper(upper, work, volatile=True).close()
+    Upper(upper, work).close()
+    assert "trusted.overlay.imgmount.volatile" not in os.listxattr(upper)
+    assert os.listdir(work / "work") == []
