@@ -150,8 +150,7 @@ class CopyUp:
             yield
         finally:
             for parent in marked:
-                with suppress(OSError):  # settle_again tries once more
-                    self.settle_times(parent)
+                self.settle_times(parent)
 
     def take_stray(self, parent: int, name: bytes) -> None:
         """A whiteout goes that hides nothing, and keeps its name from being used."""
@@ -382,18 +381,27 @@ class CopyUp:
                 raise
             with changing(self._native):
                 self.restore(ino)
-                if size < attr.size:
-                    os.ftruncate(fd, size)  # and then it shows so much of the layers' data
-                    self._tree.set_attr(ino, size=size, mtime_ns=os.fstat(fd).st_mtime_ns)
-                self._is_whole(ino)
+                self._make_whole(ino, fd, attr, min(size, attr.size))
         finally:
             self._native.unpin(ino)
 
-    def _is_whole(self, ino: int) -> None:
-        with self.place(ino) as (at, rest):
-            self._upper.remove_mark(at, rest, METACOPY)
-            st = os.stat(rest, dir_fd=at, follow_symlinks=False)
-        self._tree.set_attr(ino, meta=False, size=st.st_size, blocks=st.st_blocks)
+    def _make_whole(self, ino: int, fd: int, attr: _native.Attr, size: int) -> None:
+        """The data that came are the file's. What is cut before shows so much of the layers' data
+        until then, and if that fails as much as it did."""
+        if size < attr.size:
+            os.ftruncate(fd, size)
+        try:
+            with self.place(ino) as (at, rest):
+                self._upper.remove_mark(at, rest, METACOPY)
+        except OSError:
+            if size < attr.size:
+                os.ftruncate(fd, attr.size)
+                os.utime(fd, ns=(attr.atime_ns, attr.mtime_ns))
+            raise
+        st = os.fstat(fd)
+        self._tree.set_attr(
+            ino, meta=False, size=size, blocks=st.st_blocks, mtime_ns=st.st_mtime_ns
+        )
 
     def _held(self, ino: int) -> Held:
         attr = self._tree.getattr(ino)

@@ -61,6 +61,7 @@ class _Object:
     meta: bool = False
     data: int = 0
     mend: bool = False
+    cut: bool = False
     children: list[_Object] = field(default_factory=list)
 
     @property
@@ -74,13 +75,14 @@ class Mending:
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
     hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
-    that hide nothing, (parent, name).
+    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
     strays: list[tuple[int, bytes]]
+    cut: list[int]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [], [])
+        self.mending = Mending([], [], [], [], [])
         # A living mount may take away what was listed, or put another kind in its place.
         self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
@@ -165,6 +167,7 @@ class _Loader:
             if found.data and not stat.S_ISREG(self._tree.getattr(found.data).mode):
                 found.data = 0
             found.data = found.data or found.origin
+            found.cut = bool(found.data) and st.st_size < self._tree.getattr(found.data).size
             self._hold(found.data)
         return found
 
@@ -277,6 +280,8 @@ class _Loader:
             self._set(ino, child)
             if child.mend:
                 self.mending.files.append(ino)
+            if child.cut:
+                self.mending.cut.append(ino)
             if child.st.st_nlink > 1:
                 self._links[child.key] = ino
         return 0

@@ -137,6 +137,8 @@ class RootFs:
         if not self.read_only:
             with changing(native):
                 self._mend(loaded.mending)
+            for ino in loaded.mending.cut:
+                self._copy.whole(ino)
 
     def _start(self, upper: Upper) -> Loaded:
         """A new upper takes on the root's attributes; one that was used before is laid over."""
@@ -145,7 +147,7 @@ class RootFs:
             return load_upper(self.tree, upper)
         if not self.read_only:
             self._begin(upper)
-        return Loaded({}, Mending([], [], [], []))
+        return Loaded({}, Mending([], [], [], [], []))
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)

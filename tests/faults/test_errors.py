@@ -37,8 +37,10 @@ EVERY = 3  # of a case's calls, one of so many is tried
 
 def faults(calls: Sequence[Call], first: int) -> Iterator[tuple[int, int]]:
     """(number of the call, errno). Which, depends on the case: together they try everything."""
-    numbers = list(THEN)
     for n in range(1, len(calls) + 1):
+        # what takes away needs no space
+        removes = "removexattr" in str(calls[n - 1])
+        numbers = [e for e in THEN if not (removes and THEN[e] == Class.SPACE)]
         if THOROUGH:
             yield from ((n, number) for number in numbers)
         elif (n + first) % EVERY == 0 or len(calls) == 1:
