@@ -138,8 +138,10 @@ class CopyUp:
         self._tree.set_attr(ino, upper=True)
 
     @contextmanager
-    def _unseen(self, parents: set[int]) -> Iterator[None]:
-        """What comes into these directories leaves their times as the tree has them (C6)."""
+    def _unseen(self, parents: set[int], *, done: bool = False) -> Iterator[None]:
+        """What comes into these directories leaves their times as the tree has them (C6).
+
+        done: what comes shows, and cannot be taken back: an error after it is no error of it."""
         marked: list[int] = []
         try:
             for parent in parents:
@@ -150,7 +152,8 @@ class CopyUp:
             yield
         finally:
             for parent in marked:
-                self.settle_times(parent)
+                with suppress(*([OSError] if done else [])):
+                    self.settle_times(parent)
 
     def take_stray(self, parent: int, name: bytes) -> None:
         """A whiteout goes that hides nothing, and keeps its name from being used."""
@@ -212,7 +215,8 @@ class CopyUp:
             self._upper.set_mark(self._upper.work_fd, staged, METACOPY, b"")
         self._dress(staged, ino, mtime_ns)
         if names:
-            with self._unseen({parent for parent, _ in names}):
+            cut = mtime_ns is not None
+            with self._unseen({parent for parent, _ in names}, done=cut):
                 self._place(ino, staged, names, meta=meta)
         else:
             self._place_orphan(ino, staged, meta=meta)

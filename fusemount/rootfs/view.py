@@ -414,7 +414,7 @@ class RootFs:
             None, self.tree.getattr(ino).mtime_ns)  # fmt: skip
 
     def _bring_up_for(self, ino: int, change: Change) -> bool:
-        """Before the lock. True when a file came up with another size than it had."""
+        """Before the lock. True when a file came up shorter than it was."""
         if change.size is None:
             self._with_attributes(ino)
             return False
@@ -424,7 +424,7 @@ class RootFs:
         self._writable()
         mtime = time.time_ns() if change.mtime_ns is None else change.mtime_ns
         self._copy.whole(ino, change.size, mtime if change.size < attr.size else None)
-        return change.size != attr.size
+        return change.size < attr.size
 
     def _give(self, ino: int, change: Change) -> None:
         """chown and chmod of what has an ACL, or where owners are kept beside the object."""
