@@ -12,11 +12,11 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
 FLOORS = {
-    0: ("errors", "digest", "escape", "reference", "settings", "_native", "__init__"),
+    0: ("errors", "digest", "escape", "imagename", "reference", "settings", "_native", "__init__"),
     1: ("image", "codec", "tar"),
     2: ("store", "layer"),
-    3: ("sources", "transfer"),
-    4: ("rootfs",),
+    3: ("sources", "registry"),
+    4: ("rootfs", "transfer"),
     5: ("fuse",),
     6: ("daemon",),
     7: ("cli", "__main__"),
