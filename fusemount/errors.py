@@ -79,3 +79,10 @@ class NoSpace(ImgmountError):
 
     exit_code = 10
     errno = _errno.ENOSPC
+
+
+class ImageInUse(ImgmountError):
+    """An image of the store that a mount shows, or that has further names."""
+
+    exit_code = 13
+    errno = _errno.EBUSY
