@@ -151,6 +151,13 @@ class Store:
         there = f"; it has {', '.join(like)}" if like else ""
         return f"{text}: no such image in the store {self.root}{there}"
 
+    def diff_id(self, digest: Digest) -> Digest | None:
+        """Of a layer's blob; None: not known."""
+        try:
+            return Digest(json.loads(self.layout.diff_id(digest).read_bytes())["diff_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     # ---- what comes in ------------------------------------------------------------------------
 
     def lease(self, kind: str, what: str, where: str = "") -> Lease:
