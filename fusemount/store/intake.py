@@ -24,6 +24,7 @@ from fusemount.errors import ImgmountError, MalformedImage, NoSpace, Verificatio
 from fusemount.layer.decode import Beside, malformed
 from fusemount.layer.kept import Cache, Facts, SparseWriter, identity
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
+from fusemount.store.locks import Lease
 
 Read = Callable[[int], bytes]
 Advance = Callable[[int], None]
@@ -141,6 +142,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
 
 def take_layer(
     layout: Layout,
+    lease: Lease,
     part: Part,
     read: Read,
     claims: Claims,
@@ -149,7 +151,7 @@ def take_layer(
 ) -> StoredLayer:
     """A layer from its bytes: read(n) gives what follows the part's, b"" at the end.
 
-    Blocks: run it in a thread of its own.  Raises VerificationFailed, MalformedImage, NoSpace,
+    The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed, MalformedImage, NoSpace,
     ImgmountError, and what read raises; then the layer is not in the store.
     """
     flow = _Flow(part, read, claims, description, advance)
@@ -159,6 +161,7 @@ def take_layer(
             compression = detect(flow.peek())
             facts, index, unpacked = _pass(flow, compression, cache, description, stack)
             _check(flow, facts, claims, description)
+            lease.hold([Digest(facts.digest)])
             blob = part.commit(Digest(facts.digest))
             if unpacked is not None:
                 os.rename(unpacked, cache.layer_path(facts.diff_id))

@@ -172,7 +172,15 @@ class Bringing:
             task.advance(part.size)
             with self._origin.layer(descriptor, part.size) as read:
                 claims = Claims(descriptor.digest, descriptor.size, diff_id)
-                take_layer(layout, part, self._unless_stopped(read), claims, where, task.advance)
+                take_layer(
+                    layout,
+                    self._lease,
+                    part,
+                    self._unless_stopped(read),
+                    claims,
+                    where,
+                    task.advance,
+                )
         task.done("Pull complete")
 
     def _unless_stopped(self, read: Read) -> Read:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusemount.codec import Compression
@@ -171,8 +171,6 @@ def _load_oci(
 
 def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One for each image, with all its names."""
-    from dataclasses import replace
-
     merged: dict[str, Candidate] = {}
     for candidate in candidates:
         known = merged.get(candidate.key)
@@ -194,9 +192,9 @@ def _load_docker(store: Store, candidate: Candidate, progress: Transfers) -> Sto
     with store.lease("load", what) as lease:
         layers = take_layers(store, lease, image, progress)
         manifest = docker_manifest(image.config_bytes, layers)
+        lease.hold([Digest.of(manifest), Digest.of(image.config_bytes)])
         put_document(store.layout, image.config_bytes)
         digest = put_document(store.layout, manifest)
-        lease.hold([digest, Digest.of(image.config_bytes)])
         descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=image.platform)
         return store.add(descriptor, names)
 
@@ -218,8 +216,9 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
     with Part(store.layout, None) as part:
-        layer = take_layer(store.layout, part, reader.read, claims, blob.description, task.advance)
-    lease.hold([layer.digest])
+        layer = take_layer(
+            store.layout, lease, part, reader.read, claims, blob.description, task.advance
+        )
     blob.file.release()
     task.done("Loaded")
     return layer

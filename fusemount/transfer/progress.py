@@ -1,4 +1,4 @@
-"""Law: how several transfers at once tell that they move on; who shows it is none of their business.
+"""Law: how several transfers at once tell that they move on; who shows it is not their business.
 
 Calls come from any thread.
 """
