@@ -26,7 +26,8 @@ class Image:
     no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
     layers: lowest first.  directories: unpacked layers instead, lowest first.
     config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
-    layers is kept, None: where all of that is.
+    layers is kept, None: where all of that is.  store: the root of the store that it is in.
+    repo_digests: NAME@DIGEST of registries that have it.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Image:
     directories: tuple[Path, ...] = ()
     config_bytes: bytes = b""
     cache: Path | None = None
+    store: Path | None = None
     repo_digests: tuple[str, ...] = ()
 
     @property

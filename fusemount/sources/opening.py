@@ -15,7 +15,7 @@ from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
-from fusemount.reference import DIRECTORIES, Reference
+from fusemount.reference import DIRECTORIES, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
@@ -36,6 +36,10 @@ def open_image(
     """
     if reference.transport == DIRECTORIES:
         return _of_directories(reference, options)
+    if reference.transport == STORE:
+        from fusemount.sources.stored import open_stored
+
+        return open_stored(reference, options)
     path = reference.path
     try:
         is_directory = path.is_dir()

@@ -151,8 +151,8 @@ def take_layer(
 ) -> StoredLayer:
     """A layer from its bytes: read(n) gives what follows the part's, b"" at the end.
 
-    The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed, MalformedImage, NoSpace,
-    ImgmountError, and what read raises; then the layer is not in the store.
+    The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed,
+    MalformedImage, NoSpace, ImgmountError, and what read raises; then it is not in the store.
     """
     flow = _Flow(part, read, claims, description, advance)
     cache = Cache(layout.cache)

@@ -16,12 +16,13 @@ from pathlib import Path
 from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError
 from fusemount.imagename import parse_name
+from fusemount.layer.kept import identity
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import Layout, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
 from fusemount.store.store import Store, StoredImage
-from fusemount.store.summary import Summaries, Summary
+from fusemount.store.summary import Summaries
 
 
 @dataclass
@@ -122,10 +123,12 @@ def _take(
     """What only these manifests need."""
     kept_blobs = {digest for h in held for digest in h.digests}
     kept_chains: set[Digest] = set()
+    kept_diffs = {_diff_of(store.layout, digest) for digest in kept_blobs}
     for other in others:
         kept_blobs |= summaries.blobs(other)
         for _, summary in summaries.reached(other):
             kept_chains |= set(summary.chain)
+            kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
     for manifest in gone:
         chains: list[Digest] = []
         for _, summary in summaries.reached(manifest):
@@ -133,7 +136,11 @@ def _take(
         layerdb.take_away(store.layout, chains)
         away = sorted(summaries.blobs(manifest) - kept_blobs)
         removed.deleted += [d for d in _shown(summaries, manifest) if d in away] + chains
-        removed.freed += _unlink(store.layout, away, summaries.reached(manifest))
+        removed.freed += _unlink(store.layout, away)
+        for _, summary in summaries.reached(manifest):
+            for layer in summary.layers:
+                if layer.diff_id.hex not in kept_diffs:
+                    removed.freed += _forget(store.layout, layer.diff_id)
 
 
 def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
@@ -143,22 +150,29 @@ def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
     return [*found, manifest]
 
 
-def _unlink(
-    layout: Layout, blobs: Iterable[Digest], manifests: Iterable[tuple[Digest, Summary]]
-) -> int:
-    diff_ids = {layer.digest: layer.diff_id for _, s in manifests for layer in s.layers}
+def _unlink(layout: Layout, blobs: Iterable[Digest]) -> int:
     freed = 0
     with translated(layout.blobs):
         for digest in blobs:
-            freed += _gone(layout.blob(digest))
-            _gone(layout.diff_id(digest))
-            diff_id = diff_ids.get(digest)
-            if diff_id is not None:
-                freed += forget_layer(layout, diff_id)
+            facts = facts_of(layout, layout.blob(digest))
+            freed += _gone(layout.blob(digest)) + _gone(layout.diff_id(digest))
+            freed += _gone(facts) if facts is not None else 0
     return freed
 
 
-def forget_layer(layout: Layout, diff_id: Digest) -> int:
+def facts_of(layout: Layout, blob: Path) -> Path | None:
+    """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
+    try:
+        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return layout.cache / "facts" / f"{identity(fd, 0, os.fstat(fd).st_size)}.json"
+    finally:
+        os.close(fd)
+
+
+def _forget(layout: Layout, diff_id: Digest) -> int:
     """What can be made again of a layer whose blob is gone; bytes freed."""
     freed = _gone(layout.cache / "layers" / f"{diff_id.hex}.tar")
     freed += _gone(layout.cache / "index" / f"{diff_id.hex}.idx")
@@ -225,7 +239,7 @@ def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
         held_diffs = {_diff_of(layout, digest) for h in held for digest in h.digests}
         freed += _sweep(layout.metadata, diff_ids | held_diffs)
         freed += _sweep_parts(layout)
-        freed += _sweep_cache(layout, diff_ids | held_diffs)
+        freed += _sweep_cache(layout, diff_ids | held_diffs, blobs)
     return freed
 
 
@@ -259,8 +273,11 @@ def _sweep_parts(layout: Layout) -> int:
     return freed
 
 
-def _sweep_cache(layout: Layout, diff_ids: set[str]) -> int:
-    freed = 0
+def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) -> int:
+    facts = (facts_of(layout, layout.blob(digest)) for digest in blobs)
+    known = {path.name for path in facts if path is not None}
+    directory = layout.cache / "facts"
+    freed = _sweep(directory, known) if directory.is_dir() else 0
     for name, suffix in (("layers", ".tar"), ("index", ".idx")):
         directory = layout.cache / name
         if directory.is_dir():
