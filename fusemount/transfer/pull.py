@@ -9,7 +9,7 @@ not taken fast enough makes its connection wait, so memory does not grow with la
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -80,10 +80,10 @@ def pull(
     return run(lambda: _pull(store, name.tagged(), options, progress, called))
 
 
-def run(work: Callable[[], object]) -> _T:
+def run(work: Callable[[], Awaitable[_T]]) -> _T:
     """Under trio; of several errors the first that is one of ours."""
     try:
-        return trio.run(work)  # type: ignore[arg-type,no-any-return]
+        return trio.run(work)
     except BaseExceptionGroup as group:
         raise _chosen(group) from group
 
