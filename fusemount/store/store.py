@@ -188,12 +188,19 @@ class Store:
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
 
-    def tag(self, source: str, target: ImageName) -> None:
-        """Raises ImageNotFound; UsageError where the target is a digest."""
+    def tag(self, source: str, target: ImageName) -> StoredImage:
+        """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
         image = self.find(source)
-        self.change(lambda catalog: catalog.with_image(image.descriptor, [target.tagged()]))
+
+        def tagged(catalog: Catalog) -> Catalog:
+            if not catalog.of(image.digest):
+                raise ImageNotFound(f"{source}: was removed just now")
+            return catalog.with_image(image.descriptor, [target.tagged()])
+
+        self.change(tagged)
+        return self.find(image.digest)
 
     def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
         """index.json, and what is derived from it, under the lock."""
