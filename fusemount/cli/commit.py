@@ -1,4 +1,4 @@
-"""`imgmount commit MOUNTPOINT|UPPER NAME:TAG [-o FILE]`: what was changed as an image's new layer."""
+"""`imgmount commit MOUNTPOINT|UPPER NAME [-o FILE]`: what was changed as an image's new layer."""
 
 from __future__ import annotations
 

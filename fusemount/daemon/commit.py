@@ -57,8 +57,9 @@ def commit(
         changed = open_changed(asked, directories, progress, warn, stack)
         if options.target is not None:
             _check_apart(options.target, changed)
-        writer = stack.enter_context(_writer(options, directories, progress))
-        return _write(writer, changed, options, compression, warn)
+        writer = _writer(options, directories, progress)
+        with writer:
+            return _write(writer, changed, options, compression, warn)
 
 
 def _writer(
