@@ -17,6 +17,7 @@
 #ifndef IMG_CHANGE_H
 #define IMG_CHANGE_H
 
+#include "caller.h"
 #include "upperdir.h"
 
 #include <sys/types.h>
@@ -88,7 +89,7 @@ enum {
 typedef struct img_set {
     unsigned what;
     uint32_t mode, uid, gid; /* mode: the 07777 part */
-    uint32_t caller;         /* of IMG_SAME_OWNER */
+    img_caller caller;       /* of chown and IMG_KILL_SUIDGID, IMG_SAME_OWNER; uid 0 may all */
     uint64_t size;
     int64_t atime_s, mtime_s, ctime_s;
     uint32_t atime_ns, mtime_ns, ctime_ns;
@@ -114,27 +115,24 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
  * answer is -EOPNOTSUPP. */
 bool img_is_xattr_name(const char *name);
 
-/* How a write comes. IMG_WRITE_KILL: set-id bits go. IMG_WRITE_CACHED: from the kernel's cache: it
- * took away what the writer was to lose when he wrote, and what was given to the file since stays.
- */
-enum { IMG_WRITE_KILL = 1, IMG_WRITE_CACHED = 2 };
-
 /* Writes all of data to a file of the upper, and tells the tree its new size and blocks.
- * security.capability goes, unless IMG_WRITE_CACHED.  Returns size, or a negative errno, and then a
+ * cached: from the kernel's cache: it took away what the writer was to lose when he wrote, and what
+ * was given to the file since stays; else security.capability goes. kill: whose write takes set-id
+ * bits (img_caller_loses); NULL: nobody's. Returns size, or a negative errno, and then a
  * part may have been written: the kernel, which writes back its cache, takes no short count as word
  * of what was lost.
  * Declined (IMG_WRITE_DECLINED): not in the upper. */
 #define IMG_WRITE_DECLINED ((ssize_t)-4096)
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
-                  unsigned how);
-/* fallocate(2). IMG_DECLINED: not in the upper. kill: set-id bits go; the kernel does not ask for
- * it here, so it is on for all who are not root. */
+                  bool cached, const img_caller *kill);
+/* fallocate(2). IMG_DECLINED: not in the upper. kill: as above; the kernel does not ask for it
+ * here, so all who are not root do. */
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
-                 bool kill);
+                 const img_caller *kill);
 /* copy_file_range(2) into a file of the upper, from one or from a layer's file. kill: as above.
  * IMG_WRITE_DECLINED: the target is not in the upper. */
 ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
-                       uint64_t to_offset, uint64_t length, bool kill);
+                       uint64_t to_offset, uint64_t length, const img_caller *kill);
 /* fsync(2) or fdatasync(2) of a file or directory; 0 for what has nothing in the upper, and for all
  * of a volatile one. */
 int img_sync(img_upper *upper, img_id id, bool data_only);

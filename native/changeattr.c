@@ -18,15 +18,6 @@
 
 /* ---- privileges --------------------------------------------------------------------------- */
 
-/* The set-id bits that a write or truncation without CAP_FSETID, or a change of owner, takes
- * (fs/attr.c, setattr_should_drop_suidgid): without group execution set-gid means locking. */
-static uint32_t set_id_bits(uint32_t mode) {
-    uint32_t bits = mode & S_ISUID;
-    if ((mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))
-        bits |= S_ISGID;
-    return bits;
-}
-
 /* Where the mode is kept beside the object, there too. */
 static int strip_override(int fd, uint32_t bits) {
     char text[64];
@@ -41,11 +32,12 @@ static int strip_override(int fd, uint32_t bits) {
     return fsetxattr(fd, OVERRIDE_STAT, text, (size_t)len, 0) < 0 ? -errno : 0;
 }
 
-static int strip_set_id(img_upper *upper, img_id id, int fd) {
+static int strip_set_id(img_upper *upper, img_id id, int fd, const img_caller *caller) {
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
-    uint32_t bits = node && S_ISREG(node->mode) ? set_id_bits(node->mode) : 0;
+    uint32_t mode = node && S_ISREG(node->mode) ? node->mode : 0, gid = node ? node->gid : 0;
     unlock(upper);
+    uint32_t bits = img_caller_loses(caller, mode, gid);
     if (!bits)
         return 0;
     struct stat st;
@@ -163,7 +155,7 @@ static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img
     if (set->size != was && ftruncate(fd, (off_t)set->size) < 0)
         return -errno;
     drop_capability(upper, id, fd);
-    return set->what & IMG_KILL_SUIDGID ? strip_set_id(upper, id, fd) : 0;
+    return set->what & IMG_KILL_SUIDGID ? strip_set_id(upper, id, fd, &set->caller) : 0;
 }
 
 static const unsigned OWNER = IMG_SET_UID | IMG_SET_GID;
@@ -177,8 +169,12 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
         result = set_size(upper, id, o->fd, before->size, set);
     if (result == 0 && set->what & OWNER) {
         result = set_owner(o, set); /* takes set-id bits and capabilities, as chown(2) does */
-        if (result == 0 && S_ISREG(before->mode))
+        if (result == 0 && S_ISREG(before->mode)) {
             drop_capability(upper, id, o->fd);
+            /* and more from who may not keep it, which it cannot know: we are not the caller */
+            if (set->caller.uid != 0)
+                result = strip_set_id(upper, id, o->fd, &set->caller);
+        }
     }
     if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
         result = set_mode(o, set->mode & 07777);
@@ -296,12 +292,12 @@ static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
 
 /* R. chown(2) with -1 and -1 reaches us as nothing at all: what it does beside (set-id bits, ctime)
  * a chown to the same owner does too.  A write of somebody else's that takes set-id bits is such a
- * nothing as well, followed by the WRITE that takes them. */
+ * nothing as well, followed by the WRITE that takes them; fastname.c tells them apart. */
 static img_set same_owner(const img_node *node, const img_set *set) {
     img_set same = *set;
     same.what &= ~(unsigned)IMG_SAME_OWNER;
     if (set->what & IMG_SAME_OWNER && node && node->flags & IMG_NODE_UPPER &&
-        (set->caller == 0 || set->caller == node->uid)) {
+        (set->caller.uid == 0 || set->caller.uid == node->uid)) {
         same.what |= OWNER;
         same.uid = node->uid;
         same.gid = node->gid;
@@ -356,7 +352,7 @@ static ssize_t pin_to_write(img_upper *upper, img_id id) {
 
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
  * that fstat gave this one may be older than what another has told the tree. */
-static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, unsigned how) {
+static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, bool cached) {
     struct stat st;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
     bool capability = false;
@@ -378,7 +374,7 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, unsi
         (!known || st.st_mtim.tv_sec != times[1].tv_sec || st.st_mtim.tv_nsec != times[1].tv_nsec))
         (void)futimens(fd, times);
     (void)pthread_mutex_unlock(held);
-    if (capability && how & IMG_WRITE_CACHED)
+    if (capability && cached)
         put_capability_back(upper, id, fd);
     else if (capability)
         drop_capability(upper, id, fd);
@@ -396,7 +392,7 @@ static int write_all(int fd, uint64_t offset, const char *data, size_t size, siz
 }
 
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
-                  unsigned how) {
+                  bool cached, const img_caller *kill) {
     uint64_t end;
     size_t done = 0;
     if (size > SSIZE_MAX || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
@@ -404,11 +400,11 @@ ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data
     ssize_t fd = pin_to_write(upper, id);
     if (fd < 0)
         return fd;
-    int result = how & IMG_WRITE_KILL ? strip_set_id(upper, id, (int)fd) : 0;
+    int result = kill ? strip_set_id(upper, id, (int)fd, kill) : 0;
     if (result == 0)
         result = write_all((int)fd, offset, data, size, &done);
     if (done)
-        data_changed(upper, id, (int)fd, offset + done, how);
+        data_changed(upper, id, (int)fd, offset + done, cached);
     img_upper_unpin(upper, id);
     return result < 0 ? result : (ssize_t)done;
 }
@@ -429,18 +425,18 @@ static int allocate(int fd, int mode, uint64_t offset, uint64_t length) {
 }
 
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
-                 bool kill) {
+                 const img_caller *kill) {
     uint64_t end;
     if (__builtin_add_overflow(offset, length, &end) || end > INT64_MAX)
         return -EFBIG;
     ssize_t fd = pin_to_write(upper, id);
     if (fd < 0)
         return fd == IMG_WRITE_DECLINED ? IMG_DECLINED : (int)fd;
-    int result = kill ? strip_set_id(upper, id, (int)fd) : 0;
+    int result = kill ? strip_set_id(upper, id, (int)fd, kill) : 0;
     if (result == 0)
         result = allocate((int)fd, mode, offset, length);
     if (result == 0)
-        data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end, 0);
+        data_changed(upper, id, (int)fd, mode & FALLOC_FL_KEEP_SIZE ? 0 : end, false);
     img_upper_unpin(upper, id);
     return result;
 }
@@ -516,7 +512,7 @@ static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uin
 }
 
 ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_id to,
-                       uint64_t to_offset, uint64_t length, bool kill) {
+                       uint64_t to_offset, uint64_t length, const img_caller *kill) {
     if (length > INT_MAX)
         length = INT_MAX & ~4095;
     if (from_offset > INT64_MAX - length || to_offset > INT64_MAX - length)
@@ -524,11 +520,11 @@ ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_
     ssize_t fd = pin_to_write(upper, to);
     if (fd < 0)
         return fd;
-    ssize_t n = kill ? strip_set_id(upper, to, (int)fd) : 0;
+    ssize_t n = kill ? strip_set_id(upper, to, (int)fd, kill) : 0;
     if (n == 0)
         n = copy_into(upper, from, from_offset, (int)fd, to_offset, length);
     if (n > 0)
-        data_changed(upper, to, (int)fd, to_offset + (uint64_t)n, 0);
+        data_changed(upper, to, (int)fd, to_offset + (uint64_t)n, false);
     img_upper_unpin(upper, to);
     return n;
 }

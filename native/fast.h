@@ -87,6 +87,7 @@ fast_handler fast_read, fast_write, fast_fsync, fast_syncfs, fast_lseek, fast_fa
 fast_handler fast_create, fast_mknod, fast_mkdir, fast_symlink, fast_link, fast_unlink, fast_rmdir,
     fast_rename, fast_rename2, fast_setattr, fast_tmpfile, fast_setxattr, fast_removexattr;
 
+img_caller fast_caller(const fast_request *req);
 /* R. */
 void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr);
 /* R, or the node is remembered already. Remembers it and fills the entry. */

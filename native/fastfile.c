@@ -99,10 +99,10 @@ int fast_write(fast_request *req) {
     fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
         fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
-    unsigned how = (in->write_flags & FUSE_WRITE_KILL_SUIDGID ? IMG_WRITE_KILL : 0) |
-                   (in->write_flags & FUSE_WRITE_CACHE ? IMG_WRITE_CACHED : 0);
+    img_caller caller = fast_caller(req);
     ssize_t n = img_write(req->path->upper, (img_id)req->in->nodeid, in->offset,
-                          req->arg + sizeof *in, in->size, how);
+                          req->arg + sizeof *in, in->size, in->write_flags & FUSE_WRITE_CACHE,
+                          in->write_flags & FUSE_WRITE_KILL_SUIDGID ? &caller : NULL);
     if (n == IMG_WRITE_DECLINED)
         return prepare(req, req->in->nodeid);
     if (n < 0)
@@ -177,8 +177,9 @@ int fast_fallocate(fast_request *req) {
         return result;
     fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
     fast_will_wait(req->path);
+    img_caller caller = fast_caller(req);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
-                          in->length, req->in->uid != 0);
+                          in->length, caller.uid ? &caller : NULL);
     if (result == IMG_DECLINED)
         return prepare(req, req->in->nodeid);
     return result ? result : fast_reply(req, NULL, 0);
@@ -193,9 +194,10 @@ static int copy_range(fast_request *req, ssize_t *copied) {
         return -ESTALE;
     fast_notify_touch(req->path->notify, (img_id)in->nodeid_out);
     fast_will_wait(req->path);
-    *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,
-                             (img_id)in->nodeid_out, in->off_out,
-                             in->len < COPY_MOST ? in->len : COPY_MOST, req->in->uid != 0);
+    img_caller caller = fast_caller(req);
+    *copied = img_copy_range(
+        req->path->upper, (img_id)req->in->nodeid, in->off_in, (img_id)in->nodeid_out, in->off_out,
+        in->len < COPY_MOST ? in->len : COPY_MOST, caller.uid ? &caller : NULL);
     if (*copied == IMG_WRITE_DECLINED)
         return prepare(req, in->nodeid_out);
     if (*copied < 0)

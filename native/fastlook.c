@@ -31,6 +31,10 @@ static uint32_t encode_dev(uint64_t dev) {
     return (lo & 0xffu) | (hi << 8) | ((lo & ~0xffu) << 12);
 }
 
+img_caller fast_caller(const fast_request *req) {
+    return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
+}
+
 void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr) {
     *attr = (struct fuse_attr){
         .ino = img_node_ino(node, (img_id)id),

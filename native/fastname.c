@@ -14,7 +14,12 @@
 static int begin(fast_request *req) {
     if (!req->path->upper)
         return -EROFS;
-    return img_upper_trylock(req->path->upper, FAST_PATIENCE_MS) ? 0 : FAST_RELAY;
+    if (!img_upper_trylock(req->path->upper, FAST_PATIENCE_MS))
+        return FAST_RELAY;
+    if (!req->path->upper->reserved)
+        return 0;
+    img_upper_unlock(req->path->upper);
+    return FAST_RELAY;
 }
 
 static int end(fast_request *req, int result) {
@@ -229,6 +234,21 @@ static unsigned what_to_set(uint32_t valid) {
     return what;
 }
 
+/* chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
+ * (all but regular files) not even that; a write that only takes a capability says nothing. */
+static bool is_chown_to_nobody(fast_request *req, unsigned what) {
+    if (what == IMG_SET_CTIME)
+        return true;
+    if (what)
+        return false;
+    img_tree *tree = req->path->tree;
+    (void)pthread_rwlock_rdlock(&tree->lock);
+    const img_node *node = img_tree_node(tree, req->in->nodeid);
+    bool result = node && !S_ISREG(node->mode);
+    (void)pthread_rwlock_unlock(&tree->lock);
+    return result;
+}
+
 int fast_setattr(fast_request *req) {
     const struct fuse_setattr_in *in = (const void *)req->arg;
     int result;
@@ -244,11 +264,10 @@ int fast_setattr(fast_request *req) {
         .atime_ns = in->atimensec,
         .mtime_ns = in->mtimensec,
         .ctime_ns = in->ctimensec,
+        .caller = fast_caller(req),
     };
-    if (!(set.what & ~(unsigned)IMG_SET_CTIME)) {
+    if (is_chown_to_nobody(req, set.what))
         set.what |= IMG_SAME_OWNER;
-        set.caller = req->in->uid;
-    }
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
         fast_notify_touch(req->path->notify, id);

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "caller.h"
 #include "py_native.h"
 
 #include <errno.h>
@@ -217,6 +218,20 @@ static PyObject *linux_fs_type(PyObject *Py_UNUSED(module), PyObject *args) {
     return PyLong_FromLongLong((long long)st.f_type);
 }
 
+PyDoc_STRVAR(caller_loses_doc, "caller_loses(caller, mode, gid, /)\n--\n\n"
+                               "The set-id bits that a change by (uid, gid, pid) takes from a file "
+                               "of that mode and group (native/caller.h).");
+
+static PyObject *linux_caller_loses(PyObject *Py_UNUSED(module), PyObject *args) {
+    img_caller caller;
+    unsigned int mode, gid;
+
+    if (!PyArg_ParseTuple(args, "(III)II:caller_loses", &caller.uid, &caller.gid, &caller.pid,
+                          &mode, &gid))
+        return NULL;
+    return PyLong_FromUnsignedLong(img_caller_loses(&caller, mode, gid));
+}
+
 static PyMethodDef linux_functions[] = {
     {"fs_type", linux_fs_type, METH_VARARGS, fs_type_doc},
     {"mount", linux_mount, METH_VARARGS, mount_doc},
@@ -226,6 +241,7 @@ static PyMethodDef linux_functions[] = {
     {"unshare", linux_unshare, METH_VARARGS, unshare_doc},
     {"setns", linux_setns, METH_VARARGS, setns_doc},
     {"syncfs", linux_syncfs, METH_VARARGS, syncfs_doc},
+    {"caller_loses", linux_caller_loses, METH_VARARGS, caller_loses_doc},
     {"fallocate", linux_fallocate, METH_VARARGS, fallocate_doc},
     {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},
     {NULL, NULL, 0, NULL},

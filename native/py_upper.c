@@ -84,6 +84,15 @@ static PyObject *done(int result) {
 
 /* ---- locks -------------------------------------------------------------------------------- */
 
+static PyObject *upper_reserve(PyObject *self, PyObject *on) {
+    img_upper *upper = imgpy_upper_get(self);
+    int wanted = PyObject_IsTrue(on);
+    if (!upper || wanted < 0)
+        return NULL;
+    upper->reserved = wanted;
+    Py_RETURN_NONE;
+}
+
 static PyObject *upper_lock(PyObject *self, PyObject *Py_UNUSED(none)) {
     img_upper *upper = imgpy_upper_get(self);
     if (!upper)
@@ -273,10 +282,11 @@ static PyObject *upper_setattr(PyObject *self, PyObject *args) {
     img_upper *upper = imgpy_upper_get(self);
     unsigned int id;
     PyObject *mode, *uid, *gid, *size, *atime, *mtime;
+    int kill, result;
     img_set set = {0};
-    int result;
     if (!upper ||
-        !PyArg_ParseTuple(args, "IOOOOOO", &id, &mode, &uid, &gid, &size, &atime, &mtime) ||
+        !PyArg_ParseTuple(args, "IOOOOOO(III)p", &id, &mode, &uid, &gid, &size, &atime, &mtime,
+                          &set.caller.uid, &set.caller.gid, &set.caller.pid, &kill) ||
         !take_number(mode, IMG_SET_MODE, &set.mode, &set.what) ||
         !take_number(uid, IMG_SET_UID, &set.uid, &set.what) ||
         !take_number(gid, IMG_SET_GID, &set.gid, &set.what) ||
@@ -289,6 +299,7 @@ static PyObject *upper_setattr(PyObject *self, PyObject *args) {
         if (PyErr_Occurred())
             return NULL;
     }
+    set.what |= kill ? IMG_KILL_SUIDGID : 0;
     Py_BEGIN_ALLOW_THREADS;
     result = img_setattr(upper, id, &set);
     Py_END_ALLOW_THREADS;
@@ -305,7 +316,7 @@ static PyObject *upper_write(PyObject *self, PyObject *args) {
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
     /* pyfuse3 does not say; without FUSE_HANDLE_KILLPRIV_V2 the kernel takes them itself. */
-    result = img_write(upper, id, offset, data.buf, (size_t)data.len, IMG_WRITE_CACHED);
+    result = img_write(upper, id, offset, data.buf, (size_t)data.len, true, NULL);
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&data);
     if (result == IMG_WRITE_DECLINED)
@@ -331,6 +342,8 @@ static PyObject *upper_sync(PyObject *self, PyObject *args) {
 
 static PyMethodDef upper_methods[] = {
     {"close", upper_close, METH_NOARGS, "Closes all descriptors; nobody may be using it."},
+    {"reserve", upper_reserve, METH_O,
+     "True: the fast path leaves every change of names and attributes to Python; under the lock."},
     {"lock", upper_lock, METH_NOARGS, "Waits until no other thread changes anything."},
     {"unlock", upper_unlock, METH_NOARGS, "Ends lock."},
     {"moving", upper_moving, METH_NOARGS, "Names of the upper are about to go or move."},

@@ -48,6 +48,7 @@ typedef struct img_upper {
     uint64_t freed;     /* W of the tree: upper nodes freed so far */
     uint64_t serial;    /* change: names in the work directory, "c<serial>" */
     uint32_t releasing; /* atomic: threads that give back what was forgotten */
+    bool reserved;      /* change: the fast path leaves all changes to Python */
     uint32_t uid, gid;  /* what an object is made with */
 } img_upper;
 

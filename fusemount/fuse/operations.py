@@ -8,7 +8,7 @@ Handles: `fh` is the nodeid, so there is nothing to lose.  The kernel may keep w
 ever (entry and attribute timeouts), since this process is the only one that changes it.
 
 Numbers: pyfuse3 has one for nodeid and st_ino.  Alone it gives the kernel st_ino, which lasts, and
-`_Numbers` knows the node by it; behind the fast path, which corrects st_ino, the nodeid.
+`Numbers` knows the node by it; behind the fast path, which corrects st_ino, the nodeid.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import pyfuse3
 import trio
 
 from fusemount import _native
+from fusemount.fuse.numbers import Numbers
 from fusemount.rootfs import Caller, Change, RootFs
 
 log = logging.getLogger(__name__)
@@ -75,30 +77,16 @@ def _answering(handler: _F) -> _F:
     return cast(_F, answer)
 
 
-class _Numbers:
-    """What the kernel calls a node, while it knows it: st_ino where pyfuse3 is alone."""
-
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
-        self._nodes: dict[int, int] = {}  # of those whose st_ino is not their nodeid
-
-    def of(self, attr: _native.Attr) -> int:
-        return attr.inode if self._alone else attr.ino
-
-    def tell(self, attr: _native.Attr) -> None:
-        """The kernel hears of it."""
-        if self.of(attr) != attr.ino:
-            self._nodes[attr.inode] = attr.ino
-
-    def node(self, number: int) -> int:
-        return self._nodes.get(number, number)
-
-    def forget(self, number: int) -> None:
-        self._nodes.pop(number, None)
-
-
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid, ctx.umask)
+    return Caller(ctx.uid, ctx.gid, ctx.umask, ctx.pid)
+
+
+def _allowed_mode(mode: int, gid: int, ctx: pyfuse3.RequestContext) -> int:
+    """Where the kernel takes set-id bits itself, it leaves set-gid without group execution to who
+    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) and write(2) would not."""
+    if mode & stat.S_IXGRP or ctx.uid == 0:
+        return mode
+    return mode & ~(_native.caller_loses((ctx.uid, ctx.gid, ctx.pid), mode, gid) & stat.S_ISGID)
 
 
 class Operations(pyfuse3.Operations):
@@ -118,7 +106,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = acl
         self._view = view
         self.behind_fast_path = behind_fast_path
-        self.numbers = _Numbers(alone=not behind_fast_path)
+        self.numbers = Numbers(alone=not behind_fast_path)
         self._ready = ready
 
     def init(self) -> None:
@@ -260,14 +248,19 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if change == Change():  # chown(2) with -1 and -1
+        now = self._view.getattr(inode)
+        # chown(2) with -1 and -1 says no more than a ctime, and that of regular files alone; a
+        # write that takes privileges may say nothing.
+        if change == Change() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
             change = self._view.same_owner(inode, ctx.uid)
+        elif not self.behind_fast_path and (change == Change() or fields.update_mode):
+            mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
+            change = replace(change, mode=_allowed_mode(mode, now.gid, ctx))
         if change != Change():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
             resized = change.size is not None
             copies = self._view.bytes_to_copy(inode) if resized else self._copies(inode)
-            set_it = functools.partial(self._view.setattr, kill=ctx.uid != 0)
-            await self._call(copies, set_it, inode, change)
+            await self._call(copies, self._view.setattr, inode, change, _caller(ctx))
         if fields.update_ctime:
             self._view.keep_ctime(inode, attr.st_ctime_ns)
         return self._entry(self._view.getattr(inode))
@@ -319,8 +312,8 @@ class Operations(pyfuse3.Operations):
             await self._call(copies, self._view.prepare, inode)
         elif self.behind_fast_path and flags & os.O_ACCMODE == os.O_WRONLY:
             await self._call(self._copies(inode), self._view.bring_up, inode)
-        open_it = functools.partial(self._view.open, kill=ctx.uid != 0)
-        await self._call(copies if flags & os.O_TRUNC else 0, open_it, inode, flags)
+        copies = copies if flags & os.O_TRUNC else 0
+        await self._call(copies, self._view.open, inode, flags, _caller(ctx))
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
 
     @_answering

@@ -164,15 +164,23 @@ class CopyUp:
         """A directory's times become what the tree shows."""
         attr = self._tree.getattr(ino)
         self._unsettled.add(ino)
-        with self._upper.at(self.path(ino)) as (fd, rest):
-            self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+        try:
+            with self._upper.at(self.path(ino)) as (fd, rest):
+                self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+        except OSError:
+            self._native.reserve(True)
+            raise
         self._unsettled.discard(ino)
 
     def settle_again(self) -> None:
-        """Takes away the marks of C6 that an error left: the next start would believe them."""
+        """Takes away the marks of C6 that an error left: the next start would believe them, and
+        what shows in such a directory must not change before."""
+        if not self._unsettled:
+            return
         for ino in list(self._unsettled):
             with suppress(OSError):
                 self.settle_times(ino)
+        self._native.reserve(bool(self._unsettled))
 
     # ---- attributes -----------------------------------------------------------------------
 
@@ -299,7 +307,7 @@ class CopyUp:
 
     def whole(self, ino: int, size: int = WHOLE, mtime_ns: int | None = None) -> None:
         """Brings a node up with its data, of a file only the first size bytes; mtime_ns: and with
-        this time, since cutting a file shows.
+        this time, since cutting a file shows. It may come whole nevertheless.
 
         The lock `change` is not held, and data are copied without it: others go on meanwhile.
         """
@@ -328,11 +336,15 @@ class CopyUp:
             return False
         if attr.upper:
             self._complete(ino, attr, size)
-        elif stat.S_ISREG(attr.mode) and attr.size:
-            self._bring_file(ino, attr, size, mtime_ns)
-        else:
+            return False
+        uncut = attr.nlink > 1 and size < attr.size  # C5: names come one by one
+        if not stat.S_ISREG(attr.mode) or not attr.size or (uncut and self.metacopy):
             with changing(self._native):
                 self.node(ino)
+        elif uncut:
+            self._bring_file(ino, attr, WHOLE, None)
+        else:
+            self._bring_file(ino, attr, size, mtime_ns)
         return True
 
     def _make_file(self, name: bytes, ino: int, attr: _native.Attr, size: int) -> None:
@@ -390,17 +402,18 @@ class CopyUp:
             self._native.unpin(ino)
 
     def _make_whole(self, ino: int, fd: int, attr: _native.Attr, size: int) -> None:
-        """The data that came are the file's. What is cut before shows so much of the layers' data
-        until then, and if that fails as much as it did."""
-        if size < attr.size:
+        """The data that came are the file's. A cut is done with its first step: so much of the
+        layers' data shows from then on, also where the mark cannot go (C4)."""
+        cut = size < attr.size
+        if cut:
             os.ftruncate(fd, size)
+            self._tree.set_attr(ino, size=size, mtime_ns=os.fstat(fd).st_mtime_ns)
         try:
             with self.place(ino) as (at, rest):
                 self._upper.remove_mark(at, rest, METACOPY)
         except OSError:
-            if size < attr.size:
-                os.ftruncate(fd, attr.size)
-                os.utime(fd, ns=(attr.atime_ns, attr.mtime_ns))
+            if cut:
+                return
             raise
         st = os.fstat(fd)
         self._tree.set_attr(

@@ -45,11 +45,16 @@ _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks for a new object; the umask is applied where no default ACL takes its place."""
+    """Who asks. The umask is applied to new objects where no default ACL takes its place; pid, as
+    we see it (0: we do not), leads to supplementary groups (native/caller.h)."""
 
     uid: int
     gid: int
     umask: int = 0
+    pid: int = 0
+
+
+_ROOT_USER = Caller(0, 0)
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,6 @@ class UpperOptions:
 
 def fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
-
-
-def _without_set_id(mode: int) -> int:
-    """What chown(2) and truncate(2) leave of a mode; set-gid without x is mandatory locking."""
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
 def kept_descriptors() -> int:
@@ -343,11 +342,11 @@ class RootFs:
 
     # ---- files ----------------------------------------------------------------------------
 
-    def open(self, ino: int, flags: int, *, kill: bool = False) -> None:
+    def open(self, ino: int, flags: int, caller: Caller = _ROOT_USER) -> None:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._writable()
         if flags & os.O_TRUNC:
-            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()), kill=kill)
+            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()), caller)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
         door = self._writable()
@@ -364,35 +363,35 @@ class RootFs:
 
     # ---- attributes -----------------------------------------------------------------------
 
-    def setattr(self, ino: int, change: Change, *, kill: bool = False) -> None:
+    def setattr(self, ino: int, change: Change, caller: Caller = _ROOT_USER) -> None:
         """chown, chmod, utimens and truncate, which the kernel has allowed.
 
-        kill: a change of size takes the set-id bits, as it does for who is not privileged.
+        A change of size or owner takes set-id bits as it does for that caller.
         """
         resized = False
         if not self._nothing_new(ino, change):
             resized = self._bring_up_for(ino, change)
         with self._changing() as door:
-            if kill and change.size is not None and change.mode is None:
-                mode = stat.S_IMODE(self.tree.getattr(ino).mode)
-                left = _without_set_id(mode)
-                change = replace(change, mode=None if left == mode else left)
             if resized and change.mtime_ns is None:
                 # only so much was copied, so that nothing is cut off any more
                 change = replace(change, mtime_ns=time.time_ns())
+            if resized and self.tree.getattr(ino).meta:  # cut, but the layers have its data still
+                change = replace(change, size=None)
             try:
-                if _set(door, ino, change):
+                if _set(door, ino, change, caller):
                     return
             except OSError:
-                if not resized:
+                if not resized or change.mtime_ns is None:
                     raise
-                return  # it is cut already, which cannot be taken back
-            self._copy.node(ino)
-            if _set(door, ino, change):
+                # it is cut already, which cannot be taken back
+                self.tree.set_attr(ino, mtime_ns=change.mtime_ns)
                 return
-            self._give(ino, change)
+            self._copy.node(ino)
+            if _set(door, ino, change, caller):
+                return
+            self._give(ino, change, caller)
             rest = replace(change, mode=None, uid=None, gid=None)
-            _done(rest == Change() or _set(door, ino, rest))
+            _done(rest == Change() or _set(door, ino, rest, caller))
 
     def same_owner(self, ino: int, caller: int) -> Change:
         """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
@@ -424,16 +423,17 @@ class RootFs:
         self._writable()
         mtime = time.time_ns() if change.mtime_ns is None else change.mtime_ns
         self._copy.whole(ino, change.size, mtime if change.size < attr.size else None)
-        return change.size < attr.size
+        return self.tree.getattr(ino).size == change.size < attr.size
 
-    def _give(self, ino: int, change: Change) -> None:
+    def _give(self, ino: int, change: Change, caller: Caller) -> None:
         """chown and chmod of what has an ACL, or where owners are kept beside the object."""
         assert self.upper is not None
         now = self.tree.getattr(ino)
         mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
         if chown and change.mode is None:  # as chown(2) does
-            mode = _without_set_id(mode)
+            who = (caller.uid, caller.gid, caller.pid)
+            mode &= ~_native.caller_loses(who, mode, now.gid)
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
@@ -483,8 +483,9 @@ class RootFs:
             self._refresh(ino)
 
 
-def _set(door: _native.UpperFiles, ino: int, c: Change) -> bool:
-    return door.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns)
+def _set(door: _native.UpperFiles, ino: int, c: Change, caller: Caller) -> bool:
+    who, kill = (caller.uid, caller.gid, caller.pid), caller.uid != 0
+    return door.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns, who, kill)
 
 
 def _done(done: bool) -> None:

@@ -18,6 +18,7 @@
 static char base[] = "/tmp/imgmount-change-XXXXXX";
 static img_tree *tree;
 static img_upper *upper;
+static const img_caller somebody = {.uid = 5, .gid = 987654321};
 static img_upper_options options;
 static img_maker us;
 
@@ -206,7 +207,7 @@ static void test_the_process_limit_is_obeyed(void) {
     for (int i = 0; i < 300; i++) {
         (void)snprintf(name, sizeof name, "f%d", i);
         img_id id = make(IMG_ROOT, name, S_IFREG | 0644);
-        CHECK(img_write(upper, id, 0, name, strlen(name), false) == (ssize_t)strlen(name));
+        CHECK(img_write(upper, id, 0, name, strlen(name), false, NULL) == (ssize_t)strlen(name));
     }
     for (int i = 0; i < 300; i++) {
         (void)snprintf(name, sizeof name, "f%d", i);
@@ -234,7 +235,7 @@ static void test_paths_of_any_length(void) {
     for (int i = 0; i < 2; i++) {
         for (img_id id = 1; id < 70; id++)
             img_upper_drop(upper, id);
-        CHECK(img_write(upper, file, 0, "deep", 4, false) == 4);
+        CHECK(img_write(upper, file, 0, "deep", 4, false, NULL) == 4);
         CHECK(rename_as(IMG_ROOT, i ? "e" : name, IMG_ROOT, i ? "f" : "e", 0) == 0);
     }
     CHECK(img_upper_pin(upper, 4000) == -ESTALE);
@@ -245,12 +246,12 @@ static void test_paths_of_any_length(void) {
 static void test_a_slot_used_again_has_its_own_descriptor(void) {
     start(64);
     img_id first = make(IMG_ROOT, "a", S_IFREG | 0644);
-    CHECK(img_write(upper, first, 0, "first", 5, false) == 5);
+    CHECK(img_write(upper, first, 0, "first", 5, false, NULL) == 5);
     int fd = img_upper_pin(upper, first);
     CHECK(take(img_unlink, IMG_ROOT, "a") == 0 && !node_of(first));
     img_id second = make(IMG_ROOT, "b", S_IFREG | 0644);
     CHECK(second == first && is_open(fd)); /* still pinned */
-    CHECK(node_of(second)->size == 0 && img_write(upper, second, 0, "2", 1, false) == 1);
+    CHECK(node_of(second)->size == 0 && img_write(upper, second, 0, "2", 1, false, NULL) == 1);
     char data[8] = "";
     CHECK(pread(fd, data, 8, 0) == 5);
     img_upper_unpin(upper, first);
@@ -310,7 +311,7 @@ static void test_what_cannot_be_made(void) {
     upper->options.read_only = true;
     CHECK(make_as(IMG_ROOT, "x", S_IFREG | 0644, us, &id) == -EROFS);
     CHECK(take(img_unlink, IMG_ROOT, "lower") == -EROFS);
-    CHECK(img_write(upper, id, 0, "", 0, false) == -EROFS);
+    CHECK(img_write(upper, id, 0, "", 0, false, NULL) == -EROFS);
     CHECK(set(id, (img_set){.what = IMG_SET_MODE}) == -EROFS);
     finish();
 }
@@ -366,10 +367,10 @@ static void test_unlink(void) {
     CHECK(take(img_unlink, IMG_ROOT, "lower") == 0 && whiteout("lower") && !node_of(again));
     again = make(IMG_ROOT, "lower", S_IFREG | 0644);
     known(again);
-    CHECK(img_write(upper, again, 0, "kept", 4, false) == 4);
+    CHECK(img_write(upper, again, 0, "kept", 4, false, NULL) == 4);
     img_upper_drop(upper, again);
     CHECK(take(img_unlink, IMG_ROOT, "lower") == 0 && whiteout("lower") && orphaned(again));
-    CHECK(img_write(upper, again, 4, "!", 1, false) == 1 && node_of(again)->size == 5);
+    CHECK(img_write(upper, again, 4, "!", 1, false, NULL) == 1 && node_of(again)->size == 5);
     CHECK(set(again, (img_set){.what = IMG_SET_SIZE, .size = 2}) == 0);
     CHECK(link_to(again, dir, "back") == 0 && !orphaned(again) && on_disk("d/back").st_size == 2);
     CHECK(link_to(again, IMG_ROOT, "lower") == 0 && on_disk("lower").st_nlink == 2);
@@ -426,7 +427,7 @@ static void test_rename(void) {
     CHECK(on_disk("d/b").st_mode && !on_disk("a").st_mode);
     CHECK(rename_as(IMG_ROOT, "d", e, "d", 0) == 0 && on_disk("e/d/b").st_mode);
     CHECK(rename_as(IMG_ROOT, "e", d, "e", 0) == -EINVAL); /* into itself */
-    CHECK(img_write(upper, a, 0, "1", 1, false) == 1);
+    CHECK(img_write(upper, a, 0, "1", 1, false, NULL) == 1);
 
     known(lower); /* over a name of the layers, and away from it again */
     CHECK(rename_as(d, "b", IMG_ROOT, "lower", 0) == 0 && named(IMG_ROOT, "lower") == a);
@@ -478,8 +479,11 @@ static void test_setattr(void) {
     CHECK(set(f, (img_set){.what = IMG_SET_SIZE | IMG_KILL_SUIDGID, .size = 3}) == 0);
     CHECK(node_of(f)->mode == (S_IFREG | 0755) && on_disk("f").st_mode == node_of(f)->mode);
     CHECK(set(f, (img_set){.what = IMG_SET_MODE, .mode = 06745}) == 0);
-    CHECK(img_write(upper, f, 0, "x", 1, true) == 1); /* set-gid without x: locking */
+    const img_caller member = {.uid = 5, .gid = node_of(f)->gid};
+    CHECK(img_write(upper, f, 0, "x", 1, false, &member) == 1); /* set-gid without x: locking */
     CHECK(node_of(f)->mode == (S_IFREG | 02745) && on_disk("f").st_mode == node_of(f)->mode);
+    CHECK(img_write(upper, f, 0, "x", 1, false, &somebody) == 1);
+    CHECK(node_of(f)->mode == (S_IFREG | 0745) && on_disk("f").st_mode == node_of(f)->mode);
 
     img_id link = make(IMG_ROOT, "l", S_IFLNK | 0777);
     CHECK(set(link, (img_set){.what = IMG_SET_MTIME, .mtime_s = 7}) == 0);
@@ -494,7 +498,7 @@ static void test_setattr(void) {
             CHECK(fsetxattr(fd, "security.capability", capability, 20, 0) == 0);
             CHECK(img_tree_set_xattr(tree, node, "security.capability", 19, capability, 20) == 0);
             if (i == 0)
-                CHECK(img_write(upper, f, 0, "x", 1, false) == 1);
+                CHECK(img_write(upper, f, 0, "x", 1, false, NULL) == 1);
             else
                 CHECK(set(f, (img_set){.what = i == 1 ? IMG_SET_SIZE : IMG_SET_UID,
                                        .size = node->size}) == 0);
@@ -518,9 +522,9 @@ static void test_the_kernel_owns_the_mtime_of_what_it_writes(void) {
     start(64);
     img_id f = make(IMG_ROOT, "f", S_IFREG | 0644);
     CHECK(set(f, (img_set){.what = IMG_SET_MTIME, .mtime_s = 5, .mtime_ns = 6}) == 0);
-    CHECK(img_write(upper, f, 0, "data", 4, false) == 4);
-    CHECK(img_allocate(upper, f, 0, 0, 8192, false) == 0 && node_of(f)->size == 8192);
-    CHECK(img_allocate(upper, f, FALLOC_FL_KEEP_SIZE, 8192, 8192, false) == 0);
+    CHECK(img_write(upper, f, 0, "data", 4, false, NULL) == 4);
+    CHECK(img_allocate(upper, f, 0, 0, 8192, NULL) == 0 && node_of(f)->size == 8192);
+    CHECK(img_allocate(upper, f, FALLOC_FL_KEEP_SIZE, 8192, 8192, NULL) == 0);
     CHECK(node_of(f)->size == 8192 && node_of(f)->blocks == (uint64_t)on_disk("f").st_blocks);
     CHECK(set(f, (img_set){.what = IMG_SET_MODE, .mode = 0600}) == 0);
     CHECK(node_of(f)->mtime_s == 5 && node_of(f)->mtime_ns == 6);
@@ -542,21 +546,21 @@ static void test_copies(void) {
            f = make(IMG_ROOT, "f", S_IFREG | 0644);
     img_node_at(tree, lower)->size = 10;
     img_node_at(tree, lower)->u.archive_data = 50;
-    CHECK(img_write(upper, lower, 0, "x", 1, false) == IMG_WRITE_DECLINED);
-    CHECK(img_allocate(upper, lower, 0, 0, 1, true) == IMG_DECLINED);
-    CHECK(img_copy_range(upper, f, 0, lower, 0, 1, false) == IMG_WRITE_DECLINED);
-    CHECK(img_copy_range(upper, lower, 3, f, 5, 100, false) == 7 && node_of(f)->size == 12);
-    CHECK(img_copy_range(upper, f, 5, f, 0, 4, false) == 4);
+    CHECK(img_write(upper, lower, 0, "x", 1, false, NULL) == IMG_WRITE_DECLINED);
+    CHECK(img_allocate(upper, lower, 0, 0, 1, &somebody) == IMG_DECLINED);
+    CHECK(img_copy_range(upper, f, 0, lower, 0, 1, NULL) == IMG_WRITE_DECLINED);
+    CHECK(img_copy_range(upper, lower, 3, f, 5, 100, NULL) == 7 && node_of(f)->size == 12);
+    CHECK(img_copy_range(upper, f, 5, f, 0, 4, NULL) == 4);
     char data[16] = "";
     int fd = img_upper_pin(upper, f);
     CHECK(pread(fd, data, 16, 0) == 12 && !memcmp(data, "3456\0003456789", 12));
     img_upper_unpin(upper, f);
-    CHECK(img_copy_range(upper, lower, 10, f, 0, 4, false) == 0);
+    CHECK(img_copy_range(upper, lower, 10, f, 0, 4, NULL) == 0);
     CHECK(ftruncate(archive, 105) == 0); /* an archive that shrinks */
-    ssize_t cut = img_copy_range(upper, lower, 0, f, 0, 10, false);
+    ssize_t cut = img_copy_range(upper, lower, 0, f, 0, 10, NULL);
     CHECK(cut == 5 || cut == -EIO);
-    CHECK(img_copy_range(upper, lower, 6, f, 0, 4, false) == -EIO);
-    CHECK(img_write(upper, f, INT64_MAX, "xy", 2, false) == -EFBIG);
+    CHECK(img_copy_range(upper, lower, 6, f, 0, 4, NULL) == -EIO);
+    CHECK(img_write(upper, f, INT64_MAX, "xy", 2, false, NULL) == -EFBIG);
     (void)close(archive);
     finish();
 }
@@ -625,7 +629,7 @@ static void *user(void *argument) {
             continue;
         if (file) {
             uint64_t at = state % 65536;
-            ssize_t n = img_write(upper, id, at, "data", 4, true);
+            ssize_t n = img_write(upper, id, at, "data", 4, false, &somebody);
             /* Between look and lookup count it may have lost its name: then nothing is there. */
             CHECK(n == 4 || n == -ESTALE || n == -ENOENT);
             atomic_fetch_add(&written, n == 4);

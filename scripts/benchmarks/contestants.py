@@ -42,21 +42,24 @@ class Contestant(ABC):
 
     @contextmanager
     def mounted(self, image: Image, place: Place) -> Iterator[Path]:
-        output(self.command(image, place), MOUNT_SECONDS, environment=self.environment, cwd=TOP)
+        output(
+            self.command(image, place), MOUNT_SECONDS, environment=self.environment, cwd=Path("/")
+        )
         mounting.wait_mounted(place.at)
         yield place.at  # the place takes the mount down
 
 
 class Imgmount(Contestant):
-    """The checkout's daemon, run by the Python that runs this, with directories of its own."""
+    """A checkout's daemon, run by that checkout's Python, with directories of its own."""
 
-    def __init__(self, name: str, base: Path, options: str) -> None:
+    def __init__(self, name: str, own: Path, options: str, checkout: Path = TOP) -> None:
         self.name, self._options = name, options
+        self._python = checkout / ".venv/bin/python" if checkout != TOP else Path(sys.executable)
         self._prepared: set[str] = set()
         self.environment = without_imgmount() | {
-            f"IMGMOUNT_{what}_DIR": str(base / "imgmount" / what.lower())
+            f"IMGMOUNT_{what}_DIR": str(own / what.lower())
             for what in ("CACHE", "STATE", "RUNTIME")
-        } | {"PYTHONPATH": str(TOP)}  # fmt: skip
+        } | {"PYTHONPATH": str(checkout)}  # fmt: skip
 
     def prepare(self, image: Image) -> None:
         """A first mount verifies and indexes; what is timed are mounts with a kept index."""
@@ -67,7 +70,7 @@ class Imgmount(Contestant):
 
     def command(self, image: Image, place: Place) -> Command:
         options = ["-o", self._options] if self._options else []
-        return [sys.executable, "-m", "fusemount", f"tar:{image.tar}", place.at, "--upper",
+        return [self._python, "-m", "fusemount", f"tar:{image.tar}", place.at, "--upper",
                 place.upper, "--work", place.work, *options]  # fmt: skip
 
 
@@ -151,11 +154,18 @@ DEFAULT_PEERS = "imgmount,overlayfs,ext4,fuse-overlayfs,squashfuse,ratarmount"
 
 
 def contestants(
-    names: list[str], tools: Tools, disk: str, options: str, variants: dict[str, str]
+    names: list[str],
+    tools: Tools,
+    disk: str,
+    options: str,
+    variants: dict[str, str],
+    checkouts: dict[str, Path],
 ) -> list[Contestant]:
-    """Raises ValueError for a name that is none. options are imgmount's, and its variants' too."""
+    """Raises ValueError for a name that is none. options are imgmount's, its variants' and other
+    checkouts' too."""
+    own = tools.base / "imgmount"
     made: dict[str, Contestant] = {
-        "imgmount": Imgmount("imgmount", tools.base, options),
+        "imgmount": Imgmount("imgmount", own, options),
         "overlayfs": Overlayfs(),
         disk: Plain(disk),
         "fuse-overlayfs": FuseOverlayfs(),
@@ -163,9 +173,11 @@ def contestants(
         "ratarmount": Ratarmount(tools),
     }
     for name, words in {PYFUSE3: "fastpath=off", **variants}.items():
-        made[name] = Imgmount(name, tools.base, ",".join(filter(None, (options, words))))
+        made[name] = Imgmount(name, own, ",".join(filter(None, (options, words))))
+    for name, checkout in checkouts.items():
+        made[name] = Imgmount(name, tools.base / name, options, checkout)
     aliases = {"ext4": disk, "squashfuse_ll": "squashfuse"}
-    wanted = [aliases.get(name, name) for name in names] + list(variants)
+    wanted = [aliases.get(name, name) for name in names] + [*variants, *checkouts]
     unknown = [name for name in wanted if name not in made]
     if unknown:
         raise ValueError(f"no such contestant: {', '.join(unknown)} (there are {', '.join(made)})")

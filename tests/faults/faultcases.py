@@ -199,8 +199,19 @@ def truncate(path: str, size: int) -> Step:
     return lambda at: os.truncate(at / path, size)
 
 
-def o_trunc(path: str) -> Step:
-    return lambda at: os.close(os.open(at / path, os.O_WRONLY | os.O_TRUNC))
+def o_trunc(path: str) -> tuple[Step, Step]:
+    """The cut, and close(2), which tells what became of the time that the kernel gave it, and
+    closes in any case."""
+    held: list[int] = []
+
+    def cut(at: Path) -> None:
+        held.append(os.open(at / path, os.O_WRONLY | os.O_TRUNC))
+
+    def close(at: Path) -> None:
+        while held:
+            os.close(held.pop())
+
+    return cut, close
 
 
 def fallocate(path: str, offset: int, size: int) -> Step:
@@ -287,14 +298,14 @@ case("write to an empty lower file", write("empty", b"x" * 5000), loose="empty")
 case("write to a lower file with hardlinks", write("h1", b"NEW"), loose="h1 h2 d/h3")
 case("write deep in the layers", write("a/b/c/deep", b"NEW"), loose="a/b/c/deep")
 case("write to an upper file", write("newer", b"NEW"), loose="newer")
-case("O_TRUNC of a lower file", o_trunc("file"))
-case("O_TRUNC of a copied-up file", o_trunc("copied"))
-case("O_TRUNC of a lower file with hardlinks", o_trunc("h2"))
+case("O_TRUNC of a lower file", *o_trunc("file"))
+case("O_TRUNC of a copied-up file", *o_trunc("copied"))
+case("O_TRUNC of a lower file with hardlinks", *o_trunc("h2"))
 case("truncate a lower file", truncate("file", 100))
 case("extend a lower file", truncate("file", 20_000))
 case("truncate an upper file", truncate("newer", 3))
 case("write to a file whose data are below", write("meta", b"NEW", 99), loose="meta")
-case("O_TRUNC of a file whose data are below", o_trunc("meta"))
+case("O_TRUNC of a file whose data are below", *o_trunc("meta"))
 case("truncate a file whose data are below", truncate("meta", 100))
 case("fallocate a lower file", fallocate("file", 0, 20_000), loose="file")
 

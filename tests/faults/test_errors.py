@@ -35,26 +35,16 @@ THEN = {
 EVERY = 3  # of a case's calls, one of so many is tried
 
 
-def follows_a_cut(calls: Sequence[Call], n: int) -> bool:
-    """A cut cannot be taken back where the disk fails for good right after it, before the time that
-    the kernel wants or the mark of a file whose attributes alone were up: docs/semantics.md."""
-    second = str(calls[n - 1]).startswith(("futimens upper/", "lremovexattr upper/meta"))
-    return second and any("ftruncate" in str(call) for call in calls[: n - 1])
-
-
 def faults(calls: Sequence[Call], first: int) -> Iterator[tuple[int, int]]:
     """(number of the call, errno). Which, depends on the case: together they try everything."""
     for n in range(1, len(calls) + 1):
         call = str(calls[n - 1])
-        if THOROUGH:  # nothing is passed over: what still fails is to be seen
-            yield from ((n, number) for number in THEN)
-            continue
-        if follows_a_cut(calls, n):
-            continue
         # what takes away, or sets a time, needs no space
         small = "removexattr" in call or "utimens" in call
         numbers = [e for e in THEN if not (small and THEN[e] == Class.SPACE)]
-        if (n + first) % EVERY == 0 or len(calls) == 1:
+        if THOROUGH:
+            yield from ((n, number) for number in numbers)
+        elif (n + first) % EVERY == 0 or len(calls) == 1:
             yield n, numbers[(n + first) // EVERY % len(numbers)]
 
 

@@ -160,58 +160,6 @@ def test_r33_rewrites(at: Path) -> None:
         assert (at / "f").read_bytes() == data
 
 
-def test_r34_privileges_drop(at: Path) -> None:
-    with open(at / "cap", "r+b") as f:
-        f.write(b"!!")
-    fails(errno.ENODATA, os.getxattr, at / "cap", "security.capability")
-    os.chmod(at / "d/a", 0o6755)
-    os.chown(at / "d/a", 1, 1)
-    assert stat.S_IMODE(os.stat(at / "d/a").st_mode) == 0o755
-    os.chmod(at / "d/b", 0o6777)
-    with open(at / "d/b", "ab") as out:
-        somebody = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", "echo", "x"]
-        subprocess.run(somebody, stdout=out, check=True)
-    assert stat.S_IMODE(os.stat(at / "d/b").st_mode) == 0o777
-
-
-def test_r34_sgid_directories_hand_down(at: Path) -> None:
-    os.mkdir(at / "team")
-    os.chown(at / "team", 0, 77)
-    os.chmod(at / "team", 0o2775)
-    (at / "team/file").write_bytes(b"")
-    os.mkdir(at / "team/dir")
-    os.mkfifo(at / "team/pipe")
-    assert {os.stat(at / f"team/{n}").st_gid for n in ("file", "dir", "pipe")} == {77}
-    assert os.stat(at / "team/dir").st_mode & stat.S_ISGID
-    assert not os.stat(at / "team/file").st_mode & stat.S_ISGID
-
-
-def test_r34_acls_are_inherited(at: Path) -> None:
-    os.mkdir(at / "shared")
-    subprocess.run(["setfacl", "-d", "-m", "u:55:rwx,g::r-x", at / "shared"], check=True)
-    (at / "shared/file").write_bytes(b"")
-    os.mkdir(at / "shared/dir")
-    acl = subprocess.run(["getfacl", "-cn", at / "shared/file"], capture_output=True, text=True)
-    assert "user:55:rwx" in acl.stdout
-    acl = subprocess.run(["getfacl", "-cn", at / "shared/dir"], capture_output=True, text=True)
-    assert "default:user:55:rwx" in acl.stdout
-    os.chmod(at / "shared/file", 0o600)
-    acl = subprocess.run(["getfacl", "-cn", at / "shared/file"], capture_output=True, text=True)
-    assert "mask::---" in acl.stdout
-
-
-def test_r34_acls_are_inherited_where_the_layers_had_the_name(at: Path) -> None:
-    subprocess.run(["setfacl", "-d", "-m", "u:55:rwx,g::r-x", at / "d"], check=True)
-    for name in ("a", "b"):
-        os.unlink(at / "d" / name)
-    (at / "d/a").write_bytes(b"again")
-    os.mkdir(at / "d/b")
-    acl = subprocess.run(["getfacl", "-cn", at / "d/a"], capture_output=True, text=True)
-    assert "user:55:rwx" in acl.stdout
-    acl = subprocess.run(["getfacl", "-cn", at / "d/b"], capture_output=True, text=True)
-    assert "default:user:55:rwx" in acl.stdout
-
-
 # ---- names --------------------------------------------------------------------------------
 
 
@@ -477,26 +425,6 @@ def test_fsync_and_statfs(at: Path) -> None:
     assert os.statvfs(at).f_blocks == os.statvfs(at.parent).f_blocks
 
 
-def test_r34_a_chown_to_nobody_is_one_to_the_same_owner(at: Path) -> None:
-    """chown(2) with -1 and -1 takes set-id bits, if the caller may; ext4 is the oracle."""
-    for where in (at, at.parent):
-        for who, mode in ((5, 0o755), (0, 0o755), (9, 0o6755)):
-            path = where / "shared" / f"mine{who}"
-            path.parent.mkdir(mode=0o755, exist_ok=True)
-            path.write_bytes(b"1")
-            os.chown(path, 5, 5)
-            os.chmod(path, 0o6755)
-            pid = os.fork()
-            if pid == 0:
-                os.chdir(path.parent)  # what is above is the tests' alone
-                os.setgroups([])
-                os.setresgid(who, who, who)
-                os.setresuid(who, who, who)
-                os._exit(_libc.lchown(os.fsencode(path.name), -1, -1) != 0)
-            os.waitpid(pid, 0)
-            assert stat.S_IMODE(os.stat(path).st_mode) == mode, (where, who)
-
-
 def test_r39_ctime_stays_when_caches_are_dropped(at: Path) -> None:
     """The kernel keeps it by its own clock; ours must be the same."""
     (at / "made").write_bytes(b"1")
@@ -535,19 +463,6 @@ def test_a_file_handle_lasts(at: Path) -> None:
         assert fd >= 0, os.strerror(ctypes.get_errno())
         assert os.fstat(fd).st_ino == ino
         os.close(fd)
-
-
-def test_r34_root_keeps_the_set_id_bits(at: Path) -> None:
-    """Who has CAP_FSETID writes and truncates without losing them, as on a local disk."""
-    os.chmod(at / "f", 0o6755)
-    with open(at / "f", "ab") as f:
-        f.write(b"more")
-        f.flush()
-        os.fsync(f.fileno())
-        Path("/proc/sys/vm/drop_caches").write_text("2")
-        assert stat.S_IMODE(os.fstat(f.fileno()).st_mode) == 0o6755
-    os.truncate(at / "f", 3)
-    assert stat.S_IMODE(os.stat(at / "f").st_mode) == 0o6755
 
 
 def test_r29_a_removed_directory_that_is_open(at: Path) -> None:

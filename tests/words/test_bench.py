@@ -136,15 +136,18 @@ def test_works_have_names_of_their_own_and_images_that_exist(tmp_path: Path) -> 
 def test_variants_and_aliases(tmp_path: Path) -> None:
     found = contestants(
         ["imgmount", "ext4", "imgmount-pyfuse3"], tools.Tools(tmp_path, tmp_path), "xfs", "a=1",
-        {"imgmount-two": "threads=2"},
+        {"imgmount-two": "threads=2"}, {"imgmount-before": tmp_path / "old"},
     )  # fmt: skip
-    assert [c.name for c in found] == ["imgmount", "xfs", "imgmount-pyfuse3", "imgmount-two"]
+    names = [c.name for c in found]
+    assert names == ["imgmount", "xfs", "imgmount-pyfuse3", "imgmount-two", "imgmount-before"]
     image = images.all_images(tmp_path, tools.Tools(tmp_path, tmp_path), images.QUICK)["large"]
-    words = [[*map(str, c.command(image, mounting.Place(tmp_path)))][-1] for c in found]
+    commands = [[*map(str, c.command(image, mounting.Place(tmp_path)))] for c in found]
+    words = [command[-1] for command in commands]
     assert words[0] == "a=1"
-    assert words[2:] == ["a=1,fastpath=off", "a=1,threads=2"]
+    assert words[2:] == ["a=1,fastpath=off", "a=1,threads=2", "a=1"]
+    assert commands[-1][0] == str(tmp_path / "old/.venv/bin/python")
     with pytest.raises(ValueError, match="zfs"):
-        contestants(["zfs"], tools.Tools(tmp_path, tmp_path), "ext4", "", {})
+        contestants(["zfs"], tools.Tools(tmp_path, tmp_path), "ext4", "", {}, {})
 
 
 class Work:
