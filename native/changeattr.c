@@ -124,7 +124,11 @@ static int set_owner(const object *o, const img_set *set) {
     return result < 0 ? -errno : 0;
 }
 
-static int set_mode(const object *o, uint32_t mode) {
+static int set_mode(const object *o, uint32_t mode, bool chowned) {
+    struct stat st; /* chown(2) may have made it what it shall be, and a step less cannot fail */
+    bool known = chowned && (o->fd >= 0 ? fstat(o->fd, &st) : stat_of(o->dir, o->name, &st)) == 0;
+    if (known && (st.st_mode & 07777) == mode)
+        return 0;
     int result = o->fd >= 0 ? fchmod(o->fd, mode) : fchmodat(o->dir, o->name, mode, 0);
     return result < 0 ? -errno : 0;
 }
@@ -177,7 +181,7 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
         }
     }
     if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
-        result = set_mode(o, set->mode & 07777);
+        result = set_mode(o, set->mode & 07777, set->what & OWNER);
     return result;
 }
 

@@ -151,9 +151,18 @@ class CopyUp:
                 marked.append(parent)
             yield
         finally:
-            for parent in marked:
-                with suppress(*([OSError] if done else [])):
-                    self.settle_times(parent)
+            self._settle_all(marked, done=done)
+
+    def _settle_all(self, parents: list[int], *, done: bool) -> None:
+        """All of them, whatever becomes of one; what is left is settled later."""
+        failed: OSError | None = None
+        for parent in parents:
+            try:
+                self.settle_times(parent)
+            except OSError as e:
+                failed = failed or e
+        if failed is not None and not done:
+            raise failed
 
     def take_stray(self, parent: int, name: bytes) -> None:
         """A whiteout goes that hides nothing, and keeps its name from being used."""
