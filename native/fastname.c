@@ -34,6 +34,12 @@ static uint64_t decode_dev(uint32_t dev) {
 
 /* ---- making ------------------------------------------------------------------------------- */
 
+static img_maker maker(const fast_request *req, uint32_t umask) {
+    const img_owner_map *owners = &req->path->tree->owners;
+    return (img_maker){img_id_stored(&owners->uids, req->in->uid),
+                       img_id_stored(&owners->gids, req->in->gid), umask};
+}
+
 typedef struct made {
     struct fuse_entry_out entry;
     struct fuse_open_out open; /* CREATE */
@@ -44,7 +50,7 @@ _Static_assert(offsetof(made, open) == sizeof(struct fuse_entry_out), "one reply
 static int make(fast_request *req, const char *name, size_t len, const img_new *what,
                 uint32_t umask, size_t reply) {
     img_tree *tree = req->path->tree;
-    img_maker who = {req->in->uid, req->in->gid, umask};
+    img_maker who = maker(req, umask);
     made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
     img_id id = 0;
     int result = begin(req);
@@ -133,7 +139,7 @@ int fast_link(fast_request *req) {
 int fast_tmpfile(fast_request *req) {
     const struct fuse_create_in *in = (const void *)req->arg;
     img_tree *tree = req->path->tree;
-    img_maker who = {req->in->uid, req->in->gid, in->umask};
+    img_maker who = maker(req, in->umask);
     made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
     img_id id = 0;
     if (!req->path->upper)
@@ -255,8 +261,8 @@ int fast_setattr(fast_request *req) {
     img_set set = {
         .what = what_to_set(in->valid),
         .mode = in->mode & 07777,
-        .uid = in->uid,
-        .gid = in->gid,
+        .uid = img_id_stored(&req->path->tree->owners.uids, in->uid),
+        .gid = img_id_stored(&req->path->tree->owners.gids, in->gid),
         .size = in->size,
         .atime_s = (int64_t)in->atime,
         .mtime_s = (int64_t)in->mtime,

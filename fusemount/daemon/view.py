@@ -59,7 +59,7 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, image_options.owners)
+    unpacked = open_directories(image.directories, userxattr=options.userxattr)
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)
@@ -77,6 +77,8 @@ def open_view(
         read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
         keep_root=options.overlay,
+        owners=options.owners,
+        userxattr=options.userxattr,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)

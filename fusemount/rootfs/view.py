@@ -282,7 +282,7 @@ class RootFs:
         self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
     ) -> int:
         """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
-        who = (caller.uid, caller.gid, caller.umask)
+        who = (*self.tree.stored(caller.uid, caller.gid), caller.umask)
         with self._changing() as door:
             ino = door.make(parent, name, mode, rdev, *who, target)
             if ino is None:
@@ -397,7 +397,7 @@ class RootFs:
         """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
         the caller may; nothing to what the upper does not have."""
         attr = self.tree.getattr(ino)
-        if not self._has_object(ino) or caller not in (0, attr.uid):
+        if not self._has_object(ino) or caller not in (0, self.tree.shown(attr.uid, attr.gid)[0]):
             return Change()
         return Change(uid=attr.uid, gid=attr.gid)
 
@@ -433,7 +433,7 @@ class RootFs:
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
         if chown and change.mode is None:  # as chown(2) does
             who = (caller.uid, caller.gid, caller.pid)
-            mode &= ~_native.caller_loses(who, mode, now.gid)
+            mode &= ~_native.caller_loses(who, mode, self.tree.shown(now.uid, now.gid)[1])
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
