@@ -95,8 +95,8 @@ class MountOptions:
     threads: int | None = None
     push: bool = True
     overlay: bool = False
-    metacopy: bool = True
-    redirect: bool = True
+    metacopy: bool | None = None
+    redirect: bool | None = None
     volatile: bool = False
     owners: Owners = Owners()
     userxattr: bool = False

@@ -240,19 +240,35 @@ static unsigned what_to_set(uint32_t valid) {
     return what;
 }
 
-/* chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
- * (all but regular files) not even that; a write that only takes a capability says nothing. */
-static bool is_chown_to_nobody(fast_request *req, unsigned what) {
-    if (what == IMG_SET_CTIME)
-        return true;
-    if (what)
-        return false;
+/* What a SETATTR means that names nothing to set.
+ *
+ * chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
+ * (all but regular files) not even that.  For a regular file it is what comes before a write, a
+ * fallocate or a copy that takes privileges (file_remove_privs; FUSE_HANDLE_KILLPRIV_V2 leaves them
+ * to us): set-id bits must go now, for the kernel learns the mode from this answer alone.
+ */
+static void understand(fast_request *req, img_set *set) {
+    if (set->what & ~(unsigned)IMG_SET_CTIME)
+        return;
     img_tree *tree = req->path->tree;
+    uint32_t mode = 0, gid = 0;
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, req->in->nodeid);
-    bool result = node && !S_ISREG(node->mode);
+    if (node) {
+        mode = node->mode;
+        gid = img_id_shown(&tree->owners.gids, node->gid);
+    }
     (void)pthread_rwlock_unlock(&tree->lock);
-    return result;
+    if (set->what || !S_ISREG(mode)) {
+        set->what |= IMG_SAME_OWNER;
+        return;
+    }
+    uint32_t lost =
+        img_caller_keeps_set_id(&set->caller) ? 0 : img_caller_loses(&set->caller, mode, gid);
+    if (lost) {
+        set->what = IMG_SET_MODE;
+        set->mode = mode & 07777 & ~lost;
+    }
 }
 
 int fast_setattr(fast_request *req) {
@@ -272,8 +288,7 @@ int fast_setattr(fast_request *req) {
         .ctime_ns = in->ctimensec,
         .caller = fast_caller(req),
     };
-    if (is_chown_to_nobody(req, set.what))
-        set.what |= IMG_SAME_OWNER;
+    understand(req, &set);
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
         fast_notify_touch(req->path->notify, id);

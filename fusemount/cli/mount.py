@@ -97,9 +97,8 @@ def _reference(image: str | None, words: Words) -> Reference:
         return reference_of(image)
     if words.upper is None:
         words.read_only = True
-    if image is None or words.userxattr:
-        # A program calls us in place of fuse-overlayfs, and reads the upper as plain files; or the
-        # kernel's overlayfs is to read it, which follows no redirects that users could write.
+    if image is None:
+        # A program calls us in place of fuse-overlayfs, and reads the upper as plain files.
         words.metacopy = bool(words.metacopy)
         words.redirect = bool(words.redirect)
     words.kernel.insert(0, f"fsname={image or 'imgmount'}")

@@ -69,6 +69,7 @@ def open_view(
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
     if upper and not scratch:
+        _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
     rootfs = open_rootfs(
         layers,
@@ -156,6 +157,14 @@ def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
 
 def _work_for(upper: Path, options: MountOptions) -> Path:
     return options.work or upper.with_name(f".{upper.name}.imgmount-work")
+
+
+def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
+    """What is written to a directory of the layers would change what is below it."""
+    for what, place in places.items():
+        for layer in image.directories if place is not None else ():
+            if place is not None and os.path.samefile(place, layer):
+                raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
 def _own_directory(path: Path, made: list[Path]) -> Path:

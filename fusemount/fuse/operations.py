@@ -83,7 +83,7 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 
 def _allowed_mode(mode: int, gid: int, ctx: pyfuse3.RequestContext) -> int:
     """Where the kernel takes set-id bits itself, it leaves set-gid without group execution to who
-    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) and write(2) would not."""
+    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) would not."""
     if mode & stat.S_IXGRP or ctx.uid == 0:
         return mode
     return mode & ~(_native.caller_loses((ctx.uid, ctx.gid, ctx.pid), mode, gid) & stat.S_ISGID)
@@ -120,7 +120,7 @@ class Operations(pyfuse3.Operations):
 
     def _copies(self, inode: int) -> int:
         """Of a change of attributes or names."""
-        return 0 if self._view.metacopy else self._view.bytes_to_copy(inode)
+        return self._view.bytes_to_copy(inode) if self._view.moves_data(inode) else 0
 
     # ---- names ----------------------------------------------------------------------------
 
@@ -253,10 +253,11 @@ class Operations(pyfuse3.Operations):
         # write that takes privileges may say nothing.
         if change == Change() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
             change = self._view.same_owner(inode, ctx.uid)
-        elif not self.behind_fast_path and (change == Change() or fields.update_mode):
-            mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
+        elif change == Change() and not _native.caller_keeps_set_id(ctx.uid):
+            change = self._view.without_set_id(inode, _caller(ctx))
+        elif change.mode is not None and not self.behind_fast_path:
             _, group = self._view.tree.shown(now.uid, now.gid)
-            change = replace(change, mode=_allowed_mode(mode, group, ctx))
+            change = replace(change, mode=_allowed_mode(change.mode, group, ctx))
         if change != Change():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
             resized = change.size is not None

@@ -69,6 +69,7 @@ _SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
 _KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
 _PREFIXES = (b"trusted.overlay.", b"user.overlay.")
+_LONG_MARK = 256  # bytes
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
 
@@ -319,11 +320,13 @@ class Upper:
 
     def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """The same, unless such an object cannot have it: user xattrs are for files and
-        directories."""
+        directories, and a long path may find no room among others (ext4 has one block for all)."""
         try:
             self.set_mark(fd, path, mark, value)
         except OSError as e:
-            if self.privileged or e.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            long = len(value) > _LONG_MARK and e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
+            cannot = not self.privileged and e.errno in (errno.EPERM, errno.EOPNOTSUPP)
+            if not long and not cannot:
                 raise
 
     def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
