@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, NotPermitted
-from fusemount.settings import Owners
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,23 @@ class OpenDirectory:
         self.close()
 
 
-def open_directories(paths: Iterable[Path], owners: Owners) -> list[OpenDirectory]:
-    """Each as a layer, in that order; the caller closes them. Raises as open_directory does."""
+def open_directories(paths: Iterable[Path], *, userxattr: bool = False) -> list[OpenDirectory]:
+    """Each as a layer, in that order; the caller closes them. Raises as open_directory does.
+
+    userxattr: the marks are `user.overlay.*` in every one, as with overlayfs' option; else each
+    layer's root says which.
+    """
     with ExitStack() as undo:
-        layers = [undo.enter_context(open_directory(path, owners)) for path in paths]
+        layers = [undo.enter_context(open_directory(path, userxattr)) for path in paths]
         undo.pop_all()
     return layers
 
 
-def open_directory(path: Path, owners: Owners) -> OpenDirectory:
+def open_directory(path: Path, userxattr: bool) -> OpenDirectory:
     """Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError; the caller closes it."""
     fd = _open(path)
     try:
-        index, unreadable, first = _scan(fd, path, owners)
+        index, unreadable, first = _scan(fd, path, userxattr)
     except BaseException:
         os.close(fd)
         raise
@@ -68,11 +71,9 @@ def _open(path: Path) -> int:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
 
 
-def _scan(fd: int, path: Path, owners: Owners) -> tuple[_native.LayerIndex, int, bytes]:
+def _scan(fd: int, path: Path, userxattr: bool) -> tuple[_native.LayerIndex, int, bytes]:
     try:
-        return _native.scan_directory(
-            fd, owners.uids, owners.gids, owners.squash_uid, owners.squash_gid
-        )
+        return _native.scan_directory(fd, userxattr)
     except _native.FormatError as error:
         raise MalformedImage(f"{path}: {os.fsdecode(error.member)!r} {error.message}") from error
     except OSError as error:

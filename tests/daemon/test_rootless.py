@@ -140,6 +140,37 @@ def test_upper_of_a_user(home: Path) -> None:
     assert done.stdout == "mine\n"
 
 
+def test_r46_the_kernel_reads_the_upper_of_a_user(home: Path) -> None:
+    """It takes neither redirects nor metacopies together with `userxattr`."""
+    done = as_user(
+        home,
+        """
+        imgmount image.tar m --upper up
+        chmod 640 m/etc/motd
+        mv m/etc m/moved
+        cp -r m/moved seen
+        imgmount umount m
+        getfattr -hRm '^user.overlay.(redirect|metacopy)' up
+        """,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    (home / "kernel").mkdir()
+    (home / "empty").mkdir()
+    words = f"lowerdir={home}/empty,upperdir={home}/up,workdir={home}/kernel,userxattr"
+    (home / "at").mkdir()
+    subprocess.run(["mount", "-t", "overlay", "o", "-o", words, home / "at"], check=True)
+    try:
+        names = sorted(os.listdir(home / "at/moved"))
+        assert names == sorted(os.listdir(home / "seen"))
+        for name in names:
+            if (home / "seen" / name).is_file():
+                assert (home / "at/moved" / name).read_bytes() == (
+                    home / "seen" / name
+                ).read_bytes()
+    finally:
+        subprocess.run(["umount", home / "at"], check=True)
+
+
 def test_roots_mount_is_not_a_users_to_unmount(home: Path, busybox_image: Path) -> None:
     command = Command(home / "root")
     at = home / "theirs"
