@@ -33,6 +33,7 @@ storage:
   filesystem: {{rootdirectory: {base}/data}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
 http:
+  secret: it signs the state of uploads, which last over a restart
   addr: {domain}
 """
 
@@ -47,7 +48,8 @@ class Authority:
 
 
 def make_authority(base: Path) -> Authority:
-    ca, ca_key, request = base / "ca.crt", base / "ca.key", base / "server.csr"
+    (base / "believed").mkdir()  # alone in it, as a directory of certs.d
+    ca, ca_key, request = base / "believed/ca.crt", base / "ca.key", base / "server.csr"
     found = Authority(ca, base / "server.crt", base / "server.key")
     new = ("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-batch")
     run(*new, "-x509", "-days", "30", "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from socket import gaierror
 from types import TracebackType
@@ -35,8 +35,8 @@ from fusemount.registry.body import broken, whole_body
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.options import RegistryOptions, registry_host
 from fusemount.registry.patience import Patience, Sleep, Trouble
-from fusemount.registry.proxy import proxy_mounts
 from fusemount.registry.tls import tls_context
+from fusemount.registry.transport import direct_transport, proxy_mounts
 
 REDIRECTS_MAX = 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -63,10 +63,20 @@ class Ask:
     what: str
     scopes: Scopes = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
+    body: bytes | Callable[[], AsyncGenerator[bytes, None]] | None = None
     accepted: frozenset[int] = frozenset((200,))
     missing: type[ImgmountError] = RegistryError
     authorization: str | None = None
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """httpx would wrap a generator in one of its own, and leave that open where a request fails."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        return self._pieces
 
 
 class Refused(RegistryError):
@@ -111,13 +121,12 @@ class Connection:
         context = tls_context(self.domain, self.options)
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=30)
         client = httpx.AsyncClient(
-            verify=context,
+            transport=direct_transport(context, limits),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(
                 self.options.reply_seconds, connect=self.options.connect_seconds, pool=None
             ),
-            limits=limits,
             headers={"User-Agent": self.options.user_agent, "Accept-Encoding": "identity"},
             mounts=proxy_mounts(self.options, context, limits),
         )
@@ -217,10 +226,14 @@ class Connection:
 
     async def _send(self, ask: Ask, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         self._check_scheme(ask.what, url)
-        content = ask.body() if callable(ask.body) else ask.body
+        fixed = None if callable(ask.body) else ask.body
         try:
-            request = self._client.build_request(ask.method, url, headers=headers, content=content)
-            response = await self._client.send(request, stream=True)
+            request = self._client.build_request(ask.method, url, headers=headers, content=fixed)
+            async with AsyncExitStack() as stack:
+                if callable(ask.body):
+                    pieces = await stack.enter_async_context(aclosing(ask.body()))
+                    request.stream = _Pieces(pieces)
+                response = await self._client.send(request, stream=True)
         except httpx.TransportError as error:
             raise self._unreached(ask.what, url, error) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):

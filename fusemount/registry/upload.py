@@ -158,9 +158,11 @@ class _Uploader:
             raise Trouble(RegistryError(f"{self._blob.what}: the registry lost count of its bytes"))
         has = uploaded(reply.headers.get("range"))
         has = start + length if has is None or has > start + length else has
-        if has <= start and length > 1:
+        if start + length == 1:
+            has = 1  # `0-0` may be one byte, too
+        if has <= start:
             raise Trouble(RegistryError(f"{self._blob.what}: the registry kept nothing of a chunk"))
-        return replace(session, location=self._location(reply, session), has=max(has, start))
+        return replace(session, location=self._location(reply, session), has=has)
 
     async def resumed(self, session: _Session) -> _Session | None:
         """What the registry has of it; None: it is lost, or too little came through to matter."""
