@@ -43,6 +43,7 @@ REDIRECTS = frozenset((301, 302, 303, 307, 308))
 KEEPS_METHOD = frozenset((307, 308))
 SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
 CONNECTIONS_MAX = 32
+PORT_MAX = 65535
 
 _T = TypeVar("_T")
 Origin = tuple[str, str, int | None]
@@ -108,7 +109,7 @@ class Connection:
         self.domain = domain
         self.options = options
         self._sleep = sleep
-        self._host = registry_host(domain)
+        self._host = registry_host(domain).lower()
         self._plain_allowed = options.allows_plain(self._host) or options.is_insecure(domain)
         self._base: httpx.URL | None = None
         self._base_lock = trio.Lock()
@@ -189,11 +190,7 @@ class Connection:
 
     async def absolute(self, url: str) -> httpx.URL:
         """url as a Location or Link has it, relative to the registry."""
-        base = await self._find_base()
-        try:
-            return base.join(url)
-        except httpx.InvalidURL:
-            raise RegistryError(f"{self.domain}: {shown(url)} is no URL") from None
+        return joined(await self._find_base(), url, self.domain)
 
     async def _follow(self, ask: Ask, url: httpx.URL, authorization: str | None) -> httpx.Response:
         """The first answer that is no redirect."""
@@ -214,12 +211,7 @@ class Connection:
                 raise RegistryError(
                     f"{ask.what}: {url.host} redirects a {ask.method} to {shown(target)}"
                 )
-            try:
-                url = url.join(target)
-            except httpx.InvalidURL:
-                raise RegistryError(
-                    f"{ask.what}: redirected to {shown(target)}, which is no URL"
-                ) from None
+            url = joined(url, target, ask.what)
         raise RegistryError(
             f"{ask.what}: more than {REDIRECTS_MAX} redirects, the last to {url.host}"
         )
@@ -236,8 +228,6 @@ class Connection:
                 response = await self._client.send(request, stream=True)
         except httpx.TransportError as error:
             raise self._unreached(ask.what, url, error) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-            raise RegistryError(f"{ask.what}: {shown(str(url))} is no URL") from None
         self._met = True
         return response
 
@@ -341,6 +331,17 @@ class Connection:
         )
         reply = await self.reply(ask, TOKEN_BYTES_MAX)
         return TokenReply(reply.status, reply.data)
+
+
+def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
+    """Where a Location or a Link of base leads.  Raises RegistryError."""
+    try:
+        url = base.join(target)
+    except httpx.InvalidURL:
+        url = None
+    if url is None or not 0 < (url.port or 80) <= PORT_MAX:
+        raise RegistryError(f"{what}: sent to {shown(target)}, which is no URL")
+    return url
 
 
 def _host(url: httpx.URL) -> str:

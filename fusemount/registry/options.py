@@ -51,7 +51,8 @@ class RegistryOptions:
 
     def is_insecure(self, host: str) -> bool:
         """host: `host[:port]`; an entry without a port counts for all its ports."""
-        return bool(self.insecure & {EVERY_HOST, host, bare_host(host)})
+        named = {each.lower() for each in self.insecure}
+        return bool(named & {EVERY_HOST, host.lower(), bare_host(host).lower()})
 
     def allows_plain(self, host: str) -> bool:
         return self.is_insecure(host) or is_local(host)

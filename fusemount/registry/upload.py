@@ -15,13 +15,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-import httpx
 import trio
 
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
-from fusemount.registry.connection import Ask, Connection, Refused, Reply
+from fusemount.registry.connection import Ask, Connection, Refused, Reply, joined
 from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import uploaded
 
@@ -188,10 +187,7 @@ class _Uploader:
     def _location(self, reply: Reply, session: _Session | None) -> str:
         location = reply.headers.get("location")
         if location:
-            try:
-                return str(reply.url.join(location))
-            except httpx.InvalidURL:
-                location = None
+            return str(joined(reply.url, location, self._blob.what))
         if session is None:
             raise RegistryError(f"{self._blob.what}: an upload without a Location")
         return session.location
