@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from socket import gaierror
 from types import TracebackType
@@ -185,7 +185,7 @@ class Connection:
                 if not await self.authorizer.challenged(header, challenges, ask.scopes):
                     await self._refuse(ask, response)
             finally:
-                await response.aclose()
+                await self._discard(response)
         raise AssertionError("a second 401 is refused above")
 
     async def absolute(self, url: str) -> httpx.URL:
@@ -205,7 +205,7 @@ class Connection:
             status = response.status_code
             if status not in REDIRECTS or status in ask.accepted or not target:
                 return response
-            await response.aclose()
+            await self._discard(response)
             followed = ask.method in ("GET", "HEAD") or status in KEEPS_METHOD
             if not followed or callable(ask.body):
                 raise RegistryError(
@@ -282,9 +282,17 @@ class Connection:
                 if scheme == "http":
                     raise
             else:
-                await response.aclose()
+                await self._discard(response)
                 return base
         raise AssertionError("http answers or raises")
+
+    async def _discard(self, response: httpx.Response) -> None:
+        """A short body is read, so that the connection serves the next request."""
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:18]) <= replies.ERROR_BYTES_MAX:
+            with suppress(Trouble, RegistryError, httpx.StreamError):
+                await whole_body(response, replies.ERROR_BYTES_MAX, self.domain, self.options)
+        await response.aclose()
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return self._base is not None and _origin(url) == _origin(self._base)

@@ -87,6 +87,9 @@ async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
             chunk, session = CHUNK, None
         except Trouble as trouble:
             await patience.bear(trouble)
+            if isinstance(trouble, _Spoiled):
+                await uploader.drop(session)
+                session = None
             session = await uploader.resumed(session) if session else None
         except BaseException:
             with trio.move_on_after(CANCEL_SECONDS, shield=True):
@@ -96,6 +99,10 @@ async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
 
 class _TooLarge(Exception):
     """The registry, or something before it, refused all of the blob in one PUT."""
+
+
+class _Spoiled(Trouble):
+    """What the registry kept of a broken request was wrong: only all bytes anew can help."""
 
 
 async def cancel_upload(connection: Connection, location: str, like: Ask) -> None:
@@ -136,8 +143,8 @@ class _Uploader:
                 raise _TooLarge from None
             if DIGEST_INVALID not in str(refused):
                 raise
-            if session.resumed:  # what it kept of a broken request was not what it said
-                raise Trouble(refused) from None
+            if session.resumed:
+                raise _Spoiled(refused) from None
             raise VerificationFailed(str(refused)) from None
 
     async def patch(self, session: _Session) -> _Session:

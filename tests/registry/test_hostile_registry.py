@@ -332,7 +332,7 @@ def test_a_redirect_within_the_host_keeps_them(server: Hostile) -> None:
         (MANIFEST_PATH, "more than 10 redirects, the last to 127.0.0.1"),
         ("http://192.0.2.1/x", "sent to 192.0.2.1 by plain http, which --tls-verify=false would"),
         ("file:///etc/passwd", "which is neither http nor https"),
-        ("http://x:port/", "which is no URL"),
+        ("http://x:port/", "Invalid URL in location header"),
         ("http://127.0.0.1:65536/", "127.0.0.1:65536/, which is no URL"),
     ],
 )
