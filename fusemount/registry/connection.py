@@ -125,9 +125,6 @@ class Connection:
             transport=direct_transport(context, limits),
             trust_env=False,
             follow_redirects=False,
-            timeout=httpx.Timeout(
-                self.options.reply_seconds, connect=self.options.connect_seconds, pool=None
-            ),
             headers={"User-Agent": self.options.user_agent, "Accept-Encoding": "identity"},
             mounts=proxy_mounts(self.options, context, limits),
         )
@@ -219,8 +216,17 @@ class Connection:
     async def _send(self, ask: Ask, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         self._check_scheme(ask.what, url)
         fixed = None if callable(ask.body) else ask.body
+        written = ask.method in ("PUT", "PATCH")
+        timeout = httpx.Timeout(
+            self.options.reply_seconds,
+            read=self.options.written_seconds if written else self.options.reply_seconds,
+            connect=self.options.connect_seconds,
+            pool=None,
+        )
         try:
-            request = self._client.build_request(ask.method, url, headers=headers, content=fixed)
+            request = self._client.build_request(
+                ask.method, url, headers=headers, content=fixed, timeout=timeout
+            )
             async with AsyncExitStack() as stack:
                 if callable(ask.body):
                     pieces = await stack.enter_async_context(aclosing(ask.body()))

@@ -29,7 +29,8 @@ class RegistryOptions:
     http_proxy, https_proxy: URLs; no_proxy: hosts, domains (with or without a dot) or "*".
     retry_delays: seconds before the second, third … attempt; there are as many more attempts.
     retry_after_max: seconds; who is told to wait longer gives up and says so.
-    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there.
+    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there;
+    written_seconds: the latter where something was written, which a registry may first move around.
     progress_bytes, progress_seconds: a body that brings less in that time counts as broken.
     upload_chunk: bytes of one PATCH; 0: a blob goes up in one PUT.
     """
@@ -45,6 +46,7 @@ class RegistryOptions:
     retry_after_max: float = 120.0
     connect_seconds: float = 20.0
     reply_seconds: float = 120.0
+    written_seconds: float = 900.0
     progress_bytes: int = 32 << 10
     progress_seconds: float = 30.0
     upload_chunk: int = 0

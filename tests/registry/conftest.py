@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from busyboximage import busybox_layers
+from hostile import Hostile, hostile
 from imagewriter import oci_layout
 from realregistry import Authority, RealRegistry, make_authority, real_registry
 from talking import Pushed, manifest_of, push
@@ -35,3 +36,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pushed(registry: RealRegistry, layout: Path) -> Pushed:
     push(layout, f"{registry.domain}/library/busybox:t", "--dest-tls-verify=false")
     return Pushed("library/busybox", "t", layout, manifest_of(layout))
+
+
+@pytest.fixture
+def server() -> Iterator[Hostile]:
+    with hostile() as found:
+        yield found

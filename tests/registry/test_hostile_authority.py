@@ -19,12 +19,6 @@ TOKEN = "GET /token?service=s&scope=repository%3Aa%3Apull"
 
 
 @pytest.fixture
-def server() -> Iterator[Hostile]:
-    with hostile() as found:
-        yield found
-
-
-@pytest.fixture
 def authority() -> Iterator[Hostile]:
     with hostile("127.0.0.2") as found:
         yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from hostile import Answer, Hostile, Request, error, hostile
@@ -68,12 +67,6 @@ class Receiver:
             return error(400, "DIGEST_INVALID", "no")
         self.done = bytes(self.got)
         return Answer(201)
-
-
-@pytest.fixture
-def server() -> Iterator[Hostile]:
-    with hostile() as found:
-        yield found
 
 
 def send(server: Hostile, chunk: int = 0, attempts: int = 2) -> list[int]:
