@@ -65,7 +65,7 @@ async def _end(response: httpx.Response, source: AsyncIterator[bytes]) -> None:
     """
     with trio.move_on_after(END_SECONDS, shield=True):
         await response.aclose()
-        with suppress(httpx.HTTPError, httpx.StreamError):
+        with suppress(Exception):
             async for _ in source:
                 pass
 

@@ -88,6 +88,10 @@ class Refused(RegistryError):
         self.status = status
 
 
+class _NotBelieved(RegistryError):
+    """TLS is spoken, by nobody we know."""
+
+
 @dataclass(frozen=True)
 class Reply:
     status: int
@@ -166,11 +170,13 @@ class Connection:
 
     async def open_once(self, ask: Ask) -> httpx.Response:
         """An answer whose body is still to come; the caller closes it.  Raises Trouble as well."""
-        url = await self.absolute(ask.url)
+        base = await self._find_base(ask.what)
+        url = joined(base, ask.url, ask.what)
         own = ask.authorization is None
         for attempt in (1, 2):
             header = await self.authorizer.header(ask.scopes) if own else ask.authorization
-            response = await self._follow(ask, url, header)
+            meant_for = _origin(base if own else url)
+            response = await self._follow(ask, url, header, meant_for)
             if response.status_code in ask.accepted:
                 return response
             try:
@@ -185,14 +191,10 @@ class Connection:
                 await self._discard(response)
         raise AssertionError("a second 401 is refused above")
 
-    async def absolute(self, url: str) -> httpx.URL:
-        """url as a Location or Link has it, relative to the registry."""
-        return joined(await self._find_base(), url, self.domain)
-
-    async def _follow(self, ask: Ask, url: httpx.URL, authorization: str | None) -> httpx.Response:
+    async def _follow(
+        self, ask: Ask, url: httpx.URL, authorization: str | None, meant_for: Origin
+    ) -> httpx.Response:
         """The first answer that is no redirect."""
-        base = await self._find_base()
-        meant_for = _origin(base if ask.authorization is None else url)
         for _ in range(REDIRECTS_MAX + 1):
             headers = dict(ask.headers)
             if authorization and _origin(url) == meant_for:
@@ -257,7 +259,7 @@ class Connection:
         place = f"{what}: {_host(url)}"
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return RegistryError(f"{place}: certificate not believed: {cause.verify_message}")
+                return _NotBelieved(f"{place}: certificate not believed: {cause.verify_message}")
             if isinstance(cause, gaierror):
                 unknown = RegistryError(f"{place}: {cause.strerror}")
                 return Trouble(unknown) if self._met else unknown
@@ -268,29 +270,25 @@ class Connection:
         words = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None)
         return Trouble(RegistryError(f"{place}: {words or broken(error)}"))
 
-    async def _find_base(self) -> httpx.URL:
+    async def _find_base(self, what: str) -> httpx.URL:
         """https, or http where that is allowed and https is not spoken; found out once."""
+        secure, plain = (httpx.URL(f"{scheme}://{self._host}/") for scheme in ("https", "http"))
         async with self._base_lock:
-            if self._base is None:
-                self._base = httpx.URL(f"https://{self._host}/")
-                if self._plain_allowed:
-                    self._base = None
-                    self._base = await self._probe()
+            if self._base is None and self._plain_allowed:
+                try:
+                    await self._knock(what, secure)
+                    self._base = secure
+                except _NotBelieved:
+                    raise
+                except (Trouble, RegistryError):
+                    await self._knock(what, plain)
+                    self._base = plain
+            self._base = self._base or secure
             return self._base
 
-    async def _probe(self) -> httpx.URL:
-        ask = Ask("GET", "", f"{self.domain}")
-        for scheme in ("https", "http"):
-            base = httpx.URL(f"{scheme}://{self._host}/")
-            try:
-                response = await self._send(ask, base.join("/v2/"), {})
-            except Trouble:
-                if scheme == "http":
-                    raise
-            else:
-                await self._discard(response)
-                return base
-        raise AssertionError("http answers or raises")
+    async def _knock(self, what: str, base: httpx.URL) -> None:
+        response = await self._send(Ask("GET", "/v2/", what), base.join("/v2/"), {})
+        await self._discard(response)
 
     async def _discard(self, response: httpx.Response) -> None:
         """A short body is read, so that the connection serves the next request."""
@@ -316,9 +314,8 @@ class Connection:
         elsewhere = "" if self._is_registry(response.url) else f"{_host(response.url)}: "
         text = f"{ask.what}: {elsewhere}{why}"
         if status in (401, 403) and not elsewhere:
-            raise Unauthorized(
-                f"{ask.what}: {ask.method} is not allowed {self.authorizer.sent}: {why}"
-            )
+            done = "read" if ask.method in ("GET", "HEAD") else "written"
+            raise Unauthorized(f"{ask.what}: may not be {done} {self.authorizer.sent}: {why}")
         after = replies.retry_after(response.headers.get("retry-after"), time.time())
         if status == 429:
             limits = (response.headers.get(f"ratelimit-{w}") for w in ("limit", "remaining"))

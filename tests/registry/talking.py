@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import trio
 from oracle import run
+from trio.abc import Clock
 
 from fusemount.digest import Digest
 from fusemount.image.model import OCI, Descriptor
@@ -71,13 +72,14 @@ def talk(
     options: RegistryOptions = QUICK,
     credentials: Credentials | None = None,
     sleep: Slept | None = None,
+    clock: Clock | None = None,
 ) -> T:
     async def main() -> T:
         with trio.fail_after(TEST_SECONDS):
             async with Registry(domain, options, credentials, sleep or Slept()) as registry:
                 return await call(registry)
 
-    result: T = trio.run(main)
+    result: T = trio.run(main, clock=clock)
     return result
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
+import trio
 from hostile import Answer, Hostile, Request
 from spoiled import (
     ALICE,
@@ -143,19 +145,19 @@ def test_a_slow_drip_of_a_manifest(server: Hostile) -> None:
 
 def test_a_reader_may_take_its_time(server: Hostile) -> None:
     """What counts is how long we wait for bytes, not how long somebody looks at them."""
-    import trio
-
     server.on(f"GET {BLOB_PATH}", Answer(200, DATA))
+    options = replace(STALLING, progress_seconds=0.8)
 
     async def call(r: Registry) -> int:
         got = 0
         async for piece in r.blob("a", BLOB):
             got += len(piece)
             if got == len(piece):
-                await trio.sleep(2 * STALLING.progress_seconds)
+                await trio.sleep(1)
         return got
 
-    assert talk(server.domain, call, STALLING) == len(DATA)
+    assert talk(server.domain, call, options) == len(DATA)
+    assert len(server.heard) == 1
 
 
 def test_a_blob_of_which_the_registry_knows_only_urls(server: Hostile) -> None:
@@ -178,8 +180,6 @@ def test_a_blob_of_which_the_registry_knows_only_urls(server: Hostile) -> None:
 
 def test_a_blob_that_nobody_wants_any_more(server: Hostile) -> None:
     """A cancelled reader, and one that stops, leave nothing open behind."""
-    import trio
-
     server.on(f"GET {BLOB_PATH}", Answer(200, DATA[:-1], {"Content-Length": str(len(DATA))},
                                          drip=0), part(0, drip=0.01))  # fmt: skip
 
@@ -194,8 +194,6 @@ def test_a_blob_that_nobody_wants_any_more(server: Hostile) -> None:
 
 
 def test_many_blobs_at_once(server: Hostile) -> None:
-    import trio
-
     blobs = [DATA[at : at + 300_000] for at in range(0, 3_000_000, 300_000)]
     for data in blobs:
         server.on(f"GET /v2/a/blobs/{Digest.of(data)}", Answer(503), Answer(200, data))

@@ -178,6 +178,7 @@ def test_a_registry_that_never_counts_on(server: Hostile) -> None:
     Receiver(server, keeps=0)
     with pytest.raises(RegistryError, match="kept nothing of a chunk"):
         send(server, chunk=HALF)
+    assert server.heard[-1].startswith("DELETE")
 
 
 def test_an_upload_without_a_place(server: Hostile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_tls_by_nobody_believed(tls: RealRegistry) -> None:
     talk(tls.domain, call)
 
 
+def test_tls_that_is_broken_off(tls: RealRegistry, authority: Authority, layout: Path) -> None:
+    there = Pushed("a/b", "t", layout, manifest_of(layout))
+
+    async def call(r: Registry) -> None:
+        async with aclosing(r.blob("a/b", there.layer)) as pieces:
+            await anext(pieces)
+
+    talk(tls.domain, call, RegistryOptions(ca_files=(authority.ca,)))
+
+
 @pytest.mark.parametrize("name", ["bad.crt", "bad.cert"])
 def test_a_certificate_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "reg.test").mkdir()
@@ -125,7 +136,7 @@ def test_basic(basic: RealRegistry, layout: Path) -> None:
 )
 def test_basic_refused(basic: RealRegistry, credentials: Credentials | None, told: str) -> None:
     async def call(r: Registry) -> None:
-        with pytest.raises(Unauthorized, match=f"a/b:t: GET is not allowed {told}"):
+        with pytest.raises(Unauthorized, match=f"a/b:t: may not be read {told}"):
             await r.manifest("a/b", "t")
 
     talk(basic.domain, call, credentials=credentials)
@@ -163,7 +174,7 @@ def test_one_token_a_scope(bearer: RealRegistry, tokens: TokenServer, layout: Pa
 @pytest.mark.parametrize(
     ("credentials", "told"),
     [
-        (None, "private/a:t: GET is not allowed without credentials"),
+        (None, "private/a:t: may not be read without credentials"),
         (Credentials("alice", "wrong"), "refuses alice: incorrect username or password"),
         (Credentials(identity_token="stale"), "refuses the owner of the identity token: inv"),
     ],
@@ -178,9 +189,9 @@ def test_bearer_refused(bearer: RealRegistry, credentials: Credentials | None, t
 
 def test_nobody_may_push(bearer: RealRegistry, layout: Path) -> None:
     async def call(r: Registry) -> None:
-        with pytest.raises(Unauthorized, match="public/a:t: PUT is not allowed without"):
+        with pytest.raises(Unauthorized, match="public/a:t: may not be written without"):
             await r.put_manifest("public/a", "t", MANIFEST, manifest_of(layout))
-        with pytest.raises(Unauthorized, match="POST is not allowed without"):
+        with pytest.raises(Unauthorized, match="may not be written without"):
             await r.upload_blob("public/a", Digest.of(b"x"), 1, source(b"x"))
 
     talk(bearer.domain, call, QUICK)
