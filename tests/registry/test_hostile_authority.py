@@ -62,13 +62,13 @@ def test_a_token_is_renewed_at_a_401(server: Hostile, authority: Hostile) -> Non
 
 
 def test_a_token_is_renewed_before_it_expires(server: Hostile, authority: Hostile) -> None:
-    authority.on(TOKEN, granted("one", expires_in=100))
+    authority.on(TOKEN, granted("one", expires_in=40))
     server.on(MANIFEST, challenge(authority), Answer(200, b"{}"))
     clock = MockClock()  # it stands still until it is told to go on
 
     async def call(r: Registry) -> list[int]:
         asked = []
-        for seconds in (0, 80, 15):
+        for seconds in (0, 25, 10):
             clock.jump(seconds)
             await r.manifest("a", "t")
             asked.append(len(authority.heard))
