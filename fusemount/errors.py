@@ -93,3 +93,10 @@ class Unauthorized(ImgmountError):
 
     exit_code = 12
     errno = _errno.EACCES
+
+
+class ImageInUse(ImgmountError):
+    """An image of the store that a mount shows, or that has further names."""
+
+    exit_code = 13
+    errno = _errno.EBUSY

@@ -66,7 +66,7 @@ def asked_of(args: argparse.Namespace) -> Asked:
 def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
-    return parse_reference(text, path_exists)
+    return parse_reference(text, path_exists, directories().store)
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
@@ -80,21 +80,23 @@ def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
 
 
 def directories() -> Directories:
-    """IMGMOUNT_{CACHE,STATE,RUNTIME}_DIR, else FHS for root, else XDG's base directories."""
+    """IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR, else FHS for root, else XDG's base directories."""
     if os.geteuid() == 0:
-        cache, state, runtime = (Path(p) for p in _ROOT)
+        cache, state, runtime, store = (Path(p) for p in _ROOT)
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
         runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{os.geteuid()}")
+        store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
         state=_override("IMGMOUNT_STATE_DIR", state),
         runtime=_override("IMGMOUNT_RUNTIME_DIR", runtime),
+        store=_override("IMGMOUNT_ROOT_DIR", store),
     )
 
 
-_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount")
+_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/imgmount")
 
 
 def _xdg(variable: str, otherwise: str) -> Path:

@@ -25,6 +25,9 @@ class Image:
     config_digest: sha256 of the config's bytes, which is the image ID; None where the archive has
     no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
     layers: lowest first.  directories: unpacked layers instead, lowest first.
+    config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
+    layers is kept, None: where all of that is.  store: the root of the store that it is in.
+    repo_digests: NAME@DIGEST of registries that have it.
     """
 
     source: str
@@ -37,6 +40,10 @@ class Image:
     files: tuple[BlobFile, ...]
     v1_id: str = ""
     directories: tuple[Path, ...] = ()
+    config_bytes: bytes = b""
+    cache: Path | None = None
+    store: Path | None = None
+    repo_digests: tuple[str, ...] = ()
 
     @property
     def image_id(self) -> str:
@@ -148,4 +155,5 @@ def image_of(
         platform=config.platform,
         layers=layer_blobs(medium.label, layers, config.diff_ids),
         files=tuple(medium.files()),
+        config_bytes=config_bytes,
     )
