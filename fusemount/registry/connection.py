@@ -130,7 +130,7 @@ class Connection:
             trust_env=False,
             follow_redirects=False,
             headers={"User-Agent": self.options.user_agent, "Accept-Encoding": "identity"},
-            mounts=proxy_mounts(self.options, context, limits),
+            mounts=proxy_mounts(self.options.proxies, context, limits),
         )
         self._client = await self._stack.enter_async_context(client)
         return self

@@ -15,7 +15,7 @@ import httpcore
 import httpx
 
 from fusemount.errors import UsageError
-from fusemount.registry.options import RegistryOptions
+from fusemount.registry.options import Proxies
 
 READ_BYTES = 1 << 20
 NEVER_BY_PROXY = ("localhost", "127.0.0.1", "[::1]")
@@ -80,21 +80,21 @@ def direct_transport(context: ssl.SSLContext, limits: httpx.Limits) -> httpx.Asy
 
 
 def proxy_mounts(
-    options: RegistryOptions, context: ssl.SSLContext, limits: httpx.Limits
+    proxies: Proxies, context: ssl.SSLContext, limits: httpx.Limits
 ) -> dict[str, httpx.AsyncBaseTransport | None]:
     """For httpx.AsyncClient: by URL pattern a transport, or None for the direct way.
 
-    This machine is never reached through a proxy (Go's ProxyFromEnvironment).
+    localhost, 127.0.0.1 and ::1 are never reached through one (Go's ProxyFromEnvironment).
     """
-    if "*" in options.no_proxy or not (options.http_proxy or options.https_proxy):
+    if "*" in proxies.direct or not (proxies.http or proxies.https):
         return {}
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
-    for scheme, proxy in (("http://", options.http_proxy), ("https://", options.https_proxy)):
+    for scheme, proxy in (("http://", proxies.http), ("https://", proxies.https)):
         if proxy:
             mounts[scheme] = _by_proxy(proxy, context, limits)
     for host in NEVER_BY_PROXY:
         mounts[f"all://{host}"] = None
-    for word in options.no_proxy:
+    for word in proxies.direct:
         name = word.lstrip("*").lstrip(".")
         mounts[f"all://{name}"] = None
         if not word.replace(".", "").isdigit():

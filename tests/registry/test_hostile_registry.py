@@ -33,7 +33,7 @@ from fusemount.errors import (
     VerificationFailed,
 )
 from fusemount.image.model import OCI, Descriptor
-from fusemount.registry.options import RegistryOptions
+from fusemount.registry.options import Proxies, RegistryOptions
 
 # Statuses
 
@@ -251,8 +251,7 @@ def test_a_proxy(server: Hostile) -> None:
     options = RegistryOptions(
         retry_delays=(),
         insecure=frozenset(("reg.test",)),
-        http_proxy=server.domain,
-        https_proxy=server.domain,
+        proxies=Proxies(server.domain, server.domain),
     )
     assert talk("reg.test", lambda r: r.manifest("a", "t"), options).data == b"{}"
     assert server.heard[0] == "CONNECT reg.test:443"
@@ -262,7 +261,7 @@ def test_a_proxy(server: Hostile) -> None:
 def test_hosts_that_are_reached_without_a_proxy(no_proxy: str) -> None:
     """The last: this machine's never are, whatever no_proxy says."""
     options = RegistryOptions(
-        retry_delays=(), http_proxy="http://127.0.0.1:9", no_proxy=(no_proxy,)
+        retry_delays=(), proxies=Proxies("http://127.0.0.1:9", direct=(no_proxy,))
     )
     with hostile("127.0.0.1" if no_proxy == "other.test" else "127.0.0.2") as server:
         server.on(f"GET {MANIFEST_PATH}", Answer(200, b"{}"))
@@ -270,7 +269,7 @@ def test_hosts_that_are_reached_without_a_proxy(no_proxy: str) -> None:
 
 
 def test_a_proxy_that_is_no_url() -> None:
-    options = RegistryOptions(http_proxy="http://user:secret@x:port")
+    options = RegistryOptions(proxies=Proxies("http://user:secret@x:port"))
     with pytest.raises(UsageError, match=r"the proxy 'x:port'") as told:
         talk("reg.test", lambda r: r.manifest("a", "t"), options)
     assert "secret" not in one_line(told.value)

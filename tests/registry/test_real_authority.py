@@ -87,6 +87,22 @@ def test_tls_by_an_authority_of_the_host(
     pull(tls.domain, layout, "a/b", options=RegistryOptions(certificate_directories=roots))
 
 
+def test_tls_by_a_directory_of_certificates(
+    tls: RealRegistry, authority: Authority, layout: Path
+) -> None:
+    options = RegistryOptions(retry_delays=(), certificate_directory=authority.ca.parent)
+    pull(tls.domain, layout, "a/b", options=options)
+
+
+def test_a_directory_of_certificates_that_is_not_there(tmp_path: Path) -> None:
+    async def call(r: Registry) -> None:
+        raise AssertionError("not reached")
+
+    options = RegistryOptions(certificate_directory=tmp_path / "none")
+    with pytest.raises(RegistryError, match="none: No such file or directory"):
+        talk("reg.test", call, options)
+
+
 def test_tls_unchecked_when_asked(tls: RealRegistry, layout: Path) -> None:
     options = RegistryOptions(insecure=frozenset((tls.domain,)))
     pull(tls.domain, layout, "a/b", options=options)

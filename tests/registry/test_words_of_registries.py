@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fusemount.registry import replies
 from fusemount.registry.challenge import Challenge, parse_challenges
-from fusemount.registry.options import RegistryOptions, bare_host, is_local, proxies
+from fusemount.registry.options import Proxies, RegistryOptions, bare_host, is_local, proxies
 from fusemount.registry.options import certificate_directories as directories
 
 
@@ -178,9 +178,7 @@ def test_who_is_insecure() -> None:
 
 def test_an_environment_becomes_options() -> None:
     environment = {"HTTPS_PROXY": "http://p:1", "no_proxy": "a.test, .b.test,", "HOME": "/h"}
-    options = RegistryOptions(**proxies(environment))  # type: ignore[arg-type]
-    assert (options.http_proxy, options.https_proxy) == ("", "http://p:1")
-    assert options.no_proxy == ("a.test", ".b.test")
+    assert proxies(environment) == Proxies("", "http://p:1", ("a.test", ".b.test"))
     system = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
     assert [str(p) for p in directories(environment, 0)] == system
     own = ["/h/.config/containers/certs.d", "/h/.config/docker/certs.d"]
