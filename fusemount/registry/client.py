@@ -177,8 +177,14 @@ class Registry:
     async def put_manifest(
         self, repository: str, reference: str, media_type: str, data: bytes
     ) -> Digest:
-        """Under a tag or its digest.  Raises VerificationFailed where the registry has another."""
+        """Under a tag or its digest.
+
+        Raises VerificationFailed where the registry has another; MalformedImage for a media type
+        that no header can carry.
+        """
         what = self._name(repository, reference)
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise MalformedImage(f"{what}: {shown(media_type)} is no media type")
         ask = Ask(
             "PUT",
             f"/v2/{repository}/manifests/{reference}",

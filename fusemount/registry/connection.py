@@ -314,8 +314,10 @@ class Connection:
         elsewhere = "" if self._is_registry(response.url) else f"{_host(response.url)}: "
         text = f"{ask.what}: {elsewhere}{why}"
         if status in (401, 403) and not elsewhere:
-            done = "read" if ask.method in ("GET", "HEAD") else "written"
-            raise Unauthorized(f"{ask.what}: may not be {done} {self.authorizer.sent}: {why}")
+            read = ask.method in ("GET", "HEAD")
+            text = f"may not be {'read' if read else 'written'} {self.authorizer.sent}: {why}"
+            hint = " (or nothing has that name)" if read else ""  # many do not tell the two apart
+            raise Unauthorized(f"{ask.what}: {text}{hint}")
         after = replies.retry_after(response.headers.get("retry-after"), time.time())
         if status == 429:
             limits = (response.headers.get(f"ratelimit-{w}") for w in ("limit", "remaining"))

@@ -9,7 +9,7 @@ from hostile import Answer, Hostile, Request, error, hostile
 from talking import Slept, described, source, talk
 
 from fusemount.digest import Digest
-from fusemount.errors import RegistryError, VerificationFailed
+from fusemount.errors import MalformedImage, RegistryError, VerificationFailed
 from fusemount.image.model import OCI
 from fusemount.registry import upload as upload_module
 from fusemount.registry.options import RegistryOptions
@@ -201,6 +201,13 @@ def test_a_manifest_that_became_another(server: Hostile) -> None:
     server.on("PUT /v2/a/manifests/t", Answer(201, headers=said))
     with pytest.raises(VerificationFailed, match=r"a:t: pushed sha256:\w+, the registry has sha"):
         talk(server.domain, lambda r: r.put_manifest("a", "t", OCI + "manifest.v1+json", b"{}"))
+
+
+@pytest.mark.parametrize("media_type", ["a/b\r\nX: y", "a/\u00e9"])
+def test_a_media_type_that_no_header_carries(server: Hostile, media_type: str) -> None:
+    with pytest.raises(MalformedImage, match="is no media type"):
+        talk(server.domain, lambda r: r.put_manifest("a", "t", media_type, b"{}"))
+    assert not server.heard
 
 
 @pytest.mark.parametrize("status", [404, 405])
