@@ -2,6 +2,7 @@
 
     with real_registry(base) as registry:                          plain
     with real_registry(base, tls=make_authority(base)) as …        TLS, by an authority of our own
+        and clients=authority: only for those who show a certificate of it
     with real_registry(base, users={"alice": "secret"}) as …       Basic
     with real_registry(base, token=tokenserver) as …               Bearer; see tokenserver.py
 
@@ -121,13 +122,15 @@ def free_port() -> int:
 def real_registry(
     base: Path,
     tls: Authority | None = None,
+    clients: Authority | None = None,
     users: Mapping[str, str] | None = None,
     token: TokenServer | None = None,
 ) -> Iterator[RealRegistry]:
     domain = f"127.0.0.1:{free_port()}"
     text = _CONFIG.format(base=base, domain=domain)
     if tls is not None:
-        text += f"  tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n"
+        wanted = f", clientcas: [{clients.ca}]" if clients is not None else ""
+        text += f"  tls: {{certificate: {tls.certificate}, key: {tls.key}{wanted}}}\n"
     if users is not None:
         lines = [run("htpasswd", "-Bbn", *pair).stdout.decode() for pair in users.items()]
         (base / "htpasswd").write_text("".join(lines))

@@ -44,6 +44,8 @@ KEEPS_METHOD = frozenset((307, 308))
 SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
 CONNECTIONS_MAX = 32
 PORT_MAX = 65535
+NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
+TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # the line, not TLS
 
 _T = TypeVar("_T")
 Origin = tuple[str, str, int | None]
@@ -88,8 +90,8 @@ class Refused(RegistryError):
         self.status = status
 
 
-class _NotBelieved(RegistryError):
-    """TLS is spoken, by nobody we know."""
+class _TlsRefused(RegistryError):
+    """TLS is spoken, but we do not believe each other."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,12 @@ class Connection:
         place = f"{what}: {_host(url)}"
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return _NotBelieved(f"{place}: certificate not believed: {cause.verify_message}")
+                return _TlsRefused(f"{place}: certificate not believed: {cause.verify_message}")
+            if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+                allow = "" if self._plain_allowed else " (--tls-verify=false allows plain http)"
+                return RegistryError(f"{place}: no TLS is spoken there{allow}")
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, TLS_BROKEN):
+                return _TlsRefused(f"{place}: TLS: {cause.reason or cause}")
             if isinstance(cause, gaierror):
                 unknown = RegistryError(f"{place}: {cause.strerror}")
                 return Trouble(unknown) if self._met else unknown
@@ -278,7 +285,7 @@ class Connection:
                 try:
                     await self._knock(what, secure)
                     self._base = secure
-                except _NotBelieved:
+                except _TlsRefused:
                     raise
                 except (Trouble, RegistryError):
                     await self._knock(what, plain)

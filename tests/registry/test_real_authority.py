@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from realregistry import Authority, RealRegistry, real_registry
-from talking import QUICK, Pushed, described, manifest_of, push, source, talk, whole
+from talking import QUICK, Pushed, Slept, described, manifest_of, push, source, talk, whole
 from tokenserver import TokenServer, token_server
 
 from fusemount.digest import Digest
-from fusemount.errors import RegistryError, Unauthorized
+from fusemount.errors import ImageNotFound, RegistryError, Unauthorized
 from fusemount.image.model import OCI
 from fusemount.registry.client import Registry
 from fusemount.registry.credentials import Credentials
@@ -114,6 +114,41 @@ def test_tls_by_nobody_believed(tls: RealRegistry) -> None:
             await r.manifest("a/b", "t")
 
     talk(tls.domain, call)
+
+
+def test_a_registry_elsewhere_without_tls(
+    registry: RealRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain http is spoken by itself only with this machine; the test plays it is another."""
+    monkeypatch.setattr("fusemount.registry.options.is_local", lambda host: False)
+
+    async def call(r: Registry) -> None:
+        with pytest.raises(RegistryError, match=r"no TLS is spoken there \(--tls-verify=false"):
+            await r.manifest("a/b", "t")
+
+    slept = Slept()
+    talk(registry.domain, call, sleep=slept)
+    assert not slept.seconds
+
+
+def test_tls_that_wants_a_certificate_of_ours(authority: Authority, tmp_path: Path) -> None:
+    """`*.cert` and `*.key` of the host's directory are shown."""
+    with real_registry(tmp_path, tls=authority, clients=authority) as server:
+
+        async def call(r: Registry) -> None:
+            await r.tags("none")
+
+        bare = RegistryOptions(retry_delays=(), ca_files=(authority.ca,))
+        with pytest.raises(RegistryError, match="TLS: .*CERTIFICATE"):
+            talk(server.domain, call, bare)
+        mine = tmp_path / "certs.d" / server.domain
+        mine.mkdir(parents=True)
+        for suffix, path in ((".cert", authority.certificate), (".key", authority.key)):
+            (mine / f"me{suffix}").write_bytes(path.read_bytes())
+        (mine / "ca.crt").write_bytes(authority.ca.read_bytes())
+        shown = RegistryOptions(retry_delays=(), certificate_directories=(tmp_path / "certs.d",))
+        with pytest.raises(ImageNotFound):
+            talk(server.domain, call, shown)
 
 
 def test_tls_that_is_broken_off(tls: RealRegistry, authority: Authority, layout: Path) -> None:
