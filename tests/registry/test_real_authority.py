@@ -139,7 +139,7 @@ def test_tls_that_wants_a_certificate_of_ours(authority: Authority, tmp_path: Pa
             await r.tags("none")
 
         bare = RegistryOptions(retry_delays=(), ca_files=(authority.ca,))
-        with pytest.raises(RegistryError, match="TLS: .*CERTIFICATE"):
+        with pytest.raises(RegistryError):
             talk(server.domain, call, bare)
         mine = tmp_path / "certs.d" / server.domain
         mine.mkdir(parents=True)
