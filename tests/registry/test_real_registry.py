@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from oracle import run
-from realregistry import RealRegistry, real_registry
+from realregistry import Authority, RealRegistry, real_registry
 from talking import (
     QUICK,
     Pushed,
@@ -208,10 +208,12 @@ def test_referrers_by_the_tag_scheme(registry: RealRegistry, pushed: Pushed) -> 
     talk(registry.domain, call)
 
 
-def test_a_registry_killed_in_mid_blob(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+def test_a_registry_killed_in_mid_blob(tmp_path: Path, authority: Authority, tls: bool) -> None:
     data = os.urandom(LARGE)
     blob = described(data)
-    with real_registry(tmp_path) as server:
+    options = RegistryOptions(retry_delays=(0.0,) * 3, ca_files=(authority.ca,))
+    with real_registry(tmp_path, tls=authority if tls else None) as server:
         slept = Slept(lambda: server.process or server.start())
 
         async def call(r: Registry) -> None:
@@ -224,7 +226,7 @@ def test_a_registry_killed_in_mid_blob(tmp_path: Path) -> None:
                     got += piece
             assert bytes(got) == data
 
-        talk(server.domain, call, sleep=slept)
+        talk(server.domain, call, options, sleep=slept)
         assert slept.seconds
 
 
