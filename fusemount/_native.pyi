@@ -59,9 +59,11 @@ def scan_directory(
     gids: Sequence[tuple[int, int, int]] = ...,
     squash_uid: int = -1,
     squash_gid: int = -1,
+    trusted_marks: bool = False,
 ) -> tuple[LayerIndex, int, bytes]:
     """A directory as a layer (native/dirscan.h), how many of its directories may not be read, and
-    one of them. ids: (first on disk, first shown, count); squash: all shown as that one.
+    one of them. ids: (first on disk, first shown, count); squash: all shown as that one;
+    trusted_marks: user.overlay xattrs are data, unless the root has one.
 
     Raises FormatError; OSError whose filename is the name at fault, in the layer.
     """

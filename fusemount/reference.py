@@ -4,6 +4,8 @@ r"""Law: how an image is named on a command line.  Pure: a callable says which f
     FILE:NAME[:TAG]             one image of several
     docker-archive:FILE[:REF]   oci:DIR[:REF]   oci-archive:FILE[:REF]   tar:FILE
     dir:DIR[:DIR...]            unpacked layers, the topmost first; a colon in a name is `\:`
+    docker:NAME                 what a docker of this machine has, docker:[DATA-ROOT]NAME
+    containers-storage:NAME     what podman, buildah, skopeo have; [DRIVER@ROOT+RUNROOT]NAME
 
 FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
 over a file of that name, which can still be given as `./oci:file`.
@@ -27,7 +29,10 @@ _TAGGED = re.compile(
 )
 
 DIRECTORIES = "dir"
-TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES)
+DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
+STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
+TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, *STORES)
+NOT_SAID = Path("")  # a store's root: where the machine's settings say
 _SHOWN_MAX = 4  # directories in one message
 
 
@@ -39,13 +44,15 @@ class Reference:
     path: the file or directory; not yet known to exist.
     name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
     one.
-    more: `dir` only: the directories below path, the topmost first.
+    more: `dir`: the directories below path, the topmost first; of a store: further ones, read only.
+    driver: of STORES only, "" where the store tells; their path may be NOT_SAID.
     """
 
     transport: str | None
     path: Path
     name: str | None
     more: tuple[Path, ...] = ()
+    driver: str = ""
 
     def __str__(self) -> str:
         rest = 1 + len(self.more) - _SHOWN_MAX
@@ -59,10 +66,23 @@ class Reference:
         if self.transport == DIRECTORIES:
             paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
             return "dir:" + ":".join(paths)
+        if self.transport in STORES:
+            return f"{self.transport}:{self._place}{self.name or ''}"
         head = f"{self.transport}:" if self.transport else ""
         return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
 
+    @property
+    def _place(self) -> str:
+        """`[DRIVER@ROOT:OPTIONS]`, or nothing."""
+        if self.path == NOT_SAID:
+            return ""
+        driver = f"{self.driver}@" if self.driver else ""
+        options = ",".join(f"{self.driver or 'overlay'}.imagestore={place}" for place in self.more)
+        return f"[{driver}{self.path}{':' if options else ''}{options}]"
+
     def absolute(self) -> Reference:
+        if self.transport in STORES:
+            return self  # its paths are
         path, *more = (Path(os.path.abspath(p)) for p in (self.path, *self.more))
         return replace(self, path=path, more=tuple(more))
 
@@ -74,6 +94,8 @@ def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
         raise UsageError("an image reference cannot hold a NUL byte")
     if colon and transport == DIRECTORIES:
         return directories_reference(rest)
+    if colon and transport in STORES:
+        return store_reference(transport, rest)
     if colon and transport in TRANSPORTS:
         path, name, found = _split(rest, exists) if transport != "tar" else (rest, None, True)
         if found or not _split(text, exists)[2]:
@@ -104,6 +126,32 @@ def directories_reference(text: str) -> Reference:
         raise UsageError(f"{text!r}: an empty name of a directory (data-only layers are not known)")
     path, *more = map(Path, names)
     return Reference(DIRECTORIES, path, None, tuple(more))
+
+
+def store_reference(transport: str, text: str) -> Reference:
+    """Of `[DRIVER@ROOT+RUNROOT:OPTION,...]NAME`, each part but ROOT of which may be missing, as
+    containers/image has it (storage_transport.go); docker has neither RUNROOT nor options.
+
+    Raises UsageError.
+    """
+    if transport == DOCKER and text.startswith("//"):
+        raise UsageError(
+            f"docker:{text} is in a registry: docker:NAME is an image that docker has here"
+        )
+    if not text.startswith("["):
+        return Reference(transport, NOT_SAID, text or None)
+    inside, closed, name = text[1:].partition("]")
+    driver, at, place = ("", "", inside) if inside.startswith("/") else inside.partition("@")
+    more: list[Path] = []
+    if transport == CONTAINERS_STORAGE:
+        place, _, options = place.partition(":")
+        place = place.partition("+")[0]
+        words = (option.partition("=") for option in options.split(","))
+        more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
+    paths = (Path(place), *more)
+    if not closed or bool(at) != bool(driver) or not all(path.is_absolute() for path in paths):
+        raise UsageError(f"{transport}:{text}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
+    return Reference(transport, Path(place), name or None, tuple(more), driver)
 
 
 def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:

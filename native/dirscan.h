@@ -34,6 +34,7 @@ typedef struct img_id_map {
 
 typedef struct img_dirscan {
     img_id_map uids, gids;
+    bool trusted;               /* without a mark on the root, a user's xattrs are data */
     uint64_t unreadable;        /* out: directories that may not be read */
     char first_unreadable[256]; /* out: one of them, cut */
 } img_dirscan;

@@ -52,15 +52,19 @@ static int take_ranges(PyObject *given, img_id_range *ranges, size_t *n) {
 }
 
 static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fd", "uids", "gids", "squash_uid", "squash_gid", NULL};
+    static char *names[] = {"fd",         "uids",          "gids", "squash_uid",
+                            "squash_gid", "trusted_marks", NULL};
     PyObject *uids = NULL, *gids = NULL;
     img_id_range uid_ranges[RANGES_MAX], gid_ranges[RANGES_MAX];
     long long squash_uid = -1, squash_gid = -1;
+    int trusted = 0;
     int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOLL:scan_directory", names, &fd, &uids,
-                                     &gids, &squash_uid, &squash_gid))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOLLp:scan_directory", names, &fd, &uids,
+                                     &gids, &squash_uid, &squash_gid, &trusted))
         return NULL;
-    img_dirscan scan = {.uids = {uid_ranges, 0, squash_uid}, .gids = {gid_ranges, 0, squash_gid}};
+    img_dirscan scan = {.uids = {uid_ranges, 0, squash_uid},
+                        .gids = {gid_ranges, 0, squash_gid},
+                        .trusted = trusted != 0};
     if ((uids && take_ranges(uids, uid_ranges, &scan.uids.n) < 0) ||
         (gids && take_ranges(gids, gid_ranges, &scan.gids.n) < 0))
         return NULL;

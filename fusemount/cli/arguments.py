@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
-from fusemount.reference import Reference, parse_reference
+from fusemount.reference import STORES, Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help)")
 
 
-IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir: ..."
+IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir:, docker:NAME ..."
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,12 @@ def asked_of(args: argparse.Namespace) -> Asked:
 def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
-    return parse_reference(text, path_exists)
+    reference = parse_reference(text, path_exists)
+    if reference.transport in STORES:
+        from fusemount.daemon.storages import located
+
+        reference = located(reference, os.environ, os.geteuid())
+    return reference
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:

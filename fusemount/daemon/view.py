@@ -59,7 +59,9 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, image_options.owners)
+    unpacked = open_directories(
+        image.directories, image_options.owners, trusted_marks=image.trusted_marks
+    )
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)

@@ -36,19 +36,29 @@ class OpenDirectory:
         self.close()
 
 
-def open_directories(paths: Iterable[Path], owners: Owners) -> list[OpenDirectory]:
-    """Each as a layer, in that order; the caller closes them. Raises as open_directory does."""
+def open_directories(
+    paths: Iterable[Path], owners: Owners, *, trusted_marks: bool = False
+) -> list[OpenDirectory]:
+    """Each as a layer, in that order; the caller closes them. Raises as open_directory does.
+
+    trusted_marks: where a layer's root has no mark that tells, only trusted.overlay xattrs are
+    marks, as for the kernel, and a user's are data; without it both are.
+    """
     with ExitStack() as undo:
-        layers = [undo.enter_context(open_directory(path, owners)) for path in paths]
+        layers = [undo.enter_context(_opened(path, owners, trusted_marks)) for path in paths]
         undo.pop_all()
     return layers
 
 
 def open_directory(path: Path, owners: Owners) -> OpenDirectory:
     """Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError; the caller closes it."""
+    return _opened(path, owners, False)
+
+
+def _opened(path: Path, owners: Owners, trusted_marks: bool) -> OpenDirectory:
     fd = _open(path)
     try:
-        index, unreadable, first = _scan(fd, path, owners)
+        index, unreadable, first = _scan(fd, path, owners, trusted_marks)
     except BaseException:
         os.close(fd)
         raise
@@ -68,10 +78,12 @@ def _open(path: Path) -> int:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
 
 
-def _scan(fd: int, path: Path, owners: Owners) -> tuple[_native.LayerIndex, int, bytes]:
+def _scan(
+    fd: int, path: Path, owners: Owners, trusted_marks: bool
+) -> tuple[_native.LayerIndex, int, bytes]:
     try:
         return _native.scan_directory(
-            fd, owners.uids, owners.gids, owners.squash_uid, owners.squash_gid
+            fd, owners.uids, owners.gids, owners.squash_uid, owners.squash_gid, trusted_marks
         )
     except _native.FormatError as error:
         raise MalformedImage(f"{path}: {os.fsdecode(error.member)!r} {error.message}") from error

@@ -15,10 +15,12 @@ from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
-from fusemount.reference import DIRECTORIES, Reference
+from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
+from fusemount.sources.containers_storage import open_containers_storage
+from fusemount.sources.docker_storage import open_docker
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Archive, Directory, Medium
 
@@ -32,10 +34,15 @@ def open_image(
     """The image a reference names; the caller closes it.
 
     Config and manifests are verified here unless options.verify is off, layers are not read.
-    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace.
+    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace,
+    NotPermitted.
     """
     if reference.transport == DIRECTORIES:
         return _of_directories(reference, options)
+    if reference.transport == DOCKER:
+        return open_docker(reference, options)
+    if reference.transport == CONTAINERS_STORAGE:
+        return open_containers_storage(reference, options)
     path = reference.path
     try:
         is_directory = path.is_dir()
