@@ -213,7 +213,7 @@ class _Reader:
             files=(),
             directories=trees[-1:] if store.driver == _WHOLE else trees,
             unpacked=layers,
-            trusted_marks=store.driver == _OVERLAY and store.root.stat().st_uid == 0,
+            trusted_marks=store.root.stat().st_uid == 0,
         )
 
     # ---- layers -------------------------------------------------------------------------------

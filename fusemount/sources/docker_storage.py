@@ -178,7 +178,7 @@ class _Driver:
             files=(),
             directories=trees[-1:] if self.driver == _WHOLE else trees,
             unpacked=layers,
-            trusted_marks=self.driver == "overlay2" and _is_roots(self.root),
+            trusted_marks=self.driver != "fuse-overlayfs" and _is_roots(self.root),
             repo_digests=digests,
         )
 
