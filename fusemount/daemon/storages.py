@@ -17,8 +17,10 @@ from typing import Any
 from fusemount.errors import ImgmountError
 from fusemount.reference import CONTAINERS_STORAGE, DOCKER, NOT_SAID, Reference
 
+_DAEMON_JSON = "/etc/docker/daemon.json"
 _DOCKER = "/var/lib/docker"
 _CONTAINERS = "/var/lib/containers/storage"
+_ALIASES = {"overlay2": "overlay"}  # of drivers
 _STORAGE_CONF = ("/etc/containers/storage.conf", "/usr/share/containers/storage.conf")
 
 
@@ -39,13 +41,14 @@ def _docker_root(environment: Mapping[str, str], uid: int) -> Path:
         own = _data_home(environment) / "docker"
         if own.exists():
             return own
-    path = Path("/etc/docker/daemon.json")
+    path = Path(_DAEMON_JSON)
     text = _read(path)
     if text is not None:
         try:
             settings = json.loads(text)
         except ValueError as error:
             raise ImgmountError(f"{path}: not JSON: {error}") from error
+        settings = settings if isinstance(settings, dict) else {}
         root = settings.get("data-root") or settings.get("graph")  # graph: docker before 17.05
         if isinstance(root, str) and root.startswith("/"):
             return Path(root)
@@ -53,17 +56,14 @@ def _docker_root(environment: Mapping[str, str], uid: int) -> Path:
 
 
 def _with_storage(reference: Reference, environment: Mapping[str, str], uid: int) -> Reference:
-    machine = _first_settings(environment.get("CONTAINERS_STORAGE_CONF"), *_STORAGE_CONF)
-    settings, root = machine, _CONTAINERS
+    asked = environment.get("CONTAINERS_STORAGE_CONF")
+    settings, root = _first_settings(*((asked,) if asked else _STORAGE_CONF)), _CONTAINERS
     if uid != 0:
-        config = environment.get("XDG_CONFIG_HOME") or f"{_home(environment)}/.config"
-        own = None if environment.get("CONTAINERS_STORAGE_CONF") else _first_settings(
-            f"{config}/containers/storage.conf")  # fmt: skip
-        root = str(_data_home(environment) / "containers/storage")
-        root = _expanded(machine.get("rootless_storage_path"), environment, uid) or root
-        settings = own if own is not None else {}
-        if environment.get("CONTAINERS_STORAGE_CONF"):
-            settings = machine
+        root = _expanded(settings.get("rootless_storage_path"), environment, uid)
+        root = root or str(_data_home(environment) / "containers/storage")
+        if not asked:
+            config = environment.get("XDG_CONFIG_HOME") or f"{_home(environment)}/.config"
+            settings = _first_settings(f"{config}/containers/storage.conf")
     said = _expanded(settings.get("graphroot"), environment, uid)
     options = settings.get("options")
     more = options.get("additionalimagestores") if isinstance(options, Mapping) else None
@@ -73,14 +73,14 @@ def _with_storage(reference: Reference, environment: Mapping[str, str], uid: int
         reference,
         path=Path(said or root),
         more=tuple(Path(each) for each in stores if isinstance(each, str) and each[:1] == "/"),
-        driver=driver if isinstance(driver, str) else "",
+        driver=_ALIASES.get(driver, driver) if isinstance(driver, str) else "",
     )
 
 
-def _first_settings(*paths: str | None) -> dict[str, Any]:
+def _first_settings(*paths: str) -> dict[str, Any]:
     """The table [storage] of the first of the files that is there; empty without any."""
     for path in paths:
-        text = _read(Path(path)) if path else None
+        text = _read(Path(path))
         if text is None:
             continue
         try:

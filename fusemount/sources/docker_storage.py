@@ -84,6 +84,9 @@ def _nothing(root: Path) -> str:
             f"{root}: this docker keeps its images in containerd's store, which is not read in "
             "place; `docker save` writes them to a file"
         )
+    remapped = sorted(str(path.parent) for path in root.glob("[0-9]*.[0-9]*/image"))
+    if remapped:  # dockerd --userns-remap; owners show as they are on disk
+        return f"{root}: docker keeps its images in {remapped[0]}: docker:[{remapped[0]}]NAME"
     return f"{root}: docker keeps no image there"
 
 
