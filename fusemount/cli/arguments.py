@@ -70,7 +70,7 @@ def reference_of(text: str) -> Reference:
     if reference.transport in STORES:
         from fusemount.daemon.storages import located
 
-        reference = located(reference, os.environ, os.geteuid())
+        reference = located(reference, os.environ, user_id())
     return reference
 
 
@@ -84,14 +84,22 @@ def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
     return ImageOptions(parse_platform(platform) if platform else None, verify)
 
 
+def user_id() -> int:
+    """Whose stores and directories are meant: inside `podman unshare`, where its user is root by
+    name only, that user's (containers/storage, pkg/unshare)."""
+    outside = os.environ.get("_CONTAINERS_ROOTLESS_UID", "")
+    return int(outside) if outside.isascii() and outside.isdigit() else os.geteuid()
+
+
 def directories() -> Directories:
     """IMGMOUNT_{CACHE,STATE,RUNTIME}_DIR, else FHS for root, else XDG's base directories."""
-    if os.geteuid() == 0:
+    uid = user_id()
+    if uid == 0:
         cache, state, runtime = (Path(p) for p in _ROOT)
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
-        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{os.geteuid()}")
+        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{uid}")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
         state=_override("IMGMOUNT_STATE_DIR", state),

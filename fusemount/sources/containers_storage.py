@@ -147,7 +147,7 @@ class _Reader:
 
     def _candidate(self, store: _Store, record: Fields) -> Candidate:
         ident = _checked_id(record, "id")
-        digests = [record.text("digest"), *self._manifests(record)]
+        digests = _digests(record)
         names = record.texts("names") or ()
 
         def platform() -> Platform | None:
@@ -159,15 +159,10 @@ class _Reader:
         return Candidate(
             key=ident,
             names=tuple(name for name in names if "@" not in name),
-            ids=(f"sha256:{ident}", *dict.fromkeys(each for each in digests if each)),
+            ids=(f"sha256:{ident}", *digests),
             platform=platform,
             open=open_it,
         )
-
-    def _manifests(self, record: Fields) -> list[str]:
-        """Digests of manifests and of lists of them that it was got by."""
-        keys = record.texts("big-data-names") or ()
-        return [key.removeprefix("manifest-") for key in keys if key.startswith("manifest-")]
 
     def _where(self, record: Fields) -> str:
         return f"{self._label}: image {shown(record.text('id'))[:12]}"
@@ -213,6 +208,7 @@ class _Reader:
             files=(),
             directories=trees[-1:] if store.driver == _WHOLE else trees,
             unpacked=layers,
+            repo_digests=_repo_digests(record),
             trusted_marks=store.root.stat().st_uid == 0,
         )
 
@@ -264,6 +260,24 @@ class _Reader:
         if not os.path.isdir(tree):
             raise MalformedImage(f"{where}: its directory {tree} is not there")
         return UnpackedLayer(diff_id, record.count("diff-size"), tree, store.split(ident), where)
+
+
+def _digests(record: Fields) -> list[str]:
+    """Of its manifest, and of the manifests and lists of them that it was got by."""
+    keys = record.texts("big-data-names") or ()
+    said = [key.removeprefix("manifest-") for key in keys if key.startswith("manifest-")]
+    return list(dict.fromkeys(each for each in (record.text("digest"), *said) if each))
+
+
+def _repo_digests(record: Fields) -> tuple[str, ...]:
+    """As podman has them (libimage/image.go, RepoDigests): each repository with each digest."""
+    repositories = {_repository(name) for name in record.texts("names") or ()}
+    return tuple(sorted(f"{name}@{digest}" for name in repositories for digest in _digests(record)))
+
+
+def _repository(name: str) -> str:
+    head, slash, last = name.partition("@")[0].rpartition("/")
+    return head + slash + last.partition(":")[0]
 
 
 def _checked_id(record: Fields, key: str) -> str:

@@ -79,14 +79,14 @@ def _drivers(root: Path, wanted: str) -> list[str]:
 def _nothing(root: Path) -> str:
     if not os.path.exists(root):
         return f"{root}: no such directory; docker:[DATA-ROOT]NAME says where docker keeps images"
-    if any(os.path.exists(root / name) for name in ("containerd", "rootfs")):
+    remapped = sorted(str(path.parent) for path in root.glob("[0-9]*.[0-9]*/image"))
+    if remapped:  # dockerd --userns-remap; owners show as they are on disk
+        return f"{root}: docker keeps its images in {remapped[0]}: docker:[{remapped[0]}]NAME"
+    if os.path.exists(root / "containers") and not os.path.exists(root / "image"):
         return (
             f"{root}: this docker keeps its images in containerd's store, which is not read in "
             "place; `docker save` writes them to a file"
         )
-    remapped = sorted(str(path.parent) for path in root.glob("[0-9]*.[0-9]*/image"))
-    if remapped:  # dockerd --userns-remap; owners show as they are on disk
-        return f"{root}: docker keeps its images in {remapped[0]}: docker:[{remapped[0]}]NAME"
     return f"{root}: docker keeps no image there"
 
 

@@ -16,6 +16,7 @@ from fusemount.errors import (
     ImageNotFound,
     ImgmountError,
     MalformedImage,
+    NotPermitted,
     PlatformMismatch,
     VerificationFailed,
 )
@@ -95,11 +96,24 @@ def test_what_is_not_read_in_place(opened: Opener, tmp_path: Path) -> None:
     root = tmp_path / "docker"
     DockerRoot(root, "btrfs").add("a", "a:1")
     assert "graph driver btrfs" in error_of(opened, f"docker:[{root}]a:1", ImageNotFound)
-    (tmp_path / "new/containerd").mkdir(parents=True)
+    (tmp_path / "new/containers").mkdir(parents=True)
     assert "containerd's store" in error_of(opened, f"docker:[{tmp_path}/new]a", ImageNotFound)
     (tmp_path / "mapped/100.100/image").mkdir(parents=True)
     assert "/mapped/100.100]NAME" in error_of(opened, f"docker:[{tmp_path}/mapped]a", ImageNotFound)
     assert "no such directory" in error_of(opened, f"docker:[{tmp_path}/no]a", ImageNotFound)
+
+
+def test_a_store_that_others_may_not_read(
+    opened: Opener, docker: DockerRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker.add("a", "a:1")
+
+    def refused(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("fusemount.sources.docker_storage.os.listdir", refused)
+    why = error_of(opened, f"docker:[{docker.root}]a:1", NotPermitted)
+    assert why == f"{docker.root}/image: Permission denied: docker's images are root's"
 
 
 def test_another_platform(opened: Opener, docker: DockerRoot) -> None:
@@ -190,6 +204,18 @@ def test_a_list_of_manifests(opened: Opener, storage: ContainersRoot) -> None:
     storage.document(ident, "manifest", b'{"schemaVersion": 2, "manifests": []}')
     why = error_of(opened, f"containers-storage:[{storage.root}]a:1", ImageNotFound)
     assert "a list of manifests" in why
+
+
+def test_an_image_got_by_digest(opened: Opener, storage: ContainersRoot) -> None:
+    listed, own = diff_id("list"), diff_id("own")
+    storage.add("a", f"quay.io/a/a@{listed}", "localhost/a:1")
+    storage.images[0]["big-data-names"] = ["manifest", f"manifest-{listed}"]
+    storage.images[0]["digest"] = own
+    storage.save()
+    image = opened(f"containers-storage:[{storage.root}]quay.io/a/a@{listed}")
+    assert image.repo_tags == ("localhost/a:1",)
+    names = [f"{name}@{each}" for name in ("localhost/a", "quay.io/a/a") for each in (listed, own)]
+    assert sorted(names) == list(image.repo_digests or ())
 
 
 def _flag(storage: ContainersRoot) -> None:
