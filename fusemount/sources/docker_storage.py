@@ -181,7 +181,7 @@ class _Driver:
             files=(),
             directories=trees[-1:] if self.driver == _WHOLE else trees,
             unpacked=layers,
-            trusted_marks=self.driver != "fuse-overlayfs" and _is_roots(self.root),
+            trusted_marks=_is_roots(self.root),
             repo_digests=digests,
         )
 
@@ -230,5 +230,6 @@ class _Driver:
 
 
 def _is_roots(root: Path) -> bool:
-    """Whether the kernel takes trusted.overlay xattrs from there, not user.overlay ones."""
+    """Whether docker unpacked with trusted.overlay xattrs (pkg/archive/archive_linux.go), as root
+    does; one without root has user.overlay ones."""
     return root.stat().st_uid == 0

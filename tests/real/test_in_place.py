@@ -298,6 +298,21 @@ def test_the_kernels_overlayfs_over_podmans(
         assert not differences(dump_directory(at), theirs)
 
 
+def test_dockers_fuse_overlayfs(tmp_path_factory: pytest.TempPathFactory, command: Command) -> None:
+    base = tmp_path_factory.mktemp("f")
+    try:
+        with dockerd(base, "--storage-driver=fuse-overlayfs") as daemon:
+            build(daemon, base)
+        ours = dump(command, f"docker:[{base}/data]{NAME}")
+        theirs = dump(command, f"docker-archive:{base}/saved.tar")
+        assert not differences(but_root(ours), but_root(theirs))
+        assert (base / "data/fuse-overlayfs").exists()
+    except NotStarted as e:
+        pytest.xfail(f"no docker here: {e}")
+    finally:
+        shutil.rmtree(base)
+
+
 # ---- what is said -------------------------------------------------------------------------
 
 
