@@ -6,6 +6,7 @@ r"""Law: how an image is named on a command line.  Pure: a callable says which f
     dir:DIR[:DIR...]            unpacked layers, the topmost first; a colon in a name is `\:`
     docker:NAME                 what a docker of this machine has, docker:[DATA-ROOT]NAME
     containers-storage:NAME     what podman, buildah, skopeo have; [DRIVER@ROOT+RUNROOT]NAME
+    store:[ROOT]NAME            of the store at ROOT; NAME alone, where no file has that name
 
 FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
 over a file of that name, which can still be given as `./oci:file`.
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.errors import UsageError
+from fusemount.imagename import parse_name
 
 # github.com/distribution/reference, regexp.go: a repository's components, and a tag.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -30,9 +32,10 @@ _TAGGED = re.compile(
 
 DIRECTORIES = "dir"
 DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
-STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
-TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, *STORES)
-NOT_SAID = Path("")  # a store's root: where the machine's settings say
+FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
+STORE = "store"
+TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, STORE, *FOREIGN_STORES)
+NOT_SAID = Path("")  # a foreign store's root: where the machine's settings say
 _SHOWN_MAX = 4  # directories in one message
 
 
@@ -41,11 +44,11 @@ class Reference:
     """A parsed image reference.
 
     transport: one of TRANSPORTS, or None where the contents decide.
-    path: the file or directory; not yet known to exist.
+    path: the file or directory, or a store's root; not yet known to exist.
     name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
     one.
     more: `dir`: the directories below path, the topmost first; of a store: further ones, read only.
-    driver: of STORES only, "" where the store tells; their path may be NOT_SAID.
+    driver: of FOREIGN_STORES only, "" where the store tells; their path may be NOT_SAID.
     """
 
     transport: str | None
@@ -66,8 +69,10 @@ class Reference:
         if self.transport == DIRECTORIES:
             paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
             return "dir:" + ":".join(paths)
-        if self.transport in STORES:
+        if self.transport in FOREIGN_STORES:
             return f"{self.transport}:{self._place}{self.name or ''}"
+        if self.transport == STORE:
+            return f"store:[{self.path}]{self.name}"
         head = f"{self.transport}:" if self.transport else ""
         return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
 
@@ -81,31 +86,57 @@ class Reference:
         return f"[{driver}{self.path}{':' if options else ''}{options}]"
 
     def absolute(self) -> Reference:
-        if self.transport in STORES:
+        if self.transport in FOREIGN_STORES:
             return self  # its paths are
         path, *more = (Path(os.path.abspath(p)) for p in (self.path, *self.more))
         return replace(self, path=path, more=tuple(more))
 
 
-def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
-    """Raises UsageError for text that names nothing; a missing file is no error here."""
+def parse_reference(
+    text: str, exists: Callable[[Path], bool], store: Path | None = None
+) -> Reference:
+    """Raises UsageError for text that names nothing; a missing file is no error here.
+
+    store: the root of the store where names are looked for that no file has.
+    """
     transport, colon, rest = text.partition(":")
     if "\0" in text:
         raise UsageError("an image reference cannot hold a NUL byte")
     if colon and transport == DIRECTORIES:
         return directories_reference(rest)
-    if colon and transport in STORES:
-        return store_reference(transport, rest)
+    if colon and transport in FOREIGN_STORES:
+        return foreign_reference(transport, rest)
+    if colon and transport == STORE:
+        return _stored(text, rest, store)
     if colon and transport in TRANSPORTS:
         path, name, found = _split(rest, exists) if transport != "tar" else (rest, None, True)
         if found or not _split(text, exists)[2]:
             if not path:
                 raise UsageError(f"{text!r} names no file: expected {transport}:PATH")
             return Reference(transport, Path(path), name)
-    path, name, _ = _split(text, exists)
+    path, name, found = _split(text, exists)
+    if not found and store is not None and _is_name(text):
+        return Reference(STORE, store, text)
     if not path:
         raise UsageError(f"{text!r} names no image file")
     return Reference(None, Path(path), name)
+
+
+def _stored(text: str, rest: str, store: Path | None) -> Reference:
+    """What stands behind `store:`."""
+    root, bracket, name = rest[1:].partition("]") if rest.startswith("[") else ("", "]", rest)
+    if not bracket or not name or not (root or store):
+        raise UsageError(f"{text!r}: expected store:NAME or store:[ROOT]NAME")
+    return Reference(STORE, Path(root) if root else store or Path(), name)
+
+
+def _is_name(text: str) -> bool:
+    """Of an image, or the start of an ID."""
+    try:
+        parse_name(text)
+    except UsageError:
+        return re.fullmatch(r"(?:sha256:)?[0-9a-f]{2,64}", text) is not None
+    return not text.endswith((".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz"))
 
 
 def directories_reference(text: str) -> Reference:
@@ -128,7 +159,7 @@ def directories_reference(text: str) -> Reference:
     return Reference(DIRECTORIES, path, None, tuple(more))
 
 
-def store_reference(transport: str, text: str) -> Reference:
+def foreign_reference(transport: str, text: str) -> Reference:
     """Of `[DRIVER@ROOT+RUNROOT:OPTION,...]NAME`, each part but ROOT of which may be missing, as
     containers/image has it (storage_transport.go); docker has neither RUNROOT nor options.
 
@@ -136,7 +167,8 @@ def store_reference(transport: str, text: str) -> Reference:
     """
     if transport == DOCKER and text.startswith("//"):
         raise UsageError(
-            f"docker:{text} is in a registry: docker:NAME is an image that docker has here"
+            f"docker:{text} is in a registry (`imgmount pull` brings it here); docker:NAME is an "
+            "image that docker has on this machine"
         )
     if not text.startswith("["):
         return Reference(transport, NOT_SAID, text or None)

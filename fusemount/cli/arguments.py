@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
-from fusemount.reference import STORES, Reference, parse_reference
+from fusemount.reference import FOREIGN_STORES, Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def asked_of(args: argparse.Namespace) -> Asked:
 def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
-    reference = parse_reference(text, path_exists)
-    if reference.transport in STORES:
+    reference = parse_reference(text, path_exists, directories().store)
+    if reference.transport in FOREIGN_STORES:
         from fusemount.daemon.storages import located
 
         reference = located(reference, os.environ, user_id())
@@ -92,22 +92,24 @@ def user_id() -> int:
 
 
 def directories() -> Directories:
-    """IMGMOUNT_{CACHE,STATE,RUNTIME}_DIR, else FHS for root, else XDG's base directories."""
+    """IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR, else FHS for root, else XDG's base directories."""
     uid = user_id()
     if uid == 0:
-        cache, state, runtime = (Path(p) for p in _ROOT)
+        cache, state, runtime, store = (Path(p) for p in _ROOT)
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
         runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{uid}")
+        store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
         state=_override("IMGMOUNT_STATE_DIR", state),
         runtime=_override("IMGMOUNT_RUNTIME_DIR", runtime),
+        store=_override("IMGMOUNT_ROOT_DIR", store),
     )
 
 
-_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount")
+_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/imgmount")
 
 
 def _xdg(variable: str, otherwise: str) -> Path:

@@ -27,6 +27,10 @@ VERBS = {
     "dump": ("dump", "print every inode of an image, a line each"),
     "diff": ("diff", "print what was changed in a mount or an upper"),
     "commit": ("commit", "write what was changed as an image with one layer more"),
+    "pull": ("pull", "bring an image from a registry into the store"),
+    "push": ("push", "bring an image of the store to a registry"),
+    "copy": ("copy", "copy an image between registries, stores, archives and layouts"),
+    "import": ("importing", "make an image from a root file system's tar"),
     "help": ("help", "print help for a verb"),
 }
 
@@ -89,7 +93,11 @@ def close_inherited_descriptors(argv: list[str]) -> None:
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
-    """(verb, its arguments); the verb is "" where there is none."""
+    """(verb, its arguments); the verb is "" where there is none. `--root DIR` may stand first."""
+    if argv[:1] == ["--root"] and len(argv) > 1:
+        os.environ["IMGMOUNT_ROOT_DIR"], argv = argv[1], argv[2:]
+    elif argv and argv[0].startswith("--root="):
+        os.environ["IMGMOUNT_ROOT_DIR"], argv = argv[0][7:], argv[1:]
     if not argv or argv[0] in ("--version", "-V", "--help", "-h"):
         return "", argv
     return (argv[0], argv[1:]) if argv[0] in VERBS else ("mount", argv)

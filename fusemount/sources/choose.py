@@ -62,19 +62,21 @@ def _asked_for(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
     """Those whose very name it is, else those that it may mean."""
     full = normalised_name(name)
     exact = [c for c in candidates if full in map(normalised_name, c.names)]
-    return exact or [c for c in candidates if _answers(c, name)]
+    return exact or [c for c in candidates if answers(c.names, c.ids, name)]
 
 
-def _answers(candidate: Candidate, name: str) -> bool:
+def answers(names: Sequence[str], ids: Sequence[str], name: str) -> bool:
+    """Whether an image with these names and IDs is meant by name: one of them, NAME@DIGEST, or the
+    start of an ID."""
     digest = name.partition("@")[2]
     if digest:
-        return digest in candidate.ids
-    if any(name == own or same_name(name, own) for own in candidate.names):
+        return digest in ids
+    if any(name == own or same_name(name, own) for own in names):
         return True
     short = _SHORT_ID.fullmatch(name)
     if short is None:
         return False
-    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in candidate.ids)
+    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in ids)
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:

@@ -208,6 +208,7 @@ class _Reader:
             files=(),
             directories=trees[-1:] if store.driver == _WHOLE else trees,
             unpacked=layers,
+            config_bytes=data,
             repo_digests=_repo_digests(record),
             trusted_marks=store.root.stat().st_uid == 0,
         )

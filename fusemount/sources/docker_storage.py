@@ -154,19 +154,19 @@ class _Driver:
         )
 
     def _platform(self, ident: str) -> Platform:
-        return self._config(ident).platform
+        return self._config(ident)[0].platform
 
-    def _config(self, ident: str) -> ImageConfig:
+    def _config(self, ident: str) -> tuple[ImageConfig, bytes]:
         name = f"{self.base}/imagedb/content/sha256/{ident}"
         data = read_document(self.medium, name, DOCUMENT_BYTES_MAX)
         where = f"{self.medium.label}: image {ident[:12]}"
         if data is None:
             raise MalformedImage(f"{where}: has a name, but no configuration ({name})")
         verified(data, Digest(f"sha256:{ident}"), where, self.verify)
-        return parse_config(data, where)
+        return parse_config(data, where), data
 
     def _open(self, ident: str, tags: tuple[str, ...], digests: tuple[str, ...]) -> Image:
-        config = self._config(ident)
+        config, data = self._config(ident)
         layers = self._layers(ident, config.diff_ids)
         trees = tuple(layer.tree for layer in layers)
         manifests = {name.partition("@")[2] for name in digests}
@@ -182,6 +182,7 @@ class _Driver:
             directories=trees[-1:] if self.driver == _WHOLE else trees,
             unpacked=layers,
             trusted_marks=_is_roots(self.root),
+            config_bytes=data,
             repo_digests=digests,
         )
 

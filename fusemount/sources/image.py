@@ -27,7 +27,10 @@ class Image:
     layers: lowest first.  directories: what is mounted instead where layers are unpacked, lowest
     first; unpacked: those layers, where the directories belong to a described image.
     trusted_marks: the directories are root's: xattrs of users are data (layer.open_directories).
-    repo_digests: where the medium keeps them; None: they follow from repo_tags and manifest_digest.
+    config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
+    layers is kept, None: where all of that is.  store: the root of the store that it is in.
+    repo_digests: NAME@DIGEST of registries that have it, where the medium keeps them; None: they
+    follow from repo_tags and manifest_digest.
     """
 
     source: str
@@ -42,6 +45,9 @@ class Image:
     directories: tuple[Path, ...] = ()
     unpacked: tuple[UnpackedLayer, ...] = ()
     trusted_marks: bool = False
+    config_bytes: bytes = b""
+    cache: Path | None = None
+    store: Path | None = None
     repo_digests: tuple[str, ...] | None = None
 
     @property
@@ -165,4 +171,5 @@ def image_of(
         platform=config.platform,
         layers=layer_blobs(medium.label, layers, config.diff_ids),
         files=tuple(medium.files()),
+        config_bytes=config_bytes,
     )

@@ -10,9 +10,7 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from dockerd import Dockerd, NotStarted, dockerd
 from imagewriter import docker_archive
 from mounted import Command
 from oracle import differences, dump_directory, overlay, run, without_layer
+from realregistry import real_registry
 from tarwriter import TarWriter
 
 TIME = 1_400_000_000_123_456_789
@@ -88,37 +87,6 @@ def listing(root: Path) -> list[tuple[Any, ...]]:
     return sorted(found)
 
 
-@contextmanager
-def registry(base: Path) -> Iterator[str]:
-    """Debian's, on loopback; gives `localhost:PORT`."""
-    base.mkdir()
-    port = 20000 + os.getpid() % 10000
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(base / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
-    (base / "config.yml").write_text(json.dumps(config))
-    with open(base / "log", "wb") as log:
-        process = subprocess.Popen(
-            ["docker-registry", "serve", base / "config.yml"], stdout=log, stderr=log
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not _answers(port):
-            assert process.poll() is None and time.monotonic() < deadline, log.name
-            time.sleep(0.05)
-        yield f"localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def build(docker: Dockerd, base: Path) -> None:
     docker("load", "-q", "-i", docker_archive(base / "base.tar", layers(), tags=["base:1"]))
     (base / "context").mkdir()
@@ -136,7 +104,9 @@ def docker(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Iterat
     """overlay2; the image has several names, and a repo digest of a real registry."""
     base = tmp_path_factory.mktemp("d")
     try:
-        with registry(base / "registry") as host, dockerd(base) as daemon:
+        (base / "registry").mkdir()
+        with real_registry(base / "registry") as registry, dockerd(base) as daemon:
+            host = registry.domain
             build(daemon, base)
             daemon("tag", NAME, f"{host}/team/app:2")
             daemon("push", "-q", f"{host}/team/app:2")
@@ -375,6 +345,19 @@ def test_podman_names(podman: Kept, command: Command) -> None:
 def test_run(kept: Kept, command: Command) -> None:
     done = command("run", kept.reference, "/bin/sh", "-c", "cat /etc/motd; touch /x; cat /d/new")
     assert done.stdout == "hello\nlonger\nnew\n"
+
+
+def test_copy(kept: Kept, command: Command, tmp_path: Path) -> None:
+    """Into the store, and on into an archive: the same image ID, the same layers."""
+    command("copy", kept.reference, "copied:1")
+    command("copy", kept.reference, f"docker-archive:{tmp_path}/copy.tar:copied:1")
+    for copied in ("copied:1", f"{tmp_path}/copy.tar"):
+        (image,) = json.loads(command("inspect", copied).stdout)
+        assert image["Id"] == ident(command, kept.reference)
+        assert image["RootFS"] == kept.said["RootFS"] and image["RepoTags"] == ["copied:1"]
+        assert not differences(dump(command, copied), dump(command, kept.saved))
+    done = command("copy", "copied:1", "docker:copied:1", check=False)
+    assert done.returncode == 2 and "never written" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])

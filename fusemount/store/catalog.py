@@ -1,0 +1,154 @@
+"""Law: which images a store has and what they are called: index.json, read and written whole.
+
+An entry is a descriptor of a manifest or of an index of several platforms; one entry for each tag,
+one without a name for what has none.  Annotations carry what the layout's readers look for and what
+we need besides:
+
+    org.opencontainers.image.ref.name   the name as docker shows it; `oci:ROOT:ubuntu:22.04`
+    io.containerd.image.name            the name in full
+    dev.imgmount.repo-digests           where it is known by digest, in full, separated by spaces
+
+Entries that others have written (skopeo, umoci) stay as they are, whatever they hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fusemount.digest import Digest
+from fusemount.errors import MalformedImage, UsageError
+from fusemount.image.fields import objects_of, parse_json
+from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor
+from fusemount.image.parse import parse_descriptor
+from fusemount.imagename import ImageName, parse_name
+from fusemount.store.layout import Layout, replace_file, translated
+
+REPO_DIGESTS = "dev.imgmount.repo-digests"
+INDEX_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """name: None: it has no tag.  repo_digests: NAME@DIGEST, in full."""
+
+    descriptor: Descriptor
+    name: ImageName | None = None
+    repo_digests: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+    def document(self) -> dict[str, Any]:
+        annotations = dict(self.descriptor.annotations)
+        for key in (CONTAINERD_NAME, REF_NAME, REPO_DIGESTS):
+            annotations.pop(key, None)
+        if self.name is not None:
+            annotations |= {CONTAINERD_NAME: str(self.name), REF_NAME: self.name.familiar}
+        if self.repo_digests:
+            annotations[REPO_DIGESTS] = " ".join(self.repo_digests)
+        document: dict[str, Any] = {
+            "mediaType": self.descriptor.media_type,
+            "digest": self.digest,
+            "size": self.descriptor.size,
+        }
+        platform = self.descriptor.platform
+        if platform is not None:
+            said = {"architecture": platform.architecture, "os": platform.os,
+                    "variant": platform.variant}  # fmt: skip
+            document["platform"] = {key: value for key, value in said.items() if value}
+        if annotations:
+            document["annotations"] = annotations
+        return document
+
+
+def entry_of(descriptor: Descriptor) -> Entry:
+    return Entry(
+        descriptor,
+        _name(descriptor.annotations),
+        tuple(descriptor.annotations.get(REPO_DIGESTS, "").split()),
+    )
+
+
+def _name(annotations: Mapping[str, str]) -> ImageName | None:
+    for key in (CONTAINERD_NAME, REF_NAME):
+        try:
+            name = parse_name(annotations[key])
+        except (KeyError, UsageError):
+            continue
+        return name.tagged()
+    return None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The entries of one index.json, in its order; changed() makes another, write() the file."""
+
+    entries: tuple[Entry, ...] = ()
+    document: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, layout: Layout) -> Catalog:
+        """Empty where there is none.  Raises MalformedImage, ImgmountError."""
+        with translated(layout.index):
+            try:
+                data = layout.index.read_bytes()
+            except FileNotFoundError:
+                return cls()
+        where = str(layout.index)
+        document = parse_json(data, where, INDEX_BYTES_MAX)
+        if not isinstance(document, dict):
+            raise MalformedImage(f"{where}: no object")
+        fields = objects_of(document.get("manifests") or [], f"{where}: manifests")
+        return cls(tuple(entry_of(parse_descriptor(each)) for each in fields), document)
+
+    def write(self, layout: Layout) -> None:
+        """S2, S3: what it says is so from here on.  Under the exclusive lock."""
+        manifests = [entry.document() for entry in self.entries]
+        head = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
+        document = head | dict(self.document or {}) | {"manifests": manifests}
+        with translated(layout.index):
+            replace_file(layout.index, json.dumps(document, separators=(",", ":")).encode())
+
+    def changed(self, entries: Iterable[Entry]) -> Catalog:
+        return replace(self, entries=tuple(entries))
+
+    def tagged(self, name: ImageName) -> Entry | None:
+        """Of that tag.  A tag names one entry at most; of several that others wrote, the last."""
+        return next((e for e in reversed(self.entries) if e.name == name), None)
+
+    def of(self, digest: Digest) -> Sequence[Entry]:
+        return [entry for entry in self.entries if entry.digest == digest]
+
+    def with_image(self, descriptor: Descriptor, names: Sequence[ImageName],
+                   repo_digests: Sequence[str] = ()) -> Catalog:  # fmt: skip
+        """With that manifest under these names, which are taken from whoever had them; who loses
+        its last name stays without one.  Names that it had already stay."""
+        taken = set(names)
+        others, freed = [], []
+        for entry in self.entries:
+            if entry.name in taken:
+                freed.append(replace(entry, name=None))
+            else:
+                others.append(entry)
+        own = [entry for entry in others if entry.digest == descriptor.digest]
+        known = [digest for entry in own for digest in entry.repo_digests]
+        digests = tuple(dict.fromkeys([*known, *repo_digests]))
+        kept = {entry.digest for entry in others} | {descriptor.digest}
+        nameless = {e.digest: e for e in freed if e.digest not in kept}
+        rest = [
+            replace(entry, repo_digests=digests) if entry in own else entry
+            for entry in others
+            if not (entry in own and entry.name is None and names)
+        ]
+        new = [Entry(descriptor, name, digests) for name in names]
+        if not names and not own:
+            new = [Entry(descriptor, None, digests)]
+        return self.changed([*rest, *nameless.values(), *new])
+
+    def without(self, gone: Iterable[Entry]) -> Catalog:
+        away = set(map(id, gone))
+        return self.changed(entry for entry in self.entries if id(entry) not in away)

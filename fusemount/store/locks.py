@@ -1,0 +1,131 @@
+"""Law: who may change a store, and what may not go: locks of the kernel's, gone with their process.
+
+ROOT/lock (flock) is held, always for a short time,
+
+    exclusively   by who changes index.json, and by who takes away what no name leads to
+    shared        by who starts to rely on blobs that may have no name
+
+A lease is a file in ROOT/leases, locked as long as its process lives, with the digests that it
+relies on: a mount's layers, the blobs that a pull found there or has brought.  What a living lease
+lists is not taken away; a lease without its lock means nothing and is removed.
+
+    {"kind":"mount","pid":4711,"what":"docker.io/library/ubuntu:22.04","where":"/mnt/root"}
+    sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
+    …
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.store.layout import Layout, translated
+
+MOUNT = "mount"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whose lease it is.  kind: MOUNT, or the verb at work; what: an image; where: a mountpoint."""
+
+    kind: str
+    pid: int
+    what: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    holder: Holder
+    digests: frozenset[Digest]
+
+
+@contextmanager
+def locked(layout: Layout, *, exclusive: bool) -> Iterator[None]:
+    """Waits for it.  Raises NoSpace, ImgmountError."""
+    with translated(layout.lock):
+        fd = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with translated(layout.lock):
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+class Lease:
+    """A context manager; a child that is forked shares it, and it lives until both are gone.
+
+    Raises NoSpace, ImgmountError.
+    """
+
+    def __init__(self, layout: Layout, holder: Holder) -> None:
+        self._layout = layout
+        self._path = layout.leases / f"{os.getpid()}-{os.urandom(8).hex()}"
+        with locked(layout, exclusive=False), translated(self._path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o644)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            os.write(self._fd, json.dumps(asdict(holder)).encode() + b"\n")
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """From now on they stay, if they are there: look after this call."""
+        with locked(self._layout, exclusive=False), translated(self._path):
+            data = "".join(f"{digest}\n" for digest in digests).encode()
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def leave(self) -> None:
+        """Gives up the descriptor, not the lease: a forked child goes on with it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def end(self) -> None:
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+        self.leave()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def living(layout: Layout) -> list[Held]:
+    """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
+    found = []
+    with translated(layout.leases):
+        for name in sorted(os.listdir(layout.leases)):
+            held = _read(layout.leases / name)
+            if held is not None:
+                found.append(held)
+    return found
+
+
+def _read(path: Path) -> Held | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # it has just ended
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _parsed(fd)
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        os.close(fd)
+
+
+def _parsed(fd: int) -> Held:
+    head, *lines = os.pread(fd, os.fstat(fd).st_size, 0).decode().split("\n")
+    return Held(Holder(**json.loads(head)), frozenset(Digest(line) for line in lines if line))

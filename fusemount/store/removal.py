@@ -1,0 +1,287 @@
+"""Law: names go, then what no name leads to; what a living process relies on stays until it ends.
+
+remove() costs what it takes away: what else an image shares is known from the summaries.  collect()
+looks at every file of the store, and takes whatever nothing leads to: what a crash left (S3), too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.errors import ImageInUse, ImgmountError
+from fusemount.imagename import parse_name
+from fusemount.layer.kept import identity
+from fusemount.store import layerdb
+from fusemount.store.catalog import Catalog, Entry
+from fusemount.store.layout import Layout, translated
+from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.store import Store, StoredImage
+from fusemount.store.summary import Summaries
+
+
+@dataclass
+class Removed:
+    """untagged: names as docker shows them.  deleted: digests of manifests, configs and layers
+    (chain IDs, as docker says them).  freed: bytes."""
+
+    untagged: list[str] = field(default_factory=list)
+    deleted: list[Digest] = field(default_factory=list)
+    freed: int = 0
+
+
+def remove(store: Store, text: str, *, force: bool = False) -> Removed:
+    """A name goes; with its last name, or asked for by ID, the image.
+
+    Raises ImageNotFound; ImageInUse where a mount relies on it, or it has several names and was
+    asked for by ID; not with force.
+    """
+    layout = store.layout
+    with locked(layout, exclusive=True):
+        image = store.find(text)
+        catalog, _, summaries = store.read()
+        gone = _entries(store, image, text, force)
+        last = len(gone) == len(image.entries)
+        held = living(layout)
+        if last:
+            _check_unused(image, summaries, held, force)
+        after = catalog.without(e for e in catalog.entries if any(e == g for g in gone))
+        after.write(layout)
+        removed = Removed(untagged=_untagged(gone))
+        if last:
+            others = {entry.digest for entry in after.entries}
+            _take(store, [image.digest], others, summaries, held, removed)
+        store.derive(after)
+    return removed
+
+
+def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
+    """The living mounts that show it."""
+    with locked(store.layout, exclusive=True):
+        return _mounts(image, summaries, living(store.layout))
+
+
+def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
+    manifests = {digest for digest, _ in summaries.reached(image.digest)}
+    return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
+
+
+def _entries(store: Store, image: StoredImage, text: str, force: bool) -> list[Entry]:
+    """Those that go."""
+    called = [e for e in image.entries if e.name is not None and e.name in _meant(store, text)]
+    if called:
+        return called
+    names = [name.familiar for name in image.names]
+    by_digest = "@" in text
+    if len(names) > 1 and not force and not by_digest:
+        raise ImageInUse(
+            f"{text}: has several names ({', '.join(names)}): remove those, or use --force"
+        )
+    return list(image.entries)
+
+
+def _meant(store: Store, text: str) -> list[object]:
+    try:
+        name = store.name(text)
+    except ImgmountError:
+        return []
+    path = name.path.removeprefix("library/")
+    return [name, type(name)("localhost", path, name.tag)] if name.digest is None else []
+
+
+def _check_unused(
+    image: StoredImage, summaries: Summaries, held: Sequence[Held], force: bool
+) -> None:
+    mounts = _mounts(image, summaries, held)
+    if mounts and not force:
+        where = ", ".join(h.holder.where for h in mounts)
+        raise ImageInUse(
+            f"{image.image_id[:19]}: is mounted at {where}; with --force it goes, and those mounts "
+            "go on until they are unmounted"
+        )
+
+
+def _untagged(entries: Sequence[Entry]) -> list[str]:
+    names = [entry.name.familiar for entry in entries if entry.name is not None]
+    digests = [digest for entry in entries for digest in entry.repo_digests]
+    return [*names, *dict.fromkeys(parse_name(text).familiar for text in digests)]
+
+
+def _take(
+    store: Store,
+    gone: Iterable[Digest],
+    others: Iterable[Digest],
+    summaries: Summaries,
+    held: Sequence[Held],
+    removed: Removed,
+) -> None:
+    """What only these manifests need."""
+    kept_blobs = {digest for h in held for digest in h.digests}
+    kept_chains: set[Digest] = set()
+    kept_diffs = {_diff_of(store.layout, digest) for digest in kept_blobs}
+    for other in others:
+        kept_blobs |= summaries.blobs(other)
+        for _, summary in summaries.reached(other):
+            kept_chains |= set(summary.chain)
+            kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
+    for manifest in gone:
+        chains: list[Digest] = []
+        for _, summary in summaries.reached(manifest):
+            chains += [c for c in reversed(summary.chain) if c not in kept_chains]
+        layerdb.take_away(store.layout, chains)
+        away = sorted(summaries.blobs(manifest) - kept_blobs)
+        removed.deleted += [d for d in _shown(summaries, manifest) if d in away] + chains
+        removed.freed += _unlink(store.layout, away)
+        for _, summary in summaries.reached(manifest):
+            for layer in summary.layers:
+                if layer.diff_id.hex not in kept_diffs:
+                    removed.freed += _forget(store.layout, layer.diff_id)
+
+
+def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
+    found = []
+    for _, summary in summaries.reached(manifest):
+        found += [summary.config] if summary.config is not None else []
+    return [*found, manifest]
+
+
+def _unlink(layout: Layout, blobs: Iterable[Digest]) -> int:
+    freed = 0
+    with translated(layout.blobs):
+        for digest in blobs:
+            facts = facts_of(layout, layout.blob(digest))
+            freed += _gone(layout.blob(digest)) + _gone(layout.diff_id(digest))
+            freed += _gone(facts) if facts is not None else 0
+    return freed
+
+
+def facts_of(layout: Layout, blob: Path) -> Path | None:
+    """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
+    try:
+        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return layout.cache / "facts" / f"{identity(fd, 0, os.fstat(fd).st_size)}.json"
+    finally:
+        os.close(fd)
+
+
+def _forget(layout: Layout, diff_id: Digest) -> int:
+    """What can be made again of a layer whose blob is gone; bytes freed."""
+    freed = _gone(layout.cache / "layers" / f"{diff_id.hex}.tar")
+    freed += _gone(layout.cache / "index" / f"{diff_id.hex}.idx")
+    return freed + _gone(layout.metadata / diff_id.hex)
+
+
+def _gone(path: Path) -> int:
+    """Bytes that were freed."""
+    try:
+        size = os.lstat(path).st_blocks * 512
+        os.unlink(path)
+    except FileNotFoundError:
+        return 0
+    return size
+
+
+def prune(store: Store, *, unnamed: bool = True, everything: bool = False) -> Removed:
+    """Images without a name (unnamed), or all that no mount uses (everything); then whatever
+    nothing leads to."""
+    removed = Removed()
+    layout = store.layout
+    with locked(layout, exclusive=True):
+        catalog, images, summaries = store.read()
+        held = living(layout)
+        going = [
+            image for image in images
+            if ((unnamed and not image.names) or everything)
+            and not _mounts(image, summaries, held)
+        ]  # fmt: skip
+        away = {image.digest for image in going}
+        after = catalog.changed(e for e in catalog.entries if e.digest not in away)
+        if going:
+            after.write(layout)
+        for image in going:
+            removed.untagged += _untagged(image.entries)
+        others = {entry.digest for entry in after.entries}
+        _take(store, [image.digest for image in going], others, summaries, held, removed)
+        removed.freed += collect(store, after, held)
+        store.derive(after)
+    return removed
+
+
+def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
+    """Bytes freed.  Under the exclusive lock.  A damaged image keeps all that may be its own."""
+    layout, summaries = store.layout, Summaries(store.layout)
+    blobs = {digest for h in held for digest in h.digests}
+    chains: set[Digest] = set()
+    diff_ids: set[str] = set()
+    for entry in catalog.entries:
+        try:
+            blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
+        except ImgmountError:
+            return 0  # `verify` names it; what it needs cannot be known
+        for _, summary in summaries.reached(entry.digest):
+            chains |= set(summary.chain)
+            diff_ids |= {layer.diff_id.hex for layer in summary.layers}
+    hexes = {digest.hex for digest in blobs}
+    freed = 0
+    with translated(layout.root):
+        layerdb.sweep(layout)
+        layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
+        for directory in (layout.blobs, layout.diff_ids):
+            freed += _sweep(directory, hexes)
+        held_diffs = {_diff_of(layout, digest) for h in held for digest in h.digests}
+        freed += _sweep(layout.metadata, diff_ids | held_diffs)
+        freed += _sweep_parts(layout)
+        freed += _sweep_cache(layout, diff_ids | held_diffs, blobs)
+    return freed
+
+
+def _diff_of(layout: Layout, digest: Digest) -> str:
+    try:
+        return Digest(json.loads(layout.diff_id(digest).read_bytes())["diff_id"]).hex
+    except (OSError, ValueError, KeyError, TypeError):
+        return digest.hex
+
+
+def _sweep(directory: Path, kept: set[str]) -> int:
+    return sum(_gone(directory / name) for name in os.listdir(directory) if name not in kept)
+
+
+def _sweep_parts(layout: Layout) -> int:
+    """Broken downloads that nobody goes on with."""
+    freed = 0
+    for name in os.listdir(layout.ingest):
+        path = layout.ingest / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            freed += _gone(path)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+    return freed
+
+
+def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) -> int:
+    facts = (facts_of(layout, layout.blob(digest)) for digest in blobs)
+    known = {path.name for path in facts if path is not None}
+    directory = layout.cache / "facts"
+    freed = _sweep(directory, known) if directory.is_dir() else 0
+    for name, suffix in (("layers", ".tar"), ("index", ".idx")):
+        directory = layout.cache / name
+        if directory.is_dir():
+            kept = {diff_id + suffix for diff_id in diff_ids}
+            kept |= {entry for entry in os.listdir(directory) if entry.startswith(".tmp-")}
+            freed += _sweep(directory, kept)
+    return freed

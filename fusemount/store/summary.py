@@ -1,0 +1,178 @@
+"""Law: what a store's manifests lead to and what is shown of them, known without opening each.
+
+cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
+the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
+change, so it is never stale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fusemount.digest import Digest, chain_ids
+from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.model import Descriptor, Index, Manifest
+from fusemount.image.parse import parse_config, parse_index_or_manifest
+from fusemount.store.layout import Layout, replace_file, translated
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """digest, size: of the blob.  archive_size: of its tar, 0 where that is not known."""
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    archive_size: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a manifest is.
+
+    config: its image ID.  layers: lowest first.  children: of an index, the manifests in it that
+    the store has.  what: "image", "index" or "artifact"; an artifact's config and layers are blobs
+    alone, without diff_ids; "damaged": it cannot be read, which trouble says.
+    """
+
+    what: str
+    config: Digest | None = None
+    created: str = ""
+    platform: str = ""
+    labels: dict[str, str] | None = None
+    layers: tuple[LayerRow, ...] = ()
+    children: tuple[Digest, ...] = ()
+    blobs: tuple[Digest, ...] = ()
+    trouble: str = ""
+
+    @property
+    def size(self) -> int:
+        """Of its layers' tars: what it takes when it is seen."""
+        return sum(layer.archive_size or layer.size for layer in self.layers)
+
+    @property
+    def chain(self) -> tuple[Digest, ...]:
+        return chain_ids([layer.diff_id for layer in self.layers])
+
+
+class Summaries:
+    """Raises MalformedImage, ImgmountError for what is damaged; tolerant: says it in `trouble`."""
+
+    def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
+        self._layout = layout
+        self._tolerant = tolerant
+        self._known: dict[str, Any] = {}
+        self._new = False
+        with suppress(OSError, ValueError):
+            document = json.loads(layout.summaries.read_bytes())
+            if document.get("version") == _VERSION:
+                self._known = document["manifests"]
+
+    def of(self, digest: Digest, media_type: str = "") -> Summary:
+        known = self._known.get(digest)
+        if known is not None:
+            with suppress(TypeError, ValueError, KeyError):
+                return _from_json(known)
+        try:
+            summary = self.found_out(digest, media_type)
+        except ImgmountError as error:
+            if not self._tolerant:
+                raise
+            return Summary("damaged", trouble=str(error))
+        if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
+            self._known[digest] = asdict(summary)
+            self._new = True
+        return summary
+
+    def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
+        """A manifest and, of an index, all that are in it."""
+        summary = self.of(digest, media_type)
+        yield digest, summary
+        for child in summary.children:
+            yield from self.reached(child)
+
+    def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
+        """All that it needs, itself included."""
+        found: set[Digest] = set()
+        for manifest, summary in self.reached(digest, media_type):
+            found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
+            if summary.config is not None:
+                found.add(summary.config)
+        return found
+
+    def save(self, digests: Iterable[Digest]) -> None:
+        """Keeps what was found out of these and what they reach; a store that takes nothing will
+        be asked again."""
+        wanted = {reached for digest in digests for reached, _ in self.reached(digest)}
+        known = {digest: self._known[digest] for digest in wanted if digest in self._known}
+        if not self._new and len(known) == len(self._known):
+            return
+        data = json.dumps({"version": _VERSION, "manifests": known}, separators=(",", ":")).encode()
+        with suppress(OSError):
+            replace_file(self._layout.summaries, data, durable=False)
+
+    # ---- from the blobs ---------------------------------------------------------------------
+
+    def found_out(self, digest: Digest, media_type: str) -> Summary:
+        """From the blobs, whatever is remembered."""
+        where = f"manifest {digest} of the store {self._layout.root}"
+        document = parse_index_or_manifest(self._read(digest, where), where, media_type)
+        if isinstance(document, Index):
+            there = [d.digest for d in document.manifests if self._layout.blob(d.digest).exists()]
+            return Summary("index", children=tuple(dict.fromkeys(there)))
+        if document.is_artifact:
+            blobs = (document.config.digest, *(layer.digest for layer in document.layers))
+            return Summary("artifact", blobs=blobs)
+        return self._image(document, where)
+
+    def _image(self, manifest: Manifest, where: str) -> Summary:
+        named = f"config {manifest.config.digest}"
+        config = parse_config(self._read(manifest.config.digest, f"{where}: {named}"), named)
+        if len(config.diff_ids) != len(manifest.layers):
+            raise MalformedImage(
+                f"{where}: the config lists {len(config.diff_ids)} diff_ids, "
+                f"the manifest {len(manifest.layers)} layers"
+            )
+        rows = [
+            self._row(layer, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ]
+        return Summary(
+            "image", manifest.config.digest, config.created, str(config.platform),
+            dict(config.container.labels), tuple(rows),
+        )  # fmt: skip
+
+    def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
+        archive_size = layer.size if layer.digest == diff_id else 0
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            archive_size = int(json.loads(self._layout.diff_id(layer.digest).read_bytes())["size"])
+        return LayerRow(layer.digest, layer.size, diff_id, archive_size)
+
+    def _read(self, digest: Digest, where: str) -> bytes:
+        try:
+            with translated(self._layout.blob(digest)):
+                data = self._layout.blob(digest).read_bytes()
+        except ImgmountError as error:
+            raise MalformedImage(f"{where}: {error}") from error
+        if len(data) > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
+        return data
+
+
+def _from_json(known: dict[str, Any]) -> Summary:
+    layers = tuple(
+        LayerRow(Digest(r["digest"]), r["size"], Digest(r["diff_id"]), r["archive_size"])
+        for r in known["layers"]
+    )
+    return Summary(
+        known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
+        known["platform"], known["labels"], layers, tuple(map(Digest, known["children"])),
+        tuple(map(Digest, known["blobs"])),
+    )  # fmt: skip
