@@ -59,7 +59,9 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, userxattr=options.userxattr)
+    unpacked = open_directories(
+        image.directories, userxattr=options.userxattr, trusted_marks=image.trusted_marks
+    )
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)

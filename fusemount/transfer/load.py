@@ -31,6 +31,7 @@ from fusemount.store import Lease, Store, StoredImage, StoredLayer
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
+from fusemount.transfer.unpacked import take_unpacked
 
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
@@ -235,6 +236,17 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
+def load_opened(
+    store: Store, image: Image, progress: Transfers, *, named: bool = True
+) -> StoredImage:
+    """An image that was chosen and opened; named: it gets the names that it has there."""
+    names = []
+    for tag in image.repo_tags if named else ():
+        with suppress(UsageError):  # other programs may take for a name what is none
+            names.append(parse_name(tag).tagged())
+    return _load_docker(store, image, names, progress)
+
+
 def _load_docker(
     store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
 ) -> StoredImage:
@@ -263,7 +275,7 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
         if key not in taken or blob.size == 0:
             taken[key] = _take(store, lease, blob, progress)
         found.append(taken[key])
-    return found
+    return found + [take_unpacked(store, lease, layer, progress) for layer in image.unpacked]
 
 
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:

@@ -121,6 +121,20 @@ def test_marks_are_hidden_and_escaped_ones_shown(tmp_path: Path) -> None:
     assert member.uid == 0
 
 
+def test_marks_of_users_where_root_unpacked(tmp_path: Path) -> None:
+    """They are data, as for the kernel's overlayfs, unless the root says that a user did."""
+    (tmp_path / "d").mkdir()
+    os.setxattr(tmp_path / "d", "user.overlay.opaque", b"y")
+    os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
+    assert not members(tmp_path)[b"d"].xattrs
+    found = members(tmp_path, trusted_marks=True)
+    assert found[b"d"].xattrs == ((b"user.overlay.opaque", b"y"),)
+    os.setxattr(tmp_path, "user.containers.override_stat", b"1:2:0755")
+    found = members(tmp_path, trusted_marks=True)
+    assert b"user.overlay.opaque" not in dict(found[b"d"].xattrs)
+    assert (found[b""].uid, found[b""].gid) == (1, 2)
+
+
 def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
     said = {
         "file": (b"1000:1001:04755", stat.S_IFREG | 0o4755, (0, 0)),
