@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
+    from fusemount.store import Store
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +69,19 @@ def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
     return parse_reference(text, path_exists, directories().store)
+
+
+def open_store(*, create: bool = False) -> Store:
+    """The store of --root; create: made where it is not there, else it is then empty."""
+    from fusemount.store import Store
+
+    return Store(directories().store, create=create)
+
+
+def warn(message: str) -> None:
+    from fusemount.cli.table import printable
+
+    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:

@@ -1,7 +1,7 @@
-r"""Law: rows of named fields as docker prints them: its columns, a table of chosen ones, a template.
+r"""Law: rows of named fields as docker prints them: a table of columns, or a template for each row.
 
-`--format` is a template for each row; with `table ` before it the rows are aligned, below heads that
-the columns have.  `\t` and `\n` in it are a tab and a line's end (docker's formatter.go).
+With `table ` before the template the rows are aligned, below heads that the columns have.  `\t` and `\n` in
+it are a tab and a line's end (docker's formatter.go).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from fusemount.cli.table import docker_table
 from fusemount.cli.template import Template
+from fusemount.errors import UsageError
 
 Row = Mapping[str, str]
 
@@ -24,7 +25,9 @@ def shown(rows: Sequence[Row], heads: Mapping[str, str], template: str) -> str:
         is_table, text = True, text[5:].strip(" ")
     text = text.replace("\\t", "\t").replace("\\n", "\n")
     filled = Template(text)
-    filled.fill({name: "" for name in heads})  # a field that is not there is an error without rows
+    for name in filled.fields - heads.keys():  # an error also where there are no rows
+        there = ", ".join(f".{each}" for each in heads)
+        raise UsageError(f"--format: there is no .{name}, only {there}")
     lines = [filled.fill(dict(sorted(row.items()))) for row in rows]
     if not is_table:
         return "\n".join(lines)

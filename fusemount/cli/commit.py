@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
 from fusemount.errors import UsageError
 
 _EPOCH_MAX = 253402300799  # the last second of the year 9999
@@ -34,7 +34,6 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.diff import warn
     from fusemount.cli.progress import terminal_progress
     from fusemount.codec import Compression
     from fusemount.daemon.commit import CommitOptions, commit

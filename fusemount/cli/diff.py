@@ -8,7 +8,7 @@ import re
 import sys
 from contextlib import ExitStack
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -18,12 +18,6 @@ def parser() -> Parser:
     add_changed(p)
     p.add_argument("--json", action="store_true", help="as a JSON array, every name exactly")
     return p
-
-
-def warn(message: str) -> None:
-    from fusemount.cli.table import printable
-
-    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def run(argv: list[str]) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from fusemount.cli.ages import age, human_size
 from fusemount.cli.arguments import (
     Parser,
     add_image,
@@ -67,44 +67,5 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def age(created: str, now: datetime) -> str:
-    """Docker's units.HumanDuration, with "ago"; a time that cannot be read stands as it is."""
-    try:
-        then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
-    except ValueError:
-        return created or "N/A"
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    seconds = int((now - then).total_seconds())
-    minutes, hours = seconds // 60, round(seconds / 3600)
-    if seconds < 1:
-        text = "Less than a second"
-    elif seconds < 60:
-        text = "1 second" if seconds == 1 else f"{seconds} seconds"
-    elif minutes < 60:
-        text = "About a minute" if minutes == 1 else f"{minutes} minutes"
-    elif hours < 48:
-        text = "About an hour" if hours == 1 else f"{hours} hours"
-    elif hours < 24 * 7 * 2:
-        text = f"{hours // 24} days"
-    elif hours < 24 * 30 * 2:
-        text = f"{hours // 24 // 7} weeks"
-    elif hours < 24 * 365 * 2:
-        text = f"{hours // 24 // 30} months"
-    else:
-        text = f"{hours // 24 // 365} years"
-    return text + " ago"
-
-
 def _shortened(text: str) -> str:
     return text if len(text) <= _CREATED_BY_COLUMNS else text[: _CREATED_BY_COLUMNS - 1] + "…"
-
-
-def human_size(size: int) -> str:
-    """Docker's units.HumanSize: powers of 1000, three significant digits."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g}{unit}"

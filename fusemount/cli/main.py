@@ -14,14 +14,18 @@ from typing import NoReturn
 
 from fusemount import __version__
 
-# verb -> (module in this folder, line of the help). An image named like a verb is `./mount`.
+# verb -> (module in this folder, line of the help; "": another spelling of a verb).  An image named
+# like a verb is `./mount`.
 VERBS = {
     "mount": ("mount", "show an image as a root file system (the verb may be left out)"),
     "umount": ("umount", "unmount, and wait until what was written is safe"),
-    "unmount": ("umount", "the same"),
+    "unmount": ("umount", ""),
     "mounts": ("mounts", "list what is mounted"),
     "stats": ("stats", "print what a mount was asked, and how long that took"),
     "run": ("run", "run a command in an image, leaving nothing behind"),
+    "ls": ("ls", "list the images of the store"),
+    "list": ("ls", ""),
+    "images": ("ls", ""),
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),
     "dump": ("dump", "print every inode of an image, a line each"),
@@ -45,7 +49,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def usage() -> str:
-    lines = [f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items() if verb != "unmount"]
+    lines = [f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items() if line]
     return _USAGE + "\n".join(lines)
 
 

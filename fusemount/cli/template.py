@@ -1,4 +1,4 @@
-r"""Law: the part of Go's templates that people write behind `--format`; the rest is one clear error.
+r"""Law: the part of Go's templates that people write behind `--format`; else one clear error.
 
     {{.A.B}}  {{.}}  {{json .A}}  {{index .A 0 "key"}}  {{len .A}}  {{join .A ", "}}  {{.A | json}}
     {{upper .A}}  {{lower .A}}  {{title .A}}  {{split .A ":"}}  {{truncate .A 12}}  {{- … -}}
@@ -34,14 +34,14 @@ class Template:
     that are not there."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.fields: set[str] = set()  # the first of each path
         self._parts: list[str | _Value] = []
         at, trim = 0, False
         for match in _ACTION.finditer(text):
             before = text[at : match.start()]
             self._literal(before, trim, match[1] is not None)
             if not match[2].strip().startswith("/*"):
-                self._parts.append(_Parser(match[2]).value())
+                self._parts.append(_Parser(match[2], self.fields).value())
             at, trim = match.end(), match[3] is not None
         self._literal(text[at:], trim, False)
 
@@ -60,8 +60,8 @@ class Template:
 class _Parser:
     """One action: a command, or several with a pipe between them."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text.strip()
+    def __init__(self, text: str, fields: set[str]) -> None:
+        self._text, self._fields = text.strip(), fields
         self._tokens = [
             (match.lastgroup or "", match[match.lastgroup or 0])
             for match in _TOKEN.finditer(self._text)
@@ -145,6 +145,8 @@ class _Parser:
             raise self._error(f"{text} is no string") from None
 
     def _field(self, path: Sequence[str]) -> _Value:
+        self._fields.update(path[:1])
+
         def look(value: Any) -> Any:
             for i, key in enumerate(path):
                 if not isinstance(value, Mapping):

@@ -174,11 +174,15 @@ class Store:
         from here on (S2), and has these names.  Raises MalformedImage where something is missing.
         """
         summaries = Summaries(self.layout)
+        summaries.forget(descriptor.digest)
         self._check_whole(descriptor, summaries)
         for _, summary in summaries.reached(descriptor.digest, descriptor.media_type):
             if summary.what == "image":
                 layerdb.put_chain(self.layout, summary.layers)
-        self.change(lambda catalog: catalog.with_image(descriptor, names, repo_digests))
+        self.change(
+            lambda catalog: catalog.with_image(descriptor, names, repo_digests),
+            anew=descriptor.digest,
+        )
         return self.find(descriptor.digest)
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
@@ -193,21 +197,30 @@ class Store:
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
         image = self.find(source)
-        self.change(lambda catalog: catalog.with_image(image.descriptor, [target.tagged()]))
 
-    def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
-        """index.json, and what is derived from it, under the lock."""
+        def work(catalog: Catalog) -> Catalog:
+            if not catalog.of(image.digest):  # removed since it was found
+                raise ImageNotFound(self._missing(source, catalog))
+            return catalog.with_image(image.descriptor, [target.tagged()])
+
+        self.change(work)
+
+    def change(self, work: Callable[[Catalog], Catalog], anew: Digest | None = None) -> Catalog:
+        """index.json, and what is derived from it, under the lock.  anew: a manifest that leads to
+        more than it did."""
         with locked(self.layout, exclusive=True):
             before = Catalog.read(self.layout)
             after = work(before)
             if after.entries != before.entries or before.document is None:
                 after.write(self.layout)
-            self.derive(after)
+            self.derive(after, anew)
         return after
 
-    def derive(self, catalog: Catalog) -> None:
+    def derive(self, catalog: Catalog, anew: Digest | None = None) -> None:
         """repositories.json and the summaries."""
         summaries = Summaries(self.layout, tolerant=True)
+        if anew is not None:
+            summaries.forget(anew)
         data = repositories_json(catalog, summaries)
         with translated(self.layout.repositories):
             old = b""

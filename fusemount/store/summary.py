@@ -2,7 +2,7 @@
 
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
-change, so it is never stale.
+change, so it is never stale, save for an index whose further platforms come: add() forgets it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 1
+_VERSION = 2
+_UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class LayerRow:
 class Summary:
     """What a manifest is.
 
-    config: its image ID.  layers: lowest first.  children: of an index, the manifests in it that
-    the store has.  what: "image", "index" or "artifact"; an artifact's config and layers are blobs
-    alone, without diff_ids; "damaged": it cannot be read, which trouble says.
+    config: its image ID; an index has that of the only image in it, where the store has one of its
+    platforms alone.  created, platform: an index has the newest, and all.  layers: lowest first.
+    children: of an index, the manifests in it that the store has.
+    what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
+    diff_ids; "damaged": it cannot be read, which trouble says.
     """
 
     what: str
@@ -107,6 +110,11 @@ class Summaries:
                 found.add(summary.config)
         return found
 
+    def forget(self, digest: Digest) -> None:
+        """It will be found out anew, and what is below it."""
+        for reached in [reached for reached, _ in self.reached(digest)]:
+            self._new |= self._known.pop(reached, None) is not None
+
     def save(self, digests: Iterable[Digest]) -> None:
         """Keeps what was found out of these and what they reach; a store that takes nothing will
         be asked again."""
@@ -126,11 +134,24 @@ class Summaries:
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
             there = [d.digest for d in document.manifests if self._layout.blob(d.digest).exists()]
-            return Summary("index", children=tuple(dict.fromkeys(there)))
+            return self._index(tuple(dict.fromkeys(there)))
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
         return self._image(document, where)
+
+    def _index(self, children: tuple[Digest, ...]) -> Summary:
+        below = [s for child in children for _, s in self.reached(child)]
+        images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
+        only = images[0] if len(images) == 1 else Summary("index")
+        return Summary(
+            "index",
+            only.config,
+            max((s.created for s in images), default=""),
+            ", ".join(dict.fromkeys(s.platform for s in images)),
+            only.labels,
+            children=children,
+        )
 
     def _image(self, manifest: Manifest, where: str) -> Summary:
         named = f"config {manifest.config.digest}"
