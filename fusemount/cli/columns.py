@@ -1,6 +1,6 @@
 r"""Law: rows of named fields as docker prints them: a table of columns, or a template for each row.
 
-With `table ` before the template the rows are aligned, below heads that the columns have.  `\t` and `\n` in
+With `table ` before the template the rows are aligned, below the heads that the columns have.
 it are a tab and a line's end (docker's formatter.go).
 """
 
