@@ -73,9 +73,10 @@ def reference_of(text: str) -> Reference:
 
 def open_store(*, create: bool = False) -> Store:
     """The store of --root; create: made where it is not there, else it is then empty."""
+    from fusemount.cli.registryflags import default_domain
     from fusemount.store import Store
 
-    return Store(directories().store, create=create)
+    return Store(directories().store, create=create, default_domain=default_domain())
 
 
 def warn(message: str) -> None:

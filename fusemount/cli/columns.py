@@ -1,7 +1,7 @@
 r"""Law: rows of named fields as docker prints them: a table of columns, or a template for each row.
 
 With `table ` before the template the rows are aligned, below the heads that the columns have.
-it are a tab and a line's end (docker's formatter.go).
+`\t` and `\n` in it are a tab and a line's end (docker's formatter.go).
 """
 
 from __future__ import annotations

@@ -30,5 +30,7 @@ def docker_table(rows: Sequence[Sequence[str]]) -> str:
 
 def printable(text: str) -> str:
     """Unprintable characters escaped; what is no character at all too."""
+    if text.isprintable():
+        return text
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(escaped).encode(errors="backslashreplace").decode()

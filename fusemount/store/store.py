@@ -192,18 +192,19 @@ class Store:
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
 
-    def tag(self, source: str, target: ImageName) -> None:
-        """Raises ImageNotFound; UsageError where the target is a digest."""
+    def tag(self, source: str, target: ImageName) -> StoredImage:
+        """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
         image = self.find(source)
 
-        def work(catalog: Catalog) -> Catalog:
-            if not catalog.of(image.digest):  # removed since it was found
-                raise ImageNotFound(self._missing(source, catalog))
+        def tagged(catalog: Catalog) -> Catalog:
+            if not catalog.of(image.digest):
+                raise ImageNotFound(f"{source}: was removed just now")
             return catalog.with_image(image.descriptor, [target.tagged()])
 
-        self.change(work)
+        self.change(tagged)
+        return self.find(image.digest)
 
     def change(self, work: Callable[[Catalog], Catalog], anew: Digest | None = None) -> Catalog:
         """index.json, and what is derived from it, under the lock.  anew: a manifest that leads to
@@ -232,19 +233,23 @@ class Store:
 
     # ---- where blobs were seen ----------------------------------------------------------------
 
-    def seen(self, diff_id: Digest, digest: Digest, repository: str) -> None:
-        """A registry's repository has this blob of that layer; best known last."""
+    def seen(self, diff_id: Digest, digest: Digest, size: int, repository: str) -> None:
+        """A registry's repository has this blob of that layer; the last seen comes last."""
         path = self.layout.metadata / diff_id.hex
-        rows = [r for r in self.known(diff_id) if r != (digest, repository)][-49:]
-        rows.append((digest, repository))
-        said = [{"Digest": d, "SourceRepository": r} for d, r in rows]
+        rows = [r for r in self.known(diff_id) if (r[0], r[2]) != (digest, repository)][-49:]
+        rows.append((digest, size, repository))
+        said = [{"Digest": d, "Size": n, "SourceRepository": r} for d, n, r in rows]
         with translated(path):
             replace_file(path, json.dumps(said).encode(), durable=False)
 
-    def known(self, diff_id: Digest) -> list[tuple[Digest, str]]:
+    def known(self, diff_id: Digest) -> list[tuple[Digest, int, str]]:
+        """(digest, bytes, repository) of a layer's blobs in registries."""
         try:
             rows = json.loads((self.layout.metadata / diff_id.hex).read_bytes())
-            return [(Digest(row["Digest"]), str(row["SourceRepository"])) for row in rows]
+            return [
+                (Digest(row["Digest"]), int(row["Size"]), str(row["SourceRepository"]))
+                for row in rows
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
