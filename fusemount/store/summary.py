@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
@@ -24,8 +24,7 @@ _VERSION = 2
 _UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
-@dataclass(frozen=True)
-class LayerRow:
+class LayerRow(NamedTuple):
     """digest, size: of the blob.  archive_size: of its tar, 0 where that is not known."""
 
     digest: Digest
@@ -73,6 +72,7 @@ class Summaries:
         self._tolerant = tolerant
         self._known: dict[str, Any] = {}
         self._new = False
+        self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
         with suppress(OSError, ValueError):
             document = json.loads(layout.summaries.read_bytes())
             if document.get("version") == _VERSION:
@@ -82,7 +82,7 @@ class Summaries:
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                return _from_json(known)
+                return self._from_json(known)
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -186,14 +186,21 @@ class Summaries:
             raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
         return data
 
+    # ---- from what is remembered ------------------------------------------------------------
 
-def _from_json(known: dict[str, Any]) -> Summary:
-    layers = tuple(
-        LayerRow(Digest(r["digest"]), r["size"], Digest(r["diff_id"]), r["archive_size"])
-        for r in known["layers"]
-    )
-    return Summary(
-        known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
-        known["platform"], known["labels"], layers, tuple(map(Digest, known["children"])),
-        tuple(map(Digest, known["blobs"])),
-    )  # fmt: skip
+    def _from_json(self, known: dict[str, Any]) -> Summary:
+        """Raises TypeError, ValueError, KeyError: written by somebody else."""
+        return Summary(
+            known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
+            known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),
+            tuple(map(Digest, known["children"])), tuple(map(Digest, known["blobs"])),
+        )  # fmt: skip
+
+    def _remembered(self, fields: list[Any]) -> LayerRow:
+        key = tuple(fields)
+        row = self._rows.get(key)
+        if row is None:
+            digest, size, diff_id, archive_size = key
+            row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
+            self._rows[key] = row
+        return row
