@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from fusemount.cli.ages import age, human_size
 from fusemount.cli.arguments import (
@@ -14,14 +15,28 @@ from fusemount.cli.arguments import (
     image_options_of,
     reference_of,
 )
-from fusemount.cli.table import table
+
+if TYPE_CHECKING:
+    from fusemount.image import HistoryRow
 
 _CREATED_BY_COLUMNS = 45  # docker's
+
+
+_HEADS = {
+    "ID": "IMAGE",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+_COLUMNS = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
 
 
 def parser() -> Parser:
     p = Parser("history", "Print how an image was built, newest step first.")
     add_image(p)
+    p.add_argument("--format", metavar="TEMPLATE", help="a Go template for each step")
     p.add_argument("--json", action="store_true", help="a JSON array")
     p.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
     p.add_argument("-q", "--quiet", action="store_true", help="the image IDs alone")
@@ -34,14 +49,16 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
+    from fusemount.cli.columns import default_table, shown
     from fusemount.cli.progress import terminal_progress
     from fusemount.image import history_rows
     from fusemount.sources import open_image
+    from fusemount.sources.stored import kept_layers
 
     with open_image(
         reference_of(args.image), image_options_of(args), directories(), terminal_progress()
     ) as image:
-        rows = history_rows(image.described())
+        rows = history_rows(image.described(), kept_layers(image))
         image_id = image.image_id or "<none>"
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=4))
@@ -49,22 +66,28 @@ def run(argv: list[str]) -> int:
     # As docker has it: only the last step is an image that has an ID.
     shown_id = image_id if args.no_trunc else image_id.removeprefix("sha256:")[:12]
     ids = [shown_id if i == 0 else "<missing>" for i in range(len(rows))]
-    if args.quiet:
-        print("\n".join(ids))
-        return 0
-    now, human = datetime.now(UTC), args.human == "true"
-    lines = [
-        (
-            ident,
-            age(row.created, now) if human else row.created,
-            row.created_by if args.no_trunc else _shortened(row.created_by),
-            human_size(row.size) if human else str(row.size),
-            row.comment,
-        )
+    template = args.format or "table"
+    if template == "table":
+        template = "{{.ID}}" if args.quiet else default_table(_COLUMNS)
+    fields = [
+        _fields(ident, row, human=args.human == "true", no_trunc=args.no_trunc)
         for ident, row in zip(ids, rows, strict=True)
     ]
-    print(table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), lines))
+    text = shown(fields, _HEADS, template)
+    if text:
+        print(text)
     return 0
+
+
+def _fields(ident: str, row: HistoryRow, *, human: bool, no_trunc: bool) -> dict[str, str]:
+    return {
+        "ID": ident,
+        "CreatedSince": age(row.created, datetime.now(UTC)) if human else row.created,
+        "CreatedAt": row.created,
+        "CreatedBy": row.created_by if no_trunc else _shortened(row.created_by),
+        "Size": human_size(row.size) if human else str(row.size),
+        "Comment": row.comment,
+    }
 
 
 def _shortened(text: str) -> str:

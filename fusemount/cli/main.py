@@ -35,6 +35,14 @@ VERBS = {
     "push": ("push", "bring an image of the store to a registry"),
     "copy": ("copy", "copy an image between registries, stores, archives and layouts"),
     "import": ("importing", "make an image from a root file system's tar"),
+    "load": ("load", "bring the images of an archive or layout into the store"),
+    "save": ("save", "write images of the store as an archive or layout"),
+    "tag": ("tag", "give an image of the store one more name"),
+    "rm": ("rm", "take names away, and images with their last name"),
+    "rmi": ("rm", ""),
+    "prune": ("prune", "remove images without a name, and what nothing leads to"),
+    "verify": ("verify", "recompute all that the store says, and name what is not so"),
+    "du": ("du", "print what the store takes on disk, and what could go"),
     "help": ("help", "print help for a verb"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fusemount.layer.progress import Progress
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.layout import translated
+from fusemount.store.locks import locked
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import Summaries, Summary
 
@@ -47,9 +49,24 @@ class Report:
     unreached: list[str] = field(default_factory=list)
 
 
-def verify(store: Store, progress: Progress) -> Report:
-    """Raises ImgmountError only where the store cannot be read at all."""
-    return _Check(store, progress).run()
+def verify(store: Store, progress: Progress, only: Sequence[Digest] | None = None) -> Report:
+    """only: manifests, and what they lead to; None: the whole store.
+
+    Raises ImgmountError only where the store cannot be read at all.
+    """
+    if not store.layout.exists:
+        return Report()
+    with store.lease("verify", "the store") as lease:  # what is looked at stays meanwhile
+        summaries = Summaries(store.layout, tolerant=True)
+        seen = Catalog.read(store.layout)
+        for entry in seen.entries:
+            lease.hold(summaries.blobs(entry.digest, entry.descriptor.media_type))
+        catalog = Catalog.read(store.layout)
+        known = {entry.digest for entry in seen.entries}
+        catalog = catalog.changed(
+            e for e in catalog.entries if e.digest in known and (only is None or e.digest in only)
+        )
+        return _Check(store, progress).run(catalog, whole=only is None)
 
 
 class _Check:
@@ -61,9 +78,14 @@ class _Check:
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
-    def run(self) -> Report:
-        catalog = Catalog.read(self._layout)
-        self._blobs()
+    def run(self, catalog: Catalog, *, whole: bool) -> Report:
+        if whole:
+            with translated(self._layout.blobs):
+                self._blobs(sorted(os.listdir(self._layout.blobs)))
+        else:
+            summaries = Summaries(self._layout, tolerant=True)
+            needed = {d.hex for e in catalog.entries for d in summaries.blobs(e.digest)}
+            self._blobs(sorted(needed))
         for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
             self._report.images += 1
             entry = next(e for e in catalog.entries if e.digest == digest)
@@ -77,7 +99,8 @@ class _Check:
             if size != entry.descriptor.size:
                 self._wrong(f"{names}: {size} bytes, index.json says {entry.descriptor.size}")
             self._manifest(digest, entry.descriptor.media_type, names)
-        self._derived(catalog)
+        if whole:
+            self._derived()
         return self._report
 
     def _wrong(self, line: str) -> None:
@@ -85,15 +108,17 @@ class _Check:
 
     # ---- blobs --------------------------------------------------------------------------------
 
-    def _blobs(self) -> None:
-        with translated(self._layout.blobs):
-            names = sorted(os.listdir(self._layout.blobs))
+    def _blobs(self, names: Sequence[str]) -> None:
+        """One that is not there is missed by who needs it."""
         for name in names:
             self._report.blobs += 1
             path = self._layout.blobs / name
             try:
                 claimed = Digest(f"sha256:{name}")
                 found = self._hash(path)
+            except FileNotFoundError:
+                self._report.blobs -= 1
+                continue
             except (ValueError, OSError, ImgmountError) as error:
                 self._wrong(f"blobs/sha256/{name}: {error}")
                 continue
@@ -216,17 +241,9 @@ class _Check:
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
 
-    def _derived(self, catalog: Catalog) -> None:
-        summaries = Summaries(self._layout, tolerant=True)
-        try:
-            said = json.loads(self._layout.repositories.read_bytes())
-        except FileNotFoundError:
-            said = None
-        except (OSError, ValueError) as error:
-            self._wrong(f"repositories.json: {error}")
-            said = None
-        if said is not None and said != json.loads(repositories_json(catalog, summaries)):
-            self._wrong("repositories.json: not what index.json says")
+    def _derived(self) -> None:
+        with locked(self._layout, exclusive=True):
+            self._repositories()
         for digest in sorted(self._good - self._reached):
             self._report.unreached.append(f"blobs/sha256/{digest.hex}")
         for ident in sorted(set(layerdb.chains(self._layout)) - self._chains):
@@ -234,6 +251,22 @@ class _Check:
         with translated(self._layout.ingest):
             parts = sorted(os.listdir(self._layout.ingest))
         self._report.unreached += [f"ingest/{name}" for name in parts]
+
+    def _repositories(self) -> None:
+        """What another program has changed index.json after is no mismatch, and is made again."""
+        catalog, path = Catalog.read(self._layout), self._layout.repositories
+        right = json.loads(repositories_json(catalog, Summaries(self._layout, tolerant=True)))
+        try:
+            if json.loads(path.read_bytes()) == right:
+                return
+            if path.stat().st_mtime_ns < self._layout.index.stat().st_mtime_ns:
+                self._store.derive(catalog)
+            else:
+                self._wrong("repositories.json: not what index.json says")
+        except FileNotFoundError:
+            self._store.derive(catalog)
+        except (OSError, ValueError) as error:
+            self._wrong(f"repositories.json: {error}")
 
 
 def _measured(reader: StretchReader, compression: Compression, description: str) -> _Layer:

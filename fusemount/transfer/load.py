@@ -7,7 +7,7 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -42,6 +42,9 @@ from fusemount.transfer.progress import Transfers
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
+
+
+Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,16 @@ def load_medium(
     *,
     only: str | None = None,
     named: bool = True,
+    loaded: Loaded = lambda _image, _names: None,
 ) -> list[StoredImage]:
     """All images of an archive or layout; the caller closes its files.
 
     only: those that are meant by this name or ID.  named: they get the names that they have there.
+    loaded: is told of each, once it is there, and which of its names came with it.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
     were complete before that stay.
     """
-    loading = _Loading(store, medium, progress, only, named)
+    loading = _Loading(store, medium, progress, only, named, loaded)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
         tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
@@ -106,6 +111,7 @@ class _Loading:
     progress: Transfers
     only: str | None
     named: bool
+    loaded: Loaded
 
     def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
         chosen = tops
@@ -117,18 +123,23 @@ class _Loading:
             }
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
         self._some(chosen, [name for top in tops for name in top.names])
-        return [
-            _load_oci(self.store, self.medium, top, self._names(top.names), self.progress)
-            for top in chosen
-        ]
+        images = []
+        for top in chosen:
+            names = self._names(top.names)[:1]  # containerd's full one comes before the tag alone
+            images.append(_load_oci(self.store, self.medium, top, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
 
     def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
         chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
         self._some(chosen, [name for c in found for name in c.names])
-        return [
-            _load_docker(self.store, c.open(c.names), self._names(c.names), self.progress)
-            for c in chosen
-        ]
+        images = []
+        for each in chosen:
+            names = self._names(each.names)
+            image = each.open(each.names)
+            images.append(_load_docker(self.store, image, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
 
     def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
         if not chosen:
@@ -214,7 +225,6 @@ def _load_oci(
     names: Sequence[ImageName],
     progress: Transfers,
 ) -> StoredImage:
-    names = names[:1]  # containerd's full one, which stands before the tag alone
     what = names[0].familiar if names else descriptor.digest
     with store.lease("load", what) as lease:
         bringing = Bringing(
