@@ -37,12 +37,14 @@ def run(argv: list[str]) -> int:
             print(printable(line))
         for name in () if args.quiet else report.unreached:
             print(f"{printable(name)}: nothing leads to it (imgmount prune)")
+    looked_at = f"{_many(report.images, 'image')}, {_many(report.blobs, 'blob')}"
     if report.mismatches:
-        many = len(report.mismatches)
-        raise VerificationFailed(
-            f"{store.root}: {many} {'mismatch' if many == 1 else 'mismatches'} in "
-            f"{report.images} images and {report.blobs} blobs"
-        )
+        wrong = _many(len(report.mismatches), "mismatch", "es")
+        raise VerificationFailed(f"{store.root}: {wrong} in {looked_at}")
     if not args.quiet and not args.json:
-        print(f"{report.images} images, {report.blobs} blobs: as they should be")
+        print(f"{looked_at}: as they should be")
     return 0
+
+
+def _many(number: int, what: str, more: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else more}"

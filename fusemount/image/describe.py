@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.image.model import ImageConfig
+from fusemount.imagename import parse_name
 
 
 class StoredLayer(Protocol):
@@ -71,7 +72,7 @@ def docker_inspect(
     return {
         "Id": image.image_id,
         "RepoTags": list(image.repo_tags),
-        "RepoDigests": _repo_digests(image),
+        "RepoDigests": _repo_digests(image) if kept is None else _known_digests(image),
         "Parent": "",
         "Comment": _text(document.get("comment")),
         "Created": config.created,
@@ -121,13 +122,18 @@ def _text(value: object) -> str:
 
 
 def _repo_digests(image: DescribedImage) -> list[str]:
-    if image.repo_digests or image.manifest_digest is None:
-        return list(image.repo_digests)
+    if image.manifest_digest is None:
+        return []
     # a name alone ("latest", as skopeo writes) says no repository
     tags = [tag for tag in image.repo_tags if "/" in tag or ":" in tag]
     repositories = (tag.partition("@")[0] for tag in tags)
     plain = {_without_tag(repository) for repository in repositories}
     return [f"{name}@{image.manifest_digest}" for name in sorted(plain)]
+
+
+def _known_digests(image: DescribedImage) -> list[str]:
+    """Of an image of a store: where registries were seen to have it, in docker's short form."""
+    return [parse_name(text).familiar for text in image.repo_digests]
 
 
 def _without_tag(name: str) -> str:
