@@ -31,7 +31,7 @@ def shown(rows: Sequence[Row], heads: Mapping[str, str], template: str) -> str:
     lines = [filled.fill(dict(sorted(row.items()))) for row in rows]
     if not is_table:
         return "\n".join(lines)
-    head = Template(_bare(text)).fill(heads)
+    head = Template(_bare(text)).fill(dict(heads))
     return docker_table([line.split("\t") for line in (head, *lines)])
 
 

@@ -27,12 +27,15 @@ HEADS = {
 
 
 def image_rows(
-    listed: Sequence[Listed], *, no_trunc: bool = False, digests: bool = False
+    listed: Sequence[Listed], *, no_trunc: bool = False, digests: bool = False, dates: bool = True
 ) -> Iterator[dict[str, str]]:
-    """digests: a row for each, as `docker images --digests` has them."""
+    """digests: a row for each, as `docker images --digests` has them.  dates: else CreatedAt, which
+    takes its time, is not there."""
     now = datetime.now(UTC)
     for each in listed:
         shared = _fields(each, no_trunc, now)
+        if dates:
+            shared["CreatedAt"] = created_at(each.created)
         for repository, tag, digest in _names(each, digests):
             yield shared | {"Repository": repository, "Tag": tag, "Digest": digest}
 
@@ -43,7 +46,6 @@ def _fields(listed: Listed, no_trunc: bool, now: datetime) -> dict[str, str]:
     return {
         "ID": str(ident) if no_trunc else ident.hex[:12],
         "CreatedSince": "N/A" if never else duration(listed.created, now) + " ago",
-        "CreatedAt": "N/A" if never else created_at(listed.created),
         "Size": size,
         "VirtualSize": size,
         "SharedSize": "N/A",
@@ -55,6 +57,8 @@ def _fields(listed: Listed, no_trunc: bool, now: datetime) -> dict[str, str]:
 
 def created_at(created: datetime) -> str:
     """As Go prints a local time, whole seconds."""
+    if created == NEVER:
+        return "N/A"
     local = created.replace(microsecond=0).astimezone()
     return local.strftime("%Y-%m-%d %H:%M:%S %z %Z")
 

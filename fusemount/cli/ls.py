@@ -37,7 +37,9 @@ def run(argv: list[str]) -> int:
         return 0
     template = args.format or "table"
     digests = args.digests or ".Digest" in template
-    rows = list(image_rows(found, no_trunc=args.no_trunc, digests=digests))
+    rows = list(
+        image_rows(found, no_trunc=args.no_trunc, digests=digests, dates=template != "table")
+    )
     if args.quiet and template == "table":
         text = "\n".join(row["ID"] for row in rows)
     else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fusemount.errors import UsageError
@@ -19,7 +19,8 @@ from fusemount.errors import UsageError
 NO_VALUE = "<no value>"
 _ACTION = re.compile(r"\{\{(-(?=\s))?(.*?)((?<=\s)-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
-    r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+)|(?P<field>(?:\.[\w-]+)+|\.)'
+    r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+)|(?P<chain>(?<=\))(?:\.[\w-]+)+)'
+    r"|(?P<field>(?:\.[\w-]+)+|\.)"
     r"|(?P<word>[$\w]+)|(?P<sign>[()|])|(?P<rest>\S.*))"
 )
 _Value = Callable[[Any], Any]  # of the object that the template is filled with
@@ -131,6 +132,9 @@ class _Parser:
             found = self._pipeline()
             if not self._tokens or self._tokens.pop(0)[1] != ")":
                 raise self._error("no ) closes it")
+            if self._tokens and self._tokens[0][0] == "chain":
+                below = self._look(self._tokens.pop(0)[1].split(".")[1:])
+                return lambda value: below(found(value))
             return found
         if kind == "word" and text in ("true", "false"):
             return lambda _: text == "true"
@@ -146,10 +150,12 @@ class _Parser:
 
     def _field(self, path: Sequence[str]) -> _Value:
         self._fields.update(path[:1])
+        return self._look(path)
 
+    def _look(self, path: Sequence[str]) -> _Value:
         def look(value: Any) -> Any:
             for i, key in enumerate(path):
-                if not isinstance(value, Mapping):
+                if not isinstance(value, dict):
                     above = "." + ".".join(path[:i])
                     raise self._error(f"{above} is {_kind(value)}: it has no .{key}")
                 if key not in value and not isinstance(value, Map):
@@ -170,11 +176,13 @@ def _kind(value: Any) -> str:
 
 def printed(value: Any) -> str:
     """As Go's %v has it."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return NO_VALUE
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return "map[" + " ".join(f"{k}:{printed(value[k])}" for k in sorted(value)) + "]"
     if isinstance(value, list | tuple):
         return "[" + " ".join(printed(each) for each in value) + "]"
@@ -187,7 +195,7 @@ def as_json(value: Any) -> str:
 
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             value = value.get(str(key), "")
         elif not isinstance(key, int) or isinstance(value, str):
             raise TypeError(f"{printed(value)[:40]!r} has no index {key!r}")

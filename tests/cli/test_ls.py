@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -197,11 +197,14 @@ def test_a_thousand_images_are_listed_quickly(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"IMGMOUNT_ROOT_DIR": str(root), "PYTHONPYCACHEPREFIX": str(tmp_path / "pyc")}
     times = []
-    for _ in range(8):
-        start = time.perf_counter()
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "fusemount", "ls"], env=environment, capture_output=True
         )
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert len(done.stdout.splitlines()) == 1002, done.stderr
-    assert min(times) < 0.3  # 0.15 on a quiet machine (docs/benchmarks.md); a busy one gets twice
+    assert (
+        min(times) < 0.25
+    )  # of the CPU: 0.13 on a quiet machine, where it is the wall clock's too

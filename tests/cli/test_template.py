@@ -14,6 +14,7 @@ VALUE = {
     "Config": {"Cmd": ["/bin/sh"], "Labels": Map({"k": "v", "a.b": "c"}), "Tty": False},
     "Size": 12,
     "Nothing": None,
+    "List": [{"A": "x"}, {"A": "y"}],
 }
 
 
@@ -32,6 +33,7 @@ VALUE = {
         ("{{len .Tags}} {{len .Id}}", "2 9"),
         ('{{join .Tags ", "}} {{upper .Id}} {{lower "A"}}', "a:1, b:2 SHA256:AB a"),
         ('{{index (split .Id ":") 1}} {{truncate .Id 3}} {{title "a b"}}', "ab sha A B"),
+        ("{{(index .List 1).A}}{{len (index .List 0).A}}", "y1"),
         ("a {{- .Size -}} b", "a12b"),
         ("{{.Nothing}}", "<no value>"),
         ("{{/* nothing */}}x", "x"),
