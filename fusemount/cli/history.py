@@ -68,7 +68,8 @@ def run(argv: list[str]) -> int:
     ids = [shown_id if i == 0 else "<missing>" for i in range(len(rows))]
     template = args.format or "table"
     if template == "table":
-        template = "{{.ID}}" if args.quiet else default_table(_COLUMNS)
+        columns = [c.replace("Since", "At") if args.human == "false" else c for c in _COLUMNS]
+        template = "{{.ID}}" if args.quiet else default_table(columns)
     fields = [
         _fields(ident, row, human=args.human == "true", no_trunc=args.no_trunc)
         for ident, row in zip(ids, rows, strict=True)
@@ -83,7 +84,7 @@ def _fields(ident: str, row: HistoryRow, *, human: bool, no_trunc: bool) -> dict
     return {
         "ID": ident,
         "CreatedSince": age(row.created, datetime.now(UTC)) if human else row.created,
-        "CreatedAt": row.created,
+        "CreatedAt": row.created or "0001-01-01T00:00:00Z",  # Go's zero
         "CreatedBy": row.created_by if no_trunc else _shortened(row.created_by),
         "Size": human_size(row.size) if human else str(row.size),
         "Comment": row.comment,

@@ -12,15 +12,19 @@ from fusemount.cli.arguments import (
     image_options_of,
     reference_of,
 )
+from fusemount.cli.template import Map, Nil, Struct, Template
 from fusemount.errors import ImgmountError
 
 # What docker has of every image (api/types/container.Config), for templates alone.
 _EMPTY_CONFIG: dict[str, Any] = {
-    "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False,
-    "AttachStderr": False, "Tty": False, "OpenStdin": False, "StdinOnce": False, "Env": [],
-    "Cmd": [], "Healthcheck": None, "Image": "", "Volumes": {}, "WorkingDir": "", "Entrypoint": [],
-    "ExposedPorts": {}, "OnBuild": [], "Labels": {}, "StopSignal": "", "Shell": [],
-}  # fmt: skip
+    **dict.fromkeys(("Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal"), ""),
+    **dict.fromkeys(
+        ("AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"), False
+    ),
+    **dict.fromkeys(("Env", "Cmd", "Entrypoint", "OnBuild", "Shell"), Nil()),
+    **dict.fromkeys(("Labels", "Volumes", "ExposedPorts"), Map()),
+    "Healthcheck": None,
+}
 _MAPS = ("Labels", "Volumes", "ExposedPorts")  # with keys of the image's own
 
 
@@ -36,7 +40,6 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.progress import terminal_progress
-    from fusemount.cli.template import Template
     from fusemount.image import docker_inspect
     from fusemount.sources import open_image
     from fusemount.sources.stored import kept_layers
@@ -63,9 +66,6 @@ def run(argv: list[str]) -> int:
 
 def _for_template(described: dict[str, Any]) -> dict[str, Any]:
     """What an image does not say is empty, as it is in docker."""
-    from fusemount.cli.template import Map
-
     said = {key: value for key, value in described["Config"].items() if value is not None}
-    config = _EMPTY_CONFIG | said
-    config |= {key: Map(config[key]) for key in _MAPS if isinstance(config[key], dict)}
-    return described | {"Config": config}
+    maps = {key: Map(sorted(said[key].items())) for key in _MAPS if isinstance(said.get(key), dict)}
+    return described | {"Config": Struct(said | maps, _EMPTY_CONFIG)}

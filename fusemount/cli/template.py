@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusemount.errors import UsageError
@@ -28,6 +28,18 @@ _Value = Callable[[Any], Any]  # of the object that the template is filled with
 
 class Map(dict[str, Any]):
     """A map whose keys are anybody's, so that one which is not there is no mistake (labels)."""
+
+
+class Struct(dict[str, Any]):
+    """What has more fields than it prints: `empty` has those, and what they are."""
+
+    def __init__(self, fields: Mapping[str, Any], empty: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.empty = empty
+
+
+class Nil(list[Any]):
+    """Go's nil slice: it prints as an empty one, and is null in JSON."""
 
 
 class Template:
@@ -158,6 +170,8 @@ class _Parser:
                 if not isinstance(value, dict):
                     above = "." + ".".join(path[:i])
                     raise self._error(f"{above} is {_kind(value)}: it has no .{key}")
+                if isinstance(value, Struct) and key not in value and key in value.empty:
+                    value = value.empty
                 if key not in value and not isinstance(value, Map):
                     there = ", ".join(f".{name}" for name in list(value)[:40])
                     raise self._error(f"there is no .{'.'.join(path[: i + 1])}, only {there}")
@@ -190,6 +204,8 @@ def printed(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
+    if isinstance(value, Nil):
+        return "null"
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 

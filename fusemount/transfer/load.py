@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from fusemount.codec import Compression
+from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
@@ -20,7 +20,7 @@ from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
-from fusemount.layer.decode import StretchReader
+from fusemount.layer.decode import StretchReader, read_at
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive
 from fusemount.sources.choose import answers
@@ -285,6 +285,11 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
 
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
     task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
+    there = _there(store, lease, blob)
+    if there is not None:
+        blob.file.release()
+        task.done("Already exists")
+        return there
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
     with Part(store.layout, None) as part:
@@ -294,6 +299,23 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     blob.file.release()
     task.done("Loaded")
     return layer
+
+
+def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
+    """An uncompressed layer that the store has: its blob was verified when it came."""
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+    if blob.diff_id is None or detect(head) is not Compression.NONE:
+        return None
+    lease.hold([blob.diff_id])
+    if store.diff_id(blob.diff_id) != blob.diff_id:
+        return None
+    try:
+        size = store.layout.blob(blob.diff_id).stat().st_size
+    except FileNotFoundError:
+        return None
+    if size != blob.size:
+        return None
+    return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
 
 
 class Described(Protocol):

@@ -262,7 +262,6 @@ def test_digests_go_with_the_last_tag_of_their_repository(filled: StoreCommand) 
 
 
 def test_prune_takes_what_has_no_name(filled: StoreCommand) -> None:
-    filled("prune", "-f")
     assert filled("prune", "-f") == "Total reclaimed space: 0B\n"
     filled("tag", "one", "other/two:x")
     lines = filled("prune", "--force").splitlines()
