@@ -17,7 +17,17 @@ from fusemount.cli.main import main
 SHARED = TarWriter().file("a", b"a" * 100_000).tar()
 LAYERS = (SHARED, TarWriter().file("b", b"b" * 20_000).tar())
 OTHER = (SHARED, TarWriter().file("c", b"c").tar())
-ONE = ImageSpec(LAYERS, tags=("one:1", "one:latest"))
+ONE = ImageSpec(
+    LAYERS,
+    tags=("one:1", "one:latest"),
+    config={
+        "history": [
+            {"created": "2024-01-02T03:04:05.6789Z", "created_by": "/bin/sh -c #(nop) ADD " * 4},
+            {"created": "2024-01-02T03:05:00Z", "created_by": "ENV A=1", "empty_layer": True},
+            {"created": "2024-02-03T04:05:06Z", "created_by": "COPY b /", "comment": "buildkit"},
+        ]
+    },
+)
 TWO = ImageSpec(
     OTHER,
     tags=("other/two:x",),

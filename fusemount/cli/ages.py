@@ -15,6 +15,16 @@ def age(created: str, now: datetime) -> str:
     return duration(then.replace(tzinfo=then.tzinfo or UTC), now) + " ago"
 
 
+def local_time(created: str) -> str:
+    """RFC 3339, whole seconds; one that is not said is Go's zero, one that cannot be read stays."""
+    try:
+        then = datetime.fromisoformat(created)
+    except ValueError:
+        return created or "0001-01-01T00:00:00Z"
+    then = then.replace(tzinfo=then.tzinfo or UTC, microsecond=0).astimezone()
+    return then.isoformat().removesuffix("+00:00") + ("" if then.utcoffset() else "Z")
+
+
 def duration(then: datetime, now: datetime) -> str:
     """units.HumanDuration of the time between."""
     seconds = int((now - then).total_seconds())

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fusemount.cli.ages import age, human_size
+from fusemount.cli.ages import age, human_size, local_time
 from fusemount.cli.arguments import (
     Parser,
     add_image,
@@ -83,8 +83,8 @@ def run(argv: list[str]) -> int:
 def _fields(ident: str, row: HistoryRow, *, human: bool, no_trunc: bool) -> dict[str, str]:
     return {
         "ID": ident,
-        "CreatedSince": age(row.created, datetime.now(UTC)) if human else row.created,
-        "CreatedAt": row.created or "0001-01-01T00:00:00Z",  # Go's zero
+        "CreatedSince": age(row.created, datetime.now(UTC)) if human else local_time(row.created),
+        "CreatedAt": local_time(row.created),
         "CreatedBy": row.created_by if no_trunc else _shortened(row.created_by),
         "Size": human_size(row.size) if human else str(row.size),
         "Comment": row.comment,

@@ -60,7 +60,9 @@ def test_load_says_what_came(imgmount: StoreCommand, archive: Path, tmp_path: Pa
     nameless = oci_archive(tmp_path / "x.tar", images=[ImageSpec(OTHER, tags=())])
     found = imgmount("load", nameless)
     assert found == f"Loaded image ID: sha256:{sha256(ImageSpec(OTHER).config_bytes)}\n"
-    other_name = docker_archive(tmp_path / "y.tar", images=[ImageSpec(LAYERS, tags=("new:1",))])
+    other_name = docker_archive(
+        tmp_path / "y.tar", images=[ImageSpec(LAYERS, tags=("new:1",), config=ONE.config)]
+    )
     assert imgmount("load", other_name) == "Loaded image: new:1\n"  # it has more names here
 
 
