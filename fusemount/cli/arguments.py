@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from fusemount.store import Store
 
 
+class _Formatter(argparse.HelpFormatter):
+    """argparse's own asks shutil for the terminal's width, which takes 5 ms to import, for each
+    flag that is added."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns):
+            width = int(columns)
+        else:
+            try:
+                width = os.get_terminal_size(1).columns or 80
+            except OSError:
+                width = 80
+        super().__init__(prog, width=width - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with our errors, and without guessing abbreviated flags."""
 
@@ -26,6 +42,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             usage=usage,
             allow_abbrev=False,
+            formatter_class=_Formatter,
         )
 
     def error(self, message: str) -> NoReturn:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,12 @@ from fusemount.store.layout import Layout, replace_file, sync_directory, transla
 from fusemount.store.summary import LayerRow
 
 TMP = ".tmp-"
+
+
+def _remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    from shutil import rmtree  # which takes 5 ms to import, and listing needs none of it
+
+    rmtree(path, ignore_errors=ignore_errors)
 
 
 def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
@@ -38,7 +43,7 @@ def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
 
 def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -> None:
     temporary = layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_tree(temporary, ignore_errors=True)
     temporary.mkdir()
     replace_file(temporary / "diff", layer.diff_id.encode())
     if parent is not None:
@@ -50,7 +55,7 @@ def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
             raise
-        shutil.rmtree(temporary)
+        _remove_tree(temporary)
 
 
 def chains(layout: Layout) -> list[Digest]:
@@ -69,7 +74,7 @@ def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
                 continue
             temporary = layout.layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
             os.rename(path, temporary)
-            shutil.rmtree(temporary)
+            _remove_tree(temporary)
 
 
 def sweep(layout: Layout) -> None:
@@ -77,7 +82,7 @@ def sweep(layout: Layout) -> None:
     with translated(layout.layerdb):
         for name in os.listdir(layout.layerdb):
             if name.startswith(TMP):
-                shutil.rmtree(layout.layerdb / name)
+                _remove_tree(layout.layerdb / name)
 
 
 def read_text(layout: Layout, ident: Digest, name: str) -> str | None:
