@@ -74,13 +74,19 @@ def entry_of(descriptor: Descriptor) -> Entry:
 
 
 def _name(annotations: Mapping[str, str]) -> ImageName | None:
-    for key in (CONTAINERD_NAME, REF_NAME):
-        try:
-            name = parse_name(annotations[key])
-        except (KeyError, UsageError):
-            continue
-        return name.tagged()
-    return None
+    """The full name, where both say the same; else the short one: umoci and skopeo, who give an
+    image another name, change that alone."""
+    full, text = _parsed(annotations.get(CONTAINERD_NAME)), annotations.get(REF_NAME)
+    if full is not None and text in (None, full.familiar, full.tag):
+        return full
+    return _parsed(text) or full
+
+
+def _parsed(text: str | None) -> ImageName | None:
+    try:
+        return parse_name(text).tagged() if text else None
+    except UsageError:
+        return None
 
 
 @dataclass(frozen=True)

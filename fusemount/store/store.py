@@ -45,7 +45,8 @@ class StoredImage:
 
     @property
     def names(self) -> tuple[ImageName, ...]:
-        return tuple(entry.name for entry in self.entries if entry.name is not None)
+        names = (entry.name for entry in self.entries if entry.name is not None)
+        return tuple(dict.fromkeys(names))
 
     @property
     def repo_digests(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Summary:
     platforms alone.  created, platform: an index has the newest, and all.  layers: lowest first.
     children: of an index, the manifests in it that the store has.
     what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
-    diff_ids; "damaged": it cannot be read, which trouble says.
+    diff_ids; "damaged": it cannot be read, which trouble says; blobs are those that are known.
     """
 
     what: str
@@ -88,7 +88,7 @@ class Summaries:
         except ImgmountError as error:
             if not self._tolerant:
                 raise
-            return Summary("damaged", trouble=str(error))
+            return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
             self._known[digest] = asdict(summary)
             self._new = True
@@ -139,6 +139,17 @@ class Summaries:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
         return self._image(document, where)
+
+    def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
+        """What a damaged image needs at least: nobody takes that away meanwhile."""
+        try:
+            data = self._read(digest, digest)
+            document = parse_index_or_manifest(data, digest, media_type)
+        except ImgmountError:
+            return ()
+        if isinstance(document, Index):
+            return tuple(child.digest for child in document.manifests)
+        return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def _index(self, children: tuple[Digest, ...]) -> Summary:
         below = [s for child in children for _, s in self.reached(child)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from imagewriter import ImageSpec, oci_layout, sha256
+from oracle import run
 from storecommand import LAYERS, ONE, OTHER, TWO, StoreCommand, store_command, two_images
 
 from fusemount.store import Store
@@ -139,6 +140,32 @@ def test_a_damaged_image_does_not_break_the_list(filled: StoreCommand) -> None:
     assert TWO_ID in filled.err and filled.err.count("\n") == 1
     (found,) = (x for x in json.loads(filled("ls", "--json")) if x["Kind"] == "damaged")
     assert found["RepoTags"] == ["other/two:x"] and TWO_ID in found["Trouble"]
+
+
+def test_what_a_damaged_image_needs_stays(filled: StoreCommand) -> None:
+    damage(filled.root, TWO_ID)
+    (filled.root / "cache" / "summaries.json").unlink()
+    filled("rm", "one:1", "one")
+    left = {path.name for path in (filled.root / "blobs" / "sha256").iterdir()}
+    assert {sha256(layer) for layer in OTHER} < left and len(left) == 4
+    filled("prune", "-f")
+    assert len(list((filled.root / "blobs" / "sha256").iterdir())) == 4
+    filled("rm", "other/two:x")
+    assert not list((filled.root / "blobs" / "sha256").iterdir())
+
+
+def test_names_that_other_programs_give(filled: StoreCommand) -> None:
+    run("umoci", "tag", "--image", f"{filled.root}:one:1", "umo")
+    run("skopeo", "copy", "-q", f"oci:{filled.root}:other/two:x", f"oci:{filled.root}:sk:2")
+    assert set(names(filled("ls"))) == {
+        "other/two:x", "sk:2", "one:1", "one:latest", "umo:latest",
+    }  # fmt: skip
+    assert filled("verify") == "2 images, 7 blobs: as they should be\n"
+    filled("rm", "umo", "one:1", "sk:2")
+    assert names(filled("ls")) == ["other/two:x", "one:latest"]
+    assert run("umoci", "ls", "--layout", filled.root).stdout.split() == [
+        b"one:latest", b"other/two:x",
+    ]  # fmt: skip
 
 
 def several_platforms(path: Path) -> Path:
