@@ -48,6 +48,11 @@ class StoredImage:
         return tuple(entry.name for entry in self.entries if entry.name is not None)
 
     @property
+    def is_dangling(self) -> bool:
+        """Without a name, in our words or another's."""
+        return not any(entry.name or entry.strange_name for entry in self.entries)
+
+    @property
     def repo_digests(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(d for entry in self.entries for d in entry.repo_digests))
 
@@ -93,7 +98,7 @@ class Store:
         """By name (`:latest` where no tag is given), NAME@DIGEST, or the start of an ID or of a
         manifest's digest.  Raises ImageNotFound, which says what there is, or UsageError."""
         catalog = Catalog.read(self.layout)
-        entries = self._called(catalog, text)
+        entries = self.called(catalog, text)
         summaries = Summaries(self.layout, tolerant=True)
         if not entries:
             return self._by_id(text, catalog, summaries)
@@ -106,11 +111,12 @@ class Store:
         """With the default tag. Raises UsageError."""
         return parse_name(text, self.default_domain).tagged()
 
-    def _called(self, catalog: Catalog, text: str) -> list[Entry]:
+    def called(self, catalog: Catalog, text: str) -> list[Entry]:
+        """The entries that are meant by a name, or NAME@DIGEST; none for an ID."""
         try:
             name = self.name(text)
         except UsageError:
-            return []
+            return [entry for entry in catalog.entries if entry.strange_name == text]
         if name.digest is not None:
             wanted = str(name.with_digest(name.digest))
             own = {name.repository}
@@ -175,11 +181,16 @@ class Store:
         """
         summaries = Summaries(self.layout)
         self._check_whole(descriptor, summaries)
-        for _, summary in summaries.reached(descriptor.digest, descriptor.media_type):
-            if summary.what == "image":
-                layerdb.put_chain(self.layout, summary.layers)
-        self.change(lambda catalog: catalog.with_image(descriptor, names, repo_digests))
-        return self.find(descriptor.digest)
+        reached = list(summaries.reached(descriptor.digest, descriptor.media_type))
+
+        def work(catalog: Catalog) -> Catalog:
+            for _, summary in reached:
+                if summary.what == "image":
+                    layerdb.put_chain(self.layout, summary.layers)
+            return catalog.with_image(descriptor, names, repo_digests)
+
+        entries = tuple(self.change(work).of(descriptor.digest))
+        return StoredImage(descriptor.digest, entries, reached[0][1])
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
         for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
@@ -192,8 +203,14 @@ class Store:
         """Raises ImageNotFound; UsageError where the target is a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
-        image = self.find(source)
-        self.change(lambda catalog: catalog.with_image(image.descriptor, [target.tagged()]))
+        if target.familiar_repository == "sha256":
+            raise UsageError(f"{target.familiar}: reads as an ID: no name for a tag")
+
+        def work(catalog: Catalog) -> Catalog:
+            image = self.find(source)  # here: before, it could still go
+            return catalog.with_image(image.descriptor, [target.tagged()])
+
+        self.change(work)
 
     def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
         """index.json, and what is derived from it, under the lock."""
@@ -201,7 +218,7 @@ class Store:
             before = Catalog.read(self.layout)
             after = work(before)
             if after.entries != before.entries or before.document is None:
-                after.write(self.layout)
+                after = after.write(self.layout)
             self.derive(after)
         return after
 
@@ -225,7 +242,7 @@ class Store:
         rows = [r for r in self.known(diff_id) if (r[0], r[2]) != (digest, repository)][-49:]
         rows.append((digest, size, repository))
         said = [{"Digest": d, "Size": n, "SourceRepository": r} for d, n, r in rows]
-        with translated(path):
+        with locked(self.layout, exclusive=False), translated(path):
             replace_file(path, json.dumps(said).encode(), durable=False)
 
     def known(self, diff_id: Digest) -> list[tuple[Digest, int, str]]:
@@ -241,7 +258,8 @@ class Store:
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
-    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}."""
+    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}, and the digest
+    of the index.json that it was made from, which Docker passes over."""
     repositories: dict[str, dict[str, str]] = {}
     for entry in catalog.entries:
         summary = summaries.of(entry.digest, entry.descriptor.media_type)
@@ -249,7 +267,8 @@ def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
         for name in _docker_names(entry):
             repository = name.rpartition("@")[0] or name.rpartition(":")[0]
             repositories.setdefault(repository, {})[name] = ident
-    return json.dumps({"Repositories": repositories}, sort_keys=True).encode()
+    document = {"Index": catalog.digest, "Repositories": repositories}
+    return json.dumps(document, sort_keys=True).encode()
 
 
 def _docker_names(entry: Entry) -> Iterable[str]:

@@ -2,15 +2,20 @@
 
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
-change, so it is never stale.
+change, so it is never stale: only which manifests of an index the store has is asked each time.
+What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+
+    {"version":2,"sha256":"<of the next line>"}
+    {"sha256:<manifest>":{...},...}
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusemount.digest import Digest, chain_ids
@@ -20,7 +25,7 @@ from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,16 @@ class Summaries:
         self._tolerant = tolerant
         self._known: dict[str, Any] = {}
         self._new = False
-        with suppress(OSError, ValueError):
-            document = json.loads(layout.summaries.read_bytes())
-            if document.get("version") == _VERSION:
-                self._known = document["manifests"]
+        with suppress(OSError, ValueError, TypeError):
+            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
+            if json.loads(head) == _head(rest):
+                self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                return _from_json(known)
+                return self._as_it_is(_from_json(known))
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -89,7 +94,14 @@ class Summaries:
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
             self._known[digest] = asdict(summary)
             self._new = True
-        return summary
+        return self._as_it_is(summary)
+
+    def _as_it_is(self, summary: Summary) -> Summary:
+        """With those children only that the store has; more may come with another pull."""
+        if not summary.children:
+            return summary
+        there = tuple(d for d in summary.children if self._layout.blob(d).exists())
+        return replace(summary, children=there)
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
         """A manifest and, of an index, all that are in it."""
@@ -114,19 +126,20 @@ class Summaries:
         known = {digest: self._known[digest] for digest in wanted if digest in self._known}
         if not self._new and len(known) == len(self._known):
             return
-        data = json.dumps({"version": _VERSION, "manifests": known}, separators=(",", ":")).encode()
+        rest = json.dumps(known, separators=(",", ":")).encode()
+        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
         with suppress(OSError):
             replace_file(self._layout.summaries, data, durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 
     def found_out(self, digest: Digest, media_type: str) -> Summary:
-        """From the blobs, whatever is remembered."""
+        """From the blobs, whatever is remembered; of an index all that it lists."""
         where = f"manifest {digest} of the store {self._layout.root}"
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
-            there = [d.digest for d in document.manifests if self._layout.blob(d.digest).exists()]
-            return Summary("index", children=tuple(dict.fromkeys(there)))
+            listed = dict.fromkeys(d.digest for d in document.manifests)
+            return Summary("index", children=tuple(listed))
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
@@ -164,6 +177,10 @@ class Summaries:
         if len(data) > DOCUMENT_BYTES_MAX:
             raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
         return data
+
+
+def _head(rest: bytes) -> dict[str, Any]:
+    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}
 
 
 def _from_json(known: dict[str, Any]) -> Summary:
