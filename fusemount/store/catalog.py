@@ -132,9 +132,10 @@ class Catalog:
                 return cls()
         where = str(layout.index)
         document = parse_json(data, where, INDEX_BYTES_MAX)
-        if not isinstance(document, dict):
-            raise MalformedImage(f"{where}: no object")
-        fields = objects_of(document.get("manifests") or [], f"{where}: manifests")
+        if not isinstance(document, dict) or "manifests" not in document:
+            raise MalformedImage(f"{where}: no index of manifests")
+        listed = document["manifests"]  # null, where Go had none
+        fields = objects_of([] if listed is None else listed, f"{where}: manifests")
         strange = tuple(f.document for f in fields if _is_strange(f.document))
         entries = tuple(
             entry_of(parse_descriptor(f), f.document) for f in fields if not _is_strange(f.document)

@@ -51,7 +51,9 @@ _DIRECTORIES = (
     "blobs/sha256", "layerdb/sha256", "distribution/diffid-by-digest/sha256",
     "distribution/v2metadata-by-diffid/sha256", "cache", "ingest", "leases",
 )  # fmt: skip
-_OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {"index.json", "lock"}
+_OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
+    "index.json", "repositories.json", "lock",
+}  # fmt: skip
 _BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
 
 

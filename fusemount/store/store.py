@@ -116,7 +116,7 @@ class Store:
         try:
             name = self.name(text)
         except UsageError:
-            return [entry for entry in catalog.entries if entry.strange_name == text]
+            return [e for e in catalog.entries if text and e.strange_name == text]
         if name.digest is not None:
             wanted = str(name.with_digest(name.digest))
             own = {name.repository}
