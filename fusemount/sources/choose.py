@@ -23,7 +23,7 @@ def choose(
     """Raises ImageNotFound or PlatformMismatch; the message says what there is."""
     if not candidates:
         raise ImageNotFound(f"{label}: there is no image in it")
-    found = _merged([c for c in candidates if name is None or _answers(c, name)])
+    found = _merged([c for c in candidates if name is None or answers(c.names, c.ids, name)])
     if not found:
         raise ImageNotFound(f"{label}: no image {name!r} in it; it holds {_listed(candidates)}")
     if len({frozenset(c.names) for c in found}) > 1:
@@ -50,16 +50,18 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
-def _answers(candidate: Candidate, name: str) -> bool:
+def answers(names: Sequence[str], ids: Sequence[str], name: str) -> bool:
+    """Whether an image with these names and IDs is meant by name: one of them, NAME@DIGEST, or the
+    start of an ID."""
     digest = name.partition("@")[2]
     if digest:
-        return digest in candidate.ids
-    if any(name == own or same_name(name, own) for own in candidate.names):
+        return digest in ids
+    if any(name == own or same_name(name, own) for own in names):
         return True
     short = _SHORT_ID.fullmatch(name)
     if short is None:
         return False
-    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in candidate.ids)
+    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in ids)
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:

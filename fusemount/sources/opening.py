@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fusemount._native import LayerIndex
@@ -54,6 +54,37 @@ def open_image(
             f"{path}: not a directory; an OCI layout in a tar is oci-archive:{path}"
         )
     return _from_file(reference, options, Cache(directories.cache), progress)
+
+
+@contextmanager
+def open_medium(
+    reference: Reference, directories: Directories, progress: Progress
+) -> Iterator[Medium]:
+    """The archive or layout that a reference names, with all images that are in it.
+
+    Raises ImageNotFound, MalformedImage, NoSpace; ImageNotFound also for a root file system.
+    """
+    path = reference.path
+    if path.is_dir():
+        if not (path / "index.json").exists():
+            raise ImageNotFound(f"{path}: a directory without an image (no index.json in it)")
+        directory = Directory(path)
+        try:
+            yield directory
+        finally:
+            directory.close()
+        return
+    cache, file = Cache(directories.cache), BlobFile(path)
+    with ExitStack() as undo:
+        undo.callback(file.close)
+        plain = _unwrapped(file, str(path), cache, progress)
+        undo.callback(plain.close)
+        transport, index = _recognised(reference.transport, plain, str(path), cache)
+        if transport == ROOTFS:
+            raise ImageNotFound(
+                f"{path}: no image, but a root file system: `imgmount import` takes it"
+            )
+        yield Archive(str(path), plain, index or _index(plain, str(path)))
 
 
 def _from_directory(reference: Reference, options: ImageOptions) -> Image:

@@ -1,6 +1,6 @@
 """Law: a blob comes into a store in one pass, and everything wanted of it is taken in that pass.
 
-    source ─► part in ingest/, digest ─► decompress ─► beside: diff_id, index, unpacked tar
+    source ─► part in ingest/, digest ─► decompress ─► beside: diff_id, index
 
 Only then, and if digest and diff_id are what was claimed, it gets its name (S1).  What came before
 a broken connection stands in the part, and passes first when the rest comes.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, 
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
-from fusemount.layer.kept import Cache, Facts, SparseWriter, identity
+from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
 
@@ -166,19 +166,15 @@ def take_layer(
     flow = _Flow(part, read, claims, description, advance)
     cache = Cache(layout.cache)
     try:
-        with ExitStack() as stack:
-            compression = detect(flow.peek())
-            facts, index, unpacked = _pass(flow, compression, cache, description, stack)
-            _check(flow, facts, claims, description)
-            layer = StoredLayer(
-                Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size,
-                compression,
-            )  # fmt: skip
-            lease.hold([layer.digest])
-            remember(layout, layer)
-            blob = part.commit(layer.digest)
-            if unpacked is not None:
-                os.rename(unpacked, cache.layer_path(facts.diff_id))
+        compression = detect(flow.peek())
+        facts, index = _pass(flow, compression, description)
+        _check(flow, facts, claims, description)
+        layer = StoredLayer(
+            Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
+        )
+        lease.hold([layer.digest])
+        remember(layout, layer)
+        blob = part.commit(layer.digest)
     except (VerificationFailed, MalformedImage):
         part.drop()
         raise
@@ -187,37 +183,29 @@ def take_layer(
     return layer
 
 
-def _pass(
-    flow: _Flow, compression: Compression, cache: Cache, description: str, stack: ExitStack
-) -> tuple[Facts, LayerIndex, Path | None]:
-    """What the bytes are, and where their tar was unpacked to, if they were compressed."""
-    scanner, unpacked, writer = Scanner(), None, None
-    sha256 = hashlib.sha256()
-    if compression is not Compression.NONE:
-        unpacked, fd = stack.enter_context(cache.temporary("layers"))
-        writer = SparseWriter(fd)
+def _pass(flow: _Flow, compression: Compression, description: str) -> tuple[Facts, LayerIndex]:
+    """What the bytes are."""
+    scanner, sha256, size = Scanner(), hashlib.sha256(), 0
 
     def consume(piece: bytes) -> None:
         scanner.feed(piece)
-        if writer is not None:
+        if compression is not Compression.NONE:
             sha256.update(piece)
-            writer.write(piece)
 
     try:
         with Beside(consume) as beside:
             for piece in decompress(flow.read, compression, description):
+                size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
     except FormatError as error:
-        flow.digest()  # bytes that are not what was claimed are the better reason
-        if flow.claims.digest not in (None, flow.digest()):
+        if flow.claims.digest not in (None, flow.digest()):  # the better reason
             raise flow.wrong_digest() from None
         raise malformed(description, error) from None
     digest = flow.digest()
-    if writer is None:
-        return Facts(digest, digest, flow.size), index, None
-    writer.finish()
-    return Facts(digest, "sha256:" + sha256.hexdigest(), writer.size), index, unpacked
+    if compression is Compression.NONE:
+        return Facts(digest, digest, flow.size), index
+    return Facts(digest, "sha256:" + sha256.hexdigest(), size), index
 
 
 class _Flow:

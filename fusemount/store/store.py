@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.digest import Digest
@@ -199,18 +199,20 @@ class Store:
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
 
-    def tag(self, source: str, target: ImageName) -> None:
-        """Raises ImageNotFound; UsageError where the target is a digest."""
+    def tag(self, source: str, target: ImageName) -> StoredImage:
+        """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
         if target.familiar_repository == "sha256":
             raise UsageError(f"{target.familiar}: reads as an ID: no name for a tag")
+        found: list[StoredImage] = []
 
-        def work(catalog: Catalog) -> Catalog:
-            image = self.find(source)  # here: before, it could still go
-            return catalog.with_image(image.descriptor, [target.tagged()])
+        def tagged(catalog: Catalog) -> Catalog:
+            found.append(self.find(source))  # here: before, it could still go
+            return catalog.with_image(found[0].descriptor, [target.tagged()])
 
-        self.change(work)
+        entries = self.change(tagged).of(found[0].digest)
+        return replace(found[0], entries=tuple(entries))
 
     def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
         """index.json, and what is derived from it, under the lock."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from fusemount.codec import Compression
 from fusemount.digest import Digest
@@ -23,6 +23,7 @@ from fusemount.layer import LayerBlob
 from fusemount.layer.decode import StretchReader
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive
+from fusemount.sources.choose import answers
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
@@ -31,6 +32,7 @@ from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
 
+LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
 
@@ -65,21 +67,72 @@ class MediumOrigin:
             stretch.file.release()
 
 
-def load_medium(store: Store, medium: Medium, progress: Transfers) -> list[StoredImage]:
+def load_medium(
+    store: Store,
+    medium: Medium,
+    progress: Transfers,
+    *,
+    only: str | None = None,
+    named: bool = True,
+) -> list[StoredImage]:
     """All images of an archive or layout; the caller closes its files.
 
+    only: those that are meant by this name or ID.  named: they get the names that they have there.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
     were complete before that stay.
     """
+    loading = _Loading(store, medium, progress, only, named)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
         tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
         if tops:
-            return [_load_oci(store, medium, top, progress) for top in tops]
+            return loading.oci(tops)
     if not has_docker:
         raise ImageNotFound(f"{medium.label}: there is no image in it")
-    found = docker_archive.candidates(medium, ImageOptions())
-    return [_load_docker(store, candidate, progress) for candidate in _merged(found)]
+    return loading.docker(_merged(docker_archive.candidates(medium, ImageOptions())))
+
+
+@dataclass(frozen=True)
+class _Loading:
+    store: Store
+    medium: Medium
+    progress: Transfers
+    only: str | None
+    named: bool
+
+    def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
+        chosen = tops
+        if self.only is not None:
+            chosen = [top for top in tops if answers(top.names, [top.digest], self.only)]
+        if self.only is not None and not chosen:
+            ids = {
+                top.digest: [m.config.digest for m in _manifests(self.medium, top)] for top in tops
+            }
+            chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
+        self._some(chosen, [name for top in tops for name in top.names])
+        return [
+            _load_oci(self.store, self.medium, top, self._names(top.names), self.progress)
+            for top in chosen
+        ]
+
+    def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
+        chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
+        self._some(chosen, [name for c in found for name in c.names])
+        return [
+            _load_docker(self.store, c.open(c.names), self._names(c.names), self.progress)
+            for c in chosen
+        ]
+
+    def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
+        if not chosen:
+            there = ", ".join(names[:LISTED_MAX]) or "images without names"
+            raise ImageNotFound(
+                f"{self.medium.label}: no image {self.only!r} in it; it has {there}"
+            )
+
+    def _names(self, said: Sequence[str]) -> list[ImageName]:
+        called = (stored_name(text) for text in said) if self.named else ()
+        return list(dict.fromkeys(name for name in called if name is not None))
 
 
 def stored_name(text: str) -> ImageName | None:
@@ -148,10 +201,13 @@ def _manifests(medium: Medium, descriptor: Descriptor) -> Iterator[Manifest]:
 
 
 def _load_oci(
-    store: Store, medium: Medium, descriptor: Descriptor, progress: Transfers
+    store: Store,
+    medium: Medium,
+    descriptor: Descriptor,
+    names: Sequence[ImageName],
+    progress: Transfers,
 ) -> StoredImage:
-    called = (stored_name(text) for text in descriptor.names)
-    names = list(dict.fromkeys(name for name in called if name is not None))[:1]
+    names = names[:1]  # containerd's full one, which stands before the tag alone
     what = names[0].familiar if names else descriptor.digest
     with store.lease("load", what) as lease:
         bringing = Bringing(
@@ -179,10 +235,9 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
-def _load_docker(store: Store, candidate: Candidate, progress: Transfers) -> StoredImage:
-    image = candidate.open(candidate.names)
-    called = (stored_name(text) for text in candidate.names)
-    names = [name for name in called if name is not None]
+def _load_docker(
+    store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
+) -> StoredImage:
     if not image.config_bytes:
         raise MalformedImage(
             f"{image.source}: written by docker before 1.10, without a config: it can be mounted, "
@@ -224,7 +279,18 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     return layer
 
 
-def docker_manifest(config: bytes, layers: Sequence[StoredLayer]) -> bytes:
+class Described(Protocol):
+    """A layer's blob, for a manifest."""
+
+    @property
+    def digest(self) -> Digest: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def compression(self) -> Compression: ...
+
+
+def docker_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
     """The manifest of an image that came without one."""
     described: list[dict[str, Any]] = [
         {

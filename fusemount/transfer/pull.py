@@ -97,6 +97,16 @@ def _chosen(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return (interrupts or ours or leaves)[0]
 
 
+def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
+    """A repository's, in its order.  Raises ImageNotFound, RegistryError, Unauthorized."""
+
+    async def ask() -> list[str]:
+        async with await options.access.registry(name) as registry:
+            return await registry.tags(name.path)
+
+    return [ImageName(name.domain, name.path, tag) for tag in run(ask)]
+
+
 async def _pull(
     store: Store, name: ImageName, options: PullOptions, progress: Transfers,
     called: ImageName | None,

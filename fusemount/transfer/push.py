@@ -68,9 +68,14 @@ async def _push(
         async with await options.access.registry(name) as registry:
             pushing = _Pushing(store, lease, registry, name, options, progress)
             pushed = await pushing.manifest(image.descriptor, name.tag or "")
-            store.change(lambda catalog: catalog.with_image(
-                image.descriptor, [], [str(name.with_digest(pushed.digest))]
-            ))  # fmt: skip
+            known = [str(name.with_digest(pushed.digest))]
+            store.change(
+                lambda catalog: (
+                    catalog.with_image(image.descriptor, [], known)
+                    if catalog.of(image.digest)  # else it was removed meanwhile
+                    else catalog
+                )
+            )
             return pushed
 
 
