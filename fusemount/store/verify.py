@@ -70,7 +70,6 @@ class _Check:
         self._blobs()
         for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
             self._report.images += 1
-            entry = next(e for e in catalog.entries if e.digest == digest)
             names = ", ".join(e.name.familiar for e in catalog.of(digest) if e.name) or digest[:19]
             if digest not in self._good:
                 self._wrong(
@@ -78,9 +77,10 @@ class _Check:
                 )
                 continue
             size = self._layout.blob(digest).stat().st_size
-            if size != entry.descriptor.size:
-                self._wrong(f"{names}: {size} bytes, index.json says {entry.descriptor.size}")
-            self._manifest(digest, entry.descriptor.media_type, names)
+            for said in {e.descriptor.size for e in catalog.of(digest)} - {size}:
+                self._wrong(f"{names}: {size} bytes, index.json says {said}")
+            for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
+                self._manifest(digest, kind, names)
         self._derived(catalog)
         return self._report
 

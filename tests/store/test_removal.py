@@ -110,7 +110,6 @@ def test_shared_layers_stay(store: Store, tmp_path: Path) -> None:
     remove(store, "a:1")
     clean(store, images=1)
     assert len(list(store.layout.blobs.iterdir())) == 2 + 2
-    assert len(list((store.layout.cache / "layers").iterdir())) == 2
     remove(store, "b:1")
     assert_empty(store)
 
@@ -188,6 +187,7 @@ def test_prune_takes_what_crashes_left(store: Store, tmp_path: Path) -> None:
         layout.cache / "facts" / ("0" * 64 + ".json"), layout.root / ".tmp-index.json.1-2",
         layout.cache / ".tmp-summaries.json.1-2", layout.leases / "1-2",
     ):  # fmt: skip
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left")
     for name in (".tmp-" + "0" * 64 + ".1", "0" * 64):
         (layout.layerdb / name).mkdir()
