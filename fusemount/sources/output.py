@@ -140,13 +140,19 @@ class LayoutOutput:
         self._made: list[Path] = []
         with translated(path):
             try:
-                if path.is_dir() and os.listdir(path) and not (path / "oci-layout").exists():
-                    raise OSError(errno.EEXIST, "it is there and no OCI layout")
+                if path.is_dir() and not (path / "oci-layout").exists():
+                    self._check_free(path)
                 for directory in (path, path / "blobs", path / "blobs" / "sha256"):
                     self._directory(directory)
             except OSError:
                 self.leave()
                 raise
+
+    @staticmethod
+    def _check_free(path: Path) -> None:
+        """Nothing is in it, or what was left when a layout's writer was killed."""
+        if any(name != "blobs" and not name.startswith(".") for name in os.listdir(path)):
+            raise OSError(errno.EEXIST, "it is there and no OCI layout")
 
     def _directory(self, path: Path) -> None:
         try:

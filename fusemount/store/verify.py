@@ -112,16 +112,17 @@ class _Check:
         with translated(self._layout.blobs):
             names = sorted(os.listdir(self._layout.blobs))
         for name in names:
-            if name.startswith(TMP):
+            try:
+                claimed = Digest(f"sha256:{name}")
+            except ValueError:  # on its way in, or left on it
                 continue
             self._report.blobs += 1
             path = self._layout.blobs / name
             try:
-                claimed = Digest(f"sha256:{name}")
                 found = self._hash(path)
             except FileNotFoundError:  # it has just gone; an image that needs it says so
                 continue
-            except (ValueError, OSError, ImgmountError) as error:
+            except (OSError, ImgmountError) as error:
                 self._wrong(f"blobs/sha256/{name}: {error}")
                 continue
             if found == claimed:
