@@ -218,7 +218,7 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ImgmountError(f"{path}: {error.strerror}") from error
+        raise MalformedImage(f"blob {layer.digest}: {error.strerror}") from error
     try:
         size = os.fstat(fd).st_size
         description = f"layer {layer.digest}"

@@ -20,17 +20,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from interposer import Action, Call, Class, Interposer
-from storerunner import Ended, Runner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 from storecases import CASES, Case, fill, state
+from storerunner import Ended, Runner
 from storing import checked, clean
 
 from fusemount.errors import NoSpace
@@ -101,7 +98,7 @@ def wrong_afterwards(
 ) -> Iterator[str]:
     store = place.store(case)
     found = place.seen(case)
-    mismatches = checked(store).mismatches if store.layout.index.exists() else []
+    mismatches = checked(store).mismatches if store.layout.exists else []
     if mismatches:
         yield f"F1: {mismatches}"
     if found not in (before, after):
