@@ -92,13 +92,20 @@ def _repo_digests(annotations: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _name(annotations: Mapping[str, str]) -> ImageName | None:
-    for key in (CONTAINERD_NAME, REF_NAME):
-        try:
-            name = parse_name(annotations[key])
-        except (KeyError, UsageError):
-            continue
-        return name.tagged()
-    return None
+    """containerd has the tag alone as ref.name; umoci, which knows ref.name only, changes that and
+    copies the rest, so a full name that does not fit it is another entry's."""
+    full = _parsed(annotations.get(CONTAINERD_NAME))
+    ref = annotations.get(REF_NAME)
+    if full is not None and (ref in (None, "", full.tag) or _parsed(ref) == full):
+        return full
+    return _parsed(ref)
+
+
+def _parsed(text: str | None) -> ImageName | None:
+    try:
+        return parse_name(text).tagged() if text else None
+    except UsageError:
+        return None
 
 
 def _is_strange(document: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
+from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
