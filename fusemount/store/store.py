@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, MalformedImage, UsageError
+from fusemount.errors import ImageNotFound, MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
+from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, translated
 from fusemount.store.locks import Holder, Lease, locked
 from fusemount.store.summary import Summaries, Summary
@@ -170,6 +171,13 @@ class Store:
         """Before anything is brought or relied upon."""
         return Lease(self.layout, Holder(kind, os.getpid(), what, where))
 
+    def hold(self, lease: Lease, image: StoredImage) -> None:
+        """All that it needs stays from here on.  Raises ImageNotFound where it went just now."""
+        summaries = Summaries(self.layout, tolerant=True)
+        lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
+        if not Catalog.read(self.layout).of(image.digest):
+            raise ImageNotFound(f"{image.image_id[:19]}: was removed just now")
+
     def add(
         self,
         descriptor: Descriptor,
@@ -181,6 +189,8 @@ class Store:
         """
         summaries = Summaries(self.layout)
         self._check_whole(descriptor, summaries)
+        if self._learn(descriptor, summaries):
+            summaries = Summaries(self.layout)
         reached = list(summaries.reached(descriptor.digest, descriptor.media_type))
 
         def work(catalog: Catalog) -> Catalog:
@@ -198,6 +208,20 @@ class Store:
                 raise MalformedImage(
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
+
+    def _learn(self, descriptor: Descriptor, summaries: Summaries) -> bool:
+        """Layers that others brought, and nobody has measured yet."""
+        reached = summaries.reached(descriptor.digest, descriptor.media_type)
+        unknown = {
+            row.digest
+            for _, summary in reached
+            for row in summary.layers
+            if self.diff_id(row.digest) is None
+        }
+        for digest in unknown:
+            if learn(self.layout, digest) is None:
+                raise VerificationFailed(f"blob {digest} of the store {self.root}: damaged")
+        return bool(unknown)
 
     def tag(self, source: str, target: ImageName) -> StoredImage:
         """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""

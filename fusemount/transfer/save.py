@@ -44,7 +44,7 @@ def save(
         with store.lease("save", str(target.path)) as lease:
             saving = _Saving(store, output, progress)
             for image, _ in images:
-                lease.hold(saving.summaries.blobs(image.digest, image.descriptor.media_type))
+                store.hold(lease, image)
             if target.form == "docker-archive":
                 saving.docker(images)
             else:

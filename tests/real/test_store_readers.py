@@ -176,8 +176,8 @@ def test_skopeo_reads_what_is_saved(filled: Store, tmp_path: Path, form: str) ->
 def test_docker_keeps_the_same_layerdb(filled: Store, docker: Dockerd, tmp_path: Path) -> None:
     """What dockerd saves is loaded; then diff, parent and chain IDs are the same on both sides.
 
-    size is not: Docker counts the files' bytes, we the tar's.  Nor is cache-id, which names what
-    each reads a layer from.
+    size is not: Docker adds up the files' bytes, we say the tar's.  Nor is cache-id, which names
+    what each reads a layer from.
     """
     docker("load", "-q", "-i", save(filled, "ubuntu:22.04", "docker-archive", tmp_path / "out"))
     docker("save", "-o", tmp_path / "saved", "ubuntu:22.04")
@@ -195,7 +195,7 @@ def test_docker_keeps_the_same_layerdb(filled: Store, docker: Dockerd, tmp_path:
             assert read[0].exists() == read[1].exists()
             assert not read[0].exists() or read[0].read_text() == read[1].read_text()
         assert {path.name for path in ours.iterdir()} >= {"diff", "size", "cache-id"}
-        print("SIZE", (theirs / chain / "size").read_text(), (ours / "size").read_text(), (theirs / chain / "cache-id").read_text(), [p.name for p in (theirs / chain).iterdir()])
+        assert (theirs / chain / "size").read_text().isdigit()
     repositories = next((docker.base / "data/image").glob("*/repositories.json"))
     said = json.loads(repositories.read_bytes())["Repositories"]
     own = json.loads(store.layout.repositories.read_bytes())["Repositories"]
