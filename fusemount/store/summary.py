@@ -2,11 +2,16 @@
 
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
-change, so it is never stale, save for an index whose further platforms come: add() forgets it.
+change, so it is never stale: only which manifests of an index the store has is asked each time.
+What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+
+    {"version":3,"sha256":"<of the next line>"}
+    {"sha256:<manifest>":{...},...}
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +25,7 @@ from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 2
+_VERSION = 3
 _UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
@@ -73,16 +78,16 @@ class Summaries:
         self._known: dict[str, Any] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
-        with suppress(OSError, ValueError):
-            document = json.loads(layout.summaries.read_bytes())
-            if document.get("version") == _VERSION:
-                self._known = document["manifests"]
+        with suppress(OSError, ValueError, TypeError):
+            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
+            if json.loads(head) == _head(rest):
+                self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                return self._from_json(known)
+                return self._as_it_is(self._from_json(known))
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -92,7 +97,36 @@ class Summaries:
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
             self._known[digest] = asdict(summary)
             self._new = True
-        return summary
+        return self._as_it_is(summary)
+
+    def _as_it_is(self, summary: Summary) -> Summary:
+        """An index with those children only that the store has, and what they are; more may come
+        with another pull."""
+        if not summary.children:
+            return summary
+        there = tuple(d for d in summary.children if self._layout.blob(d).exists())
+        below = [s for child in there for _, s in self.reached(child)]
+        images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
+        only = images[0] if len(images) == 1 else Summary("index")
+        return Summary(
+            "index",
+            only.config,
+            max((s.created for s in images), default=""),
+            ", ".join(dict.fromkeys(s.platform for s in images)),
+            only.labels,
+            children=there,
+        )
+
+    def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
+        """What a damaged image needs at least: nobody takes that away meanwhile."""
+        try:
+            data = self._read(digest, digest)
+            document = parse_index_or_manifest(data, digest, media_type)
+        except ImgmountError:
+            return ()
+        if isinstance(document, Index):
+            return tuple(child.digest for child in document.manifests)
+        return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
         """A manifest and, of an index, all that are in it."""
@@ -110,11 +144,6 @@ class Summaries:
                 found.add(summary.config)
         return found
 
-    def forget(self, digest: Digest) -> None:
-        """It will be found out anew, and what is below it."""
-        for reached in [reached for reached, _ in self.reached(digest)]:
-            self._new |= self._known.pop(reached, None) is not None
-
     def save(self, digests: Iterable[Digest]) -> None:
         """Keeps what was found out of these and what they reach; a store that takes nothing will
         be asked again."""
@@ -122,47 +151,24 @@ class Summaries:
         known = {digest: self._known[digest] for digest in wanted if digest in self._known}
         if not self._new and len(known) == len(self._known):
             return
-        data = json.dumps({"version": _VERSION, "manifests": known}, separators=(",", ":")).encode()
+        rest = json.dumps(known, separators=(",", ":")).encode()
+        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
         with suppress(OSError):
             replace_file(self._layout.summaries, data, durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 
     def found_out(self, digest: Digest, media_type: str) -> Summary:
-        """From the blobs, whatever is remembered."""
+        """From the blobs, whatever is remembered; of an index all that it lists."""
         where = f"manifest {digest} of the store {self._layout.root}"
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
-            there = [d.digest for d in document.manifests if self._layout.blob(d.digest).exists()]
-            return self._index(tuple(dict.fromkeys(there)))
+            listed = dict.fromkeys(d.digest for d in document.manifests)
+            return Summary("index", children=tuple(listed))
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
         return self._image(document, where)
-
-    def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
-        """What a damaged image needs at least: nobody takes that away meanwhile."""
-        try:
-            data = self._read(digest, digest)
-            document = parse_index_or_manifest(data, digest, media_type)
-        except ImgmountError:
-            return ()
-        if isinstance(document, Index):
-            return tuple(child.digest for child in document.manifests)
-        return (document.config.digest, *(layer.digest for layer in document.layers))
-
-    def _index(self, children: tuple[Digest, ...]) -> Summary:
-        below = [s for child in children for _, s in self.reached(child)]
-        images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
-        only = images[0] if len(images) == 1 else Summary("index")
-        return Summary(
-            "index",
-            only.config,
-            max((s.created for s in images), default=""),
-            ", ".join(dict.fromkeys(s.platform for s in images)),
-            only.labels,
-            children=children,
-        )
 
     def _image(self, manifest: Manifest, where: str) -> Summary:
         named = f"config {manifest.config.digest}"
@@ -215,3 +221,7 @@ class Summaries:
             row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
             self._rows[key] = row
         return row
+
+
+def _head(rest: bytes) -> dict[str, Any]:
+    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}

@@ -146,11 +146,11 @@ def test_what_a_damaged_image_needs_stays(filled: StoreCommand) -> None:
     damage(filled.root, TWO_ID)
     (filled.root / "cache" / "summaries.json").unlink()
     filled("rm", "one:1", "one")
-    left = {path.name for path in (filled.root / "blobs" / "sha256").iterdir()}
-    assert {sha256(layer) for layer in OTHER} < left and len(left) == 4
     filled("prune", "-f")
-    assert len(list((filled.root / "blobs" / "sha256").iterdir())) == 4
+    left = {path.name for path in (filled.root / "blobs" / "sha256").iterdir()}
+    assert {sha256(layer) for layer in OTHER} < left
     filled("rm", "other/two:x")
+    filled("prune", "-f")
     assert not list((filled.root / "blobs" / "sha256").iterdir())
 
 

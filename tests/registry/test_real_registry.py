@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 import trio
-from conftest import Pushed, push
-from oracle import run
-from realregistry import Authority, RealRegistry, make_authority, real_registry
-from tokenserver import token_server
+from conftest import Pushed
+from realregistry import RealRegistry
 
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, RegistryError, Unauthorized, VerificationFailed
 from fusemount.image.model import OCI, Descriptor
 from fusemount.registry.client import Registry
 from fusemount.registry.credentials import Credentials
