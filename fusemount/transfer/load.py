@@ -7,12 +7,12 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from fusemount.codec import Compression
+from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
@@ -20,7 +20,7 @@ from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
-from fusemount.layer.decode import StretchReader
+from fusemount.layer.decode import StretchReader, read_at
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive
 from fusemount.sources.choose import answers
@@ -58,7 +58,7 @@ class MediumOrigin:
             why = "a foreign layer, which is not in it" if descriptor.is_foreign else "not in it"
             raise MalformedImage(f"{where}: {why}")
         reader = StretchReader(
-            stretch.file.fd, stretch.offset + offset, stretch.size - offset, where,
+            stretch.file.fd, stretch.offset + offset, max(0, stretch.size - offset), where,
             lambda _: None, False,
         )  # fmt: skip
         try:
@@ -269,14 +269,34 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
     task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
+    read: Read = reader.read
+    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+        claims = Claims(None, None, blob.diff_id)
+        read = reading(decompress(reader.read, compression, blob.description))
     with Part(store.layout, None) as part:
-        layer = take_layer(
-            store.layout, lease, part, reader.read, claims, blob.description, task.advance
-        )
+        layer = take_layer(store.layout, lease, part, read, claims, blob.description, task.advance)
     blob.file.release()
     task.done("Loaded")
     return layer
+
+
+def reading(pieces: Iterable[bytes]) -> Read:
+    """read(n) over pieces."""
+    source, rest = iter(pieces), b""
+
+    def read(n: int) -> bytes:
+        nonlocal rest
+        while not rest:
+            try:
+                rest = next(source)
+            except StopIteration:
+                return b""
+        piece, rest = rest[:n], rest[n:]
+        return piece
+
+    return read
 
 
 class Described(Protocol):
