@@ -96,8 +96,10 @@ def _name(annotations: Mapping[str, str]) -> ImageName | None:
     copies the rest, so a full name that does not fit it is another entry's."""
     full = _parsed(annotations.get(CONTAINERD_NAME))
     ref = annotations.get(REF_NAME)
-    if full is not None and (ref in (None, "", full.tag) or _parsed(ref) == full):
-        return full
+    if full is not None:
+        usual = (None, "", full.tag, full.familiar)
+        if ref in usual or _parsed(ref) == full:
+            return full
     return _parsed(ref)
 
 

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
 from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
+
+_PATIENCE = 0.05  # seconds until a part is asked for again
 
 Read = Callable[[int], bytes]
 Advance = Callable[[int], None]
@@ -54,17 +57,20 @@ class Part:
     """A blob on its way in, a context manager; nobody else writes it meanwhile.
 
     digest: as claimed; then what a broken pull left is gone on with.  size: bytes that are there.
+    waiting() is called again and again while another has it, and may raise.
     Without commit() they stay, for the next who wants that blob, unless drop() was called or
     nobody can know which blob they were to be.
     """
 
-    def __init__(self, layout: Layout, digest: Digest | None) -> None:
+    def __init__(
+        self, layout: Layout, digest: Digest | None, waiting: Callable[[], None] = lambda: None
+    ) -> None:
         self._layout, self._digest = layout, digest
         name = digest.hex if digest else f"{os.getpid()}-{os.urandom(8).hex()}"
         self.path = layout.ingest / f"{name}.part"
         self._keep, self._named = digest is not None, False
         with translated(self.path):
-            self._fd = _locked(self.path)
+            self._fd = _locked(self.path, waiting)
             self.size = os.fstat(self._fd).st_size
 
     def there(self) -> bool:
@@ -115,17 +121,25 @@ class Part:
         os.close(self._fd)
 
 
-def _locked(path: Path) -> int:
-    """Opened and locked; waits for who has it.  Raises OSError."""
+def _locked(path: Path, waiting: Callable[[], None]) -> int:
+    """Opened and locked; waits for who has it.  Raises OSError, and what waiting() raises.
+
+    It asks again and again: a thread that sleeps in flock() hears of no interrupt.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             st, there = os.fstat(fd), os.stat(path)
             if (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
                 return fd
         except FileNotFoundError:
             pass  # who had it has finished
+        except BlockingIOError:
+            os.close(fd)
+            waiting()
+            time.sleep(_PATIENCE)
+            continue
         except BaseException:
             os.close(fd)
             raise

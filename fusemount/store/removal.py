@@ -45,8 +45,8 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     """
     layout = store.layout
     with translated(layout.root), locked(layout, exclusive=True):
-        image = store.find(text)
-        catalog, _, summaries = store.read()
+        catalog, summaries = Catalog.read(layout), Summaries(layout, tolerant=True)
+        image = store.find(text, catalog, summaries)
         gone = _entries(store, catalog, image, text, force)
         last = len(gone) == len(image.entries)
         held = living(layout)
@@ -64,7 +64,7 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
         if last:
             others = {entry.digest for entry in after.entries}
             _take(store, [image.digest], others, summaries, held, removed)
-        store.derive(after)
+        store.derive(after, summaries)
     return removed
 
 
@@ -275,7 +275,7 @@ def prune(
         others = {entry.digest for entry in after.entries}
         _take(store, [image.digest for image in going], others, summaries, held, removed)
         removed.freed += collect(store, after, held)
-        store.derive(after)
+        store.derive(after, summaries)
     return removed
 
 

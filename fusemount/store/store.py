@@ -96,12 +96,14 @@ class Store:
         ]
         return catalog, images, summaries
 
-    def find(self, text: str) -> StoredImage:
+    def find(
+        self, text: str, catalog: Catalog | None = None, summaries: Summaries | None = None
+    ) -> StoredImage:
         """By name (`:latest` where no tag is given), NAME@DIGEST, or the start of an ID or of a
         manifest's digest.  Raises ImageNotFound, which says what there is, or UsageError."""
-        catalog = Catalog.read(self.layout)
+        catalog = catalog or Catalog.read(self.layout)
+        summaries = summaries or Summaries(self.layout, tolerant=True)
         entries = self.called(catalog, text)
-        summaries = Summaries(self.layout, tolerant=True)
         if not entries:
             return self._by_id(text, catalog, summaries)
         digest = entries[-1].digest
@@ -254,9 +256,9 @@ class Store:
             self.derive(after)
         return after
 
-    def derive(self, catalog: Catalog) -> None:
+    def derive(self, catalog: Catalog, summaries: Summaries | None = None) -> None:
         """repositories.json and the summaries."""
-        summaries = Summaries(self.layout, tolerant=True)
+        summaries = summaries or Summaries(self.layout, tolerant=True)
         data = repositories_json(catalog, summaries)
         with translated(self.layout.repositories):
             old = b""

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from fusemount.digest import Digest, chain_ids
@@ -64,7 +65,7 @@ class Summary:
         """Of its layers' tars: what it takes when it is seen."""
         return sum(layer.archive_size or layer.size for layer in self.layers)
 
-    @property
+    @cached_property
     def chain(self) -> tuple[Digest, ...]:
         return chain_ids([layer.diff_id for layer in self.layers])
 
@@ -76,6 +77,7 @@ class Summaries:
         self._layout = layout
         self._tolerant = tolerant
         self._known: dict[str, Any] = {}
+        self._read_once: dict[Digest, Summary] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
         with suppress(OSError, ValueError, TypeError):
@@ -84,10 +86,14 @@ class Summaries:
                 self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
+        summary = self._read_once.get(digest)
+        if summary is not None:
+            return self._as_it_is(summary)
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                return self._as_it_is(self._from_json(known))
+                self._read_once[digest] = self._from_json(known)
+                return self._as_it_is(self._read_once[digest])
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -95,7 +101,7 @@ class Summaries:
                 raise
             return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
-            self._known[digest] = asdict(summary)
+            self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
         return self._as_it_is(summary)
 

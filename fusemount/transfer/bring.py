@@ -167,7 +167,7 @@ class Bringing:
         if "encrypted" in descriptor.media_type:
             raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
-        with Part(layout, descriptor.digest) as part:
+        with Part(layout, descriptor.digest, self._go_on) as part:
             if part.there() and self._is_known(descriptor, diff_id, where):
                 part.drop()
                 task.done("Already exists")
@@ -202,11 +202,14 @@ class Bringing:
 
     def _unless_stopped(self, read: Read) -> Read:
         def reading(n: int) -> bytes:
-            if self._stop.is_set():
-                raise Stopped("stopped")
+            self._go_on()
             return read(n)
 
         return reading
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("stopped")
 
     def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
         """A blob that is there was verified when we brought it; one that others wrote is now.

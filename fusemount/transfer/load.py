@@ -7,12 +7,12 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
@@ -68,7 +68,7 @@ class MediumOrigin:
             why = "a foreign layer, which is not in it" if descriptor.is_foreign else "not in it"
             raise MalformedImage(f"{where}: {why}")
         reader = StretchReader(
-            stretch.file.fd, stretch.offset + offset, stretch.size - offset, where,
+            stretch.file.fd, stretch.offset + offset, max(0, stretch.size - offset), where,
             lambda _: None, False,
         )  # fmt: skip
         try:
@@ -291,11 +291,14 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
         task.done("Already exists")
         return there
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
+    read: Read = reader.read
+    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+        claims = Claims(None, None, blob.diff_id)
+        read = reading(decompress(reader.read, compression, blob.description))
     with Part(store.layout, None) as part:
-        layer = take_layer(
-            store.layout, lease, part, reader.read, claims, blob.description, task.advance
-        )
+        layer = take_layer(store.layout, lease, part, read, claims, blob.description, task.advance)
     blob.file.release()
     task.done("Loaded")
     return layer
@@ -316,6 +319,23 @@ def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     if size != blob.size:
         return None
     return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
+
+
+def reading(pieces: Iterable[bytes]) -> Read:
+    """read(n) over pieces."""
+    source, rest = iter(pieces), b""
+
+    def read(n: int) -> bytes:
+        nonlocal rest
+        while not rest:
+            try:
+                rest = next(source)
+            except StopIteration:
+                return b""
+        piece, rest = rest[:n], rest[n:]
+        return piece
+
+    return read
 
 
 class Described(Protocol):

@@ -20,7 +20,7 @@ from fusemount.settings import Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
+from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest, reading
 
 
 class StoreWriter:
@@ -47,7 +47,7 @@ class StoreWriter:
 
     def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
         """A new layer from the bytes of its tar; compression is NONE here."""
-        return self._take(_reading(pieces), Claims(), "the new layer")
+        return self._take(reading(pieces), Claims(), "the new layer")
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
         """A layer of another image, as it stands there."""
@@ -91,21 +91,3 @@ def _compression(blob: LayerBlob) -> Compression:
     from fusemount.layer.decode import read_at
 
     return detect(read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description))
-
-
-def _reading(pieces: Iterable[bytes]) -> Read:
-    """read(n) over pieces."""
-    source = iter(pieces)
-    rest = b""
-
-    def read(n: int) -> bytes:
-        nonlocal rest
-        while not rest:
-            try:
-                rest = next(source)
-            except StopIteration:
-                return b""
-        piece, rest = rest[:n], rest[n:]
-        return piece
-
-    return read

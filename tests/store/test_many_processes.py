@@ -28,15 +28,18 @@ def test_random_verbs_of_eight_processes(tmp_path: Path, seed: int) -> None:
 def _together(count: int, work: object, *arguments: object) -> None:
     """work() in so many processes, which begin at one moment."""
     context = multiprocessing.get_context("fork")
-    gate = context.Barrier(count)
+    gate, opened = os.pipe()
 
     def begin() -> None:
-        gate.wait(20)
+        os.close(opened)
+        os.read(gate, 1)
         work(*arguments)  # type: ignore[operator]
 
     workers = [context.Process(target=begin) for _ in range(count)]
     for worker in workers:
         worker.start()
+    os.close(opened)
+    os.close(gate)
     for worker in workers:
         worker.join(30)
     _all_well(workers)
@@ -108,8 +111,8 @@ def test_a_load_beside_removals_stays_whole(store: Store, tmp_path: Path) -> Non
             remove(store, "a0:1")
             prune(store)
 
-    gate = multiprocessing.get_context("fork")
-    workers = [gate.Process(target=work) for work in (loading, removing)]
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work) for work in (loading, removing)]
     for worker in workers:
         worker.start()
     for worker in workers:
