@@ -13,8 +13,6 @@ from fusemount.imagename import parse_name
 
 class StoredLayer(Protocol):
     @property
-    def size(self) -> int: ...
-    @property
     def digest(self) -> Digest | None: ...
     @property
     def media_type(self) -> str: ...
@@ -41,15 +39,17 @@ class DescribedImage(Protocol):
     @property
     def repo_tags(self) -> tuple[str, ...]: ...
     @property
-    def repo_digests(self) -> tuple[str, ...]: ...
+    def repo_digests(self) -> tuple[str, ...] | None: ...
     @property
     def layers(self) -> Sequence[StoredLayer]: ...
+    @property
+    def layer_sizes(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
 class HistoryRow:
     """One line of `history`.  size: bytes of the layer's tar in a store, elsewhere of the layer as
-    the image has it."""
+    the image stores it (layer_sizes)."""
 
     created: str
     created_by: str
@@ -72,7 +72,7 @@ def docker_inspect(
     return {
         "Id": image.image_id,
         "RepoTags": list(image.repo_tags),
-        "RepoDigests": _repo_digests(image) if kept is None else _known_digests(image),
+        "RepoDigests": _repo_digests(image),
         "Parent": "",
         "Comment": _text(document.get("comment")),
         "Created": config.created,
@@ -94,22 +94,22 @@ def docker_inspect(
 
 def _sizes(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[int]:
     if kept is None:
-        return [layer.size for layer in image.layers]
-    return [own.archive_size or layer.size for layer, own in zip(image.layers, kept, strict=True)]
+        return list(image.layer_sizes)
+    return [own.archive_size or size for size, own in zip(image.layer_sizes, kept, strict=True)]
 
 
 def _layers(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[dict[str, Any]]:
-    """Digest: of the blob, "" where the image says none (a docker-archive)."""
+    """Digest: of the blob, "" where the image says none (a docker-archive, unpacked layers)."""
     diff_ids = image.config.diff_ids
-    chain = chain_ids(diff_ids)
+    chain, blobs = chain_ids(diff_ids), image.layers if len(image.layers) == len(diff_ids) else ()
     found = []
-    for i, layer in enumerate(image.layers[: len(diff_ids)]):
+    for i, (diff_id, size) in enumerate(zip(diff_ids, image.layer_sizes, strict=False)):
         row: dict[str, Any] = {
-            "DiffID": diff_ids[i],
+            "DiffID": diff_id,
             "ChainID": chain[i],
-            "Digest": layer.digest or "",
-            "MediaType": layer.media_type,
-            "Size": layer.size,
+            "Digest": (blobs[i].digest or "") if blobs else "",
+            "MediaType": blobs[i].media_type if blobs else "",
+            "Size": size,
         }
         if kept is not None:
             row |= {"ArchiveSize": kept[i].archive_size, "CacheID": kept[i].cache_id}
@@ -122,6 +122,8 @@ def _text(value: object) -> str:
 
 
 def _repo_digests(image: DescribedImage) -> list[str]:
+    if image.repo_digests is not None:
+        return [parse_name(text).familiar for text in image.repo_digests]
     if image.manifest_digest is None:
         return []
     # a name alone ("latest", as skopeo writes) says no repository
@@ -129,11 +131,6 @@ def _repo_digests(image: DescribedImage) -> list[str]:
     repositories = (tag.partition("@")[0] for tag in tags)
     plain = {_without_tag(repository) for repository in repositories}
     return [f"{name}@{image.manifest_digest}" for name in sorted(plain)]
-
-
-def _known_digests(image: DescribedImage) -> list[str]:
-    """Of an image of a store: where registries were seen to have it, in docker's short form."""
-    return [parse_name(text).familiar for text in image.repo_digests]
 
 
 def _without_tag(name: str) -> str:

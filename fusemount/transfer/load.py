@@ -7,7 +7,7 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -38,6 +38,7 @@ from fusemount.store.intake import (
 )
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
+from fusemount.transfer.unpacked import reading, take_unpacked
 
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
@@ -252,6 +253,17 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
+def load_opened(
+    store: Store, image: Image, progress: Transfers, *, named: bool = True
+) -> StoredImage:
+    """An image that was chosen and opened; named: it gets the names that it has there."""
+    names = []
+    for tag in image.repo_tags if named else ():
+        with suppress(UsageError):  # other programs may take for a name what is none
+            names.append(parse_name(tag).tagged())
+    return _load_docker(store, image, names, progress)
+
+
 def _load_docker(
     store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
 ) -> StoredImage:
@@ -280,7 +292,7 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
         if key not in taken or blob.size == 0:
             taken[key] = _take(store, lease, blob, progress)
         found.append(taken[key])
-    return found
+    return found + [take_unpacked(store, lease, layer, progress) for layer in image.unpacked]
 
 
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
@@ -319,23 +331,6 @@ def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     if size != blob.size:
         return None
     return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
-
-
-def reading(pieces: Iterable[bytes]) -> Read:
-    """read(n) over pieces."""
-    source, rest = iter(pieces), b""
-
-    def read(n: int) -> bytes:
-        nonlocal rest
-        while not rest:
-            try:
-                rest = next(source)
-            except StopIteration:
-                return b""
-        piece, rest = rest[:n], rest[n:]
-        return piece
-
-    return read
 
 
 class Described(Protocol):
