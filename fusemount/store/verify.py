@@ -23,7 +23,7 @@ from fusemount.layer.progress import Progress
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.intake import Measured, measure
-from fusemount.store.layout import OCI_LAYOUT, TMP, translated
+from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
 from fusemount.store.locks import Lease, living, locked
 from fusemount.store.removal import facts_of, is_at_work
 from fusemount.store.store import Store, repositories_json
@@ -110,7 +110,7 @@ class _Check:
 
     def _blobs(self) -> None:
         with translated(self._layout.blobs):
-            names = sorted(os.listdir(self._layout.blobs))
+            names = names_in(self._layout.blobs)
         for name in names:
             try:
                 claimed = Digest(f"sha256:{name}")
@@ -322,11 +322,11 @@ class _Check:
             (layout.blobs, reached), (layout.diff_ids, reached), (layout.layerdb, chains),
         ):  # fmt: skip
             where = directory.relative_to(layout.root)
-            found += [f"{where}/{name}" for name in sorted(set(os.listdir(directory)) - known)]
-        parts = sorted(os.listdir(layout.ingest))
+            found += [f"{where}/{name}" for name in sorted(set(names_in(directory)) - known)]
+        parts = names_in(layout.ingest)
         found += [f"ingest/{n}" for n in parts if not is_at_work(layout.ingest / n)]
         for directory in (layout.root, layout.cache):
-            found += sorted(n for n in os.listdir(directory) if n.startswith(TMP))
+            found += sorted(n for n in names_in(directory) if n.startswith(TMP))
         return found
 
 

@@ -216,6 +216,21 @@ def test_what_is_full_can_still_be_emptied(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_layout_of_others_is_a_store(tmp_path: Path) -> None:
+    """It has blobs and names, and nothing else of what we keep."""
+    specs = [ImageSpec([layer("base"), layer(tag)], tags=[tag]) for tag in ("a:1", "b:1")]
+    store = Store(oci_layout(tmp_path / "theirs", images=specs))
+    assert names(store) == {"a:1", "b:1"}
+    clean(store, images=2)
+    assert usage(store).orphans == 0
+    remove(store, "a:1")
+    clean(store, images=1)
+    store.tag("b:1", parse_name("c:1"))
+    prune(store, everything=True)
+    clean(store, images=0)
+    assert not list(store.layout.blobs.iterdir())
+
+
 # ---- leases -------------------------------------------------------------------------------
 
 
