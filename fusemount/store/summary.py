@@ -110,11 +110,15 @@ class Summaries:
         return replace(summary, children=there)
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """A manifest and, of an index, all that are in it."""
-        summary = self.of(digest, media_type)
-        yield digest, summary
-        for child in summary.children:
-            yield from self.reached(child)
+        """A manifest and, of an index, all that are in it, each once."""
+        seen, waiting = {digest}, [(digest, media_type)]
+        while waiting:
+            each, media_type = waiting.pop()
+            summary = self.of(each, media_type)
+            yield each, summary
+            new = [child for child in summary.children if child not in seen]
+            seen.update(new)
+            waiting += [(child, "") for child in reversed(new)]
 
     def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
         """All that it needs, itself included."""

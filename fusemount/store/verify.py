@@ -61,6 +61,7 @@ class _Check:
         self._summaries = Summaries(store.layout, tolerant=True)
         self._layers: dict[Digest, Measured | None] = {}
         self._good: set[Digest] = set()
+        self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
@@ -144,6 +145,9 @@ class _Check:
     # ---- images -------------------------------------------------------------------------------
 
     def _manifest(self, digest: Digest, media_type: str, names: str) -> None:
+        if (digest, media_type) in self._seen:
+            return
+        self._seen.add((digest, media_type))
         self._reached.add(digest)
         data = self._layout.blob(digest).read_bytes()
         try:

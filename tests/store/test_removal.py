@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ from storing import checked, clean, files, layer, load, names
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageInUse, ImageNotFound
+from fusemount.image.model import Descriptor
 from fusemount.imagename import parse_name
 from fusemount.store import Store, StoredImage
-from fusemount.store.intake import Part
+from fusemount.store.intake import Part, put_document
 from fusemount.store.locks import MOUNT, living, locked
 from fusemount.store.removal import prune, remove, users
 from fusemount.store.summary import Summaries
@@ -160,6 +162,40 @@ def test_beside_a_damaged_image_nothing_goes_that_may_be_its_own(
     manifest.write_bytes(data)
     stale = ["repositories.json: not what index.json says"]  # it had no ID for the damaged one
     assert checked(store).mismatches == stale
+    prune(store)
+    clean(store, images=1)
+
+
+def test_a_damaged_image_can_be_removed(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "bad:1", "base")
+    brought(store, tmp_path, "good:1", "base", "good")
+    store.layout.blob(image.digest).write_bytes(b"{")
+    store.layout.summaries.unlink()
+    assert store.find("bad:1").summary.what == "damaged"
+    assert usage(store).images[0].mounts == 0
+    assert remove(store, "bad:1").untagged == ["bad:1"]
+    prune(store)
+    clean(store, images=1)
+
+
+def test_indexes_within_indexes_are_seen_once(store: Store, tmp_path: Path) -> None:
+    """Thirty levels, each of which leads twice to the next: a billion ways to one image."""
+    image = brought(store, tmp_path, "a:1", "x")
+    kind = "application/vnd.oci.image.index.v1+json"
+    below = [{"mediaType": image.descriptor.media_type, "digest": image.digest,
+              "size": image.descriptor.size}]  # fmt: skip
+    for level in range(30):
+        above = []
+        for side in "ab":
+            head = {"schemaVersion": 2, "mediaType": kind, "annotations": {"l": f"{level}{side}"}}
+            data = json.dumps(head | {"manifests": below}).encode()
+            digest = put_document(store.layout, data)
+            above.append({"mediaType": kind, "digest": digest, "size": len(data)})
+        below = above
+    top = Descriptor(kind, Digest(str(below[0]["digest"])), int(str(below[0]["size"])))
+    store.add(top, [parse_name("deep:1")])
+    assert len(Summaries(store.layout).blobs(top.digest)) == 30 * 2 - 1 + 3
+    remove(store, "deep:1")
     prune(store)
     clean(store, images=1)
 

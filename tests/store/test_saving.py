@@ -71,6 +71,17 @@ def test_through_other_forms_to_the_same_archive(store: Store, tmp_path: Path, f
     assert save(second, "a:1", "docker-archive", tmp_path / "again").read_bytes() == wanted
 
 
+@pytest.mark.parametrize("wrap", ["gzip", "zstd", "xz", "bzip2"])
+@pytest.mark.parametrize("writer", [docker_archive, oci_archive])
+def test_a_compressed_archive_is_the_same_image(
+    store: Store, tmp_path: Path, writer: Callable[..., Path], wrap: str
+) -> None:
+    load(store, writer(tmp_path / "plain", LAYERS, tags=["a:1"]))
+    (image,) = load(store, writer(tmp_path / "wrapped", LAYERS, tags=["b:1"], wrap=wrap))
+    assert {name.familiar for name in image.names} == {"a:1", "b:1"}
+    clean(store, images=1)
+
+
 @pytest.mark.parametrize("form", ["oci-archive", "oci"])
 def test_an_index_is_saved_whole(store: Store, tmp_path: Path, form: str) -> None:
     images = [
