@@ -54,14 +54,11 @@ class LayerIndex:
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 def scan_directory(
-    fd: int,
-    uids: Sequence[tuple[int, int, int]] = ...,
-    gids: Sequence[tuple[int, int, int]] = ...,
-    squash_uid: int = -1,
-    squash_gid: int = -1,
+    fd: int, user_marks: bool = False, trusted_marks: bool = False, /
 ) -> tuple[LayerIndex, int, bytes]:
     """A directory as a layer (native/dirscan.h), how many of its directories may not be read, and
-    one of them. ids: (first on disk, first shown, count); squash: all shown as that one.
+    one of them. user_marks: obey `user.overlay.` alone, whatever its root has. trusted_marks:
+    user.overlay xattrs are data, unless the root has one.
 
     Raises FormatError; OSError whose filename is the name at fault, in the layer.
     """
@@ -105,6 +102,16 @@ class Tree:
     def add_layer(
         self, index: LayerIndex, fd: int, offset: int, follow_symlink_parents: bool = False
     ) -> None: ...  # FormatError; releases the GIL
+    def set_owners(
+        self,
+        uids: Sequence[tuple[int, int, int]],  # (first stored, first shown, count)
+        gids: Sequence[tuple[int, int, int]],
+        squash_uid: int,  # all are shown as that one; -1: no
+        squash_gid: int,
+        /,
+    ) -> None: ...  # native/idmap.h; all ids here, but those of shown and stored, are stored ones
+    def shown(self, uid: int, gid: int, /) -> tuple[int, int]: ...
+    def stored(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def seal(self) -> None: ...
     def check(self) -> None: ...  # OSError EUCLEAN with the broken invariant
     @property
@@ -277,6 +284,7 @@ def pivot_root(new_root: _Path, put_old: _Path, /) -> None: ...
 def unshare(flags: int, /) -> None: ...
 def setns(fd: int, nstype: int, /) -> None: ...
 def syncfs(fd: int, /) -> None: ...
+def caller_keeps_set_id(uid: int, /) -> bool: ...
 def caller_loses(caller: tuple[int, int, int], mode: int, gid: int, /) -> int: ...
 def fallocate(fd: int, mode: int, offset: int, length: int, /) -> None: ...
 def set_pdeathsig(signal: int, /) -> None: ...

@@ -42,10 +42,10 @@ IdRange = tuple[int, int, int]  # first on disk, first shown, how many
 
 @dataclass(frozen=True)
 class Owners:
-    """Who is shown as the owner of what stands in a directory layer.
+    """Who is shown as the owner of what stands in directory layers and upper.
 
-    Ids in no range are shown as 65534; without ranges they are shown as they are.
-    squash_uid, squash_gid: all are shown as that one; -1: no.
+    Ids in no range are shown as 65534, and stored as that when they are given; without ranges they
+    are what they are.  squash_uid, squash_gid: all are shown as that one; -1: no.
     """
 
     uids: tuple[IdRange, ...] = ()
@@ -61,12 +61,10 @@ class ImageOptions:
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
     verify: hash config, blobs and layers.
-    owners: of what stands in directory layers.
     """
 
     platform: Platform | None = None
     verify: bool = True
-    owners: Owners = Owners()
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,7 @@ class MountOptions:
     overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
     metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
     by a mark.  volatile: what is written need not last if the machine fails.
+    owners: how ids are shown, and stored.  userxattr: overlay marks are `user.overlay.*`.
     ignored: words of -o that nobody knows, for the log.
     """
 
@@ -98,8 +97,10 @@ class MountOptions:
     threads: int | None = None
     push: bool = True
     overlay: bool = False
-    metacopy: bool = True
-    redirect: bool = True
+    metacopy: bool | None = None
+    redirect: bool | None = None
     volatile: bool = False
+    owners: Owners = Owners()
+    userxattr: bool = False
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

@@ -18,6 +18,11 @@ typedef struct img_caller {
 /* No: also when it cannot be found out. */
 bool img_caller_in_group(const img_caller *caller, uint32_t gid);
 
+/* Whether their writes leave set-id bits alone: CAP_FSETID counts in the first user namespace alone
+ * (fs/attr.c, setattr_should_drop_suidgid), where it is taken of root; in another one nobody's do.
+ */
+bool img_caller_keeps_set_id(const img_caller *caller);
+
 /* The set-id bits of mode that a write, a truncation or a chown takes from who has no CAP_FSETID:
  * set-gid that group members may not use to execute means locking, and stays with members of the
  * file's group (fs/attr.c, setattr_should_drop_sgid, since Linux 6.2). */

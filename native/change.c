@@ -104,6 +104,12 @@ static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
     return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;
 }
 
+static void unmake(const making *m) {
+    if (m->fd >= 0)
+        (void)close(m->fd);
+    (void)unlinkat(m->dir, m->name, S_ISDIR(m->mode) ? AT_REMOVEDIR : 0);
+}
+
 static int make_object(making *m) {
     int result = 0;
     m->fd = -1;
@@ -120,9 +126,12 @@ static int make_object(making *m) {
     }
     if (result < 0)
         return -errno;
-    result =
-        m->fd >= 0 ? fstat(m->fd, &m->st) : fstatat(m->dir, m->name, &m->st, AT_SYMLINK_NOFOLLOW);
-    return result < 0 ? -errno : 0;
+    result = m->fd >= 0 ? fstat(m->fd, &m->st) : stat_of(m->dir, m->name, &m->st);
+    if (result == 0)
+        return 0;
+    result = -errno;
+    unmake(m);
+    return result;
 }
 
 /* Gives it the owner and mode that it was not made with: chown first, which drops set-id bits. */
@@ -140,12 +149,6 @@ static int settle(making *m) {
     return (m->fd >= 0 ? fchmod(m->fd, mode) : fchmodat(m->dir, m->name, mode, 0)) < 0 ? -errno : 0;
 }
 
-static void unmake(const making *m) {
-    if (m->fd >= 0)
-        (void)close(m->fd);
-    (void)unlinkat(m->dir, m->name, S_ISDIR(m->mode) ? AT_REMOVEDIR : 0);
-}
-
 /* Makes it at its place, in one step that shows: complete, or not at all. */
 static int make_at(img_upper *upper, const img_spot *at, int dir, making *m, bool direct) {
     char stage[IMG_STAGE_BYTES];
@@ -156,10 +159,10 @@ static int make_at(img_upper *upper, const img_spot *at, int dir, making *m, boo
         m->name = stage;
     }
     int result = make_object(m);
-    if (result < 0 && m->fd < 0)
+    if (result < 0)
         return result;
-    bool unlike = result == 0 && (m->st.st_uid != m->uid || m->st.st_gid != m->gid ||
-                                  (m->st.st_mode != m->mode && !S_ISLNK(m->mode)));
+    bool unlike = (m->st.st_uid != m->uid || m->st.st_gid != m->gid ||
+                   (m->st.st_mode != m->mode && !S_ISLNK(m->mode)));
     if (unlike)
         result = settle(m);
     if (result == 0 && !direct)

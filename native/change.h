@@ -126,7 +126,7 @@ bool img_is_xattr_name(const char *name);
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
                   bool cached, const img_caller *kill);
 /* fallocate(2). IMG_DECLINED: not in the upper. kill: as above; the kernel does not ask for it
- * here, so all who are not root do. */
+ * here, so it is on for all whose writes take them. */
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
                  const img_caller *kill);
 /* copy_file_range(2) into a file of the upper, from one or from a layer's file. kill: as above.

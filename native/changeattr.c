@@ -35,7 +35,8 @@ static int strip_override(int fd, uint32_t bits) {
 static int strip_set_id(img_upper *upper, img_id id, int fd, const img_caller *caller) {
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
-    uint32_t mode = node && S_ISREG(node->mode) ? node->mode : 0, gid = node ? node->gid : 0;
+    uint32_t mode = node && S_ISREG(node->mode) ? node->mode : 0;
+    uint32_t gid = node ? img_id_shown(&upper->tree->owners.gids, node->gid) : 0;
     unlock(upper);
     uint32_t bits = img_caller_loses(caller, mode, gid);
     if (!bits)
@@ -124,7 +125,11 @@ static int set_owner(const object *o, const img_set *set) {
     return result < 0 ? -errno : 0;
 }
 
-static int set_mode(const object *o, uint32_t mode) {
+static int set_mode(const object *o, uint32_t mode, bool chowned) {
+    struct stat st; /* chown(2) may have made it what it shall be, and a step less cannot fail */
+    bool known = chowned && (o->fd >= 0 ? fstat(o->fd, &st) : stat_of(o->dir, o->name, &st)) == 0;
+    if (known && (st.st_mode & 07777) == mode)
+        return 0;
     int result = o->fd >= 0 ? fchmod(o->fd, mode) : fchmodat(o->dir, o->name, mode, 0);
     return result < 0 ? -errno : 0;
 }
@@ -177,7 +182,7 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
         }
     }
     if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
-        result = set_mode(o, set->mode & 07777);
+        result = set_mode(o, set->mode & 07777, set->what & OWNER);
     return result;
 }
 
@@ -293,11 +298,12 @@ static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
 /* R. chown(2) with -1 and -1 reaches us as nothing at all: what it does beside (set-id bits, ctime)
  * a chown to the same owner does too.  A write of somebody else's that takes set-id bits is such a
  * nothing as well, followed by the WRITE that takes them; fastname.c tells them apart. */
-static img_set same_owner(const img_node *node, const img_set *set) {
+static img_set same_owner(const img_tree *tree, img_id id, const img_set *set) {
+    const img_node *node = img_tree_node(tree, id);
     img_set same = *set;
     same.what &= ~(unsigned)IMG_SAME_OWNER;
     if (set->what & IMG_SAME_OWNER && node && node->flags & IMG_NODE_UPPER &&
-        (set->caller.uid == 0 || set->caller.uid == node->uid)) {
+        (set->caller.uid == 0 || set->caller.uid == img_id_shown(&tree->owners.uids, node->uid))) {
         same.what |= OWNER;
         same.uid = node->uid;
         same.gid = node->gid;
@@ -308,7 +314,7 @@ static img_set same_owner(const img_node *node, const img_set *set) {
 int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     img_node before = {0};
     lock_write(upper);
-    const img_set wanted = same_owner(img_tree_node(upper->tree, id), what), *set = &wanted;
+    const img_set wanted = same_owner(upper->tree, id, what), *set = &wanted;
     int result = where(upper, id, set);
     if (result == IN_TREE)
         set_in_tree(img_node_at(upper->tree, id), set);

@@ -33,6 +33,11 @@ bool img_is_xattr_name(const char *name) {
     return false;
 }
 
+/* A prefix with nothing behind it, which other file systems do not take for a name. */
+static bool is_bare(const char *name) {
+    return !strcmp(name, "user.") || !strcmp(name, "trusted.") || !strcmp(name, "security.");
+}
+
 /* R. 0, IMG_DECLINED, or an errno. */
 static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
                    const char *value, int flags, bool *raise) {
@@ -45,10 +50,11 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     bool there = node->xattr_bytes && img_node_xattr(node, name, len, &found_len);
     if (there && value && flags & XATTR_CREATE)
         return -EEXIST;
+    int unknown = img_is_xattr_name(name) ? 0 : is_bare(name) ? -EINVAL : -EOPNOTSUPP;
     if (!there && (!value || flags & XATTR_REPLACE))
-        return img_is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
-    if (!there && !img_is_xattr_name(name))
-        return -EOPNOTSUPP;
+        return unknown ? unknown : -ENODATA;
+    if (!there && unknown)
+        return unknown;
     bool nameless = id != IMG_ROOT && !node->names;
     if (!upper->options.owners ||
         (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))

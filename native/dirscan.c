@@ -19,7 +19,6 @@
 #define PREFIX ".wh."
 #define META ".wh..wh."
 #define OPAQUE ".wh..wh..opq"
-#define NOBODY 65534u
 
 typedef struct directory { /* one that is to be listed */
     uint32_t path;         /* in the pool */
@@ -82,15 +81,6 @@ static int grow(void **array, size_t n, size_t *size, size_t item) {
 
 /* ---- what is there ------------------------------------------------------------------------ */
 
-static uint32_t mapped(const img_id_map *map, uint32_t id) {
-    if (map->squash >= 0)
-        return (uint32_t)map->squash;
-    for (size_t i = 0; i < map->n; i++)
-        if (id - map->ranges[i].first < map->ranges[i].count)
-            return map->ranges[i].shown + (id - map->ranges[i].first);
-    return map->n ? NOBODY : id;
-}
-
 static int look(int fd, const char *name, struct statx *st) {
     const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
     return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, st) < 0 ? -errno : 0;
@@ -117,14 +107,15 @@ static uint8_t kind_of(uint32_t mode) {
 
 static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
     const img_dirmarks *marks = &s->marks;
-    uint32_t uid = st->stx_uid, gid = st->stx_gid;
     e->mode = st->stx_mode;
+    e->uid = st->stx_uid;
+    e->gid = st->stx_gid;
     e->rdev_major = st->stx_rdev_major;
     e->rdev_minor = st->stx_rdev_minor;
     if (marks->owned && !S_ISLNK(st->stx_mode)) {
         uint32_t type = marks->mode & S_IFMT;
-        uid = marks->uid;
-        gid = marks->gid;
+        e->uid = marks->uid;
+        e->gid = marks->gid;
         /* only a file can stand for what could not be made */
         e->mode = (marks->mode & 07777) |
                   (type && S_ISREG(st->stx_mode) && !S_ISDIR(type) ? type : st->stx_mode & S_IFMT);
@@ -133,8 +124,6 @@ static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
             e->rdev_minor = marks->rdev_minor;
         }
     }
-    e->uid = mapped(&s->scan->uids, uid);
-    e->gid = mapped(&s->scan->gids, gid);
     e->kind = kind_of(e->mode);
     e->mtime_s = st->stx_mtime.tv_sec;
     e->mtime_ns = st->stx_mtime.tv_nsec;
@@ -478,7 +467,9 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     err->member[0] = '\0';
     scan->unreadable = 0;
     img_builder_init(&s.builder);
-    s.prefixes = img_dirmarks_prefixes(fd);
+    s.prefixes = scan->user_marks ? IMG_MARKS_USER : img_dirmarks_prefixes(fd);
+    if (scan->trusted && !scan->user_marks && s.prefixes & IMG_MARKS_TRUSTED)
+        s.prefixes = IMG_MARKS_TRUSTED;
     int result = put_root(&s);
     while (result == 0 && s.n_waiting) {
         s.here = s.waiting[--s.n_waiting];

@@ -19,21 +19,9 @@
 #include "error.h"
 #include "index.h"
 
-/* Ids as they are on disk, first .. first + count - 1, are shown from shown on. */
-typedef struct img_id_range {
-    uint32_t first, shown, count;
-} img_id_range;
-
-/* As fuse-overlayfs(1) has them. An id in no range is shown as 65534; no ranges: as it is.
- * squash: all are shown as that one; -1: no. */
-typedef struct img_id_map {
-    const img_id_range *ranges; /* borrowed */
-    size_t n;
-    int64_t squash;
-} img_id_map;
-
 typedef struct img_dirscan {
-    img_id_map uids, gids;
+    bool user_marks;            /* obey `user.overlay.` alone, as overlayfs does with userxattr */
+    bool trusted;               /* without a mark on the root, a user's xattrs are data */
     uint64_t unreadable;        /* out: directories that may not be read */
     char first_unreadable[256]; /* out: one of them, cut */
 } img_dirscan;

@@ -89,7 +89,7 @@ fast_handler fast_create, fast_mknod, fast_mkdir, fast_symlink, fast_link, fast_
 
 img_caller fast_caller(const fast_request *req);
 /* R. */
-void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr);
+void fast_fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr);
 /* R, or the node is remembered already. Remembers it and fills the entry. */
 int fast_entry(fast_request *req, img_id id, struct fuse_entry_out *entry);
 /* A NUL-terminated name at *at; NULL when there is none. Moves *at behind it. */

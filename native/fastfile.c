@@ -179,7 +179,7 @@ int fast_fallocate(fast_request *req) {
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
-                          in->length, caller.uid ? &caller : NULL);
+                          in->length, img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (result == IMG_DECLINED)
         return prepare(req, req->in->nodeid);
     return result ? result : fast_reply(req, NULL, 0);
@@ -195,9 +195,10 @@ static int copy_range(fast_request *req, ssize_t *copied) {
     fast_notify_touch(req->path->notify, (img_id)in->nodeid_out);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
-    *copied = img_copy_range(
-        req->path->upper, (img_id)req->in->nodeid, in->off_in, (img_id)in->nodeid_out, in->off_out,
-        in->len < COPY_MOST ? in->len : COPY_MOST, caller.uid ? &caller : NULL);
+    *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,
+                             (img_id)in->nodeid_out, in->off_out,
+                             in->len < COPY_MOST ? in->len : COPY_MOST,
+                             img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (*copied == IMG_WRITE_DECLINED)
         return prepare(req, in->nodeid_out);
     if (*copied < 0)

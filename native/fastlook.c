@@ -35,9 +35,10 @@ img_caller fast_caller(const fast_request *req) {
     return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
 }
 
-void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr) {
+void fast_fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
+    const img_node *node = img_node_at(tree, id);
     *attr = (struct fuse_attr){
-        .ino = img_node_ino(node, (img_id)id),
+        .ino = img_node_ino(node, id),
         .size = node->size,
         .blocks = img_node_blocks(node),
         .atime = (uint64_t)node->atime_s,
@@ -49,8 +50,8 @@ void fast_fill_attr(const img_node *node, uint64_t id, struct fuse_attr *attr) {
         .mode = node->mode,
         /* a directory that was removed but is open */
         .nlink = node->names || id == IMG_ROOT ? node->nlink : 0,
-        .uid = node->uid,
-        .gid = node->gid,
+        .uid = img_id_shown(&tree->owners.uids, node->uid),
+        .gid = img_id_shown(&tree->owners.gids, node->gid),
         .rdev = S_ISREG(node->mode) ? 0 : encode_dev(node->rdev),
         .blksize = BLOCK,
     };
@@ -63,7 +64,7 @@ int fast_entry(fast_request *req, img_id id, struct fuse_entry_out *entry) {
     img_tree_remember(req->path->tree, id, 1);
     *entry = (struct fuse_entry_out){
         .nodeid = id, .entry_valid = FAST_FOREVER, .attr_valid = FAST_FOREVER};
-    fast_fill_attr(node, id, &entry->attr);
+    fast_fill_attr(req->path->tree, id, &entry->attr);
     return 0;
 }
 
@@ -72,7 +73,7 @@ int fast_getattr(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node)
-        fast_fill_attr(node, req->in->nodeid, &out.attr);
+        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &out.attr);
     unlock(req);
     return node ? fast_reply(req, &out, sizeof out) : -ESTALE;
 }
@@ -98,7 +99,7 @@ int fast_statx(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node) {
-        fast_fill_attr(node, req->in->nodeid, &a);
+        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &a);
         birth = node->flags & IMG_NODE_UPPER && (S_ISREG(node->mode) || S_ISDIR(node->mode));
     }
     unlock(req);

@@ -34,6 +34,12 @@ static uint64_t decode_dev(uint32_t dev) {
 
 /* ---- making ------------------------------------------------------------------------------- */
 
+static img_maker maker(const fast_request *req, uint32_t umask) {
+    const img_owner_map *owners = &req->path->tree->owners;
+    return (img_maker){img_id_stored(&owners->uids, req->in->uid),
+                       img_id_stored(&owners->gids, req->in->gid), umask};
+}
+
 typedef struct made {
     struct fuse_entry_out entry;
     struct fuse_open_out open; /* CREATE */
@@ -44,7 +50,7 @@ _Static_assert(offsetof(made, open) == sizeof(struct fuse_entry_out), "one reply
 static int make(fast_request *req, const char *name, size_t len, const img_new *what,
                 uint32_t umask, size_t reply) {
     img_tree *tree = req->path->tree;
-    img_maker who = {req->in->uid, req->in->gid, umask};
+    img_maker who = maker(req, umask);
     made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
     img_id id = 0;
     int result = begin(req);
@@ -133,7 +139,7 @@ int fast_link(fast_request *req) {
 int fast_tmpfile(fast_request *req) {
     const struct fuse_create_in *in = (const void *)req->arg;
     img_tree *tree = req->path->tree;
-    img_maker who = {req->in->uid, req->in->gid, in->umask};
+    img_maker who = maker(req, in->umask);
     made out = {.open = {.open_flags = FOPEN_KEEP_CACHE}};
     img_id id = 0;
     if (!req->path->upper)
@@ -234,19 +240,35 @@ static unsigned what_to_set(uint32_t valid) {
     return what;
 }
 
-/* chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
- * (all but regular files) not even that; a write that only takes a capability says nothing. */
-static bool is_chown_to_nobody(fast_request *req, unsigned what) {
-    if (what == IMG_SET_CTIME)
-        return true;
-    if (what)
-        return false;
+/* What a SETATTR means that names nothing to set.
+ *
+ * chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
+ * (all but regular files) not even that.  For a regular file it is what comes before a write, a
+ * fallocate or a copy that takes privileges (file_remove_privs; FUSE_HANDLE_KILLPRIV_V2 leaves them
+ * to us): set-id bits must go now, for the kernel learns the mode from this answer alone.
+ */
+static void understand(fast_request *req, img_set *set) {
+    if (set->what & ~(unsigned)IMG_SET_CTIME)
+        return;
     img_tree *tree = req->path->tree;
+    uint32_t mode = 0, gid = 0;
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, req->in->nodeid);
-    bool result = node && !S_ISREG(node->mode);
+    if (node) {
+        mode = node->mode;
+        gid = img_id_shown(&tree->owners.gids, node->gid);
+    }
     (void)pthread_rwlock_unlock(&tree->lock);
-    return result;
+    if (set->what || !S_ISREG(mode)) {
+        set->what |= IMG_SAME_OWNER;
+        return;
+    }
+    uint32_t lost =
+        img_caller_keeps_set_id(&set->caller) ? 0 : img_caller_loses(&set->caller, mode, gid);
+    if (lost) {
+        set->what = IMG_SET_MODE;
+        set->mode = mode & 07777 & ~lost;
+    }
 }
 
 int fast_setattr(fast_request *req) {
@@ -255,8 +277,8 @@ int fast_setattr(fast_request *req) {
     img_set set = {
         .what = what_to_set(in->valid),
         .mode = in->mode & 07777,
-        .uid = in->uid,
-        .gid = in->gid,
+        .uid = img_id_stored(&req->path->tree->owners.uids, in->uid),
+        .gid = img_id_stored(&req->path->tree->owners.gids, in->gid),
         .size = in->size,
         .atime_s = (int64_t)in->atime,
         .mtime_s = (int64_t)in->mtime,
@@ -266,8 +288,7 @@ int fast_setattr(fast_request *req) {
         .ctime_ns = in->ctimensec,
         .caller = fast_caller(req),
     };
-    if (is_chown_to_nobody(req, set.what))
-        set.what |= IMG_SAME_OWNER;
+    understand(req, &set);
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
         fast_notify_touch(req->path->notify, id);

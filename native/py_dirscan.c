@@ -7,8 +7,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define RANGES_MAX 340u /* as many as a user namespace may have (user_namespaces(7)) */
-
 static PyObject *open_layer_root(PyObject *Py_UNUSED(module), PyObject *arg) {
     PyObject *path;
     int fd;
@@ -25,45 +23,13 @@ static PyObject *open_layer_root(PyObject *Py_UNUSED(module), PyObject *arg) {
     return PyLong_FromLong(fd);
 }
 
-/* A sequence of (first, shown, count) into ranges, which holds RANGES_MAX. */
-static int take_ranges(PyObject *given, img_id_range *ranges, size_t *n) {
-    PyObject *items = PySequence_Fast(given, "id ranges must be a sequence");
-    if (!items)
-        return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(items);
-    int result = 0;
-    if (count > (Py_ssize_t)RANGES_MAX) {
-        PyErr_Format(PyExc_ValueError, "more than %u id ranges, the limit", RANGES_MAX);
-        result = -1;
-    }
-    for (Py_ssize_t i = 0; result == 0 && i < count; i++) {
-        img_id_range *r = &ranges[i];
-        PyObject *item = PySequence_Fast_GET_ITEM(items, i);
-        if (!PyTuple_Check(item) ||
-            !PyArg_ParseTuple(item, "III", &r->first, &r->shown, &r->count)) {
-            if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_TypeError, "an id range is (first, shown, count)");
-            result = -1;
-        }
-    }
-    *n = (size_t)(result < 0 ? 0 : count);
-    Py_DECREF(items);
-    return result;
-}
-
-static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fd", "uids", "gids", "squash_uid", "squash_gid", NULL};
-    PyObject *uids = NULL, *gids = NULL;
-    img_id_range uid_ranges[RANGES_MAX], gid_ranges[RANGES_MAX];
-    long long squash_uid = -1, squash_gid = -1;
-    int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOLL:scan_directory", names, &fd, &uids,
-                                     &gids, &squash_uid, &squash_gid))
+static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args) {
+    img_dirscan scan = {0};
+    int fd, user_marks = 0, trusted = 0;
+    if (!PyArg_ParseTuple(args, "i|pp:scan_directory", &fd, &user_marks, &trusted))
         return NULL;
-    img_dirscan scan = {.uids = {uid_ranges, 0, squash_uid}, .gids = {gid_ranges, 0, squash_gid}};
-    if ((uids && take_ranges(uids, uid_ranges, &scan.uids.n) < 0) ||
-        (gids && take_ranges(gids, gid_ranges, &scan.gids.n) < 0))
-        return NULL;
+    scan.user_marks = user_marks;
+    scan.trusted = trusted;
     img_error err = {0};
     img_index *index;
     Py_BEGIN_ALLOW_THREADS;
@@ -88,7 +54,7 @@ static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args, PyO
 
 static PyMethodDef functions[] = {
     {"open_layer_root", open_layer_root, METH_O, "The descriptor of a directory layer's root."},
-    {"scan_directory", (PyCFunction)(void (*)(void))scan_directory, METH_VARARGS | METH_KEYWORDS,
+    {"scan_directory", scan_directory, METH_VARARGS,
      "(LayerIndex of a directory, how many directories may not be read, one of them)."},
     {NULL, NULL, 0, NULL},
 };

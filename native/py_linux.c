@@ -232,6 +232,17 @@ static PyObject *linux_caller_loses(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromUnsignedLong(img_caller_loses(&caller, mode, gid));
 }
 
+PyDoc_STRVAR(caller_keeps_doc, "caller_keeps_set_id(uid, /)\n--\n\n"
+                               "Whether that user's writes leave set-id bits alone.");
+
+static PyObject *linux_caller_keeps(PyObject *Py_UNUSED(module), PyObject *args) {
+    img_caller caller = {0};
+
+    if (!PyArg_ParseTuple(args, "I:caller_keeps_set_id", &caller.uid))
+        return NULL;
+    return PyBool_FromLong(img_caller_keeps_set_id(&caller));
+}
+
 static PyMethodDef linux_functions[] = {
     {"fs_type", linux_fs_type, METH_VARARGS, fs_type_doc},
     {"mount", linux_mount, METH_VARARGS, mount_doc},
@@ -241,6 +252,7 @@ static PyMethodDef linux_functions[] = {
     {"unshare", linux_unshare, METH_VARARGS, unshare_doc},
     {"setns", linux_setns, METH_VARARGS, setns_doc},
     {"syncfs", linux_syncfs, METH_VARARGS, syncfs_doc},
+    {"caller_keeps_set_id", linux_caller_keeps, METH_VARARGS, caller_keeps_doc},
     {"caller_loses", linux_caller_loses, METH_VARARGS, caller_loses_doc},
     {"fallocate", linux_fallocate, METH_VARARGS, fallocate_doc},
     {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},

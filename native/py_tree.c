@@ -421,6 +421,9 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
 
 static PyMethodDef tree_methods[] = {
     {"add_layer", KEYWORDS(tree_add_layer), "Lays one more layer over the tree."},
+    {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "How its ids are to be shown."},
+    {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
+    {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},
     {"seal", tree_seal, METH_NOARGS, "No layer comes after: all names standing are the layers'."},
     {"check", tree_check, METH_NOARGS, "Proves the tree's invariants."},
     {"lookup", tree_lookup, METH_VARARGS, "The nodeid of a name, or 0."},

@@ -72,4 +72,9 @@ PyObject *imgpy_tree_exchange(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_remember(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_forget(PyObject *self, PyObject *args);
 
+/* py_idmap.c */
+PyObject *imgpy_tree_set_owners(PyObject *self, PyObject *args);
+PyObject *imgpy_tree_shown(PyObject *self, PyObject *args);
+PyObject *imgpy_tree_stored(PyObject *self, PyObject *args);
+
 #endif

@@ -123,6 +123,8 @@ void img_tree_free(img_tree *tree) {
     free(tree->buckets);
     free(tree->layers);
     img_fds_free(tree->files);
+    img_id_map_free(&tree->owners.uids);
+    img_id_map_free(&tree->owners.gids);
     pthread_rwlock_destroy(&tree->lock);
     free(tree);
 }

@@ -25,6 +25,7 @@
 #ifndef IMG_TREE_H
 #define IMG_TREE_H
 
+#include "idmap.h"
 #include "index.h"
 
 #include <pthread.h>
@@ -145,6 +146,7 @@ typedef struct img_tree {
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);
     void *watcher;
+    img_owner_map owners;         /* how the ids of nodes, which are stored ones, are shown */
     img_place places[IMG_PLACES]; /* by hash; the last to go counts */
 } img_tree;
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from fusemount.layer import open_directories
 from fusemount.rootfs import RootFs, open_rootfs
-from fusemount.settings import Owners
-
-_AS_THEY_ARE = Owners()
 
 
 @contextmanager
@@ -19,11 +16,10 @@ def view_of(
     *,
     upper: Path | None = None,
     work: Path | None = None,
-    owners: Owners = _AS_THEY_ARE,
 ) -> Iterator[RootFs]:
     """The view over these layers, bottom first; read-only without work."""
     with ExitStack() as stack:
-        opened = open_directories(layers, owners)
+        opened = open_directories(layers)
         for layer in opened:
             stack.callback(layer.close)
         view = open_rootfs(opened, upper=upper, work=work, read_only=work is None, keep_root=True)

@@ -73,9 +73,16 @@ def _convert(here: bytes, name: bytes) -> None:
 
 @contextmanager
 def overlay(
-    layers: Sequence[Path], at: Path, upper: Path | None = None, work: Path | None = None
+    layers: Sequence[Path],
+    at: Path,
+    upper: Path | None = None,
+    work: Path | None = None,
+    marks: str = "redirect_dir=on,metacopy=on",
 ) -> Iterator[Path]:
-    """The kernel's overlayfs, read-only without upper; unmounted at the end."""
+    """The kernel's overlayfs, read-only without upper; unmounted at the end.
+
+    marks: of an upper, which of the marks that change what a name stands for are made and obeyed.
+    """
     at.mkdir(exist_ok=True)
     empty = at.with_name(at.name + ".empty")
     empty.mkdir(exist_ok=True)
@@ -84,7 +91,7 @@ def overlay(
         lower.append(str(empty))
     options = "lowerdir=" + ":".join(lower)
     if upper:
-        options += f",upperdir={upper},workdir={work},redirect_dir=on,metacopy=on"
+        options += f",upperdir={upper},workdir={work},{marks}"
     else:
         options += ",redirect_dir=follow,metacopy=on"
     run("mount", "-t", "overlay", "overlay", "-o", options, at)

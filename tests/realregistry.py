@@ -2,6 +2,7 @@
 
     with real_registry(base) as registry:                          plain
     with real_registry(base, tls=make_authority(base)) as …        TLS, by an authority of our own
+        and clients=authority: only for those who show a certificate of it
     with real_registry(base, users={"alice": "secret"}) as …       Basic
     with real_registry(base, token=tokenserver) as …               Bearer; see tokenserver.py
 
@@ -33,6 +34,7 @@ storage:
   filesystem: {{rootdirectory: {base}/data}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
 http:
+  secret: it signs the state of uploads, which last over a restart
   addr: {domain}
 """
 
@@ -47,7 +49,8 @@ class Authority:
 
 
 def make_authority(base: Path) -> Authority:
-    ca, ca_key, request = base / "ca.crt", base / "ca.key", base / "server.csr"
+    (base / "believed").mkdir()  # alone in it, as a directory of certs.d
+    ca, ca_key, request = base / "believed/ca.crt", base / "ca.key", base / "server.csr"
     found = Authority(ca, base / "server.crt", base / "server.key")
     new = ("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-batch")
     run(*new, "-x509", "-days", "30", "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)
@@ -119,13 +122,15 @@ def free_port() -> int:
 def real_registry(
     base: Path,
     tls: Authority | None = None,
+    clients: Authority | None = None,
     users: Mapping[str, str] | None = None,
     token: TokenServer | None = None,
 ) -> Iterator[RealRegistry]:
     domain = f"127.0.0.1:{free_port()}"
     text = _CONFIG.format(base=base, domain=domain)
     if tls is not None:
-        text += f"  tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n"
+        wanted = f", clientcas: [{clients.ca}]" if clients is not None else ""
+        text += f"  tls: {{certificate: {tls.certificate}, key: {tls.key}{wanted}}}\n"
     if users is not None:
         lines = [run("htpasswd", "-Bbn", *pair).stdout.decode() for pair in users.items()]
         (base / "htpasswd").write_text("".join(lines))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
-from fusemount.reference import Reference, parse_reference
+from fusemount.reference import FOREIGN_STORES, Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help)")
 
 
-IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir: ..."
+IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir:, docker:NAME ..."
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,12 @@ def asked_of(args: argparse.Namespace) -> Asked:
 def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
-    return parse_reference(text, path_exists, directories().store)
+    reference = parse_reference(text, path_exists, directories().store)
+    if reference.transport in FOREIGN_STORES:
+        from fusemount.daemon.storages import located
+
+        reference = located(reference, os.environ, user_id())
+    return reference
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
@@ -79,14 +84,22 @@ def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
     return ImageOptions(parse_platform(platform) if platform else None, verify)
 
 
+def user_id() -> int:
+    """Whose stores and directories are meant: inside `podman unshare`, where its user is root by
+    name only, that user's (containers/storage, pkg/unshare)."""
+    outside = os.environ.get("_CONTAINERS_ROOTLESS_UID", "")
+    return int(outside) if outside.isascii() and outside.isdigit() else os.geteuid()
+
+
 def directories() -> Directories:
     """IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR, else FHS for root, else XDG's base directories."""
-    if os.geteuid() == 0:
+    uid = user_id()
+    if uid == 0:
         cache, state, runtime, store = (Path(p) for p in _ROOT)
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
-        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{os.geteuid()}")
+        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{uid}")
         store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusemount.errors import UsageError
@@ -59,8 +59,10 @@ class Words:
     lower: str | None = None  # still escaped
     uids: tuple[IdRange, ...] = ()
     gids: tuple[IdRange, ...] = ()
+    squash_root: bool = False
     squash_uid: int = -1
     squash_gid: int = -1
+    userxattr: bool = False
     ignored: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
 
@@ -198,10 +200,12 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "fastpath": words.fastpath,
         "threads": words.threads,
         "push": words.push,
-        "metacopy": words.metacopy is not False,
-        "redirect": words.redirect is not False,
+        "metacopy": words.metacopy,
+        "redirect": words.redirect,
         "volatile": words.volatile,
         "overlay": words.lower is not None,
+        "owners": _owners_of(words),
+        "userxattr": words.userxattr,
         "ignored": tuple(words.ignored),
         "kernel_options": tuple(words.kernel),
     }
@@ -212,5 +216,10 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
 def image_options_of(words: Words) -> ImageOptions:
     from fusemount.cli.arguments import image_options
 
-    owners = Owners(words.uids, words.gids, words.squash_uid, words.squash_gid)
-    return replace(image_options(words.platform, verify=words.verify), owners=owners)
+    return image_options(words.platform, verify=words.verify)
+
+
+def _owners_of(words: Words) -> Owners:
+    otherwise = 0 if words.squash_root else -1
+    squash = (otherwise if n < 0 else n for n in (words.squash_uid, words.squash_gid))
+    return Owners(words.uids, words.gids, *squash)

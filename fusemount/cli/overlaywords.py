@@ -13,7 +13,7 @@ from fusemount.settings import IdRange
 
 # Words that say nothing to us: how another implementation goes about it, or what is so anyway.
 _KNOWN = frozenset(
-    ("index", "nfs_export", "xino", "uuid", "verity", "userxattr", "override_creds",
+    ("index", "nfs_export", "xino", "uuid", "verity", "override_creds",
      "nooverride_creds", "noacl", "noxattrs", "static_nlink", "xattr_permissions", "plugins",
      "clone_fd", "max_idle_threads", "timeout", "threaded", "mountopt", "ino32_t", "context",
      "fscontext", "defcontext", "rootcontext", "seclabel", "big_writes", "use_ino", "readdir_ino",
@@ -40,9 +40,11 @@ def _take(words: Words, word: str) -> bool:
     elif key in ("uidmapping", "gidmapping") and value:
         setattr(words, key.removesuffix("mapping") + "s", _ranges(word, value))
     elif word == "squash_to_root":
-        words.squash_uid = words.squash_gid = 0
+        words.squash_root = True  # whichever of the two is not named
     elif key in ("squash_to_uid", "squash_to_gid"):
         setattr(words, key.replace("_to", ""), _number(word, value))
+    elif word == "userxattr":
+        words.userxattr = True
     elif key == "fsync" and value in ("0", "1"):
         words.volatile = value == "0"
     elif key in ("lowerdir", "upperdir", "workdir", "fsync"):

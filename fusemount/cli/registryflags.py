@@ -47,15 +47,12 @@ def access_of(args: argparse.Namespace) -> RegistryAccess:
     for file in args.ca_file:
         if not file.is_file():
             raise UsageError(f"--ca-file {file}: no such file")
-    known = certificate_directories(os.environ, os.geteuid())
-    said = proxies(os.environ)
     options = RegistryOptions(
         insecure=frozenset((EVERY_HOST,)) if args.tls_verify == "false" else frozenset(),
         ca_files=tuple(args.ca_file),
-        certificate_directories=(args.cert_dir,) if args.cert_dir else known,
-        http_proxy=str(said["http_proxy"]),
-        https_proxy=str(said["https_proxy"]),
-        no_proxy=tuple(said["no_proxy"]),
+        certificate_directories=certificate_directories(os.environ, os.geteuid()),
+        certificate_directory=args.cert_dir,
+        proxies=proxies(os.environ),
     )
     return RegistryAccess(options, sources)
 

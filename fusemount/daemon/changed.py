@@ -103,7 +103,7 @@ def open_changed(
     ]
     layers: list[OpenLayer | OpenDirectory] = [
         *archived,
-        *open_directories(image.directories, image_options.owners),
+        *open_directories(image.directories, trusted_marks=image.trusted_marks),
     ]
     _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents

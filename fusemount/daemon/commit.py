@@ -107,6 +107,7 @@ def _write(
         writer.carry_layer(blob, layer)
         for blob, layer in zip(image.layers, changed.layers, strict=True)
     ]
+    carried += [writer.rebuild_layer(layer, compression) for layer in image.unpacked]
     new: Sequence[WrittenLayer] = ()
     changes = _changes(changed)
     if changes:
@@ -132,7 +133,7 @@ def _changes(changed: Changed) -> Sequence[Change]:
     from fusemount import _native
     from fusemount.rootfs.changes import compare
 
-    if not changed.image.directories:
+    if not changed.image.is_bare:
         return changed.changes
     nothing = _native.Tree()
     nothing.seal()

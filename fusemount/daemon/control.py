@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusemount.daemon import registry
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountinfo import mount_at, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.registry import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
@@ -176,8 +176,8 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
         raise NotPermitted(f"{record.mountpoint}: {record.user}'s mount: only they can ask"
                            ) from error  # fmt: skip
     except (OSError, ValueError) as error:
-        if not record.alive:
-            raise _gone(record.mountpoint) from error
+        if not record.alive or not any(entry.device == record.device for entry in mounts()):
+            raise _gone(record.mountpoint) from error  # or just about to end, after its mount
         why = "no control socket" if isinstance(error, FileNotFoundError) else str(error)
         raise ImgmountError(
             f"{record.mountpoint}: its daemon (process {record.pid}) cannot be asked: {why}"

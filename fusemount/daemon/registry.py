@@ -11,7 +11,7 @@ import json
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,9 +130,10 @@ def listing(runtime: Path) -> list[Mounted]:
     Raises NotPermitted when the directory is somebody else's; so does find.
     """
     here = {entry.device for entry in mounts()}
+    records = list(_records(runtime))
     found = []
-    for record in _records(runtime):
-        mounted = Mounted(record, record.device in here)
+    for record in records:
+        mounted = Mounted(record, record.device in here and record is _of(record.device, records))
         if record.alive or mounted.visible:
             found.append(mounted)
         else:
@@ -151,7 +152,14 @@ def _sweep_sockets(runtime: Path) -> None:
 
 def find(runtime: Path, entry: MountEntry) -> Record | None:
     """The record of a mount that is there, alive or not."""
-    return next((r for r in _records(runtime) if r.device == entry.device), None)
+    return _of(entry.device, _records(runtime))
+
+
+def _of(device: str, records: Iterable[Record]) -> Record | None:
+    """Whose mount a device is: the kernel gives the number of one that is gone to the next one,
+    and a daemon that was killed leaves its record."""
+    claims = (record for record in records if record.device == device)
+    return max(claims, key=lambda record: (record.alive, record.start_time), default=None)
 
 
 def _records(runtime: Path) -> Iterator[Record]:

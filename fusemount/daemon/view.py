@@ -59,7 +59,9 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, image_options.owners)
+    unpacked = open_directories(
+        image.directories, userxattr=options.userxattr, trusted_marks=image.trusted_marks
+    )
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)
@@ -69,6 +71,7 @@ def open_view(
     stack.callback(_take_back, made)
     upper, work, scratch = _open_upper(options, directories, stack, made)
     if upper and not scratch:
+        _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
     rootfs = open_rootfs(
         layers,
@@ -77,6 +80,8 @@ def open_view(
         read_only=options.read_only and not remountable(options),
         follow_symlink_parents=options.follow_symlink_parents,
         keep_root=options.overlay,
+        owners=options.owners,
+        userxattr=options.userxattr,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)
@@ -173,6 +178,14 @@ def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
 
 def _work_for(upper: Path, options: MountOptions) -> Path:
     return options.work or upper.with_name(f".{upper.name}.imgmount-work")
+
+
+def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
+    """What is written to a directory of the layers would change what is below it."""
+    for what, place in places.items():
+        for layer in image.directories if place is not None else ():
+            if place is not None and os.path.samefile(place, layer):
+                raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
 def _own_directory(path: Path, made: list[Path]) -> Path:

@@ -83,7 +83,7 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 
 def _allowed_mode(mode: int, gid: int, ctx: pyfuse3.RequestContext) -> int:
     """Where the kernel takes set-id bits itself, it leaves set-gid without group execution to who
-    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) and write(2) would not."""
+    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) would not."""
     if mode & stat.S_IXGRP or ctx.uid == 0:
         return mode
     return mode & ~(_native.caller_loses((ctx.uid, ctx.gid, ctx.pid), mode, gid) & stat.S_ISGID)
@@ -120,7 +120,7 @@ class Operations(pyfuse3.Operations):
 
     def _copies(self, inode: int) -> int:
         """Of a change of attributes or names."""
-        return 0 if self._view.metacopy else self._view.bytes_to_copy(inode)
+        return self._view.bytes_to_copy(inode) if self._view.moves_data(inode) else 0
 
     # ---- names ----------------------------------------------------------------------------
 
@@ -130,8 +130,7 @@ class Operations(pyfuse3.Operations):
         entry.entry_timeout = entry.attr_timeout = _FOREVER
         entry.st_mode = pyfuse3.ModeT(attr.mode)
         entry.st_nlink = attr.nlink
-        entry.st_uid = attr.uid
-        entry.st_gid = attr.gid
+        entry.st_uid, entry.st_gid = self._view.tree.shown(attr.uid, attr.gid)
         entry.st_rdev = attr.rdev
         entry.st_size = attr.size
         entry.st_blocks = attr.blocks
@@ -240,10 +239,11 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        uid, gid = self._view.tree.stored(attr.st_uid, attr.st_gid)
         change = Change(
             mode=attr.st_mode & 0o7777 if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
+            uid=uid if fields.update_uid else None,
+            gid=gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
@@ -253,9 +253,11 @@ class Operations(pyfuse3.Operations):
         # write that takes privileges may say nothing.
         if change == Change() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
             change = self._view.same_owner(inode, ctx.uid)
-        elif not self.behind_fast_path and (change == Change() or fields.update_mode):
-            mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
-            change = replace(change, mode=_allowed_mode(mode, now.gid, ctx))
+        elif change == Change() and not _native.caller_keeps_set_id(ctx.uid):
+            change = self._view.without_set_id(inode, _caller(ctx))
+        elif change.mode is not None and not self.behind_fast_path:
+            _, group = self._view.tree.shown(now.uid, now.gid)
+            change = replace(change, mode=_allowed_mode(change.mode, group, ctx))
         if change != Change():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
             resized = change.size is not None

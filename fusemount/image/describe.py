@@ -10,11 +10,6 @@ from fusemount.digest import Digest, chain_ids
 from fusemount.image.model import ImageConfig
 
 
-class StoredLayer(Protocol):
-    @property
-    def size(self) -> int: ...
-
-
 class DescribedImage(Protocol):
     """What of an opened image is shown; fusemount.sources.Image has it."""
 
@@ -27,12 +22,14 @@ class DescribedImage(Protocol):
     @property
     def repo_tags(self) -> tuple[str, ...]: ...
     @property
-    def layers(self) -> Sequence[StoredLayer]: ...
+    def repo_digests(self) -> tuple[str, ...] | None: ...
+    @property
+    def layer_sizes(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One line of `history`.  size: bytes of the layer as the image stores it."""
+    """One line of `history`.  size: bytes of the layer as the image stores it (layer_sizes)."""
 
     created: str
     created_by: str
@@ -61,7 +58,7 @@ def docker_inspect(image: DescribedImage) -> dict[str, Any]:
         **({"Variant": config.variant} if config.variant else {}),
         "Os": config.os,
         **({"OsVersion": config.os_version} if config.os_version else {}),
-        "Size": sum(layer.size for layer in image.layers),
+        "Size": sum(image.layer_sizes),
         "Config": document.get("config") or {},
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
         "ChainIDs": list(chain_ids(config.diff_ids)),
@@ -74,6 +71,8 @@ def _text(value: object) -> str:
 
 
 def _repo_digests(image: DescribedImage) -> list[str]:
+    if image.repo_digests is not None:
+        return list(image.repo_digests)
     if image.manifest_digest is None:
         return []
     # a name alone ("latest", as skopeo writes) says no repository
@@ -94,7 +93,7 @@ def history_rows(image: DescribedImage) -> list[HistoryRow]:
     Where history and layers do not match in number, steps without a layer have size 0 and layers
     without a step have a row that says so.
     """
-    sizes = [layer.size for layer in image.layers]
+    sizes = list(image.layer_sizes)
     rows = []
     for step in image.config.history:
         size = 0 if step.empty_layer or not sizes else sizes.pop(0)

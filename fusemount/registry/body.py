@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 
 import httpx
 import trio
@@ -12,38 +12,62 @@ from fusemount.errors import RegistryError
 from fusemount.registry.options import RegistryOptions
 from fusemount.registry.patience import Trouble
 
+END_SECONDS = 1
+
 
 async def body_pieces(
     response: httpx.Response, what: str, options: RegistryOptions
 ) -> AsyncGenerator[bytes, None]:
-    """As they came over the wire.  Raises Trouble: broken off, or too slow.
+    """As they came over the wire; the response is closed at the end.
 
-    Only our waiting counts for slowness: a caller may take its time between two pieces.
+    Raises Trouble: broken off, or too slow.  Only our waiting counts for slowness: a caller may
+    take its time between two pieces.
     """
     source = response.aiter_raw()
     waited, arrived = 0.0, 0
-    while True:
-        started = trio.current_time()
-        piece = None
-        with trio.move_on_after(max(0.0, options.progress_seconds - waited)) as scope:
-            try:
-                piece = await anext(source)
-            except StopAsyncIteration:
+    try:
+        while True:
+            started = trio.current_time()
+            piece = None
+            with trio.move_on_after(max(0.0, options.progress_seconds - waited)):
+                piece = await _next(source, what)
+            if piece is None:
+                seconds = f"{arrived} bytes in {options.progress_seconds:g} s"
+                slow = f"{what}: {seconds} from {response.url.host}, which is too slow"
+                raise Trouble(RegistryError(slow))
+            if not piece:
                 return
-            except httpx.TransportError as error:
-                raise Trouble(RegistryError(f"{what}: {broken(error)}")) from error
-        if piece is None or scope.cancelled_caught:
-            raise Trouble(
-                RegistryError(
-                    f"{what}: {arrived} bytes in {options.progress_seconds:g} s from"
-                    f" {response.url.host}, which is too slow"
-                )
-            )
-        waited += trio.current_time() - started
-        arrived += len(piece)
-        if arrived >= options.progress_bytes:
-            waited, arrived = 0.0, 0
-        yield piece
+            waited += trio.current_time() - started
+            arrived += len(piece)
+            if arrived >= options.progress_bytes:
+                waited, arrived = 0.0, 0
+            yield piece
+    finally:
+        await _end(response, source)
+
+
+async def _next(source: AsyncIterator[bytes], what: str) -> bytes:
+    """b"" at the end."""
+    try:
+        while not (piece := await anext(source)):
+            pass
+        return piece
+    except StopAsyncIteration:
+        return b""
+    except httpx.TransportError as error:
+        raise Trouble(RegistryError(f"{what}: {broken(error)}")) from error
+
+
+async def _end(response: httpx.Response, source: AsyncIterator[bytes]) -> None:
+    """Closes, then reads on: the generators within httpx and httpcore do not close each other.
+
+    Each would wait for the garbage collector, and trio complain; the closed connection ends them.
+    """
+    with trio.move_on_after(END_SECONDS, shield=True):
+        await response.aclose()
+        with suppress(Exception):
+            async for _ in source:
+                pass
 
 
 async def whole_body(

@@ -6,8 +6,8 @@ Unauthorized (401, 403).  repository: without the domain, `library/busybox`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from urllib.parse import urlencode
 
@@ -24,7 +24,7 @@ from fusemount.errors import (
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, shown
 from fusemount.image.model import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from fusemount.image.parse import parse_index
-from fusemount.registry.connection import Ask, Connection, Reply
+from fusemount.registry.connection import Ask, Connection, Reply, joined
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.download import BlobPlace, download
 from fusemount.registry.options import RegistryOptions
@@ -153,7 +153,8 @@ class Registry:
         if reply.status == 202:
             location = reply.headers.get("location")
             if location:
-                await cancel_upload(self._connection, str(reply.url.join(location)), ask)
+                url = joined(reply.url, location, ask.what)
+                await cancel_upload(self._connection, str(url), ask)
         return reply.status == 201
 
     async def upload_blob(
@@ -176,8 +177,14 @@ class Registry:
     async def put_manifest(
         self, repository: str, reference: str, media_type: str, data: bytes
     ) -> Digest:
-        """Under a tag or its digest.  Raises VerificationFailed where the registry has another."""
+        """Under a tag or its digest.
+
+        Raises VerificationFailed where the registry has another; MalformedImage for a media type
+        that no header can carry.
+        """
         what = self._name(repository, reference)
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise MalformedImage(f"{what}: {shown(media_type)} is no media type")
         ask = Ask(
             "PUT",
             f"/v2/{repository}/manifests/{reference}",
@@ -211,11 +218,11 @@ class Registry:
         what = self._name(repository, "")
         found: list[str] = []
         path = f"/v2/{repository}/tags/list?n={PAGE}"
-        async for reply in self._pages(repository, path, what, ImageNotFound):
-            try:
-                found += object_of(parse_json(reply.data, what), what).texts("tags") or ()
-            except MalformedImage as error:
-                raise RegistryError(str(error)) from None
+
+        def take(data: bytes) -> None:
+            found.extend(object_of(parse_json(data, what), what).texts("tags") or ())
+
+        await self._pages(Ask("GET", path, what, _pull(repository), missing=ImageNotFound), take)
         return found
 
     async def referrers(
@@ -228,37 +235,35 @@ class Registry:
         what = f"referrers of {self._name(repository, digest)}"
         query = "?" + urlencode({"artifactType": artifact_type}) if artifact_type else ""
         path = f"/v2/{repository}/referrers/{digest}{query}"
-        documents: list[bytes] = []
+        found: list[Descriptor] = []
+
+        def take(data: bytes) -> None:
+            found.extend(parse_index(data, what).manifests)
+
         try:
-            async for reply in self._pages(repository, path, what, _NoSuchApi):
-                documents.append(reply.data)
+            await self._pages(Ask("GET", path, what, _pull(repository), missing=_NoSuchApi), take)
         except _NoSuchApi:
             try:
-                tagged = await self.manifest(repository, digest.replace(":", "-"))
+                take((await self.manifest(repository, digest.replace(":", "-"))).data)
             except ImageNotFound:
                 return []
-            documents = [tagged.data]
-        try:
-            found = [each for data in documents for each in parse_index(data, what).manifests]
-        except MalformedImage as error:
-            raise RegistryError(str(error)) from None
         return [each for each in found if artifact_type in (None, each.artifact_type)]
 
-    async def _pages(
-        self, repository: str, path: str, what: str, missing: type[ImgmountError]
-    ) -> AsyncIterator[Reply]:
-        """Follows `Link: <…>; rel="next"`."""
-        url: str | None = path
+    async def _pages(self, first: Ask, take: Callable[[bytes], None]) -> None:
+        """Follows `Link: <…>; rel="next"`; take: gets each page, may raise MalformedImage."""
+        url: str | None = first.url
         seen: set[str] = set()
         while url is not None:
             if url in seen or len(seen) >= PAGES_MAX:
-                raise RegistryError(f"{what}: its pages have no end")
+                raise RegistryError(f"{first.what}: its pages have no end")
             seen.add(url)
-            ask = Ask("GET", url, what, scopes=_pull(repository), missing=missing)
-            reply = await self._connection.reply(ask, PAGE_BYTES_MAX)
-            yield reply
+            reply = await self._connection.reply(replace(first, url=url), PAGE_BYTES_MAX)
+            try:
+                take(reply.data)
+            except MalformedImage as error:
+                raise RegistryError(str(error)) from None
             link = next_link(reply.headers.get_list("link"))
-            url = None if link is None else str(reply.url.join(link))
+            url = None if link is None else str(joined(reply.url, link, first.what))
 
     def _manifest_ask(self, method: str, repository: str, reference: str) -> Ask:
         return Ask(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from socket import gaierror
 from types import TracebackType
@@ -35,14 +35,17 @@ from fusemount.registry.body import broken, whole_body
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.options import RegistryOptions, registry_host
 from fusemount.registry.patience import Patience, Sleep, Trouble
-from fusemount.registry.proxy import proxy_mounts
 from fusemount.registry.tls import tls_context
+from fusemount.registry.transport import direct_transport, proxy_mounts
 
 REDIRECTS_MAX = 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 KEEPS_METHOD = frozenset((307, 308))
 SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
 CONNECTIONS_MAX = 32
+PORT_MAX = 65535
+NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
+TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # the line, not TLS
 
 _T = TypeVar("_T")
 Origin = tuple[str, str, int | None]
@@ -63,10 +66,20 @@ class Ask:
     what: str
     scopes: Scopes = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
+    body: bytes | Callable[[], AsyncGenerator[bytes, None]] | None = None
     accepted: frozenset[int] = frozenset((200,))
     missing: type[ImgmountError] = RegistryError
     authorization: str | None = None
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """httpx would wrap a generator in one of its own, and leave that open where a request fails."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        return self._pieces
 
 
 class Refused(RegistryError):
@@ -75,6 +88,10 @@ class Refused(RegistryError):
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
+
+
+class _TlsRefused(RegistryError):
+    """TLS is spoken, but we do not believe each other."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,7 @@ class Connection:
         self.domain = domain
         self.options = options
         self._sleep = sleep
-        self._host = registry_host(domain)
+        self._host = registry_host(domain).lower()
         self._plain_allowed = options.allows_plain(self._host) or options.is_insecure(domain)
         self._base: httpx.URL | None = None
         self._base_lock = trio.Lock()
@@ -111,15 +128,11 @@ class Connection:
         context = tls_context(self.domain, self.options)
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=30)
         client = httpx.AsyncClient(
-            verify=context,
+            transport=direct_transport(context, limits),
             trust_env=False,
             follow_redirects=False,
-            timeout=httpx.Timeout(
-                self.options.reply_seconds, connect=self.options.connect_seconds, pool=None
-            ),
-            limits=limits,
             headers={"User-Agent": self.options.user_agent, "Accept-Encoding": "identity"},
-            mounts=proxy_mounts(self.options, context, limits),
+            mounts=proxy_mounts(self.options.proxies, context, limits),
         )
         self._client = await self._stack.enter_async_context(client)
         return self
@@ -159,11 +172,13 @@ class Connection:
 
     async def open_once(self, ask: Ask) -> httpx.Response:
         """An answer whose body is still to come; the caller closes it.  Raises Trouble as well."""
-        url = await self.absolute(ask.url)
+        base = await self._find_base(ask.what)
+        url = joined(base, ask.url, ask.what)
         own = ask.authorization is None
         for attempt in (1, 2):
             header = await self.authorizer.header(ask.scopes) if own else ask.authorization
-            response = await self._follow(ask, url, header)
+            meant_for = _origin(base if own else url)
+            response = await self._follow(ask, url, header, meant_for)
             if response.status_code in ask.accepted:
                 return response
             try:
@@ -175,21 +190,13 @@ class Connection:
                 if not await self.authorizer.challenged(header, challenges, ask.scopes):
                     await self._refuse(ask, response)
             finally:
-                await response.aclose()
+                await self._discard(response)
         raise AssertionError("a second 401 is refused above")
 
-    async def absolute(self, url: str) -> httpx.URL:
-        """url as a Location or Link has it, relative to the registry."""
-        base = await self._find_base()
-        try:
-            return base.join(url)
-        except httpx.InvalidURL:
-            raise RegistryError(f"{self.domain}: {shown(url)} is no URL") from None
-
-    async def _follow(self, ask: Ask, url: httpx.URL, authorization: str | None) -> httpx.Response:
+    async def _follow(
+        self, ask: Ask, url: httpx.URL, authorization: str | None, meant_for: Origin
+    ) -> httpx.Response:
         """The first answer that is no redirect."""
-        base = await self._find_base()
-        meant_for = _origin(base if ask.authorization is None else url)
         for _ in range(REDIRECTS_MAX + 1):
             headers = dict(ask.headers)
             if authorization and _origin(url) == meant_for:
@@ -199,32 +206,38 @@ class Connection:
             status = response.status_code
             if status not in REDIRECTS or status in ask.accepted or not target:
                 return response
-            await response.aclose()
+            await self._discard(response)
             followed = ask.method in ("GET", "HEAD") or status in KEEPS_METHOD
             if not followed or callable(ask.body):
                 raise RegistryError(
                     f"{ask.what}: {url.host} redirects a {ask.method} to {shown(target)}"
                 )
-            try:
-                url = url.join(target)
-            except httpx.InvalidURL:
-                raise RegistryError(
-                    f"{ask.what}: redirected to {shown(target)}, which is no URL"
-                ) from None
+            url = joined(url, target, ask.what)
         raise RegistryError(
             f"{ask.what}: more than {REDIRECTS_MAX} redirects, the last to {url.host}"
         )
 
     async def _send(self, ask: Ask, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         self._check_scheme(ask.what, url)
-        content = ask.body() if callable(ask.body) else ask.body
+        fixed = None if callable(ask.body) else ask.body
+        written = ask.method in ("PUT", "PATCH")
+        timeout = httpx.Timeout(
+            self.options.reply_seconds,
+            read=self.options.written_seconds if written else self.options.reply_seconds,
+            connect=self.options.connect_seconds,
+            pool=None,
+        )
         try:
-            request = self._client.build_request(ask.method, url, headers=headers, content=content)
-            response = await self._client.send(request, stream=True)
+            request = self._client.build_request(
+                ask.method, url, headers=headers, content=fixed, timeout=timeout
+            )
+            async with AsyncExitStack() as stack:
+                if callable(ask.body):
+                    pieces = await stack.enter_async_context(aclosing(ask.body()))
+                    request.stream = _Pieces(pieces)
+                response = await self._client.send(request, stream=True)
         except httpx.TransportError as error:
             raise self._unreached(ask.what, url, error) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-            raise RegistryError(f"{ask.what}: {shown(str(url))} is no URL") from None
         self._met = True
         return response
 
@@ -248,7 +261,12 @@ class Connection:
         place = f"{what}: {_host(url)}"
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return RegistryError(f"{place}: certificate not believed: {cause.verify_message}")
+                return _TlsRefused(f"{place}: certificate not believed: {cause.verify_message}")
+            if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+                allow = "" if self._plain_allowed else " (--tls-verify=false allows plain http)"
+                return RegistryError(f"{place}: no TLS is spoken there{allow}")
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, TLS_BROKEN):
+                return _TlsRefused(f"{place}: TLS: {cause.reason or cause}")
             if isinstance(cause, gaierror):
                 unknown = RegistryError(f"{place}: {cause.strerror}")
                 return Trouble(unknown) if self._met else unknown
@@ -259,29 +277,33 @@ class Connection:
         words = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None)
         return Trouble(RegistryError(f"{place}: {words or broken(error)}"))
 
-    async def _find_base(self) -> httpx.URL:
+    async def _find_base(self, what: str) -> httpx.URL:
         """https, or http where that is allowed and https is not spoken; found out once."""
+        secure, plain = (httpx.URL(f"{scheme}://{self._host}/") for scheme in ("https", "http"))
         async with self._base_lock:
-            if self._base is None:
-                self._base = httpx.URL(f"https://{self._host}/")
-                if self._plain_allowed:
-                    self._base = None
-                    self._base = await self._probe()
+            if self._base is None and self._plain_allowed:
+                try:
+                    await self._knock(what, secure)
+                    self._base = secure
+                except _TlsRefused:
+                    raise
+                except (Trouble, RegistryError):
+                    await self._knock(what, plain)
+                    self._base = plain
+            self._base = self._base or secure
             return self._base
 
-    async def _probe(self) -> httpx.URL:
-        ask = Ask("GET", "", f"{self.domain}")
-        for scheme in ("https", "http"):
-            base = httpx.URL(f"{scheme}://{self._host}/")
-            try:
-                response = await self._send(ask, base.join("/v2/"), {})
-            except Trouble:
-                if scheme == "http":
-                    raise
-            else:
-                await response.aclose()
-                return base
-        raise AssertionError("http answers or raises")
+    async def _knock(self, what: str, base: httpx.URL) -> None:
+        response = await self._send(Ask("GET", "/v2/", what), base.join("/v2/"), {})
+        await self._discard(response)
+
+    async def _discard(self, response: httpx.Response) -> None:
+        """A short body is read, so that the connection serves the next request."""
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:18]) <= replies.ERROR_BYTES_MAX:
+            with suppress(Trouble, RegistryError, httpx.StreamError):
+                await whole_body(response, replies.ERROR_BYTES_MAX, self.domain, self.options)
+        await response.aclose()
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return self._base is not None and _origin(url) == _origin(self._base)
@@ -299,9 +321,10 @@ class Connection:
         elsewhere = "" if self._is_registry(response.url) else f"{_host(response.url)}: "
         text = f"{ask.what}: {elsewhere}{why}"
         if status in (401, 403) and not elsewhere:
-            raise Unauthorized(
-                f"{ask.what}: {ask.method} is not allowed {self.authorizer.sent}: {why}"
-            )
+            read = ask.method in ("GET", "HEAD")
+            text = f"may not be {'read' if read else 'written'} {self.authorizer.sent}: {why}"
+            hint = " (or nothing has that name)" if read else ""  # many do not tell the two apart
+            raise Unauthorized(f"{ask.what}: {text}{hint}")
         after = replies.retry_after(response.headers.get("retry-after"), time.time())
         if status == 429:
             limits = (response.headers.get(f"ratelimit-{w}") for w in ("limit", "remaining"))
@@ -328,6 +351,17 @@ class Connection:
         )
         reply = await self.reply(ask, TOKEN_BYTES_MAX)
         return TokenReply(reply.status, reply.data)
+
+
+def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
+    """Where a Location or a Link of base leads.  Raises RegistryError."""
+    try:
+        url = base.join(target)
+    except httpx.InvalidURL:
+        url = None
+    if url is None or not 0 < (url.port or 80) <= PORT_MAX:
+        raise RegistryError(f"{what}: sent to {shown(target)}, which is no URL")
+    return url
 
 
 def _host(url: httpx.URL) -> str:

@@ -18,6 +18,15 @@ EVERY_HOST = "*"
 
 
 @dataclass(frozen=True)
+class Proxies:
+    """http, https: URLs.  direct: hosts and domains (with or without a dot) without one, or "*"."""
+
+    http: str = ""
+    https: str = ""
+    direct: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RegistryOptions:
     """How registries are spoken to.
 
@@ -26,10 +35,11 @@ class RegistryOptions:
     ca_files: PEM files of authorities believed beside the system's.
     certificate_directories: roots of `HOST[:PORT]/{*.crt,*.cert,*.key}`, as docker and podman
     have them; of several that know a host the first counts.
-    http_proxy, https_proxy: URLs; no_proxy: hosts, domains (with or without a dot) or "*".
+    certificate_directory: instead of those, the directory with the files, as --cert-dir has it.
     retry_delays: seconds before the second, third … attempt; there are as many more attempts.
     retry_after_max: seconds; who is told to wait longer gives up and says so.
-    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there.
+    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there;
+    written_seconds: the latter where something was written, which a registry may first move around.
     progress_bytes, progress_seconds: a body that brings less in that time counts as broken.
     upload_chunk: bytes of one PATCH; 0: a blob goes up in one PUT.
     """
@@ -37,21 +47,22 @@ class RegistryOptions:
     insecure: frozenset[str] = frozenset()
     ca_files: tuple[Path, ...] = ()
     certificate_directories: tuple[Path, ...] = ()
-    http_proxy: str = ""
-    https_proxy: str = ""
-    no_proxy: tuple[str, ...] = ()
+    certificate_directory: Path | None = None
+    proxies: Proxies = Proxies()
     user_agent: str = f"imgmount/{__version__}"
     retry_delays: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     retry_after_max: float = 120.0
     connect_seconds: float = 20.0
     reply_seconds: float = 120.0
+    written_seconds: float = 900.0
     progress_bytes: int = 32 << 10
     progress_seconds: float = 30.0
     upload_chunk: int = 0
 
     def is_insecure(self, host: str) -> bool:
         """host: `host[:port]`; an entry without a port counts for all its ports."""
-        return bool(self.insecure & {EVERY_HOST, host, bare_host(host)})
+        named = {each.lower() for each in self.insecure}
+        return bool(named & {EVERY_HOST, host.lower(), bare_host(host).lower()})
 
     def allows_plain(self, host: str) -> bool:
         return self.is_insecure(host) or is_local(host)
@@ -90,15 +101,11 @@ def certificate_directories(environ: Mapping[str, str], uid: int) -> tuple[Path,
     return (config / "containers/certs.d", config / "docker/certs.d", *system)
 
 
-def proxies(environ: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
-    """The three proxy fields of RegistryOptions, as curl and Go read them (lower case first)."""
+def proxies(environ: Mapping[str, str]) -> Proxies:
+    """As curl and Go read them (lower case first)."""
 
     def value(name: str) -> str:
         return environ.get(name) or environ.get(name.upper()) or ""
 
-    no_proxy = tuple(word.strip() for word in value("no_proxy").split(",") if word.strip())
-    return {
-        "http_proxy": value("http_proxy"),
-        "https_proxy": value("https_proxy"),
-        "no_proxy": no_proxy,
-    }
+    direct = tuple(word.strip() for word in value("no_proxy").split(",") if word.strip())
+    return Proxies(value("http_proxy"), value("https_proxy"), direct)

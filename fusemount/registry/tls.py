@@ -44,6 +44,8 @@ def _system_has_authorities() -> bool:
 
 
 def _directory_of(domain: str, options: RegistryOptions) -> Path | None:
+    if options.certificate_directory is not None:
+        return options.certificate_directory
     for root in options.certificate_directories:
         for name in dict.fromkeys((registry_host(domain), domain)):
             if (root / name).is_dir():

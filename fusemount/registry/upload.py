@@ -15,13 +15,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-import httpx
 import trio
 
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
-from fusemount.registry.connection import Ask, Connection, Refused, Reply
+from fusemount.registry.connection import Ask, Connection, Refused, Reply, joined
 from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import uploaded
 
@@ -33,6 +32,7 @@ TOO_LARGE = 413
 OUT_OF_ORDER = 416
 DIGEST_INVALID = "DIGEST_INVALID"
 CANCEL_SECONDS = 2
+WRITE_BYTES = 256 << 10  # at once: a slow line must get them away before a write counts as stuck
 
 Pieces = Callable[[int], AsyncGenerator[bytes, None]]
 
@@ -65,38 +65,20 @@ class _Session:
 async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
     """Raises RegistryError, Unauthorized, VerificationFailed, and what `pieces` raises."""
     uploader = _Uploader(connection, blob, scopes)
-    patience = connection.patience()
-    session: _Session | None = None
-    chunk = connection.options.upload_chunk
-    best = 0
-    while True:
-        try:
-            if session is None:
-                session = await uploader.begin(chunk)
-            if session.chunk == 0 and session.has == 0:
-                await uploader.put(session, blob.size)
-                return
-            while session.has < blob.size:
-                session = await uploader.patch(session)
-                if session.has > best:
-                    best = session.has
-                    patience.refresh()
-            await uploader.put(session, 0)
-            return
-        except _TooLarge:
-            await uploader.drop(session)
-            chunk, session = CHUNK, None
-        except Trouble as trouble:
-            await patience.bear(trouble)
-            session = await uploader.resumed(session) if session else None
-        except BaseException:
-            with trio.move_on_after(CANCEL_SECONDS, shield=True):
-                await uploader.drop(session)
-            raise
+    try:
+        await uploader.run()
+    except BaseException:
+        with trio.move_on_after(CANCEL_SECONDS, shield=True):
+            await uploader.drop()
+        raise
 
 
 class _TooLarge(Exception):
     """The registry, or something before it, refused all of the blob in one PUT."""
+
+
+class _Spoiled(Trouble):
+    """What the registry kept of a broken request was wrong: only all bytes anew can help."""
 
 
 async def cancel_upload(connection: Connection, location: str, like: Ask) -> None:
@@ -112,6 +94,33 @@ class _Uploader:
         self._blob = blob
         self._scopes = scopes
         self._minimum = 0
+        self._session: _Session | None = None
+
+    async def run(self) -> None:
+        patience = self._connection.patience()
+        chunk = self._connection.options.upload_chunk
+        best = 0
+        while True:
+            try:
+                session = self._session = self._session or await self.begin(chunk)
+                if session.chunk == 0 and session.has == 0:
+                    return await self.put(session, self._blob.size)
+                while session.has < self._blob.size:
+                    session = self._session = await self.patch(session)
+                    if session.has > best:
+                        best = session.has
+                        patience.refresh()
+                return await self.put(session, 0)
+            except _TooLarge:
+                await self.drop()
+                chunk = CHUNK
+            except _Spoiled as spoiled:
+                await patience.bear(spoiled)
+                await self.drop()
+            except Trouble as trouble:
+                await patience.bear(trouble)
+                if self._session is not None:
+                    await self.resume(self._session)
 
     async def begin(self, chunk: int) -> _Session:
         ask = self._ask("POST", f"/v2/{self._blob.repository}/blobs/uploads/", WRITTEN)
@@ -137,8 +146,8 @@ class _Uploader:
                 raise _TooLarge from None
             if DIGEST_INVALID not in str(refused):
                 raise
-            if session.resumed:  # what it kept of a broken request was not what it said
-                raise Trouble(refused) from None
+            if session.resumed:
+                raise _Spoiled(refused) from None
             raise VerificationFailed(str(refused)) from None
 
     async def patch(self, session: _Session) -> _Session:
@@ -158,27 +167,32 @@ class _Uploader:
             raise Trouble(RegistryError(f"{self._blob.what}: the registry lost count of its bytes"))
         has = uploaded(reply.headers.get("range"))
         has = start + length if has is None or has > start + length else has
-        if has <= start and length > 1:
+        if start + length == 1:
+            has = 1  # `0-0` may be one byte, too
+        if has <= start:
             raise Trouble(RegistryError(f"{self._blob.what}: the registry kept nothing of a chunk"))
-        return replace(session, location=self._location(reply, session), has=max(has, start))
+        return replace(session, location=self._location(reply, session), has=has)
 
-    async def resumed(self, session: _Session) -> _Session | None:
-        """What the registry has of it; None: it is lost, or too little came through to matter."""
+    async def resume(self, session: _Session) -> None:
+        """With what the registry has of it; ends it where that is lost, or nothing came through."""
         ask = self._ask("GET", session.location, WRITTEN | {404})
         try:
             reply = await self._connection.reply_once(ask, NO_BODY_MAX)
         except (Trouble, ImgmountError):
-            return None
+            self._session = None
+            return
         has = uploaded(reply.headers.get("range"))
         if reply.status == 404 or not has or has > self._blob.size:
-            await self.drop(session)
-            return None
-        return replace(session, location=self._location(reply, session), has=has, resumed=True)
+            await self.drop()
+            return
+        location = self._location(reply, session)
+        self._session = replace(session, location=location, has=has, resumed=True)
 
-    async def drop(self, session: _Session | None) -> None:
-        if session is not None:
-            ask = self._ask("DELETE", session.location, WRITTEN)
-            await cancel_upload(self._connection, session.location, ask)
+    async def drop(self) -> None:
+        if self._session is not None:
+            location, self._session = self._session.location, None
+            ask = self._ask("DELETE", location, WRITTEN)
+            await cancel_upload(self._connection, location, ask)
 
     def _ask(self, method: str, url: str, accepted: frozenset[int]) -> Ask:
         return Ask(method, url, self._blob.what, scopes=self._scopes, accepted=accepted)
@@ -186,10 +200,7 @@ class _Uploader:
     def _location(self, reply: Reply, session: _Session | None) -> str:
         location = reply.headers.get("location")
         if location:
-            try:
-                return str(reply.url.join(location))
-            except httpx.InvalidURL:
-                location = None
+            return str(joined(reply.url, location, self._blob.what))
         if session is None:
             raise RegistryError(f"{self._blob.what}: an upload without a Location")
         return session.location
@@ -199,9 +210,9 @@ class _Uploader:
         left = length
         async with aclosing(self._blob.pieces(start)) as pieces:
             async for piece in pieces:
-                if len(piece) >= left:
-                    yield piece[:left]
-                    return
+                for at in range(0, min(len(piece), left), WRITE_BYTES):
+                    yield piece[at : min(at + WRITE_BYTES, left)]
                 left -= len(piece)
-                yield piece
+                if left <= 0:
+                    return
         raise VerificationFailed(f"{self._blob.what}: its source ended {left} bytes early")

@@ -49,6 +49,7 @@ from fusemount.rootfs.upper import (
 
 WHOLE = 2**63 - 1
 _NOT_TAKEN = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
+_REDIRECT_MAX = 1000  # bytes of a path; the kernel's own redirects end at 256 (redirect_max)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _PUNCH_HOLE = 2 | 1  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
@@ -101,6 +102,15 @@ class CopyUp:
             parts.append(self.redirects[ino])
         return b"/".join(reversed(parts))
 
+    def is_sayable(self, ino: int) -> bool:
+        """Whether the marks of an object, which share one block, have room for its path."""
+        return len(self.lower_path(ino)) <= _REDIRECT_MAX
+
+    def is_whole(self, ino: int) -> bool:
+        """Whether a file's attributes cannot come up alone."""
+        named = ino != 1 and bool(self._tree.names(ino, 1))
+        return not (self.metacopy and named and self.is_sayable(ino))
+
     @staticmethod
     def orphan(ino: int) -> bytes:
         """Where, in the work directory, a file without a name stands while the kernel knows it."""
@@ -151,9 +161,18 @@ class CopyUp:
                 marked.append(parent)
             yield
         finally:
-            for parent in marked:
-                with suppress(*([OSError] if done else [])):
-                    self.settle_times(parent)
+            self._settle_all(marked, done=done)
+
+    def _settle_all(self, parents: list[int], *, done: bool) -> None:
+        """All of them, whatever becomes of one; what is left is settled later."""
+        failed: OSError | None = None
+        for parent in parents:
+            try:
+                self.settle_times(parent)
+            except OSError as e:
+                failed = failed or e
+        if failed is not None and not done:
+            raise failed
 
     def take_stray(self, parent: int, name: bytes) -> None:
         """A whiteout goes that hides nothing, and keeps its name from being used."""
@@ -197,7 +216,7 @@ class CopyUp:
         try:
             if stat.S_ISREG(attr.mode):
                 # what has no name in the layers any more has no place that a redirect could say
-                meta = self.metacopy and attr.size > 0 and bool(self._tree.names(ino, 1))
+                meta = attr.size > 0 and not self.is_whole(ino)
                 self._make_file(staged, ino, attr, 0 if meta else WHOLE)
             elif stat.S_ISLNK(attr.mode):
                 os.symlink(self._tree.readlink(ino), staged, dir_fd=self._upper.work_fd)
@@ -216,9 +235,9 @@ class CopyUp:
             self.directory(parent)
         if names:
             origin = self.lower_path(ino)
-            self._upper.try_mark(self._upper.work_fd, staged, ORIGIN, origin)
             if meta:
                 self._upper.set_mark(self._upper.work_fd, staged, REDIRECT, b"/" + origin)
+            self._upper.try_mark(self._upper.work_fd, staged, ORIGIN, origin)
         if meta:
             self._upper.set_mark(self._upper.work_fd, staged, METACOPY, b"")
         self._dress(staged, ino, mtime_ns)
@@ -338,7 +357,7 @@ class CopyUp:
             self._complete(ino, attr, size)
             return False
         uncut = attr.nlink > 1 and size < attr.size  # C5: names come one by one
-        if not stat.S_ISREG(attr.mode) or not attr.size or (uncut and self.metacopy):
+        if not stat.S_ISREG(attr.mode) or not attr.size or (uncut and not self.is_whole(ino)):
             with changing(self._native):
                 self.node(ino)
         elif uncut:
@@ -387,8 +406,9 @@ class CopyUp:
             with changing(self._native), self.place(ino) as (at, rest):
                 self._upper.set_mark(at, rest, HELD, format_held(self._held(ino)))
             try:
-                self._tree.copy_data(ino, fd, size)
-                self._settle(fd)
+                if size:
+                    self._tree.copy_data(ino, fd, size)
+                    self._settle(fd)
             except OSError:
                 with suppress(OSError):  # what was copied keeps no room
                     _native.fallocate(fd, _PUNCH_HOLE, 0, attr.size)
@@ -475,7 +495,7 @@ class CopyUp:
         if attr.layer < 0:
             return
         with self._upper.at(self.path(ino)) as (fd, rest):
-            self._upper.set_mark(fd, rest, ORIGIN, self.lower_path(ino))
+            self._upper.try_mark(fd, rest, ORIGIN, self.lower_path(ino))
             self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
         self.redirects.pop(ino, None)
         self._tree.set_opaque(ino)

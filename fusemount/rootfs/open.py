@@ -10,6 +10,9 @@ from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
+from fusemount.settings import Owners
+
+_AS_THEY_ARE = Owners()
 
 
 class Layer(Protocol):
@@ -55,6 +58,8 @@ def open_rootfs(
     read_only: bool,
     follow_symlink_parents: bool = False,
     keep_root: bool = False,
+    owners: Owners = _AS_THEY_ARE,
+    userxattr: bool = False,
     options: UpperOptions | None = None,
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
@@ -62,16 +67,20 @@ def open_rootfs(
     work: default `.<name>.imgmount-work` beside the upper.
     keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
     xattrs are, also where it is empty; else an empty one takes on those of the layers.
+    owners: how ids of layers and upper are shown.
+    userxattr: the upper's marks are `user.overlay.*` also where others may be written.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
+    tree.set_owners(owners.uids, owners.gids, owners.squash_uid, owners.squash_gid)
     if upper is None:
         return RootFs(tree, None)
     if read_only:
-        return RootFs(tree, Upper(upper, None), read_only=True)
+        looked_at = Upper(upper, None, userxattr=userxattr)
+        return RootFs(tree, looked_at, read_only=True)
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
-    opened = Upper(upper, work or beside, volatile=options.volatile)
+    opened = Upper(upper, work or beside, volatile=options.volatile, userxattr=userxattr)
     if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
     return RootFs(tree, opened, options=options)

@@ -21,7 +21,7 @@ from fusemount.rootfs.upper import OPAQUE, REDIRECT, RENAME_EXCHANGE, RENAME_NOR
 
 
 class Renamer:
-    """redirect: directories of the layers move by a redirect."""
+    """redirect: directories of the layers move by a redirect, where it is not too long."""
 
     def __init__(
         self,
@@ -46,8 +46,11 @@ class Renamer:
     def _copies(self, ino: int) -> bool:
         attr = self._tree.getattr(ino)
         if stat.S_ISDIR(attr.mode):
-            return not self._redirect and attr.layer >= 0 and ino not in self._prepared
-        return not self._copy.metacopy and not attr.upper and self._copy.bytes_below(ino) > 0
+            return attr.layer >= 0 and not self._redirects(ino) and ino not in self._prepared
+        return not attr.upper and self._copy.is_whole(ino) and self._copy.bytes_below(ino) > 0
+
+    def _redirects(self, ino: int) -> bool:
+        return self._redirect and self._copy.is_sayable(ino)
 
     def prepare(self, ino: int) -> None:
         """Brings up, without the lock `change`, the data that a rename of this would copy."""
@@ -101,7 +104,7 @@ class Renamer:
         attr = self._tree.getattr(ino)
         if not stat.S_ISDIR(attr.mode):
             return
-        if attr.layer >= 0 and not self._redirect:
+        if attr.layer >= 0 and not self._redirects(ino):
             self._copy.seal(ino)
             self._prepared.discard(ino)
         with self._upper.at(self._copy.path(ino)) as (fd, rest):

@@ -24,7 +24,8 @@ and marks of our own, which overlayfs hides and passes over:
     <P>imgmount.special     "char-MAJOR-MINOR": what an empty file stands for, since a device 0:0
                             would be a whiteout
 
-<P> is `trusted.overlay.` where that may be written, else `user.overlay.` (kernel: `userxattr`).
+<P> is `trusted.overlay.` where that may be written and `userxattr` was not asked for, else
+`user.overlay.`, as the kernel has it with that option.
 Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
 stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep
 them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR-MINOR" or "block-…"
@@ -67,6 +68,8 @@ _OVERRIDE = re.compile(
 _SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
 _KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
+_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
+_LONG_MARK = 256  # bytes
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
 
@@ -139,15 +142,24 @@ class Upper:
     """
 
     def __init__(
-        self, upper: Path, work: Path | None, *, live: bool = False, volatile: bool = False
+        self,
+        upper: Path,
+        work: Path | None,
+        *,
+        live: bool = False,
+        volatile: bool = False,
+        userxattr: bool = False,
     ) -> None:
         """work None: the upper is only looked at; nothing is made, written or swept.
 
         live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
         gone when it is looked at.
         volatile: nothing will be synced; what was so before the machine last started is refused.
+        userxattr: <P> is `user.overlay.`, whoever we are.
         """
         self.path, self.work_path, self.live = upper, work, live
+        self._prefixes = _PREFIXES[1:] if userxattr else _PREFIXES
+        self._opens_all = userxattr and os.geteuid() == 0
         self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
         try:
@@ -201,10 +213,10 @@ class Upper:
 
     def _guess_prefix(self) -> bytes:
         marked = self.raw_xattr(self.fd, b".", b"user.overlay.imgmount") is not None
-        return b"user.overlay." if marked else b"trusted.overlay."
+        return _PREFIXES[1] if marked else self._prefixes[0]
 
     def _probe_prefix(self) -> bytes:
-        for prefix in (b"trusted.overlay.", b"user.overlay."):
+        for prefix in self._prefixes:
             try:
                 os.setxattr(self.work_fd, prefix + b"probe", b"")
                 os.removexattr(self.work_fd, prefix + b"probe")
@@ -308,11 +320,13 @@ class Upper:
 
     def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """The same, unless such an object cannot have it: user xattrs are for files and
-        directories."""
+        directories, and a long path may find no room among others (ext4 has one block for all)."""
         try:
             self.set_mark(fd, path, mark, value)
         except OSError as e:
-            if self.privileged or e.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            long = len(value) > _LONG_MARK and e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
+            cannot = not self.privileged and e.errno in (errno.EPERM, errno.EOPNOTSUPP)
+            if not long and not cannot:
                 raise
 
     def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
@@ -409,7 +423,7 @@ class Upper:
         self, fd: int, path: bytes, owner: Owner, st: os.stat_result, override: bool
     ) -> None:
         # The daemon must be able to open what it serves, so its own rights stay on the object.
-        mine = 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
+        mine = 0 if self._opens_all else 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
         place = self._name_of(fd, path)
         os.chmod(path, (owner.mode & ~0o6000 if override else owner.mode) | mine, dir_fd=fd)
         before = self.raw_xattr(fd, path, OVERRIDE_STAT)

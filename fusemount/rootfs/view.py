@@ -74,12 +74,13 @@ class UpperOptions:
     """How an upper is used.
 
     metacopy: attributes of a file may come up without its data; redirect: directories of the layers
-    are renamed by a redirect, which metacopy needs too.  Who reads the upper as plain files wants
-    neither.  volatile: nothing is synced.
+    are renamed by a redirect, which metacopy needs too; None: where the kernel's overlayfs follows
+    what is marked so, which it does not in `user.overlay.`.  Who reads the upper as plain files
+    wants neither.  volatile: nothing is synced.
     """
 
-    metacopy: bool = True
-    redirect: bool = True
+    metacopy: bool | None = None
+    redirect: bool | None = None
     volatile: bool = False
 
 
@@ -117,6 +118,8 @@ class RootFs:
         if upper is None:
             return
         loaded = self._start(upper)
+        redirect = upper.privileged if options.redirect is None else options.redirect
+        metacopy = upper.privileged if options.metacopy is None else options.metacopy
         native = self.native = _native.UpperFiles(
             tree,
             upper.fd,
@@ -128,11 +131,11 @@ class RootFs:
         )
         self._copy = CopyUp(
             tree, upper, native, loaded.redirects,
-            metacopy=options.metacopy and options.redirect, sync=not options.volatile,
+            metacopy=metacopy and redirect, sync=not options.volatile,
         )  # fmt: skip
         self._maker = Maker(tree, upper, self._copy)
         self._names = Names(tree, upper, native)
-        self._renamer = Renamer(tree, upper, native, self._copy, redirect=options.redirect)
+        self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
             with changing(native):
                 self._mend(loaded.mending)
@@ -234,6 +237,10 @@ class RootFs:
         """How many bytes a change of a file's data (without metacopy: any change) copies first."""
         return self._copy.bytes_below(ino) if self.native else 0
 
+    def moves_data(self, ino: int) -> bool:
+        """Whether a change of its attributes brings up its data too."""
+        return self.native is not None and self._copy.is_whole(ino)
+
     @property
     def metacopy(self) -> bool:
         return self.native is not None and self._copy.metacopy
@@ -252,7 +259,7 @@ class RootFs:
     def _with_attributes(self, ino: int) -> None:
         """Before the lock: where attributes cannot come up alone, data are copied without it."""
         self._writable()
-        if not self._copy.metacopy and self._has_object(ino):
+        if self._has_object(ino) and self._copy.is_whole(ino):
             self._copy.whole(ino)
 
     def _refresh(self, ino: int, acls: bool = False) -> None:
@@ -282,7 +289,7 @@ class RootFs:
         self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
     ) -> int:
         """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
-        who = (caller.uid, caller.gid, caller.umask)
+        who = (*self.tree.stored(caller.uid, caller.gid), caller.umask)
         with self._changing() as door:
             ino = door.make(parent, name, mode, rdev, *who, target)
             if ino is None:
@@ -397,9 +404,16 @@ class RootFs:
         """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
         the caller may; nothing to what the upper does not have."""
         attr = self.tree.getattr(ino)
-        if not self._has_object(ino) or caller not in (0, attr.uid):
+        if not self._has_object(ino) or caller not in (0, self.tree.shown(attr.uid, attr.gid)[0]):
             return Change()
         return Change(uid=attr.uid, gid=attr.gid)
+
+    def without_set_id(self, ino: int, caller: Caller) -> Change:
+        """What a write, which the kernel is about to send, takes before."""
+        now = self.tree.getattr(ino)
+        group = self.tree.shown(now.uid, now.gid)[1]
+        lost = _native.caller_loses((caller.uid, caller.gid, caller.pid), now.mode, group)
+        return Change(mode=stat.S_IMODE(now.mode) & ~lost) if lost else Change()
 
     def keep_ctime(self, ino: int, ctime_ns: int) -> None:
         """The kernel's word of a file's ctime: it caches writes and keeps that time itself, so what
@@ -433,7 +447,7 @@ class RootFs:
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
         if chown and change.mode is None:  # as chown(2) does
             who = (caller.uid, caller.gid, caller.pid)
-            mode &= ~_native.caller_loses(who, mode, now.gid)
+            mode &= ~_native.caller_loses(who, mode, self.tree.shown(now.uid, now.gid)[1])
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
@@ -484,7 +498,7 @@ class RootFs:
 
 
 def _set(door: _native.UpperFiles, ino: int, c: Change, caller: Caller) -> bool:
-    who, kill = (caller.uid, caller.gid, caller.pid), caller.uid != 0
+    who, kill = (caller.uid, caller.gid, caller.pid), not _native.caller_keeps_set_id(caller.uid)
     return door.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns, who, kill)
 
 

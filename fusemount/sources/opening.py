@@ -15,7 +15,7 @@ from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
-from fusemount.reference import DIRECTORIES, STORE, Reference
+from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
@@ -32,7 +32,8 @@ def open_image(
     """The image a reference names; the caller closes it.
 
     Config and manifests are verified here unless options.verify is off, layers are not read.
-    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace.
+    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace,
+    NotPermitted.
     """
     if reference.transport == DIRECTORIES:
         return _of_directories(reference, options)
@@ -40,6 +41,14 @@ def open_image(
         from fusemount.sources.stored import open_stored
 
         return open_stored(reference, options)
+    if reference.transport == DOCKER:
+        from fusemount.sources.docker_storage import open_docker
+
+        return open_docker(reference, options)
+    if reference.transport == CONTAINERS_STORAGE:
+        from fusemount.sources.containers_storage import open_containers_storage
+
+        return open_containers_storage(reference, options)
     path = reference.path
     try:
         is_directory = path.is_dir()

@@ -2,6 +2,7 @@
 
     docker://NAME                                   a registry
     store:[ROOT]NAME, NAME                          a store
+    docker:NAME, containers-storage:NAME            what other programs have: a source only
     oci:DIR[:NAME]  oci-archive:FILE[:NAME]  docker-archive:FILE[:NAME]
 
 One of the two ends is a store, or a store is made between them for as long as it takes: so every
@@ -21,12 +22,12 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.progress import SilentProgress
-from fusemount.reference import STORE, Reference
-from fusemount.settings import Directories, Platform
-from fusemount.sources.opening import open_medium
+from fusemount.reference import FOREIGN_STORES, STORE, Reference
+from fusemount.settings import Directories, ImageOptions, Platform
+from fusemount.sources.opening import open_image, open_medium
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
-from fusemount.transfer.load import load_medium
+from fusemount.transfer.load import load_medium, load_opened
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.pull import PullOptions, pull
 from fusemount.transfer.push import PushOptions, push
@@ -77,6 +78,8 @@ def target_end(text: str, store: Path) -> End:
     if colon and transport == STORE:
         root, bracket, called = rest[1:].partition("]") if rest.startswith("[") else ("", "", rest)
         return End(reference=Reference(STORE, Path(root) if bracket else store, called))
+    if colon and transport in FOREIGN_STORES:
+        raise UsageError(f"{text!r}: {transport}: is read, and never written")
     parse_name(text)
     return End(reference=Reference(STORE, store, text))
 
@@ -127,6 +130,11 @@ def _in(
             return image, image.names[:1]
         # from one store into another: a layout like any other
         reference = Reference("oci", other.root, reference.name)
+    if reference.transport in FOREIGN_STORES:
+        chosen = ImageOptions(options.platform)
+        with open_image(reference, chosen, directories, SilentProgress()) as opened:
+            image = load_opened(store, opened, progress, named=not kept)
+        return image, image.names[:1]
     with open_medium(reference, directories, SilentProgress()) as medium:
         images = load_medium(store, medium, progress, only=reference.name, named=not kept)
     if len(images) != 1:

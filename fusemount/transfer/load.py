@@ -7,9 +7,10 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
@@ -31,6 +32,7 @@ from fusemount.store import Lease, Store, StoredImage, StoredLayer
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
+from fusemount.transfer.unpacked import reading, take_unpacked
 
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
@@ -235,6 +237,17 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
+def load_opened(
+    store: Store, image: Image, progress: Transfers, *, named: bool = True
+) -> StoredImage:
+    """An image that was chosen and opened; named: it gets the names that it has there."""
+    names = []
+    for tag in image.repo_tags if named else ():
+        with suppress(UsageError):  # other programs may take for a name what is none
+            names.append(parse_name(tag).tagged())
+    return _load_docker(store, image, names, progress)
+
+
 def _load_docker(
     store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
 ) -> StoredImage:
@@ -256,14 +269,14 @@ def _load_docker(
 
 def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -> list[StoredLayer]:
     """The layers of an opened image, lowest first, as they stand there."""
-    taken: dict[tuple[int, int], StoredLayer] = {}
+    taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
-        key = (blob.offset, blob.size)
+        key = (blob.file.path, blob.offset, blob.size)
         if key not in taken or blob.size == 0:
             taken[key] = _take(store, lease, blob, progress)
         found.append(taken[key])
-    return found
+    return found + [take_unpacked(store, lease, layer, progress) for layer in image.unpacked]
 
 
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
@@ -280,23 +293,6 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     blob.file.release()
     task.done("Loaded")
     return layer
-
-
-def reading(pieces: Iterable[bytes]) -> Read:
-    """read(n) over pieces."""
-    source, rest = iter(pieces), b""
-
-    def read(n: int) -> bytes:
-        nonlocal rest
-        while not rest:
-            try:
-                rest = next(source)
-            except StopIteration:
-                return b""
-        piece, rest = rest[:n], rest[n:]
-        return piece
-
-    return read
 
 
 class Described(Protocol):

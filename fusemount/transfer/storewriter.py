@@ -14,13 +14,15 @@ from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName
-from fusemount.layer import LayerBlob, OpenLayer, Progress
+from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
 from fusemount.layer.decode import StretchReader
 from fusemount.settings import Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest, reading
+from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
+from fusemount.transfer.progress import SilentTransfers
+from fusemount.transfer.unpacked import reading, take_unpacked
 
 
 class StoreWriter:
@@ -66,6 +68,15 @@ class StoreWriter:
         finally:
             self._progress.finish()
             blob.file.release()
+
+    def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
+        """A layer of another program's store; compression is NONE here."""
+        self._progress.start(f"storing {layer.description}", layer.size)
+        try:
+            taken = take_unpacked(self._store, self._lease, layer, SilentTransfers())
+        finally:
+            self._progress.finish()
+        return WrittenLayer(taken.diff_id, taken.digest, taken.size, taken.compression)
 
     def _take(self, read: Read, claims: Claims, description: str) -> WrittenLayer:
         layout = self._store.layout

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fusemount.cli.mount import _reference
-from fusemount.cli.mountoptions import Words, image_options_of, mount_options, parse_options
+from fusemount.cli.mountoptions import Words, mount_options, parse_options
 from fusemount.errors import UsageError
 from fusemount.reference import Reference, directories_reference, parse_reference
+from fusemount.settings import Owners
 
 
 def asked(*texts: str, source: str | None = None) -> tuple[Reference, Words]:
@@ -73,12 +74,28 @@ def test_empty_names(text: str) -> None:
         directories_reference(text)
 
 
+def owners_of(text: str) -> Owners:
+    return mount_options(parse_options([text])).owners
+
+
 def test_owners() -> None:
-    owners = image_options_of(parse_options(["lowerdir=a,squash_to_root"])).owners
+    owners = owners_of("lowerdir=a,squash_to_root")
     assert (owners.squash_uid, owners.squash_gid) == (0, 0)
-    owners = image_options_of(parse_options(["lowerdir=a,gidmapping=0:1:2:5:6:7"])).owners
+    owners = owners_of("lowerdir=a,gidmapping=0:1:2:5:6:7")
     assert owners.gids == ((0, 1, 2), (5, 6, 7)) and owners.uids == ()
-    assert image_options_of(parse_options(["lowerdir=a,squash_to_gid=7"])).owners.squash_gid == 7
+    owners = owners_of("lowerdir=a,squash_to_gid=7")
+    assert (owners.squash_uid, owners.squash_gid) == (-1, 7)
+    for text in (
+        "lowerdir=a,squash_to_root,squash_to_gid=7",
+        "lowerdir=a,squash_to_gid=7,squash_to_root",
+    ):
+        owners = owners_of(text)
+        assert (owners.squash_uid, owners.squash_gid) == (0, 7)
+
+
+def test_userxattr() -> None:
+    assert mount_options(parse_options(["lowerdir=a,userxattr"])).userxattr
+    assert not mount_options(parse_options(["lowerdir=a"])).userxattr
 
 
 def test_a_mount_program_gets_a_plain_upper() -> None:

@@ -48,7 +48,9 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 def record() -> Record:
     started = registry.start_time(os.getpid())
     assert started
-    return Record(os.getpid(), started, "/mnt", "999:999", "i.tar", "sha256:0", None, None, False,
+    root = mount_at(Path("/"))
+    assert root
+    return Record(os.getpid(), started, "/mnt", root.device, "i.tar", "sha256:0", None, None, False,
                   os.geteuid(), "2026-01-01T00:00:00Z")  # fmt: skip
 
 
@@ -267,6 +269,8 @@ def test_a_daemon_that_is_gone_hung_or_mute(
         ask(tmp_path, record, "stats")
     with pytest.raises(ImgmountError, match="Connection refused"):
         ask(tmp_path, record, "stats")
+    with pytest.raises(MountpointError, match="its daemon is gone"):  # its mount is, it ends
+        ask(tmp_path, replace(record, device="999:999"), "stats")
     registry.forget(tmp_path, record)
 
 

@@ -232,3 +232,17 @@ def test_mount_8(stack: Path) -> None:
     assert first.split()[:2] == ["none", "fuse.imgmount"] and "rw,relatime" in first
     assert file == "top" and "Read-only" in refused and "Read-only" in again
     assert names == ["d", "linked", "x", "z"]
+
+
+def test_what_is_written_to_is_no_layer(command: Command, stack: Path) -> None:
+    """The kernel says ELOOP."""
+    for what, words in (
+        ("upper", f"upperdir={stack}/low,workdir={stack}/work"),
+        ("work directory", f"upperdir={stack}/upper,workdir={stack}/low"),
+    ):
+        words = f"lowerdir={stack}/top:{stack}/low,{words}"
+        done = command("-o", words, stack / "mnt", check=False)
+        assert done.returncode == 8
+        line = f"{stack}/low: the {what} is a layer of this mount too"
+        assert done.stderr == f"imgmount: {line}\n"
+    assert sorted(os.listdir(stack / "low")) == ["d", "linked"]

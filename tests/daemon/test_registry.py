@@ -53,6 +53,20 @@ def test_states(tmp_path: Path, record: Record) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_device_number_is_given_again(tmp_path: Path, record: Record) -> None:
+    """A daemon was killed, its mount went, and the next mount has the number."""
+    entry = mount_at(Path("/"))
+    assert entry
+    living = replace(record, device=entry.device)
+    dead = replace(living, pid=1, start_time=record.start_time + 1, mountpoint="/gone")
+    for number in (1, 2**22):  # whichever file is read first
+        registry.register(tmp_path, living)
+        registry.register(tmp_path, replace(dead, pid=number))
+        assert registry.find(tmp_path, entry) == living
+        assert [found.record for found in registry.listing(tmp_path)] == [living]
+        assert [path.stem for path in tmp_path.iterdir()] == [str(living.pid)]
+
+
 def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:
     assert record.alive
     assert not replace(record, start_time=record.start_time - 1).alive

@@ -140,6 +140,37 @@ def test_upper_of_a_user(home: Path) -> None:
     assert done.stdout == "mine\n"
 
 
+def test_r46_the_kernel_reads_the_upper_of_a_user(home: Path) -> None:
+    """It takes neither redirects nor metacopies together with `userxattr`."""
+    done = as_user(
+        home,
+        """
+        imgmount image.tar m --upper up
+        chmod 640 m/etc/motd
+        mv m/etc m/moved
+        cp -r m/moved seen
+        imgmount umount m
+        getfattr -hRm '^user.overlay.(redirect|metacopy)' up
+        """,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    (home / "kernel").mkdir()
+    (home / "empty").mkdir()
+    words = f"lowerdir={home}/empty,upperdir={home}/up,workdir={home}/kernel,userxattr"
+    (home / "at").mkdir()
+    subprocess.run(["mount", "-t", "overlay", "o", "-o", words, home / "at"], check=True)
+    try:
+        names = sorted(os.listdir(home / "at/moved"))
+        assert names == sorted(os.listdir(home / "seen"))
+        for name in names:
+            if (home / "seen" / name).is_file():
+                assert (home / "at/moved" / name).read_bytes() == (
+                    home / "seen" / name
+                ).read_bytes()
+    finally:
+        subprocess.run(["umount", home / "at"], check=True)
+
+
 def test_roots_mount_is_not_a_users_to_unmount(home: Path, busybox_image: Path) -> None:
     command = Command(home / "root")
     at = home / "theirs"
@@ -184,3 +215,26 @@ def test_diff_and_commit(home: Path) -> None:
         "A /tmp/x",
         "1",
     ]
+
+
+def test_a_store_of_rootless_containers(home: Path) -> None:
+    """Read by its user, and inside the user namespace that shows its owners as they are."""
+    done = as_user(
+        home,
+        f"""
+        skopeo --insecure-policy copy -q docker-archive:image.tar containers-storage:localhost/b:1
+        imgmount run containers-storage:b:1 'cat /etc/second; id -u'
+        inside() {{ buildah unshare {sys.executable} -m fusemount "$@"; }}
+        inside dump --digest containers-storage:b:1 | sed 1d | cut -d ' ' -f 1-12 > in-place
+        imgmount dump --digest image.tar | sed 1d | cut -d ' ' -f 1-12 > archive
+        cmp in-place archive
+        wc -l < archive
+        i="{sys.executable} -m fusemount"
+        buildah unshare sh -ec "$i containers-storage:b:1 m; cat m/etc/second; $i umount m"
+        """,
+        sub_ids=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    second, uid, lines, again = done.stdout.split()
+    assert (second, uid, again) == ("2", "0", "2") and int(lines) > 15
+    assert clean(home)

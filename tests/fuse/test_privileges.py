@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -162,6 +163,7 @@ def named(i: int, mode: int) -> str:
 def open_to_all(tmp_path: Path, fastpath: bool) -> Iterator[Path]:
     """A file for each caller and mode, in a layer."""
     layer = TarWriter().dir(".", mode=0o755).dir("open", mode=0o777)
+    layer.file("open/id", Path("/usr/bin/id").read_bytes(), mode=0o4777)
     for i in range(len(CALLERS)):
         for mode in MODES:
             layer.file(named(i, mode), b"data", mode=mode, uid=OWNER, gid=GROUP)
@@ -207,3 +209,40 @@ def test_r34_roots_write_takes_a_capability_alone(at: Path) -> None:
             f.write(b"x")
         fails(errno.ENODATA, os.getxattr, path, "security.capability")
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o6755
+
+
+_PYTHON = "python3 -c 'import os, mmap; fd = os.open(\"{}\", os.O_RDWR{}); {}'"
+_WRITES = {
+    "write": "echo >> {}",
+    "fallocate": "fallocate -l 1M {0} 2>/dev/null || echo >> {0}",  # pyfuse3 has no handler
+    "copy_file_range": _PYTHON.format("{0}", "", "os.copy_file_range(fd, fd, 100, 0, 900000)"),
+    "direct": _PYTHON.format("{0}", "|os.O_DIRECT", "os.pwrite(fd, mmap.mmap(-1, 4096), 1 << 20)"),
+}
+
+
+@pytest.mark.parametrize("how", _WRITES)
+@pytest.mark.parametrize("name", ["id", "own"])
+def test_r34_a_set_id_file_that_was_written_runs_without(
+    open_to_all: Path, how: str, name: str
+) -> None:
+    """exec(2) asks the kernel's inode for its mode, which must have heard of it; stat(1) asks us.
+    Of a layer's file, of a new one, and on the disk beside."""
+    for top in (open_to_all, open_to_all.parent):
+        path = top / "open" / name
+        path.parent.mkdir(exist_ok=True, mode=0o755)
+        if not path.exists():
+            shutil.copy("/usr/bin/id", path)
+            os.chmod(path, 0o4777)
+            os.sync()
+        assert _as_somebody(path.parent, f"./{name} -u") == "0"  # set-id works here
+        assert _as_somebody(path.parent, _WRITES[how].format(name)) == ""
+        assert _as_somebody(path.parent, f"./{name} -u") == "9", (how, path)
+        assert _as_somebody(path.parent, f"stat -c %a {name}") == "777"
+
+
+def _as_somebody(where: Path, line: str) -> str:
+    """What a command says that uid 9 runs in a directory which its way there may not show it."""
+    argv = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", "sh", "-c", line]
+    done = subprocess.run(argv, cwd=where, capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()

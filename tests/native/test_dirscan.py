@@ -13,16 +13,16 @@ from fusemount import _native
 from fusemount._native import LayerIndex, Member
 
 
-def scan(path: Path, **ids: object) -> LayerIndex:
+def scan(path: Path, user_marks: bool = False) -> LayerIndex:
     fd = _native.open_layer_root(path)
     try:
-        return _native.scan_directory(fd, **ids)[0]  # type: ignore[arg-type]
+        return _native.scan_directory(fd, user_marks)[0]
     finally:
         os.close(fd)
 
 
-def members(path: Path, **ids: object) -> dict[bytes, Member]:
-    index = scan(path, **ids)
+def members(path: Path, user_marks: bool = False) -> dict[bytes, Member]:
+    index = scan(path, user_marks)
     found = [index.member(i) for i in range(len(index))]
     return {m.path: m for m in found}
 
@@ -121,6 +121,20 @@ def test_marks_are_hidden_and_escaped_ones_shown(tmp_path: Path) -> None:
     assert member.uid == 0
 
 
+def test_marks_of_users_where_root_unpacked(tmp_path: Path) -> None:
+    """They are data, as for the kernel's overlayfs, unless the root says that a user did."""
+    (tmp_path / "d").mkdir()
+    os.setxattr(tmp_path / "d", "user.overlay.opaque", b"y")
+    os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
+    assert not members(tmp_path)[b"d"].xattrs
+    found = members(tmp_path, trusted_marks=True)
+    assert found[b"d"].xattrs == ((b"user.overlay.opaque", b"y"),)
+    os.setxattr(tmp_path, "user.containers.override_stat", b"1:2:0755")
+    found = members(tmp_path, trusted_marks=True)
+    assert b"user.overlay.opaque" not in dict(found[b"d"].xattrs)
+    assert (found[b""].uid, found[b""].gid) == (1, 2)
+
+
 def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
     said = {
         "file": (b"1000:1001:04755", stat.S_IFREG | 0o4755, (0, 0)),
@@ -148,16 +162,15 @@ def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
     assert found[b"link"].link == b"target"
 
 
-def test_id_ranges_and_squashing(tmp_path: Path) -> None:
-    for name, uid in (("a", 0), ("b", 65535), ("c", 65536)):
-        (tmp_path / name).touch()
-        os.chown(tmp_path / name, uid, uid)
-    shifted = members(tmp_path, uids=[(0, 100000, 65536)], gids=[(0, 1, 1), (65536, 9, 1)])
-    assert [(shifted[n].uid, shifted[n].gid) for n in (b"a", b"b", b"c")] == [
-        (100000, 1), (165535, 65534), (65534, 9),
-    ]  # fmt: skip
-    squashed = members(tmp_path, squash_uid=0, squash_gid=5)
-    assert {(m.uid, m.gid) for m in squashed.values()} == {(0, 5)}
+def test_user_marks_alone(tmp_path: Path) -> None:
+    """Also where the root says trusted: then those are data, as overlayfs has it."""
+    (tmp_path / "d").mkdir()
+    os.setxattr(tmp_path, "trusted.overlay.origin", b"x")
+    os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
+    os.setxattr(tmp_path / "d", "user.overlay.redirect", b"/e")
+    by_root, asked = members(tmp_path)[b"d"], members(tmp_path, user_marks=True)[b"d"]
+    assert dict(by_root.xattrs) == {b"user.overlay.redirect": b"/e"}
+    assert dict(asked.xattrs) == {b"trusted.overlay.opaque": b"y"}
 
 
 def test_another_mount_in_it_is_not_entered(tmp_path: Path) -> None:

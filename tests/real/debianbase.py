@@ -21,7 +21,7 @@ _WITHOUT = ("doc", "locale", "man", "info")
 
 def debian_root() -> Path:
     """The tar, one directory entry `./` first. Raises AssertionError when it cannot be built."""
-    kept = _directory() / f"{_key()}.tar"
+    kept = kept_files() / f"{_key()}.tar"
     note = kept.with_suffix(".sha256")
     if kept.exists() and note.exists() and note.read_text() == _digest(kept):
         return kept
@@ -36,7 +36,8 @@ def debian_root() -> Path:
     return kept
 
 
-def _directory() -> Path:
+def kept_files() -> Path:
+    """Where tests keep what they made or got for later sessions."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = base / "imgmount-tests"
     directory.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,10 @@ def bound(root: Path) -> Iterator[ExitStack]:
         yield binds
 
 
-def run_in(root: Path, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+def run_in(
+    root: Path, command: Sequence[str], seconds: float = 180
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        ["chroot", root, *command], env=_ENVIRONMENT, capture_output=True, timeout=180,
+        ["chroot", root, *command], env=_ENVIRONMENT, capture_output=True, timeout=seconds,
         stdin=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip

@@ -40,6 +40,11 @@ install -i 1 && rpm -V --nodeps tiny
 install -U 2 && rpm -V --nodeps tiny
 rpm -ql tiny && cat /opt/tiny/state && rpm --force-debian -e tiny && find /opt/tiny | sort
 rpmdb --verifydb && install -i 1 && rpm -qa
+# and from outside, as installers of a new root do
+mkdir -p /opt/tiny-root && rpm --root /opt/tiny-root --initdb
+into() { rpm --root /opt/tiny-root --force-debian --nodeps --noscripts "$@"; }
+into -i RPMS/noarch/tiny-1-1.noarch.rpm && into -U RPMS/noarch/tiny-2-1.noarch.rpm
+rpm --root /opt/tiny-root -qa && cat /opt/tiny-root/opt/tiny/bin/tiny
 rm -r BUILD BUILDROOT SRPMS
 """
 
@@ -82,7 +87,7 @@ rsync -aHAXn --numeric-ids --delete --itemize-changes /usr/lib/python3.11 /usr/s
 """
 # name: script, and the trees that it decides
 PACKAGERS = {
-    "rpm": (RPM, ("opt/tiny",)),
+    "rpm": (RPM, ("opt/tiny", "opt/tiny-root/opt", "opt/tiny-root/etc")),
     "pip": (PIP, ("usr/local/bin", "usr/local/lib/python3.11")),
     "rsync": (RSYNC, ("root/rsync",)),
 }

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixedtree import TIME, layers
+from npmpackages import NPM, npm_tarball
 from tarwriter import TarWriter
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -22,6 +24,7 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 class Workload:
     script: str
     trees: tuple[str, ...] = ()  # below the directory: to be dumped and compared
+    environment: Callable[[], dict[str, str]] = dict
 
 
 def workload_layers() -> list[bytes]:
@@ -120,6 +123,7 @@ WORKLOADS = {
         """,
         ("one", "four"),
     ),
+    "npm": Workload(NPM, ("one", "was"), lambda: {"NPM": str(npm_tarball())}),
     "dbench": Workload("dbench -t $((2 * LOADS)) -D . 4 > ../dbench.log && ls | sort"),
 }
 
@@ -130,7 +134,8 @@ def perform(workload: Workload, directory: Path, loads: int, seconds: float = 60
         ["sh", "-euc", workload.script],
         cwd=directory, capture_output=True, text=True, timeout=seconds, errors="replace",
         stdin=subprocess.DEVNULL,
-        env={"PATH": SYSTEM_PATH, "LC_ALL": "C", "HOME": os.devnull, "LOADS": str(loads)},
+        env={"PATH": SYSTEM_PATH, "LC_ALL": "C", "HOME": os.devnull, "LOADS": str(loads),
+             **workload.environment()},
     )  # fmt: skip
     assert done.returncode == 0, f"status {done.returncode}: {(done.stdout + done.stderr)[-3000:]}"
     return done.stdout

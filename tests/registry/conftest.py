@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from busyboximage import busybox_layers
+from hostile import Hostile, hostile
 from imagewriter import oci_layout
-from oracle import run
-from realregistry import RealRegistry, real_registry
+from realregistry import Authority, RealRegistry, make_authority, real_registry
+from talking import Pushed, manifest_of, push
 
 
 @pytest.fixture(scope="session")
@@ -20,22 +19,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]
         yield server
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """layout: what was pushed; manifest: its bytes."""
-
-    repository: str
-    tag: str
-    layout: Path
-    manifest: bytes
-
-    @property
-    def layer(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.manifest)["layers"][0]
-        return found
-
-    def blob(self, digest: str) -> bytes:
-        return (self.layout / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +32,13 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def push(layout: Path, target: str, *options: str) -> None:
-    run("skopeo", "copy", "-q", *options, f"oci:{layout}:t", f"docker://{target}")
-
-
 @pytest.fixture(scope="session")
 def pushed(registry: RealRegistry, layout: Path) -> Pushed:
     push(layout, f"{registry.domain}/library/busybox:t", "--dest-tls-verify=false")
-    index = json.loads((layout / "index.json").read_bytes())
-    digest = index["manifests"][0]["digest"]
-    manifest = (layout / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
-    return Pushed("library/busybox", "t", layout, manifest)
+    return Pushed("library/busybox", "t", layout, manifest_of(layout))
+
+
+@pytest.fixture
+def server() -> Iterator[Hostile]:
+    with hostile() as found:
+        yield found

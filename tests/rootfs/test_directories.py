@@ -169,10 +169,9 @@ def test_a_tar_below_a_directory(tmp_path: Path) -> None:
         os.chmod(tmp_path / "top" / name, 0o711)
     os.setxattr(tmp_path / "top/h", "trusted.overlay.redirect", b"/g")
     from fusemount.layer import open_directories
-    from fusemount.settings import Owners
 
     layer = open_layer(t.tar())
-    (directory,) = open_directories([tmp_path / "top"], Owners())
+    (directory,) = open_directories([tmp_path / "top"])
     view = open_rootfs([layer, directory], upper=None, work=None, read_only=True)
     f, h = view.lookup(1, b"f"), view.lookup(1, b"h")
     assert view.read(f, 0, 100) == b"contents" and view.read(h, 1, 3) == b"234"

@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from imagewriter import ImageSpec, docker_archive, oci_archive, oci_layout
+from imagewriter import (
+    ImageSpec,
+    docker_archive,
+    docker_files,
+    oci_archive,
+    oci_layout,
+    write_directory,
+)
 from storing import LAYERS, clean, files, layer, load, names, save
 from tarwriter import TarWriter
 
@@ -184,3 +191,14 @@ def test_an_image_comes_in_with_what_it_had(store: Store, tmp_path: Path) -> Non
     assert store.images() == []
     prune(store)
     assert set(files(store)) <= set(before) | {"repositories.json", "cache/summaries.json"}
+
+
+def test_docker_members_in_a_directory_are_told_apart(store: Store, tmp_path: Path) -> None:
+    """Where each layer is a file of its own, all begin at byte 0, and some are of one size."""
+    tars = [layer("one"), layer("two")]
+    assert len(tars[0]) == len(tars[1])
+    docker = docker_files([ImageSpec(tars, tags=["a:1"])])
+    empty = b'{"schemaVersion":2,"manifests":[]}'
+    load(store, write_directory(tmp_path / "in", docker | {"index.json": empty}))
+    clean(store, images=1)
+    assert [row.diff_id for row in store.find("a:1").summary.layers] == [*map(Digest.of, tars)]
