@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,12 +60,18 @@ class _Check:
         self._report = Report()
         self._summaries = Summaries(store.layout, tolerant=True)
         self._layers: dict[Digest, Measured | None] = {}
+        self._writable = False
         self._good: set[Digest] = set()
         self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
+    def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
+        """What cannot be written to does not change either."""
+        return locked(self._layout, exclusive=exclusive) if self._writable else nullcontext()
+
     def run(self, lease: Lease | None) -> Report:
+        self._writable = lease is not None
         self._marker()
         catalog = self._held(lease)
         self._blobs()
@@ -210,7 +216,7 @@ class _Check:
     def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
         """What Docker's view says of a layer; images that others brought are not in it."""
         row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
-        with locked(self._layout, exclusive=False):
+        with self._locked(exclusive=False):
             if not (self._layout.layerdb / ident.hex).exists():
                 return
             said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
@@ -309,12 +315,13 @@ class _Check:
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and said != right:
                 self._wrong("repositories.json: not what index.json says")
-        with locked(self._layout, exclusive=True), translated(self._layout.root):
+        with self._locked(exclusive=True), translated(self._layout.root):
             self._report.unreached += self._unreached()
 
     def _unreached(self) -> list[str]:
         layout = self._layout
-        held = {digest.hex for h in living(layout) for digest in h.digests}
+        leases = living(layout) if self._writable else ()
+        held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
         for entry in Catalog.read(layout).entries:  # what came meanwhile
             reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
