@@ -25,11 +25,12 @@ VERBS = {
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),
     "dump": ("dump", "print every inode of an image, a line each"),
-    "diff": ("diff", "print what was changed in a mount or an upper"),
+    "diff": ("diff", "print what was changed in a mount or an upper, or between two images"),
     "commit": ("commit", "write what was changed as an image with one layer more"),
     "pull": ("pull", "bring an image from a registry into the store"),
     "push": ("push", "bring an image of the store to a registry"),
     "copy": ("copy", "copy an image between registries, stores, archives and layouts"),
+    "export": ("export", "write all that a mount or an image shows as one tar"),
     "import": ("importing", "make an image from a root file system's tar"),
     "help": ("help", "print help for a verb"),
 }

@@ -132,6 +132,37 @@ def _write(fd: int, data: bytes, at: int) -> None:
         data, at = data[done:], at + done
 
 
+class PlainOutput:
+    """One file, as a context manager: it is there, whole, once the block ended well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path = Path(os.path.realpath(path))
+        with translated(path):
+            if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(errno.EEXIST, "it is there and no regular file")
+            self._temporary, self._fd = _temporary(path)
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        with translated(self._path):
+            _write(self._fd, data, self._at)
+        self._at += len(data)
+
+    def __enter__(self) -> PlainOutput:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with translated(self._path):
+                    os.fsync(self._fd)
+                    os.rename(self._temporary, self._path)
+        finally:
+            os.close(self._fd)
+            with suppress(OSError):  # renamed, when all went well
+                self._temporary.unlink()
+
+
 class LayoutOutput:
     """An OCI layout's directory, new or one that is there: then its other images stay.
 

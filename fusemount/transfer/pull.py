@@ -17,8 +17,8 @@ from typing import TypeVar
 import trio
 
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, PlatformMismatch
-from fusemount.image.fields import shown
+from fusemount.errors import ImgmountError, MalformedImage, PlatformMismatch
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import INDEX_TYPES, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.image.platforms import normalised, rank, this_machine
@@ -177,11 +177,16 @@ class RegistryOrigin:
     async def _document(self, descriptor: Descriptor) -> bytes:
         if "manifest" in descriptor.media_type or descriptor.media_type in INDEX_TYPES:
             return await self.fetch(descriptor)
-        data = b""
+        if descriptor.size > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(
+                f"{self.label}: {descriptor.digest}: {descriptor.size} bytes of JSON, "
+                f"the limit is {DOCUMENT_BYTES_MAX}"
+            )
+        data = bytearray()
         async with aclosing(self._registry.blob(self._name.path, descriptor)) as blob:
             async for piece in blob:
                 data += piece
-        return data
+        return bytes(data)
 
     @contextmanager
     def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:

@@ -13,16 +13,18 @@ from fusemount import _native
 from fusemount._native import LayerIndex, Member
 
 
-def scan(path: Path, user_marks: bool = False) -> LayerIndex:
+def scan(path: Path, user_marks: bool = False, trusted_marks: bool = False) -> LayerIndex:
     fd = _native.open_layer_root(path)
     try:
-        return _native.scan_directory(fd, user_marks)[0]
+        return _native.scan_directory(fd, user_marks, trusted_marks)[0]
     finally:
         os.close(fd)
 
 
-def members(path: Path, user_marks: bool = False) -> dict[bytes, Member]:
-    index = scan(path, user_marks)
+def members(
+    path: Path, user_marks: bool = False, trusted_marks: bool = False
+) -> dict[bytes, Member]:
+    index = scan(path, user_marks, trusted_marks)
     found = [index.member(i) for i in range(len(index))]
     return {m.path: m for m in found}
 
