@@ -8,7 +8,14 @@ import re
 import sys
 from contextlib import ExitStack
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, reference_of
+from fusemount.cli.arguments import (
+    Parser,
+    add_changed,
+    asked_of,
+    directories,
+    reference_of,
+    warn,
+)
 from fusemount.errors import UsageError
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -23,12 +30,6 @@ def parser() -> Parser:
                    help="the first is an image too, the older of the two")  # fmt: skip
     p.add_argument("--json", action="store_true", help="as a JSON array, every name exactly")
     return p
-
-
-def warn(message: str) -> None:
-    from fusemount.cli.table import printable
-
-    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def run(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ from fusemount.cli.arguments import (
     asked_of,
     directories,
     reference_of,
+    warn,
 )
 from fusemount.errors import UsageError
 
@@ -27,7 +28,6 @@ def run(argv: list[str]) -> int:
     if args.output is None and sys.stdout.isatty():
         raise UsageError("a tar is not for a terminal: -o FILE, or redirect it")
 
-    from fusemount.cli.diff import warn
     from fusemount.cli.progress import terminal_progress
     from fusemount.daemon.export import export_image, export_place, is_place
     from fusemount.sources.output import PlainOutput

@@ -17,8 +17,8 @@ from tarwriter import TarWriter
 from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
-from fusemount.store import Store, StoredLayer
-from fusemount.store.intake import Claims, Part, put_document, take_layer
+from fusemount.store import Store
+from fusemount.store.intake import Claims, Part, StoredLayer, put_document, take_layer
 from fusemount.store.removal import prune
 
 COMPRESSIONS = ["none", "gzip", "zstd", "xz", "bzip2"]
