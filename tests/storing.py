@@ -9,15 +9,14 @@ files(store)                   what is on disk: {path below the root: bytes}
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from tarwriter import TarWriter
 
 from fusemount.layer import SilentProgress
-from fusemount.layer.blob import BlobFile
-from fusemount.layer.decode import scan
-from fusemount.sources.medium import Archive, Directory, Medium
+from fusemount.reference import parse_reference
+from fusemount.settings import Directories
+from fusemount.sources.opening import open_medium, path_exists
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
 from fusemount.store.verify import Report, verify
@@ -37,15 +36,10 @@ def layer(text: str, size: int = 600) -> bytes:
 
 
 def load(store: Store, path: Path) -> list[StoredImage]:
-    with ExitStack() as stack:
-        medium: Medium
-        if path.is_dir():
-            medium = Directory(path)
-            stack.callback(medium.close)
-        else:
-            file = BlobFile(path)
-            stack.callback(file.close)
-            medium = Archive(str(path), file, scan(file.fd, 0, file.size, str(path)))
+    kept = path.parent / ".kept"
+    directories = Directories(kept / "cache", kept / "state", kept / "run")
+    reference = parse_reference(str(path), path_exists)
+    with open_medium(reference, directories, SilentProgress()) as medium:
         return load_medium(store, medium, SilentTransfers())
 
 

@@ -192,7 +192,7 @@ def take_layer(
     except (VerificationFailed, MalformedImage):
         part.drop()
         raise
-    with suppress(ImgmountError):  # a cache that takes nothing costs time only
+    with suppress(ImgmountError, OSError):  # a cache that takes nothing costs time only
         _keep(cache, blob, facts, index)
     return layer
 

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fusemount.digest import Digest, chain_ids
-from fusemount.store.layout import TMP, Layout, replace_file, sync_directory, translated
+from fusemount.store.layout import TMP, Layout, names_in, replace_file, sync_directory, translated
 from fusemount.store.summary import LayerRow
 
 FILES = ("diff", "parent", "size", "cache-id")
@@ -89,7 +89,7 @@ def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[st
 def chains(layout: Layout) -> list[Digest]:
     """All that are there, in no order."""
     with translated(layout.layerdb):
-        names = os.listdir(layout.layerdb)
+        names = names_in(layout.layerdb)
     return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
 
 
@@ -108,7 +108,7 @@ def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
 def sweep(layout: Layout) -> None:
     """What a process that died was at.  Under the exclusive lock."""
     with translated(layout.layerdb):
-        for name in os.listdir(layout.layerdb):
+        for name in names_in(layout.layerdb):
             if name.startswith(TMP):
                 _remove_tree(layout.layerdb / name)
 

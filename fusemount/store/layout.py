@@ -120,6 +120,13 @@ class Layout:
         return self.diff_ids / digest.hex
 
 
+def names_in(directory: Path) -> list[str]:
+    """Sorted; none where it is not there: a layout that others made has nothing but blobs."""
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
+
+
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """path holds data, whole, or what it held before (S4).  Raises OSError."""
     temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.store.layout import Layout, flocked, translated
+from fusemount.store.layout import Layout, flocked, names_in, translated
 
 MOUNT = "mount"
 
@@ -111,7 +111,7 @@ def living(layout: Layout) -> list[Held]:
     """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
     found = []
     with translated(layout.leases):
-        for name in sorted(os.listdir(layout.leases)):
+        for name in names_in(layout.leases):
             held = _read(layout.leases / name)
             if held is not None:
                 found.append(held)

@@ -21,7 +21,7 @@ from fusemount.imagename import parse_name
 from fusemount.layer.kept import identity
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
-from fusemount.store.layout import TMP, Layout, translated
+from fusemount.store.layout import TMP, Layout, names_in, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
 from fusemount.store.store import Store, StoredImage
 from fusemount.store.summary import LayerRow, Summaries
@@ -293,7 +293,7 @@ def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
         for _, summary in summaries.reached(entry.digest):
             chains |= dict(zip(summary.chain, summary.layers, strict=True))
     hexes = {digest.hex for digest in blobs}
-    unreached = [name for name in os.listdir(layout.blobs) if name not in hexes]
+    unreached = [name for name in names_in(layout.blobs) if name not in hexes]
     diff_ids = {layer.diff_id.hex for layer in chains.values()}
     diff_ids |= {_diff_of(layout, digest) for h in held for digest in h.digests}
     layerdb.sweep(layout)
@@ -326,17 +326,17 @@ def _diff_of(layout: Layout, digest: Digest) -> str:
 
 
 def _sweep(directory: Path, kept: set[str]) -> int:
-    return sum(_gone(directory / name) for name in os.listdir(directory) if name not in kept)
+    return sum(_gone(directory / name) for name in names_in(directory) if name not in kept)
 
 
 def _sweep_tmp(directory: Path) -> int:
-    return sum(_gone(directory / n) for n in os.listdir(directory) if n.startswith(TMP))
+    return sum(_gone(directory / n) for n in names_in(directory) if n.startswith(TMP))
 
 
 def _sweep_parts(layout: Layout) -> int:
     """Broken downloads that nobody goes on with."""
     freed = 0
-    for name in os.listdir(layout.ingest):
+    for name in names_in(layout.ingest):
         with _idle(layout.ingest / name) as idle:
             freed += _gone(layout.ingest / name) if idle else 0
     return freed
@@ -381,6 +381,6 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
         directory = layout.cache / name
         if directory.is_dir():
             kept = {diff_id + suffix for diff_id in diff_ids}
-            kept |= {entry for entry in os.listdir(directory) if entry.startswith(".tmp-")}
+            kept |= {entry for entry in names_in(directory) if entry.startswith(".tmp-")}
             freed += _sweep(directory, kept)
     return freed

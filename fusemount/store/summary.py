@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -86,14 +86,18 @@ class Summaries:
                 self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
+        return self._as_it_is(self._bare(digest, media_type))
+
+    def _bare(self, digest: Digest, media_type: str) -> Summary:
+        """Of an index all that it lists."""
         summary = self._read_once.get(digest)
         if summary is not None:
-            return self._as_it_is(summary)
+            return summary
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
                 self._read_once[digest] = self._from_json(known)
-                return self._as_it_is(self._read_once[digest])
+                return self._read_once[digest]
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -103,15 +107,15 @@ class Summaries:
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
             self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
-        return self._as_it_is(summary)
+        return summary
 
     def _as_it_is(self, summary: Summary) -> Summary:
         """An index with those children only that the store has, and what they are; more may come
         with another pull."""
         if not summary.children:
             return summary
-        there = tuple(d for d in summary.children if self._layout.blob(d).exists())
-        below = [s for child in there for _, s in self.reached(child)]
+        there = self._there(summary)
+        below = [s for _, s in self._walk([(child, "") for child in there])]
         images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
         only = images[0] if len(images) == 1 else Summary("index")
         return Summary(
@@ -135,11 +139,23 @@ class Summaries:
         return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """A manifest and, of an index, all that are in it."""
-        summary = self.of(digest, media_type)
-        yield digest, summary
-        for child in summary.children:
-            yield from self.reached(child)
+        """A manifest and, of an index, all that are in it, each once."""
+        for each, summary in self._walk([(digest, media_type)]):
+            yield each, self._as_it_is(summary)
+
+    def _there(self, summary: Summary) -> tuple[Digest, ...]:
+        return tuple(d for d in summary.children if self._layout.blob(d).exists())
+
+    def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
+        """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
+        seen, waiting = {digest for digest, _ in first}, list(reversed(first))
+        while waiting:
+            each, media_type = waiting.pop()
+            summary = self._bare(each, media_type)
+            yield each, summary
+            new = [child for child in self._there(summary) if child not in seen]
+            seen.update(new)
+            waiting += [(child, "") for child in reversed(new)]
 
     def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
         """All that it needs, itself included."""

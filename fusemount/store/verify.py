@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from fusemount.layer.progress import Progress
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.intake import Measured, measure
-from fusemount.store.layout import OCI_LAYOUT, TMP, translated
+from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
 from fusemount.store.locks import Lease, living, locked
 from fusemount.store.removal import facts_of, is_at_work
 from fusemount.store.store import Store, repositories_json
@@ -65,16 +65,23 @@ class _Check:
         self._report = Report()
         self._summaries = Summaries(store.layout, tolerant=True)
         self._layers: dict[Digest, Measured | None] = {}
+        self._writable = False
         self._good: set[Digest] = set()
+        self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
+    def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
+        """What cannot be written to does not change either."""
+        return locked(self._layout, exclusive=exclusive) if self._writable else nullcontext()
+
     def run(self, lease: Lease | None, only: Sequence[Digest] | None) -> Report:
+        self._writable = lease is not None
         catalog = self._held(lease)
         if only is None:
             self._marker()
             with translated(self._layout.blobs):
-                self._blobs(sorted(os.listdir(self._layout.blobs)))
+                self._blobs(names_in(self._layout.blobs))
         else:
             catalog = catalog.changed(e for e in catalog.entries if e.digest in only)
             needed = (self._summaries.blobs(e.digest) for e in catalog.entries)
@@ -154,6 +161,9 @@ class _Check:
     # ---- images -------------------------------------------------------------------------------
 
     def _manifest(self, digest: Digest, media_type: str, names: str) -> None:
+        if (digest, media_type) in self._seen:
+            return
+        self._seen.add((digest, media_type))
         self._reached.add(digest)
         data = self._layout.blob(digest).read_bytes()
         try:
@@ -216,7 +226,7 @@ class _Check:
     def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
         """What Docker's view says of a layer; images that others brought are not in it."""
         row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
-        with locked(self._layout, exclusive=False):
+        with self._locked(exclusive=False):
             if not (self._layout.layerdb / ident.hex).exists():
                 return
             said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
@@ -315,12 +325,13 @@ class _Check:
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and said != right:
                 self._wrong("repositories.json: not what index.json says")
-        with locked(self._layout, exclusive=True), translated(self._layout.root):
+        with self._locked(exclusive=True), translated(self._layout.root):
             self._report.unreached += self._unreached()
 
     def _unreached(self) -> list[str]:
         layout = self._layout
-        held = {digest.hex for h in living(layout) for digest in h.digests}
+        leases = living(layout) if self._writable else ()
+        held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
         for entry in Catalog.read(layout).entries:  # what came meanwhile
             reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
@@ -332,11 +343,11 @@ class _Check:
             (layout.blobs, reached), (layout.diff_ids, reached), (layout.layerdb, chains),
         ):  # fmt: skip
             where = directory.relative_to(layout.root)
-            found += [f"{where}/{name}" for name in sorted(set(os.listdir(directory)) - known)]
-        parts = sorted(os.listdir(layout.ingest))
+            found += [f"{where}/{name}" for name in sorted(set(names_in(directory)) - known)]
+        parts = names_in(layout.ingest)
         found += [f"ingest/{n}" for n in parts if not is_at_work(layout.ingest / n)]
         for directory in (layout.root, layout.cache):
-            found += sorted(n for n in os.listdir(directory) if n.startswith(TMP))
+            found += sorted(n for n in names_in(directory) if n.startswith(TMP))
         return found
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
@@ -285,10 +286,10 @@ def _load_docker(
 
 def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -> list[StoredLayer]:
     """The layers of an opened image, lowest first, as they stand there."""
-    taken: dict[tuple[int, int], StoredLayer] = {}
+    taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
-        key = (blob.offset, blob.size)
+        key = (blob.file.path, blob.offset, blob.size)
         if key not in taken or blob.size == 0:
             taken[key] = _take(store, lease, blob, progress)
         found.append(taken[key])

@@ -32,6 +32,7 @@ from storing import checked, clean
 
 from fusemount.errors import NoSpace
 from fusemount.store import Store
+from fusemount.store.layout import names_in
 from fusemount.store.removal import prune
 
 THOROUGH = os.environ.get("FAULTS") == "all"
@@ -116,8 +117,8 @@ def wrong_afterwards(
                 clean(Store(root))
             except AssertionError as error:
                 yield f"F4: {error}"
-            left = [*(root / "leases").iterdir(), *(root / "ingest").iterdir()]
-            yield from (f"F4: {path.name} is left" for path in left)
+            left = names_in(root / "leases") + names_in(root / "ingest")
+            yield from (f"F4: {name} is left" for name in left)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -230,6 +230,18 @@ def test_a_blob_that_others_brought_is_learnt(store: Store, tmp_path: Path) -> N
     assert store.diff_id(Digest.of(blob)) == Digest.of(LAYERS[0])
 
 
+def test_a_map_that_is_wrong_is_made_again(store: Store, tmp_path: Path) -> None:
+    layout = oci_layout(tmp_path / "in", LAYERS, compress="gzip")
+    load(store, layout)
+    path = store.layout.diff_id(Digest.of(compress(LAYERS[0], "gzip")))
+    right = path.read_bytes()
+    for wrong in (b"", right.replace(Digest.of(LAYERS[0]).encode(), Digest.of(b"x").encode())):
+        path.write_bytes(wrong)
+        load(store, layout)
+        assert path.read_bytes() == right
+    clean(store, images=1)
+
+
 def test_a_document_that_was_damaged_is_written_again(store: Store) -> None:
     store.layout.blob(Digest.of(b"{}")).write_bytes(b"{")
     assert store.layout.blob(put_document(store.layout, b"{}")).read_bytes() == b"{}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ from storing import checked, clean, files, layer, load, names
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageInUse, ImageNotFound
+from fusemount.image.model import Descriptor
 from fusemount.imagename import parse_name
 from fusemount.store import Store, StoredImage
-from fusemount.store.intake import Part
+from fusemount.store.intake import Part, put_document
 from fusemount.store.locks import MOUNT, living, locked
 from fusemount.store.removal import prune, remove, users
 from fusemount.store.summary import Summaries
@@ -164,6 +166,40 @@ def test_beside_a_damaged_image_nothing_goes_that_may_be_its_own(
     clean(store, images=1)
 
 
+def test_a_damaged_image_can_be_removed(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "bad:1", "base")
+    brought(store, tmp_path, "good:1", "base", "good")
+    store.layout.blob(image.digest).write_bytes(b"{")
+    store.layout.summaries.unlink()
+    assert store.find("bad:1").summary.what == "damaged"
+    assert usage(store).images[0].mounts == 0
+    assert remove(store, "bad:1").untagged == ["bad:1"]
+    prune(store)
+    clean(store, images=1)
+
+
+def test_indexes_within_indexes_are_seen_once(store: Store, tmp_path: Path) -> None:
+    """Thirty levels, each of which leads twice to the next: a billion ways to one image."""
+    image = brought(store, tmp_path, "a:1", "x")
+    kind = "application/vnd.oci.image.index.v1+json"
+    below = [{"mediaType": image.descriptor.media_type, "digest": image.digest,
+              "size": image.descriptor.size}]  # fmt: skip
+    for level in range(30):
+        above = []
+        for side in "ab":
+            head = {"schemaVersion": 2, "mediaType": kind, "annotations": {"l": f"{level}{side}"}}
+            data = json.dumps(head | {"manifests": below}).encode()
+            digest = put_document(store.layout, data)
+            above.append({"mediaType": kind, "digest": digest, "size": len(data)})
+        below = above
+    top = Descriptor(kind, Digest(str(below[0]["digest"])), int(str(below[0]["size"])))
+    store.add(top, [parse_name("deep:1")])
+    assert len(Summaries(store.layout).blobs(top.digest)) == 30 * 2 - 1 + 3
+    remove(store, "deep:1")
+    prune(store)
+    clean(store, images=1)
+
+
 def test_prune_takes_what_dangles_or_everything(store: Store, tmp_path: Path) -> None:
     brought(store, tmp_path, "a:1", "one")
     brought(store, tmp_path, "a:1", "two")
@@ -214,6 +250,21 @@ def test_what_is_full_can_still_be_emptied(tmp_path: Path) -> None:
         clean(store, images=1)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_layout_of_others_is_a_store(tmp_path: Path) -> None:
+    """It has blobs and names, and nothing else of what we keep."""
+    specs = [ImageSpec([layer("base"), layer(tag)], tags=[tag]) for tag in ("a:1", "b:1")]
+    store = Store(oci_layout(tmp_path / "theirs", images=specs))
+    assert names(store) == {"a:1", "b:1"}
+    clean(store, images=2)
+    assert usage(store).orphans == 0
+    remove(store, "a:1")
+    clean(store, images=1)
+    store.tag("b:1", parse_name("c:1"))
+    prune(store, everything=True)
+    clean(store, images=0)
+    assert not list(store.layout.blobs.iterdir())
 
 
 # ---- leases -------------------------------------------------------------------------------

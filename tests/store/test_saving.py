@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from imagewriter import ImageSpec, docker_archive, oci_archive, oci_layout
+from imagewriter import (
+    ImageSpec,
+    docker_archive,
+    docker_files,
+    oci_archive,
+    oci_layout,
+    write_directory,
+)
 from storing import LAYERS, clean, files, layer, load, names, save
 from tarwriter import TarWriter
 
@@ -69,6 +76,17 @@ def test_through_other_forms_to_the_same_archive(store: Store, tmp_path: Path, f
     second = other(tmp_path, 2)
     load(second, save(store, "a:1", form, tmp_path / "between"))
     assert save(second, "a:1", "docker-archive", tmp_path / "again").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("wrap", ["gzip", "zstd", "xz", "bzip2"])
+@pytest.mark.parametrize("writer", [docker_archive, oci_archive])
+def test_a_compressed_archive_is_the_same_image(
+    store: Store, tmp_path: Path, writer: Callable[..., Path], wrap: str
+) -> None:
+    load(store, writer(tmp_path / "plain", LAYERS, tags=["a:1"]))
+    (image,) = load(store, writer(tmp_path / "wrapped", LAYERS, tags=["b:1"], wrap=wrap))
+    assert {name.familiar for name in image.names} == {"a:1", "b:1"}
+    clean(store, images=1)
 
 
 @pytest.mark.parametrize("form", ["oci-archive", "oci"])
@@ -173,3 +191,14 @@ def test_an_image_comes_in_with_what_it_had(store: Store, tmp_path: Path) -> Non
     assert store.images() == []
     prune(store)
     assert set(files(store)) <= set(before) | {"repositories.json", "cache/summaries.json"}
+
+
+def test_docker_members_in_a_directory_are_told_apart(store: Store, tmp_path: Path) -> None:
+    """Where each layer is a file of its own, all begin at byte 0, and some are of one size."""
+    tars = [layer("one"), layer("two")]
+    assert len(tars[0]) == len(tars[1])
+    docker = docker_files([ImageSpec(tars, tags=["a:1"])])
+    empty = b'{"schemaVersion":2,"manifests":[]}'
+    load(store, write_directory(tmp_path / "in", docker | {"index.json": empty}))
+    clean(store, images=1)
+    assert [row.diff_id for row in store.find("a:1").summary.layers] == [*map(Digest.of, tars)]
