@@ -53,9 +53,12 @@ class LayerIndex:
     def nbytes(self) -> int: ...  # memory of the arrays
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
-def scan_directory(fd: int, user_marks: bool = False, /) -> tuple[LayerIndex, int, bytes]:
+def scan_directory(
+    fd: int, user_marks: bool = False, trusted_marks: bool = False, /
+) -> tuple[LayerIndex, int, bytes]:
     """A directory as a layer (native/dirscan.h), how many of its directories may not be read, and
-    one of them. user_marks: obey `user.overlay.` alone, whatever its root has.
+    one of them. user_marks: obey `user.overlay.` alone, whatever its root has. trusted_marks:
+    user.overlay xattrs are data, unless the root has one.
 
     Raises FormatError; OSError whose filename is the name at fault, in the layer.
     """

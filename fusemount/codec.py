@@ -134,10 +134,13 @@ class _Decoder(Protocol):
 
 
 class _Gzip:
-    """zlib's decoder with the interface of the other two."""
+    """A decoder of zlib's kind with the interface of the other two: ISA-L's, twice as fast."""
 
     def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=31)  # 16 + 15: gzip header and trailer, 32 KiB window
+        from isal import isal_zlib
+
+        # 16 + 15: gzip header and trailer, 32 KiB window
+        self._zlib = isal_zlib.decompressobj(wbits=31)
         self._full = False
 
     @property
@@ -162,7 +165,9 @@ class _Gzip:
 def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception], ...]]:
     """A decoder of one member, and what it raises; modules are imported where they are needed."""
     if compression is Compression.GZIP:
-        return _Gzip(), (zlib.error,)
+        from isal import isal_zlib
+
+        return _Gzip(), (cast(type[Exception], isal_zlib.error),)
     if compression is Compression.XZ:
         import lzma
 

@@ -79,3 +79,24 @@ class NoSpace(ImgmountError):
 
     exit_code = 10
     errno = _errno.ENOSPC
+
+
+class RegistryError(ImgmountError):
+    """A registry cannot be reached, refuses for a reason of its own, or breaks the protocol."""
+
+    exit_code = 11
+    errno = _errno.EREMOTEIO
+
+
+class Unauthorized(ImgmountError):
+    """A registry wants other credentials, or gives these no such right; or they cannot be read."""
+
+    exit_code = 12
+    errno = _errno.EACCES
+
+
+class ImageInUse(ImgmountError):
+    """An image of the store that a mount shows, or that has further names."""
+
+    exit_code = 13
+    errno = _errno.EBUSY

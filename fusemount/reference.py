@@ -4,6 +4,9 @@ r"""Law: how an image is named on a command line.  Pure: a callable says which f
     FILE:NAME[:TAG]             one image of several
     docker-archive:FILE[:REF]   oci:DIR[:REF]   oci-archive:FILE[:REF]   tar:FILE
     dir:DIR[:DIR...]            unpacked layers, the topmost first; a colon in a name is `\:`
+    docker:NAME                 what a docker of this machine has, docker:[DATA-ROOT]NAME
+    containers-storage:NAME     what podman, buildah, skopeo have; [DRIVER@ROOT+RUNROOT]NAME
+    store:[ROOT]NAME            of the store at ROOT; NAME alone, where no file has that name
 
 FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
 over a file of that name, which can still be given as `./oci:file`.
@@ -18,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.errors import UsageError
+from fusemount.imagename import parse_name
 
 # github.com/distribution/reference, regexp.go: a repository's components, and a tag.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -27,7 +31,11 @@ _TAGGED = re.compile(
 )
 
 DIRECTORIES = "dir"
-TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES)
+DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
+FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
+STORE = "store"
+TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, STORE, *FOREIGN_STORES)
+NOT_SAID = Path("")  # a foreign store's root: where the machine's settings say
 _SHOWN_MAX = 4  # directories in one message
 
 
@@ -36,16 +44,18 @@ class Reference:
     """A parsed image reference.
 
     transport: one of TRANSPORTS, or None where the contents decide.
-    path: the file or directory; not yet known to exist.
+    path: the file or directory, or a store's root; not yet known to exist.
     name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
     one.
-    more: `dir` only: the directories below path, the topmost first.
+    more: `dir`: the directories below path, the topmost first; of a store: further ones, read only.
+    driver: of FOREIGN_STORES only, "" where the store tells; their path may be NOT_SAID.
     """
 
     transport: str | None
     path: Path
     name: str | None
     more: tuple[Path, ...] = ()
+    driver: str = ""
 
     def __str__(self) -> str:
         rest = 1 + len(self.more) - _SHOWN_MAX
@@ -59,31 +69,74 @@ class Reference:
         if self.transport == DIRECTORIES:
             paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
             return "dir:" + ":".join(paths)
+        if self.transport in FOREIGN_STORES:
+            return f"{self.transport}:{self._place}{self.name or ''}"
+        if self.transport == STORE:
+            return f"store:[{self.path}]{self.name}"
         head = f"{self.transport}:" if self.transport else ""
         return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
 
+    @property
+    def _place(self) -> str:
+        """`[DRIVER@ROOT:OPTIONS]`, or nothing."""
+        if self.path == NOT_SAID:
+            return ""
+        driver = f"{self.driver}@" if self.driver else ""
+        options = ",".join(f"{self.driver or 'overlay'}.imagestore={place}" for place in self.more)
+        return f"[{driver}{self.path}{':' if options else ''}{options}]"
+
     def absolute(self) -> Reference:
+        if self.transport in FOREIGN_STORES:
+            return self  # its paths are
         path, *more = (Path(os.path.abspath(p)) for p in (self.path, *self.more))
         return replace(self, path=path, more=tuple(more))
 
 
-def parse_reference(text: str, exists: Callable[[Path], bool]) -> Reference:
-    """Raises UsageError for text that names nothing; a missing file is no error here."""
+def parse_reference(
+    text: str, exists: Callable[[Path], bool], store: Path | None = None
+) -> Reference:
+    """Raises UsageError for text that names nothing; a missing file is no error here.
+
+    store: the root of the store where names are looked for that no file has.
+    """
     transport, colon, rest = text.partition(":")
     if "\0" in text:
         raise UsageError("an image reference cannot hold a NUL byte")
     if colon and transport == DIRECTORIES:
         return directories_reference(rest)
+    if colon and transport in FOREIGN_STORES:
+        return foreign_reference(transport, rest)
+    if colon and transport == STORE:
+        return _stored(text, rest, store)
     if colon and transport in TRANSPORTS:
         path, name, found = _split(rest, exists) if transport != "tar" else (rest, None, True)
         if found or not _split(text, exists)[2]:
             if not path:
                 raise UsageError(f"{text!r} names no file: expected {transport}:PATH")
             return Reference(transport, Path(path), name)
-    path, name, _ = _split(text, exists)
+    path, name, found = _split(text, exists)
+    if not found and store is not None and _is_name(text):
+        return Reference(STORE, store, text)
     if not path:
         raise UsageError(f"{text!r} names no image file")
     return Reference(None, Path(path), name)
+
+
+def _stored(text: str, rest: str, store: Path | None) -> Reference:
+    """What stands behind `store:`."""
+    root, bracket, name = rest[1:].partition("]") if rest.startswith("[") else ("", "]", rest)
+    if not bracket or not name or not (root or store):
+        raise UsageError(f"{text!r}: expected store:NAME or store:[ROOT]NAME")
+    return Reference(STORE, Path(root) if root else store or Path(), name)
+
+
+def _is_name(text: str) -> bool:
+    """Of an image, or the start of an ID."""
+    try:
+        parse_name(text)
+    except UsageError:
+        return re.fullmatch(r"(?:sha256:)?[0-9a-f]{2,64}", text) is not None
+    return not text.endswith((".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz"))
 
 
 def directories_reference(text: str) -> Reference:
@@ -104,6 +157,33 @@ def directories_reference(text: str) -> Reference:
         raise UsageError(f"{text!r}: an empty name of a directory (data-only layers are not known)")
     path, *more = map(Path, names)
     return Reference(DIRECTORIES, path, None, tuple(more))
+
+
+def foreign_reference(transport: str, text: str) -> Reference:
+    """Of `[DRIVER@ROOT+RUNROOT:OPTION,...]NAME`, each part but ROOT of which may be missing, as
+    containers/image has it (storage_transport.go); docker has neither RUNROOT nor options.
+
+    Raises UsageError.
+    """
+    if transport == DOCKER and text.startswith("//"):
+        raise UsageError(
+            f"docker:{text} is in a registry (`imgmount pull` brings it here); docker:NAME is an "
+            "image that docker has on this machine"
+        )
+    if not text.startswith("["):
+        return Reference(transport, NOT_SAID, text or None)
+    inside, closed, name = text[1:].partition("]")
+    driver, at, place = ("", "", inside) if inside.startswith("/") else inside.partition("@")
+    more: list[Path] = []
+    if transport == CONTAINERS_STORAGE:
+        place, _, options = place.partition(":")
+        place = place.partition("+")[0]
+        words = (option.partition("=") for option in options.split(","))
+        more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
+    paths = (Path(place), *more)
+    if not closed or bool(at) != bool(driver) or not all(path.is_absolute() for path in paths):
+        raise UsageError(f"{transport}:{text}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
+    return Reference(transport, Path(place), name or None, tuple(more), driver)
 
 
 def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:

@@ -16,11 +16,13 @@ class Directories:
     cache: what can be made again (indexes, decompressed layers, verdicts).
     state: what a user would miss (upper directories of mounts made without `--upper`).
     runtime: one record a living mount; gone after a boot.
+    store: the root of the image store (`--root`).
     """
 
     cache: Path
     state: Path
     runtime: Path
+    store: Path = Path("/var/lib/imgmount")
 
 
 @dataclass(frozen=True)

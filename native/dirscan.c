@@ -468,6 +468,8 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     scan->unreadable = 0;
     img_builder_init(&s.builder);
     s.prefixes = scan->user_marks ? IMG_MARKS_USER : img_dirmarks_prefixes(fd);
+    if (scan->trusted && !scan->user_marks && s.prefixes & IMG_MARKS_TRUSTED)
+        s.prefixes = IMG_MARKS_TRUSTED;
     int result = put_root(&s);
     while (result == 0 && s.n_waiting) {
         s.here = s.waiting[--s.n_waiting];

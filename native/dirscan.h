@@ -21,6 +21,7 @@
 
 typedef struct img_dirscan {
     bool user_marks;            /* obey `user.overlay.` alone, as overlayfs does with userxattr */
+    bool trusted;               /* without a mark on the root, a user's xattrs are data */
     uint64_t unreadable;        /* out: directories that may not be read */
     char first_unreadable[256]; /* out: one of them, cut */
 } img_dirscan;

@@ -25,10 +25,11 @@ static PyObject *open_layer_root(PyObject *Py_UNUSED(module), PyObject *arg) {
 
 static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args) {
     img_dirscan scan = {0};
-    int fd, user_marks = 0;
-    if (!PyArg_ParseTuple(args, "i|p:scan_directory", &fd, &user_marks))
+    int fd, user_marks = 0, trusted = 0;
+    if (!PyArg_ParseTuple(args, "i|pp:scan_directory", &fd, &user_marks, &trusted))
         return NULL;
     scan.user_marks = user_marks;
+    scan.trusted = trusted;
     img_error err = {0};
     img_index *index;
     Py_BEGIN_ALLOW_THREADS;

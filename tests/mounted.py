@@ -33,7 +33,7 @@ class Command:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("IMGMOUNT_")}
         return kept | {
             f"IMGMOUNT_{what}_DIR": str(self.base / what.lower())
-            for what in ("CACHE", "STATE", "RUNTIME")
+            for what in ("CACHE", "STATE", "RUNTIME", "ROOT")
         }
 
     def __call__(

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
-from fusemount.reference import Reference, parse_reference
+from fusemount.reference import FOREIGN_STORES, Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
+    from fusemount.store import Store
+
+
+class _Formatter(argparse.HelpFormatter):
+    """argparse's own asks shutil for the terminal's width, which takes 5 ms to import, for each
+    flag that is added."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns):
+            width = int(columns)
+        else:
+            try:
+                width = os.get_terminal_size(1).columns or 80
+            except OSError:
+                width = 80
+        super().__init__(prog, width=width - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,13 +42,14 @@ class Parser(argparse.ArgumentParser):
             description=description,
             usage=usage,
             allow_abbrev=False,
+            formatter_class=_Formatter,
         )
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help)")
 
 
-IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir: ..."
+IMAGE_HELP = "FILE, FILE:NAME:TAG, docker-archive:, oci:, tar:, dir:, docker:NAME ..."
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +85,26 @@ def asked_of(args: argparse.Namespace) -> Asked:
 def reference_of(text: str) -> Reference:
     from fusemount.sources import path_exists
 
-    return parse_reference(text, path_exists)
+    reference = parse_reference(text, path_exists, directories().store)
+    if reference.transport in FOREIGN_STORES:
+        from fusemount.daemon.storages import located
+
+        reference = located(reference, os.environ, user_id())
+    return reference
+
+
+def open_store(*, create: bool = False) -> Store:
+    """The store of --root; create: made where it is not there, else it is then empty."""
+    from fusemount.cli.registryflags import default_domain
+    from fusemount.store import Store
+
+    return Store(directories().store, create=create, default_domain=default_domain())
+
+
+def warn(message: str) -> None:
+    from fusemount.cli.table import printable
+
+    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
@@ -79,22 +117,32 @@ def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
     return ImageOptions(parse_platform(platform) if platform else None, verify)
 
 
+def user_id() -> int:
+    """Whose stores and directories are meant: inside `podman unshare`, where its user is root by
+    name only, that user's (containers/storage, pkg/unshare)."""
+    outside = os.environ.get("_CONTAINERS_ROOTLESS_UID", "")
+    return int(outside) if outside.isascii() and outside.isdigit() else os.geteuid()
+
+
 def directories() -> Directories:
-    """IMGMOUNT_{CACHE,STATE,RUNTIME}_DIR, else FHS for root, else XDG's base directories."""
-    if os.geteuid() == 0:
-        cache, state, runtime = (Path(p) for p in _ROOT)
+    """IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR, else FHS for root, else XDG's base directories."""
+    uid = user_id()
+    if uid == 0:
+        cache, state, runtime, store = (Path(p) for p in _ROOT)
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
-        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{os.geteuid()}")
+        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{uid}")
+        store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
         state=_override("IMGMOUNT_STATE_DIR", state),
         runtime=_override("IMGMOUNT_RUNTIME_DIR", runtime),
+        store=_override("IMGMOUNT_ROOT_DIR", store),
     )
 
 
-_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount")
+_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/imgmount")
 
 
 def _xdg(variable: str, otherwise: str) -> Path:

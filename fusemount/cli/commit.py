@@ -1,21 +1,19 @@
-"""`imgmount commit MOUNTPOINT|UPPER NAME:TAG -o FILE`: what was changed as an image's new layer."""
+"""`imgmount commit MOUNTPOINT|UPPER NAME [-o FILE]`: what was changed as an image's new layer."""
 
 from __future__ import annotations
 
-import os
-
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
+from fusemount.cli.epoch import source_date_epoch
 from fusemount.errors import UsageError
-
-_EPOCH_MAX = 253402300799  # the last second of the year 9999
 
 
 def parser() -> Parser:
     p = Parser("commit", "Write what was changed as an image with one layer more; print its ID.")
     add_changed(p)
     p.add_argument("name", metavar="NAME[:TAG]", help="the new image's name")
-    p.add_argument("-o", "--output", metavar="FILE", required=True,
-                   help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIR")  # fmt: skip
+    p.add_argument("-o", "--output", metavar="FILE",
+                   help="FILE, oci-archive:FILE, docker-archive:FILE or oci:DIR; default: the "
+                        "store")  # fmt: skip
     p.add_argument("--format", choices=("oci-archive", "docker-archive", "oci"),
                    help="of FILE; default oci-archive, which docker loads too")  # fmt: skip
     p.add_argument("--compress", choices=("gzip", "zstd", "none"),
@@ -34,21 +32,22 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.diff import warn
     from fusemount.cli.progress import terminal_progress
     from fusemount.codec import Compression
     from fusemount.daemon.commit import CommitOptions, commit
     from fusemount.layer import SilentProgress
     from fusemount.sources.writing import parse_target
 
-    epoch = _source_date_epoch()
+    if args.format and args.output is None:
+        raise UsageError("--format: of which file? Name it with -o")
+    epoch = source_date_epoch()
     if args.rewrite_timestamp and epoch is None:
         raise UsageError("--rewrite-timestamp: to which time? Set SOURCE_DATE_EPOCH")
     for word, text in (("--message", args.message), ("--author", args.author)):
         _check_text(word, text)
     options = CommitOptions(
         name=_image_name(args.name),
-        target=parse_target(args.output, args.format),
+        target=parse_target(args.output, args.format) if args.output is not None else None,
         changes=tuple(args.change),
         author=args.author,
         message=args.message,
@@ -79,13 +78,3 @@ def _check_text(word: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{word}: not UTF-8") from None
-
-
-def _source_date_epoch() -> int | None:
-    """https://reproducible-builds.org/specs/source-date-epoch/"""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return None
-    if text.isascii() and text.isdecimal() and int(text[:13]) <= _EPOCH_MAX and len(text) <= 13:
-        return int(text)
-    raise UsageError(f"SOURCE_DATE_EPOCH={text}: not a number of seconds since 1970")

@@ -89,7 +89,7 @@ def open_changed(
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
-    reference, image_options = _chosen(known, asked, found.upper)
+    reference, image_options = _chosen(known, asked, found.upper, directories.store)
     try:
         image = stack.enter_context(open_image(reference, image_options, directories, progress))
     except ImageNotFound as error:
@@ -103,7 +103,7 @@ def open_changed(
     ]
     layers: list[OpenLayer | OpenDirectory] = [
         *archived,
-        *open_directories(image.directories),
+        *open_directories(image.directories, trusted_marks=image.trusted_marks),
     ]
     _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents
@@ -174,7 +174,9 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
     return known
 
 
-def _chosen(known: Base | None, asked: Asked, upper: Path) -> tuple[Reference, ImageOptions]:
+def _chosen(
+    known: Base | None, asked: Asked, upper: Path, store: Path
+) -> tuple[Reference, ImageOptions]:
     """The image to open, and how. Raises UpperError where nobody says which it is."""
     from fusemount.image import parse_platform
     from fusemount.sources import path_exists
@@ -186,7 +188,7 @@ def _chosen(known: Base | None, asked: Asked, upper: Path) -> tuple[Reference, I
         return asked.base, options
     if known is None:
         raise UpperError(f"{upper}: nothing says which image it belongs to: name it with --base")
-    return parse_reference(known.image, path_exists), options
+    return parse_reference(known.image, path_exists, store), options
 
 
 def _check_identity(

@@ -18,19 +18,20 @@ from fusemount.settings import Directories
 if TYPE_CHECKING:
     from fusemount.layer import Progress
     from fusemount.rootfs.changes import Change
-    from fusemount.sources.writing import Target, WrittenLayer
+    from fusemount.sources.writing import ImageWriter, Target, WrittenLayer
+    from fusemount.transfer.storewriter import StoreWriter
 
 
 @dataclass(frozen=True)
 class CommitOptions:
-    """name: NAME:TAG. epoch_s: SOURCE_DATE_EPOCH, None for now.
+    """name: NAME:TAG. target: None: the store. epoch_s: SOURCE_DATE_EPOCH, None for now.
 
     rewrite_timestamp: no file is younger than epoch_s.  compression: of the new layer, None: what
     the target is best with.
     """
 
     name: str
-    target: Target
+    target: Target | None
     changes: tuple[str, ...] = ()
     author: str = ""
     message: str = ""
@@ -54,14 +55,32 @@ def commit(
     compression = _compression(options)
     with ExitStack() as stack:
         changed = open_changed(asked, directories, progress, warn, stack)
-        _check_apart(options.target, changed)
-        return _write(changed, options, compression, progress, warn)
+        if options.target is not None:
+            _check_apart(options.target, changed)
+        writer = _writer(options, directories, progress)
+        with writer:
+            return _write(writer, changed, options, compression, warn)
+
+
+def _writer(
+    options: CommitOptions, directories: Directories, progress: Progress
+) -> ImageWriter | StoreWriter:
+    from fusemount.imagename import parse_name
+    from fusemount.sources.writing import ImageWriter
+    from fusemount.store import Store
+    from fusemount.transfer.storewriter import StoreWriter
+
+    if options.target is not None:
+        return ImageWriter(options.target, progress)
+    store = Store(directories.store, create=True)
+    return StoreWriter(store, [parse_name(options.name).tagged()], progress)
 
 
 def _compression(options: CommitOptions) -> Compression:
-    docker = options.target.form == "docker-archive"
+    docker = options.target is None or options.target.form == "docker-archive"
     if docker and options.compression not in (None, Compression.NONE):
-        raise UsageError("--compress: a docker-archive holds its layers uncompressed")
+        where = "a docker-archive" if options.target else "the store"
+        raise UsageError(f"--compress: {where} holds new layers uncompressed")
     if options.compression is not None:
         return options.compression
     return Compression.NONE if docker else Compression.GZIP
@@ -75,38 +94,37 @@ def _check_apart(target: Target, changed: Changed) -> None:
 
 
 def _write(
+    writer: ImageWriter | StoreWriter,
     changed: Changed,
     options: CommitOptions,
     compression: Compression,
-    progress: Progress,
     warn: Warn,
 ) -> Digest:
     from fusemount.image.commit import Step, committed_config
-    from fusemount.sources.writing import ImageWriter
 
     image = changed.image
-    with ImageWriter(options.target, progress) as writer:
-        carried = [
-            writer.carry_layer(blob, layer)
-            for blob, layer in zip(image.layers, changed.layers, strict=True)
-        ]
-        new: Sequence[WrittenLayer] = ()
-        changes = _changes(changed)
-        if changes:
-            new = (writer.add_layer(_layer_tar(changed, changes, options, warn), compression),)
-        step = Step(
-            created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
-            changes=options.changes,
-            author=options.author,
-            comment=options.message,
-        )
-        config = committed_config(
-            image.config,
-            [layer.diff_id for layer in carried],
-            new[0].diff_id if new else None,
-            step,
-        )
-        return writer.finish(config, image.platform, [*carried, *new], options.name)
+    carried = [
+        writer.carry_layer(blob, layer)
+        for blob, layer in zip(image.layers, changed.layers, strict=True)
+    ]
+    carried += [writer.rebuild_layer(layer, compression) for layer in image.unpacked]
+    new: Sequence[WrittenLayer] = ()
+    changes = _changes(changed)
+    if changes:
+        new = (writer.add_layer(_layer_tar(changed, changes, options, warn), compression),)
+    step = Step(
+        created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
+        changes=options.changes,
+        author=options.author,
+        comment=options.message,
+    )
+    config = committed_config(
+        image.config,
+        [layer.diff_id for layer in carried],
+        new[0].diff_id if new else None,
+        step,
+    )
+    return writer.finish(config, image.platform, [*carried, *new], options.name)
 
 
 def _changes(changed: Changed) -> Sequence[Change]:
@@ -115,7 +133,7 @@ def _changes(changed: Changed) -> Sequence[Change]:
     from fusemount import _native
     from fusemount.rootfs.changes import compare
 
-    if not changed.image.directories:
+    if not changed.image.is_bare:
         return changed.changes
     nothing = _native.Tree()
     nothing.seal()

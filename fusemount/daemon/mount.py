@@ -26,7 +26,7 @@ from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import check_mountpoint
 from fusemount.daemon.registry import Record
 from fusemount.daemon.serving import load_before_mount, serve_mount
-from fusemount.daemon.view import View, check_apart, open_view
+from fusemount.daemon.view import View, check_apart, hold_image, open_view
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -69,6 +69,7 @@ def mount_image(
         LOGGER.info("-o %s: not known, ignored", word)
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
+        hold_image(view.image, target, stack)
         stats = _native.Stats()
         load_before_mount(options)
         channel = open_channel(mount_request(reference, target, options))

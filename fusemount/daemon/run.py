@@ -30,7 +30,7 @@ from fusemount.daemon.mount import mount_request
 from fusemount.daemon.sandbox import Sandbox
 from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.userns import enter_user_namespace
-from fusemount.daemon.view import fresh_scratch, open_view
+from fusemount.daemon.view import fresh_scratch, hold_image, open_view
 from fusemount.errors import ImgmountError, NotPermitted, UsageError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -64,6 +64,7 @@ def run_image(
     log_fd = open_log(mount_options.log, directories.state)
     with ExitStack() as stack:
         view = open_view(reference, image_options, mount_options, directories, progress, stack)
+        hold_image(view.image, None, stack)
         command, user = command_of(view.image.config, options)
         scratch = view.scratch or fresh_scratch(directories, stack)
         channel = open_channel(mount_request(reference, scratch.root, mount_options))

@@ -16,7 +16,7 @@ from fusemount.daemon import registry
 from fusemount.daemon.handover import await_upper
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
-from fusemount.errors import UpperError
+from fusemount.errors import ImgmountError, UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
@@ -59,7 +59,9 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, userxattr=options.userxattr)
+    unpacked = open_directories(
+        image.directories, userxattr=options.userxattr, trusted_marks=image.trusted_marks
+    )
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)
@@ -88,6 +90,25 @@ def open_view(
     if rootfs.upper is not None and not options.read_only:
         _record(rootfs.upper, reference, image_options, options, identity(image, archived))
     return View(image, rootfs, upper, scratch, made)
+
+
+def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
+    """A mount says that it relies on an image of a store, as long as it lives.
+
+    A store that we may not write to takes no such word, and nobody but its owner removes there.
+    """
+    if image.store is None or image.manifest_digest is None:
+        return
+    from fusemount.store import Store
+
+    known = [image.manifest_digest, *([image.config_digest] if image.config_digest else [])]
+    layers = [blob.digest for blob in image.layers if blob.digest is not None]
+    try:
+        lease = Store(image.store).lease("mount", image.source, str(where or ""))
+        stack.callback(lease.end)
+        lease.hold([*known, *layers])
+    except ImgmountError as error:
+        LOGGER.warning("%s: not told to the store: %s", image.source, error)
 
 
 def identity(image: Image, layers: Sequence[OpenLayer]) -> str:

@@ -22,12 +22,10 @@ _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _T = TypeVar("_T")
 
 
-def parse_json(data: bytes, where: str) -> Any:
+def parse_json(data: bytes, where: str, limit: int = DOCUMENT_BYTES_MAX) -> Any:
     """Any JSON value.  Raises MalformedImage: too long, too deep, not UTF-8, not JSON."""
-    if len(data) > DOCUMENT_BYTES_MAX:
-        raise MalformedImage(
-            f"{where}: {len(data)} bytes of JSON, the limit is {DOCUMENT_BYTES_MAX}"
-        )
+    if len(data) > limit:
+        raise MalformedImage(f"{where}: {len(data)} bytes of JSON, the limit is {limit}")
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
         _check(value, DOCUMENT_DEPTH_MAX)

@@ -39,6 +39,7 @@ def parse_descriptor(fields: Fields) -> Descriptor:
         annotations=fields.text_mapping("annotations"),
         platform=None if platform is None else _platform(platform),
         urls=fields.texts("urls") or (),
+        artifact_type=fields.text("artifactType"),
     )
 
 

@@ -35,23 +35,29 @@ class OpenDirectory:
         self.close()
 
 
-def open_directories(paths: Iterable[Path], *, userxattr: bool = False) -> list[OpenDirectory]:
+def open_directories(
+    paths: Iterable[Path], *, userxattr: bool = False, trusted_marks: bool = False
+) -> list[OpenDirectory]:
     """Each as a layer, in that order; the caller closes them. Raises as open_directory does.
 
     userxattr: the marks are `user.overlay.*` in every one, as with overlayfs' option; else each
-    layer's root says which.
+    layer's root says which.  trusted_marks: where it does not say, only trusted.overlay xattrs are
+    marks, as for the kernel, and a user's are data; without it both are.
     """
     with ExitStack() as undo:
-        layers = [undo.enter_context(open_directory(path, userxattr)) for path in paths]
+        opened = (open_directory(path, userxattr, trusted_marks) for path in paths)
+        layers = [undo.enter_context(layer) for layer in opened]
         undo.pop_all()
     return layers
 
 
-def open_directory(path: Path, userxattr: bool) -> OpenDirectory:
+def open_directory(
+    path: Path, userxattr: bool = False, trusted_marks: bool = False
+) -> OpenDirectory:
     """Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError; the caller closes it."""
     fd = _open(path)
     try:
-        index, unreadable, first = _scan(fd, path, userxattr)
+        index, unreadable, first = _scan(fd, path, userxattr, trusted_marks)
     except BaseException:
         os.close(fd)
         raise
@@ -71,9 +77,11 @@ def _open(path: Path) -> int:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
 
 
-def _scan(fd: int, path: Path, userxattr: bool) -> tuple[_native.LayerIndex, int, bytes]:
+def _scan(
+    fd: int, path: Path, userxattr: bool, trusted_marks: bool
+) -> tuple[_native.LayerIndex, int, bytes]:
     try:
-        return _native.scan_directory(fd, userxattr)
+        return _native.scan_directory(fd, userxattr, trusted_marks)
     except _native.FormatError as error:
         raise MalformedImage(f"{path}: {os.fsdecode(error.member)!r} {error.message}") from error
     except OSError as error:

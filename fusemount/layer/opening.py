@@ -30,6 +30,8 @@ class LayeredImage(Protocol):
 
     @property
     def layers(self) -> Sequence[LayerBlob]: ...
+    @property
+    def cache(self) -> Path | None: ...
 
 
 def open_layers(
@@ -39,7 +41,7 @@ def open_layers(
 
     Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; nothing stays open then.
     """
-    opener = _Opener(options, Cache(directories.cache), progress)
+    opener = _Opener(options, Cache(image.cache or directories.cache), progress)
     with ExitStack() as undo:
         layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
         undo.pop_all()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fusemount.errors import ImageNotFound, PlatformMismatch
 from fusemount.image.fields import shown
 from fusemount.image.platforms import normalised, rank, this_machine
-from fusemount.reference import same_name
+from fusemount.reference import normalised_name, same_name
 from fusemount.settings import ImageOptions
 from fusemount.sources.image import Candidate, Image
 
@@ -18,22 +18,30 @@ _SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
 
 
 def choose(
-    candidates: Sequence[Candidate], name: str | None, options: ImageOptions, label: str
+    candidates: Sequence[Candidate],
+    name: str | None,
+    options: ImageOptions,
+    label: str,
+    *,
+    given_as: str = "FILE:",
 ) -> Image:
-    """Raises ImageNotFound or PlatformMismatch; the message says what there is."""
+    """given_as: what a user puts before an image's name.
+
+    Raises ImageNotFound or PlatformMismatch; the message says what there is.
+    """
     if not candidates:
         raise ImageNotFound(f"{label}: there is no image in it")
-    found = _merged([c for c in candidates if name is None or _answers(c, name)])
+    found = _merged(list(candidates) if name is None else _asked_for(candidates, name))
     if not found:
         raise ImageNotFound(f"{label}: no image {name!r} in it; it holds {_listed(candidates)}")
     if len({frozenset(c.names) for c in found}) > 1:
         raise ImageNotFound(
             f"{label}: which image? "
-            + ("Give one as FILE:NAME" if name is None else f"{name!r} is several")
+            + (f"Give one as {given_as}NAME" if name is None else f"{name!r} is several")
             + f": {_listed(found)}"
         )
     if len(found) > 1 and not _several_platforms(found):
-        raise ImageNotFound(f"{label}: which image? Give one as FILE:ID: {_listed(found)}")
+        raise ImageNotFound(f"{label}: which image? Give one as {given_as}ID: {_listed(found)}")
     chosen = _for_platform(found, options, label)
     return chosen.open(chosen.names)
 
@@ -50,16 +58,25 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
-def _answers(candidate: Candidate, name: str) -> bool:
+def _asked_for(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
+    """Those whose very name it is, else those that it may mean."""
+    full = normalised_name(name)
+    exact = [c for c in candidates if full in map(normalised_name, c.names)]
+    return exact or [c for c in candidates if answers(c.names, c.ids, name)]
+
+
+def answers(names: Sequence[str], ids: Sequence[str], name: str) -> bool:
+    """Whether an image with these names and IDs is meant by name: one of them, NAME@DIGEST, or the
+    start of an ID."""
     digest = name.partition("@")[2]
     if digest:
-        return digest in candidate.ids
-    if any(name == own or same_name(name, own) for own in candidate.names):
+        return digest in ids
+    if any(name == own or same_name(name, own) for own in names):
         return True
     short = _SHORT_ID.fullmatch(name)
     if short is None:
         return False
-    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in candidate.ids)
+    return any(ident.removeprefix("sha256:").startswith(short[1]) for ident in ids)
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:

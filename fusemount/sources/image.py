@@ -12,7 +12,7 @@ from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.fields import shown
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import parse_config
-from fusemount.layer import BlobFile, LayerBlob
+from fusemount.layer import BlobFile, LayerBlob, UnpackedLayer
 from fusemount.settings import Platform
 from fusemount.sources.medium import Medium, Stretch
 
@@ -24,7 +24,13 @@ class Image:
     source: the archive or directory as given, for messages.
     config_digest: sha256 of the config's bytes, which is the image ID; None where the archive has
     no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
-    layers: lowest first.  directories: unpacked layers instead, lowest first.
+    layers: lowest first.  directories: what is mounted instead where layers are unpacked, lowest
+    first; unpacked: those layers, where the directories belong to a described image.
+    trusted_marks: the directories are root's: xattrs of users are data (layer.open_directories).
+    config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
+    layers is kept, None: where all of that is.  store: the root of the store that it is in.
+    repo_digests: NAME@DIGEST of registries that have it, where the medium keeps them; None: they
+    follow from repo_tags and manifest_digest.
     """
 
     source: str
@@ -37,15 +43,32 @@ class Image:
     files: tuple[BlobFile, ...]
     v1_id: str = ""
     directories: tuple[Path, ...] = ()
+    unpacked: tuple[UnpackedLayer, ...] = ()
+    trusted_marks: bool = False
+    config_bytes: bytes = b""
+    cache: Path | None = None
+    store: Path | None = None
+    repo_digests: tuple[str, ...] | None = None
 
     @property
     def image_id(self) -> str:
         """`sha256:...`, or "" for what has no ID."""
         return self.config_digest or (f"sha256:{self.v1_id}" if self.v1_id else "")
 
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Lowest first: bytes as stored, of unpacked layers as who unpacked them counts."""
+        packed = [layer.size for layer in self.layers]
+        return (*packed, *(layer.size for layer in self.unpacked))
+
+    @property
+    def is_bare(self) -> bool:
+        """Directories that nothing describes."""
+        return bool(self.directories) and self.config_digest is None
+
     def described(self) -> Image:
         """Itself. Raises ImageNotFound where there is nothing that describes it."""
-        if self.directories:
+        if self.is_bare:
             raise ImageNotFound(f"{self.source}: directories have no image configuration")
         return self
 
@@ -148,4 +171,5 @@ def image_of(
         platform=config.platform,
         layers=layer_blobs(medium.label, layers, config.diff_ids),
         files=tuple(medium.files()),
+        config_bytes=config_bytes,
     )

@@ -6,6 +6,7 @@ Manifests whose bytes are not there are passed over: a save of one platform keep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusemount.digest import Digest
@@ -37,11 +38,18 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
     data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
     if data is None:
         raise ImageNotFound(f"{medium.label}: no OCI layout: there is no index.json in it")
-    reader = _Reader(medium, options.verify)
     index = parse_index(data, f"{medium.label}: index.json")
+    return candidates_of(medium, index.manifests, options)
+
+
+def candidates_of(
+    medium: Medium, manifests: Sequence[Descriptor], options: ImageOptions
+) -> list[Candidate]:
+    """Of these manifests and indexes alone, as `candidates`."""
+    reader = _Reader(medium, options.verify)
     found = [
         candidate
-        for descriptor in index.manifests
+        for descriptor in manifests
         for candidate in reader.expand(descriptor, _names(descriptor), NESTING_MAX)
     ]
     if not found and reader.missing:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fusemount._native import LayerIndex
@@ -15,7 +15,7 @@ from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
-from fusemount.reference import DIRECTORIES, Reference
+from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
@@ -32,10 +32,23 @@ def open_image(
     """The image a reference names; the caller closes it.
 
     Config and manifests are verified here unless options.verify is off, layers are not read.
-    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace.
+    Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace,
+    NotPermitted.
     """
     if reference.transport == DIRECTORIES:
         return _of_directories(reference, options)
+    if reference.transport == STORE:
+        from fusemount.sources.stored import open_stored
+
+        return open_stored(reference, options)
+    if reference.transport == DOCKER:
+        from fusemount.sources.docker_storage import open_docker
+
+        return open_docker(reference, options)
+    if reference.transport == CONTAINERS_STORAGE:
+        from fusemount.sources.containers_storage import open_containers_storage
+
+        return open_containers_storage(reference, options)
     path = reference.path
     try:
         is_directory = path.is_dir()
@@ -50,6 +63,37 @@ def open_image(
             f"{path}: not a directory; an OCI layout in a tar is oci-archive:{path}"
         )
     return _from_file(reference, options, Cache(directories.cache), progress)
+
+
+@contextmanager
+def open_medium(
+    reference: Reference, directories: Directories, progress: Progress
+) -> Iterator[Medium]:
+    """The archive or layout that a reference names, with all images that are in it.
+
+    Raises ImageNotFound, MalformedImage, NoSpace; ImageNotFound also for a root file system.
+    """
+    path = reference.path
+    if path.is_dir():
+        if not (path / "index.json").exists():
+            raise ImageNotFound(f"{path}: a directory without an image (no index.json in it)")
+        directory = Directory(path)
+        try:
+            yield directory
+        finally:
+            directory.close()
+        return
+    cache, file = Cache(directories.cache), BlobFile(path)
+    with ExitStack() as undo:
+        undo.callback(file.close)
+        plain = _unwrapped(file, str(path), cache, progress)
+        undo.callback(plain.close)
+        transport, index = _recognised(reference.transport, plain, str(path), cache)
+        if transport == ROOTFS:
+            raise ImageNotFound(
+                f"{path}: no image, but a root file system: `imgmount import` takes it"
+            )
+        yield Archive(str(path), plain, index or _index(plain, str(path)))
 
 
 def _from_directory(reference: Reference, options: ImageOptions) -> Image:

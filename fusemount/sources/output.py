@@ -13,12 +13,14 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from fusemount import tar
+from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 
@@ -132,21 +134,89 @@ def _write(fd: int, data: bytes, at: int) -> None:
         data, at = data[done:], at + done
 
 
+class StreamOutput(ArchiveOutput):
+    """A tar for a pipe: made in a file without a name below `spool`, then copied to fd at once."""
+
+    def __init__(self, spool: Path, fd: int) -> None:
+        self._path, self._to = spool, fd
+        self._names, self._at = set(), 0
+        with translated(spool):
+            self._file = tempfile.TemporaryFile(dir=spool)
+            self._fd = self._file.fileno()
+
+    def finish(self) -> None:
+        with translated(self._path):
+            _write(self._fd, tar.END, self._at)
+            size = self._at + len(tar.END)
+            os.ftruncate(self._fd, size)
+        at = 0
+        while at < size:  # a reader that is gone is not the spool's error
+            data = memoryview(os.pread(self._fd, PIECE, at))
+            while data:
+                done = os.write(self._to, data)
+                data, at = data[done:], at + done
+
+    def leave(self) -> None:
+        self._file.close()
+
+
+class PlainOutput:
+    """One file, as a context manager: it is there, whole, once the block ended well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path = Path(os.path.realpath(path))
+        with translated(path):
+            if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(errno.EEXIST, "it is there and no regular file")
+            self._temporary, self._fd = _temporary(path)
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        with translated(self._path):
+            _write(self._fd, data, self._at)
+        self._at += len(data)
+
+    def __enter__(self) -> PlainOutput:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with translated(self._path):
+                    os.fsync(self._fd)
+                    os.rename(self._temporary, self._path)
+        finally:
+            os.close(self._fd)
+            with suppress(OSError):  # renamed, when all went well
+                self._temporary.unlink()
+
+
 class LayoutOutput:
-    """An OCI layout's directory, new or one that is there: then its other images stay."""
+    """An OCI layout's directory, new or one that is there: then its other images stay.
+
+    A new one is a layout once it has its oci-layout, which comes last.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._made: list[Path] = []
+        self._marker = b""
         with translated(path):
             try:
-                if path.is_dir() and os.listdir(path) and not (path / "oci-layout").exists():
-                    raise OSError(errno.EEXIST, "it is there and no OCI layout")
+                if path.is_dir() and not (path / "oci-layout").exists():
+                    self._check_free(path)
                 for directory in (path, path / "blobs", path / "blobs" / "sha256"):
                     self._directory(directory)
             except OSError:
                 self.leave()
                 raise
+
+    @staticmethod
+    def _check_free(path: Path) -> None:
+        """Nothing is in it, or what was left when a layout's writer was killed."""
+        names = set(os.listdir(path)) - {"blobs", "index.json"}
+        if any(not name.startswith(".") for name in names):
+            raise OSError(errno.EEXIST, "it is there and no OCI layout")
 
     def _directory(self, path: Path) -> None:
         try:
@@ -178,10 +248,17 @@ class LayoutOutput:
             yield temporary, fd
         finally:
             os.close(fd)
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # renamed, when all went well: then nothing may fail any more
+                temporary.unlink()
 
     def document(self, name: str, data: bytes) -> None:
-        """Replaces one of that name."""
+        """Replaces one of that name; oci-layout, which never changes, waits for the end."""
+        if name == "oci-layout":
+            self._marker = data
+        else:
+            self._replace(name, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
         path = self._path / name
         with translated(self._path), self._appearing(path) as (temporary, fd):
             _write(fd, data, 0)
@@ -199,6 +276,8 @@ class LayoutOutput:
                 return None
 
     def finish(self) -> None:
+        if self._marker and not (self._path / "oci-layout").exists():
+            self._replace("oci-layout", self._marker)
         self._made.clear()
 
     def leave(self) -> None:

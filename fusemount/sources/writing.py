@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
 from fusemount.image.parse import parse_index
-from fusemount.layer import LayerBlob, OpenLayer
+from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
 from fusemount.layer.decode import Beside, StretchReader, read_at
 from fusemount.layer.progress import Progress
 from fusemount.reference import normalised_name
@@ -106,6 +106,25 @@ class ImageWriter:
             blob.write(packing.flush())
         diff_id = Digest("sha256:" + plain.hexdigest())
         return WrittenLayer(diff_id, blob.digest, blob.size, compression)
+
+    def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
+        """A layer of another image, made of what its store unpacked; as add_layer()."""
+        self._progress.start(f"writing {layer.description}", layer.size)
+        try:
+            written = self.add_layer(self._counted(layer.tar()), compression)
+        finally:
+            self._progress.finish()
+        if written.diff_id != layer.diff_id:
+            raise VerificationFailed(
+                f"{layer.description}: its files make {written.diff_id}, not the layer's "
+                f"{layer.diff_id}: they were changed"
+            )
+        return written
+
+    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._progress.advance(len(piece))
+            yield piece
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
         """A layer of another image: byte by byte as it is there, where this form has a word for its

@@ -215,3 +215,26 @@ def test_diff_and_commit(home: Path) -> None:
         "A /tmp/x",
         "1",
     ]
+
+
+def test_a_store_of_rootless_containers(home: Path) -> None:
+    """Read by its user, and inside the user namespace that shows its owners as they are."""
+    done = as_user(
+        home,
+        f"""
+        skopeo --insecure-policy copy -q docker-archive:image.tar containers-storage:localhost/b:1
+        imgmount run containers-storage:b:1 'cat /etc/second; id -u'
+        inside() {{ buildah unshare {sys.executable} -m fusemount "$@"; }}
+        inside dump --digest containers-storage:b:1 | sed 1d | cut -d ' ' -f 1-12 > in-place
+        imgmount dump --digest image.tar | sed 1d | cut -d ' ' -f 1-12 > archive
+        cmp in-place archive
+        wc -l < archive
+        i="{sys.executable} -m fusemount"
+        buildah unshare sh -ec "$i containers-storage:b:1 m; cat m/etc/second; $i umount m"
+        """,
+        sub_ids=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    second, uid, lines, again = done.stdout.split()
+    assert (second, uid, again) == ("2", "0", "2") and int(lines) > 15
+    assert clean(home)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusemount.errors import UsageError
-from fusemount.reference import Reference, normalised_name, parse_reference, same_name
+from fusemount.reference import NOT_SAID, Reference, normalised_name, parse_reference, same_name
 
 
 def parsed(text: str, *existing: str) -> Reference:
@@ -36,7 +36,7 @@ def parsed(text: str, *existing: str) -> Reference:
         ("oci:x", ("oci:x",), (None, "oci:x", None)),  # only such a file is there
         ("oci:x", ("oci:x", "x"), ("oci", "x", None)),
         ("./oci:x", ("./oci:x", "oci:x"), (None, "oci:x", None)),
-        ("docker:u.tar", ("docker:u.tar",), (None, "docker:u.tar", None)),
+        ("podman:u.tar", ("podman:u.tar",), (None, "podman:u.tar", None)),
     ],
 )
 def test_m14_reference_is_split_at_the_longest_existing_file(
@@ -80,3 +80,36 @@ def test_m14_a_short_name_finds_what_podman_calls_localhost() -> None:
     assert same_name("x", "docker.io/library/x:latest")
     assert not same_name("x", "quay.io/x:latest")
     assert not same_name("x:1", "localhost/x:latest")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("docker:u:22.04", Reference("docker", NOT_SAID, "u:22.04")),
+        ("docker:", Reference("docker", NOT_SAID, None)),
+        ("docker:[/d:1+x]h:5/u@sha256:ab", Reference("docker", Path("/d:1+x"), "h:5/u@sha256:ab")),
+        ("docker:[vfs@/d]u", Reference("docker", Path("/d"), "u", driver="vfs")),
+        ("containers-storage:u", Reference("containers-storage", NOT_SAID, "u")),
+        (
+            "containers-storage:[overlay@/g+/r]u:1",
+            Reference("containers-storage", Path("/g"), "u:1", driver="overlay"),
+        ),
+        (
+            "containers-storage:[/g:overlay.imagestore=/a,overlay.mountopt=x,vfs.imagestore=/b]",
+            Reference("containers-storage", Path("/g"), None, (Path("/a"), Path("/b"))),
+        ),
+    ],
+)
+def test_stores_of_other_programs(text: str, expected: Reference) -> None:
+    assert parsed(text, "docker", text) == expected
+    assert parsed(expected.spelled) == expected == expected.absolute()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["docker://u", "docker:[d]u", "docker:[/d", "docker:[]u", "docker:[@/d]u", "docker:[vfs@]u",
+     "containers-storage:[vfs@g]u", "containers-storage:[/g:x.imagestore=a]u"],
+)  # fmt: skip
+def test_stores_without_a_root(text: str) -> None:
+    with pytest.raises(UsageError):
+        parsed(text)

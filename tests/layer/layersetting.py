@@ -58,6 +58,7 @@ class Setting:
 @dataclass(frozen=True)
 class Blobs:
     layers: tuple[LayerBlob, ...]
+    cache: Path | None = None
 
 
 def blob(path: Path, data: bytes, **more: Any) -> LayerBlob:

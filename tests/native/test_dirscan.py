@@ -13,16 +13,18 @@ from fusemount import _native
 from fusemount._native import LayerIndex, Member
 
 
-def scan(path: Path, user_marks: bool = False) -> LayerIndex:
+def scan(path: Path, user_marks: bool = False, trusted_marks: bool = False) -> LayerIndex:
     fd = _native.open_layer_root(path)
     try:
-        return _native.scan_directory(fd, user_marks)[0]
+        return _native.scan_directory(fd, user_marks, trusted_marks)[0]
     finally:
         os.close(fd)
 
 
-def members(path: Path, user_marks: bool = False) -> dict[bytes, Member]:
-    index = scan(path, user_marks)
+def members(
+    path: Path, user_marks: bool = False, trusted_marks: bool = False
+) -> dict[bytes, Member]:
+    index = scan(path, user_marks, trusted_marks)
     found = [index.member(i) for i in range(len(index))]
     return {m.path: m for m in found}
 
@@ -119,6 +121,20 @@ def test_marks_are_hidden_and_escaped_ones_shown(tmp_path: Path) -> None:
         b"user.containers.override_stat": b"1:2:0600",
     }
     assert member.uid == 0
+
+
+def test_marks_of_users_where_root_unpacked(tmp_path: Path) -> None:
+    """They are data, as for the kernel's overlayfs, unless the root says that a user did."""
+    (tmp_path / "d").mkdir()
+    os.setxattr(tmp_path / "d", "user.overlay.opaque", b"y")
+    os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
+    assert not members(tmp_path)[b"d"].xattrs
+    found = members(tmp_path, trusted_marks=True)
+    assert found[b"d"].xattrs == ((b"user.overlay.opaque", b"y"),)
+    os.setxattr(tmp_path, "user.containers.override_stat", b"1:2:0755")
+    found = members(tmp_path, trusted_marks=True)
+    assert b"user.overlay.opaque" not in dict(found[b"d"].xattrs)
+    assert (found[b""].uid, found[b""].gid) == (1, 2)
 
 
 def test_owners_kept_beside_the_object(tmp_path: Path) -> None:

@@ -70,13 +70,15 @@ chown 7:8 /var/lib/dpkg
 
 @dataclass
 class Buildah:
-    """buildah and podman on a storage of their own."""
+    """buildah and podman on a storage of their own. driver: "" for their default."""
 
     base: Path
+    driver: str = ""
 
     @property
     def _storage(self) -> list[str | Path]:
-        return ["--root", self.base / "root", "--runroot", self.base / "run"]
+        driver: list[str | Path] = ["--storage-driver", self.driver] if self.driver else []
+        return ["--root", self.base / "root", "--runroot", self.base / "run", *driver]
 
     def __call__(self, *words: str | Path) -> str:
         return run("buildah", *self._storage, *words).stdout.decode().strip()

@@ -51,15 +51,16 @@ class Dockerd:
 
 
 @contextmanager
-def dockerd(base: Path) -> Iterator[Dockerd]:
-    """Raises NotStarted."""
+def dockerd(base: Path, *more: str) -> Iterator[Dockerd]:
+    """more: flags of the daemon. Raises NotStarted."""
     program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/sbin")
     if program is None:
         raise NotStarted("dockerd is not installed")
     with open(base / "log", "wb") as log:
         process = subprocess.Popen(
             [program, "--iptables=false", "--bridge=none", f"--data-root={base}/data",
-             f"--exec-root={base}/exec", f"--pidfile={base}/pid", f"--host=unix://{base}/s"],
+             f"--exec-root={base}/exec", f"--pidfile={base}/pid", f"--host=unix://{base}/s",
+             *more],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     try:

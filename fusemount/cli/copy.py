@@ -1,0 +1,47 @@
+"""`imgmount copy SOURCE DESTINATION`: an image from any place to any other."""
+
+from __future__ import annotations
+
+from fusemount.cli.arguments import Parser, directories, reference_of
+from fusemount.cli.registryflags import access_of, add_registry_flags
+
+_ENDS = "docker://NAME, NAME of the store, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE"
+
+
+def parser() -> Parser:
+    p = Parser("copy", "Copy an image between registries, stores, archives and layouts.")
+    p.add_argument("source", help=_ENDS)
+    p.add_argument("destination", help="likewise")
+    p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
+    p.add_argument("--all-platforms", action="store_true", help="every variant")
+    p.add_argument("--compress", choices=("gzip", "zstd", "none"), default="gzip",
+                   help="uncompressed layers that go to a registry")  # fmt: skip
+    p.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+    add_registry_flags(p)
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.cli.transfers import shown_transfers
+    from fusemount.codec import Compression
+    from fusemount.image import parse_platform
+    from fusemount.transfer.copying import CopyOptions, copy, source_end, target_end
+    from fusemount.transfer.pull import PullOptions
+    from fusemount.transfer.push import PushOptions
+
+    access = access_of(args)
+    platform = parse_platform(args.platform) if args.platform else None
+    options = CopyOptions(
+        PullOptions(access, platform, args.all_platforms),
+        PushOptions(access, Compression(args.compress)),
+    )
+    places = directories()
+    source = source_end(args.source, reference_of)
+    target = target_end(args.destination, places.store)
+    with shown_transfers(quiet=args.quiet) as progress:
+        image_id = copy(source, target, options, places, progress)
+    if not args.quiet:
+        print(image_id)
+    return 0

@@ -1,0 +1,46 @@
+"""`imgmount pull NAME...`: images from a registry into the store."""
+
+from __future__ import annotations
+
+from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.registryflags import access_of, add_registry_flags, default_domain
+from fusemount.errors import UsageError
+
+
+def parser() -> Parser:
+    p = Parser("pull", "Bring images from a registry into the store.")
+    p.add_argument("name", nargs="+", metavar="NAME[:TAG|@DIGEST]")
+    p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
+    p.add_argument("--all-platforms", action="store_true", help="every variant")
+    p.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository")
+    p.add_argument("-q", "--quiet", action="store_true", help="print the names alone")
+    add_registry_flags(p)
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.cli.transfers import shown_transfers
+    from fusemount.image import parse_platform
+    from fusemount.imagename import parse_name
+    from fusemount.store import Store
+    from fusemount.transfer.pull import PullOptions, all_tags, pull
+
+    platform = parse_platform(args.platform) if args.platform else None
+    options = PullOptions(access_of(args), platform, args.all_platforms)
+    names = [parse_name(text, default_domain()) for text in args.name]
+    if args.all_tags:
+        if any(name.tag or name.digest for name in names):
+            raise UsageError("--all-tags: the name must have neither a tag nor a digest")
+        names = [tagged for name in names for tagged in all_tags(name, options)]
+    store = Store(directories().store, create=True, default_domain=default_domain())
+    for name in (each.tagged() for each in names):
+        with shown_transfers(quiet=args.quiet) as progress:
+            progress.note(f"{name.reference}: Pulling from {name.path}")
+            pulled = pull(store, name, options, progress)
+            what = "Downloaded newer image" if pulled.new else "Image is up to date"
+            progress.note(f"Digest: {pulled.digest}")
+            progress.note(f"Status: {what} for {name.familiar}")
+        print(name)
+    return 0

@@ -1,0 +1,112 @@
+"""Law: names of images in registries and stores, as docker writes and reads them; no I/O.
+
+    [DOMAIN[:PORT]/]PATH[:TAG][@DIGEST]
+
+A first component with a dot, a colon or capitals, or `localhost`, is the registry's domain; else it
+is docker.io (another default where the user set one), and there a path without a slash is below
+`library/` (github.com/distribution/reference, ParseNormalizedNamed).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from fusemount.digest import Digest
+from fusemount.errors import UsageError
+
+DOCKER_HUB = "docker.io"
+LATEST = "latest"
+NAME_MAX = 255  # of domain and path; reference.go, NameTotalLengthMax
+
+# github.com/distribution/reference, regexp.go
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_IS_DOMAIN = re.compile(_DOMAIN)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """A name that is legal and complete, save for tag and digest, which may both be missing."""
+
+    domain: str
+    path: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @property
+    def repository(self) -> str:
+        return f"{self.domain}/{self.path}"
+
+    @property
+    def familiar_repository(self) -> str:
+        """Without what docker leaves out: `docker.io/`, and `library/` behind it."""
+        if self.domain != DOCKER_HUB:
+            return self.repository
+        return self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
+
+    @property
+    def familiar(self) -> str:
+        return self.familiar_repository + self._rest
+
+    def __str__(self) -> str:
+        return self.repository + self._rest
+
+    @property
+    def _rest(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return tag + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def reference(self) -> str:
+        """What a registry is asked for: the digest, where there is one, else the tag."""
+        return self.digest or self.tag or LATEST
+
+    def tagged(self) -> ImageName:
+        """With the default tag where it has neither tag nor digest."""
+        return self if self.tag or self.digest else replace(self, tag=LATEST)
+
+    def with_digest(self, digest: Digest) -> ImageName:
+        """`repository@digest`, as RepoDigests list it."""
+        return ImageName(self.domain, self.path, None, digest)
+
+
+def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
+    """Raises UsageError for what is no name, and says what is wrong with it."""
+    name, at, digest_text = text.partition("@")
+    digest = None
+    if at:
+        try:
+            digest = Digest(digest_text)
+        except ValueError:
+            raise UsageError(
+                f"{text!r}: not a digest behind the @ (sha256 and 64 digits)"
+            ) from None
+    head, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    repository = head + slash + last
+    if colon and not _TAG.fullmatch(tag):
+        raise UsageError(f"{text!r}: {tag!r} is no tag: letters, digits, _ . - and at most 128")
+    first, slash, rest = repository.partition("/")
+    if slash and _is_registry(first):
+        domain, path = "docker.io" if first == "index.docker.io" else first, rest
+    else:
+        domain, path = default_domain, repository
+    if domain == DOCKER_HUB and "/" not in path:
+        path = "library/" + path
+    if not _IS_DOMAIN.fullmatch(domain):
+        raise UsageError(f"{text!r}: {domain!r} is no registry")
+    if _ID.fullmatch(repository) or not _PATH.fullmatch(path):
+        lower = " (it must be in lower case)" if path != path.lower() else ""
+        raise UsageError(f"{text!r} is no name of an image{lower}")
+    if len(domain) + 1 + len(path) > NAME_MAX:
+        raise UsageError(f"{text[:40]!r}...: longer than {NAME_MAX} characters")
+    return ImageName(domain, path, tag or None, digest)
+
+
+def _is_registry(first: str) -> bool:
+    return "." in first or ":" in first or first == "localhost" or first != first.lower()

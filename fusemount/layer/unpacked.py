@@ -1,0 +1,106 @@
+"""Law: a layer that another program unpacked becomes its tar again, byte by byte.
+
+docker and containers/storage keep, beside an unpacked layer, what of the tar is not in its files:
+headers and padding (github.com/vbatts/tar-split, tar/storage/entry.go), as gzipped JSON, one object
+after another:
+
+    {"type": 2, "payload": BASE64}                 a segment: bytes as they are
+    {"type": 1, "name": ..., "size": N, ...}       a file: its N bytes stand in the directory
+    {"type": 1, "name_raw": BASE64, "size": N}     likewise, its name not UTF-8
+
+Whether the bytes are those of the layer, the reader tells by its diff_id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount.codec import PIECE
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.image.fields import Fields, object_of, parse_json, shown
+
+LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
+_FILE, _SEGMENT = 1, 2
+
+
+@dataclass(frozen=True)
+class UnpackedLayer:
+    """diff_id: as the config claims.  size: as its store counts, of the tar or of its files.
+
+    tree: where the contents of its files stand.  split: the rest of its tar, perhaps not there.
+    """
+
+    diff_id: Digest
+    size: int
+    tree: Path
+    split: Path
+    description: str
+
+    def tar(self) -> Iterator[bytes]:
+        """Raises MalformedImage, ImgmountError; ImageNotFound where nothing says how."""
+        try:
+            with gzip.open(self.split) as lines:
+                yield from self._pieces(lines)
+        except FileNotFoundError as error:
+            raise ImageNotFound(
+                f"{self.description}: its store keeps nothing to make its tar of ({self.split})"
+            ) from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise MalformedImage(f"{self.split}: {error}") from error
+        except OSError as error:
+            raise ImgmountError(f"{self.split}: {error.strerror or error}") from error
+
+    def _pieces(self, lines: gzip.GzipFile) -> Iterator[bytes]:
+        tree = os.open(self.tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while line := lines.readline(LINE_BYTES_MAX):
+                entry = object_of(
+                    parse_json(line, str(self.split), LINE_BYTES_MAX), str(self.split)
+                )
+                if entry.count("type") == _SEGMENT:
+                    yield _bytes(entry, "payload")
+                elif entry.count("type") != _FILE:
+                    raise entry.bad("type", "neither a file nor a segment")
+                elif entry.count("size"):
+                    name = _bytes(entry, "name_raw") or entry.text("name").encode(
+                        "utf-8", "surrogateescape"
+                    )
+                    yield from self._contents(tree, name, entry.count("size"))
+        finally:
+            os.close(tree)
+
+    def _contents(self, tree: int, name: bytes, size: int) -> Iterator[bytes]:
+        inside = os.path.normpath(b"/" + name).lstrip(b"/")
+        where = f"{self.tree}/{shown(os.fsdecode(inside))}"
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            fd = os.open(inside, flags, dir_fd=tree)
+        except OSError as error:
+            raise MalformedImage(f"{where}: {error.strerror}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise MalformedImage(f"{where}: no longer the file of {size} bytes that it was")
+            while size:
+                piece = os.read(fd, min(size, PIECE))
+                if not piece:
+                    raise MalformedImage(f"{where}: {size} bytes shorter than in its layer")
+                size -= len(piece)
+                yield piece
+        finally:
+            os.close(fd)
+
+
+def _bytes(entry: Fields, key: str) -> bytes:
+    try:
+        return base64.b64decode(entry.text(key), validate=True)
+    except binascii.Error as error:
+        raise entry.bad(key, str(error)) from error

@@ -1,0 +1,39 @@
+"""Law: `WWW-Authenticate` becomes values (RFC 9110 section 11.6.1); no I/O.
+
+Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:…"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+HEADER_MAX = 16 << 10
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,|$)')
+_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|\s*(?=,|$))")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """scheme: in lower case; parameters: names in lower case."""
+
+    scheme: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
+    """All that can be understood, in order; what cannot ends its header."""
+    found: list[Challenge] = []
+    for header in headers:
+        text, at = header[:HEADER_MAX], 0
+        while scheme := _SCHEME.match(text, at):
+            at = scheme.end()
+            parameters: dict[str, str] = {}
+            while pair := _PARAMETER.match(text, at):
+                quoted = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
+                parameters.setdefault(pair[1].lower(), quoted)
+                at = pair.end()
+            found.append(Challenge(scheme[1].lower(), parameters))
+    return tuple(found)

@@ -1,0 +1,308 @@
+"""Law: one registry, as the OCI distribution spec 1.1 has it; every call says what it may raise.
+
+Any call may raise RegistryError (unreachable, refused for its own reasons, broken protocol) and
+Unauthorized (401, 403).  repository: without the domain, `library/busybox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from urllib.parse import urlencode
+
+import trio
+
+from fusemount.digest import Digest
+from fusemount.errors import (
+    ImageNotFound,
+    ImgmountError,
+    MalformedImage,
+    RegistryError,
+    VerificationFailed,
+)
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, shown
+from fusemount.image.model import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from fusemount.image.parse import parse_index
+from fusemount.registry.connection import Ask, Connection, Reply, joined
+from fusemount.registry.credentials import Credentials
+from fusemount.registry.download import BlobPlace, download
+from fusemount.registry.options import RegistryOptions
+from fusemount.registry.patience import Sleep
+from fusemount.registry.replies import next_link
+from fusemount.registry.upload import Pieces, Upload, cancel_upload, upload
+
+ACCEPT = ", ".join(sorted(INDEX_TYPES) + sorted(MANIFEST_TYPES))
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+PAGE = 1000  # tags asked for at once
+PAGES_MAX = 10_000
+PAGE_BYTES_MAX = 16 << 20
+NO_BODY_MAX = 64 << 10  # of answers that should have none
+
+
+@dataclass(frozen=True)
+class FetchedManifest:
+    """media_type: as the registry says, "" where it says nothing that helps; digest: of data."""
+
+    media_type: str
+    data: bytes
+    digest: Digest
+
+
+class Registry:
+    """An async context manager; its calls may run at the same time."""
+
+    def __init__(
+        self,
+        domain: str,
+        options: RegistryOptions | None = None,
+        credentials: Credentials | None = None,
+        sleep: Sleep = trio.sleep,
+    ) -> None:
+        self.domain = domain
+        self._connection = Connection(domain, options or RegistryOptions(), credentials, sleep)
+
+    async def __aenter__(self) -> Registry:
+        await self._connection.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._connection.__aexit__(kind, error, trace)
+
+    async def manifest(self, repository: str, reference: str) -> FetchedManifest:
+        """A manifest or index by tag or digest.
+
+        Raises ImageNotFound; MalformedImage for docker's schema 1; VerificationFailed.
+        """
+        reply = await self._connection.reply(
+            self._manifest_ask("GET", repository, reference), DOCUMENT_BYTES_MAX
+        )
+        what = self._name(repository, reference)
+        media_type = _media_type(reply)
+        if media_type.startswith(SCHEMA_1):
+            raise MalformedImage(f"{what}: a docker schema 1 manifest, which carries no config")
+        digest = Digest.of(reply.data)
+        for source, wanted in (
+            ("asked for", _digest_or_none(reference)),
+            ("said by the registry", _digest_or_none(_content_digest(reply))),
+        ):
+            if wanted is not None and wanted != digest:
+                raise VerificationFailed(f"{what}: {wanted} was {source}, the bytes are {digest}")
+        return FetchedManifest(media_type, reply.data, digest)
+
+    async def head_manifest(self, repository: str, reference: str) -> Descriptor:
+        """What a tag stands for, without its bytes (Docker Hub does not count it as a pull).
+
+        Raises ImageNotFound.
+        """
+        reply = await self._connection.reply(
+            self._manifest_ask("HEAD", repository, reference), NO_BODY_MAX
+        )
+        digest = _digest_or_none(_content_digest(reply)) or _digest_or_none(reference)
+        length = reply.headers.get("content-length", "")
+        if digest is None or not length.isdecimal() or len(length) > 18:
+            found = await self.manifest(repository, reference)
+            return Descriptor(found.media_type, found.digest, len(found.data))
+        return Descriptor(_media_type(reply), digest, int(length))
+
+    def blob(
+        self, repository: str, descriptor: Descriptor, offset: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from offset on, an async generator: close it (`contextlib.aclosing`).
+
+        Ends after exactly `descriptor.size - offset` bytes; the caller hashes.
+        Raises VerificationFailed where the blob has another length.
+        """
+        path = f"/v2/{repository}/blobs/{descriptor.digest}"
+        place = BlobPlace(
+            urls=(path, *descriptor.urls),
+            what=self._name(repository, descriptor.digest),
+            digest=descriptor.digest,
+            size=descriptor.size,
+            scopes=_pull(repository),
+        )
+        return download(self._connection, place, offset)
+
+    async def has_blob(self, repository: str, digest: Digest) -> bool:
+        ask = Ask(
+            "HEAD",
+            f"/v2/{repository}/blobs/{digest}",
+            self._name(repository, digest),
+            scopes=_push(repository),
+            accepted=frozenset((200, 404)),
+        )
+        return (await self._connection.reply(ask, NO_BODY_MAX)).status == 200
+
+    async def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
+        """Takes over a blob of another repository of this registry; False: it has to go up."""
+        query = urlencode({"mount": digest, "from": from_repository})
+        ask = Ask(
+            "POST",
+            f"/v2/{repository}/blobs/uploads/?{query}",
+            self._name(repository, digest),
+            scopes=(*_push(repository), *_pull(from_repository)),
+            headers={"Content-Length": "0"},
+            accepted=frozenset((201, 202, 404, 405)),
+        )
+        reply = await self._connection.reply(ask, NO_BODY_MAX)
+        if reply.status == 202:
+            location = reply.headers.get("location")
+            if location:
+                url = joined(reply.url, location, ask.what)
+                await cancel_upload(self._connection, str(url), ask)
+        return reply.status == 201
+
+    async def upload_blob(
+        self,
+        repository: str,
+        digest: Digest,
+        size: int,
+        pieces: Pieces,
+    ) -> None:
+        """pieces(offset) begins the blob's bytes there, anew for each attempt; its errors come out.
+
+        Raises VerificationFailed where the registry finds another digest.
+        """
+        await upload(
+            self._connection,
+            Upload(repository, digest, size, pieces, self._name(repository, digest)),
+            _push(repository),
+        )
+
+    async def put_manifest(
+        self, repository: str, reference: str, media_type: str, data: bytes
+    ) -> Digest:
+        """Under a tag or its digest.
+
+        Raises VerificationFailed where the registry has another; MalformedImage for a media type
+        that no header can carry.
+        """
+        what = self._name(repository, reference)
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise MalformedImage(f"{what}: {shown(media_type)} is no media type")
+        ask = Ask(
+            "PUT",
+            f"/v2/{repository}/manifests/{reference}",
+            what,
+            scopes=_push(repository),
+            headers={"Content-Type": media_type},
+            body=data,
+            accepted=frozenset((200, 201, 202)),
+        )
+        reply = await self._connection.reply(ask, NO_BODY_MAX)
+        digest = Digest.of(data)
+        said = _digest_or_none(_content_digest(reply))
+        if said is not None and said != digest:
+            raise VerificationFailed(f"{what}: pushed {digest}, the registry has {said}")
+        return digest
+
+    async def delete_manifest(self, repository: str, reference: str) -> None:
+        """Raises ImageNotFound."""
+        ask = Ask(
+            "DELETE",
+            f"/v2/{repository}/manifests/{reference}",
+            self._name(repository, reference),
+            scopes=(f"repository:{repository}:delete",),
+            accepted=frozenset((200, 202, 204)),
+            missing=ImageNotFound,
+        )
+        await self._connection.reply(ask, NO_BODY_MAX)
+
+    async def tags(self, repository: str) -> list[str]:
+        """All, in the registry's order.  Raises ImageNotFound."""
+        what = self._name(repository, "")
+        found: list[str] = []
+        path = f"/v2/{repository}/tags/list?n={PAGE}"
+
+        def take(data: bytes) -> None:
+            found.extend(object_of(parse_json(data, what), what).texts("tags") or ())
+
+        await self._pages(Ask("GET", path, what, _pull(repository), missing=ImageNotFound), take)
+        return found
+
+    async def referrers(
+        self, repository: str, digest: Digest, artifact_type: str | None = None
+    ) -> list[Descriptor]:
+        """Manifests whose subject is digest (signatures, SBOMs); of one artifactType if asked.
+
+        A registry without the API has them in an index tagged `sha256-<hex>`.
+        """
+        what = f"referrers of {self._name(repository, digest)}"
+        query = "?" + urlencode({"artifactType": artifact_type}) if artifact_type else ""
+        path = f"/v2/{repository}/referrers/{digest}{query}"
+        found: list[Descriptor] = []
+
+        def take(data: bytes) -> None:
+            found.extend(parse_index(data, what).manifests)
+
+        try:
+            await self._pages(Ask("GET", path, what, _pull(repository), missing=_NoSuchApi), take)
+        except _NoSuchApi:
+            try:
+                take((await self.manifest(repository, digest.replace(":", "-"))).data)
+            except ImageNotFound:
+                return []
+        return [each for each in found if artifact_type in (None, each.artifact_type)]
+
+    async def _pages(self, first: Ask, take: Callable[[bytes], None]) -> None:
+        """Follows `Link: <…>; rel="next"`; take: gets each page, may raise MalformedImage."""
+        url: str | None = first.url
+        seen: set[str] = set()
+        while url is not None:
+            if url in seen or len(seen) >= PAGES_MAX:
+                raise RegistryError(f"{first.what}: its pages have no end")
+            seen.add(url)
+            reply = await self._connection.reply(replace(first, url=url), PAGE_BYTES_MAX)
+            try:
+                take(reply.data)
+            except MalformedImage as error:
+                raise RegistryError(str(error)) from None
+            link = next_link(reply.headers.get_list("link"))
+            url = None if link is None else str(joined(reply.url, link, first.what))
+
+    def _manifest_ask(self, method: str, repository: str, reference: str) -> Ask:
+        return Ask(
+            method,
+            f"/v2/{repository}/manifests/{reference}",
+            self._name(repository, reference),
+            scopes=_pull(repository),
+            headers={"Accept": ACCEPT},
+            missing=ImageNotFound,
+        )
+
+    def _name(self, repository: str, reference: str) -> str:
+        joint = "@" if ":" in reference else ":"
+        return f"{self.domain}/{repository}{joint if reference else ''}{reference}"
+
+
+class _NoSuchApi(ImgmountError):
+    """A 404 of the referrers API."""
+
+
+def _pull(repository: str) -> tuple[str]:
+    return (f"repository:{repository}:pull",)
+
+
+def _push(repository: str) -> tuple[str]:
+    return (f"repository:{repository}:pull,push",)
+
+
+def _media_type(reply: Reply) -> str:
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return shown(str(kind)) if kind.startswith("application/vnd.") else ""
+
+
+def _content_digest(reply: Reply) -> str:
+    return str(reply.headers.get("docker-content-digest", "")).strip()
+
+
+def _digest_or_none(text: str) -> Digest | None:
+    try:
+        return Digest(text)
+    except ValueError:
+        return None

@@ -1,0 +1,384 @@
+"""Law: one request to a registry becomes an answer that was wanted, or one of our errors.
+
+    Ask ── scheme of the host ── Authorization ── redirects ── accepted? ── response
+                                      ▲ 401, once                  └─ no ── Trouble (again?), error
+
+Authorization goes to the host it is meant for, and to nobody that host sends us to.  Plain http is
+spoken where the options allow it, never because a redirect asks for it.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass, field
+from socket import gaierror
+from types import TracebackType
+from typing import TypeVar
+
+import httpx
+import trio
+
+from fusemount.errors import ImgmountError, RegistryError, Unauthorized
+from fusemount.image.fields import shown
+from fusemount.registry import replies
+from fusemount.registry.authorize import (
+    TOKEN_BYTES_MAX,
+    Authorizer,
+    Scopes,
+    TokenReply,
+    TokenRequest,
+)
+from fusemount.registry.body import broken, whole_body
+from fusemount.registry.credentials import Credentials
+from fusemount.registry.options import RegistryOptions, registry_host
+from fusemount.registry.patience import Patience, Sleep, Trouble
+from fusemount.registry.tls import tls_context
+from fusemount.registry.transport import direct_transport, proxy_mounts
+
+REDIRECTS_MAX = 10
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+KEEPS_METHOD = frozenset((307, 308))
+SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
+CONNECTIONS_MAX = 32
+PORT_MAX = 65535
+NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
+TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # the line, not TLS
+
+_T = TypeVar("_T")
+Origin = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request.
+
+    url: a path of the registry (`/v2/…`), or absolute.  what: what it is about, for messages.
+    body: bytes, or a function that begins them anew for each attempt.
+    accepted: statuses that are answers.  missing: what a 404 is.
+    authorization: instead of the registry's, and for the host of url; "": none.
+    """
+
+    method: str
+    url: str
+    what: str
+    scopes: Scopes = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Callable[[], AsyncGenerator[bytes, None]] | None = None
+    accepted: frozenset[int] = frozenset((200,))
+    missing: type[ImgmountError] = RegistryError
+    authorization: str | None = None
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """httpx would wrap a generator in one of its own, and leave that open where a request fails."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        return self._pieces
+
+
+class Refused(RegistryError):
+    """An answer of another status than the wanted ones."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _TlsRefused(RegistryError):
+    """TLS is spoken, but we do not believe each other."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: httpx.Headers
+    data: bytes
+    url: httpx.URL
+
+
+class Connection:
+    """All connections to one registry and to where it sends us; an async context manager."""
+
+    def __init__(
+        self,
+        domain: str,
+        options: RegistryOptions,
+        credentials: Credentials | None,
+        sleep: Sleep = trio.sleep,
+    ) -> None:
+        self.domain = domain
+        self.options = options
+        self._sleep = sleep
+        self._host = registry_host(domain).lower()
+        self._plain_allowed = options.allows_plain(self._host) or options.is_insecure(domain)
+        self._base: httpx.URL | None = None
+        self._base_lock = trio.Lock()
+        self._met = False  # somebody answered: what is refused now may be a restart
+        self._stack = AsyncExitStack()
+        self._client: httpx.AsyncClient
+        self.authorizer = Authorizer(domain, credentials, self._fetch_token)
+
+    async def __aenter__(self) -> Connection:
+        context = tls_context(self.domain, self.options)
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=30)
+        client = httpx.AsyncClient(
+            transport=direct_transport(context, limits),
+            trust_env=False,
+            follow_redirects=False,
+            headers={"User-Agent": self.options.user_agent, "Accept-Encoding": "identity"},
+            mounts=proxy_mounts(self.options.proxies, context, limits),
+        )
+        self._client = await self._stack.enter_async_context(client)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    def patience(self) -> Patience:
+        return Patience(self.options, self._sleep)
+
+    async def again(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """The attempt's result, after as many as it takes and the options allow."""
+        patience = self.patience()
+        while True:
+            try:
+                return await attempt()
+            except Trouble as trouble:
+                await patience.bear(trouble)
+
+    async def reply(self, ask: Ask, limit: int) -> Reply:
+        """An answer with its whole body of at most limit bytes; tried again where that may help."""
+        return await self.again(lambda: self.reply_once(ask, limit))
+
+    async def reply_once(self, ask: Ask, limit: int) -> Reply:
+        """Raises Trouble as well."""
+        response = await self.open_once(ask)
+        try:
+            data = await whole_body(response, limit, ask.what, self.options)
+            return Reply(response.status_code, response.headers, data, response.url)
+        finally:
+            await response.aclose()
+
+    async def open_once(self, ask: Ask) -> httpx.Response:
+        """An answer whose body is still to come; the caller closes it.  Raises Trouble as well."""
+        base = await self._find_base(ask.what)
+        url = joined(base, ask.url, ask.what)
+        own = ask.authorization is None
+        for attempt in (1, 2):
+            header = await self.authorizer.header(ask.scopes) if own else ask.authorization
+            meant_for = _origin(base if own else url)
+            response = await self._follow(ask, url, header, meant_for)
+            if response.status_code in ask.accepted:
+                return response
+            try:
+                if not (attempt == 1 and own and response.status_code == 401):
+                    await self._refuse(ask, response)
+                if not self._is_registry(response.url):
+                    await self._refuse(ask, response)
+                challenges = response.headers.get_list("www-authenticate")
+                if not await self.authorizer.challenged(header, challenges, ask.scopes):
+                    await self._refuse(ask, response)
+            finally:
+                await self._discard(response)
+        raise AssertionError("a second 401 is refused above")
+
+    async def _follow(
+        self, ask: Ask, url: httpx.URL, authorization: str | None, meant_for: Origin
+    ) -> httpx.Response:
+        """The first answer that is no redirect."""
+        for _ in range(REDIRECTS_MAX + 1):
+            headers = dict(ask.headers)
+            if authorization and _origin(url) == meant_for:
+                headers["Authorization"] = authorization
+            response = await self._send(ask, url, headers)
+            target = response.headers.get("location")
+            status = response.status_code
+            if status not in REDIRECTS or status in ask.accepted or not target:
+                return response
+            await self._discard(response)
+            followed = ask.method in ("GET", "HEAD") or status in KEEPS_METHOD
+            if not followed or callable(ask.body):
+                raise RegistryError(
+                    f"{ask.what}: {url.host} redirects a {ask.method} to {shown(target)}"
+                )
+            url = joined(url, target, ask.what)
+        raise RegistryError(
+            f"{ask.what}: more than {REDIRECTS_MAX} redirects, the last to {url.host}"
+        )
+
+    async def _send(self, ask: Ask, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
+        self._check_scheme(ask.what, url)
+        fixed = None if callable(ask.body) else ask.body
+        written = ask.method in ("PUT", "PATCH")
+        timeout = httpx.Timeout(
+            self.options.reply_seconds,
+            read=self.options.written_seconds if written else self.options.reply_seconds,
+            connect=self.options.connect_seconds,
+            pool=None,
+        )
+        try:
+            request = self._client.build_request(
+                ask.method, url, headers=headers, content=fixed, timeout=timeout
+            )
+            async with AsyncExitStack() as stack:
+                if callable(ask.body):
+                    pieces = await stack.enter_async_context(aclosing(ask.body()))
+                    request.stream = _Pieces(pieces)
+                response = await self._client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise self._unreached(ask.what, url, error) from error
+        self._met = True
+        return response
+
+    def _check_scheme(self, what: str, url: httpx.URL) -> None:
+        host = _host(url)
+        if url.scheme == "https" and url.host:
+            return
+        if url.scheme != "http" or not url.host:
+            raise RegistryError(
+                f"{what}: sent to {shown(str(url))}, which is neither http nor https"
+            )
+        asked = host == self._host and self._plain_allowed
+        if not (asked or self.options.allows_plain(host)):
+            raise RegistryError(
+                f"{what}: sent to {host} by plain http, which --tls-verify=false would allow"
+            )
+
+    def _unreached(self, what: str, url: httpx.URL, error: httpx.TransportError) -> Exception:
+        """Trouble, or a RegistryError where another attempt would end alike."""
+        causes = list(_causes(error))
+        place = f"{what}: {_host(url)}"
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return _TlsRefused(f"{place}: certificate not believed: {cause.verify_message}")
+            if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+                allow = "" if self._plain_allowed else " (--tls-verify=false allows plain http)"
+                return RegistryError(f"{place}: no TLS is spoken there{allow}")
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, TLS_BROKEN):
+                return _TlsRefused(f"{place}: TLS: {cause.reason or cause}")
+            if isinstance(cause, gaierror):
+                unknown = RegistryError(f"{place}: {cause.strerror}")
+                return Trouble(unknown) if self._met else unknown
+        for cause in causes:
+            if isinstance(cause, ConnectionRefusedError):
+                refused = RegistryError(f"{place}: connection refused")
+                return Trouble(refused) if self._met else refused
+        words = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None)
+        return Trouble(RegistryError(f"{place}: {words or broken(error)}"))
+
+    async def _find_base(self, what: str) -> httpx.URL:
+        """https, or http where that is allowed and https is not spoken; found out once."""
+        secure, plain = (httpx.URL(f"{scheme}://{self._host}/") for scheme in ("https", "http"))
+        async with self._base_lock:
+            if self._base is None and self._plain_allowed:
+                try:
+                    await self._knock(what, secure)
+                    self._base = secure
+                except _TlsRefused:
+                    raise
+                except (Trouble, RegistryError):
+                    await self._knock(what, plain)
+                    self._base = plain
+            self._base = self._base or secure
+            return self._base
+
+    async def _knock(self, what: str, base: httpx.URL) -> None:
+        response = await self._send(Ask("GET", "/v2/", what), base.join("/v2/"), {})
+        await self._discard(response)
+
+    async def _discard(self, response: httpx.Response) -> None:
+        """A short body is read, so that the connection serves the next request."""
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:18]) <= replies.ERROR_BYTES_MAX:
+            with suppress(Trouble, RegistryError, httpx.StreamError):
+                await whole_body(response, replies.ERROR_BYTES_MAX, self.domain, self.options)
+        await response.aclose()
+
+    def _is_registry(self, url: httpx.URL) -> bool:
+        return self._base is not None and _origin(url) == _origin(self._base)
+
+    async def _refuse(self, ask: Ask, response: httpx.Response) -> None:
+        """Raises what an unwanted status means."""
+        status = response.status_code
+        try:
+            data = await whole_body(response, replies.ERROR_BYTES_MAX, ask.what, self.options)
+        except (Trouble, RegistryError):
+            data = b""
+        why = (
+            replies.error_text(data) or f"{status} {replies.clean(response.reason_phrase)}".strip()
+        )
+        elsewhere = "" if self._is_registry(response.url) else f"{_host(response.url)}: "
+        text = f"{ask.what}: {elsewhere}{why}"
+        if status in (401, 403) and not elsewhere:
+            read = ask.method in ("GET", "HEAD")
+            text = f"may not be {'read' if read else 'written'} {self.authorizer.sent}: {why}"
+            hint = " (or nothing has that name)" if read else ""  # many do not tell the two apart
+            raise Unauthorized(f"{ask.what}: {text}{hint}")
+        after = replies.retry_after(response.headers.get("retry-after"), time.time())
+        if status == 429:
+            limits = (response.headers.get(f"ratelimit-{w}") for w in ("limit", "remaining"))
+            spent = replies.used_up(*limits)
+            text = f"{text} ({spent}; {self.authorizer.sent})" if spent else text
+            if spent and after is None:
+                raise RegistryError(text)
+            raise Trouble(RegistryError(text), after)
+        if status in SOON_BETTER:
+            raise Trouble(RegistryError(text), after)
+        if status == 404 and ask.missing is not RegistryError:
+            raise ask.missing(text)
+        raise Refused(text, status)
+
+    async def _fetch_token(self, request: TokenRequest) -> TokenReply:
+        ask = Ask(
+            method="GET" if request.form is None else "POST",
+            url=request.url,
+            what=f"the token server of {self.domain}",
+            headers={"Content-Type": "application/x-www-form-urlencoded"} if request.form else {},
+            body=None if request.form is None else str(httpx.QueryParams(request.form)).encode(),
+            accepted=frozenset((200, 400, 401, 403, 404, 405)),
+            authorization=request.authorization or "",
+        )
+        reply = await self.reply(ask, TOKEN_BYTES_MAX)
+        return TokenReply(reply.status, reply.data)
+
+
+def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
+    """Where a Location or a Link of base leads.  Raises RegistryError."""
+    try:
+        url = base.join(target)
+    except httpx.InvalidURL:
+        url = None
+    if url is None or not 0 < (url.port or 80) <= PORT_MAX:
+        raise RegistryError(f"{what}: sent to {shown(target)}, which is no URL")
+    return url
+
+
+def _host(url: httpx.URL) -> str:
+    """`host[:port]`, as names of images have it."""
+    return url.netloc.decode("ascii")
+
+
+def _origin(url: httpx.URL) -> Origin:
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, port
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it came from, and what is in a group."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                yield from _causes(each)
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,229 @@
+"""Law: who we are to a registry, from the files and programs that docker's and podman's users have.
+
+Looked up in this order; the first that knows the registry counts:
+
+    --creds USER[:PASSWORD]
+    $REGISTRY_AUTH_FILE            alone, where it is set (containers-auth.json(5))
+    $XDG_RUNTIME_DIR/containers/auth.json, $XDG_CONFIG_HOME/containers/auth.json
+    $DOCKER_CONFIG/config.json or ~/.docker/config.json
+
+and in each file `credHelpers`, `credsStore`, `auths`.  Keys of `auths` may go down to a repository;
+the longest that fits counts.  A secret is never part of a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusemount.errors import MalformedImage, Unauthorized
+from fusemount.image.fields import Fields, object_of, parse_json, shown
+from fusemount.imagename import DOCKER_HUB
+
+HUB_KEY = "https://index.docker.io/v1/"  # docker's own key for Docker Hub
+HUB_ALIASES = frozenset(("index.docker.io", "registry-1.docker.io"))
+HELPER_SECONDS = 60
+HELPER_NOT_FOUND = "credentials not found in native keychain"
+HELPER_NAME_BAD = frozenset("/\0")
+IDENTITY_USER = "<token>"  # a helper says by it that the secret is an identity token
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A name and its password, or an identity token, which is traded for tokens by OAuth 2."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    @property
+    def who(self) -> str:
+        return shown(self.username) if self.username else "the owner of the identity token"
+
+    @property
+    def basic(self) -> str:
+        """An Authorization header's value (RFC 7617)."""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode()
+
+
+@dataclass(frozen=True)
+class CredentialSources:
+    """explicit: of the command line.  files: in order.  required: a missing file is an error."""
+
+    explicit: Credentials | None = None
+    files: tuple[Path, ...] = ()
+    required: bool = False
+
+
+def parse_credentials(text: str) -> Credentials:
+    """`USER[:PASSWORD]` of --creds."""
+    username, _, password = text.partition(":")
+    return Credentials(username, password)
+
+
+def credential_sources(
+    environ: Mapping[str, str], uid: int, explicit: Credentials | None = None
+) -> CredentialSources:
+    """What an environment stands for; called by floors 6 and 7 with theirs."""
+    named = environ.get("REGISTRY_AUTH_FILE")
+    if named:
+        return CredentialSources(explicit, (Path(named),), required=True)
+    home = environ.get("HOME", "")
+    runtime = environ.get("XDG_RUNTIME_DIR") or ("/run" if uid == 0 else f"/run/user/{uid}")
+    files = [Path(runtime, "containers/auth.json")]
+    if uid == 0 and not environ.get("XDG_RUNTIME_DIR"):
+        files.append(Path("/run/containers/0/auth.json"))  # where podman login puts root's
+    config = environ.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
+    if config:
+        files.append(Path(config, "containers/auth.json"))
+    docker = environ.get("DOCKER_CONFIG") or (home and f"{home}/.docker")
+    if docker:
+        files.append(Path(docker, "config.json"))
+    return CredentialSources(explicit, tuple(files))
+
+
+async def find_credentials(
+    domain: str, repository: str, sources: CredentialSources
+) -> Credentials | None:
+    """Of `domain/repository`; None: nobody knows any.  Raises Unauthorized, in one line."""
+    if sources.explicit is not None:
+        return sources.explicit
+    for path in sources.files:
+        fields = _read(path, sources.required)
+        if fields is None:
+            continue
+        try:
+            found = await _of_file(domain, repository, fields)
+        except MalformedImage as error:
+            raise Unauthorized(str(error)) from None
+        if found is not None:
+            return found
+    return None
+
+
+def _read(path: Path, required: bool) -> Fields | None:
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if required:
+            raise Unauthorized(f"{path}: no such file (REGISTRY_AUTH_FILE)") from None
+        return None
+    except OSError as error:
+        raise Unauthorized(f"{path}: {error.strerror}") from None
+    if not data.strip():
+        return None
+    try:
+        return object_of(parse_json(data, str(path)), str(path))
+    except MalformedImage as error:
+        raise Unauthorized(str(error)) from None
+
+
+async def _of_file(domain: str, repository: str, fields: Fields) -> Credentials | None:
+    helper = _helper(domain, repository, fields)
+    if helper:
+        found = await ask_helper(helper, HUB_KEY if domain == DOCKER_HUB else domain)
+        if found is not None:
+            return found
+    entries = fields.mapping("auths")
+    for name in names_of(domain, repository):
+        for key, entry in entries.items():
+            if normal_key(key) == name:
+                found = parse_auth(object_of(entry, f"{fields.where}: auths[{shown(key)}]"))
+                if found is not None:
+                    return found
+    return None
+
+
+def _helper(domain: str, repository: str, fields: Fields) -> str:
+    helpers = {normal_key(k): v for k, v in fields.text_mapping("credHelpers").items()}
+    for name in names_of(domain, repository):
+        if helpers.get(name):
+            return helpers[name]
+    return fields.text("credsStore")
+
+
+def names_of(domain: str, repository: str) -> Iterator[str]:
+    """Keys that fit, the longest first: `host/a/b`, `host/a`, `host`."""
+    name = f"{domain}/{repository}" if repository else domain
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+
+
+def normal_key(key: str) -> str:
+    """`https://HOST/v1/`, `HOST/v2/` and `HOST` are one; Docker Hub has several hosts."""
+    scheme, found, rest = key.partition("://")
+    host, _, path = (rest if found else scheme).partition("/")
+    host = DOCKER_HUB if host in HUB_ALIASES else host
+    path = path.rstrip("/")
+    return host if found or path in ("", "v1", "v2") else f"{host}/{path}"
+
+
+def parse_auth(fields: Fields) -> Credentials | None:
+    """An entry of `auths`; None where docker left only a mark that somebody logged in."""
+    token = fields.text("identitytoken")
+    username, password = fields.text("username"), fields.text("password")
+    packed = fields.text("auth")
+    if packed:
+        try:
+            pair = base64.b64decode(packed, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            raise fields.bad("auth", "not a name and a password in base64") from None
+        username, colon, password = pair.partition(":")
+        password = password.rstrip("\0")
+        if not colon:
+            raise fields.bad("auth", "no colon between name and password")
+    if not (username or token):
+        return None
+    return Credentials(username, password, token)
+
+
+async def ask_helper(name: str, server: str) -> Credentials | None:
+    """`docker-credential-NAME get` (docker-credential-helpers' protocol); None: it knows none."""
+    import trio
+
+    program = f"docker-credential-{name}"
+    where = f"{shown(program)} (asked for {server})"
+    if HELPER_NAME_BAD & set(name):
+        raise Unauthorized(f"{where}: a helper is named without a path")
+    done = None
+    with trio.move_on_after(HELPER_SECONDS):
+        try:
+            done = await trio.run_process(
+                [program, "get"],
+                stdin=server.encode(),
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise Unauthorized(f"{where}: no such program on the PATH") from None
+        except OSError as error:
+            raise Unauthorized(f"{where}: {error.strerror}") from None
+    if done is None:
+        raise Unauthorized(f"{where}: no answer in {HELPER_SECONDS} s")
+    return _helper_said(done.returncode, done.stdout, done.stderr, where)
+
+
+def _helper_said(status: int, output: bytes, errors: bytes, where: str) -> Credentials | None:
+    if status != 0:
+        said = " ".join((output or errors).decode(errors="replace").split())
+        if HELPER_NOT_FOUND in said:
+            return None
+        raise Unauthorized(f"{where}: {shown(said) or f'exit code {status}'}")
+    try:
+        answer: Any = parse_json(output, where)
+        fields = object_of(answer, where)
+        username, secret = fields.text("Username"), fields.text("Secret")
+    except MalformedImage as error:
+        raise Unauthorized(str(error)) from None
+    if not secret:
+        return None
+    if username == IDENTITY_USER:
+        return Credentials(identity_token=secret)
+    return Credentials(username, secret)

@@ -1,0 +1,111 @@
+"""Law: which registry is meant, what is allowed with it, and how long we wait; no I/O, no httpx.
+
+The functions that take an environment are called by floors 6 and 7, which alone may read theirs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount import __version__
+from fusemount.imagename import DOCKER_HUB
+
+DOCKER_HUB_HOST = "registry-1.docker.io"
+EVERY_HOST = "*"
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """http, https: URLs.  direct: hosts and domains (with or without a dot) without one, or "*"."""
+
+    http: str = ""
+    https: str = ""
+    direct: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegistryOptions:
+    """How registries are spoken to.
+
+    insecure: hosts (`host[:port]`, or "*") with which plain http is allowed and certificates are
+    not checked; on this machine plain http is always allowed.
+    ca_files: PEM files of authorities believed beside the system's.
+    certificate_directories: roots of `HOST[:PORT]/{*.crt,*.cert,*.key}`, as docker and podman
+    have them; of several that know a host the first counts.
+    certificate_directory: instead of those, the directory with the files, as --cert-dir has it.
+    retry_delays: seconds before the second, third … attempt; there are as many more attempts.
+    retry_after_max: seconds; who is told to wait longer gives up and says so.
+    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there;
+    written_seconds: the latter where something was written, which a registry may first move around.
+    progress_bytes, progress_seconds: a body that brings less in that time counts as broken.
+    upload_chunk: bytes of one PATCH; 0: a blob goes up in one PUT.
+    """
+
+    insecure: frozenset[str] = frozenset()
+    ca_files: tuple[Path, ...] = ()
+    certificate_directories: tuple[Path, ...] = ()
+    certificate_directory: Path | None = None
+    proxies: Proxies = Proxies()
+    user_agent: str = f"imgmount/{__version__}"
+    retry_delays: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    retry_after_max: float = 120.0
+    connect_seconds: float = 20.0
+    reply_seconds: float = 120.0
+    written_seconds: float = 900.0
+    progress_bytes: int = 32 << 10
+    progress_seconds: float = 30.0
+    upload_chunk: int = 0
+
+    def is_insecure(self, host: str) -> bool:
+        """host: `host[:port]`; an entry without a port counts for all its ports."""
+        named = {each.lower() for each in self.insecure}
+        return bool(named & {EVERY_HOST, host.lower(), bare_host(host).lower()})
+
+    def allows_plain(self, host: str) -> bool:
+        return self.is_insecure(host) or is_local(host)
+
+
+def registry_host(domain: str) -> str:
+    """`host[:port]` that serves the images of a domain."""
+    return DOCKER_HUB_HOST if domain == DOCKER_HUB else domain
+
+
+def bare_host(host: str) -> str:
+    """Without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
+
+
+def is_local(host: str) -> bool:
+    """localhost, 127.0.0.0/8, ::1; a name is not looked up."""
+    name = bare_host(host).lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def certificate_directories(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
+    """Where podman and docker look, the user's own first (containers-certs.d(5))."""
+    system = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+    home = environ.get("HOME")
+    if uid == 0 or not home:
+        return system
+    config = Path(environ.get("XDG_CONFIG_HOME") or f"{home}/.config")
+    return (config / "containers/certs.d", config / "docker/certs.d", *system)
+
+
+def proxies(environ: Mapping[str, str]) -> Proxies:
+    """As curl and Go read them (lower case first)."""
+
+    def value(name: str) -> str:
+        return environ.get(name) or environ.get(name.upper()) or ""
+
+    direct = tuple(word.strip() for word in value("no_proxy").split(",") if word.strip())
+    return Proxies(value("http_proxy"), value("https_proxy"), direct)

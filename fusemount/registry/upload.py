@@ -1,0 +1,218 @@
+"""Law: a blob goes up in one PUT, or in chunks, and goes on from what the registry has of it.
+
+    POST ─202─▶ Location ──▶ PUT Location?digest=… with all bytes ─201─▶ there
+                    ▲   broken: GET Location ─204 Range─▶ PATCH chunk … PATCH chunk ─▶ PUT, empty
+                    └── 404, or nothing came through: POST again
+
+Every answer names the Location of the next request.  With `upload_chunk` set, or where one PUT is
+too large for the registry (413), it is chunks from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+import trio
+
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
+from fusemount.registry.authorize import Scopes
+from fusemount.registry.connection import Ask, Connection, Refused, Reply, joined
+from fusemount.registry.patience import Trouble
+from fusemount.registry.replies import uploaded
+
+CHUNK = 32 << 20  # bytes of a PATCH where nobody said how many
+CHUNK_MAX = 1 << 40  # of OCI-Chunk-Min-Length; a registry that wants more wants one PUT
+NO_BODY_MAX = 64 << 10
+WRITTEN = frozenset((200, 201, 202, 204))
+TOO_LARGE = 413
+OUT_OF_ORDER = 416
+DIGEST_INVALID = "DIGEST_INVALID"
+CANCEL_SECONDS = 2
+WRITE_BYTES = 256 << 10  # at once: a slow line must get them away before a write counts as stuck
+
+Pieces = Callable[[int], AsyncGenerator[bytes, None]]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """pieces(offset): the blob's bytes from there on; what: its name in messages."""
+
+    repository: str
+    digest: Digest
+    size: int
+    pieces: Pieces
+    what: str
+
+
+@dataclass(frozen=True)
+class _Session:
+    """An upload at the registry.
+
+    has: bytes that it has; chunk: length of a PATCH, 0: as few requests as can be;
+    resumed: has is what the registry said after a request that broke.
+    """
+
+    location: str
+    has: int
+    chunk: int
+    resumed: bool = False
+
+
+async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
+    """Raises RegistryError, Unauthorized, VerificationFailed, and what `pieces` raises."""
+    uploader = _Uploader(connection, blob, scopes)
+    try:
+        await uploader.run()
+    except BaseException:
+        with trio.move_on_after(CANCEL_SECONDS, shield=True):
+            await uploader.drop()
+        raise
+
+
+class _TooLarge(Exception):
+    """The registry, or something before it, refused all of the blob in one PUT."""
+
+
+class _Spoiled(Trouble):
+    """What the registry kept of a broken request was wrong: only all bytes anew can help."""
+
+
+async def cancel_upload(connection: Connection, location: str, like: Ask) -> None:
+    """So that the registry need not wait for the rest; whether it listens does not matter."""
+    ask = replace(like, method="DELETE", url=location, headers={}, body=None, accepted=WRITTEN)
+    with suppress(Trouble, ImgmountError):
+        await connection.reply_once(ask, NO_BODY_MAX)
+
+
+class _Uploader:
+    def __init__(self, connection: Connection, blob: Upload, scopes: Scopes) -> None:
+        self._connection = connection
+        self._blob = blob
+        self._scopes = scopes
+        self._minimum = 0
+        self._session: _Session | None = None
+
+    async def run(self) -> None:
+        patience = self._connection.patience()
+        chunk = self._connection.options.upload_chunk
+        best = 0
+        while True:
+            try:
+                session = self._session = self._session or await self.begin(chunk)
+                if session.chunk == 0 and session.has == 0:
+                    return await self.put(session, self._blob.size)
+                while session.has < self._blob.size:
+                    session = self._session = await self.patch(session)
+                    if session.has > best:
+                        best = session.has
+                        patience.refresh()
+                return await self.put(session, 0)
+            except _TooLarge:
+                await self.drop()
+                chunk = CHUNK
+            except _Spoiled as spoiled:
+                await patience.bear(spoiled)
+                await self.drop()
+            except Trouble as trouble:
+                await patience.bear(trouble)
+                if self._session is not None:
+                    await self.resume(self._session)
+
+    async def begin(self, chunk: int) -> _Session:
+        ask = self._ask("POST", f"/v2/{self._blob.repository}/blobs/uploads/", WRITTEN)
+        reply = await self._connection.reply_once(
+            replace(ask, headers={"Content-Length": "0"}), NO_BODY_MAX
+        )
+        wanted = reply.headers.get("oci-chunk-min-length", "").strip()
+        if wanted.isdecimal() and len(wanted) < 19:
+            self._minimum = min(int(wanted), CHUNK_MAX)
+        return _Session(self._location(reply, None), 0, max(chunk, self._minimum) if chunk else 0)
+
+    async def put(self, session: _Session, length: int) -> None:
+        """The end of it, with the last length bytes."""
+        joint = "&" if "?" in session.location else "?"
+        url = f"{session.location}{joint}digest={quote(self._blob.digest, safe='')}"
+        headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        ask = self._ask("PUT", url, frozenset((200, 201, 204)))
+        body = (lambda: self._slice(0, length)) if length else b""
+        try:
+            await self._connection.reply_once(replace(ask, headers=headers, body=body), NO_BODY_MAX)
+        except Refused as refused:
+            if refused.status == TOO_LARGE and length:
+                raise _TooLarge from None
+            if DIGEST_INVALID not in str(refused):
+                raise
+            if session.resumed:
+                raise _Spoiled(refused) from None
+            raise VerificationFailed(str(refused)) from None
+
+    async def patch(self, session: _Session) -> _Session:
+        """One chunk more."""
+        start = session.has
+        length = min(session.chunk or max(CHUNK, self._minimum), self._blob.size - start)
+        headers = {
+            "Content-Length": str(length),
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{start}-{start + length - 1}",
+        }
+        ask = self._ask("PATCH", session.location, WRITTEN | {OUT_OF_ORDER})
+        reply = await self._connection.reply_once(
+            replace(ask, headers=headers, body=lambda: self._slice(start, length)), NO_BODY_MAX
+        )
+        if reply.status == OUT_OF_ORDER:
+            raise Trouble(RegistryError(f"{self._blob.what}: the registry lost count of its bytes"))
+        has = uploaded(reply.headers.get("range"))
+        has = start + length if has is None or has > start + length else has
+        if start + length == 1:
+            has = 1  # `0-0` may be one byte, too
+        if has <= start:
+            raise Trouble(RegistryError(f"{self._blob.what}: the registry kept nothing of a chunk"))
+        return replace(session, location=self._location(reply, session), has=has)
+
+    async def resume(self, session: _Session) -> None:
+        """With what the registry has of it; ends it where that is lost, or nothing came through."""
+        ask = self._ask("GET", session.location, WRITTEN | {404})
+        try:
+            reply = await self._connection.reply_once(ask, NO_BODY_MAX)
+        except (Trouble, ImgmountError):
+            self._session = None
+            return
+        has = uploaded(reply.headers.get("range"))
+        if reply.status == 404 or not has or has > self._blob.size:
+            await self.drop()
+            return
+        location = self._location(reply, session)
+        self._session = replace(session, location=location, has=has, resumed=True)
+
+    async def drop(self) -> None:
+        if self._session is not None:
+            location, self._session = self._session.location, None
+            ask = self._ask("DELETE", location, WRITTEN)
+            await cancel_upload(self._connection, location, ask)
+
+    def _ask(self, method: str, url: str, accepted: frozenset[int]) -> Ask:
+        return Ask(method, url, self._blob.what, scopes=self._scopes, accepted=accepted)
+
+    def _location(self, reply: Reply, session: _Session | None) -> str:
+        location = reply.headers.get("location")
+        if location:
+            return str(joined(reply.url, location, self._blob.what))
+        if session is None:
+            raise RegistryError(f"{self._blob.what}: an upload without a Location")
+        return session.location
+
+    async def _slice(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Exactly length bytes, or VerificationFailed, which breaks the request off."""
+        left = length
+        async with aclosing(self._blob.pieces(start)) as pieces:
+            async for piece in pieces:
+                for at in range(0, min(len(piece), left), WRITE_BYTES):
+                    yield piece[at : min(at + WRITE_BYTES, left)]
+                left -= len(piece)
+                if left <= 0:
+                    return
+        raise VerificationFailed(f"{self._blob.what}: its source ended {left} bytes early")

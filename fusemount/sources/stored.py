@@ -1,0 +1,56 @@
+"""Law: an image of a store is opened as the OCI layout that the store is; what is known of its
+layers is kept with them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from fusemount.digest import chain_ids
+from fusemount.errors import ImageNotFound
+from fusemount.image import KeptLayer
+from fusemount.reference import Reference
+from fusemount.settings import ImageOptions
+from fusemount.sources import oci
+from fusemount.sources.choose import choose
+from fusemount.sources.image import Image
+from fusemount.sources.medium import Directory
+from fusemount.store import Store, layerdb
+
+
+def open_stored(reference: Reference, options: ImageOptions) -> Image:
+    """Raises ImageNotFound, PlatformMismatch, MalformedImage, VerificationFailed."""
+    store, name = Store(reference.path), reference.name or ""
+    if not store.layout.exists:
+        raise ImageNotFound(
+            f"{name}: no such file, and no image: there is no store at {store.root} yet "
+            f"(`imgmount pull {name}` makes one)"
+        )
+    stored = store.find(name)
+    medium = Directory(store.root)
+    with ExitStack() as undo:
+        undo.callback(medium.close)
+        found = oci.candidates_of(medium, [stored.descriptor], options)
+        image = choose(found, None, options, name)
+        undo.pop_all()
+    return replace(
+        image,
+        source=name,
+        repo_tags=tuple(each.familiar for each in stored.names),
+        repo_digests=stored.repo_digests,
+        cache=store.layout.cache,
+        store=store.root,
+    )
+
+
+def kept_layers(image: Image) -> list[KeptLayer] | None:
+    """Of an image of a store, lowest first; None: it is of no store."""
+    if image.store is None:
+        return None
+    layout = Store(image.store).layout
+    found = []
+    for ident in chain_ids(image.config.diff_ids):
+        size = layerdb.read_text(layout, ident, "size") or "0"
+        cache_id = layerdb.read_text(layout, ident, "cache-id") or ""
+        found.append(KeptLayer(int(size) if size.isdecimal() else 0, cache_id))
+    return found

@@ -1,0 +1,121 @@
+"""Law: Docker's view of the layers (layer/filestore.go): one directory a chain ID.
+
+    diff      the layer's diff_id
+    parent    the chain ID below it; not there for a lowest layer
+    size      bytes of the layer's tar, in decimal
+    cache-id  the digest, without `sha256:`, of the blob that the layer is read from
+
+A directory is made beside its place and renamed, the lowest first; it goes the highest first.  All
+of it happens under the exclusive lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fusemount.digest import Digest, chain_ids
+from fusemount.store.layout import TMP, Layout, names_in, replace_file, sync_directory, translated
+from fusemount.store.summary import LayerRow
+
+FILES = ("diff", "parent", "size", "cache-id")
+
+
+def _remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    from shutil import rmtree  # which takes 5 ms to import, and listing needs none of it
+
+    rmtree(path, ignore_errors=ignore_errors)
+
+
+def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
+    """Raises NoSpace, ImgmountError."""
+    chain = chain_ids([layer.diff_id for layer in layers])
+    with translated(layout.layerdb):
+        new = False
+        for i, (ident, layer) in enumerate(zip(chain, layers, strict=True)):
+            if not (layout.layerdb / ident.hex).exists():
+                _put(layout.layerdb, ident, chain[i - 1] if i else None, layer)
+                new = True
+        if new:
+            sync_directory(layout.layerdb)
+
+
+def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -> None:
+    temporary = layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
+    _remove_tree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, text in entry(layer, parent).items():
+        _write(temporary / name, text)
+    try:
+        os.rename(temporary, layerdb / ident.hex)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
+            raise
+        _remove_tree(temporary)
+
+
+def entry(layer: LayerRow, parent: Digest | None) -> dict[str, str]:
+    """The files of a directory."""
+    files = {"diff": layer.diff_id, "size": str(layer.archive_size), "cache-id": layer.digest.hex}
+    return files if parent is None else files | {"parent": parent}
+
+
+def _write(path: Path, text: str) -> None:
+    """A file of a directory that nobody sees yet."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        data = text.encode()
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
+    """Chain IDs that stay, and a blob for each; who leads to a blob that goes leads to this one.
+
+    going: hex digits.
+    """
+    with translated(layout.layerdb):
+        for ident, row in rows.items():
+            said = read_text(layout, ident, "cache-id")
+            if said is not None and said in going:
+                replace_file(layout.layerdb / ident.hex / "cache-id", row.digest.hex.encode())
+
+
+def chains(layout: Layout) -> list[Digest]:
+    """All that are there, in no order."""
+    with translated(layout.layerdb):
+        names = names_in(layout.layerdb)
+    return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
+
+
+def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
+    """The caller gives the highest first."""
+    with translated(layout.layerdb):
+        for ident in gone:
+            path = layout.layerdb / ident.hex
+            if not path.exists():
+                continue
+            temporary = layout.layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
+            os.rename(path, temporary)
+            _remove_tree(temporary)
+
+
+def sweep(layout: Layout) -> None:
+    """What a process that died was at.  Under the exclusive lock."""
+    with translated(layout.layerdb):
+        for name in names_in(layout.layerdb):
+            if name.startswith(TMP):
+                _remove_tree(layout.layerdb / name)
+
+
+def read_text(layout: Layout, ident: Digest, name: str) -> str | None:
+    """A file of an entry, None: not there."""
+    try:
+        return (layout.layerdb / ident.hex / name).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,181 @@
+"""Law: where everything of a store stands, and how it comes and goes so that a crash harms none.
+
+    ROOT/
+      oci-layout  index.json  blobs/sha256/<hex>      an OCI image layout (image-layout.md)
+      repositories.json                               names as Docker keeps them; derived
+      layerdb/sha256/<chain ID hex>/                  one directory a layer and what is below it:
+          diff parent size cache-id                       diff_id, chain ID below, bytes of its tar,
+                                                          and the blob it is read from
+      distribution/diffid-by-digest/sha256/<hex>      a blob's diff_id
+      distribution/v2metadata-by-diffid/sha256/<hex>  where blobs of a diff_id were seen
+      cache/{index,layers,facts}/                     what can be made again (layer/kept.py)
+      cache/summaries.json                            what `ls` shows of each manifest; derived
+      ingest/<hex>.part                               blobs on their way in, or broken off
+      leases/<pid>-<random>                           what living processes rely on (locks.py)
+      lock                                            see locks.py
+
+Truth is index.json and the blobs; what is derived is made again where it is missing or wrong.
+
+Crash rules.  A process that ends between any two system calls leaves a store of which this holds:
+
+    S1  A blob appears under its digest by one rename, when its bytes are complete, have that digest
+        and are synced.
+    S2  An image is there once index.json has its manifest: one rename, after all that the manifest
+        leads to is there and synced.  The map of diff_ids and layerdb come before that.
+    S3  What goes, goes the other way round: index.json first.  What a crash leaves behind then is
+        led to by no name, and the next removal or `prune` takes it.
+    S4  A derived file is replaced by one rename too, and says which index.json it was made from
+        where that matters.
+    S5  A part in ingest/ belongs to who holds its lock; without a lock it is resumed by the next
+        who wants that blob, or swept.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, NoSpace
+
+OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_NO_IMAGES = (
+    b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+)
+TMP = ".tmp-"
+_DIRECTORIES = (
+    "blobs/sha256", "layerdb/sha256", "distribution/diffid-by-digest/sha256",
+    "distribution/v2metadata-by-diffid/sha256", "cache", "ingest", "leases",
+)  # fmt: skip
+_OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
+    "index.json", "repositories.json", "lock",
+}  # fmt: skip
+_BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
+
+
+class Layout:
+    """The places below one root. make() creates them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = root / "index.json"
+        self.repositories = root / "repositories.json"
+        self.blobs = root / "blobs" / "sha256"
+        self.layerdb = root / "layerdb" / "sha256"
+        self.diff_ids = root / "distribution" / "diffid-by-digest" / "sha256"
+        self.metadata = root / "distribution" / "v2metadata-by-diffid" / "sha256"
+        self.cache = root / "cache"
+        self.summaries = self.cache / "summaries.json"
+        self.ingest = root / "ingest"
+        self.leases = root / "leases"
+        self.lock = root / "lock"
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / "oci-layout").exists()
+
+    def make(self) -> None:
+        """Raises NoSpace, ImgmountError: also where root is something else.
+
+        oci-layout comes last: a store that is one has an index.json, and one that lost it is
+        damaged, not empty.
+        """
+        with translated(self.root):
+            if not self.exists:
+                self._check_free()
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in _DIRECTORIES:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            if self.exists:
+                return
+            with flocked(self.lock, exclusive=True):
+                if not self.index.exists():
+                    replace_file(self.index, _NO_IMAGES)
+                replace_file(self.root / "oci-layout", OCI_LAYOUT)
+
+    def _check_free(self) -> None:
+        """Nothing is there, or what a make() that was killed left."""
+        if not self.root.is_dir():
+            return
+        names = sorted(name for name in os.listdir(self.root) if not name.startswith(TMP))
+        strange = [name for name in names if name not in _OURS | _BESIDE]
+        if strange:
+            raise ImgmountError(
+                f"{self.root}: neither empty nor a store: there is {strange[0]} in it"
+            )
+        if self.blobs.is_dir() and os.listdir(self.blobs):
+            raise ImgmountError(f"{self.root}: there are blobs in it, but no oci-layout")
+
+    def blob(self, digest: Digest) -> Path:
+        return self.blobs / digest.hex
+
+    def part(self, digest: Digest) -> Path:
+        return self.ingest / f"{digest.hex}.part"
+
+    def diff_id(self, digest: Digest) -> Path:
+        return self.diff_ids / digest.hex
+
+
+def names_in(directory: Path) -> list[str]:
+    """Sorted; none where it is not there: a layout that others made has nothing but blobs."""
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """path holds data, whole, or what it held before (S4).  Raises OSError."""
+    temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """What was renamed into it lasts.  Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
+    """Waits for the lock.  Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """The one translator of the store's errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"the store at {path}: {os.strerror(error.errno)}") from error
+        named = error.filename if isinstance(error.filename, str) else path
+        raise ImgmountError(f"{named}: {error.strerror or error}") from error

@@ -1,0 +1,386 @@
+"""Law: names go, then what no name leads to; what a living process relies on stays until it ends.
+
+remove() costs what it takes away: what else an image shares is known from the summaries.  collect()
+looks at every file of the store, and takes whatever nothing leads to: what a crash left (S3), too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.errors import ImageInUse, ImgmountError, NoSpace
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.imagename import parse_name
+from fusemount.layer.kept import identity
+from fusemount.store import layerdb
+from fusemount.store.catalog import Catalog, Entry
+from fusemount.store.layout import TMP, Layout, names_in, translated
+from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.store import Store, StoredImage
+from fusemount.store.summary import LayerRow, Summaries
+
+
+@dataclass
+class Removed:
+    """untagged: names as docker shows them.  deleted: digests of manifests, configs and layers
+    (chain IDs, as docker says them).  freed: bytes."""
+
+    untagged: list[str] = field(default_factory=list)
+    deleted: list[Digest] = field(default_factory=list)
+    freed: int = 0
+
+
+def remove(store: Store, text: str, *, force: bool = False) -> Removed:
+    """A name goes; with its last name, or asked for by ID, the image.
+
+    Raises ImageNotFound; ImageInUse where a mount relies on it, or it has several names and was
+    asked for by ID; not with force.
+    """
+    layout = store.layout
+    with translated(layout.root), locked(layout, exclusive=True):
+        catalog, summaries = Catalog.read(layout), Summaries(layout, tolerant=True)
+        image = store.find(text, catalog, summaries)
+        gone = _entries(store, catalog, image, text, force)
+        last = len(gone) == len(image.entries)
+        held = living(layout)
+        if last:
+            _check_unused(image, summaries, held, force)
+        left = [entry for entry in image.entries if entry not in gone]
+        lost = _lost(gone, left)
+        after = catalog.changed(
+            replace(e, repo_digests=tuple(d for d in e.repo_digests if d not in lost))
+            if e in left else e
+            for e in catalog.entries if e not in gone
+        )  # fmt: skip
+        after = _write(after, layout)
+        removed = Removed(untagged=_untagged(gone, lost))
+        if last:
+            others = {entry.digest for entry in after.entries}
+            _take(store, [image.digest], others, summaries, held, removed)
+        store.derive(after, summaries)
+    return removed
+
+
+def _write(catalog: Catalog, layout: Layout) -> Catalog:
+    """On a disk that is full, what is derived makes room: nothing could be removed otherwise."""
+    try:
+        return catalog.write(layout)
+    except NoSpace:
+        _gone(layout.summaries)
+        _gone(layout.repositories)
+        return catalog.write(layout)
+
+
+def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
+    """The living mounts that show it."""
+    with locked(store.layout, exclusive=True):
+        return _mounts(image, summaries, living(store.layout))
+
+
+def broken_by(store: Store, text: str) -> list[str]:
+    """What remove() would break with force and refuses without it, a line each.
+
+    Raises ImageNotFound.
+    """
+    image = store.find(text)
+    lines = []
+    gone = _entries(store, Catalog.read(store.layout), image, text, True)
+    if len(gone) == len(image.entries):
+        for held in users(store, image, Summaries(store.layout, tolerant=True)):
+            lines.append(
+                f"{text}: is mounted at {held.holder.where}, which goes on until it is unmounted "
+                "and cannot be mounted again"
+            )
+        if len(image.names) > 1:
+            names = ", ".join(name.familiar for name in image.names)
+            lines.append(f"{text}: all of its names go: {names}")
+    return lines
+
+
+def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
+    manifests = {digest for digest, _ in summaries.reached(image.digest)}
+    return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
+
+
+def _entries(
+    store: Store, catalog: Catalog, image: StoredImage, text: str, force: bool
+) -> list[Entry]:
+    """Those that go."""
+    called = store.called(catalog, text)
+    if called and "@" in text:  # the names of that repository, of which it is the digest
+        own = store.name(text).repository
+        called = [e for e in image.entries if e.name is None or e.name.repository == own]
+    if called:
+        return called
+    names = [name.familiar for name in image.names]
+    if (len(names) > 1 or (names and "@" in text)) and not force:
+        raise ImageInUse(f"{text}: is named {', '.join(names)}: remove that, or use --force")
+    return list(image.entries)
+
+
+def _check_unused(
+    image: StoredImage, summaries: Summaries, held: Sequence[Held], force: bool
+) -> None:
+    mounts = _mounts(image, summaries, held)
+    if mounts and not force:
+        where = ", ".join(h.holder.where for h in mounts)
+        raise ImageInUse(
+            f"{image.image_id[:19]}: is mounted at {where}; with --force it goes, and those mounts "
+            "go on until they are unmounted"
+        )
+
+
+def _lost(gone: Sequence[Entry], left: Sequence[Entry]) -> list[str]:
+    """NAME@DIGESTs of repositories in which the image has no tag any more, as docker has it."""
+    digests = list(dict.fromkeys(digest for entry in gone for digest in entry.repo_digests))
+    if not left:
+        return digests
+    had, has = _repositories(gone), _repositories(left)
+    return [digest for digest in digests if digest.partition("@")[0] in had - has]
+
+
+def _repositories(entries: Sequence[Entry]) -> set[str]:
+    return {entry.name.repository for entry in entries if entry.name is not None}
+
+
+def _untagged(entries: Sequence[Entry], digests: Iterable[str]) -> list[str]:
+    names = dict.fromkeys(entry.name.familiar for entry in entries if entry.name is not None)
+    return [*names, *(parse_name(text).familiar for text in digests)]
+
+
+def _take(
+    store: Store,
+    gone: Sequence[Digest],
+    others: Iterable[Digest],
+    summaries: Summaries,
+    held: Sequence[Held],
+    removed: Removed,
+) -> None:
+    """What only these manifests need.  What a damaged image needs nobody knows: beside one, the
+    manifests alone go, and what they led to stays for `prune`."""
+    others = list(others)
+    if any(s.what == "damaged" for other in others for _, s in summaries.reached(other)):
+        removed.freed += _unlink(store.layout, gone)
+        removed.deleted += gone
+        return
+    kept_blobs = {digest for h in held for digest in h.digests}
+    kept_chains: dict[Digest, LayerRow] = {}
+    kept_diffs = {_diff_of(store.layout, digest) for digest in kept_blobs}
+    for other in others:
+        kept_blobs |= summaries.blobs(other)
+        for _, summary in summaries.reached(other):
+            kept_chains |= dict(zip(summary.chain, summary.layers, strict=True))
+            kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
+    for manifest in gone:
+        chains: dict[Digest, None] = {}
+        staying: dict[Digest, LayerRow] = {}
+        for _, summary in summaries.reached(manifest):
+            chains |= dict.fromkeys(c for c in reversed(summary.chain) if c not in kept_chains)
+            staying |= {c: kept_chains[c] for c in summary.chain if c in kept_chains}
+        layerdb.take_away(store.layout, chains)
+        reached = [digest for digest, _ in summaries.reached(manifest)]
+        blobs = dict.fromkeys([*reached, *sorted(summaries.blobs(manifest))])
+        away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
+        layerdb.lead_to(store.layout, staying, {digest.hex for digest in away})
+        removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
+        removed.deleted += chains
+        of_gone = [summary for _, summary in summaries.reached(manifest)]
+        removed.freed += _unlink(store.layout, away)
+        for summary in of_gone:
+            for layer in summary.layers:
+                if layer.diff_id.hex not in kept_diffs:
+                    removed.freed += _forget(store.layout, layer.diff_id)
+
+
+def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
+    found: dict[Digest, None] = {}
+    for _, summary in summaries.reached(manifest):
+        found |= {summary.config: None} if summary.config is not None else {}
+    return [*found, manifest]
+
+
+def _unlink(layout: Layout, blobs: Iterable[Digest]) -> int:
+    freed = 0
+    with translated(layout.blobs):
+        for digest in blobs:
+            facts = facts_of(layout, layout.blob(digest))
+            freed += _gone(layout.blob(digest)) + _gone(layout.diff_id(digest))
+            freed += _gone(facts) if facts is not None else 0
+    return freed
+
+
+def facts_of(layout: Layout, blob: Path) -> Path | None:
+    """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
+    try:
+        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return layout.cache / "facts" / f"{identity(fd, 0, os.fstat(fd).st_size)}.json"
+    finally:
+        os.close(fd)
+
+
+def _forget(layout: Layout, diff_id: Digest) -> int:
+    """What can be made again of a layer whose blob is gone; bytes freed."""
+    freed = _gone(layout.cache / "layers" / f"{diff_id.hex}.tar")
+    freed += _gone(layout.cache / "index" / f"{diff_id.hex}.idx")
+    return freed + _gone(layout.metadata / diff_id.hex)
+
+
+def _gone(path: Path) -> int:
+    """Bytes that were freed."""
+    try:
+        size = os.lstat(path).st_blocks * 512
+        os.unlink(path)
+    except FileNotFoundError:
+        return 0
+    return size
+
+
+def prune(
+    store: Store,
+    *,
+    unnamed: bool = True,
+    everything: bool = False,
+    wanted: Callable[[StoredImage, Summaries], bool] = lambda _image, _summaries: True,
+) -> Removed:
+    """Images without a name (unnamed), or all that no mount uses (everything), of those that are
+    wanted; then whatever nothing leads to."""
+    removed = Removed()
+    layout = store.layout
+    if not layout.exists:
+        return removed
+    with translated(layout.root), locked(layout, exclusive=True):
+        catalog, images, summaries = store.read()
+        held = living(layout)
+        going = [
+            image for image in images
+            if ((unnamed and image.is_dangling) or everything)
+            and wanted(image, summaries) and not _mounts(image, summaries, held)
+        ]  # fmt: skip
+        away = {image.digest for image in going}
+        after = catalog.changed(e for e in catalog.entries if e.digest not in away)
+        if going:
+            after = _write(after, layout)
+        for image in going:
+            removed.untagged += _untagged(image.entries, image.repo_digests)
+        others = {entry.digest for entry in after.entries}
+        _take(store, [image.digest for image in going], others, summaries, held, removed)
+        removed.freed += collect(store, after, held)
+        store.derive(after, summaries)
+    return removed
+
+
+def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
+    """Bytes freed.  Under the exclusive lock.  A damaged image keeps all that may be its own."""
+    layout, summaries = store.layout, Summaries(store.layout)
+    blobs = {digest for h in held for digest in h.digests}
+    chains: dict[Digest, LayerRow] = {}
+    freed = _sweep_parts(layout)
+    for entry in catalog.entries:
+        try:
+            blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
+        except ImgmountError:
+            return freed  # `verify` names it; what it needs cannot be known
+        for _, summary in summaries.reached(entry.digest):
+            chains |= dict(zip(summary.chain, summary.layers, strict=True))
+    hexes = {digest.hex for digest in blobs}
+    unreached = [name for name in names_in(layout.blobs) if name not in hexes]
+    diff_ids = {layer.diff_id.hex for layer in chains.values()}
+    diff_ids |= {_diff_of(layout, digest) for h in held for digest in h.digests}
+    layerdb.sweep(layout)
+    layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
+    layerdb.lead_to(layout, chains, frozenset(unreached))
+    for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
+        freed += _gone(layout.blobs / name)
+    freed += _sweep(layout.diff_ids, hexes)
+    freed += _sweep(layout.metadata, diff_ids)
+    freed += _sweep_tmp(layout.root) + _sweep_tmp(layout.cache)
+    return freed + _sweep_cache(layout, diff_ids, blobs)
+
+
+def _leads_on(path: Path) -> bool:
+    """A manifest or an index: it goes before what it leads to, or half an image would be there for
+    an index that lists it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX) if file.read(1) == b"{" else b""
+    except OSError:
+        return False
+    return b'"layers"' in data or b'"manifests"' in data
+
+
+def _diff_of(layout: Layout, digest: Digest) -> str:
+    try:
+        return Digest(json.loads(layout.diff_id(digest).read_bytes())["diff_id"]).hex
+    except (OSError, ValueError, KeyError, TypeError):
+        return digest.hex
+
+
+def _sweep(directory: Path, kept: set[str]) -> int:
+    return sum(_gone(directory / name) for name in names_in(directory) if name not in kept)
+
+
+def _sweep_tmp(directory: Path) -> int:
+    return sum(_gone(directory / n) for n in names_in(directory) if n.startswith(TMP))
+
+
+def _sweep_parts(layout: Layout) -> int:
+    """Broken downloads that nobody goes on with."""
+    freed = 0
+    for name in names_in(layout.ingest):
+        with _idle(layout.ingest / name) as idle:
+            freed += _gone(layout.ingest / name) if idle else 0
+    return freed
+
+
+@contextmanager
+def _idle(part: Path) -> Iterator[bool]:
+    """Whether nobody writes this part; nobody begins to within the block."""
+    try:
+        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield _is_still(fd, part)  # else it became a blob, and another's part stands there
+    finally:
+        os.close(fd)
+
+
+def is_at_work(part: Path) -> bool:
+    with _idle(part) as idle:
+        return not idle
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) -> int:
+    facts = (facts_of(layout, layout.blob(digest)) for digest in blobs)
+    known = {path.name for path in facts if path is not None}
+    directory = layout.cache / "facts"
+    freed = _sweep(directory, known) if directory.is_dir() else 0
+    for name, suffix in (("layers", ".tar"), ("index", ".idx")):
+        directory = layout.cache / name
+        if directory.is_dir():
+            kept = {diff_id + suffix for diff_id in diff_ids}
+            kept |= {entry for entry in names_in(directory) if entry.startswith(".tmp-")}
+            freed += _sweep(directory, kept)
+    return freed

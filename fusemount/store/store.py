@@ -1,0 +1,313 @@
+"""Law: the door to a store: what is in it by name or ID, and how images come in and are named.
+
+Reading needs no lock: index.json is one state, and blobs stay while something leads to them or a
+lease holds them.  A writer takes a lease first, brings blobs (intake.py), and calls add().
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, MalformedImage, UsageError, VerificationFailed
+from fusemount.image.model import Descriptor
+from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
+from fusemount.store import layerdb
+from fusemount.store.catalog import Catalog, Entry
+from fusemount.store.intake import learn
+from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.locks import Holder, Lease, locked
+from fusemount.store.summary import Summaries, Summary
+
+LISTED_MAX = 20  # names in one message
+_SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A manifest, or index, of a store and all entries that it has.
+
+    entries: one a name; one without a name where it has none.
+    """
+
+    digest: Digest
+    entries: tuple[Entry, ...]
+    summary: Summary
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.entries[0].descriptor
+
+    @property
+    def names(self) -> tuple[ImageName, ...]:
+        names = (entry.name for entry in self.entries if entry.name is not None)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def is_dangling(self) -> bool:
+        """Without a name, in our words or another's."""
+        return not any(entry.name or entry.strange_name for entry in self.entries)
+
+    @property
+    def repo_digests(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(d for entry in self.entries for d in entry.repo_digests))
+
+    @property
+    def image_id(self) -> Digest:
+        """The config's digest; an index, which has none, is named by its own."""
+        return self.summary.config or self.digest
+
+
+class Store:
+    """One root.  create: it is made where it is not there; else it is then empty."""
+
+    def __init__(
+        self, root: Path, *, create: bool = False, default_domain: str = DOCKER_HUB
+    ) -> None:
+        self.layout = Layout(root)
+        self.default_domain = default_domain
+        if create:
+            self.layout.make()
+
+    @property
+    def root(self) -> Path:
+        return self.layout.root
+
+    # ---- what is there ------------------------------------------------------------------------
+
+    def images(self) -> list[StoredImage]:
+        """All, in the order of index.json.  Raises MalformedImage, ImgmountError."""
+        return self.read()[1]
+
+    def read(self) -> tuple[Catalog, list[StoredImage], Summaries]:
+        catalog, summaries = Catalog.read(self.layout), Summaries(self.layout, tolerant=True)
+        by_digest: dict[Digest, list[Entry]] = {}
+        for entry in catalog.entries:
+            by_digest.setdefault(entry.digest, []).append(entry)
+        images = [
+            StoredImage(d, tuple(es), summaries.of(d, es[0].descriptor.media_type))
+            for d, es in by_digest.items()
+        ]
+        return catalog, images, summaries
+
+    def find(
+        self, text: str, catalog: Catalog | None = None, summaries: Summaries | None = None
+    ) -> StoredImage:
+        """By name (`:latest` where no tag is given), NAME@DIGEST, or the start of an ID or of a
+        manifest's digest.  Raises ImageNotFound, which says what there is, or UsageError."""
+        catalog = catalog or Catalog.read(self.layout)
+        summaries = summaries or Summaries(self.layout, tolerant=True)
+        entries = self.called(catalog, text)
+        if not entries:
+            return self._by_id(text, catalog, summaries)
+        digest = entries[-1].digest
+        media_type = entries[-1].descriptor.media_type
+        summary = summaries.of(digest, media_type)
+        return StoredImage(digest, tuple(catalog.of(digest)), summary)
+
+    def name(self, text: str) -> ImageName:
+        """With the default tag. Raises UsageError."""
+        return parse_name(text, self.default_domain).tagged()
+
+    def called(self, catalog: Catalog, text: str) -> list[Entry]:
+        """The entries that are meant by a name, or NAME@DIGEST; none for an ID."""
+        try:
+            name = self.name(text)
+        except UsageError:
+            return [e for e in catalog.entries if text and e.strange_name == text]
+        if name.digest is not None:
+            wanted = str(name.with_digest(name.digest))
+            own = {name.repository}
+            return [
+                e for e in catalog.entries
+                if wanted in e.repo_digests
+                or (e.digest == name.digest and e.name is not None and e.name.repository in own)
+            ]  # fmt: skip
+        found = catalog.tagged(name)
+        if found is None and "/" not in text:  # podman's and buildah's own images
+            found = catalog.tagged(
+                ImageName("localhost", name.path.removeprefix("library/"), name.tag)
+            )
+        return [found] if found is not None else []
+
+    def _by_id(self, text: str, catalog: Catalog, summaries: Summaries) -> StoredImage:
+        found: dict[Digest, StoredImage] = {}
+        short = _SHORT_ID.fullmatch(text)
+        if short is not None:
+            for entry in catalog.entries:
+                summary = summaries.of(entry.digest, entry.descriptor.media_type)
+                ids = [entry.digest, summary.config or entry.digest]
+                if any(ident.hex.startswith(short[2]) for ident in ids):
+                    entries = tuple(catalog.of(entry.digest))
+                    found[entry.digest] = StoredImage(entry.digest, entries, summary)
+        different = {image.image_id for image in found.values()}
+        if len(different) > 1:
+            listed = ", ".join(sorted(ident[:19] for ident in different)[:LISTED_MAX])
+            raise ImageNotFound(f"{text}: several images have an ID that starts so: {listed}")
+        if not found:
+            raise ImageNotFound(self._missing(text, catalog))
+        return next(iter(found.values()))
+
+    def _missing(self, text: str, catalog: Catalog) -> str:
+        names = [entry.name.familiar for entry in catalog.entries if entry.name is not None]
+        last = text.rpartition("/")[2].partition(":")[0]
+        like = [name for name in names if last and last in name][:LISTED_MAX]
+        there = f"; it has {', '.join(like)}" if like else ""
+        return f"{text}: no such image in the store {self.root}{there}"
+
+    def diff_id(self, digest: Digest) -> Digest | None:
+        """Of a layer's blob; None: not known."""
+        try:
+            return Digest(json.loads(self.layout.diff_id(digest).read_bytes())["diff_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    # ---- what comes in ------------------------------------------------------------------------
+
+    def lease(self, kind: str, what: str, where: str = "") -> Lease:
+        """Before anything is brought or relied upon."""
+        return Lease(self.layout, Holder(kind, os.getpid(), what, where))
+
+    def hold(self, lease: Lease, image: StoredImage) -> None:
+        """All that it needs stays from here on; it may be one platform of an index.
+
+        Raises ImageNotFound where it went just now.
+        """
+        summaries = Summaries(self.layout, tolerant=True)
+        lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
+        catalog = Catalog.read(self.layout)
+        below = (d for e in catalog.entries for d, _ in summaries.reached(e.digest))
+        if not catalog.of(image.digest) and image.digest not in below:
+            raise ImageNotFound(f"{image.image_id[:19]}: was removed just now")
+
+    def add(
+        self,
+        descriptor: Descriptor,
+        names: Sequence[ImageName] = (),
+        repo_digests: Sequence[str] = (),
+    ) -> StoredImage:
+        """A manifest whose blobs are all there, held by a lease of the caller's: it is an image
+        from here on (S2), and has these names.  Raises MalformedImage where something is missing.
+        """
+        summaries = Summaries(self.layout)
+        self._check_whole(descriptor, summaries)
+        if self._learn(descriptor, summaries):
+            summaries = Summaries(self.layout)
+        reached = list(summaries.reached(descriptor.digest, descriptor.media_type))
+
+        def work(catalog: Catalog) -> Catalog:
+            for _, summary in reached:
+                if summary.what == "image":
+                    layerdb.put_chain(self.layout, summary.layers)
+            return catalog.with_image(descriptor, names, repo_digests)
+
+        entries = tuple(self.change(work).of(descriptor.digest))
+        return StoredImage(descriptor.digest, entries, reached[0][1])
+
+    def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
+        for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
+            if not self.layout.blob(digest).exists():
+                raise MalformedImage(
+                    f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
+                )
+
+    def _learn(self, descriptor: Descriptor, summaries: Summaries) -> bool:
+        """Layers that others brought, and nobody has measured yet."""
+        reached = summaries.reached(descriptor.digest, descriptor.media_type)
+        unknown = {
+            row.digest
+            for _, summary in reached
+            for row in summary.layers
+            if self.diff_id(row.digest) is None
+        }
+        for digest in unknown:
+            if learn(self.layout, digest) is None:
+                raise VerificationFailed(f"blob {digest} of the store {self.root}: damaged")
+        return bool(unknown)
+
+    def tag(self, source: str, target: ImageName) -> StoredImage:
+        """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
+        if target.digest is not None:
+            raise UsageError(f"{target}: a tag cannot be a digest")
+        if target.familiar_repository == "sha256":
+            raise UsageError(f"{target.familiar}: reads as an ID: no name for a tag")
+        found: list[StoredImage] = []
+
+        def tagged(catalog: Catalog) -> Catalog:
+            found.append(self.find(source))  # here: before, it could still go
+            return catalog.with_image(found[0].descriptor, [target.tagged()])
+
+        entries = self.change(tagged).of(found[0].digest)
+        return replace(found[0], entries=tuple(entries))
+
+    def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
+        """index.json, and what is derived from it, under the lock."""
+        with locked(self.layout, exclusive=True):
+            before = Catalog.read(self.layout)
+            after = work(before)
+            if after.entries != before.entries or before.document is None:
+                after = after.write(self.layout)
+            self.derive(after)
+        return after
+
+    def derive(self, catalog: Catalog, summaries: Summaries | None = None) -> None:
+        """repositories.json and the summaries."""
+        summaries = summaries or Summaries(self.layout, tolerant=True)
+        data = repositories_json(catalog, summaries)
+        with translated(self.layout.repositories):
+            old = b""
+            with suppress(FileNotFoundError):
+                old = self.layout.repositories.read_bytes()
+            if old != data:
+                replace_file(self.layout.repositories, data)
+        summaries.save(entry.digest for entry in catalog.entries)
+
+    # ---- where blobs were seen ----------------------------------------------------------------
+
+    def seen(self, diff_id: Digest, digest: Digest, size: int, repository: str) -> None:
+        """A registry's repository has this blob of that layer; the last seen comes last."""
+        path = self.layout.metadata / diff_id.hex
+        rows = [r for r in self.known(diff_id) if (r[0], r[2]) != (digest, repository)][-49:]
+        rows.append((digest, size, repository))
+        said = [{"Digest": d, "Size": n, "SourceRepository": r} for d, n, r in rows]
+        with locked(self.layout, exclusive=False), translated(path):
+            replace_file(path, json.dumps(said).encode(), durable=False)
+
+    def known(self, diff_id: Digest) -> list[tuple[Digest, int, str]]:
+        """(digest, bytes, repository) of a layer's blobs in registries."""
+        try:
+            rows = json.loads((self.layout.metadata / diff_id.hex).read_bytes())
+            return [
+                (Digest(row["Digest"]), int(row["Size"]), str(row["SourceRepository"]))
+                for row in rows
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+
+def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
+    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}, and the digest
+    of the index.json that it was made from, which Docker passes over."""
+    repositories: dict[str, dict[str, str]] = {}
+    for entry in catalog.entries:
+        summary = summaries.of(entry.digest, entry.descriptor.media_type)
+        ident = summary.config or entry.digest
+        for name in _docker_names(entry):
+            repository = name.rpartition("@")[0] or name.rpartition(":")[0]
+            repositories.setdefault(repository, {})[name] = ident
+    document = {"Index": catalog.digest, "Repositories": repositories}
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def _docker_names(entry: Entry) -> Iterable[str]:
+    if entry.name is not None:
+        yield entry.name.familiar
+    for text in entry.repo_digests:
+        with suppress(UsageError):
+            yield parse_name(text).familiar

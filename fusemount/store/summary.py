@@ -1,0 +1,249 @@
+"""Law: what a store's manifests lead to and what is shown of them, known without opening each.
+
+cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
+the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
+change, so it is never stale: only which manifests of an index the store has is asked each time.
+What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+
+    {"version":3,"sha256":"<of the next line>"}
+    {"sha256:<manifest>":{...},...}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from fusemount.digest import Digest, chain_ids
+from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.model import Descriptor, Index, Manifest
+from fusemount.image.parse import parse_config, parse_index_or_manifest
+from fusemount.store.layout import Layout, replace_file, translated
+
+_VERSION = 3
+_UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
+
+
+class LayerRow(NamedTuple):
+    """digest, size: of the blob.  archive_size: of its tar, 0 where that is not known."""
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    archive_size: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a manifest is.
+
+    config: its image ID; an index has that of the only image in it, where the store has one of its
+    platforms alone.  created, platform: an index has the newest, and all.  layers: lowest first.
+    children: of an index, the manifests in it that the store has.
+    what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
+    diff_ids; "damaged": it cannot be read, which trouble says; blobs are those that are known.
+    """
+
+    what: str
+    config: Digest | None = None
+    created: str = ""
+    platform: str = ""
+    labels: dict[str, str] | None = None
+    layers: tuple[LayerRow, ...] = ()
+    children: tuple[Digest, ...] = ()
+    blobs: tuple[Digest, ...] = ()
+    trouble: str = ""
+
+    @property
+    def size(self) -> int:
+        """Of its layers' tars: what it takes when it is seen."""
+        return sum(layer.archive_size or layer.size for layer in self.layers)
+
+    @cached_property
+    def chain(self) -> tuple[Digest, ...]:
+        return chain_ids([layer.diff_id for layer in self.layers])
+
+
+class Summaries:
+    """Raises MalformedImage, ImgmountError for what is damaged; tolerant: says it in `trouble`."""
+
+    def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
+        self._layout = layout
+        self._tolerant = tolerant
+        self._known: dict[str, Any] = {}
+        self._read_once: dict[Digest, Summary] = {}
+        self._new = False
+        self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
+        with suppress(OSError, ValueError, TypeError):
+            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
+            if json.loads(head) == _head(rest):
+                self._known = json.loads(rest)
+
+    def of(self, digest: Digest, media_type: str = "") -> Summary:
+        return self._as_it_is(self._bare(digest, media_type))
+
+    def _bare(self, digest: Digest, media_type: str) -> Summary:
+        """Of an index all that it lists."""
+        summary = self._read_once.get(digest)
+        if summary is not None:
+            return summary
+        known = self._known.get(digest)
+        if known is not None:
+            with suppress(TypeError, ValueError, KeyError):
+                self._read_once[digest] = self._from_json(known)
+                return self._read_once[digest]
+        try:
+            summary = self.found_out(digest, media_type)
+        except ImgmountError as error:
+            if not self._tolerant:
+                raise
+            return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
+        if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
+            self._known[digest], self._read_once[digest] = asdict(summary), summary
+            self._new = True
+        return summary
+
+    def _as_it_is(self, summary: Summary) -> Summary:
+        """An index with those children only that the store has, and what they are; more may come
+        with another pull."""
+        if not summary.children:
+            return summary
+        there = self._there(summary)
+        below = [s for _, s in self._walk([(child, "") for child in there])]
+        images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
+        only = images[0] if len(images) == 1 else Summary("index")
+        return Summary(
+            "index",
+            only.config,
+            max((s.created for s in images), default=""),
+            ", ".join(dict.fromkeys(s.platform for s in images)),
+            only.labels,
+            children=there,
+        )
+
+    def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
+        """What a damaged image needs at least: nobody takes that away meanwhile."""
+        try:
+            data = self._read(digest, digest)
+            document = parse_index_or_manifest(data, digest, media_type)
+        except ImgmountError:
+            return ()
+        if isinstance(document, Index):
+            return tuple(child.digest for child in document.manifests)
+        return (document.config.digest, *(layer.digest for layer in document.layers))
+
+    def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
+        """A manifest and, of an index, all that are in it, each once."""
+        for each, summary in self._walk([(digest, media_type)]):
+            yield each, self._as_it_is(summary)
+
+    def _there(self, summary: Summary) -> tuple[Digest, ...]:
+        return tuple(d for d in summary.children if self._layout.blob(d).exists())
+
+    def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
+        """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
+        seen, waiting = {digest for digest, _ in first}, list(reversed(first))
+        while waiting:
+            each, media_type = waiting.pop()
+            summary = self._bare(each, media_type)
+            yield each, summary
+            new = [child for child in self._there(summary) if child not in seen]
+            seen.update(new)
+            waiting += [(child, "") for child in reversed(new)]
+
+    def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
+        """All that it needs, itself included."""
+        found: set[Digest] = set()
+        for manifest, summary in self.reached(digest, media_type):
+            found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
+            if summary.config is not None:
+                found.add(summary.config)
+        return found
+
+    def save(self, digests: Iterable[Digest]) -> None:
+        """Keeps what was found out of these and what they reach; a store that takes nothing will
+        be asked again."""
+        wanted = {reached for digest in digests for reached, _ in self.reached(digest)}
+        known = {digest: self._known[digest] for digest in wanted if digest in self._known}
+        if not self._new and len(known) == len(self._known):
+            return
+        rest = json.dumps(known, separators=(",", ":")).encode()
+        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
+        with suppress(OSError):
+            replace_file(self._layout.summaries, data, durable=False)
+
+    # ---- from the blobs ---------------------------------------------------------------------
+
+    def found_out(self, digest: Digest, media_type: str) -> Summary:
+        """From the blobs, whatever is remembered; of an index all that it lists."""
+        where = f"manifest {digest} of the store {self._layout.root}"
+        document = parse_index_or_manifest(self._read(digest, where), where, media_type)
+        if isinstance(document, Index):
+            listed = dict.fromkeys(d.digest for d in document.manifests)
+            return Summary("index", children=tuple(listed))
+        if document.is_artifact:
+            blobs = (document.config.digest, *(layer.digest for layer in document.layers))
+            return Summary("artifact", blobs=blobs)
+        return self._image(document, where)
+
+    def _image(self, manifest: Manifest, where: str) -> Summary:
+        named = f"config {manifest.config.digest}"
+        config = parse_config(self._read(manifest.config.digest, f"{where}: {named}"), named)
+        if len(config.diff_ids) != len(manifest.layers):
+            raise MalformedImage(
+                f"{where}: the config lists {len(config.diff_ids)} diff_ids, "
+                f"the manifest {len(manifest.layers)} layers"
+            )
+        rows = [
+            self._row(layer, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ]
+        return Summary(
+            "image", manifest.config.digest, config.created, str(config.platform),
+            dict(config.container.labels), tuple(rows),
+        )  # fmt: skip
+
+    def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
+        archive_size = layer.size if layer.digest == diff_id else 0
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            archive_size = int(json.loads(self._layout.diff_id(layer.digest).read_bytes())["size"])
+        return LayerRow(layer.digest, layer.size, diff_id, archive_size)
+
+    def _read(self, digest: Digest, where: str) -> bytes:
+        try:
+            with translated(self._layout.blob(digest)):
+                data = self._layout.blob(digest).read_bytes()
+        except ImgmountError as error:
+            raise MalformedImage(f"{where}: {error}") from error
+        if len(data) > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
+        return data
+
+    # ---- from what is remembered ------------------------------------------------------------
+
+    def _from_json(self, known: dict[str, Any]) -> Summary:
+        """Raises TypeError, ValueError, KeyError: written by somebody else."""
+        return Summary(
+            known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
+            known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),
+            tuple(map(Digest, known["children"])), tuple(map(Digest, known["blobs"])),
+        )  # fmt: skip
+
+    def _remembered(self, fields: list[Any]) -> LayerRow:
+        key = tuple(fields)
+        row = self._rows.get(key)
+        if row is None:
+            digest, size, diff_id, archive_size = key
+            row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
+            self._rows[key] = row
+        return row
+
+
+def _head(rest: bytes) -> dict[str, Any]:
+    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}

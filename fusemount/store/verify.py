@@ -1,0 +1,371 @@
+"""Law: nothing that a store says is believed: every blob, document and derived file is recomputed.
+
+Each mismatch is one line that names the file or image, what it is and what it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fusemount._native import LayerIndex
+from fusemount.codec import PIECE
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError
+from fusemount.image.model import Index
+from fusemount.image.parse import parse_index_or_manifest
+from fusemount.layer.decode import StretchReader
+from fusemount.layer.kept import Cache, Facts
+from fusemount.layer.progress import Progress
+from fusemount.store import layerdb
+from fusemount.store.catalog import Catalog
+from fusemount.store.intake import Measured, measure
+from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
+from fusemount.store.locks import Lease, living, locked
+from fusemount.store.removal import facts_of, is_at_work
+from fusemount.store.store import Store, repositories_json
+from fusemount.store.summary import LayerRow, Summaries, Summary
+
+
+@dataclass
+class Report:
+    """mismatches: a line each.  unreached: files that nothing leads to, and that no living process
+    relies on; they harm nothing, and `prune` takes them."""
+
+    images: int = 0
+    blobs: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
+
+
+def verify(store: Store, progress: Progress, only: Sequence[Digest] | None = None) -> Report:
+    """only: these manifests, and what they lead to; None: the whole store.
+
+    Raises ImgmountError only where the store cannot be read at all.
+
+    Others may change the store meanwhile: what it had at the start is held until the end.
+    """
+    if not store.root.exists():
+        return Report()
+    with translated(store.root), ExitStack() as stack:
+        try:
+            lease = stack.enter_context(store.lease("verify", str(store.root)))
+        except ImgmountError:  # it cannot be written to, so nobody takes anything away either
+            lease = None
+        return _Check(store, progress).run(lease, only)
+
+
+class _Check:
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store, self._layout, self._progress = store, store.layout, progress
+        self._report = Report()
+        self._summaries = Summaries(store.layout, tolerant=True)
+        self._layers: dict[Digest, Measured | None] = {}
+        self._writable = False
+        self._good: set[Digest] = set()
+        self._seen: set[tuple[Digest, str]] = set()
+        self._reached: set[Digest] = set()
+        self._chains: set[Digest] = set()
+
+    def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
+        """What cannot be written to does not change either."""
+        return locked(self._layout, exclusive=exclusive) if self._writable else nullcontext()
+
+    def run(self, lease: Lease | None, only: Sequence[Digest] | None) -> Report:
+        self._writable = lease is not None
+        catalog = self._held(lease)
+        if only is None:
+            self._marker()
+            with translated(self._layout.blobs):
+                self._blobs(names_in(self._layout.blobs))
+        else:
+            catalog = catalog.changed(e for e in catalog.entries if e.digest in only)
+            needed = (self._summaries.blobs(e.digest) for e in catalog.entries)
+            self._blobs(sorted({digest.hex for blobs in needed for digest in blobs}))
+        for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
+            self._report.images += 1
+            names = ", ".join(e.name.familiar for e in catalog.of(digest) if e.name) or digest[:19]
+            if digest not in self._good:
+                self._wrong(
+                    f"{names}: its manifest {digest} is not there, or not what it should be"
+                )
+                continue
+            size = self._layout.blob(digest).stat().st_size
+            for said in {e.descriptor.size for e in catalog.of(digest)} - {size}:
+                self._wrong(f"{names}: {size} bytes, index.json says {said}")
+            for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
+                self._manifest(digest, kind, names)
+        if only is None:
+            self._derived(catalog)
+        return self._report
+
+    def _marker(self) -> None:
+        """What makes the directory an OCI layout."""
+        try:
+            said = json.loads((self._layout.root / "oci-layout").read_bytes())
+        except (OSError, ValueError) as error:
+            said = error
+        if said != json.loads(OCI_LAYOUT):
+            self._wrong(f"oci-layout: {said}, it should be {OCI_LAYOUT.decode()}")
+
+    def _held(self, lease: Lease | None) -> Catalog:
+        """The images, which do not go from here on."""
+        while lease is not None:
+            catalog = Catalog.read(self._layout)
+            for entry in catalog.entries:
+                lease.hold(self._summaries.blobs(entry.digest, entry.descriptor.media_type))
+            if Catalog.read(self._layout).digest == catalog.digest:
+                return catalog
+        return Catalog.read(self._layout)
+
+    def _wrong(self, line: str) -> None:
+        self._report.mismatches.append(line)
+
+    # ---- blobs --------------------------------------------------------------------------------
+
+    def _blobs(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                claimed = Digest(f"sha256:{name}")
+            except ValueError:  # on its way in, or left on it
+                continue
+            self._report.blobs += 1
+            path = self._layout.blobs / name
+            try:
+                found = self._hash(path)
+            except FileNotFoundError:  # it has just gone; an image that needs it says so
+                continue
+            except (OSError, ImgmountError) as error:
+                self._wrong(f"blobs/sha256/{name}: {error}")
+                continue
+            if found == claimed:
+                self._good.add(claimed)
+            else:
+                self._wrong(f"blobs/sha256/{name}: digest is {found}")
+
+    def _hash(self, path: Path) -> Digest:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(fd).st_size
+            self._progress.start(f"hashing {path.name[:12]}", size)
+            reader = StretchReader(fd, 0, size, path.name, self._progress.advance, True)
+            return Digest(reader.digest())
+        finally:
+            self._progress.finish()
+            os.close(fd)
+
+    # ---- images -------------------------------------------------------------------------------
+
+    def _manifest(self, digest: Digest, media_type: str, names: str) -> None:
+        if (digest, media_type) in self._seen:
+            return
+        self._seen.add((digest, media_type))
+        self._reached.add(digest)
+        data = self._layout.blob(digest).read_bytes()
+        try:
+            document = parse_index_or_manifest(data, f"{names}: manifest {digest}", media_type)
+            said = json.loads(data).get("mediaType")
+            if said and said != media_type:
+                self._wrong(f"{names}: manifest {digest} is {said}, it is listed as {media_type}")
+            if isinstance(document, Index):
+                self._children(document, names)
+                return
+            for descriptor in (document.config, *document.layers):
+                self._reached.add(descriptor.digest)
+                path = self._layout.blob(descriptor.digest)
+                if descriptor.digest not in self._good:
+                    self._wrong(f"{names}: blob {descriptor.digest} is not there, or not it")
+                elif path.stat().st_size != descriptor.size:
+                    self._wrong(f"{names}: blob {descriptor.digest}: {path.stat().st_size} bytes, "
+                                f"the manifest says {descriptor.size}")  # fmt: skip
+            if document.is_artifact or not self._good.issuperset(
+                d.digest for d in (document.config, *document.layers)
+            ):
+                return
+            summary = self._summaries.found_out(digest, media_type)
+            if not _same(summary, self._summaries.of(digest, media_type)):
+                self._wrong(f"cache/summaries.json: {digest}: not what the image is")
+            self._image(summary, names)
+        except ImgmountError as error:
+            self._wrong(f"{names}: {error}")
+
+    def _children(self, index: Index, names: str) -> None:
+        """Those that are there: which ones were wanted, nothing tells."""
+        there = [c for c in index.manifests if self._layout.blob(c.digest).exists()]
+        if index.manifests and not there:
+            self._wrong(f"{names}: none of the manifests that it lists is there")
+        for child in there:
+            if child.digest not in self._good:
+                self._wrong(f"{names}: manifest {child.digest} is not what it should be")
+                continue
+            size = self._layout.blob(child.digest).stat().st_size
+            if size != child.size:
+                self._wrong(f"{names}: manifest {child.digest}: {size} bytes, its index says "
+                            f"{child.size}")  # fmt: skip
+            self._manifest(child.digest, child.media_type, names)
+
+    def _image(self, summary: Summary, names: str) -> None:
+        parents = [None, *summary.chain]
+        for row, parent, ident in zip(summary.layers, parents, summary.chain, strict=False):
+            layer = self._layer(row.digest, names)
+            if layer is None:
+                continue
+            if layer.diff_id != row.diff_id:
+                self._wrong(f"{names}: layer {row.digest}: diff_id is {layer.diff_id}, "
+                            f"the config says {row.diff_id}")  # fmt: skip
+            if row.archive_size not in (0, layer.archive_size):
+                self._wrong(f"distribution/diffid-by-digest/sha256/{row.digest.hex}: size "
+                            f"{row.archive_size}, it is {layer.archive_size}")  # fmt: skip
+            self._chains.add(ident)
+            self._entry(ident, parent, layer)
+
+    def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
+        """What Docker's view says of a layer; images that others brought are not in it."""
+        row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
+        with self._locked(exclusive=False):
+            if not (self._layout.layerdb / ident.hex).exists():
+                return
+            said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
+        right = layerdb.entry(row, parent)
+        for name in ("diff", "size", "parent"):
+            if said[name] != right.get(name):
+                self._wrong(f"layerdb/sha256/{ident.hex}/{name}: {said[name]}, it is "
+                            f"{right.get(name)}")  # fmt: skip
+        if not self._leads_to(ident, said["cache-id"], layer):
+            self._wrong(f"layerdb/sha256/{ident.hex}/cache-id: {said['cache-id']}: no blob of "
+                        f"{layer.diff_id}")  # fmt: skip
+
+    def _leads_to(self, ident: Digest, cache_id: str | None, layer: Measured) -> bool:
+        """Another image's blob may go while it is read: then the entry leads to another one."""
+        while cache_id is not None:
+            if self._is_blob_of(cache_id, layer):
+                return True
+            said = layerdb.read_text(self._layout, ident, "cache-id")
+            if said is None:
+                return True  # it has just gone itself
+            if said == cache_id:
+                return False
+            cache_id = said
+        return False
+
+    def _is_blob_of(self, cache_id: str | None, layer: Measured) -> bool:
+        """Another image may have brought the layer first, compressed in another way."""
+        if cache_id == layer.digest.hex:
+            return True
+        try:
+            digest = Digest(f"sha256:{cache_id}")
+        except ValueError:
+            return False
+        try:  # it may have come after the start
+            known = self._layers.get(digest) or measure(self._layout, digest)
+        except ImgmountError:
+            return False
+        return (known.digest, known.diff_id) == (digest, layer.diff_id)
+
+    def _layer(self, digest: Digest, names: str) -> Measured | None:
+        if digest not in self._layers:
+            try:
+                self._layers[digest] = self._measure(digest)
+            except ImgmountError as error:
+                self._wrong(f"{names}: {error}")
+                self._layers[digest] = None
+            found = self._layers[digest]
+            if found is not None:
+                self._kept(digest, found)
+        return self._layers[digest]
+
+    def _measure(self, digest: Digest) -> Measured:
+        size = self._layout.blob(digest).stat().st_size
+        self._progress.start(f"unpacking {digest.hex[:12]}", size)
+        try:
+            return measure(self._layout, digest, self._progress.advance)
+        finally:
+            self._progress.finish()
+
+    # ---- what is derived ----------------------------------------------------------------------
+
+    def _kept(self, digest: Digest, layer: Measured) -> None:
+        """The map, the facts, the kept index and the unpacked tar of a layer."""
+        try:
+            said = json.loads(self._layout.diff_id(digest).read_bytes())["diff_id"]
+            if said != layer.diff_id:
+                self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {said}, "
+                            f"it is {layer.diff_id}")  # fmt: skip
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {error}")
+        cache = Cache(self._layout.cache)
+        kept = cache.index(cache.index_path(layer.diff_id, ""))
+        if kept is not None and _saved(kept) != _saved(layer.index):
+            self._wrong(f"cache/index/{layer.diff_id.hex}.idx: not the index of that layer")
+        tar = cache.layer_path(layer.diff_id)
+        with suppress(FileNotFoundError):
+            found = self._hash(tar)
+            if found != layer.diff_id:
+                self._wrong(f"cache/layers/{tar.name}: digest is {found}")
+        path = facts_of(self._layout, self._layout.blob(digest))
+        facts = cache.facts(path.stem) if path is not None else None
+        if facts not in (None, Facts(digest, layer.diff_id, layer.archive_size)):
+            self._wrong(f"cache/facts/{path and path.name}: not what blob {digest} is")
+
+    def _derived(self, catalog: Catalog) -> None:
+        try:
+            said = json.loads(self._layout.repositories.read_bytes())
+            made_from = Digest(said["Index"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._wrong(f"repositories.json: {error}")
+        else:  # of another index.json it is stale, and made again with the next change
+            right = json.loads(repositories_json(catalog, self._summaries))
+            if made_from == catalog.digest and said != right:
+                self._wrong("repositories.json: not what index.json says")
+        with self._locked(exclusive=True), translated(self._layout.root):
+            self._report.unreached += self._unreached()
+
+    def _unreached(self) -> list[str]:
+        layout = self._layout
+        leases = living(layout) if self._writable else ()
+        held = {digest.hex for h in leases for digest in h.digests}
+        reached = {digest.hex for digest in self._reached} | held
+        for entry in Catalog.read(layout).entries:  # what came meanwhile
+            reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
+            for _, summary in self._summaries.reached(entry.digest):
+                self._chains |= set(summary.chain)
+        chains = {ident.hex for ident in self._chains}
+        found = []
+        for directory, known in (
+            (layout.blobs, reached), (layout.diff_ids, reached), (layout.layerdb, chains),
+        ):  # fmt: skip
+            where = directory.relative_to(layout.root)
+            found += [f"{where}/{name}" for name in sorted(set(names_in(directory)) - known)]
+        parts = names_in(layout.ingest)
+        found += [f"ingest/{n}" for n in parts if not is_at_work(layout.ingest / n)]
+        for directory in (layout.root, layout.cache):
+            found += sorted(n for n in names_in(directory) if n.startswith(TMP))
+        return found
+
+
+def _same(found: Summary, remembered: Summary) -> bool:
+    """Where the map of diff_ids has lost a layer, its tar's size is remembered, and not found."""
+    rows = zip(found.layers, remembered.layers, strict=False)
+    layers = tuple(
+        a if a.archive_size else a._replace(archive_size=b.archive_size) for a, b in rows
+    )
+    return len(found.layers) == len(layers) and replace(found, layers=layers) == remembered
+
+
+def _saved(index: LayerIndex) -> list[bytes]:
+    """Its bytes, in pieces."""
+    fd = os.memfd_create("index", os.MFD_CLOEXEC)
+    try:
+        index.save(fd)
+        size = os.fstat(fd).st_size
+        return [os.pread(fd, PIECE, at) for at in range(0, size, PIECE)]
+    finally:
+        os.close(fd)

@@ -1,0 +1,165 @@
+"""Law: an image goes from any place to any other: registries, stores, archives, layouts.
+
+    docker://NAME                                   a registry
+    store:[ROOT]NAME, NAME                          a store
+    docker:NAME, containers-storage:NAME            what other programs have: a source only
+    oci:DIR[:NAME]  oci-archive:FILE[:NAME]  docker-archive:FILE[:NAME]
+
+One of the two ends is a store, or a store is made between them for as long as it takes: so every
+copy is a pull or load, and a save or push, and is verified as those are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, UsageError
+from fusemount.imagename import ImageName, parse_name
+from fusemount.layer.progress import SilentProgress
+from fusemount.reference import FOREIGN_STORES, STORE, Reference
+from fusemount.settings import Directories, ImageOptions, Platform
+from fusemount.sources.opening import open_image, open_medium
+from fusemount.sources.writing import Target
+from fusemount.store import Store, StoredImage
+from fusemount.transfer.load import load_medium, load_opened
+from fusemount.transfer.progress import Transfers
+from fusemount.transfer.pull import PullOptions, pull
+from fusemount.transfer.push import PushOptions, push
+from fusemount.transfer.save import save
+
+REGISTRY = "docker://"
+FORMS = ("oci", "oci-archive", "docker-archive")
+
+
+@dataclass(frozen=True)
+class End:
+    """One of: a registry's name; a reference of a store or of what is read; a target to write."""
+
+    name: ImageName | None = None
+    reference: Reference | None = None
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    pull: PullOptions
+    push: PushOptions
+
+    @property
+    def platform(self) -> Platform | None:
+        return self.pull.platform
+
+
+def source_end(text: str, refer: Callable[[str], Reference]) -> End:
+    """refer reads what is no registry's."""
+    if text.startswith(REGISTRY):
+        return End(name=parse_name(text.removeprefix(REGISTRY)))
+    return End(reference=refer(text))
+
+
+def target_end(text: str, store: Path) -> End:
+    """Raises UsageError."""
+    if text.startswith(REGISTRY):
+        return End(name=parse_name(text.removeprefix(REGISTRY)))
+    transport, colon, rest = text.partition(":")
+    if colon and transport in FORMS:
+        path, _, called = rest.partition(":")
+        if not path:
+            raise UsageError(f"{text!r} names no file")
+        return End(
+            name=parse_name(called) if called else None, target=Target(transport, Path(path))
+        )
+    if colon and transport == STORE:
+        root, bracket, called = rest[1:].partition("]") if rest.startswith("[") else ("", "", rest)
+        return End(reference=Reference(STORE, Path(root) if bracket else store, called))
+    if colon and transport in FOREIGN_STORES:
+        raise UsageError(f"{text!r}: {transport}: is read, and never written")
+    parse_name(text)
+    return End(reference=Reference(STORE, store, text))
+
+
+def copy(
+    source: End, target: End, options: CopyOptions, directories: Directories, progress: Transfers
+) -> Digest:
+    """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
+    with _through(source, target, directories) as store:
+        image, names = _in(store, source, target, options, directories, progress)
+        return _out(store, image, names, target, options, progress)
+
+
+@contextmanager
+def _through(source: End, target: End, directories: Directories) -> Iterator[Store]:
+    """The store at one of the ends, the target's first, or one for a while."""
+    for end in (target, source):
+        if end.reference is not None and end.reference.transport == STORE:
+            yield Store(end.reference.path, create=end is target)
+            return
+    root = directories.cache / f"copy-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        yield Store(root, create=True)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _in(
+    store: Store,
+    source: End,
+    target: End,
+    options: CopyOptions,
+    directories: Directories,
+    progress: Transfers,
+) -> tuple[StoredImage, tuple[ImageName, ...]]:
+    """The source's image in the store, and what it is called."""
+    kept = target.reference is not None
+    if source.name is not None:
+        called = store.name(target.reference.name or "") if target.reference else None
+        pulled = pull(store, source.name, options.pull, progress, called)
+        return pulled.image, (source.name.tagged(),)
+    assert source.reference is not None
+    reference = source.reference
+    if reference.transport == STORE:
+        other = Store(reference.path)
+        image = other.find(reference.name or "")
+        if other.root == store.root:
+            return image, image.names[:1]
+        # from one store into another: a layout like any other
+        reference = Reference("oci", other.root, reference.name)
+    if reference.transport in FOREIGN_STORES:
+        chosen = ImageOptions(options.platform)
+        with open_image(reference, chosen, directories, SilentProgress()) as opened:
+            image = load_opened(store, opened, progress, named=not kept)
+        return image, image.names[:1]
+    with open_medium(reference, directories, SilentProgress()) as medium:
+        images = load_medium(store, medium, progress, only=reference.name, named=not kept)
+    if len(images) != 1:
+        which = ", ".join(name.familiar for image in images for name in image.names)
+        raise ImageNotFound(
+            f"{reference}: {len(images)} images ({which}): name the one that is meant"
+        )
+    return images[0], images[0].names[:1]
+
+
+def _out(
+    store: Store,
+    image: StoredImage,
+    names: tuple[ImageName, ...],
+    target: End,
+    options: CopyOptions,
+    progress: Transfers,
+) -> Digest:
+    if target.reference is not None:
+        name = store.name(target.reference.name or "")
+        return store.tag(image.digest, name).image_id
+    if target.target is not None:
+        called = (target.name.tagged(),) if target.name is not None else names
+        save(store, [(image, called)], target.target, progress)
+        return image.image_id
+    assert target.name is not None
+    push(store, image, target.name, options.push, progress)
+    return image.image_id

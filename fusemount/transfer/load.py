@@ -1,0 +1,362 @@
+"""Law: archives and layouts come into a store, with the names that they have for their images.
+
+An OCI layout's manifests stay what they are, byte by byte.  A docker-archive has none: its image
+gets one, of its layers as they stand, so that the same archive always becomes the same image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.digest import Digest
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
+from fusemount.image.parse import parse_index, parse_index_or_manifest
+from fusemount.imagename import ImageName, parse_name
+from fusemount.layer import LayerBlob
+from fusemount.layer.decode import StretchReader, read_at
+from fusemount.settings import ImageOptions
+from fusemount.sources import docker_archive
+from fusemount.sources.choose import answers
+from fusemount.sources.image import Candidate, Image
+from fusemount.sources.medium import Medium, read_document
+from fusemount.sources.oci import blob_name
+from fusemount.store import Lease, Store, StoredImage
+from fusemount.store.intake import (
+    Claims,
+    Part,
+    Read,
+    StoredLayer,
+    put_document,
+    take_layer,
+)
+from fusemount.transfer.bring import Bringing
+from fusemount.transfer.progress import Transfers
+from fusemount.transfer.unpacked import reading, take_unpacked
+
+LISTED_MAX = 20  # names in one message
+_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
+
+
+Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
+
+
+@dataclass(frozen=True)
+class MediumOrigin:
+    """An OCI layout, in a directory or a tar."""
+
+    medium: Medium
+
+    @property
+    def label(self) -> str:
+        return self.medium.label
+
+    def document(self, descriptor: Descriptor) -> bytes | None:
+        return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
+
+    @contextmanager
+    def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
+        stretch = self.medium.find(blob_name(descriptor.digest))
+        where = f"{self.label}: layer {descriptor.digest}"
+        if stretch is None:
+            why = "a foreign layer, which is not in it" if descriptor.is_foreign else "not in it"
+            raise MalformedImage(f"{where}: {why}")
+        reader = StretchReader(
+            stretch.file.fd, stretch.offset + offset, max(0, stretch.size - offset), where,
+            lambda _: None, False,
+        )  # fmt: skip
+        try:
+            yield reader.read
+        finally:
+            stretch.file.release()
+
+
+def load_medium(
+    store: Store,
+    medium: Medium,
+    progress: Transfers,
+    *,
+    only: str | None = None,
+    named: bool = True,
+    loaded: Loaded = lambda _image, _names: None,
+) -> list[StoredImage]:
+    """All images of an archive or layout; the caller closes its files.
+
+    only: those that are meant by this name or ID.  named: they get the names that they have there.
+    loaded: is told of each, once it is there, and which of its names came with it.
+    Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
+    were complete before that stay.
+    """
+    loading = _Loading(store, medium, progress, only, named, loaded)
+    has_docker = medium.find("manifest.json") or medium.find("repositories")
+    if medium.find("index.json") is not None:
+        tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
+        if tops:
+            return loading.oci(tops)
+    if not has_docker:
+        raise ImageNotFound(f"{medium.label}: there is no image in it")
+    return loading.docker(_merged(docker_archive.candidates(medium, ImageOptions())))
+
+
+@dataclass(frozen=True)
+class _Loading:
+    store: Store
+    medium: Medium
+    progress: Transfers
+    only: str | None
+    named: bool
+    loaded: Loaded
+
+    def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
+        chosen = tops
+        if self.only is not None:
+            chosen = [top for top in tops if answers(top.names, [top.digest], self.only)]
+        if self.only is not None and not chosen:
+            ids = {
+                top.digest: [m.config.digest for m in _manifests(self.medium, top)] for top in tops
+            }
+            chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
+        self._some(chosen, [name for top in tops for name in top.names])
+        images = []
+        for top in chosen:
+            names = self._names(top.names)[:1]  # containerd's full one comes before the tag alone
+            images.append(_load_oci(self.store, self.medium, top, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
+
+    def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
+        chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
+        self._some(chosen, [name for c in found for name in c.names])
+        images = []
+        for each in chosen:
+            names = self._names(each.names)
+            image = each.open(each.names)
+            images.append(_load_docker(self.store, image, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
+
+    def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
+        if not chosen:
+            there = ", ".join(names[:LISTED_MAX]) or "images without names"
+            raise ImageNotFound(
+                f"{self.medium.label}: no image {self.only!r} in it; it has {there}"
+            )
+
+    def _names(self, said: Sequence[str]) -> list[ImageName]:
+        called = (stored_name(text) for text in said) if self.named else ()
+        return list(dict.fromkeys(name for name in called if name is not None))
+
+
+def stored_name(text: str) -> ImageName | None:
+    """A name that an archive has for its image; None: it is none."""
+    try:
+        name = parse_name(text).tagged()
+    except UsageError:
+        return None
+    return name if name.tag else None
+
+
+# ---- OCI layouts ------------------------------------------------------------------------------
+
+
+def _tops(medium: Medium) -> list[Descriptor]:
+    """What index.json lists and can be had, attestations and artifacts left out."""
+    where = f"{medium.label}: index.json"
+    data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
+    listed = parse_index(data or b"", where).manifests
+    found = [d for d in listed if not d.is_attestation and _is_image(medium, d)]
+    if listed and not found and not medium.find("manifest.json"):
+        raise ImageNotFound(f"{medium.label}: no image of those that it lists is in it")
+    return found
+
+
+def _is_image(medium: Medium, descriptor: Descriptor) -> bool:
+    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
+    if data is None:
+        return False
+    where = f"{medium.label}: manifest {descriptor.digest}"
+    document = parse_index_or_manifest(data, where, descriptor.media_type)
+    return isinstance(document, Index) or not document.is_artifact
+
+
+def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
+    """[] where manifest.json must be asked instead: docker 25.0 wrote manifests without layers,
+    or with layers in any order, beside it."""
+    wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
+    for top in tops:
+        for manifest in _manifests(medium, top):
+            image = wanted.pop(manifest.config.digest, None)
+            own = [layer.digest for layer in image.layers] if image is not None else None
+            if own is not None and own != [layer.digest for layer in manifest.layers]:
+                return []
+    return [] if wanted else list(tops)
+
+
+def _docker_images(medium: Medium) -> Iterator[Image]:
+    with suppress(ImgmountError):
+        for candidate in docker_archive.candidates(medium, ImageOptions(verify=False)):
+            yield candidate.open(candidate.names)
+
+
+def _manifests(medium: Medium, descriptor: Descriptor) -> Iterator[Manifest]:
+    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
+    if data is None:
+        return
+    where = f"{medium.label}: manifest {descriptor.digest}"
+    document = parse_index_or_manifest(data, where, descriptor.media_type)
+    if isinstance(document, Manifest):
+        yield document
+        return
+    for child in document.manifests:
+        if child.digest != descriptor.digest:
+            yield from _manifests(medium, child)
+
+
+def _load_oci(
+    store: Store,
+    medium: Medium,
+    descriptor: Descriptor,
+    names: Sequence[ImageName],
+    progress: Transfers,
+) -> StoredImage:
+    what = names[0].familiar if names else descriptor.digest
+    with store.lease("load", what) as lease:
+        bringing = Bringing(
+            store, lease, MediumOrigin(medium), progress, lambda d: not d.is_attestation
+        )
+        brought = bringing.bring(descriptor)
+        plain = Descriptor(
+            descriptor.media_type, descriptor.digest, descriptor.size,
+            platform=descriptor.platform,
+        )  # fmt: skip
+        assert brought.images
+        return store.add(plain, names)
+
+
+# ---- docker archives --------------------------------------------------------------------------
+
+
+def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """One for each image, with all its names."""
+    merged: dict[str, Candidate] = {}
+    for candidate in candidates:
+        known = merged.get(candidate.key)
+        names = candidate.names if known is None else known.names + candidate.names
+        merged[candidate.key] = replace(candidate, names=tuple(dict.fromkeys(names)))
+    return list(merged.values())
+
+
+def load_opened(
+    store: Store, image: Image, progress: Transfers, *, named: bool = True
+) -> StoredImage:
+    """An image that was chosen and opened; named: it gets the names that it has there."""
+    names = []
+    for tag in image.repo_tags if named else ():
+        with suppress(UsageError):  # other programs may take for a name what is none
+            names.append(parse_name(tag).tagged())
+    return _load_docker(store, image, names, progress)
+
+
+def _load_docker(
+    store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
+) -> StoredImage:
+    if not image.config_bytes:
+        raise MalformedImage(
+            f"{image.source}: written by docker before 1.10, without a config: it can be mounted, "
+            "not loaded"
+        )
+    what = names[0].familiar if names else image.source
+    with store.lease("load", what) as lease:
+        layers = take_layers(store, lease, image, progress)
+        manifest = docker_manifest(image.config_bytes, layers)
+        lease.hold([Digest.of(manifest), Digest.of(image.config_bytes)])
+        put_document(store.layout, image.config_bytes)
+        digest = put_document(store.layout, manifest)
+        descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=image.platform)
+        return store.add(descriptor, names)
+
+
+def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -> list[StoredLayer]:
+    """The layers of an opened image, lowest first, as they stand there."""
+    taken: dict[tuple[Path, int, int], StoredLayer] = {}
+    found = []
+    for blob in image.layers:
+        key = (blob.file.path, blob.offset, blob.size)
+        if key not in taken or blob.size == 0:
+            taken[key] = _take(store, lease, blob, progress)
+        found.append(taken[key])
+    return found + [take_unpacked(store, lease, layer, progress) for layer in image.unpacked]
+
+
+def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
+    task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
+    there = _there(store, lease, blob)
+    if there is not None:
+        blob.file.release()
+        task.done("Already exists")
+        return there
+    reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+    claims = Claims(blob.digest, blob.size, blob.diff_id)
+    read: Read = reader.read
+    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+        claims = Claims(None, None, blob.diff_id)
+        read = reading(decompress(reader.read, compression, blob.description))
+    with Part(store.layout, None) as part:
+        layer = take_layer(store.layout, lease, part, read, claims, blob.description, task.advance)
+    blob.file.release()
+    task.done("Loaded")
+    return layer
+
+
+def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
+    """An uncompressed layer that the store has: its blob was verified when it came."""
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+    if blob.diff_id is None or detect(head) is not Compression.NONE:
+        return None
+    lease.hold([blob.diff_id])
+    if store.diff_id(blob.diff_id) != blob.diff_id:
+        return None
+    try:
+        size = store.layout.blob(blob.diff_id).stat().st_size
+    except FileNotFoundError:
+        return None
+    if size != blob.size:
+        return None
+    return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
+
+
+class Described(Protocol):
+    """A layer's blob, for a manifest."""
+
+    @property
+    def digest(self) -> Digest: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def compression(self) -> Compression: ...
+
+
+def docker_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
+    """The manifest of an image that came without one."""
+    described: list[dict[str, Any]] = [
+        {
+            "mediaType": TAR_LAYER + _SUFFIX.get(layer.compression, ""),
+            "digest": layer.digest,
+            "size": layer.size,
+        }
+        for layer in layers
+    ]
+    head = {"mediaType": CONFIG_TYPE, "digest": Digest.of(config), "size": len(config)}
+    document = {
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": head, "layers": described,
+    }  # fmt: skip
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -1,0 +1,252 @@
+"""Law: an image comes from a registry into a store; layers side by side, each in one pass.
+
+    trio: requests ─► pieces ─► room for a few ─► a thread a layer: part, digest, unpack, diff_id
+
+The client runs under trio in the calling thread, what computes in threads beside; a layer that is
+not taken fast enough makes its connection wait, so memory does not grow with layers.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage, PlatformMismatch
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
+from fusemount.image.model import INDEX_TYPES, Descriptor, Index
+from fusemount.image.parse import parse_index_or_manifest
+from fusemount.image.platforms import normalised, rank, this_machine
+from fusemount.imagename import ImageName
+from fusemount.registry.client import Registry
+from fusemount.registry.credentials import CredentialSources, find_credentials
+from fusemount.registry.options import RegistryOptions
+from fusemount.settings import Platform
+from fusemount.store import Store, StoredImage
+from fusemount.store.intake import Read
+from fusemount.transfer.bring import Bringing
+from fusemount.transfer.progress import Transfers
+
+PIECE = 1 << 20  # handed over at once: a thread is woken for each
+ROOM = 4  # pieces of a layer that may wait
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RegistryAccess:
+    """How registries are reached, and as whom."""
+
+    options: RegistryOptions = field(default_factory=RegistryOptions)
+    sources: CredentialSources = field(default_factory=CredentialSources)
+
+    async def registry(self, name: ImageName) -> Registry:
+        credentials = await find_credentials(name.domain, name.path, self.sources)
+        return Registry(name.domain, self.options, credentials)
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """platform: None is the machine's own.  all_platforms: an index comes whole."""
+
+    access: RegistryAccess = field(default_factory=RegistryAccess)
+    platform: Platform | None = None
+    all_platforms: bool = False
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """digest: what the registry has under that name.  new: something came, or a name moved."""
+
+    image: StoredImage
+    digest: Digest
+    new: bool
+
+
+def pull(
+    store: Store, name: ImageName, options: PullOptions, progress: Transfers,
+    called: ImageName | None = None,
+) -> Pulled:  # fmt: skip
+    """called: its name in the store, where that is another.
+
+    Raises ImageNotFound, PlatformMismatch, RegistryError, Unauthorized, VerificationFailed,
+    MalformedImage, NoSpace; what came of its layers by then is gone on with by the next.
+    """
+    return run(lambda: _pull(store, name.tagged(), options, progress, called))
+
+
+def run(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Under trio; of several errors the first that is one of ours."""
+    try:
+        return trio.run(work)
+    except BaseExceptionGroup as group:
+        raise _chosen(group) from group
+
+
+def _chosen(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves.append(_chosen(error) if isinstance(error, BaseExceptionGroup) else error)
+    ours = [e for e in leaves if isinstance(e, ImgmountError)]
+    interrupts = [e for e in leaves if not isinstance(e, Exception)]
+    return (interrupts or ours or leaves)[0]
+
+
+def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
+    """A repository's, in its order.  Raises ImageNotFound, RegistryError, Unauthorized."""
+
+    async def ask() -> list[str]:
+        async with await options.access.registry(name) as registry:
+            return await registry.tags(name.path)
+
+    return [ImageName(name.domain, name.path, tag) for tag in run(ask)]
+
+
+async def _pull(
+    store: Store, name: ImageName, options: PullOptions, progress: Transfers,
+    called: ImageName | None,
+) -> Pulled:  # fmt: skip
+    async with await options.access.registry(name) as registry:
+        found = await registry.manifest(name.path, name.reference)
+        top = Descriptor(found.media_type, found.digest, len(found.data))
+        names = [called or name] if (called or name).tag else []
+        names = [ImageName(n.domain, n.path, n.tag) for n in names]
+        known = str(name.with_digest(found.digest))
+        before = {(entry.digest, entry.name) for image in store.images() for entry in image.entries}
+        with store.lease("pull", str(name)) as lease:
+            async with trio.open_nursery() as nursery:
+                origin = RegistryOrigin(registry, name, nursery)
+                chosen, suits = await _choose(origin, top, found.data, options)
+                data = found.data if chosen == top else None
+                bringing = Bringing(store, lease, origin, progress, suits)
+                await trio.to_thread.run_sync(bringing.bring, chosen, data)
+                nursery.cancel_scope.cancel()
+            image = store.add(chosen, names, [known])
+        for row in image.summary.layers:
+            store.seen(row.diff_id, row.digest, row.size, name.repository)
+    after = {(entry.digest, entry.name) for entry in image.entries}
+    return Pulled(image, found.digest, not after <= before)
+
+
+async def _choose(
+    origin: RegistryOrigin, top: Descriptor, data: bytes, options: PullOptions
+) -> tuple[Descriptor, Callable[[Descriptor], bool]]:
+    """What is brought, and which manifests of an index."""
+    where = origin.label
+    document = parse_index_or_manifest(data, where, top.media_type)
+    if not isinstance(document, Index):
+        return top, lambda _: True
+    images = [d for d in document.manifests if not d.is_attestation]
+    if options.all_platforms:
+        return top, lambda d: not d.is_attestation
+    wanted = normalised(options.platform) if options.platform else this_machine()
+    ranked = [(rank(d.platform, wanted), i) for i, d in enumerate(images)]
+    suiting = [(r, i) for r, i in ranked if r is not None]
+    if not suiting:
+        there = ", ".join(sorted({shown(str(d.platform)) for d in images if d.platform}))
+        raise PlatformMismatch(f"{where}: no image for {wanted}, only for {there}")
+    chosen = images[min(suiting)[1]]
+    if chosen.media_type in INDEX_TYPES:
+        inner = await origin.fetch(chosen)
+        return await _choose(origin, chosen, inner, options)
+    return chosen, lambda _: True
+
+
+class RegistryOrigin:
+    """An Origin (bring.py) whose methods are called from threads, while trio serves the nursery."""
+
+    def __init__(self, registry: Registry, name: ImageName, nursery: trio.Nursery) -> None:
+        self._registry, self._name, self._nursery = registry, name, nursery
+        self._token = trio.lowlevel.current_trio_token()
+
+    @property
+    def label(self) -> str:
+        return str(self._name)
+
+    async def fetch(self, descriptor: Descriptor) -> bytes:
+        return (await self._registry.manifest(self._name.path, descriptor.digest)).data
+
+    def document(self, descriptor: Descriptor) -> bytes | None:
+        return trio.from_thread.run(self._document, descriptor, trio_token=self._token)
+
+    async def _document(self, descriptor: Descriptor) -> bytes:
+        if "manifest" in descriptor.media_type or descriptor.media_type in INDEX_TYPES:
+            return await self.fetch(descriptor)
+        if descriptor.size > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(
+                f"{self.label}: {descriptor.digest}: {descriptor.size} bytes of JSON, "
+                f"the limit is {DOCUMENT_BYTES_MAX}"
+            )
+        data = bytearray()
+        async with aclosing(self._registry.blob(self._name.path, descriptor)) as blob:
+            async for piece in blob:
+                data += piece
+        return bytes(data)
+
+    @contextmanager
+    def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
+        feed = _Feed()
+        start = self._nursery.start_soon
+        trio.from_thread.run_sync(start, self._pump, descriptor, offset, feed,
+                                  trio_token=self._token)  # fmt: skip
+        try:
+            yield lambda n: feed.take(n, self._token)
+        finally:
+            self._token.run_sync_soon(feed.scope.cancel)
+
+    async def _pump(self, descriptor: Descriptor, offset: int, feed: _Feed) -> None:
+        """Moves pieces from the connection to who takes them; errors go the same way."""
+        with feed.scope:
+            try:
+                blob = self._registry.blob(self._name.path, descriptor, offset)
+                async with aclosing(blob):
+                    held = bytearray()
+                    async for piece in blob:
+                        held += piece
+                        if len(held) >= PIECE:
+                            await feed.put(bytes(held))
+                            held.clear()
+                    if held:
+                        await feed.put(bytes(held))
+                feed.end(None)
+            except ImgmountError as error:
+                feed.end(error)
+            except BaseException:
+                feed.end(ImgmountError(f"{self.label}: stopped"))
+                raise
+
+
+class _Feed:
+    """From a task to a thread: a few pieces, then the end or an error."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self._room = trio.Semaphore(ROOM)
+        self._pieces: queue.SimpleQueue[bytes | ImgmountError | None] = queue.SimpleQueue()
+        self._rest = b""
+        self._ended = False
+
+    async def put(self, piece: bytes) -> None:
+        await self._room.acquire()
+        self._pieces.put(piece)
+
+    def end(self, error: ImgmountError | None) -> None:
+        self._pieces.put(error)
+
+    def take(self, n: int, token: trio.lowlevel.TrioToken) -> bytes:
+        """At most n bytes; waits for them.  Raises what the other side gave as the end."""
+        if not self._rest and not self._ended:
+            found = self._pieces.get()
+            if isinstance(found, ImgmountError):
+                raise found
+            self._ended = found is None
+            if found is not None:
+                token.run_sync_soon(self._room.release)
+                self._rest = found
+        piece, self._rest = self._rest[:n], self._rest[n:]
+        return piece

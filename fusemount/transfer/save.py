@@ -1,0 +1,324 @@
+"""Law: images of a store become one archive or layout; the same images always give the same bytes.
+
+docker-archive    manifest.json, <config hex>.json, <diff_id hex>.tar, uncompressed: for docker
+                  from 1.10 on
+oci-archive, oci  blobs as they are, with all platforms of an index that the store has; the
+                  archive has a manifest.json beside it, for docker before 25
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
+from fusemount.digest import Digest
+from fusemount.errors import (
+    ImageNotFound,
+    MalformedImage,
+    PlatformMismatch,
+    UsageError,
+    VerificationFailed,
+)
+from fusemount.image.fields import object_of, parse_json
+from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
+from fusemount.image.parse import parse_index_or_manifest
+from fusemount.image.platforms import parse_platform, rank
+from fusemount.imagename import ImageName, parse_name
+from fusemount.layer.decode import StretchReader, read_at
+from fusemount.settings import Platform
+from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
+from fusemount.sources.writing import Target
+from fusemount.store import Store, StoredImage
+from fusemount.store.catalog import Entry
+from fusemount.store.summary import LayerRow, Summaries, Summary
+from fusemount.transfer.progress import Transfers
+
+Chosen = tuple[StoredImage, tuple[ImageName, ...]]  # an image, and its names where it goes
+
+
+def save(
+    store: Store,
+    images: Sequence[Chosen],
+    target: Target,
+    progress: Transfers,
+) -> None:
+    """Images and the names that they shall have there.  Raises ImageNotFound, MalformedImage,
+    VerificationFailed, NoSpace, ImgmountError; the target is then what it was."""
+    layout = LayoutOutput(target.path) if target.form == "oci" else None
+    _save(store, images, target.form, layout or ArchiveOutput(target.path), progress)
+
+
+def save_stream(
+    store: Store, images: Sequence[Chosen], form: str, fd: int, progress: Transfers
+) -> None:
+    """An archive to where nobody can seek: nothing is written there before all is well."""
+    _save(store, images, form, StreamOutput(store.layout.ingest, fd), progress)
+
+
+def _save(
+    store: Store, images: Sequence[Chosen], form: str, output: Output, progress: Transfers
+) -> None:
+    try:
+        with store.lease("save", ", ".join(image.digest for image, _ in images)) as lease:
+            saving = _Saving(store, output, progress)
+            for image, _ in images:
+                store.hold(lease, image)
+            if form == "docker-archive":
+                saving.docker(images)
+            else:
+                saving.oci(images, output if isinstance(output, LayoutOutput) else None)
+        output.finish()
+    finally:
+        output.leave()
+
+
+def chosen(store: Store, texts: Sequence[str], platform: Platform | None = None) -> list[Chosen]:
+    """What `save` is asked for: NAME:TAG; NAME, which is all its tags; an ID, which has no name.
+
+    platform: of several platforms that one alone.  Raises ImageNotFound, PlatformMismatch.
+    """
+    found: dict[Digest, Chosen] = {}
+    for text in texts:
+        for image, names in _meant(store, text):
+            image = image if platform is None else _for_platform(store, image, platform)
+            before = found[image.digest][1] if image.digest in found else ()
+            found[image.digest] = (image, tuple(dict.fromkeys((*before, *names))))
+    return list(found.values())
+
+
+def _meant(store: Store, text: str) -> list[Chosen]:
+    try:
+        name = parse_name(text, store.default_domain)
+    except UsageError:
+        return [(store.find(text), ())]
+    if name.tag is None and name.digest is None:
+        own = [
+            (image, tuple(n for n in image.names if n.repository == name.repository))
+            for image in store.images()
+        ]
+        if any(names for _, names in own):
+            return [(image, names) for image, names in own if names]
+    image = store.find(text)
+    wanted = {name.tagged(), replace(name.tagged(), domain="localhost",
+                                     path=name.path.removeprefix("library/"))}  # fmt: skip
+    return [(image, tuple(each for each in image.names if each in wanted))]
+
+
+def _for_platform(store: Store, image: StoredImage, platform: Platform) -> StoredImage:
+    """The image of that platform, of an index."""
+    summaries = Summaries(store.layout)
+    ranked = []
+    for digest, summary in summaries.reached(image.digest, image.descriptor.media_type):
+        if summary.what == "image":
+            order = rank(parse_platform(summary.platform), platform)
+            ranked += [(order, digest, summary)] if order is not None else []
+    if not ranked:
+        there = image.summary.platform or "none"
+        raise PlatformMismatch(
+            f"{image.image_id[:19]}: no image for {platform} in the store, only for {there}"
+        )
+    _, digest, summary = min(ranked, key=lambda each: each[0])
+    if digest == image.digest:
+        return image
+    size = store.layout.blob(digest).stat().st_size
+    descriptor = Descriptor(
+        _media_type(store, digest), digest, size, platform=parse_platform(summary.platform)
+    )
+    return StoredImage(digest, (Entry(descriptor),), summary)
+
+
+def _media_type(store: Store, digest: Digest) -> str:
+    data = store.layout.blob(digest).read_bytes()
+    document = parse_index_or_manifest(data, f"manifest {digest}")
+    return getattr(document, "media_type", "") or OCI + "manifest.v1+json"
+
+
+class _Saving:
+    def __init__(self, store: Store, output: Output, progress: Transfers) -> None:
+        self._store, self._output, self._progress = store, output, progress
+        self.summaries = Summaries(store.layout)
+
+    # ---- docker-archive -----------------------------------------------------------------------
+
+    def docker(self, images: Sequence[Chosen]) -> None:
+        entries: dict[Digest, dict[str, Any]] = {}
+        written: set[Digest] = set()
+        for image, names in images:
+            summary = self._one(image)
+            assert summary.config is not None
+            for layer in summary.layers:
+                if layer.diff_id not in written:
+                    written.add(layer.diff_id)
+                    self._plain(layer)
+            if summary.config not in entries:
+                config = self._document(summary.config)
+                self._output.document(f"{summary.config.hex}.json", config)
+            entry = entries.setdefault(summary.config, {
+                "Config": f"{summary.config.hex}.json", "RepoTags": [],
+                "Layers": [f"{layer.diff_id.hex}.tar" for layer in summary.layers],
+            })  # fmt: skip
+            entry["RepoTags"] += [name.familiar for name in names]
+        self._output.document("manifest.json", _json(list(entries.values())))
+
+    def _one(self, image: StoredImage) -> Summary:
+        """The image of an index that has one only."""
+        media_type = image.descriptor.media_type
+        found = [
+            s for _, s in self.summaries.reached(image.digest, media_type) if s.what == "image"
+        ]
+        if len(found) != 1:
+            raise ImageNotFound(
+                f"{image.digest[:19]}: {len(found)} images; a docker-archive holds one platform: "
+                "choose it with --platform, or save as oci-archive"
+            )
+        return found[0]
+
+    def _plain(self, layer: LayerRow) -> None:
+        """A layer uncompressed, whatever it is in the store."""
+        task = self._progress.begin(layer.diff_id.hex[:12], layer.archive_size)
+        with plain_pieces(self._store, layer) as pieces:
+            with self._output.blob(lambda digest: f"{digest.hex}.tar") as blob:
+                for piece in pieces:
+                    blob.write(piece)
+                    task.advance(len(piece))
+                if blob.digest != layer.diff_id:
+                    raise VerificationFailed(
+                        f"layer {layer.digest}: diff_id is {blob.digest}, not {layer.diff_id}"
+                    )
+        task.done("Saved")
+
+    # ---- OCI ----------------------------------------------------------------------------------
+
+    def oci(
+        self,
+        images: Sequence[Chosen],
+        layout: LayoutOutput | None,
+    ) -> None:
+        manifests: list[dict[str, Any]] = []
+        docker: dict[Digest, dict[str, Any]] = {}
+        for image, names in images:
+            self._below(image.descriptor)
+            for name in names or (None,):
+                entry = Entry(image.descriptor, name).document()
+                if entry not in manifests:
+                    manifests.append(entry)
+            self._docker_entry(image, names, docker)
+        self._output.document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        if layout is None and docker:
+            self._output.document("manifest.json", _json(list(docker.values())))
+        self._output.document("index.json", _index(layout, manifests))
+
+    def _docker_entry(
+        self, image: StoredImage, names: Sequence[ImageName], docker: dict[Digest, dict[str, Any]]
+    ) -> None:
+        reached = self.summaries.reached(image.digest, image.descriptor.media_type)
+        found = [summary for _, summary in reached if summary.what == "image"]
+        if len(found) != 1 or found[0].config is None:  # an older docker would take any of several
+            return
+        summary = found[0]
+        assert summary.config is not None
+        entry = docker.setdefault(summary.config, {
+            "Config": blob_path(summary.config), "RepoTags": [],
+            "Layers": [blob_path(layer.digest) for layer in summary.layers],
+        })  # fmt: skip
+        entry["RepoTags"] += [n.familiar for n in names if n.familiar not in entry["RepoTags"]]
+
+    def _below(self, descriptor: Descriptor) -> None:
+        """Copies a manifest and what it leads to, that first."""
+        data = self._document(descriptor.digest)
+        where = f"manifest {descriptor.digest}"
+        document = parse_index_or_manifest(data, where, descriptor.media_type)
+        if isinstance(document, Index):
+            for child in document.manifests:
+                if self._store.layout.blob(child.digest).exists():
+                    self._below(child)
+        else:
+            for blob in (*document.layers, document.config):
+                self._copy(blob)
+        self._copy(descriptor)
+
+    def _document(self, digest: Digest) -> bytes:
+        path = self._store.layout.blob(digest)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise MalformedImage(f"blob {digest}: {error.strerror}") from error
+        if Digest.of(data) != digest:
+            raise VerificationFailed(f"blob {digest} of the store: digest is {Digest.of(data)}")
+        return data
+
+    def _copy(self, descriptor: Descriptor) -> None:
+        path = self._store.layout.blob(descriptor.digest)
+        task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise MalformedImage(f"blob {descriptor.digest}: {error.strerror}") from error
+        try:
+            size = os.fstat(fd).st_size
+            reader = StretchReader(fd, 0, size, str(path), task.advance, False)
+            with self._output.blob() as blob:
+                while piece := reader.read(PIECE):
+                    blob.write(piece)
+                if blob.digest != descriptor.digest:
+                    raise VerificationFailed(
+                        f"blob {descriptor.digest} of the store: digest is {blob.digest}"
+                    )
+        finally:
+            os.close(fd)
+        task.done("Saved")
+
+
+def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> bytes:
+    """A layout's other images stay, save those that had one of these names."""
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
+    there = layout.there("index.json") if layout is not None else None
+    others: list[Any] = []
+    if there is not None:
+        document = dict(object_of(parse_json(there, "index.json"), "index.json").document)
+        taken = {name for entry in manifests for name in _called(entry)}
+        others = [
+            entry for entry in document.get("manifests") or []
+            if entry not in manifests and not taken & _called(entry)
+        ]  # fmt: skip
+    return _json(document | {"manifests": [*others, *manifests]})
+
+
+def _called(entry: dict[str, Any]) -> set[str]:
+    annotations = entry.get("annotations") or {}
+    return {annotations[key] for key in (CONTAINERD_NAME, REF_NAME) if key in annotations}
+
+
+@contextmanager
+def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
+    """The tar of a layer, from where it costs least; the caller compares its digest."""
+    cached = store.layout.cache / "layers" / f"{layer.diff_id.hex}.tar"
+    path = cached if _size(cached) == layer.archive_size else store.layout.blob(layer.digest)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MalformedImage(f"blob {layer.digest}: {error.strerror}") from error
+    try:
+        size = os.fstat(fd).st_size
+        description = f"layer {layer.digest}"
+        reader = StretchReader(fd, 0, size, description, lambda _: None, False)
+        head = read_at(fd, 0, min(MAGIC_BYTES, size), description)
+        yield decompress(reader.read, detect(head), description)
+    finally:
+        os.close(fd)
+
+
+def _size(path: os.PathLike[str]) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,104 @@
+"""Law: an image that is made here comes into a store as ImageWriter (sources/writing.py) writes one
+into an archive: layers, then the config; it is there when finish() returns.
+
+Layers that are the store's already are held, not copied.  A new one stands uncompressed, so that it
+can be mounted as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from fusemount.codec import Compression
+from fusemount.digest import Digest
+from fusemount.image.model import Descriptor
+from fusemount.imagename import ImageName
+from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
+from fusemount.layer.decode import StretchReader
+from fusemount.settings import Platform
+from fusemount.sources.writing import WrittenLayer
+from fusemount.store import Store, StoredImage
+from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
+from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
+from fusemount.transfer.progress import SilentTransfers
+from fusemount.transfer.unpacked import reading, take_unpacked
+
+
+class StoreWriter:
+    """A context manager.  Raises NoSpace, ImgmountError, VerificationFailed.
+
+    names: of the image, once it is finished; who had them loses them.
+    """
+
+    def __init__(self, store: Store, names: Sequence[ImageName], progress: Progress) -> None:
+        self._store, self._names, self._progress = store, names, progress
+        self.image: StoredImage | None = None
+
+    def __enter__(self) -> StoreWriter:
+        self._lease = self._store.lease("commit", ", ".join(name.familiar for name in self._names))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lease.end()
+
+    def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
+        """A new layer from the bytes of its tar; compression is NONE here."""
+        return self._take(reading(pieces), Claims(), "the new layer")
+
+    def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
+        """A layer of another image, as it stands there."""
+        if blob.digest is not None and layer.diff_id is not None:
+            self._lease.hold([blob.digest])
+            if self._store.layout.blob(blob.digest).exists():
+                compression = _compression(blob)
+                return WrittenLayer(layer.diff_id, blob.digest, blob.size, compression)
+        self._progress.start(f"storing {blob.description}", blob.size)
+        reader = StretchReader(
+            blob.fd, blob.offset, blob.size, blob.description, self._progress.advance, False
+        )
+        try:
+            claims = Claims(blob.digest, blob.size, layer.diff_id)
+            return self._take(reader.read, claims, blob.description)
+        finally:
+            self._progress.finish()
+            blob.file.release()
+
+    def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
+        """A layer of another program's store; compression is NONE here."""
+        self._progress.start(f"storing {layer.description}", layer.size)
+        try:
+            taken = take_unpacked(self._store, self._lease, layer, SilentTransfers())
+        finally:
+            self._progress.finish()
+        return WrittenLayer(taken.diff_id, taken.digest, taken.size, taken.compression)
+
+    def _take(self, read: Read, claims: Claims, description: str) -> WrittenLayer:
+        layout = self._store.layout
+        with Part(layout, None) as part:
+            layer = take_layer(layout, self._lease, part, read, claims, description)
+        return WrittenLayer(layer.diff_id, layer.digest, layer.size, layer.compression)
+
+    def finish(
+        self, config: bytes, platform: Platform, layers: Sequence[WrittenLayer], name: str
+    ) -> Digest:
+        """The image ID."""
+        manifest = docker_manifest(config, layers)
+        self._lease.hold([Digest.of(manifest), Digest.of(config)])
+        put_document(self._store.layout, config)
+        digest = put_document(self._store.layout, manifest)
+        descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=platform)
+        self.image = self._store.add(descriptor, self._names)
+        return Digest.of(config)
+
+
+def _compression(blob: LayerBlob) -> Compression:
+    from fusemount.codec import MAGIC_BYTES, detect
+    from fusemount.layer.decode import read_at
+
+    return detect(read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description))

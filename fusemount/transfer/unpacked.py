@@ -1,0 +1,50 @@
+"""Law: a layer that another program keeps unpacked comes into a store as its tar, made again, and
+verified as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fusemount.codec import Compression
+from fusemount.layer import UnpackedLayer
+from fusemount.store import Lease, Store
+from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
+from fusemount.transfer.progress import Transfers
+
+
+def take_unpacked(
+    store: Store, lease: Lease, layer: UnpackedLayer, progress: Transfers
+) -> StoredLayer:
+    """Uncompressed, so that its digest is its diff_id.  Raises VerificationFailed, MalformedImage,
+    ImageNotFound where it cannot be made again, NoSpace, ImgmountError."""
+    task = progress.begin(layer.diff_id.hex[:12], layer.size)
+    lease.hold([layer.diff_id])
+    there = store.layout.blob(layer.diff_id)
+    if there.exists():
+        size = there.stat().st_size
+        task.done("Already exists")
+        return StoredLayer(layer.diff_id, size, layer.diff_id, size, Compression.NONE)
+    claims = Claims(layer.diff_id, None, layer.diff_id)
+    with Part(store.layout, None) as part:
+        read = reading(layer.tar())
+        taken = take_layer(store.layout, lease, part, read, claims, layer.description, task.advance)
+    task.done("Loaded")
+    return taken
+
+
+def reading(pieces: Iterable[bytes]) -> Read:
+    """read(n) over pieces."""
+    source = iter(pieces)
+    rest = b""
+
+    def read(n: int) -> bytes:
+        nonlocal rest
+        while not rest:
+            try:
+                rest = next(source)
+            except StopIteration:
+                return b""
+        piece, rest = rest[:n], rest[n:]
+        return piece
+
+    return read
