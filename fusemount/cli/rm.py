@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from fusemount.cli.arguments import Parser, open_store, warn
 from fusemount.errors import ImgmountError
@@ -20,17 +21,17 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.table import printable
-    from fusemount.store.removal import broken_by, remove
+    from fusemount.store.removal import broken_by, remove_all
 
     store = open_store()
-    failed: list[ImgmountError] = []
-    for name in args.name:
-        try:
-            for line in broken_by(store, name) if args.force else ():
+    for name in args.name if args.force else ():
+        with suppress(ImgmountError):  # remove_all() says why
+            for line in broken_by(store, name):
                 warn(line)
-            removed = remove(store, name, force=args.force)
-        except ImgmountError as error:  # the others go all the same, as in docker
-            failed.append(error)
+    failed: list[ImgmountError] = []
+    for removed in remove_all(store, args.name, force=args.force):
+        if isinstance(removed, ImgmountError):  # the others go all the same, as in docker
+            failed.append(removed)
             continue
         for text in removed.untagged:
             print(f"Untagged: {text}")

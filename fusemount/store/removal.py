@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,29 +43,54 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     Raises ImageNotFound; ImageInUse where a mount relies on it, or it has several names and was
     asked for by ID; not with force.
     """
+    (outcome,) = remove_all(store, [text], force=force)
+    if isinstance(outcome, ImgmountError):
+        raise outcome
+    return outcome
+
+
+def remove_all(
+    store: Store, texts: Iterable[str], *, force: bool = False
+) -> list[Removed | ImgmountError]:
+    """Several in one step, as remove() each; of each what went, or why it did not."""
     layout = store.layout
+    outcomes: list[Removed | ImgmountError] = []
     with translated(layout.root), locked(layout, exclusive=True):
-        catalog, summaries = Catalog.read(layout), Summaries(layout, tolerant=True)
-        image = store.find(text, catalog, summaries)
-        gone = _entries(store, catalog, image, text, force)
-        last = len(gone) == len(image.entries)
-        held = living(layout)
-        if last:
-            _check_unused(image, summaries, held, force)
-        left = [entry for entry in image.entries if entry not in gone]
-        lost = _lost(gone, left)
-        after = catalog.changed(
-            replace(e, repo_digests=tuple(d for d in e.repo_digests if d not in lost))
-            if e in left else e
-            for e in catalog.entries if e not in gone
-        )  # fmt: skip
-        after = _write(after, layout)
-        removed = Removed(untagged=_untagged(gone, lost))
-        if last:
-            others = {entry.digest for entry in after.entries}
-            _take(store, [image.digest], others, summaries, held, removed)
-        store.derive(after, summaries)
-    return removed
+        before = after = Catalog.read(layout)
+        summaries, held = Summaries(layout, tolerant=True), living(layout)
+        gone: dict[Digest, Removed] = {}
+        for text in texts:
+            try:
+                image = store.find(text, after, summaries)
+                entries = _entries(store, after, image, text, force)
+                last = len(entries) == len(image.entries)
+                if last:
+                    _check_unused(image, summaries, held, force)
+            except ImgmountError as error:
+                outcomes.append(error)
+                continue
+            after, removed = _without(after, image, entries)
+            outcomes.append(removed)
+            if last:
+                gone[image.digest] = removed
+        if after is not before:
+            after = _write(after, layout)
+            _take(store, gone, {entry.digest for entry in after.entries}, summaries, held)
+            store.derive(after, summaries)
+    return outcomes
+
+
+def _without(
+    catalog: Catalog, image: StoredImage, gone: Sequence[Entry]
+) -> tuple[Catalog, Removed]:
+    left = [entry for entry in image.entries if entry not in gone]
+    lost = _lost(gone, left)
+    after = catalog.changed(
+        replace(e, repo_digests=tuple(d for d in e.repo_digests if d not in lost))
+        if e in left else e
+        for e in catalog.entries if e not in gone
+    )  # fmt: skip
+    return after, Removed(untagged=_untagged(gone, lost))
 
 
 def _write(catalog: Catalog, layout: Layout) -> Catalog:
@@ -157,18 +182,20 @@ def _untagged(entries: Sequence[Entry], digests: Iterable[str]) -> list[str]:
 
 def _take(
     store: Store,
-    gone: Sequence[Digest],
+    gone: Mapping[Digest, Removed],
     others: Iterable[Digest],
     summaries: Summaries,
     held: Sequence[Held],
-    removed: Removed,
 ) -> None:
     """What only these manifests need.  What a damaged image needs nobody knows: beside one, the
     manifests alone go, and what they led to stays for `prune`."""
+    if not gone:
+        return
     others = list(others)
     if any(s.what == "damaged" for other in others for _, s in summaries.reached(other)):
-        removed.freed += _unlink(store.layout, gone)
-        removed.deleted += gone
+        for manifest, removed in gone.items():
+            removed.freed += _unlink(store.layout, [manifest])
+            removed.deleted.append(manifest)
         return
     kept_blobs = {digest for h in held for digest in h.digests}
     kept_chains: dict[Digest, LayerRow] = {}
@@ -178,22 +205,24 @@ def _take(
         for _, summary in summaries.reached(other):
             kept_chains |= dict(zip(summary.chain, summary.layers, strict=True))
             kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
-    for manifest in gone:
+    taken: set[Digest] = set()
+    for manifest, removed in gone.items():
+        of_gone = list(summaries.reached(manifest))
         chains: dict[Digest, None] = {}
         staying: dict[Digest, LayerRow] = {}
-        for _, summary in summaries.reached(manifest):
+        for _, summary in of_gone:
             chains |= dict.fromkeys(c for c in reversed(summary.chain) if c not in kept_chains)
             staying |= {c: kept_chains[c] for c in summary.chain if c in kept_chains}
-        layerdb.take_away(store.layout, chains)
-        reached = [digest for digest, _ in summaries.reached(manifest)]
-        blobs = dict.fromkeys([*reached, *sorted(summaries.blobs(manifest))])
+        new = [ident for ident in chains if ident not in taken]
+        taken |= set(new)
+        layerdb.take_away(store.layout, new)
+        blobs = dict.fromkeys([*(d for d, _ in of_gone), *sorted(summaries.blobs(manifest))])
         away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
         layerdb.lead_to(store.layout, staying, {digest.hex for digest in away})
         removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
-        removed.deleted += chains
-        of_gone = [summary for _, summary in summaries.reached(manifest)]
+        removed.deleted += new
         removed.freed += _unlink(store.layout, away)
-        for summary in of_gone:
+        for _, summary in of_gone:
             for layer in summary.layers:
                 if layer.diff_id.hex not in kept_diffs:
                     removed.freed += _forget(store.layout, layer.diff_id)
@@ -273,7 +302,7 @@ def prune(
         for image in going:
             removed.untagged += _untagged(image.entries, image.repo_digests)
         others = {entry.digest for entry in after.entries}
-        _take(store, [image.digest for image in going], others, summaries, held, removed)
+        _take(store, {image.digest: removed for image in going}, others, summaries, held)
         removed.freed += collect(store, after, held)
         store.derive(after, summaries)
     return removed

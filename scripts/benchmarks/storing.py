@@ -62,17 +62,17 @@ class StoreWork:
         base = bench.base / "stores"
         if self.name == "thousand":
             return _thousand(base / f"{bench.sizes.stored}", bench)
-        layout = _five_layers(base / "five", bench.sizes.layer_mib)
+        layout = _five_layers(base / f"five-{bench.sizes.layer_mib}", bench.sizes.layer_mib)
         place = base / "visits" / contestant.name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         try:
             if self.name == "pull":
-                with _registry(base / "registry", layout) as domain:
+                with _registry(base / f"registry-{bench.sizes.layer_mib}", layout) as domain:
                     os.sync()
                     seconds, memory = _timed(_pulling(contestant.name, domain, place), bench)
                 return Found({"pull of five layers": seconds}, memory)
-            archive = _archive(base / "five.tar", layout)
+            archive = _archive(layout.with_suffix(".tar"), layout)
             os.sync()
             seconds, memory = _timed(_loading(contestant.name, archive, place), bench)
             return Found({"load of a docker-archive": seconds}, memory)
