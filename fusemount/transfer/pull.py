@@ -207,6 +207,9 @@ class RegistryOrigin:
                 async with aclosing(blob):
                     held = bytearray()
                     async for piece in blob:
+                        if not held and len(piece) >= PIECE // 4:
+                            await feed.put(piece)  # as it is: copies cost more than waking
+                            continue
                         held += piece
                         if len(held) >= PIECE:
                             await feed.put(bytes(held))
@@ -228,7 +231,7 @@ class _Feed:
         self.scope = trio.CancelScope()
         self._room = trio.Semaphore(ROOM)
         self._pieces: queue.SimpleQueue[bytes | ImgmountError | None] = queue.SimpleQueue()
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._ended = False
 
     async def put(self, piece: bytes) -> None:
@@ -247,6 +250,6 @@ class _Feed:
             self._ended = found is None
             if found is not None:
                 token.run_sync_soon(self._room.release)
-                self._rest = found
-        piece, self._rest = self._rest[:n], self._rest[n:]
+                self._rest = memoryview(found)
+        piece, self._rest = bytes(self._rest[:n]), self._rest[n:]
         return piece
