@@ -133,20 +133,31 @@ def _write(fd: int, data: bytes, at: int) -> None:
 
 
 class LayoutOutput:
-    """An OCI layout's directory, new or one that is there: then its other images stay."""
+    """An OCI layout's directory, new or one that is there: then its other images stay.
+
+    A new one is a layout once it has its oci-layout, which comes last.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._made: list[Path] = []
+        self._marker = b""
         with translated(path):
             try:
-                if path.is_dir() and os.listdir(path) and not (path / "oci-layout").exists():
-                    raise OSError(errno.EEXIST, "it is there and no OCI layout")
+                if path.is_dir() and not (path / "oci-layout").exists():
+                    self._check_free(path)
                 for directory in (path, path / "blobs", path / "blobs" / "sha256"):
                     self._directory(directory)
             except OSError:
                 self.leave()
                 raise
+
+    @staticmethod
+    def _check_free(path: Path) -> None:
+        """Nothing is in it, or what was left when a layout's writer was killed."""
+        names = set(os.listdir(path)) - {"blobs", "index.json"}
+        if any(not name.startswith(".") for name in names):
+            raise OSError(errno.EEXIST, "it is there and no OCI layout")
 
     def _directory(self, path: Path) -> None:
         try:
@@ -178,10 +189,17 @@ class LayoutOutput:
             yield temporary, fd
         finally:
             os.close(fd)
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # renamed, when all went well: then nothing may fail any more
+                temporary.unlink()
 
     def document(self, name: str, data: bytes) -> None:
-        """Replaces one of that name."""
+        """Replaces one of that name; oci-layout, which never changes, waits for the end."""
+        if name == "oci-layout":
+            self._marker = data
+        else:
+            self._replace(name, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
         path = self._path / name
         with translated(self._path), self._appearing(path) as (temporary, fd):
             _write(fd, data, 0)
@@ -199,6 +217,8 @@ class LayoutOutput:
                 return None
 
     def finish(self) -> None:
+        if self._marker and not (self._path / "oci-layout").exists():
+            self._replace("oci-layout", self._marker)
         self._made.clear()
 
     def leave(self) -> None:

@@ -8,14 +8,15 @@ we need besides:
     io.containerd.image.name            the name in full
     dev.imgmount.repo-digests           where it is known by digest, in full, separated by spaces
 
-Entries that others have written (skopeo, umoci) stay as they are, whatever they hold.
+Entries that others have written (skopeo, umoci) stay as they are, whatever they hold, and keep what
+they hold when one of the three is changed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fusemount.digest import Digest
@@ -32,24 +33,42 @@ INDEX_BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """name: None: it has no tag.  repo_digests: NAME@DIGEST, in full."""
+    """name: None: it has no tag.  repo_digests: NAME@DIGEST, in full.  written: as it was read."""
 
     descriptor: Descriptor
     name: ImageName | None = None
     repo_digests: tuple[str, ...] = ()
+    written: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> Digest:
         return self.descriptor.digest
 
+    @property
+    def strange_name(self) -> str:
+        """What others call it, where that is no name of ours."""
+        return self.descriptor.annotations.get(REF_NAME, "") if self.name is None else ""
+
     def document(self) -> dict[str, Any]:
-        annotations = dict(self.descriptor.annotations)
-        for key in (CONTAINERD_NAME, REF_NAME, REPO_DIGESTS):
-            annotations.pop(key, None)
-        if self.name is not None:
-            annotations |= {CONTAINERD_NAME: str(self.name), REF_NAME: self.name.familiar}
-        if self.repo_digests:
-            annotations[REPO_DIGESTS] = " ".join(self.repo_digests)
+        said = self.descriptor.annotations
+        annotations = dict(said)
+        if self.written is None or self.name != _name(said):
+            annotations.pop(CONTAINERD_NAME, None)
+            annotations.pop(REF_NAME, None)
+            if self.name is not None:
+                annotations |= {CONTAINERD_NAME: str(self.name), REF_NAME: self.name.familiar}
+        if self.repo_digests != _repo_digests(said):
+            annotations.pop(REPO_DIGESTS, None)
+            if self.repo_digests:
+                annotations[REPO_DIGESTS] = " ".join(self.repo_digests)
+        document = dict(self.written) if self.written is not None else self._fields()
+        if annotations != said or self.written is None:
+            document.pop("annotations", None)
+            if annotations:
+                document["annotations"] = annotations
+        return document
+
+    def _fields(self) -> dict[str, Any]:
         document: dict[str, Any] = {
             "mediaType": self.descriptor.media_type,
             "digest": self.digest,
@@ -60,58 +79,87 @@ class Entry:
             said = {"architecture": platform.architecture, "os": platform.os,
                     "variant": platform.variant}  # fmt: skip
             document["platform"] = {key: value for key, value in said.items() if value}
-        if annotations:
-            document["annotations"] = annotations
         return document
 
 
-def entry_of(descriptor: Descriptor) -> Entry:
-    return Entry(
-        descriptor,
-        _name(descriptor.annotations),
-        tuple(descriptor.annotations.get(REPO_DIGESTS, "").split()),
-    )
+def entry_of(descriptor: Descriptor, written: Mapping[str, Any] | None = None) -> Entry:
+    said = descriptor.annotations
+    return Entry(descriptor, _name(said), _repo_digests(said), written)
+
+
+def _repo_digests(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(annotations.get(REPO_DIGESTS, "").split())
 
 
 def _name(annotations: Mapping[str, str]) -> ImageName | None:
-    for key in (CONTAINERD_NAME, REF_NAME):
-        try:
-            name = parse_name(annotations[key])
-        except (KeyError, UsageError):
-            continue
-        return name.tagged()
-    return None
+    """containerd has the tag alone as ref.name; umoci, which knows ref.name only, changes that and
+    copies the rest, so a full name that does not fit it is another entry's."""
+    full = _parsed(annotations.get(CONTAINERD_NAME))
+    ref = annotations.get(REF_NAME)
+    if full is not None:
+        usual = (None, "", full.tag, full.familiar)
+        if ref in usual or _parsed(ref) == full:
+            return full
+    return _parsed(ref)
+
+
+def _parsed(text: str | None) -> ImageName | None:
+    try:
+        return parse_name(text).tagged() if text else None
+    except UsageError:
+        return None
+
+
+def _is_strange(document: Mapping[str, Any]) -> bool:
+    digest = document.get("digest")
+    return isinstance(digest, str) and ":" in digest and not digest.startswith("sha256:")
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The entries of one index.json, in its order; changed() makes another, write() the file."""
+    """The entries of one index.json, in its order; changed() makes another, write() the file.
+
+    digest: of the file.  strange: entries with digests that are no sha256, which only stay.
+    """
 
     entries: tuple[Entry, ...] = ()
     document: Mapping[str, Any] | None = None
+    digest: Digest | None = None
+    strange: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, layout: Layout) -> Catalog:
-        """Empty where there is none.  Raises MalformedImage, ImgmountError."""
+        """Empty where there is no store.  Raises MalformedImage, ImgmountError."""
         with translated(layout.index):
             try:
                 data = layout.index.read_bytes()
             except FileNotFoundError:
+                if layout.exists:
+                    raise MalformedImage(
+                        f"{layout.index}: not there, so nobody can say which images the store has"
+                    ) from None
                 return cls()
         where = str(layout.index)
         document = parse_json(data, where, INDEX_BYTES_MAX)
-        if not isinstance(document, dict):
-            raise MalformedImage(f"{where}: no object")
-        fields = objects_of(document.get("manifests") or [], f"{where}: manifests")
-        return cls(tuple(entry_of(parse_descriptor(each)) for each in fields), document)
+        if not isinstance(document, dict) or "manifests" not in document:
+            raise MalformedImage(f"{where}: no index of manifests")
+        listed = document["manifests"]  # null, where Go had none
+        fields = objects_of([] if listed is None else listed, f"{where}: manifests")
+        strange = tuple(f.document for f in fields if _is_strange(f.document))
+        entries = tuple(
+            entry_of(parse_descriptor(f), f.document) for f in fields if not _is_strange(f.document)
+        )
+        return cls(entries, document, Digest.of(data), strange)
 
-    def write(self, layout: Layout) -> None:
+    def write(self, layout: Layout) -> Catalog:
         """S2, S3: what it says is so from here on.  Under the exclusive lock."""
-        manifests = [entry.document() for entry in self.entries]
+        manifests = [*(entry.document() for entry in self.entries), *self.strange]
         head = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         document = head | dict(self.document or {}) | {"manifests": manifests}
+        data = json.dumps(document, separators=(",", ":")).encode()
         with translated(layout.index):
-            replace_file(layout.index, json.dumps(document, separators=(",", ":")).encode())
+            replace_file(layout.index, data)
+        return replace(self, document=document, digest=Digest.of(data))
 
     def changed(self, entries: Iterable[Entry]) -> Catalog:
         return replace(self, entries=tuple(entries))
@@ -142,11 +190,12 @@ class Catalog:
         rest = [
             replace(entry, repo_digests=digests) if entry in own else entry
             for entry in others
-            if not (entry in own and entry.name is None and names)
+            if not (entry in own and entry.name is None and not entry.strange_name and names)
         ]
-        new = [Entry(descriptor, name, digests) for name in names]
+        base = next(iter(self.of(descriptor.digest)), Entry(descriptor))
+        new = [replace(base, name=name, repo_digests=digests) for name in names]
         if not names and not own:
-            new = [Entry(descriptor, None, digests)]
+            new = [replace(base, name=None, repo_digests=digests)]
         return self.changed([*rest, *nameless.values(), *new])
 
     def without(self, gone: Iterable[Entry]) -> Catalog:

@@ -12,19 +12,22 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, Scanner
-from fusemount.codec import INPUT, PIECE, Compression, decompress, detect
+from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
-from fusemount.layer.decode import Beside, malformed
+from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
 from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
-from fusemount.store.locks import Lease
+from fusemount.store.locks import Lease, locked
+
+_PATIENCE = 0.05  # seconds until a part is asked for again
 
 Read = Callable[[int], bytes]
 Advance = Callable[[int], None]
@@ -54,17 +57,20 @@ class Part:
     """A blob on its way in, a context manager; nobody else writes it meanwhile.
 
     digest: as claimed; then what a broken pull left is gone on with.  size: bytes that are there.
+    waiting() is called again and again while another has it, and may raise.
     Without commit() they stay, for the next who wants that blob, unless drop() was called or
     nobody can know which blob they were to be.
     """
 
-    def __init__(self, layout: Layout, digest: Digest | None) -> None:
+    def __init__(
+        self, layout: Layout, digest: Digest | None, waiting: Callable[[], None] = lambda: None
+    ) -> None:
         self._layout, self._digest = layout, digest
         name = digest.hex if digest else f"{os.getpid()}-{os.urandom(8).hex()}"
         self.path = layout.ingest / f"{name}.part"
-        self._keep = digest is not None
+        self._keep, self._named = digest is not None, False
         with translated(self.path):
-            self._fd = _locked(self.path)
+            self._fd = _locked(self.path, waiting)
             self.size = os.fstat(self._fd).st_size
 
     def there(self) -> bool:
@@ -84,10 +90,11 @@ class Part:
                 view = view[done:]
 
     def cut(self) -> None:
-        """Nothing of it is good."""
+        """Nothing of it is good; it may be filled again."""
         with translated(self.path):
             os.ftruncate(self._fd, 0)
         self.size = 0
+        self._keep = self._digest is not None
 
     def drop(self) -> None:
         self._keep = False
@@ -99,31 +106,40 @@ class Part:
             os.fchmod(self._fd, 0o644)
             os.fsync(self._fd)
             os.rename(self.path, blob)
+            self._named = True
             sync_directory(blob.parent)
-        self._keep = True
         return blob
 
     def __enter__(self) -> Part:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._keep or (kind is not None and issubclass(kind, NoSpace)):
+        full = kind is not None and issubclass(kind, NoSpace)
+        if not self._named and (full or not self._keep):  # else the path may be another's by now
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._fd)
 
 
-def _locked(path: Path) -> int:
-    """Opened and locked; waits for who has it.  Raises OSError."""
+def _locked(path: Path, waiting: Callable[[], None]) -> int:
+    """Opened and locked; waits for who has it.  Raises OSError, and what waiting() raises.
+
+    It asks again and again: a thread that sleeps in flock() hears of no interrupt.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             st, there = os.fstat(fd), os.stat(path)
             if (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
                 return fd
         except FileNotFoundError:
             pass  # who had it has finished
+        except BlockingIOError:
+            os.close(fd)
+            waiting()
+            time.sleep(_PATIENCE)
+            continue
         except BaseException:
             os.close(fd)
             raise
@@ -134,10 +150,17 @@ def put_document(layout: Layout, data: bytes) -> Digest:
     """A manifest, index or config among the blobs."""
     digest = Digest.of(data)
     blob = layout.blob(digest)
-    with translated(blob):
-        if not blob.exists():
+    with locked(layout, exclusive=False), translated(blob):
+        if not _holds(blob, data):
             replace_file(blob, data)
     return digest
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
 def take_layer(
@@ -160,16 +183,16 @@ def take_layer(
         compression = detect(flow.peek())
         facts, index = _pass(flow, compression, description)
         _check(flow, facts, claims, description)
-        lease.hold([Digest(facts.digest)])
-        blob = part.commit(Digest(facts.digest))
+        layer = StoredLayer(
+            Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
+        )
+        lease.hold([layer.digest])
+        remember(layout, layer)
+        blob = part.commit(layer.digest)
     except (VerificationFailed, MalformedImage):
         part.drop()
         raise
-    layer = StoredLayer(
-        Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
-    )
-    remember(layout, layer)
-    with suppress(ImgmountError):  # a cache that takes nothing costs time only
+    with suppress(ImgmountError, OSError):  # a cache that takes nothing costs time only
         _keep(cache, blob, facts, index)
     return layer
 
@@ -214,7 +237,9 @@ class _Flow:
         self._ended = False
 
     def peek(self) -> bytes:
-        self._head = self._next(INPUT)
+        """Enough to tell what it is, however little comes at once."""
+        while len(self._head) < MAGIC_BYTES and (data := self._next(INPUT)):
+            self._head += data
         return self._head
 
     def read(self, n: int) -> bytes:
@@ -278,7 +303,66 @@ def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
 def remember(layout: Layout, layer: StoredLayer) -> None:
     """The blob's diff_id, and its tar's size, as ROOT/distribution has them."""
     path = layout.diff_id(layer.digest)
-    with translated(path):
-        if not path.exists():
-            said = {"diff_id": layer.diff_id, "size": layer.archive_size}
-            replace_file(path, json.dumps(said).encode())
+    said = json.dumps({"diff_id": layer.diff_id, "size": layer.archive_size}).encode()
+    with locked(layout, exclusive=False), translated(path):
+        if not _holds(path, said):
+            replace_file(path, said)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the bytes of a blob are, if they are a layer's."""
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    archive_size: int
+    compression: Compression
+    index: LayerIndex
+
+
+def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -> Measured:
+    """Reads the blob that has this name.  Raises MalformedImage, ImgmountError."""
+    description = f"layer {digest}"
+    with translated(layout.blob(digest)):
+        fd = os.open(layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
+        reader = StretchReader(fd, 0, size, description, advance, True)
+        sha256, scanner, length = hashlib.sha256(), Scanner(), 0
+
+        def consume(piece: bytes) -> None:
+            sha256.update(piece)
+            scanner.feed(piece)
+
+        with Beside(consume) as beside:
+            for piece in decompress(reader.read, compression, description):
+                length += len(piece)
+                beside.put(piece)
+        index = scanner.finish()
+        diff_id = Digest("sha256:" + sha256.hexdigest())
+        return Measured(Digest(reader.digest()), size, diff_id, length, compression, index)
+    except FormatError as error:
+        raise malformed(description, error) from None
+    finally:
+        os.close(fd)
+
+
+def learn(layout: Layout, digest: Digest) -> StoredLayer | None:
+    """Of a blob that came by other hands than ours, and is what its name says; else None.
+
+    Raises MalformedImage, NoSpace, ImgmountError.
+    """
+    try:
+        found = measure(layout, digest)
+    except MalformedImage:
+        with open(layout.blob(digest), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == digest.hex:
+                raise
+        return None
+    if found.digest != digest:
+        return None
+    layer = StoredLayer(digest, found.size, found.diff_id, found.archive_size, found.compression)
+    remember(layout, layer)
+    return layer

@@ -5,7 +5,8 @@
     size      bytes of the layer's tar, in decimal
     cache-id  the digest, without `sha256:`, of the blob that the layer is read from
 
-A directory is made beside its place and renamed, the lowest first; it goes the highest first.
+A directory is made beside its place and renamed, the lowest first; it goes the highest first.  All
+of it happens under the exclusive lock.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fusemount.digest import Digest, chain_ids
-from fusemount.store.layout import Layout, replace_file, sync_directory, translated
+from fusemount.store.layout import TMP, Layout, names_in, replace_file, sync_directory, translated
 from fusemount.store.summary import LayerRow
 
-TMP = ".tmp-"
+FILES = ("diff", "parent", "size", "cache-id")
 
 
 def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
@@ -40,11 +41,8 @@ def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -
     temporary = layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    replace_file(temporary / "diff", layer.diff_id.encode())
-    if parent is not None:
-        replace_file(temporary / "parent", parent.encode())
-    replace_file(temporary / "size", b"%d" % layer.archive_size)
-    replace_file(temporary / "cache-id", layer.digest.hex.encode())
+    for name, text in entry(layer, parent).items():
+        _write(temporary / name, text)
     try:
         os.rename(temporary, layerdb / ident.hex)
     except OSError as error:
@@ -53,10 +51,40 @@ def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -
         shutil.rmtree(temporary)
 
 
+def entry(layer: LayerRow, parent: Digest | None) -> dict[str, str]:
+    """The files of a directory."""
+    files = {"diff": layer.diff_id, "size": str(layer.archive_size), "cache-id": layer.digest.hex}
+    return files if parent is None else files | {"parent": parent}
+
+
+def _write(path: Path, text: str) -> None:
+    """A file of a directory that nobody sees yet."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        data = text.encode()
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
+    """Chain IDs that stay, and a blob for each; who leads to a blob that goes leads to this one.
+
+    going: hex digits.
+    """
+    with translated(layout.layerdb):
+        for ident, row in rows.items():
+            said = read_text(layout, ident, "cache-id")
+            if said is not None and said in going:
+                replace_file(layout.layerdb / ident.hex / "cache-id", row.digest.hex.encode())
+
+
 def chains(layout: Layout) -> list[Digest]:
     """All that are there, in no order."""
     with translated(layout.layerdb):
-        names = os.listdir(layout.layerdb)
+        names = names_in(layout.layerdb)
     return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
 
 
@@ -75,7 +103,7 @@ def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
 def sweep(layout: Layout) -> None:
     """What a process that died was at.  Under the exclusive lock."""
     with translated(layout.layerdb):
-        for name in os.listdir(layout.layerdb):
+        for name in names_in(layout.layerdb):
             if name.startswith(TMP):
                 shutil.rmtree(layout.layerdb / name)
 

@@ -33,6 +33,7 @@ Crash rules.  A process that ends between any two system calls leaves a store of
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,10 +43,18 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_NO_IMAGES = (
+    b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+)
+TMP = ".tmp-"
 _DIRECTORIES = (
     "blobs/sha256", "layerdb/sha256", "distribution/diffid-by-digest/sha256",
     "distribution/v2metadata-by-diffid/sha256", "cache", "ingest", "leases",
 )  # fmt: skip
+_OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
+    "index.json", "repositories.json", "lock",
+}  # fmt: skip
+_BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
 
 
 class Layout:
@@ -70,19 +79,36 @@ class Layout:
         return (self.root / "oci-layout").exists()
 
     def make(self) -> None:
-        """Raises NoSpace, ImgmountError: also where root is something else."""
+        """Raises NoSpace, ImgmountError: also where root is something else.
+
+        oci-layout comes last: a store that is one has an index.json, and one that lost it is
+        damaged, not empty.
+        """
         with translated(self.root):
             if not self.exists:
-                if self.root.is_dir() and set(os.listdir(self.root)) - {"mounts", "uppers", "lock"}:
-                    strange = sorted(os.listdir(self.root))[0]
-                    raise ImgmountError(
-                        f"{self.root}: neither empty nor a store: there is {strange} in it"
-                    )
+                self._check_free()
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in _DIRECTORIES:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            if not self.exists:
+            if self.exists:
+                return
+            with flocked(self.lock, exclusive=True):
+                if not self.index.exists():
+                    replace_file(self.index, _NO_IMAGES)
                 replace_file(self.root / "oci-layout", OCI_LAYOUT)
+
+    def _check_free(self) -> None:
+        """Nothing is there, or what a make() that was killed left."""
+        if not self.root.is_dir():
+            return
+        names = sorted(name for name in os.listdir(self.root) if not name.startswith(TMP))
+        strange = [name for name in names if name not in _OURS | _BESIDE]
+        if strange:
+            raise ImgmountError(
+                f"{self.root}: neither empty nor a store: there is {strange[0]} in it"
+            )
+        if self.blobs.is_dir() and os.listdir(self.blobs):
+            raise ImgmountError(f"{self.root}: there are blobs in it, but no oci-layout")
 
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.hex
@@ -94,9 +120,16 @@ class Layout:
         return self.diff_ids / digest.hex
 
 
+def names_in(directory: Path) -> list[str]:
+    """Sorted; none where it is not there: a layout that others made has nothing but blobs."""
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
+
+
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """path holds data, whole, or what it held before (S4).  Raises OSError."""
-    temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -121,6 +154,17 @@ def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
+    """Waits for the lock.  Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
     finally:
         os.close(fd)
 

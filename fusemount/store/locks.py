@@ -3,7 +3,8 @@
 ROOT/lock (flock) is held, always for a short time,
 
     exclusively   by who changes index.json, and by who takes away what no name leads to
-    shared        by who starts to rely on blobs that may have no name
+    shared        by who starts to rely on blobs that may have no name, and while a small file
+                  stands under a temporary name beside its own: a collector takes such names away
 
 A lease is a file in ROOT/leases, locked as long as its process lives, with the digests that it
 relies on: a mount's layers, the blobs that a pull found there or has brought.  What a living lease
@@ -20,12 +21,12 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.store.layout import Layout, translated
+from fusemount.store.layout import Layout, flocked, names_in, translated
 
 MOUNT = "mount"
 
@@ -48,15 +49,9 @@ class Held:
 
 @contextmanager
 def locked(layout: Layout, *, exclusive: bool) -> Iterator[None]:
-    """Waits for it.  Raises NoSpace, ImgmountError."""
-    with translated(layout.lock):
-        fd = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        with translated(layout.lock):
-            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+    """Waits for it; a process that has it waits for itself.  Raises NoSpace, ImgmountError."""
+    with translated(layout.lock), flocked(layout.lock, exclusive=exclusive):
         yield
-    finally:
-        os.close(fd)
 
 
 class Lease:
@@ -71,15 +66,27 @@ class Lease:
         with locked(layout, exclusive=False), translated(self._path):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            os.write(self._fd, json.dumps(asdict(holder)).encode() + b"\n")
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                self._append(json.dumps(asdict(holder)).encode() + b"\n")
+            except OSError:
+                self.end()
+                raise
 
     def hold(self, digests: Iterable[Digest]) -> None:
         """From now on they stay, if they are there: look after this call."""
         with locked(self._layout, exclusive=False), translated(self._path):
-            data = "".join(f"{digest}\n" for digest in digests).encode()
+            self._append("".join(f"{digest}\n" for digest in digests).encode())
+
+    def _append(self, data: bytes) -> None:
+        """All of it or nothing: others read it."""
+        before = os.fstat(self._fd).st_size
+        try:
             while data:
                 data = data[os.write(self._fd, data) :]
+        except OSError:
+            os.ftruncate(self._fd, before)
+            raise
 
     def leave(self) -> None:
         """Gives up the descriptor, not the lease: a forked child goes on with it."""
@@ -89,7 +96,8 @@ class Lease:
 
     def end(self) -> None:
         if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # without its lock it means nothing
+                self._path.unlink()
         self.leave()
 
     def __enter__(self) -> Lease:
@@ -103,7 +111,7 @@ def living(layout: Layout) -> list[Held]:
     """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
     found = []
     with translated(layout.leases):
-        for name in sorted(os.listdir(layout.leases)):
+        for name in names_in(layout.leases):
             held = _read(layout.leases / name)
             if held is not None:
                 found.append(held)
@@ -119,13 +127,23 @@ def _read(path: Path) -> Held | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _parsed(fd)
+            return _parsed(fd, path.name)
         path.unlink(missing_ok=True)
         return None
     finally:
         os.close(fd)
 
 
-def _parsed(fd: int) -> Held:
-    head, *lines = os.pread(fd, os.fstat(fd).st_size, 0).decode().split("\n")
-    return Held(Holder(**json.loads(head)), frozenset(Digest(line) for line in lines if line))
+def _parsed(fd: int, name: str) -> Held:
+    """Of a damaged one what can be read."""
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    head, *lines = data.decode("utf-8", "replace").split("\n")
+    try:
+        holder = Holder(**json.loads(head))
+    except (ValueError, TypeError):
+        holder = Holder("unknown", 0, f"the lease {name}")
+    digests = set()
+    for line in lines:
+        with suppress(ValueError):
+            digests.add(Digest(line))
+    return Held(holder, frozenset(digests))

@@ -9,20 +9,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.errors import ImageInUse, ImgmountError
+from fusemount.errors import ImageInUse, ImgmountError, NoSpace
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.imagename import parse_name
 from fusemount.layer.kept import identity
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
-from fusemount.store.layout import Layout, translated
+from fusemount.store.layout import TMP, Layout, names_in, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
 from fusemount.store.store import Store, StoredImage
-from fusemount.store.summary import Summaries
+from fusemount.store.summary import LayerRow, Summaries
 
 
 @dataclass
@@ -42,22 +44,32 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     asked for by ID; not with force.
     """
     layout = store.layout
-    with locked(layout, exclusive=True):
-        image = store.find(text)
-        catalog, _, summaries = store.read()
-        gone = _entries(store, image, text, force)
+    with translated(layout.root), locked(layout, exclusive=True):
+        catalog, summaries = Catalog.read(layout), Summaries(layout, tolerant=True)
+        image = store.find(text, catalog, summaries)
+        gone = _entries(store, catalog, image, text, force)
         last = len(gone) == len(image.entries)
         held = living(layout)
         if last:
             _check_unused(image, summaries, held, force)
         after = catalog.without(e for e in catalog.entries if any(e == g for g in gone))
-        after.write(layout)
+        after = _write(after, layout)
         removed = Removed(untagged=_untagged(gone))
         if last:
             others = {entry.digest for entry in after.entries}
             _take(store, [image.digest], others, summaries, held, removed)
-        store.derive(after)
+        store.derive(after, summaries)
     return removed
+
+
+def _write(catalog: Catalog, layout: Layout) -> Catalog:
+    """On a disk that is full, what is derived makes room: nothing could be removed otherwise."""
+    try:
+        return catalog.write(layout)
+    except NoSpace:
+        _gone(layout.summaries)
+        _gone(layout.repositories)
+        return catalog.write(layout)
 
 
 def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
@@ -71,27 +83,20 @@ def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> l
     return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
 
 
-def _entries(store: Store, image: StoredImage, text: str, force: bool) -> list[Entry]:
+def _entries(
+    store: Store, catalog: Catalog, image: StoredImage, text: str, force: bool
+) -> list[Entry]:
     """Those that go."""
-    called = [e for e in image.entries if e.name is not None and e.name in _meant(store, text)]
+    called = store.called(catalog, text)
+    if called and "@" in text:  # the names of that repository, of which it is the digest
+        own = store.name(text).repository
+        called = [e for e in image.entries if e.name is None or e.name.repository == own]
     if called:
         return called
     names = [name.familiar for name in image.names]
-    by_digest = "@" in text
-    if len(names) > 1 and not force and not by_digest:
-        raise ImageInUse(
-            f"{text}: has several names ({', '.join(names)}): remove those, or use --force"
-        )
+    if (len(names) > 1 or (names and "@" in text)) and not force:
+        raise ImageInUse(f"{text}: is named {', '.join(names)}: remove that, or use --force")
     return list(image.entries)
-
-
-def _meant(store: Store, text: str) -> list[object]:
-    try:
-        name = store.name(text)
-    except ImgmountError:
-        return []
-    path = name.path.removeprefix("library/")
-    return [name, type(name)("localhost", path, name.tag)] if name.digest is None else []
 
 
 def _check_unused(
@@ -114,30 +119,43 @@ def _untagged(entries: Sequence[Entry]) -> list[str]:
 
 def _take(
     store: Store,
-    gone: Iterable[Digest],
+    gone: Sequence[Digest],
     others: Iterable[Digest],
     summaries: Summaries,
     held: Sequence[Held],
     removed: Removed,
 ) -> None:
-    """What only these manifests need."""
+    """What only these manifests need.  What a damaged image needs nobody knows: beside one, the
+    manifests alone go, and what they led to stays for `prune`."""
+    others = list(others)
+    if any(s.what == "damaged" for other in others for _, s in summaries.reached(other)):
+        removed.freed += _unlink(store.layout, gone)
+        removed.deleted += gone
+        return
     kept_blobs = {digest for h in held for digest in h.digests}
-    kept_chains: set[Digest] = set()
+    kept_chains: dict[Digest, LayerRow] = {}
     kept_diffs = {_diff_of(store.layout, digest) for digest in kept_blobs}
     for other in others:
         kept_blobs |= summaries.blobs(other)
         for _, summary in summaries.reached(other):
-            kept_chains |= set(summary.chain)
+            kept_chains |= dict(zip(summary.chain, summary.layers, strict=True))
             kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
     for manifest in gone:
-        chains: list[Digest] = []
+        chains: dict[Digest, None] = {}
+        staying: dict[Digest, LayerRow] = {}
         for _, summary in summaries.reached(manifest):
-            chains += [c for c in reversed(summary.chain) if c not in kept_chains]
+            chains |= dict.fromkeys(c for c in reversed(summary.chain) if c not in kept_chains)
+            staying |= {c: kept_chains[c] for c in summary.chain if c in kept_chains}
         layerdb.take_away(store.layout, chains)
-        away = sorted(summaries.blobs(manifest) - kept_blobs)
-        removed.deleted += [d for d in _shown(summaries, manifest) if d in away] + chains
+        reached = [digest for digest, _ in summaries.reached(manifest)]
+        blobs = dict.fromkeys([*reached, *sorted(summaries.blobs(manifest))])
+        away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
+        layerdb.lead_to(store.layout, staying, {digest.hex for digest in away})
+        removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
+        removed.deleted += chains
+        of_gone = [summary for _, summary in summaries.reached(manifest)]
         removed.freed += _unlink(store.layout, away)
-        for _, summary in summaries.reached(manifest):
+        for summary in of_gone:
             for layer in summary.layers:
                 if layer.diff_id.hex not in kept_diffs:
                     removed.freed += _forget(store.layout, layer.diff_id)
@@ -194,24 +212,24 @@ def prune(store: Store, *, unnamed: bool = True, everything: bool = False) -> Re
     nothing leads to."""
     removed = Removed()
     layout = store.layout
-    with locked(layout, exclusive=True):
+    with translated(layout.root), locked(layout, exclusive=True):
         catalog, images, summaries = store.read()
         held = living(layout)
         going = [
             image for image in images
-            if ((unnamed and not image.names) or everything)
+            if ((unnamed and image.is_dangling) or everything)
             and not _mounts(image, summaries, held)
         ]  # fmt: skip
         away = {image.digest for image in going}
         after = catalog.changed(e for e in catalog.entries if e.digest not in away)
         if going:
-            after.write(layout)
+            after = _write(after, layout)
         for image in going:
             removed.untagged += _untagged(image.entries)
         others = {entry.digest for entry in after.entries}
         _take(store, [image.digest for image in going], others, summaries, held, removed)
         removed.freed += collect(store, after, held)
-        store.derive(after)
+        store.derive(after, summaries)
     return removed
 
 
@@ -219,28 +237,39 @@ def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
     """Bytes freed.  Under the exclusive lock.  A damaged image keeps all that may be its own."""
     layout, summaries = store.layout, Summaries(store.layout)
     blobs = {digest for h in held for digest in h.digests}
-    chains: set[Digest] = set()
-    diff_ids: set[str] = set()
+    chains: dict[Digest, LayerRow] = {}
+    freed = _sweep_parts(layout)
     for entry in catalog.entries:
         try:
             blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
         except ImgmountError:
-            return 0  # `verify` names it; what it needs cannot be known
+            return freed  # `verify` names it; what it needs cannot be known
         for _, summary in summaries.reached(entry.digest):
-            chains |= set(summary.chain)
-            diff_ids |= {layer.diff_id.hex for layer in summary.layers}
+            chains |= dict(zip(summary.chain, summary.layers, strict=True))
     hexes = {digest.hex for digest in blobs}
-    freed = 0
-    with translated(layout.root):
-        layerdb.sweep(layout)
-        layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
-        for directory in (layout.blobs, layout.diff_ids):
-            freed += _sweep(directory, hexes)
-        held_diffs = {_diff_of(layout, digest) for h in held for digest in h.digests}
-        freed += _sweep(layout.metadata, diff_ids | held_diffs)
-        freed += _sweep_parts(layout)
-        freed += _sweep_cache(layout, diff_ids | held_diffs, blobs)
-    return freed
+    unreached = [name for name in names_in(layout.blobs) if name not in hexes]
+    diff_ids = {layer.diff_id.hex for layer in chains.values()}
+    diff_ids |= {_diff_of(layout, digest) for h in held for digest in h.digests}
+    layerdb.sweep(layout)
+    layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
+    layerdb.lead_to(layout, chains, frozenset(unreached))
+    for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
+        freed += _gone(layout.blobs / name)
+    freed += _sweep(layout.diff_ids, hexes)
+    freed += _sweep(layout.metadata, diff_ids)
+    freed += _sweep_tmp(layout.root) + _sweep_tmp(layout.cache)
+    return freed + _sweep_cache(layout, diff_ids, blobs)
+
+
+def _leads_on(path: Path) -> bool:
+    """A manifest or an index: it goes before what it leads to, or half an image would be there for
+    an index that lists it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX) if file.read(1) == b"{" else b""
+    except OSError:
+        return False
+    return b'"layers"' in data or b'"manifests"' in data
 
 
 def _diff_of(layout: Layout, digest: Digest) -> str:
@@ -251,26 +280,50 @@ def _diff_of(layout: Layout, digest: Digest) -> str:
 
 
 def _sweep(directory: Path, kept: set[str]) -> int:
-    return sum(_gone(directory / name) for name in os.listdir(directory) if name not in kept)
+    return sum(_gone(directory / name) for name in names_in(directory) if name not in kept)
+
+
+def _sweep_tmp(directory: Path) -> int:
+    return sum(_gone(directory / n) for n in names_in(directory) if n.startswith(TMP))
 
 
 def _sweep_parts(layout: Layout) -> int:
     """Broken downloads that nobody goes on with."""
     freed = 0
-    for name in os.listdir(layout.ingest):
-        path = layout.ingest / name
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            freed += _gone(path)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
+    for name in names_in(layout.ingest):
+        with _idle(layout.ingest / name) as idle:
+            freed += _gone(layout.ingest / name) if idle else 0
     return freed
+
+
+@contextmanager
+def _idle(part: Path) -> Iterator[bool]:
+    """Whether nobody writes this part; nobody begins to within the block."""
+    try:
+        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield _is_still(fd, part)  # else it became a blob, and another's part stands there
+    finally:
+        os.close(fd)
+
+
+def is_at_work(part: Path) -> bool:
+    with _idle(part) as idle:
+        return not idle
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) -> int:
@@ -282,6 +335,6 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
         directory = layout.cache / name
         if directory.is_dir():
             kept = {diff_id + suffix for diff_id in diff_ids}
-            kept |= {entry for entry in os.listdir(directory) if entry.startswith(".tmp-")}
+            kept |= {entry for entry in names_in(directory) if entry.startswith(".tmp-")}
             freed += _sweep(directory, kept)
     return freed

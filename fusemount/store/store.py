@@ -11,15 +11,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, MalformedImage, UsageError
+from fusemount.errors import ImageNotFound, MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
+from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, translated
 from fusemount.store.locks import Holder, Lease, locked
 from fusemount.store.summary import Summaries, Summary
@@ -46,6 +47,11 @@ class StoredImage:
     @property
     def names(self) -> tuple[ImageName, ...]:
         return tuple(entry.name for entry in self.entries if entry.name is not None)
+
+    @property
+    def is_dangling(self) -> bool:
+        """Without a name, in our words or another's."""
+        return not any(entry.name or entry.strange_name for entry in self.entries)
 
     @property
     def repo_digests(self) -> tuple[str, ...]:
@@ -89,12 +95,14 @@ class Store:
         ]
         return catalog, images, summaries
 
-    def find(self, text: str) -> StoredImage:
+    def find(
+        self, text: str, catalog: Catalog | None = None, summaries: Summaries | None = None
+    ) -> StoredImage:
         """By name (`:latest` where no tag is given), NAME@DIGEST, or the start of an ID or of a
         manifest's digest.  Raises ImageNotFound, which says what there is, or UsageError."""
-        catalog = Catalog.read(self.layout)
-        entries = self._called(catalog, text)
-        summaries = Summaries(self.layout, tolerant=True)
+        catalog = catalog or Catalog.read(self.layout)
+        summaries = summaries or Summaries(self.layout, tolerant=True)
+        entries = self.called(catalog, text)
         if not entries:
             return self._by_id(text, catalog, summaries)
         digest = entries[-1].digest
@@ -106,11 +114,12 @@ class Store:
         """With the default tag. Raises UsageError."""
         return parse_name(text, self.default_domain).tagged()
 
-    def _called(self, catalog: Catalog, text: str) -> list[Entry]:
+    def called(self, catalog: Catalog, text: str) -> list[Entry]:
+        """The entries that are meant by a name, or NAME@DIGEST; none for an ID."""
         try:
             name = self.name(text)
         except UsageError:
-            return []
+            return [e for e in catalog.entries if text and e.strange_name == text]
         if name.digest is not None:
             wanted = str(name.with_digest(name.digest))
             own = {name.repository}
@@ -164,6 +173,13 @@ class Store:
         """Before anything is brought or relied upon."""
         return Lease(self.layout, Holder(kind, os.getpid(), what, where))
 
+    def hold(self, lease: Lease, image: StoredImage) -> None:
+        """All that it needs stays from here on.  Raises ImageNotFound where it went just now."""
+        summaries = Summaries(self.layout, tolerant=True)
+        lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
+        if not Catalog.read(self.layout).of(image.digest):
+            raise ImageNotFound(f"{image.image_id[:19]}: was removed just now")
+
     def add(
         self,
         descriptor: Descriptor,
@@ -175,11 +191,18 @@ class Store:
         """
         summaries = Summaries(self.layout)
         self._check_whole(descriptor, summaries)
-        for _, summary in summaries.reached(descriptor.digest, descriptor.media_type):
-            if summary.what == "image":
-                layerdb.put_chain(self.layout, summary.layers)
-        self.change(lambda catalog: catalog.with_image(descriptor, names, repo_digests))
-        return self.find(descriptor.digest)
+        if self._learn(descriptor, summaries):
+            summaries = Summaries(self.layout)
+        reached = list(summaries.reached(descriptor.digest, descriptor.media_type))
+
+        def work(catalog: Catalog) -> Catalog:
+            for _, summary in reached:
+                if summary.what == "image":
+                    layerdb.put_chain(self.layout, summary.layers)
+            return catalog.with_image(descriptor, names, repo_digests)
+
+        entries = tuple(self.change(work).of(descriptor.digest))
+        return StoredImage(descriptor.digest, entries, reached[0][1])
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
         for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
@@ -188,19 +211,34 @@ class Store:
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
 
+    def _learn(self, descriptor: Descriptor, summaries: Summaries) -> bool:
+        """Layers that others brought, and nobody has measured yet."""
+        reached = summaries.reached(descriptor.digest, descriptor.media_type)
+        unknown = {
+            row.digest
+            for _, summary in reached
+            for row in summary.layers
+            if self.diff_id(row.digest) is None
+        }
+        for digest in unknown:
+            if learn(self.layout, digest) is None:
+                raise VerificationFailed(f"blob {digest} of the store {self.root}: damaged")
+        return bool(unknown)
+
     def tag(self, source: str, target: ImageName) -> StoredImage:
         """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
-        image = self.find(source)
+        if target.familiar_repository == "sha256":
+            raise UsageError(f"{target.familiar}: reads as an ID: no name for a tag")
+        found: list[StoredImage] = []
 
         def tagged(catalog: Catalog) -> Catalog:
-            if not catalog.of(image.digest):
-                raise ImageNotFound(f"{source}: was removed just now")
-            return catalog.with_image(image.descriptor, [target.tagged()])
+            found.append(self.find(source))  # here: before, it could still go
+            return catalog.with_image(found[0].descriptor, [target.tagged()])
 
-        self.change(tagged)
-        return self.find(image.digest)
+        entries = self.change(tagged).of(found[0].digest)
+        return replace(found[0], entries=tuple(entries))
 
     def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
         """index.json, and what is derived from it, under the lock."""
@@ -208,13 +246,13 @@ class Store:
             before = Catalog.read(self.layout)
             after = work(before)
             if after.entries != before.entries or before.document is None:
-                after.write(self.layout)
+                after = after.write(self.layout)
             self.derive(after)
         return after
 
-    def derive(self, catalog: Catalog) -> None:
+    def derive(self, catalog: Catalog, summaries: Summaries | None = None) -> None:
         """repositories.json and the summaries."""
-        summaries = Summaries(self.layout, tolerant=True)
+        summaries = summaries or Summaries(self.layout, tolerant=True)
         data = repositories_json(catalog, summaries)
         with translated(self.layout.repositories):
             old = b""
@@ -232,7 +270,7 @@ class Store:
         rows = [r for r in self.known(diff_id) if (r[0], r[2]) != (digest, repository)][-49:]
         rows.append((digest, size, repository))
         said = [{"Digest": d, "Size": n, "SourceRepository": r} for d, n, r in rows]
-        with translated(path):
+        with locked(self.layout, exclusive=False), translated(path):
             replace_file(path, json.dumps(said).encode(), durable=False)
 
     def known(self, diff_id: Digest) -> list[tuple[Digest, int, str]]:
@@ -248,7 +286,8 @@ class Store:
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
-    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}."""
+    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}, and the digest
+    of the index.json that it was made from, which Docker passes over."""
     repositories: dict[str, dict[str, str]] = {}
     for entry in catalog.entries:
         summary = summaries.of(entry.digest, entry.descriptor.media_type)
@@ -256,7 +295,8 @@ def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
         for name in _docker_names(entry):
             repository = name.rpartition("@")[0] or name.rpartition(":")[0]
             repositories.setdefault(repository, {})[name] = ident
-    return json.dumps({"Repositories": repositories}, sort_keys=True).encode()
+    document = {"Index": catalog.digest, "Repositories": repositories}
+    return json.dumps(document, sort_keys=True).encode()
 
 
 def _docker_names(entry: Entry) -> Iterable[str]:

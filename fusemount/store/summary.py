@@ -2,15 +2,21 @@
 
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
-change, so it is never stale.
+change, so it is never stale: only which manifests of an index the store has is asked each time.
+What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+
+    {"version":2,"sha256":"<of the next line>"}
+    {"sha256:<manifest>":{...},...}
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from fusemount.digest import Digest, chain_ids
@@ -20,7 +26,7 @@ from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Summary:
         """Of its layers' tars: what it takes when it is seen."""
         return sum(layer.archive_size or layer.size for layer in self.layers)
 
-    @property
+    @cached_property
     def chain(self) -> tuple[Digest, ...]:
         return chain_ids([layer.diff_id for layer in self.layers])
 
@@ -69,17 +75,22 @@ class Summaries:
         self._layout = layout
         self._tolerant = tolerant
         self._known: dict[str, Any] = {}
+        self._read_once: dict[Digest, Summary] = {}
         self._new = False
-        with suppress(OSError, ValueError):
-            document = json.loads(layout.summaries.read_bytes())
-            if document.get("version") == _VERSION:
-                self._known = document["manifests"]
+        with suppress(OSError, ValueError, TypeError):
+            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
+            if json.loads(head) == _head(rest):
+                self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
+        summary = self._read_once.get(digest)
+        if summary is not None:
+            return self._as_it_is(summary)
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                return _from_json(known)
+                self._read_once[digest] = _from_json(known)
+                return self._as_it_is(self._read_once[digest])
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
@@ -87,16 +98,27 @@ class Summaries:
                 raise
             return Summary("damaged", trouble=str(error))
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
-            self._known[digest] = asdict(summary)
+            self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
-        return summary
+        return self._as_it_is(summary)
+
+    def _as_it_is(self, summary: Summary) -> Summary:
+        """With those children only that the store has; more may come with another pull."""
+        if not summary.children:
+            return summary
+        there = tuple(d for d in summary.children if self._layout.blob(d).exists())
+        return replace(summary, children=there)
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """A manifest and, of an index, all that are in it."""
-        summary = self.of(digest, media_type)
-        yield digest, summary
-        for child in summary.children:
-            yield from self.reached(child)
+        """A manifest and, of an index, all that are in it, each once."""
+        seen, waiting = {digest}, [(digest, media_type)]
+        while waiting:
+            each, media_type = waiting.pop()
+            summary = self.of(each, media_type)
+            yield each, summary
+            new = [child for child in summary.children if child not in seen]
+            seen.update(new)
+            waiting += [(child, "") for child in reversed(new)]
 
     def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
         """All that it needs, itself included."""
@@ -114,19 +136,20 @@ class Summaries:
         known = {digest: self._known[digest] for digest in wanted if digest in self._known}
         if not self._new and len(known) == len(self._known):
             return
-        data = json.dumps({"version": _VERSION, "manifests": known}, separators=(",", ":")).encode()
+        rest = json.dumps(known, separators=(",", ":")).encode()
+        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
         with suppress(OSError):
             replace_file(self._layout.summaries, data, durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 
     def found_out(self, digest: Digest, media_type: str) -> Summary:
-        """From the blobs, whatever is remembered."""
+        """From the blobs, whatever is remembered; of an index all that it lists."""
         where = f"manifest {digest} of the store {self._layout.root}"
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
-            there = [d.digest for d in document.manifests if self._layout.blob(d.digest).exists()]
-            return Summary("index", children=tuple(dict.fromkeys(there)))
+            listed = dict.fromkeys(d.digest for d in document.manifests)
+            return Summary("index", children=tuple(listed))
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
@@ -164,6 +187,10 @@ class Summaries:
         if len(data) > DOCUMENT_BYTES_MAX:
             raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
         return data
+
+
+def _head(rest: bytes) -> dict[str, Any]:
+    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}
 
 
 def _from_json(known: dict[str, Any]) -> Summary:

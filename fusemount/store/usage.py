@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,7 @@ def usage(store: Store) -> Use:
     with locked(layout, exclusive=True):
         held = living(layout)
         _, images, summaries = store.read()
-    with translated(layout.blobs):
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(layout.blobs)}
+    sizes = _sizes(layout.blobs)
     needs = {image.digest: summaries.blobs(image.digest) for image in images}
     users: Counter[Digest] = Counter(digest for blobs in needs.values() for digest in blobs)
 
@@ -79,6 +79,15 @@ def usage(store: Store) -> Use:
 
 def _mounts(held: list[Held], manifests: set[Digest]) -> int:
     return sum(1 for h in held if h.holder.kind == MOUNT and manifests & h.digests)
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    sizes = {}
+    with translated(directory):
+        for entry in os.scandir(directory):
+            with suppress(FileNotFoundError):  # it has just gone
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
 
 
 def _blocks(top: Path) -> int:

@@ -5,41 +5,35 @@ Each mismatch is one line that names the file or image, what it is and what it s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex, Scanner
-from fusemount.codec import MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount._native import LayerIndex
+from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.model import Index
 from fusemount.image.parse import parse_index_or_manifest
-from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
-from fusemount.layer.kept import Cache
+from fusemount.layer.decode import StretchReader
+from fusemount.layer.kept import Cache, Facts
 from fusemount.layer.progress import Progress
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog
-from fusemount.store.layout import translated
+from fusemount.store.intake import Measured, measure
+from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
+from fusemount.store.locks import Lease, living, locked
+from fusemount.store.removal import facts_of, is_at_work
 from fusemount.store.store import Store, repositories_json
-from fusemount.store.summary import Summaries, Summary
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What a layer's blob is."""
-
-    diff_id: Digest
-    archive_size: int
-    index: LayerIndex
+from fusemount.store.summary import LayerRow, Summaries, Summary
 
 
 @dataclass
 class Report:
-    """mismatches: a line each.  unreached: files that nothing leads to; they harm nothing, and
-    `prune` takes them."""
+    """mismatches: a line each.  unreached: files that nothing leads to, and that no living process
+    relies on; they harm nothing, and `prune` takes them."""
 
     images: int = 0
     blobs: int = 0
@@ -48,25 +42,35 @@ class Report:
 
 
 def verify(store: Store, progress: Progress) -> Report:
-    """Raises ImgmountError only where the store cannot be read at all."""
-    return _Check(store, progress).run()
+    """Raises ImgmountError only where the store cannot be read at all.
+
+    Others may change the store meanwhile: what it had at the start is held until the end.
+    """
+    with translated(store.root), ExitStack() as stack:
+        try:
+            lease = stack.enter_context(store.lease("verify", str(store.root)))
+        except ImgmountError:  # it cannot be written to, so nobody takes anything away either
+            lease = None
+        return _Check(store, progress).run(lease)
 
 
 class _Check:
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store, self._layout, self._progress = store, store.layout, progress
         self._report = Report()
-        self._layers: dict[Digest, _Layer | None] = {}
+        self._summaries = Summaries(store.layout, tolerant=True)
+        self._layers: dict[Digest, Measured | None] = {}
         self._good: set[Digest] = set()
+        self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
-    def run(self) -> Report:
-        catalog = Catalog.read(self._layout)
+    def run(self, lease: Lease | None) -> Report:
+        self._marker()
+        catalog = self._held(lease)
         self._blobs()
         for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
             self._report.images += 1
-            entry = next(e for e in catalog.entries if e.digest == digest)
             names = ", ".join(e.name.familiar for e in catalog.of(digest) if e.name) or digest[:19]
             if digest not in self._good:
                 self._wrong(
@@ -74,11 +78,31 @@ class _Check:
                 )
                 continue
             size = self._layout.blob(digest).stat().st_size
-            if size != entry.descriptor.size:
-                self._wrong(f"{names}: {size} bytes, index.json says {entry.descriptor.size}")
-            self._manifest(digest, entry.descriptor.media_type, names)
+            for said in {e.descriptor.size for e in catalog.of(digest)} - {size}:
+                self._wrong(f"{names}: {size} bytes, index.json says {said}")
+            for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
+                self._manifest(digest, kind, names)
         self._derived(catalog)
         return self._report
+
+    def _marker(self) -> None:
+        """What makes the directory an OCI layout."""
+        try:
+            said = json.loads((self._layout.root / "oci-layout").read_bytes())
+        except (OSError, ValueError) as error:
+            said = error
+        if said != json.loads(OCI_LAYOUT):
+            self._wrong(f"oci-layout: {said}, it should be {OCI_LAYOUT.decode()}")
+
+    def _held(self, lease: Lease | None) -> Catalog:
+        """The images, which do not go from here on."""
+        while lease is not None:
+            catalog = Catalog.read(self._layout)
+            for entry in catalog.entries:
+                lease.hold(self._summaries.blobs(entry.digest, entry.descriptor.media_type))
+            if Catalog.read(self._layout).digest == catalog.digest:
+                return catalog
+        return Catalog.read(self._layout)
 
     def _wrong(self, line: str) -> None:
         self._report.mismatches.append(line)
@@ -87,14 +111,19 @@ class _Check:
 
     def _blobs(self) -> None:
         with translated(self._layout.blobs):
-            names = sorted(os.listdir(self._layout.blobs))
+            names = names_in(self._layout.blobs)
         for name in names:
+            try:
+                claimed = Digest(f"sha256:{name}")
+            except ValueError:  # on its way in, or left on it
+                continue
             self._report.blobs += 1
             path = self._layout.blobs / name
             try:
-                claimed = Digest(f"sha256:{name}")
                 found = self._hash(path)
-            except (ValueError, OSError, ImgmountError) as error:
+            except FileNotFoundError:  # it has just gone; an image that needs it says so
+                continue
+            except (OSError, ImgmountError) as error:
                 self._wrong(f"blobs/sha256/{name}: {error}")
                 continue
             if found == claimed:
@@ -116,14 +145,18 @@ class _Check:
     # ---- images -------------------------------------------------------------------------------
 
     def _manifest(self, digest: Digest, media_type: str, names: str) -> None:
+        if (digest, media_type) in self._seen:
+            return
+        self._seen.add((digest, media_type))
         self._reached.add(digest)
         data = self._layout.blob(digest).read_bytes()
         try:
             document = parse_index_or_manifest(data, f"{names}: manifest {digest}", media_type)
+            said = json.loads(data).get("mediaType")
+            if said and said != media_type:
+                self._wrong(f"{names}: manifest {digest} is {said}, it is listed as {media_type}")
             if isinstance(document, Index):
-                for child in document.manifests:
-                    if child.digest in self._good:
-                        self._manifest(child.digest, child.media_type, names)
+                self._children(document, names)
                 return
             for descriptor in (document.config, *document.layers):
                 self._reached.add(descriptor.digest)
@@ -137,12 +170,31 @@ class _Check:
                 d.digest for d in (document.config, *document.layers)
             ):
                 return
-            self._image(Summaries(self._layout).found_out(digest, media_type), names)
+            summary = self._summaries.found_out(digest, media_type)
+            if not _same(summary, self._summaries.of(digest, media_type)):
+                self._wrong(f"cache/summaries.json: {digest}: not what the image is")
+            self._image(summary, names)
         except ImgmountError as error:
             self._wrong(f"{names}: {error}")
 
+    def _children(self, index: Index, names: str) -> None:
+        """Those that are there: which ones were wanted, nothing tells."""
+        there = [c for c in index.manifests if self._layout.blob(c.digest).exists()]
+        if index.manifests and not there:
+            self._wrong(f"{names}: none of the manifests that it lists is there")
+        for child in there:
+            if child.digest not in self._good:
+                self._wrong(f"{names}: manifest {child.digest} is not what it should be")
+                continue
+            size = self._layout.blob(child.digest).stat().st_size
+            if size != child.size:
+                self._wrong(f"{names}: manifest {child.digest}: {size} bytes, its index says "
+                            f"{child.size}")  # fmt: skip
+            self._manifest(child.digest, child.media_type, names)
+
     def _image(self, summary: Summary, names: str) -> None:
-        for row, ident in zip(summary.layers, summary.chain, strict=True):
+        parents = [None, *summary.chain]
+        for row, parent, ident in zip(summary.layers, parents, summary.chain, strict=False):
             layer = self._layer(row.digest, names)
             if layer is None:
                 continue
@@ -153,21 +205,52 @@ class _Check:
                 self._wrong(f"distribution/diffid-by-digest/sha256/{row.digest.hex}: size "
                             f"{row.archive_size}, it is {layer.archive_size}")  # fmt: skip
             self._chains.add(ident)
-            self._entry(ident, layer)
-        parents = [None, *summary.chain]
-        for parent, ident in zip(parents, summary.chain, strict=False):
-            said = layerdb.read_text(self._layout, ident, "parent")
-            if (self._layout.layerdb / ident.hex).exists() and said != parent:
-                self._wrong(f"layerdb/sha256/{ident.hex}/parent: {said}, it is {parent}")
+            self._entry(ident, parent, layer)
 
-    def _entry(self, ident: Digest, layer: _Layer) -> None:
-        """What Docker's view says of a layer; where it has none, it is made when it is wanted."""
-        for name, right in (("diff", layer.diff_id), ("size", str(layer.archive_size))):
-            said = layerdb.read_text(self._layout, ident, name)
-            if said is not None and said != right:
-                self._wrong(f"layerdb/sha256/{ident.hex}/{name}: {said}, it is {right}")
+    def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
+        """What Docker's view says of a layer; images that others brought are not in it."""
+        row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
+        with locked(self._layout, exclusive=False):
+            if not (self._layout.layerdb / ident.hex).exists():
+                return
+            said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
+        right = layerdb.entry(row, parent)
+        for name in ("diff", "size", "parent"):
+            if said[name] != right.get(name):
+                self._wrong(f"layerdb/sha256/{ident.hex}/{name}: {said[name]}, it is "
+                            f"{right.get(name)}")  # fmt: skip
+        if not self._leads_to(ident, said["cache-id"], layer):
+            self._wrong(f"layerdb/sha256/{ident.hex}/cache-id: {said['cache-id']}: no blob of "
+                        f"{layer.diff_id}")  # fmt: skip
 
-    def _layer(self, digest: Digest, names: str) -> _Layer | None:
+    def _leads_to(self, ident: Digest, cache_id: str | None, layer: Measured) -> bool:
+        """Another image's blob may go while it is read: then the entry leads to another one."""
+        while cache_id is not None:
+            if self._is_blob_of(cache_id, layer):
+                return True
+            said = layerdb.read_text(self._layout, ident, "cache-id")
+            if said is None:
+                return True  # it has just gone itself
+            if said == cache_id:
+                return False
+            cache_id = said
+        return False
+
+    def _is_blob_of(self, cache_id: str | None, layer: Measured) -> bool:
+        """Another image may have brought the layer first, compressed in another way."""
+        if cache_id == layer.digest.hex:
+            return True
+        try:
+            digest = Digest(f"sha256:{cache_id}")
+        except ValueError:
+            return False
+        try:  # it may have come after the start
+            known = self._layers.get(digest) or measure(self._layout, digest)
+        except ImgmountError:
+            return False
+        return (known.digest, known.diff_id) == (digest, layer.diff_id)
+
+    def _layer(self, digest: Digest, names: str) -> Measured | None:
         if digest not in self._layers:
             try:
                 self._layers[digest] = self._measure(digest)
@@ -179,24 +262,18 @@ class _Check:
                 self._kept(digest, found)
         return self._layers[digest]
 
-    def _measure(self, digest: Digest) -> _Layer:
-        path = self._layout.blob(digest)
-        description = f"layer {digest}"
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def _measure(self, digest: Digest) -> Measured:
+        size = self._layout.blob(digest).stat().st_size
+        self._progress.start(f"unpacking {digest.hex[:12]}", size)
         try:
-            size = os.fstat(fd).st_size
-            compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
-            self._progress.start(f"unpacking {digest.hex[:12]}", size)
-            reader = StretchReader(fd, 0, size, description, self._progress.advance, False)
-            return _measured(reader, compression, description)
+            return measure(self._layout, digest, self._progress.advance)
         finally:
             self._progress.finish()
-            os.close(fd)
 
     # ---- what is derived ----------------------------------------------------------------------
 
-    def _kept(self, digest: Digest, layer: _Layer) -> None:
-        """The map, the kept index and the unpacked tar of a layer."""
+    def _kept(self, digest: Digest, layer: Measured) -> None:
+        """The map, the facts, the kept index and the unpacked tar of a layer."""
         try:
             said = json.loads(self._layout.diff_id(digest).read_bytes())["diff_id"]
             if said != layer.diff_id:
@@ -211,47 +288,59 @@ class _Check:
         if kept is not None and _saved(kept) != _saved(layer.index):
             self._wrong(f"cache/index/{layer.diff_id.hex}.idx: not the index of that layer")
         tar = cache.layer_path(layer.diff_id)
-        if tar.exists():
+        with suppress(FileNotFoundError):
             found = self._hash(tar)
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
+        path = facts_of(self._layout, self._layout.blob(digest))
+        facts = cache.facts(path.stem) if path is not None else None
+        if facts not in (None, Facts(digest, layer.diff_id, layer.archive_size)):
+            self._wrong(f"cache/facts/{path and path.name}: not what blob {digest} is")
 
     def _derived(self, catalog: Catalog) -> None:
-        summaries = Summaries(self._layout, tolerant=True)
         try:
             said = json.loads(self._layout.repositories.read_bytes())
+            made_from = Digest(said["Index"])
         except FileNotFoundError:
-            said = None
-        except (OSError, ValueError) as error:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
-            said = None
-        if said is not None and said != json.loads(repositories_json(catalog, summaries)):
-            self._wrong("repositories.json: not what index.json says")
-        for digest in sorted(self._good - self._reached):
-            self._report.unreached.append(f"blobs/sha256/{digest.hex}")
-        for ident in sorted(set(layerdb.chains(self._layout)) - self._chains):
-            self._report.unreached.append(f"layerdb/sha256/{ident.hex}")
-        with translated(self._layout.ingest):
-            parts = sorted(os.listdir(self._layout.ingest))
-        self._report.unreached += [f"ingest/{name}" for name in parts]
+        else:  # of another index.json it is stale, and made again with the next change
+            right = json.loads(repositories_json(catalog, self._summaries))
+            if made_from == catalog.digest and said != right:
+                self._wrong("repositories.json: not what index.json says")
+        with locked(self._layout, exclusive=True), translated(self._layout.root):
+            self._report.unreached += self._unreached()
+
+    def _unreached(self) -> list[str]:
+        layout = self._layout
+        held = {digest.hex for h in living(layout) for digest in h.digests}
+        reached = {digest.hex for digest in self._reached} | held
+        for entry in Catalog.read(layout).entries:  # what came meanwhile
+            reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
+            for _, summary in self._summaries.reached(entry.digest):
+                self._chains |= set(summary.chain)
+        chains = {ident.hex for ident in self._chains}
+        found = []
+        for directory, known in (
+            (layout.blobs, reached), (layout.diff_ids, reached), (layout.layerdb, chains),
+        ):  # fmt: skip
+            where = directory.relative_to(layout.root)
+            found += [f"{where}/{name}" for name in sorted(set(names_in(directory)) - known)]
+        parts = names_in(layout.ingest)
+        found += [f"ingest/{n}" for n in parts if not is_at_work(layout.ingest / n)]
+        for directory in (layout.root, layout.cache):
+            found += sorted(n for n in names_in(directory) if n.startswith(TMP))
+        return found
 
 
-def _measured(reader: StretchReader, compression: Compression, description: str) -> _Layer:
-    sha256, scanner, size = hashlib.sha256(), Scanner(), 0
-
-    def consume(piece: bytes) -> None:
-        sha256.update(piece)
-        scanner.feed(piece)
-
-    try:
-        with Beside(consume) as beside:
-            for piece in decompress(reader.read, compression, description):
-                size += len(piece)
-                beside.put(piece)
-        index = scanner.finish()
-    except FormatError as error:
-        raise malformed(description, error) from None
-    return _Layer(Digest("sha256:" + sha256.hexdigest()), size, index)
+def _same(found: Summary, remembered: Summary) -> bool:
+    """Where the map of diff_ids has lost a layer, its tar's size is remembered, and not found."""
+    rows = zip(found.layers, remembered.layers, strict=False)
+    layers = tuple(
+        a if a.archive_size else replace(a, archive_size=b.archive_size) for a, b in rows
+    )
+    return len(found.layers) == len(layers) and replace(found, layers=layers) == remembered
 
 
 def _saved(index: LayerIndex) -> list[bytes]:

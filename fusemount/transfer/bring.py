@@ -19,7 +19,7 @@ from fusemount.image.fields import shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
 from fusemount.image.parse import MANIFESTS_MAX, parse_config, parse_index_or_manifest
 from fusemount.store import Lease, Store
-from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
+from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.progress import Task, Transfers
 
 NESTING_MAX = 8  # index in index, as when they are read
@@ -118,8 +118,7 @@ class Bringing:
         """Brings the config, which tells the layers' diff_ids; an artifact's tells none."""
         where = f"{self._origin.label}: config {manifest.config.digest}"
         self._lease.hold([manifest.config.digest, *(layer.digest for layer in manifest.layers)])
-        blob = self._store.layout.blob(manifest.config.digest)
-        data = blob.read_bytes() if blob.exists() else self._origin.document(manifest.config)
+        data = self._at_hand(manifest.config.digest) or self._origin.document(manifest.config)
         if data is None:
             raise MalformedImage(f"{where}: listed, but not there")
         _verified(data, manifest.config.digest, where)
@@ -134,6 +133,14 @@ class Bringing:
                 f"{len(manifest.layers)} layers"
             )
         return diff_ids
+
+    def _at_hand(self, digest: Digest) -> bytes | None:
+        """A document of the store that is whole."""
+        try:
+            data = self._store.layout.blob(digest).read_bytes()
+        except OSError:
+            return None
+        return data if Digest.of(data) == digest else None
 
     # ---- layers -------------------------------------------------------------------------------
 
@@ -160,42 +167,62 @@ class Bringing:
         if "encrypted" in descriptor.media_type:
             raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
-        with Part(layout, descriptor.digest) as part:
-            if part.there():
+        with Part(layout, descriptor.digest, self._go_on) as part:
+            if part.there() and self._is_known(descriptor, diff_id, where):
                 part.drop()
-                self._same_diff_id(descriptor, diff_id, where)
                 task.done("Already exists")
                 return
             if part.size > descriptor.size:
                 part.cut()
             task.say("Downloading")
-            task.advance(part.size)
-            with self._origin.layer(descriptor, part.size) as read:
-                claims = Claims(descriptor.digest, descriptor.size, diff_id)
-                take_layer(
-                    layout,
-                    self._lease,
-                    part,
-                    self._unless_stopped(read),
-                    claims,
-                    where,
-                    task.advance,
-                )
+            claims = Claims(descriptor.digest, descriptor.size, diff_id)
+            resumed = part.size > 0
+            try:
+                self._rest(part, claims, descriptor, where, task)
+            except (VerificationFailed, MalformedImage):
+                if not resumed:
+                    raise
+                task.advance(-part.size)  # it is the part that was no good, perhaps
+                part.cut()
+                self._rest(part, claims, descriptor, where, task)
         task.done("Pull complete")
+
+    def _rest(
+        self, part: Part, claims: Claims, descriptor: Descriptor, where: str, task: Task
+    ) -> None:
+        """What the part lacks."""
+        layout, lease = self._store.layout, self._lease
+        task.advance(part.size)
+        if part.size == descriptor.size:  # a registry has no range that begins at the end
+            take_layer(layout, lease, part, lambda _: b"", claims, where, task.advance)
+            return
+        with self._origin.layer(descriptor, part.size) as read:
+            reading = self._unless_stopped(read)
+            take_layer(layout, lease, part, reading, claims, where, task.advance)
 
     def _unless_stopped(self, read: Read) -> Read:
         def reading(n: int) -> bytes:
-            if self._stop.is_set():
-                raise Stopped("stopped")
+            self._go_on()
             return read(n)
 
         return reading
 
-    def _same_diff_id(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> None:
-        """A blob that is there was verified when it came; another config may claim otherwise."""
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("stopped")
+
+    def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
+        """A blob that is there was verified when we brought it; one that others wrote is now.
+        False: it is not what its name says.  Another config may claim another diff_id."""
         known = self._store.diff_id(descriptor.digest)
-        if None not in (diff_id, known) and known != diff_id:
+        if known is None:
+            learnt = learn(self._store.layout, descriptor.digest)
+            if learnt is None:
+                return False
+            known = learnt.diff_id
+        if diff_id is not None and known != diff_id:
             raise VerificationFailed(f"{where}: diff_id is {known}, the config says {diff_id}")
+        return True
 
 
 def _verified(data: bytes, digest: Digest, where: str) -> None:

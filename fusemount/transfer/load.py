@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
-from fusemount.codec import Compression
+from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
@@ -20,7 +21,7 @@ from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
-from fusemount.layer.decode import StretchReader
+from fusemount.layer.decode import StretchReader, read_at
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive
 from fusemount.sources.choose import answers
@@ -31,7 +32,7 @@ from fusemount.store import Lease, Store, StoredImage, StoredLayer
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
-from fusemount.transfer.unpacked import take_unpacked
+from fusemount.transfer.unpacked import reading, take_unpacked
 
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
@@ -59,7 +60,7 @@ class MediumOrigin:
             why = "a foreign layer, which is not in it" if descriptor.is_foreign else "not in it"
             raise MalformedImage(f"{where}: {why}")
         reader = StretchReader(
-            stretch.file.fd, stretch.offset + offset, stretch.size - offset, where,
+            stretch.file.fd, stretch.offset + offset, max(0, stretch.size - offset), where,
             lambda _: None, False,
         )  # fmt: skip
         try:
@@ -268,10 +269,10 @@ def _load_docker(
 
 def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -> list[StoredLayer]:
     """The layers of an opened image, lowest first, as they stand there."""
-    taken: dict[tuple[int, int], StoredLayer] = {}
+    taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
-        key = (blob.offset, blob.size)
+        key = (blob.file.path, blob.offset, blob.size)
         if key not in taken or blob.size == 0:
             taken[key] = _take(store, lease, blob, progress)
         found.append(taken[key])
@@ -281,11 +282,14 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
     task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
+    read: Read = reader.read
+    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+        claims = Claims(None, None, blob.diff_id)
+        read = reading(decompress(reader.read, compression, blob.description))
     with Part(store.layout, None) as part:
-        layer = take_layer(
-            store.layout, lease, part, reader.read, claims, blob.description, task.advance
-        )
+        layer = take_layer(store.layout, lease, part, read, claims, blob.description, task.advance)
     blob.file.release()
     task.done("Loaded")
     return layer

@@ -62,9 +62,8 @@ def push(
 async def _push(
     store: Store, image: StoredImage, name: ImageName, options: PushOptions, progress: Transfers
 ) -> Pushed:
-    summaries = Summaries(store.layout)
     with store.lease("push", str(name)) as lease:
-        lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
+        store.hold(lease, image)
         async with await options.access.registry(name) as registry:
             pushing = _Pushing(store, lease, registry, name, options, progress)
             pushed = await pushing.manifest(image.descriptor, name.tag or "")

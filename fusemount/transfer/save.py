@@ -16,7 +16,7 @@ from typing import Any
 
 from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
+from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
@@ -44,7 +44,7 @@ def save(
         with store.lease("save", str(target.path)) as lease:
             saving = _Saving(store, output, progress)
             for image, _ in images:
-                lease.hold(saving.summaries.blobs(image.digest, image.descriptor.media_type))
+                store.hold(lease, image)
             if target.form == "docker-archive":
                 saving.docker(images)
             else:
@@ -72,8 +72,8 @@ class _Saving:
                     written.add(layer.diff_id)
                     self._plain(layer)
             if summary.config not in entries:
-                with self._output.blob(lambda digest: f"{digest.hex}.json") as blob:
-                    blob.write(self._store.layout.blob(summary.config).read_bytes())
+                config = self._document(summary.config)
+                self._output.document(f"{summary.config.hex}.json", config)
             entry = entries.setdefault(summary.config, {
                 "Config": f"{summary.config.hex}.json", "RepoTags": [],
                 "Layers": [f"{layer.diff_id.hex}.tar" for layer in summary.layers],
@@ -146,7 +146,7 @@ class _Saving:
 
     def _below(self, descriptor: Descriptor) -> None:
         """Copies a manifest and what it leads to, that first."""
-        data = self._store.layout.blob(descriptor.digest).read_bytes()
+        data = self._document(descriptor.digest)
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
@@ -157,6 +157,16 @@ class _Saving:
             for blob in (*document.layers, document.config):
                 self._copy(blob)
         self._copy(descriptor)
+
+    def _document(self, digest: Digest) -> bytes:
+        path = self._store.layout.blob(digest)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise MalformedImage(f"blob {digest}: {error.strerror}") from error
+        if Digest.of(data) != digest:
+            raise VerificationFailed(f"blob {digest} of the store: digest is {Digest.of(data)}")
+        return data
 
     def _copy(self, descriptor: Descriptor) -> None:
         path = self._store.layout.blob(descriptor.digest)
@@ -208,7 +218,7 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ImgmountError(f"{path}: {error.strerror}") from error
+        raise MalformedImage(f"blob {layer.digest}: {error.strerror}") from error
     try:
         size = os.fstat(fd).st_size
         description = f"layer {layer.digest}"

@@ -1,0 +1,110 @@
+"""Law: the store's verbs in processes that may be killed, each forked where all is loaded already.
+
+    runner = Runner(environment, log)
+    ended = runner(["rm", root, "a:1"])      Ended(code, line): as the command would end
+
+One line of JSON each way; a child that was killed ends with a negative code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    line: str = ""
+
+
+def _verbs() -> dict[str, Callable[..., object]]:
+    from storing import load, save
+
+    from fusemount.imagename import parse_name
+    from fusemount.store import Store
+    from fusemount.store.removal import prune, remove
+
+    return {
+        "load": lambda root, path: load(Store(root, create=True), Path(path)),
+        "tag": lambda root, old, new: Store(root, create=True).tag(old, parse_name(new)),
+        "rm": lambda root, text: remove(Store(root, create=True), text),
+        "prune": lambda root: prune(Store(root, create=True)),
+        "save": lambda root, text, form, path: save(Store(root), text, form, Path(path)),
+    }
+
+
+def _child(verbs: dict[str, Callable[..., object]], words: Sequence[str], told: int) -> None:
+    from fusemount.errors import ImgmountError
+
+    code, line = 70, ""
+    try:
+        verbs[words[0]](Path(words[1]), *words[2:])
+        code = 0
+    except ImgmountError as error:
+        code, line = error.exit_code, str(error)
+    except BaseException as error:  # the test is told what the user would see as a traceback
+        import traceback
+
+        line = "".join(traceback.format_exception(error))
+    finally:
+        os.write(told, json.dumps([code, line]).encode())
+        os._exit(0)
+
+
+def _serve() -> None:
+    import fusemount.sources.docker_archive  # noqa: F401
+
+    verbs = _verbs()
+    for line in sys.stdin:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read)
+            _child(verbs, json.loads(line), write)
+        os.close(write)
+        with os.fdopen(read, "rb") as told:
+            answer = told.read().decode()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(answer or json.dumps([status, ""]), flush=True)
+
+
+class Runner:
+    """The test's side; close() ends it."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with open(log, "wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__],
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def __call__(self, words: Sequence[str | Path]) -> Ended:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the runner has ended: {self._log.read_text()[-2000:]}"
+        return Ended(*json.loads(answer))
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,382 @@
+"""What goes, and what stays: names, shared layers, what living processes rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from imagewriter import ImageSpec, oci_archive, oci_layout
+from storing import checked, clean, files, layer, load, names
+
+from fusemount.digest import Digest, chain_ids
+from fusemount.errors import ImageInUse, ImageNotFound
+from fusemount.image.model import Descriptor
+from fusemount.imagename import parse_name
+from fusemount.store import Store, StoredImage
+from fusemount.store.intake import Part, put_document
+from fusemount.store.locks import MOUNT, living, locked
+from fusemount.store.removal import prune, remove, users
+from fusemount.store.summary import Summaries
+from fusemount.store.usage import usage
+
+
+def brought(store: Store, tmp_path: Path, tag: str, *texts: str, how: str = "none") -> StoredImage:
+    tars = [layer(text) for text in texts]
+    archive = oci_archive(tmp_path / "in.tar", tars, tags=[tag], compress=how)
+    return load(store, archive)[0]
+
+
+def assert_empty(store: Store) -> None:
+    clean(store, images=0)
+    left = set(files(store)) - {"oci-layout", "index.json", "repositories.json"}
+    assert left <= {"cache/summaries.json"}
+    assert not list(store.layout.layerdb.iterdir())
+
+
+@contextmanager
+def another_holds(store: Store, kind: str, digests: list[Digest]) -> Iterator[int]:
+    """A process with a lease, alive until the block ends or somebody kills it."""
+    program = (
+        "import sys; from pathlib import Path; from fusemount.store import Store\n"
+        "store = Store(Path(sys.argv[1])); lease = store.lease(sys.argv[2], 'an image', '/mnt/x')\n"
+        "lease.hold(sys.argv[3:]); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, store.root, kind, *digests],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.stdin.close()
+
+
+# ---- names and layers ---------------------------------------------------------------------
+
+
+def test_the_last_name_takes_the_image_along(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x", "y", how="gzip")
+    store.tag("a:1", parse_name("b:1"))
+    removed = remove(store, "a:1")
+    assert (removed.untagged, removed.deleted) == (["a:1"], [])
+    clean(store, images=1)
+    removed = remove(store, "b:1")
+    chain = chain_ids([row.diff_id for row in image.summary.layers])
+    assert removed.untagged == ["b:1"]
+    assert removed.deleted == [image.image_id, image.digest, *reversed(chain)]
+    assert removed.freed > 0
+    assert_empty(store)
+
+
+def test_an_id_of_several_names_asks_for_force(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x")
+    store.tag("a:1", parse_name("b:1"))
+    with pytest.raises(ImageInUse, match="a:1, b:1"):
+        remove(store, image.image_id.hex[:12])
+    assert remove(store, image.image_id.hex[:12], force=True).untagged == ["a:1", "b:1"]
+    assert_empty(store)
+
+
+def test_a_digest_means_the_names_of_its_repository(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x")
+    store.tag("a:1", parse_name("a:2"))
+    store.tag("a:1", parse_name("b:1"))
+    assert remove(store, f"a@{image.digest}").untagged == ["a:1", "a:2"]
+    assert names(store) == {"b:1"}
+    with pytest.raises(ImageNotFound):
+        remove(store, f"a@{image.digest}")
+
+
+@pytest.mark.parametrize("text", ["", "a:2", "sha256:", "A", "f" * 12])
+def test_what_is_not_there_takes_nothing(store: Store, tmp_path: Path, text: str) -> None:
+    brought(store, tmp_path, "a:1", "x")
+    before = files(store)
+    with pytest.raises(ImageNotFound):
+        remove(store, text, force=True)
+    assert files(store) == before
+
+
+def test_shared_layers_stay(store: Store, tmp_path: Path) -> None:
+    brought(store, tmp_path, "a:1", "base", "a", how="gzip")
+    brought(store, tmp_path, "b:1", "base", "b", how="gzip")
+    assert len(list(store.layout.blobs.iterdir())) == 3 + 2 + 2
+    remove(store, "a:1")
+    clean(store, images=1)
+    assert len(list(store.layout.blobs.iterdir())) == 2 + 2
+    remove(store, "b:1")
+    assert_empty(store)
+
+
+def test_one_layer_in_two_compressions(store: Store, tmp_path: Path) -> None:
+    """layerdb has it once: it leads to a blob that is there, whichever goes first."""
+    for first, second in (("gzip", "none"), ("none", "gzip")):
+        brought(store, tmp_path, "a:1", "base", how=first)
+        brought(store, tmp_path, "b:1", "base", how=second)
+        assert store.find("a:1").image_id == store.find("b:1").image_id
+        remove(store, "a:1")
+        clean(store, images=1)
+        (directory,) = store.layout.layerdb.iterdir()
+        wanted = store.find("b:1").summary.layers[0].digest.hex
+        assert (directory / "cache-id").read_text() == wanted
+        remove(store, "b:1")
+        assert_empty(store)
+
+
+def test_an_index_goes_with_all_that_only_it_has(store: Store, tmp_path: Path) -> None:
+    arm = ImageSpec([layer("base"), layer("arm")], config={"architecture": "arm64"})
+    amd = ImageSpec([layer("base"), layer("amd")])
+    load(store, oci_layout(tmp_path / "one", images=[amd, arm], nested="multi:1"))
+    load(store, oci_archive(tmp_path / "two", images=[amd]))
+    clean(store, images=2)
+    remove(store, "multi:1")
+    clean(store, images=1)
+    assert len(list(store.layout.blobs.iterdir())) == 2 + 2
+    load(store, tmp_path / "one")
+    remove(store, "test:latest")
+    clean(store, images=1)
+    assert len(store.find("multi:1").summary.children) == 2
+    remove(store, "multi:1")
+    assert_empty(store)
+
+
+def test_beside_a_damaged_image_nothing_goes_that_may_be_its_own(
+    store: Store, tmp_path: Path
+) -> None:
+    bad = brought(store, tmp_path, "bad:1", "base", "bad")
+    brought(store, tmp_path, "good:1", "base", "good")
+    manifest = store.layout.blob(bad.digest)
+    data = manifest.read_bytes()
+    manifest.write_bytes(b"{}")
+    store.layout.summaries.unlink()
+    remove(store, "good:1")
+    prune(store)
+    manifest.write_bytes(data)
+    stale = ["repositories.json: not what index.json says"]  # it had no ID for the damaged one
+    assert checked(store).mismatches == stale
+    prune(store)
+    clean(store, images=1)
+
+
+def test_a_damaged_image_can_be_removed(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "bad:1", "base")
+    brought(store, tmp_path, "good:1", "base", "good")
+    store.layout.blob(image.digest).write_bytes(b"{")
+    store.layout.summaries.unlink()
+    assert store.find("bad:1").summary.what == "damaged"
+    assert usage(store).images[0].mounts == 0
+    assert remove(store, "bad:1").untagged == ["bad:1"]
+    prune(store)
+    clean(store, images=1)
+
+
+def test_indexes_within_indexes_are_seen_once(store: Store, tmp_path: Path) -> None:
+    """Thirty levels, each of which leads twice to the next: a billion ways to one image."""
+    image = brought(store, tmp_path, "a:1", "x")
+    kind = "application/vnd.oci.image.index.v1+json"
+    below = [{"mediaType": image.descriptor.media_type, "digest": image.digest,
+              "size": image.descriptor.size}]  # fmt: skip
+    for level in range(30):
+        above = []
+        for side in "ab":
+            head = {"schemaVersion": 2, "mediaType": kind, "annotations": {"l": f"{level}{side}"}}
+            data = json.dumps(head | {"manifests": below}).encode()
+            digest = put_document(store.layout, data)
+            above.append({"mediaType": kind, "digest": digest, "size": len(data)})
+        below = above
+    top = Descriptor(kind, Digest(str(below[0]["digest"])), int(str(below[0]["size"])))
+    store.add(top, [parse_name("deep:1")])
+    assert len(Summaries(store.layout).blobs(top.digest)) == 30 * 2 - 1 + 3
+    remove(store, "deep:1")
+    prune(store)
+    clean(store, images=1)
+
+
+def test_prune_takes_what_dangles_or_everything(store: Store, tmp_path: Path) -> None:
+    brought(store, tmp_path, "a:1", "one")
+    brought(store, tmp_path, "a:1", "two")
+    brought(store, tmp_path, "b:1", "three")
+    assert len(prune(store, unnamed=False).deleted) == 0
+    removed = prune(store)
+    assert len(removed.deleted) == 3 and removed.freed > 0
+    clean(store, images=2)
+    assert prune(store, everything=True).untagged == ["a:1", "b:1"]
+    assert_empty(store)
+
+
+def test_prune_takes_what_crashes_left(store: Store, tmp_path: Path) -> None:
+    brought(store, tmp_path, "a:1", "x", how="gzip")
+    before = files(store)
+    layout = store.layout
+    for path in (
+        layout.blobs / ("0" * 64), layout.blobs / ".tmp-1.2-3", layout.ingest / "x.part",
+        layout.diff_ids / ("0" * 64), layout.diff_ids / ".tmp-x", layout.metadata / ("0" * 64),
+        layout.cache / "layers" / ("0" * 64 + ".tar"), layout.cache / "index" / ("0" * 64 + ".idx"),
+        layout.cache / "facts" / ("0" * 64 + ".json"), layout.root / ".tmp-index.json.1-2",
+        layout.cache / ".tmp-summaries.json.1-2", layout.leases / "1-2",
+    ):  # fmt: skip
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"left")
+    for name in (".tmp-" + "0" * 64 + ".1", "0" * 64):
+        (layout.layerdb / name).mkdir()
+        (layout.layerdb / name / "diff").write_bytes(b"left")
+    assert len(checked(store).unreached) >= 8
+    assert prune(store).freed > 0
+    assert files(store) == before
+
+
+def test_what_is_full_can_still_be_emptied(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=True)
+    try:
+        store = Store(disk / "root", create=True)
+        brought(store, tmp_path, "a:1", "one")
+        brought(store, tmp_path, "b:1", "two")
+        with open(disk / "fill", "wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        remove(store, "a:1")
+        (disk / "fill").unlink()
+        store.tag("b:1", parse_name("c:1"))
+        clean(store, images=1)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_layout_of_others_is_a_store(tmp_path: Path) -> None:
+    """It has blobs and names, and nothing else of what we keep."""
+    specs = [ImageSpec([layer("base"), layer(tag)], tags=[tag]) for tag in ("a:1", "b:1")]
+    store = Store(oci_layout(tmp_path / "theirs", images=specs))
+    assert names(store) == {"a:1", "b:1"}
+    clean(store, images=2)
+    assert usage(store).orphans == 0
+    remove(store, "a:1")
+    clean(store, images=1)
+    store.tag("b:1", parse_name("c:1"))
+    prune(store, everything=True)
+    clean(store, images=0)
+    assert not list(store.layout.blobs.iterdir())
+
+
+# ---- leases -------------------------------------------------------------------------------
+
+
+def test_a_mounted_image_stays(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x", how="gzip")
+    store.tag("a:1", parse_name("b:1"))
+    needed = sorted(Summaries(store.layout).blobs(image.digest))
+    with another_holds(store, MOUNT, needed) as pid:
+        (user,) = users(store, image, Summaries(store.layout))
+        assert (user.holder.pid, user.holder.where) == (pid, "/mnt/x")
+        assert usage(store).images[0].mounts == 1
+        remove(store, "b:1")  # a name only
+        with pytest.raises(ImageInUse, match="/mnt/x"):
+            remove(store, "a:1")
+        prune(store, everything=True)
+        clean(store, images=1)
+        remove(store, "a:1", force=True)
+        prune(store, everything=True)
+        assert all(store.layout.blob(digest).exists() for digest in needed)
+        clean(store, images=0)
+    prune(store)
+    assert_empty(store)
+
+
+def test_a_lease_of_the_dead_means_nothing(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x")
+    needed = sorted(Summaries(store.layout).blobs(image.digest))
+    with another_holds(store, MOUNT, needed) as pid:
+        os.kill(pid, signal.SIGKILL)
+    assert len(list(store.layout.leases.iterdir())) == 1
+    remove(store, "a:1")
+    assert not list(store.layout.leases.iterdir())
+    assert_empty(store)
+
+
+def test_what_a_load_relies_on_is_not_collected(store: Store, tmp_path: Path) -> None:
+    image = brought(store, tmp_path, "a:1", "x")
+    needed = sorted(Summaries(store.layout).blobs(image.digest))
+    with store.lease("load", "a:1") as lease:
+        lease.hold(needed)
+        remove(store, "a:1")
+        prune(store, everything=True)
+        clean(store, images=0)
+        store.add(image.descriptor, [parse_name("c:1")])
+    clean(store, images=1)
+    assert len(list(store.layout.layerdb.iterdir())) == 1
+
+
+def test_a_part_that_somebody_writes_stays(store: Store) -> None:
+    digest = Digest.of(b"x")
+    with Part(store.layout, digest) as part:
+        part.append(b"half")
+        prune(store)
+        assert store.layout.part(digest).read_bytes() == b"half"
+        clean(store)
+    assert checked(store).unreached == [f"ingest/{digest.hex}.part"]
+    prune(store)
+    clean(store)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"kind":"x"}\nsha256:12', b"\xff\xff\n\n"])
+def test_a_lease_that_cannot_be_read_ends_nobody(store: Store, data: bytes) -> None:
+    with store.lease("load", "x") as lease:
+        (path,) = store.layout.leases.iterdir()
+        path.write_bytes(data)
+        with locked(store.layout, exclusive=True):
+            (held,) = living(store.layout)
+        assert held.digests == frozenset()
+        lease.hold([Digest.of(b"x")])
+        prune(store)
+    prune(store)
+    assert not list(store.layout.leases.iterdir())
+
+
+def test_a_lease_outlives_its_maker_in_a_child(store: Store) -> None:
+    """As a mount goes into the background."""
+    lease = store.lease(MOUNT, "x", "/mnt")
+    lease.hold([Digest.of(b"x")])
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    os.close(read)
+    lease.leave()
+    with locked(store.layout, exclusive=True):
+        (held,) = living(store.layout)
+    assert held.digests == {Digest.of(b"x")}
+    os.close(write)
+    os.waitpid(child, 0)
+    with locked(store.layout, exclusive=True):
+        assert living(store.layout) == []
+
+
+# ---- usage --------------------------------------------------------------------------------
+
+
+def test_usage_tells_shared_from_unique(store: Store, tmp_path: Path) -> None:
+    a = brought(store, tmp_path, "a:1", "base", "a")
+    brought(store, tmp_path, "b:1", "base", "b")
+    size = len(layer("base"))
+    documents = [a.digest, a.image_id]
+    own = len(layer("a")) + sum(store.layout.blob(d).stat().st_size for d in documents)
+    found = usage(store)
+    assert (found.images[0].shared, found.images[0].unique) == (size, own)
+    on_disk = sum(path.stat().st_size for path in store.layout.blobs.iterdir())
+    assert found.blobs == on_disk == found.reclaimable
+    assert (found.orphans, found.parts) == (0, 0) and found.cache > 0
+    (store.layout.blobs / ("0" * 64)).write_bytes(b"x" * 77)
+    assert usage(store).orphans == 77
+    with another_holds(store, MOUNT, sorted(Summaries(store.layout).blobs(a.digest))):
+        assert usage(store).reclaimable == on_disk - own - size

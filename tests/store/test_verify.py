@@ -1,0 +1,180 @@
+"""A store that one byte is flipped in, or one file taken from: verify says so, or it is no damage.
+
+No damage is what only costs time: a cache that is found out to be damaged is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from imagewriter import ImageSpec, oci_archive, oci_layout
+from storing import LAYERS, checked, clean, files, layer, load
+
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError
+from fusemount.imagename import parse_name
+from fusemount.store import Store
+from fusemount.store.removal import prune
+
+# What may be damaged without a word, each with what makes that harmless.
+_SILENT = {
+    "cache/summaries.json": "has a digest of its own; found out again",
+    "cache/index": "has checksums; scanned again",
+    "cache/facts": "does not parse, or is compared",
+    "repositories.json": "made from another index.json, it says: stale",
+}
+
+
+@pytest.fixture
+def full(store: Store, tmp_path: Path) -> Store:
+    """Images of all kinds: gzip, plain, an index of two platforms, shared layers, two tags."""
+    load(store, oci_archive(tmp_path / "a", LAYERS, compress="gzip", tags=["a:1", "a:2"]))
+    load(store, oci_archive(tmp_path / "b", [LAYERS[0], layer("b")], tags=["b:1"]))
+    images = [
+        ImageSpec([layer(arch)], config={"architecture": arch}, compress="zstd")
+        for arch in ("amd64", "arm64")
+    ]
+    load(store, oci_layout(tmp_path / "c", images=images, nested="c:1"))
+    clean(store, images=3)
+    return store
+
+
+def problems(store: Store) -> list[str]:
+    try:
+        report = checked(store)
+    except ImgmountError as error:
+        return [str(error)]
+    return [*report.mismatches, *report.unreached]
+
+
+def names_of(store: Store, path: str) -> set[str]:
+    """What a line may call this file."""
+    hexes = {part.split(".")[0] for part in path.split("/") if len(part) >= 64}
+    found = {path, *hexes}
+    for image in store.images():
+        ids = {image.digest.hex, image.image_id.hex, *(r.digest.hex for r in image.summary.layers)}
+        if hexes & ids or path == "index.json":
+            found |= {name.familiar for name in image.names}
+    return found
+
+
+def listed(index: bytes) -> list[object]:
+    try:
+        entries = json.loads(index)["manifests"]
+        return [(entry["mediaType"], entry["digest"], entry["size"]) for entry in entries]
+    except (ValueError, KeyError):
+        return []
+
+
+def test_every_byte_counts(full: Store) -> None:
+    wrong = []
+    for path, data in files(full).items():
+        called = names_of(full, path)
+        at = full.root / path
+        for place in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
+            flipped = bytearray(data)
+            flipped[place] ^= 1
+            at.write_bytes(flipped)
+            told = problems(full)
+            if not any(word in line for line in told for word in called):
+                if path == "index.json" and listed(bytes(flipped)) == listed(data):
+                    continue  # other names, and nobody can say that they are wrong
+                if not path.startswith(tuple(_SILENT)):
+                    here = bytes(flipped[max(0, place - 30) : place + 30])
+                    wrong.append(f"{path}, byte {place} of {len(data)}, {here!r}: {told}")
+            assert all("\n" not in line for line in told)
+        at.write_bytes(data)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_file_counts(full: Store) -> None:
+    wrong = []
+    children = {digest.hex for digest in full.find("c:1").summary.children}
+    for path, data in files(full).items():
+        called = names_of(full, path)
+        if children & called:  # an index may have any of its platforms in a store:
+            called |= {"blobs/"}  # what is told is that nothing leads to its layers now
+        at = full.root / path
+        at.unlink()
+        told = problems(full)
+        derived = path.startswith(("cache/", "distribution/")) or path == "repositories.json"
+        if not derived and not any(word in line for line in told for word in called):
+            wrong.append(f"{path}: {told}")
+        if derived:
+            assert told == [], path
+        at.write_bytes(data)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_chain_of_layerdb_may_be_missing(full: Store) -> None:
+    """It is Docker's view, and others who write images do not make it."""
+    for directory in full.layout.layerdb.iterdir():
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+    clean(full, images=3)
+
+
+def test_stale_repositories_are_no_damage(full: Store) -> None:
+    """A crash behind index.json leaves them, and so do those who write an image by themselves."""
+    document = json.loads(full.layout.index.read_bytes())
+    document["manifests"].pop(0)
+    full.layout.index.write_text(json.dumps(document))
+    clean(full, images=3)
+    full.tag("b:1", parse_name("b:2"))
+    said = json.loads(full.layout.repositories.read_bytes())["Repositories"]
+    assert set(said["b"]) == {"b:1", "b:2"}
+
+
+def test_what_repositories_say_is_compared(full: Store) -> None:
+    said = json.loads(full.layout.repositories.read_bytes())
+    said["Repositories"]["b"]["b:1"] = "sha256:" + "0" * 64
+    full.layout.repositories.write_text(json.dumps(said))
+    assert checked(full).mismatches == ["repositories.json: not what index.json says"]
+
+
+def test_a_map_that_lies_is_told(full: Store) -> None:
+    digest = full.find("a:1").summary.layers[0].digest
+    other = full.find("b:1").summary.layers[1]
+    full.layout.diff_id(digest).write_text(
+        json.dumps({"diff_id": other.diff_id, "size": other.archive_size})
+    )
+    assert any(digest.hex in line for line in checked(full).mismatches)
+
+
+@pytest.mark.parametrize("name", ["zzz", "a" * 63, "A" * 64, "a" * 64])
+def test_a_strange_blob_is_told(full: Store, name: str) -> None:
+    (full.layout.blobs / name).write_bytes(b"strange")
+    assert any(name in line for line in problems(full))
+    prune(full)
+    clean(full)
+
+
+def test_a_blob_that_is_no_file_is_told(full: Store) -> None:
+    blob = full.layout.blob(full.find("a:1").summary.layers[0].digest)
+    blob.rename(full.root / "elsewhere")
+    blob.symlink_to(full.root / "elsewhere")
+    assert any(blob.name in line for line in checked(full).mismatches)
+    blob.unlink()
+    blob.mkdir()
+    assert any(blob.name in line for line in checked(full).mismatches)
+
+
+def test_verify_writes_nothing(full: Store) -> None:
+    before = files(full)
+    checked(full)
+    assert files(full) == before
+    assert os.listdir(full.layout.leases) == []
+
+
+def test_an_orphan_is_no_damage(full: Store) -> None:
+    data = b"nobody's"
+    orphan = full.layout.blob(Digest.of(data))
+    orphan.write_bytes(data)
+    report = checked(full)
+    assert report.mismatches == [] and report.unreached == [f"blobs/sha256/{orphan.name}"]
+    prune(full)
+    clean(full, images=3)
