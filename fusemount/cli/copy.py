@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusemount.cli.arguments import Parser, directories, reference_of
-from fusemount.cli.registryflags import access_of, add_registry_flags
+from fusemount.cli.registryflags import access_of, add_registry_flags, default_domain
 
 _ENDS = "docker://NAME, NAME of the store, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE"
 
@@ -38,8 +38,8 @@ def run(argv: list[str]) -> int:
         PushOptions(access, Compression(args.compress)),
     )
     places = directories()
-    source = source_end(args.source, reference_of)
-    target = target_end(args.destination, places.store)
+    source = source_end(args.source, reference_of, default_domain())
+    target = target_end(args.destination, places.store, default_domain())
     with shown_transfers(quiet=args.quiet) as progress:
         image_id = copy(source, target, options, places, progress)
     if not args.quiet:

@@ -9,6 +9,6 @@ from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import StoredLayer
 from fusemount.store.layout import Layout
 from fusemount.store.locks import Lease
-from fusemount.store.store import Store, StoredImage
+from fusemount.store.store import Seen, Store, StoredImage
 
-__all__ = ["Catalog", "Entry", "Layout", "Lease", "Store", "StoredImage", "StoredLayer"]
+__all__ = ["Catalog", "Entry", "Layout", "Lease", "Seen", "Store", "StoredImage", "StoredLayer"]

@@ -56,17 +56,19 @@ class CopyOptions:
         return self.pull.platform
 
 
-def source_end(text: str, refer: Callable[[str], Reference]) -> End:
-    """refer reads what is no registry's."""
+def source_end(text: str, refer: Callable[[str], Reference], default_domain: str) -> End:
+    """refer reads what is no registry's.  Raises UsageError."""
     if text.startswith(REGISTRY):
-        return End(name=parse_name(text.removeprefix(REGISTRY)))
+        return End(name=parse_name(text.removeprefix(REGISTRY), default_domain))
     return End(reference=refer(text))
 
 
-def target_end(text: str, store: Path) -> End:
+def target_end(text: str, store: Path, default_domain: str) -> End:
     """Raises UsageError."""
     if text.startswith(REGISTRY):
-        return End(name=parse_name(text.removeprefix(REGISTRY)))
+        name = parse_name(text.removeprefix(REGISTRY), default_domain)
+        _check_no_digest(text, name)
+        return End(name=name)
     transport, colon, rest = text.partition(":")
     if colon and transport in FORMS:
         path, _, called = rest.partition(":")
@@ -77,11 +79,17 @@ def target_end(text: str, store: Path) -> End:
         )
     if colon and transport == STORE:
         root, bracket, called = rest[1:].partition("]") if rest.startswith("[") else ("", "", rest)
+        _check_no_digest(text, parse_name(called, default_domain))
         return End(reference=Reference(STORE, Path(root) if bracket else store, called))
     if colon and transport in FOREIGN_STORES:
         raise UsageError(f"{text!r}: {transport}: is read, and never written")
-    parse_name(text)
+    _check_no_digest(text, parse_name(text, default_domain))
     return End(reference=Reference(STORE, store, text))
+
+
+def _check_no_digest(text: str, name: ImageName) -> None:
+    if name.digest is not None:
+        raise UsageError(f"{text!r}: what is written gets a tag, its digest is what it is")
 
 
 def copy(
@@ -90,6 +98,11 @@ def copy(
     """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
     with _through(source, target, directories) as store:
         image, names = _in(store, source, target, options, directories, progress)
+        if options.platform is not None and image.summary.what == "index":
+            raise UsageError(
+                f"{source.reference or source.name}: has several platforms, which are copied "
+                "together; --platform chooses of a registry's, docker's and podman's images"
+            )
         return _out(store, image, names, target, options, progress)
 
 
@@ -129,7 +142,7 @@ def _in(
         if other.root == store.root:
             return image, image.names[:1]
         # from one store into another: a layout like any other
-        reference = Reference("oci", other.root, reference.name)
+        reference = Reference("oci", other.root, image.digest)
     if reference.transport in FOREIGN_STORES:
         chosen = ImageOptions(options.platform)
         with open_image(reference, chosen, directories, SilentProgress()) as opened:
