@@ -1,9 +1,9 @@
 """Law: images go to and from registries by the functions that the verbs call, and what they said.
 
-    came = pulled(store, "127.0.0.1:5000/a:t")       came.said: {twelve digits: last words}
-    went = pushed(store, "a:1", "127.0.0.1:5000/b:1")
-    upload(domain, "a", "t", files)                  an image of imagewriter.oci_files, as it stands
-    shown(store, "a:1")                              dump lines with digests
+came = pulled(store, "127.0.0.1:5000/a:t")       came.said: {twelve digits: last words}
+went = pushed(store, "a:1", "127.0.0.1:5000/b:1")
+upload(domain, "a", "t", files)                  an image of imagewriter.oci_files, as it stands
+shown(store, "a:1")                              dump lines with digests
 """
 
 from __future__ import annotations

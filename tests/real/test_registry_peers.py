@@ -220,4 +220,3 @@ def test_import(peers: Peers, tmp_path: Path, how: str) -> None:
     assert shown(store, "imported:1") == dumped(f"docker-archive:{tmp_path}/saved.tar", tmp_path)
     assert parse_name("imported:1") in image.names
     clean(store, images=1)
-

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from busyboximage import busybox_layers
+from hostile import Hostile, hostile
 from imagewriter import docker_archive, oci_layout
 from realregistry import RealRegistry, real_registry
 from tarwriter import TarWriter
@@ -63,3 +64,9 @@ def store(tmp_path: Path) -> Store:
 def other(tmp_path: Path) -> Store:
     """Another store."""
     return Store(tmp_path / "other", create=True)
+
+
+@pytest.fixture
+def server() -> Iterator[Hostile]:
+    with hostile() as found:
+        yield found

@@ -132,9 +132,7 @@ def platforms(*more: dict[str, object]) -> Files:
             data = entry.pop("data")
             assert isinstance(data, bytes)
             files["blobs/sha256/" + sha256(data)] = data
-            index["manifests"].append(
-                entry | {"digest": Digest.of(data), "size": len(data)}
-            )
+            index["manifests"].append(entry | {"digest": Digest.of(data), "size": len(data)})
         new = json.dumps(index).encode()
         files["blobs/sha256/" + sha256(new)] = new
         top |= {"digest": Digest.of(new), "size": len(new)}

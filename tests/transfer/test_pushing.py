@@ -29,7 +29,6 @@ def as_skopeo_copies(where: str, base: Path) -> list[bytes]:
     return dumped(f"oci:{base}/layout:t", base)
 
 
-
 def test_as_it_was_pulled(
     store: Store, registry: RealRegistry, pictured: Pictured, tmp_path: Path
 ) -> None:
