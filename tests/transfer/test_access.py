@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Pictured
 from mounted import Command
+from picture import Pictured
 from realregistry import Authority, RealRegistry, make_authority, real_registry
 from storing import clean
 from tokenserver import TokenServer, token_server

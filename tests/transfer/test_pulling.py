@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Pictured
-from imagewriter import Files, ImageSpec, oci_files, sha256
+from imagewriter import ImageSpec, oci_files, sha256
+from manifests import PLATFORMS, attestation, dockers, platforms
+from picture import Pictured
 from realregistry import RealRegistry
 from storing import clean, layer, names
 from transferring import inspected, layer_digests, pulled, raw, shown, skopeo_copy, upload
@@ -16,10 +17,8 @@ from fusemount.errors import ImageNotFound, PlatformMismatch
 from fusemount.imagename import parse_name
 from fusemount.settings import Platform
 from fusemount.store import Store
-from fusemount.transfer.pull import all_tags
-from fusemount.transfer.pull import PullOptions
+from fusemount.transfer.pull import PullOptions, all_tags
 
-OCI = "application/vnd.oci.image."
 FORMS = {
     "oci-gzip": ("--format", "oci"),
     "v2s2-gzip": ("--format", "v2s2"),
@@ -74,29 +73,6 @@ def test_uncompressed_layers_in_dockers_words(
     check_pulled(store, f"{registry.domain}/raw/docker:1", pictured)
 
 
-def dockers(files: Files) -> Files:
-    """The one manifest, in docker's media types."""
-    data = json.dumps(json.loads(bytes_of(files, "index.json"))["manifests"][0]["digest"])
-    name = "blobs/" + json.loads(data).replace(":", "/")
-    manifest = json.loads(bytes_of(files, name))
-    docker = "application/vnd.docker."
-    manifest["mediaType"] = docker + "distribution.manifest.v2+json"
-    manifest["config"]["mediaType"] = docker + "container.image.v1+json"
-    for each in manifest["layers"]:
-        each["mediaType"] = docker + "image.rootfs.diff.tar"
-    new = json.dumps(manifest).encode()
-    entry = {"mediaType": manifest["mediaType"], "digest": Digest.of(new), "size": len(new)}
-    index = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
-    left = {key: value for key, value in files.items() if key != name}
-    return left | {"blobs/sha256/" + Digest.of(new).hex: new, "index.json": index}
-
-
-def bytes_of(files: Files, name: str) -> bytes:
-    data = files[name]
-    assert isinstance(data, bytes)
-    return data
-
-
 def test_again_and_what_is_there(store: Store, registry: RealRegistry, pictured: Pictured) -> None:
     """The second pull says so, and another image with the same layers brings none of them."""
     spec = ImageSpec(pictured.layers, tags=("t",), compress="gzip")
@@ -113,54 +89,6 @@ def test_again_and_what_is_there(store: Store, registry: RealRegistry, pictured:
     assert store.find(f"{registry.domain}/again/a:1").digest == third.pulled.image.digest
     assert [i.names for i in store.images() if i.digest == first.pulled.image.digest] == [()]
     clean(store, images=2)
-
-
-PLATFORMS = ("amd64", "arm64", "s390x")
-
-
-def platforms(*more: dict[str, object]) -> Files:
-    """An index of three images, and further entries."""
-    images = [
-        ImageSpec([layer("shared", 4000), layer(arch)], config={"architecture": arch}, compress="gzip")
-        for arch in PLATFORMS
-    ]  # fmt: skip
-    files = oci_files(images, nested="multi")
-    if more:
-        (top,) = json.loads(bytes_of(files, "index.json"))["manifests"]
-        index = json.loads(bytes_of(files, "blobs/" + top["digest"].replace(":", "/")))
-        for entry in more:
-            data = entry.pop("data")
-            assert isinstance(data, bytes)
-            files["blobs/sha256/" + sha256(data)] = data
-            index["manifests"].append(entry | {"digest": Digest.of(data), "size": len(data)})
-        new = json.dumps(index).encode()
-        files["blobs/sha256/" + sha256(new)] = new
-        top |= {"digest": Digest.of(new), "size": len(new)}
-        files["index.json"] = json.dumps({"manifests": [top]}).encode()
-    return files
-
-
-def attestation() -> tuple[Files, dict[str, object]]:
-    """As BuildKit has it: of no platform, its layer a statement."""
-    statement, config = b'{"_type":"https://in-toto.io/Statement/v0.1"}', b"{}"
-    config = json.dumps({
-        "architecture": "unknown", "os": "unknown", "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [Digest.of(statement)]},
-    }).encode()  # fmt: skip
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
-        "config": {"mediaType": OCI + "config.v1+json", "digest": Digest.of(config),
-                   "size": len(config)},
-        "layers": [{"mediaType": "application/vnd.in-toto+json", "size": len(statement),
-                    "digest": Digest.of(statement)}],
-    }).encode()  # fmt: skip
-    files: Files = {f"blobs/sha256/{sha256(data)}": data for data in (statement, config)}
-    entry = {
-        "mediaType": OCI + "manifest.v1+json", "data": manifest,
-        "platform": {"architecture": "unknown", "os": "unknown"},
-        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
-    }  # fmt: skip
-    return files, entry
 
 
 def test_one_platform_of_several(store: Store, registry: RealRegistry) -> None:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Pictured
 from imagewriter import ImageSpec, docker_archive, oci_files, sha256
+from manifests import attestation, dockers, platforms
 from mounted import Command, mounted
+from picture import Pictured
 from realregistry import RealRegistry
 from storing import clean, layer, load
-from test_pulling import attestation, dockers, platforms
 from transferring import dumped, inspected, pulled, pushed, raw, shown, skopeo_copy, upload
 
 from fusemount.codec import Compression
