@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,23 @@ from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
+    from fusemount.store import Store
+
+
+class _Formatter(argparse.HelpFormatter):
+    """argparse's own asks shutil for the terminal's width, which takes 5 ms to import, for each
+    flag that is added."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns):
+            width = int(columns)
+        else:
+            try:
+                width = os.get_terminal_size(1).columns or 80
+            except OSError:
+                width = 80
+        super().__init__(prog, width=width - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +42,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             usage=usage,
             allow_abbrev=False,
+            formatter_class=_Formatter,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -72,6 +91,20 @@ def reference_of(text: str) -> Reference:
 
         reference = located(reference, os.environ, user_id())
     return reference
+
+
+def open_store(*, create: bool = False) -> Store:
+    """The store of --root; create: made where it is not there, else it is then empty."""
+    from fusemount.cli.registryflags import default_domain
+    from fusemount.store import Store
+
+    return Store(directories().store, create=create, default_domain=default_domain())
+
+
+def warn(message: str) -> None:
+    from fusemount.cli.table import printable
+
+    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
 from fusemount.cli.epoch import source_date_epoch
 from fusemount.errors import UsageError
 
@@ -32,7 +32,6 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.diff import warn
     from fusemount.cli.progress import terminal_progress
     from fusemount.codec import Compression
     from fusemount.daemon.commit import CommitOptions, commit

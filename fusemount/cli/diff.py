@@ -1,4 +1,4 @@
-"""`imgmount diff MOUNTPOINT|UPPER`: what was added (A), changed (C) and deleted (D)."""
+"""`imgmount diff MOUNTPOINT|UPPER` or of two images: what was added, changed, deleted (A, C, D)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ import re
 import sys
 from contextlib import ExitStack
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories
+from fusemount.cli.arguments import (
+    Parser,
+    add_changed,
+    asked_of,
+    directories,
+    reference_of,
+    warn,
+)
+from fusemount.errors import UsageError
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 def parser() -> Parser:
-    p = Parser("diff", "Print what was changed, a path a line: A added, C changed, D deleted.")
+    p = Parser("diff", "Print what was changed, a path a line: A added, C changed, D deleted.",
+               "imgmount diff [OPTIONS] MOUNTPOINT|UPPER\n"
+               "       imgmount diff [OPTIONS] IMAGE IMAGE")  # fmt: skip
     add_changed(p)
+    p.add_argument("other", nargs="?", metavar="IMAGE",
+                   help="the first is an image too, the older of the two")  # fmt: skip
     p.add_argument("--json", action="store_true", help="as a JSON array, every name exactly")
     return p
-
-
-def warn(message: str) -> None:
-    from fusemount.cli.table import printable
-
-    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
 
 
 def run(argv: list[str]) -> int:
@@ -33,16 +39,24 @@ def run(argv: list[str]) -> int:
     from fusemount.daemon.changed import open_changed
     from fusemount.rootfs.changes import shown
 
-    with ExitStack() as stack:
-        progress = terminal_progress()
-        changed = open_changed(asked_of(args), directories(), progress, warn, stack)
-        changes = shown(changed.changes)
+    progress = terminal_progress()
+    if args.other is not None:
+        if args.base:
+            raise UsageError("--base: of two images neither has another one below it")
+        from fusemount.daemon.imagediff import diff_images
+
+        first, second = reference_of(str(args.place)), reference_of(args.other)
+        changes = diff_images(first, second, asked_of(args), directories(), progress)
+    else:
+        with ExitStack() as stack:
+            changed = open_changed(asked_of(args), directories(), progress, warn, stack)
+            changes = [(change.kind, change.path) for change in shown(changed.changes)]
     if args.json:
-        rows = [{"kind": c.kind, "path": os.fsdecode(b"/" + c.path)} for c in changes]
+        rows = [{"kind": kind, "path": os.fsdecode(b"/" + path)} for kind, path in changes]
         print(json.dumps(rows, indent=4))
         return 0
-    for change in changes:
-        sys.stdout.buffer.write(b"%s /%s\n" % (change.kind.encode(), _line(change.path)))
+    for kind, path in changes:
+        sys.stdout.buffer.write(b"%s /%s\n" % (kind.encode(), _line(path)))
     sys.stdout.buffer.flush()
     return 0
 

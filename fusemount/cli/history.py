@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
+from fusemount.cli.ages import age, human_size, local_time
 from fusemount.cli.arguments import (
     Parser,
     add_image,
@@ -14,14 +15,28 @@ from fusemount.cli.arguments import (
     image_options_of,
     reference_of,
 )
-from fusemount.cli.table import table
+
+if TYPE_CHECKING:
+    from fusemount.image import HistoryRow
 
 _CREATED_BY_COLUMNS = 45  # docker's
+
+
+_HEADS = {
+    "ID": "IMAGE",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+_COLUMNS = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
 
 
 def parser() -> Parser:
     p = Parser("history", "Print how an image was built, newest step first.")
     add_image(p)
+    p.add_argument("--format", metavar="TEMPLATE", help="a Go template for each step")
     p.add_argument("--json", action="store_true", help="a JSON array")
     p.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
     p.add_argument("-q", "--quiet", action="store_true", help="the image IDs alone")
@@ -34,14 +49,16 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
+    from fusemount.cli.columns import default_table, shown
     from fusemount.cli.progress import terminal_progress
     from fusemount.image import history_rows
     from fusemount.sources import open_image
+    from fusemount.sources.stored import kept_layers
 
     with open_image(
         reference_of(args.image), image_options_of(args), directories(), terminal_progress()
     ) as image:
-        rows = history_rows(image.described())
+        rows = history_rows(image.described(), kept_layers(image))
         image_id = image.image_id or "<none>"
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=4))
@@ -49,62 +66,30 @@ def run(argv: list[str]) -> int:
     # As docker has it: only the last step is an image that has an ID.
     shown_id = image_id if args.no_trunc else image_id.removeprefix("sha256:")[:12]
     ids = [shown_id if i == 0 else "<missing>" for i in range(len(rows))]
-    if args.quiet:
-        print("\n".join(ids))
-        return 0
-    now, human = datetime.now(UTC), args.human == "true"
-    lines = [
-        (
-            ident,
-            age(row.created, now) if human else row.created,
-            row.created_by if args.no_trunc else _shortened(row.created_by),
-            human_size(row.size) if human else str(row.size),
-            row.comment,
-        )
+    template = args.format or "table"
+    if template == "table":
+        columns = [c.replace("Since", "At") if args.human == "false" else c for c in _COLUMNS]
+        template = "{{.ID}}" if args.quiet else default_table(columns)
+    fields = [
+        _fields(ident, row, human=args.human == "true", no_trunc=args.no_trunc)
         for ident, row in zip(ids, rows, strict=True)
     ]
-    print(table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), lines))
+    text = shown(fields, _HEADS, template)
+    if text:
+        print(text)
     return 0
 
 
-def age(created: str, now: datetime) -> str:
-    """Docker's units.HumanDuration, with "ago"; a time that cannot be read stands as it is."""
-    try:
-        then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
-    except ValueError:
-        return created or "N/A"
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    seconds = int((now - then).total_seconds())
-    minutes, hours = seconds // 60, round(seconds / 3600)
-    if seconds < 1:
-        text = "Less than a second"
-    elif seconds < 60:
-        text = "1 second" if seconds == 1 else f"{seconds} seconds"
-    elif minutes < 60:
-        text = "About a minute" if minutes == 1 else f"{minutes} minutes"
-    elif hours < 48:
-        text = "About an hour" if hours == 1 else f"{hours} hours"
-    elif hours < 24 * 7 * 2:
-        text = f"{hours // 24} days"
-    elif hours < 24 * 30 * 2:
-        text = f"{hours // 24 // 7} weeks"
-    elif hours < 24 * 365 * 2:
-        text = f"{hours // 24 // 30} months"
-    else:
-        text = f"{hours // 24 // 365} years"
-    return text + " ago"
+def _fields(ident: str, row: HistoryRow, *, human: bool, no_trunc: bool) -> dict[str, str]:
+    return {
+        "ID": ident,
+        "CreatedSince": age(row.created, datetime.now(UTC)) if human else local_time(row.created),
+        "CreatedAt": local_time(row.created),
+        "CreatedBy": row.created_by if no_trunc else _shortened(row.created_by),
+        "Size": human_size(row.size) if human else str(row.size),
+        "Comment": row.comment,
+    }
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _CREATED_BY_COLUMNS else text[: _CREATED_BY_COLUMNS - 1] + "…"
-
-
-def human_size(size: int) -> str:
-    """Docker's units.HumanSize: powers of 1000, three significant digits."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g}{unit}"

@@ -1,8 +1,9 @@
-"""`imgmount inspect IMAGE...`: what `docker image inspect` prints."""
+"""`imgmount inspect IMAGE...`: what `docker image inspect` prints, and every digest."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from fusemount.cli.arguments import (
     Parser,
@@ -11,11 +12,26 @@ from fusemount.cli.arguments import (
     image_options_of,
     reference_of,
 )
+from fusemount.cli.template import Map, Nil, Struct, Template
+from fusemount.errors import ImgmountError
+
+# What docker has of every image (api/types/container.Config), for templates alone.
+_EMPTY_CONFIG: dict[str, Any] = {
+    **dict.fromkeys(("Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal"), ""),
+    **dict.fromkeys(
+        ("AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"), False
+    ),
+    **dict.fromkeys(("Env", "Cmd", "Entrypoint", "OnBuild", "Shell"), Nil()),
+    **dict.fromkeys(("Labels", "Volumes", "ExposedPorts"), Map()),
+    "Healthcheck": None,
+}
+_MAPS = ("Labels", "Volumes", "ExposedPorts")  # with keys of the image's own
 
 
 def parser() -> Parser:
-    p = Parser("inspect", "Print an image's configuration as JSON.")
+    p = Parser("inspect", "Print an image's configuration, digests and layers as JSON.")
     p.add_argument("image", nargs="+")
+    p.add_argument("-f", "--format", metavar="TEMPLATE", help="a Go template instead of JSON")
     add_image_flags(p)
     return p
 
@@ -26,12 +42,30 @@ def run(argv: list[str]) -> int:
     from fusemount.cli.progress import terminal_progress
     from fusemount.image import docker_inspect
     from fusemount.sources import open_image
+    from fusemount.sources.stored import kept_layers
 
-    found = []
+    template = Template("{{json .}}" if args.format == "json" else args.format or "")
+    found, failed = [], None
     for name in args.image:
-        with open_image(
-            reference_of(name), image_options_of(args), directories(), terminal_progress()
-        ) as image:
-            found.append(docker_inspect(image.described()))
-    print(json.dumps(found, indent=4))
+        try:
+            with open_image(
+                reference_of(name), image_options_of(args), directories(), terminal_progress()
+            ) as image:
+                found.append(docker_inspect(image.described(), kept_layers(image)))
+        except ImgmountError as error:  # those that are there are shown first, as docker does
+            failed = failed or error
+    if args.format:
+        for each in found:
+            print(template.fill(_for_template(each)))
+    elif found or failed is None:
+        print(json.dumps(found, indent=4))
+    if failed is not None:
+        raise failed
     return 0
+
+
+def _for_template(described: dict[str, Any]) -> dict[str, Any]:
+    """What an image does not say is empty, as it is in docker."""
+    said = {key: value for key, value in described["Config"].items() if value is not None}
+    maps = {key: Map(sorted(said[key].items())) for key in _MAPS if isinstance(said.get(key), dict)}
+    return described | {"Config": Struct(said | maps, _EMPTY_CONFIG)}

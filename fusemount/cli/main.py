@@ -14,23 +14,36 @@ from typing import NoReturn
 
 from fusemount import __version__
 
-# verb -> (module in this folder, line of the help). An image named like a verb is `./mount`.
+# verb -> (module in this folder, line of the help; "": another spelling of a verb).  An image named
+# like a verb is `./mount`.
 VERBS = {
     "mount": ("mount", "show an image as a root file system (the verb may be left out)"),
     "umount": ("umount", "unmount, and wait until what was written is safe"),
-    "unmount": ("umount", "the same"),
+    "unmount": ("umount", ""),
     "mounts": ("mounts", "list what is mounted"),
     "stats": ("stats", "print what a mount was asked, and how long that took"),
     "run": ("run", "run a command in an image, leaving nothing behind"),
+    "ls": ("ls", "list the images of the store"),
+    "list": ("ls", ""),
+    "images": ("ls", ""),
     "inspect": ("inspect", "print an image's configuration as JSON"),
     "history": ("history", "print how an image was built"),
     "dump": ("dump", "print every inode of an image, a line each"),
-    "diff": ("diff", "print what was changed in a mount or an upper"),
+    "diff": ("diff", "print what was changed in a mount or an upper, or between two images"),
     "commit": ("commit", "write what was changed as an image with one layer more"),
     "pull": ("pull", "bring an image from a registry into the store"),
     "push": ("push", "bring an image of the store to a registry"),
     "copy": ("copy", "copy an image between registries, stores, archives and layouts"),
+    "export": ("export", "write all that a mount or an image shows as one tar"),
     "import": ("importing", "make an image from a root file system's tar"),
+    "load": ("load", "bring the images of an archive or layout into the store"),
+    "save": ("save", "write images of the store as an archive or layout"),
+    "tag": ("tag", "give an image of the store one more name"),
+    "rm": ("rm", "take names away, and images with their last name"),
+    "rmi": ("rm", ""),
+    "prune": ("prune", "remove images without a name, and what nothing leads to"),
+    "verify": ("verify", "recompute all that the store says, and name what is not so"),
+    "du": ("du", "print what the store takes on disk, and what could go"),
     "help": ("help", "print help for a verb"),
 }
 
@@ -49,7 +62,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def usage() -> str:
-    lines = [f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items() if verb != "unmount"]
+    lines = [f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items() if line]
     return _USAGE + "\n".join(lines)
 
 

@@ -16,7 +16,21 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def docker_table(rows: Sequence[Sequence[str]]) -> str:
+    """As docker aligns (text/tabwriter): a column takes ten characters at least, three of them
+    blank; rows may differ in length."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [
+        max(10, 3 + max(len(row[i]) for row in cells if i < len(row)))
+        for i in range(max(map(len, cells)))
+    ]
+    lines = ("".join(map(str.ljust, row, widths)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def printable(text: str) -> str:
     """Unprintable characters escaped; what is no character at all too."""
+    if text.isprintable():
+        return text
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(escaped).encode(errors="backslashreplace").decode()

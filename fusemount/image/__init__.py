@@ -4,7 +4,13 @@ fields.py reads hostile JSON, model.py has the values, parse.py makes them, plat
 platforms, describe.py is what `inspect` and `history` show.
 """
 
-from fusemount.image.describe import DescribedImage, HistoryRow, docker_inspect, history_rows
+from fusemount.image.describe import (
+    DescribedImage,
+    HistoryRow,
+    KeptLayer,
+    docker_inspect,
+    history_rows,
+)
 from fusemount.image.model import (
     ContainerConfig,
     Descriptor,
@@ -23,6 +29,7 @@ __all__ = [
     "HistoryRow",
     "ImageConfig",
     "Index",
+    "KeptLayer",
     "Manifest",
     "docker_inspect",
     "history_rows",

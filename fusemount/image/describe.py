@@ -8,6 +8,23 @@ from typing import Any, Protocol
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.image.model import ImageConfig
+from fusemount.imagename import parse_name
+
+
+class StoredLayer(Protocol):
+    @property
+    def digest(self) -> Digest | None: ...
+    @property
+    def media_type(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """What a store knows of a layer.  archive_size: bytes of its tar.  cache_id: which blob its
+    layerdb entry names."""
+
+    archive_size: int
+    cache_id: str
 
 
 class DescribedImage(Protocol):
@@ -24,12 +41,15 @@ class DescribedImage(Protocol):
     @property
     def repo_digests(self) -> tuple[str, ...] | None: ...
     @property
+    def layers(self) -> Sequence[StoredLayer]: ...
+    @property
     def layer_sizes(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One line of `history`.  size: bytes of the layer as the image stores it (layer_sizes)."""
+    """One line of `history`.  size: bytes of the layer's tar in a store, elsewhere of the layer as
+    the image stores it (layer_sizes)."""
 
     created: str
     created_by: str
@@ -38,10 +58,14 @@ class HistoryRow:
     empty_layer: bool
 
 
-def docker_inspect(image: DescribedImage) -> dict[str, Any]:
-    """The object that `docker image inspect` prints in a list, and ChainIDs.
+def docker_inspect(
+    image: DescribedImage, kept: Sequence[KeptLayer] | None = None
+) -> dict[str, Any]:
+    """The object that `docker image inspect` prints in a list, and what docker does not say:
+    ManifestDigest, ChainIDs, and of each layer, lowest first, its digests and sizes.
 
-    Size counts layer bytes as stored in the image, compressed or not.
+    kept: of an image of a store, its layers there; Size counts the bytes of their tars then, as
+    docker does, else layer bytes as stored in the image, compressed or not.
     """
     config = image.config
     document = config.document
@@ -58,12 +82,39 @@ def docker_inspect(image: DescribedImage) -> dict[str, Any]:
         **({"Variant": config.variant} if config.variant else {}),
         "Os": config.os,
         **({"OsVersion": config.os_version} if config.os_version else {}),
-        "Size": sum(image.layer_sizes),
+        "Size": sum(_sizes(image, kept)),
         "Config": document.get("config") or {},
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
+        "ManifestDigest": image.manifest_digest or "",
         "ChainIDs": list(chain_ids(config.diff_ids)),
+        "Layers": _layers(image, kept),
         "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
     }
+
+
+def _sizes(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[int]:
+    if kept is None:
+        return list(image.layer_sizes)
+    return [own.archive_size or size for size, own in zip(image.layer_sizes, kept, strict=True)]
+
+
+def _layers(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[dict[str, Any]]:
+    """Digest: of the blob, "" where the image says none (a docker-archive, unpacked layers)."""
+    diff_ids = image.config.diff_ids
+    chain, blobs = chain_ids(diff_ids), image.layers if len(image.layers) == len(diff_ids) else ()
+    found = []
+    for i, (diff_id, size) in enumerate(zip(diff_ids, image.layer_sizes, strict=False)):
+        row: dict[str, Any] = {
+            "DiffID": diff_id,
+            "ChainID": chain[i],
+            "Digest": (blobs[i].digest or "") if blobs else "",
+            "MediaType": blobs[i].media_type if blobs else "",
+            "Size": size,
+        }
+        if kept is not None:
+            row |= {"ArchiveSize": kept[i].archive_size, "CacheID": kept[i].cache_id}
+        found.append(row)
+    return found
 
 
 def _text(value: object) -> str:
@@ -72,7 +123,7 @@ def _text(value: object) -> str:
 
 def _repo_digests(image: DescribedImage) -> list[str]:
     if image.repo_digests is not None:
-        return list(image.repo_digests)
+        return [parse_name(text).familiar for text in image.repo_digests]
     if image.manifest_digest is None:
         return []
     # a name alone ("latest", as skopeo writes) says no repository
@@ -87,13 +138,15 @@ def _without_tag(name: str) -> str:
     return head + slash + last.partition(":")[0]
 
 
-def history_rows(image: DescribedImage) -> list[HistoryRow]:
+def history_rows(
+    image: DescribedImage, kept: Sequence[KeptLayer] | None = None
+) -> list[HistoryRow]:
     """Newest first, as `docker history` has it.
 
     Where history and layers do not match in number, steps without a layer have size 0 and layers
     without a step have a row that says so.
     """
-    sizes = list(image.layer_sizes)
+    sizes = _sizes(image, kept)
     rows = []
     for step in image.config.history:
         size = 0 if step.empty_layer or not sizes else sizes.pop(0)

@@ -13,12 +13,14 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from fusemount import tar
+from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 
@@ -130,6 +132,63 @@ def _write(fd: int, data: bytes, at: int) -> None:
     while data:
         done = os.pwrite(fd, data, at)
         data, at = data[done:], at + done
+
+
+class StreamOutput(ArchiveOutput):
+    """A tar for a pipe: made in a file without a name below `spool`, then copied to fd at once."""
+
+    def __init__(self, spool: Path, fd: int) -> None:
+        self._path, self._to = spool, fd
+        self._names, self._at = set(), 0
+        with translated(spool):
+            self._file = tempfile.TemporaryFile(dir=spool)
+            self._fd = self._file.fileno()
+
+    def finish(self) -> None:
+        with translated(self._path):
+            _write(self._fd, tar.END, self._at)
+            size = self._at + len(tar.END)
+            os.ftruncate(self._fd, size)
+        at = 0
+        while at < size:  # a reader that is gone is not the spool's error
+            data = memoryview(os.pread(self._fd, PIECE, at))
+            while data:
+                done = os.write(self._to, data)
+                data, at = data[done:], at + done
+
+    def leave(self) -> None:
+        self._file.close()
+
+
+class PlainOutput:
+    """One file, as a context manager: it is there, whole, once the block ended well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path = Path(os.path.realpath(path))
+        with translated(path):
+            if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(errno.EEXIST, "it is there and no regular file")
+            self._temporary, self._fd = _temporary(path)
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        with translated(self._path):
+            _write(self._fd, data, self._at)
+        self._at += len(data)
+
+    def __enter__(self) -> PlainOutput:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with translated(self._path):
+                    os.fsync(self._fd)
+                    os.rename(self._temporary, self._path)
+        finally:
+            os.close(self._fd)
+            with suppress(OSError):  # renamed, when all went well
+                self._temporary.unlink()
 
 
 class LayoutOutput:

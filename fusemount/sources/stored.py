@@ -6,14 +6,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
+from fusemount.digest import chain_ids
 from fusemount.errors import ImageNotFound
+from fusemount.image import KeptLayer
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions
 from fusemount.sources import oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Image
 from fusemount.sources.medium import Directory
-from fusemount.store import Store
+from fusemount.store import Store, layerdb
 
 
 def open_stored(reference: Reference, options: ImageOptions) -> Image:
@@ -39,3 +41,16 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
         cache=store.layout.cache,
         store=store.root,
     )
+
+
+def kept_layers(image: Image) -> list[KeptLayer] | None:
+    """Of an image of a store, lowest first; None: it is of no store."""
+    if image.store is None:
+        return None
+    layout = Store(image.store).layout
+    found = []
+    for ident in chain_ids(image.config.diff_ids):
+        size = layerdb.read_text(layout, ident, "size") or "0"
+        cache_id = layerdb.read_text(layout, ident, "cache-id") or ""
+        found.append(KeptLayer(int(size) if size.isdecimal() else 0, cache_id))
+    return found

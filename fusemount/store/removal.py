@@ -9,9 +9,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fusemount.digest import Digest
@@ -52,9 +52,15 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
         held = living(layout)
         if last:
             _check_unused(image, summaries, held, force)
-        after = catalog.without(e for e in catalog.entries if any(e == g for g in gone))
+        left = [entry for entry in image.entries if entry not in gone]
+        lost = _lost(gone, left)
+        after = catalog.changed(
+            replace(e, repo_digests=tuple(d for d in e.repo_digests if d not in lost))
+            if e in left else e
+            for e in catalog.entries if e not in gone
+        )  # fmt: skip
         after = _write(after, layout)
-        removed = Removed(untagged=_untagged(gone))
+        removed = Removed(untagged=_untagged(gone, lost))
         if last:
             others = {entry.digest for entry in after.entries}
             _take(store, [image.digest], others, summaries, held, removed)
@@ -76,6 +82,26 @@ def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
     """The living mounts that show it."""
     with locked(store.layout, exclusive=True):
         return _mounts(image, summaries, living(store.layout))
+
+
+def broken_by(store: Store, text: str) -> list[str]:
+    """What remove() would break with force and refuses without it, a line each.
+
+    Raises ImageNotFound.
+    """
+    image = store.find(text)
+    lines = []
+    gone = _entries(store, Catalog.read(store.layout), image, text, True)
+    if len(gone) == len(image.entries):
+        for held in users(store, image, Summaries(store.layout, tolerant=True)):
+            lines.append(
+                f"{text}: is mounted at {held.holder.where}, which goes on until it is unmounted "
+                "and cannot be mounted again"
+            )
+        if len(image.names) > 1:
+            names = ", ".join(name.familiar for name in image.names)
+            lines.append(f"{text}: all of its names go: {names}")
+    return lines
 
 
 def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
@@ -111,10 +137,22 @@ def _check_unused(
         )
 
 
-def _untagged(entries: Sequence[Entry]) -> list[str]:
-    names = [entry.name.familiar for entry in entries if entry.name is not None]
-    digests = [digest for entry in entries for digest in entry.repo_digests]
-    return [*names, *dict.fromkeys(parse_name(text).familiar for text in digests)]
+def _lost(gone: Sequence[Entry], left: Sequence[Entry]) -> list[str]:
+    """NAME@DIGESTs of repositories in which the image has no tag any more, as docker has it."""
+    digests = list(dict.fromkeys(digest for entry in gone for digest in entry.repo_digests))
+    if not left:
+        return digests
+    had, has = _repositories(gone), _repositories(left)
+    return [digest for digest in digests if digest.partition("@")[0] in had - has]
+
+
+def _repositories(entries: Sequence[Entry]) -> set[str]:
+    return {entry.name.repository for entry in entries if entry.name is not None}
+
+
+def _untagged(entries: Sequence[Entry], digests: Iterable[str]) -> list[str]:
+    names = dict.fromkeys(entry.name.familiar for entry in entries if entry.name is not None)
+    return [*names, *(parse_name(text).familiar for text in digests)]
 
 
 def _take(
@@ -162,9 +200,9 @@ def _take(
 
 
 def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
-    found = []
+    found: dict[Digest, None] = {}
     for _, summary in summaries.reached(manifest):
-        found += [summary.config] if summary.config is not None else []
+        found |= {summary.config: None} if summary.config is not None else {}
     return [*found, manifest]
 
 
@@ -207,25 +245,33 @@ def _gone(path: Path) -> int:
     return size
 
 
-def prune(store: Store, *, unnamed: bool = True, everything: bool = False) -> Removed:
-    """Images without a name (unnamed), or all that no mount uses (everything); then whatever
-    nothing leads to."""
+def prune(
+    store: Store,
+    *,
+    unnamed: bool = True,
+    everything: bool = False,
+    wanted: Callable[[StoredImage, Summaries], bool] = lambda _image, _summaries: True,
+) -> Removed:
+    """Images without a name (unnamed), or all that no mount uses (everything), of those that are
+    wanted; then whatever nothing leads to."""
     removed = Removed()
     layout = store.layout
+    if not layout.exists:
+        return removed
     with translated(layout.root), locked(layout, exclusive=True):
         catalog, images, summaries = store.read()
         held = living(layout)
         going = [
             image for image in images
             if ((unnamed and image.is_dangling) or everything)
-            and not _mounts(image, summaries, held)
+            and wanted(image, summaries) and not _mounts(image, summaries, held)
         ]  # fmt: skip
         away = {image.digest for image in going}
         after = catalog.changed(e for e in catalog.entries if e.digest not in away)
         if going:
             after = _write(after, layout)
         for image in going:
-            removed.untagged += _untagged(image.entries)
+            removed.untagged += _untagged(image.entries, image.repo_digests)
         others = {entry.digest for entry in after.entries}
         _take(store, [image.digest for image in going], others, summaries, held, removed)
         removed.freed += collect(store, after, held)

@@ -47,7 +47,8 @@ class StoredImage:
 
     @property
     def names(self) -> tuple[ImageName, ...]:
-        return tuple(entry.name for entry in self.entries if entry.name is not None)
+        names = (entry.name for entry in self.entries if entry.name is not None)
+        return tuple(dict.fromkeys(names))
 
     @property
     def is_dangling(self) -> bool:
@@ -185,10 +186,15 @@ class Store:
         return Lease(self.layout, Holder(kind, os.getpid(), what, where))
 
     def hold(self, lease: Lease, image: StoredImage) -> None:
-        """All that it needs stays from here on.  Raises ImageNotFound where it went just now."""
+        """All that it needs stays from here on; it may be one platform of an index.
+
+        Raises ImageNotFound where it went just now.
+        """
         summaries = Summaries(self.layout, tolerant=True)
         lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
-        if not Catalog.read(self.layout).of(image.digest):
+        catalog = Catalog.read(self.layout)
+        below = (d for e in catalog.entries for d, _ in summaries.reached(e.digest))
+        if not catalog.of(image.digest) and image.digest not in below:
             raise ImageNotFound(f"{image.image_id[:19]}: was removed just now")
 
     def add(

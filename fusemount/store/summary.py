@@ -5,7 +5,7 @@ the blobs and added, what no longer is in the store falls out when it is written
 change, so it is never stale: only which manifests of an index the store has is asked each time.
 What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
 
-    {"version":2,"sha256":"<of the next line>"}
+    {"version":3,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
 """
 
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
@@ -26,11 +26,11 @@ from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 2
+_VERSION = 3
+_UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
-@dataclass(frozen=True)
-class LayerRow:
+class LayerRow(NamedTuple):
     """digest, size: of the blob.  archive_size: of its tar, 0 where that is not known."""
 
     digest: Digest
@@ -43,9 +43,11 @@ class LayerRow:
 class Summary:
     """What a manifest is.
 
-    config: its image ID.  layers: lowest first.  children: of an index, the manifests in it that
-    the store has.  what: "image", "index" or "artifact"; an artifact's config and layers are blobs
-    alone, without diff_ids; "damaged": it cannot be read, which trouble says.
+    config: its image ID; an index has that of the only image in it, where the store has one of its
+    platforms alone.  created, platform: an index has the newest, and all.  layers: lowest first.
+    children: of an index, the manifests in it that the store has.
+    what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
+    diff_ids; "damaged": it cannot be read, which trouble says; blobs are those that are known.
     """
 
     what: str
@@ -77,46 +79,81 @@ class Summaries:
         self._known: dict[str, Any] = {}
         self._read_once: dict[Digest, Summary] = {}
         self._new = False
+        self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
         with suppress(OSError, ValueError, TypeError):
             head, _, rest = layout.summaries.read_bytes().partition(b"\n")
             if json.loads(head) == _head(rest):
                 self._known = json.loads(rest)
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
+        return self._as_it_is(self._bare(digest, media_type))
+
+    def _bare(self, digest: Digest, media_type: str) -> Summary:
+        """Of an index all that it lists."""
         summary = self._read_once.get(digest)
         if summary is not None:
-            return self._as_it_is(summary)
+            return summary
         known = self._known.get(digest)
         if known is not None:
             with suppress(TypeError, ValueError, KeyError):
-                self._read_once[digest] = _from_json(known)
-                return self._as_it_is(self._read_once[digest])
+                self._read_once[digest] = self._from_json(known)
+                return self._read_once[digest]
         try:
             summary = self.found_out(digest, media_type)
         except ImgmountError as error:
             if not self._tolerant:
                 raise
-            return Summary("damaged", trouble=str(error))
+            return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
         if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
             self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
-        return self._as_it_is(summary)
+        return summary
 
     def _as_it_is(self, summary: Summary) -> Summary:
-        """With those children only that the store has; more may come with another pull."""
+        """An index with those children only that the store has, and what they are; more may come
+        with another pull."""
         if not summary.children:
             return summary
-        there = tuple(d for d in summary.children if self._layout.blob(d).exists())
-        return replace(summary, children=there)
+        there = self._there(summary)
+        below = [s for _, s in self._walk([(child, "") for child in there])]
+        images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
+        only = images[0] if len(images) == 1 else Summary("index")
+        return Summary(
+            "index",
+            only.config,
+            max((s.created for s in images), default=""),
+            ", ".join(dict.fromkeys(s.platform for s in images)),
+            only.labels,
+            children=there,
+        )
+
+    def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
+        """What a damaged image needs at least: nobody takes that away meanwhile."""
+        try:
+            data = self._read(digest, digest)
+            document = parse_index_or_manifest(data, digest, media_type)
+        except ImgmountError:
+            return ()
+        if isinstance(document, Index):
+            return tuple(child.digest for child in document.manifests)
+        return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
         """A manifest and, of an index, all that are in it, each once."""
-        seen, waiting = {digest}, [(digest, media_type)]
+        for each, summary in self._walk([(digest, media_type)]):
+            yield each, self._as_it_is(summary)
+
+    def _there(self, summary: Summary) -> tuple[Digest, ...]:
+        return tuple(d for d in summary.children if self._layout.blob(d).exists())
+
+    def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
+        """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
+        seen, waiting = {digest for digest, _ in first}, list(reversed(first))
         while waiting:
             each, media_type = waiting.pop()
-            summary = self.of(each, media_type)
+            summary = self._bare(each, media_type)
             yield each, summary
-            new = [child for child in summary.children if child not in seen]
+            new = [child for child in self._there(summary) if child not in seen]
             seen.update(new)
             waiting += [(child, "") for child in reversed(new)]
 
@@ -188,18 +225,25 @@ class Summaries:
             raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
         return data
 
+    # ---- from what is remembered ------------------------------------------------------------
+
+    def _from_json(self, known: dict[str, Any]) -> Summary:
+        """Raises TypeError, ValueError, KeyError: written by somebody else."""
+        return Summary(
+            known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
+            known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),
+            tuple(map(Digest, known["children"])), tuple(map(Digest, known["blobs"])),
+        )  # fmt: skip
+
+    def _remembered(self, fields: list[Any]) -> LayerRow:
+        key = tuple(fields)
+        row = self._rows.get(key)
+        if row is None:
+            digest, size, diff_id, archive_size = key
+            row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
+            self._rows[key] = row
+        return row
+
 
 def _head(rest: bytes) -> dict[str, Any]:
     return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}
-
-
-def _from_json(known: dict[str, Any]) -> Summary:
-    layers = tuple(
-        LayerRow(Digest(r["digest"]), r["size"], Digest(r["diff_id"]), r["archive_size"])
-        for r in known["layers"]
-    )
-    return Summary(
-        known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
-        known["platform"], known["labels"], layers, tuple(map(Digest, known["children"])),
-        tuple(map(Digest, known["blobs"])),
-    )  # fmt: skip

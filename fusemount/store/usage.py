@@ -50,6 +50,8 @@ class Use:
 def usage(store: Store) -> Use:
     """Raises ImgmountError."""
     layout = store.layout
+    if not layout.exists:
+        return Use((), 0, 0, 0, 0, 0)
     with locked(layout, exclusive=True):
         held = living(layout)
         _, images, summaries = store.read()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,17 +42,21 @@ class Report:
     unreached: list[str] = field(default_factory=list)
 
 
-def verify(store: Store, progress: Progress) -> Report:
-    """Raises ImgmountError only where the store cannot be read at all.
+def verify(store: Store, progress: Progress, only: Sequence[Digest] | None = None) -> Report:
+    """only: these manifests, and what they lead to; None: the whole store.
+
+    Raises ImgmountError only where the store cannot be read at all.
 
     Others may change the store meanwhile: what it had at the start is held until the end.
     """
+    if not store.root.exists():
+        return Report()
     with translated(store.root), ExitStack() as stack:
         try:
             lease = stack.enter_context(store.lease("verify", str(store.root)))
         except ImgmountError:  # it cannot be written to, so nobody takes anything away either
             lease = None
-        return _Check(store, progress).run(lease)
+        return _Check(store, progress).run(lease, only)
 
 
 class _Check:
@@ -60,15 +65,27 @@ class _Check:
         self._report = Report()
         self._summaries = Summaries(store.layout, tolerant=True)
         self._layers: dict[Digest, Measured | None] = {}
+        self._writable = False
         self._good: set[Digest] = set()
         self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
 
-    def run(self, lease: Lease | None) -> Report:
-        self._marker()
+    def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
+        """What cannot be written to does not change either."""
+        return locked(self._layout, exclusive=exclusive) if self._writable else nullcontext()
+
+    def run(self, lease: Lease | None, only: Sequence[Digest] | None) -> Report:
+        self._writable = lease is not None
         catalog = self._held(lease)
-        self._blobs()
+        if only is None:
+            self._marker()
+            with translated(self._layout.blobs):
+                self._blobs(names_in(self._layout.blobs))
+        else:
+            catalog = catalog.changed(e for e in catalog.entries if e.digest in only)
+            needed = (self._summaries.blobs(e.digest) for e in catalog.entries)
+            self._blobs(sorted({digest.hex for blobs in needed for digest in blobs}))
         for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
             self._report.images += 1
             names = ", ".join(e.name.familiar for e in catalog.of(digest) if e.name) or digest[:19]
@@ -82,7 +99,8 @@ class _Check:
                 self._wrong(f"{names}: {size} bytes, index.json says {said}")
             for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
                 self._manifest(digest, kind, names)
-        self._derived(catalog)
+        if only is None:
+            self._derived(catalog)
         return self._report
 
     def _marker(self) -> None:
@@ -109,9 +127,7 @@ class _Check:
 
     # ---- blobs --------------------------------------------------------------------------------
 
-    def _blobs(self) -> None:
-        with translated(self._layout.blobs):
-            names = names_in(self._layout.blobs)
+    def _blobs(self, names: Sequence[str]) -> None:
         for name in names:
             try:
                 claimed = Digest(f"sha256:{name}")
@@ -210,7 +226,7 @@ class _Check:
     def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
         """What Docker's view says of a layer; images that others brought are not in it."""
         row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
-        with locked(self._layout, exclusive=False):
+        with self._locked(exclusive=False):
             if not (self._layout.layerdb / ident.hex).exists():
                 return
             said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
@@ -309,12 +325,13 @@ class _Check:
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and said != right:
                 self._wrong("repositories.json: not what index.json says")
-        with locked(self._layout, exclusive=True), translated(self._layout.root):
+        with self._locked(exclusive=True), translated(self._layout.root):
             self._report.unreached += self._unreached()
 
     def _unreached(self) -> list[str]:
         layout = self._layout
-        held = {digest.hex for h in living(layout) for digest in h.digests}
+        leases = living(layout) if self._writable else ()
+        held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
         for entry in Catalog.read(layout).entries:  # what came meanwhile
             reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
@@ -338,7 +355,7 @@ def _same(found: Summary, remembered: Summary) -> bool:
     """Where the map of diff_ids has lost a layer, its tar's size is remembered, and not found."""
     rows = zip(found.layers, remembered.layers, strict=False)
     layers = tuple(
-        a if a.archive_size else replace(a, archive_size=b.archive_size) for a, b in rows
+        a if a.archive_size else a._replace(archive_size=b.archive_size) for a, b in rows
     )
     return len(found.layers) == len(layers) and replace(found, layers=layers) == remembered
 

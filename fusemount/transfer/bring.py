@@ -219,7 +219,7 @@ class Bringing:
         """A blob that is there was verified when we brought it; one that others wrote is now.
         False: it is not what its name says.  Another config may claim another diff_id."""
         known = self._store.diff_id(descriptor.digest)
-        if known is None:
+        if known is None or diff_id not in (None, known):  # the map may be what is wrong
             learnt = learn(self._store.layout, descriptor.digest)
             if learnt is None:
                 return False

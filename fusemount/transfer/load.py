@@ -7,7 +7,7 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,15 @@ from fusemount.sources.choose import answers
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
-from fusemount.store import Lease, Store, StoredImage, StoredLayer
-from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
+from fusemount.store import Lease, Store, StoredImage
+from fusemount.store.intake import (
+    Claims,
+    Part,
+    Read,
+    StoredLayer,
+    put_document,
+    take_layer,
+)
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.unpacked import reading, take_unpacked
@@ -37,6 +44,9 @@ from fusemount.transfer.unpacked import reading, take_unpacked
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
+
+
+Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,16 @@ def load_medium(
     *,
     only: str | None = None,
     named: bool = True,
+    loaded: Loaded = lambda _image, _names: None,
 ) -> list[StoredImage]:
     """All images of an archive or layout; the caller closes its files.
 
     only: those that are meant by this name or ID.  named: they get the names that they have there.
+    loaded: is told of each, once it is there, and which of its names came with it.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
     were complete before that stay.
     """
-    loading = _Loading(store, medium, progress, only, named)
+    loading = _Loading(store, medium, progress, only, named, loaded)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
         tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
@@ -101,6 +113,7 @@ class _Loading:
     progress: Transfers
     only: str | None
     named: bool
+    loaded: Loaded
 
     def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
         chosen = tops
@@ -112,18 +125,23 @@ class _Loading:
             }
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
         self._some(chosen, [name for top in tops for name in top.names])
-        return [
-            _load_oci(self.store, self.medium, top, self._names(top.names), self.progress)
-            for top in chosen
-        ]
+        images = []
+        for top in chosen:
+            names = self._names(top.names)[:1]  # containerd's full one comes before the tag alone
+            images.append(_load_oci(self.store, self.medium, top, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
 
     def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
         chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
         self._some(chosen, [name for c in found for name in c.names])
-        return [
-            _load_docker(self.store, c.open(c.names), self._names(c.names), self.progress)
-            for c in chosen
-        ]
+        images = []
+        for each in chosen:
+            names = self._names(each.names)
+            image = each.open(each.names)
+            images.append(_load_docker(self.store, image, names, self.progress))
+            self.loaded(images[-1], names)
+        return images
 
     def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
         if not chosen:
@@ -209,7 +227,6 @@ def _load_oci(
     names: Sequence[ImageName],
     progress: Transfers,
 ) -> StoredImage:
-    names = names[:1]  # containerd's full one, which stands before the tag alone
     what = names[0].familiar if names else descriptor.digest
     with store.lease("load", what) as lease:
         bringing = Bringing(
@@ -281,6 +298,11 @@ def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -
 
 def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
     task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
+    there = _there(store, lease, blob)
+    if there is not None:
+        blob.file.release()
+        task.done("Already exists")
+        return there
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
     head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
@@ -293,6 +315,23 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     blob.file.release()
     task.done("Loaded")
     return layer
+
+
+def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
+    """An uncompressed layer that the store has: its blob was verified when it came."""
+    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+    if blob.diff_id is None or detect(head) is not Compression.NONE:
+        return None
+    lease.hold([blob.diff_id])
+    if store.diff_id(blob.diff_id) != blob.diff_id:
+        return None
+    try:
+        size = store.layout.blob(blob.diff_id).stat().st_size
+    except FileNotFoundError:
+        return None
+    if size != blob.size:
+        return None
+    return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
 
 
 class Described(Protocol):

@@ -12,46 +12,130 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
+from fusemount.errors import (
+    ImageNotFound,
+    MalformedImage,
+    PlatformMismatch,
+    UsageError,
+    VerificationFailed,
+)
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
-from fusemount.imagename import ImageName
+from fusemount.image.platforms import parse_platform, rank
+from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.decode import StretchReader, read_at
-from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
+from fusemount.settings import Platform
+from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
 from fusemount.store.catalog import Entry
 from fusemount.store.summary import LayerRow, Summaries, Summary
 from fusemount.transfer.progress import Transfers
 
+Chosen = tuple[StoredImage, tuple[ImageName, ...]]  # an image, and its names where it goes
+
 
 def save(
     store: Store,
-    images: Sequence[tuple[StoredImage, tuple[ImageName, ...]]],
+    images: Sequence[Chosen],
     target: Target,
     progress: Transfers,
 ) -> None:
     """Images and the names that they shall have there.  Raises ImageNotFound, MalformedImage,
     VerificationFailed, NoSpace, ImgmountError; the target is then what it was."""
     layout = LayoutOutput(target.path) if target.form == "oci" else None
-    output: Output = layout or ArchiveOutput(target.path)
+    _save(store, images, target.form, layout or ArchiveOutput(target.path), progress)
+
+
+def save_stream(
+    store: Store, images: Sequence[Chosen], form: str, fd: int, progress: Transfers
+) -> None:
+    """An archive to where nobody can seek: nothing is written there before all is well."""
+    _save(store, images, form, StreamOutput(store.layout.ingest, fd), progress)
+
+
+def _save(
+    store: Store, images: Sequence[Chosen], form: str, output: Output, progress: Transfers
+) -> None:
     try:
-        with store.lease("save", str(target.path)) as lease:
+        with store.lease("save", ", ".join(image.digest for image, _ in images)) as lease:
             saving = _Saving(store, output, progress)
             for image, _ in images:
                 store.hold(lease, image)
-            if target.form == "docker-archive":
+            if form == "docker-archive":
                 saving.docker(images)
             else:
-                saving.oci(images, layout)
+                saving.oci(images, output if isinstance(output, LayoutOutput) else None)
         output.finish()
     finally:
         output.leave()
+
+
+def chosen(store: Store, texts: Sequence[str], platform: Platform | None = None) -> list[Chosen]:
+    """What `save` is asked for: NAME:TAG; NAME, which is all its tags; an ID, which has no name.
+
+    platform: of several platforms that one alone.  Raises ImageNotFound, PlatformMismatch.
+    """
+    found: dict[Digest, Chosen] = {}
+    for text in texts:
+        for image, names in _meant(store, text):
+            image = image if platform is None else _for_platform(store, image, platform)
+            before = found[image.digest][1] if image.digest in found else ()
+            found[image.digest] = (image, tuple(dict.fromkeys((*before, *names))))
+    return list(found.values())
+
+
+def _meant(store: Store, text: str) -> list[Chosen]:
+    try:
+        name = parse_name(text, store.default_domain)
+    except UsageError:
+        return [(store.find(text), ())]
+    if name.tag is None and name.digest is None:
+        own = [
+            (image, tuple(n for n in image.names if n.repository == name.repository))
+            for image in store.images()
+        ]
+        if any(names for _, names in own):
+            return [(image, names) for image, names in own if names]
+    image = store.find(text)
+    wanted = {name.tagged(), replace(name.tagged(), domain="localhost",
+                                     path=name.path.removeprefix("library/"))}  # fmt: skip
+    return [(image, tuple(each for each in image.names if each in wanted))]
+
+
+def _for_platform(store: Store, image: StoredImage, platform: Platform) -> StoredImage:
+    """The image of that platform, of an index."""
+    summaries = Summaries(store.layout)
+    ranked = []
+    for digest, summary in summaries.reached(image.digest, image.descriptor.media_type):
+        if summary.what == "image":
+            order = rank(parse_platform(summary.platform), platform)
+            ranked += [(order, digest, summary)] if order is not None else []
+    if not ranked:
+        there = image.summary.platform or "none"
+        raise PlatformMismatch(
+            f"{image.image_id[:19]}: no image for {platform} in the store, only for {there}"
+        )
+    _, digest, summary = min(ranked, key=lambda each: each[0])
+    if digest == image.digest:
+        return image
+    size = store.layout.blob(digest).stat().st_size
+    descriptor = Descriptor(
+        _media_type(store, digest), digest, size, platform=parse_platform(summary.platform)
+    )
+    return StoredImage(digest, (Entry(descriptor),), summary)
+
+
+def _media_type(store: Store, digest: Digest) -> str:
+    data = store.layout.blob(digest).read_bytes()
+    document = parse_index_or_manifest(data, f"manifest {digest}")
+    return getattr(document, "media_type", "") or OCI + "manifest.v1+json"
 
 
 class _Saving:
@@ -61,7 +145,7 @@ class _Saving:
 
     # ---- docker-archive -----------------------------------------------------------------------
 
-    def docker(self, images: Sequence[tuple[StoredImage, tuple[ImageName, ...]]]) -> None:
+    def docker(self, images: Sequence[Chosen]) -> None:
         entries: dict[Digest, dict[str, Any]] = {}
         written: set[Digest] = set()
         for image, names in images:
@@ -112,7 +196,7 @@ class _Saving:
 
     def oci(
         self,
-        images: Sequence[tuple[StoredImage, tuple[ImageName, ...]]],
+        images: Sequence[Chosen],
         layout: LayoutOutput | None,
     ) -> None:
         manifests: list[dict[str, Any]] = []

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from fusemount.codec import Compression
 from fusemount.layer import UnpackedLayer
-from fusemount.store import Lease, Store, StoredLayer
-from fusemount.store.intake import Claims, Part, Read, take_layer
+from fusemount.store import Lease, Store
+from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
 from fusemount.transfer.progress import Transfers
 
 

@@ -27,6 +27,7 @@ PYFUSE3 = "imgmount-pyfuse3"
 class Contestant(ABC):
     name: str
     writable = True
+    mounts = True
     unpacks = False
     """Needs the image as a directory."""
     environment: dict[str, str] | None = None

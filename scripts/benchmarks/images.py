@@ -105,9 +105,11 @@ class Sizes:
     random_mib: int = 256
     fsyncs: int = 1_000
     gcc_sources: int = 300
+    layer_mib: int = 200
+    stored: int = 1000
 
 
-QUICK = Sizes(1_000, 10_000_000, 500, 4_000_000, 2_000, 5_000, 16, 300, 16, 4, 20, 4)
+QUICK = Sizes(1_000, 10_000_000, 500, 4_000_000, 2_000, 5_000, 16, 300, 16, 4, 20, 4, 2, 130)
 
 
 def all_images(base: Path, tools: Tools, sizes: Sizes) -> dict[str, Image]:

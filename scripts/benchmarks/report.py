@@ -44,7 +44,14 @@ LIMITS = [
     Limit("fsync loop", 1.6, 1.0),
     Limit("apt-get install", 1.5, 0.7),
 ]
+STORE_LIMITS = [  # measure, the other, at most
+    ("pull of five layers", "skopeo", 1.0),
+    ("pull of five layers", "podman", 0.5),
+    ("load of a docker-archive", "podman", 0.4),
+]
+STORE_MEMORY = 120 << 20
 SECONDS = {
+    "ls of 1,000 images": 0.150,
     "mount to first ls, 100,000 entries": 0.200,
     "mount to first ls, 1,000,000 entries": 0.350,
 }
@@ -124,6 +131,16 @@ def against_limits(results: Results) -> str:
     return "\n".join(lines)
 
 
+def store_limits(results: Results) -> str:
+    rows = times(results.runs)
+    lines = ["| work | beside | found | limit | met |", "|---|---|---|---|---|"]
+    for measure, other, most in STORE_LIMITS:
+        found = ratio(rows.get(measure, {}), other)
+        cells = [measure, other, figure(found), _allowed(most, None), verdict(found, most)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _allowed(most: float | None, wish: float | None) -> str:
     if most is None:
         return NOTHING
@@ -154,6 +171,8 @@ def absolute_limits(results: Results) -> str:
             peaks[memory.work] = memory
     for work, memory in peaks.items():
         allowed = MEMORY_BASE + MEMORY_A_NODE * memory.entries
+        if work in ("pull", "load"):
+            allowed = STORE_MEMORY
         cells = [figure(memory.bytes / MIB, " MiB"), "≤ " + figure(allowed / MIB, " MiB")]
         cells.append(verdict(memory.bytes, allowed))
         lines.append(f"| peak memory, {work} | {' | '.join(cells)} |")
@@ -185,6 +204,7 @@ def markdown(about: Mapping[str, Any], results: Results) -> str:
         "### Limits, and what was found",
         "Ratios of medians, imgmount ÷ the other.",
         against_limits(results),
+        store_limits(results),
         absolute_limits(results),
         "### Every figure",
         every_figure(results, contestants),

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 from benchmarks import mounting
 from benchmarks.contestants import Contestant
 from benchmarks.indexing import INDEX_WORKS, IndexWork
+from benchmarks.storing import STORE_WORKS, StoreWork
 from benchmarks.tools import Failure
 from benchmarks.works import WORKS, Bench, Work
 
-AnyWork = Work | IndexWork
-ALL_WORKS: list[AnyWork] = [*INDEX_WORKS, *WORKS]
+AnyWork = Work | IndexWork | StoreWork
+ALL_WORKS: list[AnyWork] = [*INDEX_WORKS, *WORKS, *STORE_WORKS]
 T = TypeVar("T")
 
 
@@ -96,7 +97,9 @@ def perform(
             for measure, seconds in found.seconds.items():
                 results.runs.append(Run(work.name, measure, contestant.name, run, seconds))
                 say(f"    {run} {contestant.name:18} {measure:36} {seconds:10.4f} s")
-            if found.memory:
+            if found.memory and isinstance(work, StoreWork):
+                results.memory.append(Memory(work.name, contestant.name, run, found.memory, 0))
+            elif found.memory:
                 entries = bench.images[work.image].entries + found.made
                 results.memory.append(
                     Memory(work.name, contestant.name, run, found.memory, entries)
@@ -117,7 +120,7 @@ def _prepared(
         if not work.takes(contestant):
             continue
         try:
-            if not isinstance(work, IndexWork):
+            if not isinstance(work, IndexWork | StoreWork):
                 contestant.prepare(image)
             able.append(contestant)
         except (Failure, OSError) as error:

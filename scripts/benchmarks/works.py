@@ -92,7 +92,7 @@ class MountWork:
     """How many nodes that the image does not have, about."""
 
     def takes(self, contestant: Contestant) -> bool:
-        return contestant.writable or not self.writes
+        return contestant.mounts and (contestant.writable or not self.writes)
 
     def visit(self, contestant: Contestant, bench: Bench) -> Found:
         image = bench.images[self.image]
@@ -115,7 +115,7 @@ class FirstLs:
     image: str
 
     def takes(self, contestant: Contestant) -> bool:
-        return not contestant.unpacks or self.image != "million"
+        return contestant.mounts and (not contestant.unpacks or self.image != "million")
 
     def visit(self, contestant: Contestant, bench: Bench) -> Found:
         image = bench.images[self.image]

@@ -11,7 +11,7 @@ from imagewriter import docker_archive
 from mounted import Command
 from tarwriter import TarWriter
 
-from fusemount.cli.history import age, human_size
+from fusemount.cli.ages import age, human_size
 from fusemount.cli.table import table
 
 LONG = "RUN " + "x" * 60

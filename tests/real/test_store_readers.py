@@ -59,9 +59,13 @@ def docker() -> Iterator[Dockerd]:
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Buildah]:
-    found = Buildah(Path(tempfile.mkdtemp(prefix="imgp")))
-    yield found
-    found.clean()
+    base = Path(tempfile.mkdtemp(prefix="imgp"))  # podman refuses paths of over 50 characters
+    found = Buildah(base / "storage")
+    try:
+        yield found
+    finally:
+        found.clean()
+        shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("name", NAMES)

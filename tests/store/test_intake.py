@@ -17,8 +17,8 @@ from tarwriter import TarWriter
 from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
-from fusemount.store import Store, StoredLayer
-from fusemount.store.intake import Claims, Part, put_document, take_layer
+from fusemount.store import Store
+from fusemount.store.intake import Claims, Part, StoredLayer, put_document, take_layer
 from fusemount.store.removal import prune
 
 COMPRESSIONS = ["none", "gzip", "zstd", "xz", "bzip2"]
@@ -228,6 +228,18 @@ def test_a_blob_that_others_brought_is_learnt(store: Store, tmp_path: Path) -> N
     load(store, oci_layout(tmp_path / "in", LAYERS, compress="gzip"))
     clean(store, images=1)
     assert store.diff_id(Digest.of(blob)) == Digest.of(LAYERS[0])
+
+
+def test_a_map_that_is_wrong_is_made_again(store: Store, tmp_path: Path) -> None:
+    layout = oci_layout(tmp_path / "in", LAYERS, compress="gzip")
+    load(store, layout)
+    path = store.layout.diff_id(Digest.of(compress(LAYERS[0], "gzip")))
+    right = path.read_bytes()
+    for wrong in (b"", right.replace(Digest.of(LAYERS[0]).encode(), Digest.of(b"x").encode())):
+        path.write_bytes(wrong)
+        load(store, layout)
+        assert path.read_bytes() == right
+    clean(store, images=1)
 
 
 def test_a_document_that_was_damaged_is_written_again(store: Store) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from imagewriter import ImageSpec, oci_archive, oci_layout
+from oracle import run
 from storing import LAYERS, checked, clean, files, layer, load
 
 from fusemount.digest import Digest
@@ -168,6 +169,18 @@ def test_verify_writes_nothing(full: Store) -> None:
     checked(full)
     assert files(full) == before
     assert os.listdir(full.layout.leases) == []
+
+
+def test_a_store_that_cannot_be_written_to(full: Store) -> None:
+    run("mount", "--bind", full.root, full.root)
+    run("mount", "-o", "remount,bind,ro", full.root)
+    try:
+        clean(full, images=3)
+        assert full.find("a:1").names
+        with pytest.raises(ImgmountError, match="Read-only"):
+            prune(full)
+    finally:
+        run("umount", full.root)
 
 
 def test_an_orphan_is_no_damage(full: Store) -> None:

@@ -1,0 +1,56 @@
+"""Law: times and sizes in docker's words (go-units)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+
+def age(created: str, now: datetime) -> str:
+    """duration(), with "ago"; a time that cannot be read stands as it is."""
+    try:
+        then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
+    except ValueError:
+        return created or "N/A"
+    return duration(then.replace(tzinfo=then.tzinfo or UTC), now) + " ago"
+
+
+def local_time(created: str) -> str:
+    """RFC 3339, whole seconds; one that is not said is Go's zero, one that cannot be read stays."""
+    try:
+        then = datetime.fromisoformat(created)
+    except ValueError:
+        return created or "0001-01-01T00:00:00Z"
+    then = then.replace(tzinfo=then.tzinfo or UTC, microsecond=0).astimezone()
+    return then.isoformat().removesuffix("+00:00") + ("" if then.utcoffset() else "Z")
+
+
+def duration(then: datetime, now: datetime) -> str:
+    """units.HumanDuration of the time between."""
+    seconds = int((now - then).total_seconds())
+    minutes, hours = seconds // 60, round(seconds / 3600)
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 60:
+        return "1 second" if seconds == 1 else f"{seconds} seconds"
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"
+
+
+def human_size(size: int) -> str:
+    """Docker's units.HumanSize: powers of 1000, three significant digits."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}"

@@ -1,0 +1,130 @@
+"""`imgmount du`: what the store takes on disk, and what could go; as `docker system df`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fusemount.cli.arguments import Parser, open_store
+
+if TYPE_CHECKING:
+    from fusemount.store import Store
+    from fusemount.store.usage import Use
+
+_HEADS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Reclaimable": "RECLAIMABLE",
+}
+_IMAGE_COLUMNS = (
+    "Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize", "UniqueSize", "Containers",
+)  # fmt: skip
+
+
+def parser() -> Parser:
+    p = Parser("du", "Print what the store takes on disk, and what could go.")
+    p.add_argument("-v", "--verbose", action="store_true", help="image by image")
+    p.add_argument("--format", metavar="TEMPLATE", help="a Go template for each row")
+    p.add_argument("--json", action="store_true", help="all that is known, as a JSON object")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from fusemount.cli.columns import default_table, shown
+    from fusemount.store.usage import usage
+
+    store = open_store()
+    use = usage(store)
+    if args.json:
+        print(json.dumps(_object(store, use), indent=4))
+        return 0
+    template = args.format or "table"
+    if args.verbose:
+        from fusemount.cli.imagerows import HEADS
+
+        heads = HEADS | {"Containers": "MOUNTS"}
+        columns = default_table(_IMAGE_COLUMNS)
+        text = shown(list(_images(store, use)), heads, columns if template == "table" else template)
+        if template == "table":
+            text = f"Images space usage:\n\n{text}\n\n{_rest(use)}"
+    else:
+        columns = default_table(tuple(_HEADS))
+        text = shown(list(_rows(use)), _HEADS, columns if template == "table" else template)
+    if text:
+        print(text)
+    return 0
+
+
+def _rows(use: Use) -> Iterator[dict[str, str]]:
+    """Docker's, and what else a store holds."""
+    from fusemount.cli.ages import human_size
+
+    active = sum(1 for each in use.images if each.mounts)
+
+    def row(kind: str, total: str, active: str, size: int, free: int) -> dict[str, str]:
+        share = f" ({100 * free // size}%)" if size else ""
+        return {"Type": kind, "TotalCount": total, "Active": active, "Size": human_size(size),
+                "Reclaimable": human_size(free) + share}  # fmt: skip
+
+    yield row("Images", str(len(use.images)), str(active), use.blobs, use.reclaimable)
+    yield row("Cache", "", "", use.cache, use.cache)
+    yield row("Orphans", "", "", use.orphans, use.orphans)
+    yield row("Broken downloads", "", "", use.parts, use.parts)
+
+
+def _rest(use: Use) -> str:
+    from fusemount.cli.ages import human_size
+
+    return "\n".join((
+        f"Cache (indexes and unpacked layers, made again where they are missing): "
+        f"{human_size(use.cache)}",
+        f"Orphans (blobs that nothing leads to): {human_size(use.orphans)}",
+        f"Broken downloads: {human_size(use.parts)}",
+    ))  # fmt: skip
+
+
+def _images(store: Store, use: Use) -> Iterator[dict[str, str]]:
+    """The rows of `ls`, with sizes on disk."""
+    from fusemount.cli.ages import human_size
+    from fusemount.cli.imagerows import image_rows
+    from fusemount.store.listing import listed_of
+    from fusemount.store.summary import Summaries
+
+    summaries = Summaries(store.layout, tolerant=True)
+    listed = [(listed_of(each.image, summaries), each) for each in use.images]
+    for one, each in sorted(listed, key=lambda pair: pair[0].created, reverse=True):
+        for row in image_rows([one]):
+            yield row | {
+                "Size": human_size(each.size),
+                "SharedSize": human_size(each.shared),
+                "UniqueSize": human_size(each.unique),
+                "Containers": str(each.mounts),
+            }
+
+
+def _object(store: Store, use: Use) -> dict[str, Any]:
+    return {
+        "Images": [
+            {
+                "Id": each.image.image_id,
+                "ManifestDigest": each.image.digest,
+                "RepoTags": [name.familiar for name in each.image.names],
+                "Size": each.size,
+                "SharedSize": each.shared,
+                "UniqueSize": each.unique,
+                "Mounts": each.mounts,
+            }
+            for each in use.images
+        ],
+        "ImagesSize": use.blobs,
+        "Reclaimable": use.reclaimable,
+        "CacheSize": use.cache,
+        "OrphansSize": use.orphans,
+        "BrokenDownloadsSize": use.parts,
+        "Root": str(store.root),
+    }

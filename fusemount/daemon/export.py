@@ -1,0 +1,65 @@
+"""Law: `imgmount export`: all that a mount, an upper or an image shows, as one tar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount.daemon.changed import Asked, Warn, open_changed
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.view import open_view
+from fusemount.errors import ImgmountError
+from fusemount.reference import Reference
+from fusemount.settings import Directories, MountOptions
+
+if TYPE_CHECKING:
+    from fusemount.layer import Progress
+    from fusemount.rootfs import RootFs
+
+
+def is_place(path: Path) -> bool:
+    """A mountpoint of ours, or a directory that is no layout: an upper."""
+    try:
+        target = resolve(path)
+        entry = mount_at(target)
+    except (ImgmountError, OSError):
+        return False
+    if entry is not None and entry.fstype == FSTYPE:
+        return True
+    layout = any((target / name).exists() for name in ("oci-layout", "index.json"))
+    return target.is_dir() and not layout
+
+
+def export_place(
+    asked: Asked, directories: Directories, progress: Progress, warn: Warn
+) -> Iterator[bytes]:
+    """The tar of what a mount or an upper shows, in pieces.  Raises as open_changed does."""
+    with ExitStack() as stack:
+        changed = open_changed(asked, directories, progress, warn, stack)
+        yield from _whole(changed.rootfs, warn)
+
+
+def export_image(
+    reference: Reference, asked: Asked, directories: Directories, progress: Progress, warn: Warn
+) -> Iterator[bytes]:
+    """The same of an image alone.  Raises every error of an image."""
+    follow = bool(asked.follow_symlink_parents)
+    options = replace(MountOptions(read_only=True), follow_symlink_parents=follow)
+    with ExitStack() as stack:
+        view = open_view(reference, asked.image_options, options, directories, progress, stack)
+        yield from _whole(view.rootfs, warn)
+
+
+def _whole(rootfs: RootFs, warn: Warn) -> Iterator[bytes]:
+    from fusemount import _native
+    from fusemount.rootfs.changes import compare
+    from fusemount.rootfs.layertar import layer_tar
+
+    nothing = _native.Tree()
+    nothing.seal()
+    changes = compare(nothing, rootfs.tree)
+    yield from layer_tar(rootfs, changes, lambda what: warn(f"{what}: left out"))

@@ -1,0 +1,54 @@
+"""Law: `imgmount diff IMAGE IMAGE` as one function."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from fusemount.daemon.changed import Asked
+from fusemount.errors import ImgmountError
+from fusemount.reference import Reference
+from fusemount.settings import Directories
+
+if TYPE_CHECKING:
+    from fusemount.layer import Progress
+    from fusemount.rootfs.imagediff import Side
+
+
+def diff_images(
+    old: Reference, new: Reference, asked: Asked, directories: Directories, progress: Progress
+) -> list[tuple[str, bytes]]:
+    """(A, C or D, path relative to the root), sorted.  Raises every error of an image."""
+    from fusemount.rootfs.imagediff import image_changes
+
+    with ExitStack() as stack:
+        sides = [_side(each, asked, directories, progress, stack) for each in (old, new)]
+        try:
+            return list(image_changes(*sides))
+        except OSError as error:
+            raise ImgmountError(f"{old}, {new}: {error.strerror or error}") from error
+
+
+def _side(
+    reference: Reference,
+    asked: Asked,
+    directories: Directories,
+    progress: Progress,
+    stack: ExitStack,
+) -> Side:
+    from fusemount.layer import OpenDirectory, OpenLayer, open_directories, open_layers
+    from fusemount.rootfs import RootFs
+    from fusemount.rootfs.imagediff import Side
+    from fusemount.rootfs.open import build_tree
+    from fusemount.sources import open_image
+
+    options = asked.image_options
+    image = stack.enter_context(open_image(reference, options, directories, progress))
+    layers: list[OpenLayer | OpenDirectory] = []
+    for layer in open_layers(image, options, directories, progress):
+        layers.append(stack.enter_context(layer))
+    known = [layer.diff_id for layer in layers if isinstance(layer, OpenLayer)]
+    for directory in open_directories(image.directories, trusted_marks=image.trusted_marks):
+        layers.append(stack.enter_context(directory))
+    tree = build_tree(layers, follow_symlink_parents=bool(asked.follow_symlink_parents))
+    return Side(RootFs(tree, None), known)

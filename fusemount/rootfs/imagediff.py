@@ -1,0 +1,109 @@
+"""Law: what differs between two images, path by path, whatever layers they are made of.
+
+Two files are the same if a program that looks at either could not tell: kind, owner, mode, times,
+xattrs, device, target and contents.  Contents are compared only where all else is equal, and not at
+all where one layer gave both: at one path it has one file.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fusemount import _native
+from fusemount.digest import Digest
+from fusemount.rootfs.changes import ADDED, CHANGED, DELETED
+from fusemount.rootfs.view import RootFs
+
+_ALL = 2**31
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Side:
+    """layers: the diff_ids, lowest first; None where one is not known."""
+
+    rootfs: RootFs
+    layers: Sequence[Digest | None] = ()
+
+    @property
+    def tree(self) -> _native.Tree:
+        return self.rootfs.tree
+
+    def layer(self, attr: _native.Attr) -> Digest | None:
+        return self.layers[attr.layer] if 0 <= attr.layer < len(self.layers) else None
+
+
+def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
+    """(ADDED, CHANGED or DELETED, path relative to the root), as `docker diff` tells them: a
+    directory is CHANGED when something in it is, and of what was deleted only the top is named.
+
+    Raises OSError for contents that cannot be read.
+    """
+    found: dict[bytes, str] = {}
+    todo: list[tuple[bytes, int, int]] = [(b"", 1, 1)]
+    while todo:
+        path, before, after = todo.pop()
+        theirs = _children(old.tree, before)
+        ours = _children(new.tree, after)
+        for name in theirs.keys() | ours.keys():
+            child = path + b"/" + name if path else name
+            was, now = theirs.get(name), ours.get(name)
+            if was is None:
+                assert now is not None
+                found |= dict.fromkeys(_below(new.tree, child, now), ADDED)
+            elif now is None:
+                found[child] = DELETED
+            else:
+                if not _same(old, was, new, now):
+                    found[child] = CHANGED
+                both = _is_dir(old.tree, was), _is_dir(new.tree, now)
+                if all(both):
+                    todo.append((child, was, now))
+                elif both[1]:
+                    below = list(_below(new.tree, child, now))
+                    found |= {each: ADDED for each in below if each != child}
+    for path in list(found):
+        while path := path.rpartition(b"/")[0]:
+            found.setdefault(path, CHANGED)
+    return ((found[path], path) for path in sorted(found))
+
+
+def _children(tree: _native.Tree, ino: int) -> dict[bytes, int]:
+    return {name: child for name, child, _ in tree.readdir(ino, 0, _ALL)}
+
+
+def _is_dir(tree: _native.Tree, ino: int) -> bool:
+    return stat.S_ISDIR(tree.getattr(ino).mode)
+
+
+def _below(tree: _native.Tree, path: bytes, ino: int) -> Iterator[bytes]:
+    todo = [(path, ino)]
+    while todo:
+        path, ino = todo.pop()
+        yield path
+        if _is_dir(tree, ino):
+            todo += [(path + b"/" + name, child) for name, child, _ in tree.readdir(ino, 0, _ALL)]
+
+
+def _same(old: Side, was: int, new: Side, now: int) -> bool:
+    a, b = old.tree.getattr(was), new.tree.getattr(now)
+    if (a.mode, a.uid, a.gid, a.mtime_ns) != (b.mode, b.uid, b.gid, b.mtime_ns):
+        return False
+    if old.tree.xattrs(was) != new.tree.xattrs(now):
+        return False
+    if stat.S_ISLNK(a.mode):
+        return old.tree.readlink(was) == new.tree.readlink(now)
+    if stat.S_ISCHR(a.mode) or stat.S_ISBLK(a.mode):
+        return a.rdev == b.rdev
+    if not stat.S_ISREG(a.mode):
+        return True
+    if a.size != b.size:
+        return False
+    if old.layer(a) is not None and old.layer(a) == new.layer(b):
+        return True
+    return all(
+        old.rootfs.read(was, at, _PIECE) == new.rootfs.read(now, at, _PIECE)
+        for at in range(0, a.size, _PIECE)
+    )

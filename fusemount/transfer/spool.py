@@ -1,0 +1,107 @@
+"""Law: an archive that cannot be read where it is, compressed or from a pipe, is read from a file
+without a name in the store's ingest/, which is gone with its descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.layer import BlobFile
+from fusemount.layer.decode import Beside, scan
+from fusemount.layer.kept import SparseWriter
+from fusemount.layer.progress import Progress
+from fusemount.sources.medium import Archive, Directory, Medium
+from fusemount.store import Store
+from fusemount.store.layout import translated
+
+
+@contextmanager
+def medium_at(store: Store, path: Path, progress: Progress) -> Iterator[Medium]:
+    """Of a file, a pipe or a layout's directory.
+
+    Raises ImageNotFound, MalformedImage, NoSpace, ImgmountError.
+    """
+    if path.is_dir():
+        directory = Directory(path)
+        try:
+            yield directory
+        finally:
+            directory.close()
+        return
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ImageNotFound(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise ImgmountError(f"{path}: {error.strerror}") from error
+    try:
+        with medium_of(store, fd, str(path), progress) as medium:
+            yield medium
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def medium_of(store: Store, fd: int, label: str, progress: Progress) -> Iterator[Medium]:
+    """Of a descriptor that stays the caller's; what it has given already is not asked for."""
+    regular = stat.S_ISREG(os.fstat(fd).st_mode)
+    with ExitStack() as undo:
+        head = b""
+        if regular and os.lseek(fd, 0, os.SEEK_CUR) == 0:
+            head = os.pread(fd, MAGIC_BYTES, 0)
+            if detect(head) is Compression.NONE:
+                yield _archive(fd, label, undo)
+                return
+        progress.start(f"reading {label}", os.fstat(fd).st_size if regular else 0)
+        undo.callback(progress.finish)
+        with translated(store.layout.ingest):
+            spool = undo.enter_context(tempfile.TemporaryFile(dir=store.layout.ingest))
+            _fill(spool.fileno(), fd, label, progress.advance)
+        progress.finish()
+        yield _archive(spool.fileno(), label, undo)
+
+
+def _archive(fd: int, label: str, undo: ExitStack) -> Archive:
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise MalformedImage(f"{label}: nothing is in it")
+    index = scan(fd, 0, size, label)
+    file = BlobFile(Path(f"/proc/self/fd/{fd}"))
+    undo.callback(file.close)
+    return Archive(label, file, index)
+
+
+def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None]) -> None:
+    head = b""
+
+    def next_piece(n: int) -> bytes:
+        try:
+            data = os.read(fd, n)
+        except OSError as error:
+            raise ImgmountError(f"{label}: {error.strerror}") from error
+        advance(len(data))
+        return data
+
+    while len(head) < MAGIC_BYTES and (more := next_piece(MAGIC_BYTES - len(head))):
+        head += more
+    compression = detect(head)
+
+    def read(n: int) -> bytes:
+        nonlocal head
+        if head:
+            data, head = head[:n], head[n:]
+            return data
+        return next_piece(n)
+
+    writer = SparseWriter(spool)
+    with Beside(writer.write) as beside:
+        for piece in decompress(read, compression, label):
+            beside.put(piece)
+    writer.finish()
