@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
     from fusemount.layer import SilentProgress
     from fusemount.sources.writing import parse_target
 
-    if args.format and not args.output:
+    if args.format and args.output is None:
         raise UsageError("--format: of which file? Name it with -o")
     epoch = source_date_epoch()
     if args.rewrite_timestamp and epoch is None:
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         _check_text(word, text)
     options = CommitOptions(
         name=_image_name(args.name),
-        target=parse_target(args.output, args.format) if args.output else None,
+        target=parse_target(args.output, args.format) if args.output is not None else None,
         changes=tuple(args.change),
         author=args.author,
         message=args.message,

@@ -314,7 +314,8 @@ def left(directory: Path) -> list[str]:
     [
         (["Upper/Case", "-o", "out"], 2, "'Upper/Case'"),
         (["t:", "-o", "out"], 2, "'t:'"),
-        (["t"], 2, "--output"),
+        (["t", "--format", "oci"], 2, "--format"),
+        (["t", "--compress", "gzip"], 2, "--compress"),
         (["t", "-o", "out", "-c", "RUN x"], 2, "RUN"),
         (["t", "-o", "docker-archive:out", "--compress", "gzip"], 2, "--compress"),
         (["t", "-o", "oci:out", "--format", "docker-archive"], 2, "--format"),
@@ -338,6 +339,27 @@ def test_errors_leave_nothing(
     assert done.returncode == code and said in done.stderr.decode(), done.stderr
     assert done.stderr.count(b"\n") == 1
     assert (left(tmp_path), left(upper)) == before
+
+
+def test_into_the_store(command: Command, upper: Path, tmp_path: Path) -> None:
+    """Its image is mounted by name; committed on that again, the layers that are there stay."""
+    first = command("commit", upper, "site/a:1").stdout.strip()
+    with mounted(command, "site/a:1", tmp_path / "at", "--upper", tmp_path / "next") as at:
+        shown = dump_directory(at)
+        (at / "more").write_bytes(b"more")
+        blobs = left(tmp_path / "dirs/root/blobs/sha256")
+        second = command("commit", at, "site/a").stdout.strip()
+        seen = dump_directory(at)
+    with mounted(command, upper.parent / "image.tar", tmp_path / "old", "--upper", upper) as at:
+        assert not (found := differences(shown, dump_directory(at))), found
+    with mounted(command, second.removeprefix("sha256:")[:12], tmp_path / "new") as at:
+        assert not (found := differences(dump_directory(at), seen)), found
+    assert (
+        len(left(tmp_path / "dirs/root/blobs/sha256")) == len(blobs) + 3
+    )  # layer, config, manifest
+    rows = command("ls", "--no-trunc", "--format", "{{.Tag}} {{.ID}}").stdout.splitlines()
+    assert sorted(rows) == sorted([f"1 {first}", f"latest {second}"])
+    assert "as they should be" in command("verify").stdout
 
 
 @contextmanager
