@@ -201,8 +201,8 @@ def test_import(peers: Peers, tmp_path: Path, how: str) -> None:
     words = ["import", *changes, "-m", "why"]
     if how == "stdin":
         made = subprocess.run(
-            [sys.executable, "-m", "fusemount", *words, "-", "imported:1"], env=command.environment, check=True,
-            input=tar.read_bytes(), capture_output=True,
+            [sys.executable, "-m", "fusemount", *words, "-", "imported:1"],
+            env=command.environment, check=True, input=tar.read_bytes(), capture_output=True,
         ).stdout.decode()  # fmt: skip
     else:
         made = command(*words, given, "imported:1").stdout

@@ -15,10 +15,11 @@ PLATFORMS = ("amd64", "arm64", "s390x")
 
 def platforms(*more: dict[str, object]) -> Files:
     """An index of three images, and further entries."""
+    shared = layer("shared", 4000)
     images = [
-        ImageSpec([layer("shared", 4000), layer(arch)], config={"architecture": arch}, compress="gzip")
+        ImageSpec([shared, layer(arch)], config={"architecture": arch}, compress="gzip")
         for arch in PLATFORMS
-    ]  # fmt: skip
+    ]
     files = oci_files(images, nested="multi")
     if more:
         (top,) = json.loads(bytes_of(files, "index.json"))["manifests"]

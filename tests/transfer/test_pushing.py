@@ -133,7 +133,7 @@ def test_all_platforms(store: Store, registry: RealRegistry) -> None:
 
 
 def test_an_index_without_its_attestation(store: Store, registry: RealRegistry) -> None:
-    """It was not brought; where the registry lacks it, it is left out, and where it is, it stays."""
+    """It was not brought: where the registry lacks it, it is left out; where it is, it stays."""
     more, entry = attestation()
     where, there = f"{registry.domain}/attested/a:1", f"{registry.domain}/attested/b:1"
     upload(registry.domain, "attested/a", "1", platforms(entry) | more)
