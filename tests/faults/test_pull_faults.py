@@ -1,4 +1,4 @@
-"""The rules of test_store_faults.py, for pull: killed, or failing, at any step that changes the store.
+"""The rules of test_store_faults.py, for a pull that is killed, or fails, at any step.
 
 Layers come side by side, so that the calls have no fixed order; whatever was killed, F1 to F5 hold.
 """
