@@ -149,7 +149,8 @@ def _in(
             image = load_opened(store, opened, progress, named=not kept)
         return image, image.names[:1]
     with open_medium(reference, directories, SilentProgress()) as medium:
-        images = load_medium(store, medium, progress, only=reference.name, named=not kept)
+        found = load_medium(store, medium, progress, only=reference.name, named=not kept)
+    images = list({image.digest: image for image in found}.values())  # it may have several names
     if len(images) != 1:
         which = ", ".join(name.familiar for image in images for name in image.names)
         raise ImageNotFound(
