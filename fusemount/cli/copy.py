@@ -40,6 +40,7 @@ def run(argv: list[str]) -> int:
     options = CopyOptions(
         PullOptions(access, platform, args.all_platforms),
         PushOptions(access, Compression(args.compress)),
+        default_domain(),
     )
     places = directories()
     source = source_end(args.source, reference_of, default_domain())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
-from fusemount.imagename import ImageName, parse_name
+from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.layer.progress import SilentProgress
 from fusemount.reference import FOREIGN_STORES, STORE, Reference
 from fusemount.settings import Directories, ImageOptions, Platform
@@ -48,8 +48,11 @@ class End:
 
 @dataclass(frozen=True)
 class CopyOptions:
+    """default_domain: of names in stores that have none."""
+
     pull: PullOptions
     push: PushOptions
+    default_domain: str = DOCKER_HUB
 
     @property
     def platform(self) -> Platform | None:
@@ -96,7 +99,7 @@ def copy(
     source: End, target: End, options: CopyOptions, directories: Directories, progress: Transfers
 ) -> Digest:
     """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
-    with _through(source, target, directories) as store:
+    with _through(source, target, options, directories) as store:
         image, names = _in(store, source, target, options, directories, progress)
         if options.platform is not None and image.summary.what == "index":
             raise UsageError(
@@ -107,11 +110,14 @@ def copy(
 
 
 @contextmanager
-def _through(source: End, target: End, directories: Directories) -> Iterator[Store]:
+def _through(
+    source: End, target: End, options: CopyOptions, directories: Directories
+) -> Iterator[Store]:
     """The store at one of the ends, the target's first, or one for a while."""
     for end in (target, source):
         if end.reference is not None and end.reference.transport == STORE:
-            yield Store(end.reference.path, create=end is target)
+            domain = options.default_domain
+            yield Store(end.reference.path, create=end is target, default_domain=domain)
             return
     root = directories.cache / f"copy-{os.getpid()}-{os.urandom(4).hex()}"
     try:

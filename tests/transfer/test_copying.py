@@ -82,7 +82,7 @@ def test_copies(
         (tmp_path / "seen.tar").unlink(missing_ok=True)
     for root in (command.base / "root", tmp_path / "new"):
         clean(Store(root))
-    assert not [p for p in (command.base / "cache").glob("copy-*")]
+    assert not list((command.base / "cache").glob("copy-*"))
 
 
 def test_from_podman(
