@@ -204,6 +204,19 @@ def test_a_signal_during_a_push(
     assert not list(store.layout.ingest.iterdir()) and not list(store.layout.leases.iterdir())
 
 
+def test_a_signal_during_a_copy(
+    begin: Starter, command: Command, server: Hostile, image: ServedImage, tmp_path: Path
+) -> None:
+    """The store that was made for it goes, and nothing is at the other end."""
+    digest = image.layers[1]
+    server.on(image.blob(digest), in_range(image.bytes_of(digest), stall=HALF))
+    process = begin("copy", f"docker://{image.name}", f"oci-archive:{tmp_path}/out.tar:x:1")
+    cache = command.base / "cache"
+    until(lambda: any(size_of(part) >= HALF // 2 for part in cache.glob("copy-*/ingest/*")))
+    assert ends(process, signal.SIGTERM) < SOON
+    assert not list(cache.glob("copy-*")) and not (tmp_path / "out.tar").exists()
+
+
 @contextmanager
 def held_back(server: Hostile, image: ServedImage, digest: str) -> Iterator[threading.Event]:
     """That blob is answered when the event is set."""
