@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
-from fusemount.reference import FOREIGN_STORES, Reference, parse_reference
+from fusemount.reference import FOREIGN_STORES, STORE, Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
 if TYPE_CHECKING:
@@ -90,7 +91,24 @@ def reference_of(text: str) -> Reference:
         from fusemount.daemon.storages import located
 
         reference = located(reference, os.environ, user_id())
+    if reference.transport == STORE and os.environ.get("IMGMOUNT_DEFAULT_REGISTRY"):
+        reference = _in_full(reference)
     return reference
+
+
+def _in_full(reference: Reference) -> Reference:
+    """A name without a registry is one of the default registry's, where the store has that."""
+    from fusemount.cli.registryflags import default_domain
+    from fusemount.errors import ImgmountError
+    from fusemount.store import Store
+
+    store = Store(reference.path, default_domain=default_domain())
+    try:
+        name = str(store.name(reference.name or ""))
+        store.find(name)
+    except ImgmountError:  # who opens it says what is wrong
+        return reference
+    return replace(reference, name=name)
 
 
 def open_store(*, create: bool = False) -> Store:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from fusemount.cli.arguments import Parser, directories, reference_of
-from fusemount.cli.registryflags import access_of, add_registry_flags
+from fusemount.cli.registryflags import (
+    access_of,
+    add_platform_flags,
+    add_registry_flags,
+    default_domain,
+)
 
 _ENDS = "docker://NAME, NAME of the store, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE"
 
@@ -12,8 +17,7 @@ def parser() -> Parser:
     p = Parser("copy", "Copy an image between registries, stores, archives and layouts.")
     p.add_argument("source", help=_ENDS)
     p.add_argument("destination", help="likewise")
-    p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
-    p.add_argument("--all-platforms", action="store_true", help="every variant")
+    add_platform_flags(p)
     p.add_argument("--compress", choices=("gzip", "zstd", "none"), default="gzip",
                    help="uncompressed layers that go to a registry")  # fmt: skip
     p.add_argument("-q", "--quiet", action="store_true", help="print nothing")
@@ -36,10 +40,11 @@ def run(argv: list[str]) -> int:
     options = CopyOptions(
         PullOptions(access, platform, args.all_platforms),
         PushOptions(access, Compression(args.compress)),
+        default_domain(),
     )
     places = directories()
-    source = source_end(args.source, reference_of)
-    target = target_end(args.destination, places.store)
+    source = source_end(args.source, reference_of, default_domain())
+    target = target_end(args.destination, places.store, default_domain())
     with shown_transfers(quiet=args.quiet) as progress:
         image_id = copy(source, target, options, places, progress)
     if not args.quiet:

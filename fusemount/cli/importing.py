@@ -8,6 +8,7 @@ import time
 from fusemount.cli.arguments import Parser, directories
 from fusemount.cli.epoch import source_date_epoch
 from fusemount.cli.registryflags import default_domain
+from fusemount.errors import UsageError
 
 
 def parser() -> Parser:
@@ -41,6 +42,8 @@ def run(argv: list[str]) -> int:
         platform=parse_platform(args.platform) if args.platform else None,
     )
     name = parse_name(args.name, default_domain()) if args.name else None
+    if name is not None and name.digest is not None:
+        raise UsageError(f"{args.name}: what is made gets a tag, its digest is what it is")
     if args.file == "-":
         source = sys.stdin.buffer
     else:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from fusemount.cli.arguments import Parser, directories
-from fusemount.cli.registryflags import access_of, add_registry_flags, default_domain
+from fusemount.cli.registryflags import (
+    access_of,
+    add_platform_flags,
+    add_registry_flags,
+    default_domain,
+)
 from fusemount.errors import UsageError
 
 
 def parser() -> Parser:
     p = Parser("pull", "Bring images from a registry into the store.")
     p.add_argument("name", nargs="+", metavar="NAME[:TAG|@DIGEST]")
-    p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
-    p.add_argument("--all-platforms", action="store_true", help="every variant")
+    add_platform_flags(p)
     p.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository")
     p.add_argument("-q", "--quiet", action="store_true", help="print the names alone")
     add_registry_flags(p)

@@ -26,6 +26,12 @@ def add_registry_flags(parser: Parser) -> None:
                         help="instead of /etc/docker/certs.d and its like")  # fmt: skip
 
 
+def add_platform_flags(parser: Parser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
+    which.add_argument("--all-platforms", action="store_true", help="every variant")
+
+
 def access_of(args: argparse.Namespace) -> RegistryAccess:
     from fusemount.registry.credentials import (
         CredentialSources,

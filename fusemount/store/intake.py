@@ -212,10 +212,10 @@ def _pass(flow: _Flow, compression: Compression, description: str) -> tuple[Fact
                 size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
-    except FormatError as error:
+    except (FormatError, MalformedImage) as error:
         if flow.claims.digest not in (None, flow.digest()):  # the better reason
             raise flow.wrong_digest() from None
-        raise malformed(description, error) from None
+        raise malformed(description, error) if isinstance(error, FormatError) else error from None
     digest = flow.digest()
     if compression is Compression.NONE:
         return Facts(digest, digest, flow.size), index

@@ -26,6 +26,7 @@ from fusemount.store.locks import Holder, Lease, locked
 from fusemount.store.summary import Summaries, Summary
 
 LISTED_MAX = 20  # names in one message
+SEEN_MAX = 50  # places that are remembered of a layer
 _SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
 
 
@@ -62,6 +63,16 @@ class StoredImage:
     def image_id(self) -> Digest:
         """The config's digest; an index, which has none, is named by its own."""
         return self.summary.config or self.digest
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A layer's blob in a registry.  size: bytes; media_type: "" where that was not said."""
+
+    digest: Digest
+    size: int
+    repository: str
+    media_type: str = ""
 
 
 class Store:
@@ -270,24 +281,29 @@ class Store:
 
     # ---- where blobs were seen ----------------------------------------------------------------
 
-    def seen(self, diff_id: Digest, digest: Digest, size: int, repository: str) -> None:
+    def seen(self, diff_id: Digest, blob: Seen) -> None:
         """A registry's repository has this blob of that layer; the last seen comes last."""
         path = self.layout.metadata / diff_id.hex
-        rows = [r for r in self.known(diff_id) if (r[0], r[2]) != (digest, repository)][-49:]
-        rows.append((digest, size, repository))
-        said = [{"Digest": d, "Size": n, "SourceRepository": r} for d, n, r in rows]
+        place = (blob.digest, blob.repository)
+        rows = [r for r in self.known(diff_id) if (r.digest, r.repository) != place]
+        said = [
+            {"Digest": r.digest, "Size": r.size, "SourceRepository": r.repository,
+             "MediaType": r.media_type}
+            for r in (*rows[1 - SEEN_MAX :], blob)
+        ]  # fmt: skip
         with locked(self.layout, exclusive=False), translated(path):
             replace_file(path, json.dumps(said).encode(), durable=False)
 
-    def known(self, diff_id: Digest) -> list[tuple[Digest, int, str]]:
-        """(digest, bytes, repository) of a layer's blobs in registries."""
+    def known(self, diff_id: Digest) -> list[Seen]:
+        """A layer's blobs in registries."""
         try:
             rows = json.loads((self.layout.metadata / diff_id.hex).read_bytes())
             return [
-                (Digest(row["Digest"]), int(row["Size"]), str(row["SourceRepository"]))
-                for row in rows
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
+                Seen(Digest(r["Digest"]), int(r["Size"]), str(r["SourceRepository"]),
+                     str(r.get("MediaType") or ""))
+                for r in rows
+            ]  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return []
 
 

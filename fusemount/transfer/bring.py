@@ -70,6 +70,10 @@ class Bringing:
         self._visited = 0
         self._stop = Event()
 
+    def stop(self) -> None:
+        """From any thread: what is under way ends soon, and says Stopped."""
+        self._stop.set()
+
     def bring(self, descriptor: Descriptor, data: bytes | None = None) -> Brought:
         """data: the manifest's bytes, where they are at hand."""
         found = self._documents(descriptor, data, NESTING_MAX)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
-from fusemount.imagename import ImageName, parse_name
+from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.layer.progress import SilentProgress
 from fusemount.reference import FOREIGN_STORES, STORE, Reference
 from fusemount.settings import Directories, ImageOptions, Platform
@@ -48,25 +48,30 @@ class End:
 
 @dataclass(frozen=True)
 class CopyOptions:
+    """default_domain: of names in stores that have none."""
+
     pull: PullOptions
     push: PushOptions
+    default_domain: str = DOCKER_HUB
 
     @property
     def platform(self) -> Platform | None:
         return self.pull.platform
 
 
-def source_end(text: str, refer: Callable[[str], Reference]) -> End:
-    """refer reads what is no registry's."""
+def source_end(text: str, refer: Callable[[str], Reference], default_domain: str) -> End:
+    """refer reads what is no registry's.  Raises UsageError."""
     if text.startswith(REGISTRY):
-        return End(name=parse_name(text.removeprefix(REGISTRY)))
+        return End(name=parse_name(text.removeprefix(REGISTRY), default_domain))
     return End(reference=refer(text))
 
 
-def target_end(text: str, store: Path) -> End:
+def target_end(text: str, store: Path, default_domain: str) -> End:
     """Raises UsageError."""
     if text.startswith(REGISTRY):
-        return End(name=parse_name(text.removeprefix(REGISTRY)))
+        name = parse_name(text.removeprefix(REGISTRY), default_domain)
+        _check_no_digest(text, name)
+        return End(name=name)
     transport, colon, rest = text.partition(":")
     if colon and transport in FORMS:
         path, _, called = rest.partition(":")
@@ -77,28 +82,42 @@ def target_end(text: str, store: Path) -> End:
         )
     if colon and transport == STORE:
         root, bracket, called = rest[1:].partition("]") if rest.startswith("[") else ("", "", rest)
+        _check_no_digest(text, parse_name(called, default_domain))
         return End(reference=Reference(STORE, Path(root) if bracket else store, called))
     if colon and transport in FOREIGN_STORES:
         raise UsageError(f"{text!r}: {transport}: is read, and never written")
-    parse_name(text)
+    _check_no_digest(text, parse_name(text, default_domain))
     return End(reference=Reference(STORE, store, text))
+
+
+def _check_no_digest(text: str, name: ImageName) -> None:
+    if name.digest is not None:
+        raise UsageError(f"{text!r}: what is written gets a tag, its digest is what it is")
 
 
 def copy(
     source: End, target: End, options: CopyOptions, directories: Directories, progress: Transfers
 ) -> Digest:
     """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
-    with _through(source, target, directories) as store:
+    with _through(source, target, options, directories) as store:
         image, names = _in(store, source, target, options, directories, progress)
+        if options.platform is not None and image.summary.what == "index":
+            raise UsageError(
+                f"{source.reference or source.name}: has several platforms, which are copied "
+                "together; --platform chooses of a registry's, docker's and podman's images"
+            )
         return _out(store, image, names, target, options, progress)
 
 
 @contextmanager
-def _through(source: End, target: End, directories: Directories) -> Iterator[Store]:
+def _through(
+    source: End, target: End, options: CopyOptions, directories: Directories
+) -> Iterator[Store]:
     """The store at one of the ends, the target's first, or one for a while."""
     for end in (target, source):
         if end.reference is not None and end.reference.transport == STORE:
-            yield Store(end.reference.path, create=end is target)
+            domain = options.default_domain
+            yield Store(end.reference.path, create=end is target, default_domain=domain)
             return
     root = directories.cache / f"copy-{os.getpid()}-{os.urandom(4).hex()}"
     try:
@@ -129,14 +148,15 @@ def _in(
         if other.root == store.root:
             return image, image.names[:1]
         # from one store into another: a layout like any other
-        reference = Reference("oci", other.root, reference.name)
+        reference = Reference("oci", other.root, image.digest)
     if reference.transport in FOREIGN_STORES:
         chosen = ImageOptions(options.platform)
         with open_image(reference, chosen, directories, SilentProgress()) as opened:
             image = load_opened(store, opened, progress, named=not kept)
         return image, image.names[:1]
     with open_medium(reference, directories, SilentProgress()) as medium:
-        images = load_medium(store, medium, progress, only=reference.name, named=not kept)
+        found = load_medium(store, medium, progress, only=reference.name, named=not kept)
+    images = list({image.digest: image for image in found}.values())  # it may have several names
     if len(images) != 1:
         which = ", ".join(name.familiar for image in images for name in image.names)
         raise ImageNotFound(

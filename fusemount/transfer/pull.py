@@ -9,10 +9,9 @@ not taken fast enough makes its connection wait, so memory does not grow with la
 from __future__ import annotations
 
 import queue
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import trio
 
@@ -27,15 +26,14 @@ from fusemount.registry.client import Registry
 from fusemount.registry.credentials import CredentialSources, find_credentials
 from fusemount.registry.options import RegistryOptions
 from fusemount.settings import Platform
-from fusemount.store import Store, StoredImage
+from fusemount.store import Seen, Store, StoredImage
 from fusemount.store.intake import Read
-from fusemount.transfer.bring import Bringing
+from fusemount.transfer.bring import NESTING_MAX, Bringing, Stopped
 from fusemount.transfer.progress import Transfers
+from fusemount.transfer.running import run, when_cancelled
 
 PIECE = 1 << 20  # handed over at once: a thread is woken for each
 ROOM = 4  # pieces of a layer that may wait
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -72,29 +70,13 @@ def pull(
     store: Store, name: ImageName, options: PullOptions, progress: Transfers,
     called: ImageName | None = None,
 ) -> Pulled:  # fmt: skip
-    """called: its name in the store, where that is another.
+    """called: its name in the store, where that is another.  As with docker, a digest in a name
+    makes its tag say nothing: no name is given.
 
     Raises ImageNotFound, PlatformMismatch, RegistryError, Unauthorized, VerificationFailed,
     MalformedImage, NoSpace; what came of its layers by then is gone on with by the next.
     """
     return run(lambda: _pull(store, name.tagged(), options, progress, called))
-
-
-def run(work: Callable[[], Awaitable[_T]]) -> _T:
-    """Under trio; of several errors the first that is one of ours."""
-    try:
-        return trio.run(work)
-    except BaseExceptionGroup as group:
-        raise _chosen(group) from group
-
-
-def _chosen(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.append(_chosen(error) if isinstance(error, BaseExceptionGroup) else error)
-    ours = [e for e in leaves if isinstance(e, ImgmountError)]
-    interrupts = [e for e in leaves if not isinstance(e, Exception)]
-    return (interrupts or ours or leaves)[0]
 
 
 def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
@@ -114,8 +96,8 @@ async def _pull(
     async with await options.access.registry(name) as registry:
         found = await registry.manifest(name.path, name.reference)
         top = Descriptor(found.media_type, found.digest, len(found.data))
-        names = [called or name] if (called or name).tag else []
-        names = [ImageName(n.domain, n.path, n.tag) for n in names]
+        wanted = called or name
+        names = [wanted] if wanted.digest is None else []
         known = str(name.with_digest(found.digest))
         before = {(entry.digest, entry.name) for image in store.images() for entry in image.entries}
         with store.lease("pull", str(name)) as lease:
@@ -124,17 +106,22 @@ async def _pull(
                 chosen, suits = await _choose(origin, top, found.data, options)
                 data = found.data if chosen == top else None
                 bringing = Bringing(store, lease, origin, progress, suits)
+                nursery.start_soon(when_cancelled, bringing.stop)
                 await trio.to_thread.run_sync(bringing.bring, chosen, data)
                 nursery.cancel_scope.cancel()
             image = store.add(chosen, names, [known])
         for row in image.summary.layers:
-            store.seen(row.diff_id, row.digest, row.size, name.repository)
+            store.seen(row.diff_id, Seen(row.digest, row.size, name.repository))
     after = {(entry.digest, entry.name) for entry in image.entries}
     return Pulled(image, found.digest, not after <= before)
 
 
 async def _choose(
-    origin: RegistryOrigin, top: Descriptor, data: bytes, options: PullOptions
+    origin: RegistryOrigin,
+    top: Descriptor,
+    data: bytes,
+    options: PullOptions,
+    depth: int = NESTING_MAX,
 ) -> tuple[Descriptor, Callable[[Descriptor], bool]]:
     """What is brought, and which manifests of an index."""
     where = origin.label
@@ -152,8 +139,10 @@ async def _choose(
         raise PlatformMismatch(f"{where}: no image for {wanted}, only for {there}")
     chosen = images[min(suiting)[1]]
     if chosen.media_type in INDEX_TYPES:
+        if depth == 0:
+            raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
         inner = await origin.fetch(chosen)
-        return await _choose(origin, chosen, inner, options)
+        return await _choose(origin, chosen, inner, options, depth - 1)
     return chosen, lambda _: True
 
 
@@ -172,7 +161,8 @@ class RegistryOrigin:
         return (await self._registry.manifest(self._name.path, descriptor.digest)).data
 
     def document(self, descriptor: Descriptor) -> bytes | None:
-        return trio.from_thread.run(self._document, descriptor, trio_token=self._token)
+        # without a token: it is the thread that bring() runs in, and is cancelled with its task
+        return trio.from_thread.run(self._document, descriptor)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
         if "manifest" in descriptor.media_type or descriptor.media_type in INDEX_TYPES:
@@ -220,7 +210,7 @@ class RegistryOrigin:
             except ImgmountError as error:
                 feed.end(error)
             except BaseException:
-                feed.end(ImgmountError(f"{self.label}: stopped"))
+                feed.end(Stopped(f"{self.label}: stopped"))
                 raise
 
 

@@ -23,17 +23,22 @@ from fusemount.image.model import DOCKER, OCI, TAR_LAYER, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
-from fusemount.store import Lease, Store, StoredImage
+from fusemount.store import Lease, Seen, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
 from fusemount.transfer.progress import Task, Transfers
-from fusemount.transfer.pull import RegistryAccess, run
+from fusemount.transfer.pull import RegistryAccess
+from fusemount.transfer.running import run
 from fusemount.transfer.save import plain_pieces
 
 JOBS = 3
 PIECE = 1 << 20
-_PLAIN = (TAR_LAYER, DOCKER + "image.rootfs.diff.tar")
-_SUFFIX = {Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+_DOCKER_LAYER = DOCKER + "image.rootfs.diff.tar"
+_PACKED = {  # of an uncompressed layer's media type; docker has no word for zstd
+    (TAR_LAYER, Compression.GZIP): TAR_LAYER + "+gzip",
+    (TAR_LAYER, Compression.ZSTD): TAR_LAYER + "+zstd",
+    (_DOCKER_LAYER, Compression.GZIP): _DOCKER_LAYER + ".gzip",
+}
 
 
 @dataclass(frozen=True)
@@ -105,77 +110,98 @@ class _Pushing:
         return Pushed(digest, len(data))
 
     async def _index(self, data: bytes, index: Index) -> bytes:
-        """Manifests that the store lacks must be there already."""
+        """Manifests that the store lacks must be there already; what only attests to others may
+        lack everywhere, and is then left out."""
         said = json.loads(data)
-        changed = False
+        left, changed = [], False
         for entry, child in zip(said["manifests"], index.manifests, strict=True):
-            if not self._store.layout.blob(child.digest).exists():
-                try:
-                    await self._registry.head_manifest(self._name.path, child.digest)
-                except ImageNotFound:
+            if self._store.layout.blob(child.digest).exists():
+                pushed = await self.manifest(child, "")
+                if pushed.digest != child.digest:
+                    entry["digest"], entry["size"], changed = pushed.digest, pushed.size, True
+            elif not await self._has_manifest(child):
+                if not child.is_attestation:
                     raise ImageNotFound(
                         f"{self._name}: manifest {child.digest} ({child.platform or 'no platform'})"
                         " of its index is neither in the store nor there: pull --all-platforms"
-                    ) from None
+                    )
+                changed = True
                 continue
-            pushed = await self.manifest(child, "")
-            if pushed.digest != child.digest:
-                entry["digest"], entry["size"], changed = pushed.digest, pushed.size, True
-        return _json(said) if changed else data
+            left.append(entry)
+        return _json(said | {"manifests": left}) if changed else data
+
+    async def _has_manifest(self, descriptor: Descriptor) -> bool:
+        try:
+            await self._registry.head_manifest(self._name.path, descriptor.digest)
+        except ImageNotFound:
+            return False
+        return True
 
     async def _image(self, descriptor: Descriptor, data: bytes) -> bytes:
         summary = self._summaries.of(descriptor.digest, descriptor.media_type)
         said = json.loads(data)
         entries = [*said["layers"], said["config"]]
-        rows: list[LayerRow | None] = [*summary.layers, None]
-        if summary.what != "image":
-            rows = [None] * len(entries)
+        rows: list[LayerRow | None] = [None] * len(entries)
+        if summary.what == "image":
+            rows = [*summary.layers, None]
+        found = {
+            Digest(entry["digest"]): (_descriptor(entry), row)
+            for entry, row in zip(entries, rows, strict=True)
+        }
         async with trio.open_nursery() as nursery:
-            for i, row in enumerate(rows):
-                nursery.start_soon(self._entry, entries, i, row)
+            for digest in found.keys() - self._done.keys():
+                nursery.start_soon(self._bring, *found[digest])
+        entries = [self._as_it_is_there(entry) for entry in entries]
+        changed = [*said["layers"], said["config"]] != entries
         said["layers"], said["config"] = entries[:-1], entries[-1]
-        return data if said == json.loads(data) else _json(said)
+        return _json(said) if changed else data
 
-    async def _entry(self, entries: list[dict[str, Any]], i: int, row: LayerRow | None) -> None:
-        """One blob of a manifest; its descriptor becomes that of what is there."""
-        entry = entries[i]
-        kind, digest, size = str(entry["mediaType"]), Digest(entry["digest"]), int(entry["size"])
-        descriptor = Descriptor(kind, digest, size)
-        if digest not in self._done:
-            task = self._progress.begin(digest.hex[:12], size)
-            async with self._limit:
-                self._done[digest] = await self._blob(descriptor, row, task)
-        there = self._done[digest]
-        if there.digest != digest:
-            entries[i] = entry | {
-                "mediaType": there.media_type, "digest": there.digest, "size": there.size,
-            }  # fmt: skip
+    def _as_it_is_there(self, entry: dict[str, Any]) -> dict[str, Any]:
+        there = self._done[Digest(entry["digest"])]
+        if there.digest == entry["digest"]:
+            return entry
+        packed = {"mediaType": there.media_type, "digest": there.digest, "size": there.size}
+        return entry | packed
+
+    async def _bring(self, descriptor: Descriptor, row: LayerRow | None) -> None:
+        """One blob; what it is there then is kept."""
+        task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
+        async with self._limit:
+            self._done[descriptor.digest] = await self._blob(descriptor, row, task)
 
     async def _blob(self, descriptor: Descriptor, row: LayerRow | None, task: Task) -> Descriptor:
         compression = self._options.compression
-        if row is None or compression is Compression.NONE or descriptor.media_type not in _PLAIN:
+        media_type = _PACKED.get((descriptor.media_type, compression))
+        if row is None or media_type is None:
             await self._up(descriptor, row, task)
             return descriptor
-        known = await self._known(descriptor, row)
-        if known is not None:
-            task.done("Layer already exists")
-            return known
-        task.say("Compressing")
-        with Part(self._store.layout, None) as part:
-            packed = await trio.to_thread.run_sync(self._pack, row, compression, part)
-            packed = replace(packed, media_type=TAR_LAYER + _SUFFIX[compression])
-            await self._send(packed, part.read, task)
+        packed = await self._known(media_type, row, task)
+        if packed is None:
+            task.say("Compressing")
+            with Part(self._store.layout, None) as part:
+                packed = await trio.to_thread.run_sync(self._pack, row, compression, part)
+                packed = replace(packed, media_type=media_type)
+                await self._send(packed, part.read, task)
         self._seen(row, packed)
         return packed
 
-    async def _known(self, descriptor: Descriptor, row: LayerRow) -> Descriptor | None:
-        """The compressed blob of a layer, where this repository has it from us."""
-        media_type = TAR_LAYER + _SUFFIX[self._options.compression]
-        for digest, size, repository in reversed(self._store.known(row.diff_id)):
-            mine = repository == self._name.repository and digest != descriptor.digest
-            if mine and size and await self._registry.has_blob(self._name.path, digest):
-                return Descriptor(media_type, digest, size)
+    async def _known(self, media_type: str, row: LayerRow, task: Task) -> Descriptor | None:
+        """The compressed blob of a layer, where this repository or another one of this registry
+        has it from us."""
+        for seen in reversed(self._store.known(row.diff_id)):
+            if seen.media_type == media_type and await self._taken_over(seen, task):
+                return Descriptor(media_type, seen.digest, seen.size)
         return None
+
+    async def _taken_over(self, seen: Seen, task: Task) -> bool:
+        if seen.repository == self._name.repository:
+            if await self._registry.has_blob(self._name.path, seen.digest):
+                task.done("Layer already exists")
+                return True
+        elif source := await self._mounted(seen):
+            task.done(f"Mounted from {source}")
+            return True
+        return False
 
     def _pack(self, row: LayerRow, compression: Compression, part: Part) -> Descriptor:
         import hashlib
@@ -183,6 +209,7 @@ class _Pushing:
         packing, packed, plain = compressor(compression), hashlib.sha256(), hashlib.sha256()
         with plain_pieces(self._store, row) as pieces:
             for piece in pieces:
+                trio.from_thread.check_cancelled()
                 plain.update(piece)
                 out = packing.compress(piece)
                 packed.update(out)
@@ -197,7 +224,7 @@ class _Pushing:
     async def _up(self, descriptor: Descriptor, row: LayerRow | None, task: Task) -> None:
         if await self._registry.has_blob(self._name.path, descriptor.digest):
             task.done("Layer already exists")
-        elif row is not None and (source := await self._mounted(descriptor, row)):
+        elif row is not None and (source := await self._mounted_anywhere(descriptor.digest, row)):
             task.done(f"Mounted from {source}")
         else:
             path = self._store.layout.blob(descriptor.digest)
@@ -212,17 +239,19 @@ class _Pushing:
         if row is not None:
             self._seen(row, descriptor)
 
-    async def _mounted(self, descriptor: Descriptor, row: LayerRow) -> str:
-        """The repository of this registry that it was taken over from, "" where none has it."""
-        here = self._name.domain + "/"
-        for digest, _, repository in reversed(self._store.known(row.diff_id)):
-            if digest == descriptor.digest and repository.startswith(here):
-                source = repository.removeprefix(here)
-                if source == self._name.path:
-                    continue
-                with suppress(ImgmountError):
-                    if await self._registry.mount_blob(self._name.path, digest, source):
-                        return source
+    async def _mounted(self, seen: Seen) -> str:
+        """The repository of this registry that it was taken over from, "" where it was not."""
+        domain, _, path = seen.repository.partition("/")
+        if domain == self._name.domain and path != self._name.path:
+            with suppress(ImgmountError):
+                if await self._registry.mount_blob(self._name.path, seen.digest, path):
+                    return path
+        return ""
+
+    async def _mounted_anywhere(self, digest: Digest, row: LayerRow) -> str:
+        for seen in reversed(self._store.known(row.diff_id)):
+            if seen.digest == digest and (source := await self._mounted(seen)):
+                return source
         return ""
 
     async def _send(self, descriptor: Descriptor, read: Any, task: Task) -> None:
@@ -244,13 +273,20 @@ class _Pushing:
         task.done("Pushed")
 
     def _seen(self, row: LayerRow, descriptor: Descriptor) -> None:
-        self._store.seen(row.diff_id, descriptor.digest, descriptor.size, self._name.repository)
+        repository, media_type = self._name.repository, descriptor.media_type
+        self._store.seen(
+            row.diff_id, Seen(descriptor.digest, descriptor.size, repository, media_type)
+        )
 
     def _read(self, digest: Digest) -> bytes:
         try:
             return self._store.layout.blob(digest).read_bytes()
         except OSError as error:
             raise MalformedImage(f"manifest {digest} of the store: {error.strerror}") from error
+
+
+def _descriptor(entry: dict[str, Any]) -> Descriptor:
+    return Descriptor(str(entry.get("mediaType", "")), Digest(entry["digest"]), int(entry["size"]))
 
 
 def _media_type(descriptor: Descriptor, data: bytes) -> str:

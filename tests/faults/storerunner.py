@@ -27,12 +27,15 @@ class Ended:
 
 def _verbs() -> dict[str, Callable[..., object]]:
     from storing import load, save
+    from transferring import pulled, pushed
 
     from fusemount.imagename import parse_name
     from fusemount.store import Store
     from fusemount.store.removal import prune, remove
 
     return {
+        "pull": lambda root, name: pulled(Store(root, create=True), name),
+        "push": lambda root, name, where: pushed(Store(root, create=True), name, where),
         "load": lambda root, path: load(Store(root, create=True), Path(path)),
         "tag": lambda root, old, new: Store(root, create=True).tag(old, parse_name(new)),
         "rm": lambda root, text: remove(Store(root, create=True), text),

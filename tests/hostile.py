@@ -5,7 +5,8 @@
         server.on("GET /v2/a/blobs/sha256:…", function_of_request)
 
 An Answer's length is stated unless `headers` say otherwise.  cut: so many bytes of the body, then
-the connection ends.  drip: one byte in so many seconds.  endless: the body again and again.
+the connection ends.  stall: so many bytes of it, then nothing for ever.  drip: one byte in so many
+seconds.  endless: the body again and again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Answer:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
+    stall: int | None = None
     drip: float = 0.0
     endless: bool = False
 
@@ -121,7 +123,11 @@ def _handler(server: Hostile) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return
-            if answer.drip:
+            if answer.stall is not None:
+                self.wfile.write(answer.body[: answer.stall])
+                server.ended.wait()
+                self.close_connection = True
+            elif answer.drip:
                 for byte in answer.body:
                     if server.ended.wait(answer.drip):
                         break
