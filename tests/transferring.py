@@ -22,14 +22,16 @@ from oracle import run
 from fusemount.codec import Compression
 from fusemount.daemon.dump import dump_image
 from fusemount.digest import Digest
-from fusemount.imagename import parse_name
+from fusemount.imagename import DOCKER_HUB, parse_name
 from fusemount.layer import SilentProgress
-from fusemount.reference import parse_reference
+from fusemount.reference import Reference, parse_reference
 from fusemount.registry.client import Registry
 from fusemount.registry.options import RegistryOptions
 from fusemount.settings import Directories, ImageOptions, Platform
 from fusemount.sources.opening import path_exists
 from fusemount.store import Store
+from fusemount.transfer.copying import CopyOptions, copy, source_end, target_end
+from fusemount.transfer.progress import SilentTransfers
 from fusemount.transfer.pull import Pulled, PullOptions, RegistryAccess, pull
 from fusemount.transfer.push import Pushed, PushOptions, push
 
@@ -153,6 +155,18 @@ def _bytes(files: Files, name: str) -> bytes:
 
 def _blob(files: Files, digest: str) -> bytes:
     return _bytes(files, f"blobs/{digest.replace(':', '/')}")
+
+
+def copied(source: str, target: str, base: Path) -> Digest:
+    """As `imgmount copy` with directories of its own below base; the image's ID."""
+    directories = Directories(base / "cache", base / "state", base / "run", base / "root")
+    options = CopyOptions(PullOptions(QUICK), PushOptions(QUICK))
+
+    def refer(text: str) -> Reference:
+        return parse_reference(text, path_exists, directories.store)
+
+    ends = source_end(source, refer, DOCKER_HUB), target_end(target, directories.store, DOCKER_HUB)
+    return copy(*ends, options, directories, SilentTransfers())
 
 
 def dumped(reference: str, base: Path, store: Path | None = None) -> list[bytes]:

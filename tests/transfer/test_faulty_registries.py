@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hostile import Answer, Hostile, Request, error, hostile
-from imagewriter import ImageSpec, oci_files, sha256
+from imagewriter import Files, ImageSpec, oci_files, sha256
 from oracle import run
 from realregistry import real_registry
 from servedimage import ServedImage, in_range
@@ -53,10 +53,15 @@ def big(size: int = SIZE, seed: int = 1) -> bytes:
     return TarWriter().file("big", random.Random(seed).randbytes(size)).tar()
 
 
-@pytest.fixture
-def image(server: Hostile) -> ServedImage:
+@pytest.fixture(scope="module")
+def files() -> Files:
     spec = ImageSpec([layer("small"), big(), layer("top")], tags=("t",), compress="gzip")
-    return ServedImage(server, oci_files([spec]), "a/b", "t")
+    return oci_files([spec])
+
+
+@pytest.fixture
+def image(server: Hostile, files: Files) -> ServedImage:
+    return ServedImage(server, files, "a/b", "t")
 
 
 def refused(store: Store, image: ServedImage, kind: type[ImgmountError]) -> str:
@@ -141,9 +146,10 @@ def test_a_blob(store: Store, server: Hostile, image: ServedImage, name: str, wh
     server.on(image.blob(digest), *fault.answers)
     line = refused(store, image, fault.kind)
     assert fault.said in line and digest in line
-    pruned(store)
-    server.on(image.blob(digest), *fault.answers)
-    refused(store, image, fault.kind)
+    if name in ("wrong", "killed"):
+        pruned(store)
+        server.on(image.blob(digest), *fault.answers)
+        refused(store, image, fault.kind)
     comes_in(store, image)
 
 
