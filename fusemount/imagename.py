@@ -57,6 +57,11 @@ class ImageName:
         return self.repository + self._rest
 
     @property
+    def reads_as_id(self) -> bool:
+        """`sha256:abc` is the start of an ID, whoever has it for a name."""
+        return self.familiar_repository == "sha256"
+
+    @property
     def _rest(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return tag + (f"@{self.digest}" if self.digest else "")

@@ -21,6 +21,7 @@ CONFIG_TYPES = frozenset((OCI + "config.v1+json", DOCKER + "container.image.v1+j
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 TAR_LAYER = OCI + "layer.v1.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
+ORIGINAL = "dev.imgmount.original"  # transfer/ociform.py
 CONTAINERD_NAME = "io.containerd.image.name"  # the full name, where ref.name has the tag alone
 
 
@@ -77,6 +78,7 @@ class Index:
     """Several manifests, or indexes again."""
 
     manifests: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

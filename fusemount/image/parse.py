@@ -66,7 +66,8 @@ def _index(fields: Fields) -> Index:
     entries = fields.objects("manifests")
     if len(entries) > MANIFESTS_MAX:
         raise fields.bad("manifests", f"{len(entries)} entries, the limit is {MANIFESTS_MAX}")
-    return Index(tuple(parse_descriptor(entry) for entry in entries))
+    found = tuple(parse_descriptor(entry) for entry in entries)
+    return Index(found, fields.text_mapping("annotations"))
 
 
 def _manifest(fields: Fields) -> Manifest:

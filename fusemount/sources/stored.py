@@ -3,6 +3,7 @@ layers is kept with them."""
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -38,7 +39,7 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
         source=name,
         repo_tags=tuple(each.familiar for each in stored.names),
         repo_digests=stored.repo_digests,
-        cache=store.layout.cache,
+        cache=store.layout.cache if os.access(store.layout.cache, os.W_OK) else None,
         store=store.root,
     )
 

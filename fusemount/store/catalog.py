@@ -105,9 +105,10 @@ def _name(annotations: Mapping[str, str]) -> ImageName | None:
 
 def _parsed(text: str | None) -> ImageName | None:
     try:
-        return parse_name(text).tagged() if text else None
+        name = parse_name(text).tagged() if text else None
     except UsageError:
         return None
+    return None if name is None or name.reads_as_id else name
 
 
 def _is_strange(document: Mapping[str, Any]) -> bool:

@@ -125,9 +125,9 @@ def moment(created: str) -> datetime:
     """Of an RFC 3339 text; NEVER where it is none."""
     try:
         found = datetime.fromisoformat(created)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return NEVER
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _has(labels: Mapping[str, str], key: str, value: str | None) -> bool:

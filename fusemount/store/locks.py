@@ -107,6 +107,19 @@ class Lease:
         self.end()
 
 
+class NoLease:
+    """Of a store that cannot be written to."""
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        pass
+
+    def __enter__(self) -> NoLease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def living(layout: Layout) -> list[Held]:
     """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
     found = []

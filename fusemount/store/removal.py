@@ -23,7 +23,7 @@ from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import TMP, Layout, names_in, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
-from fusemount.store.store import Store, StoredImage
+from fusemount.store.store import LISTED_MAX, Store, StoredImage
 from fusemount.store.summary import LayerRow, Summaries
 
 
@@ -61,18 +61,20 @@ def remove_all(
         gone: dict[Digest, Removed] = {}
         for text in texts:
             try:
-                image = store.find(text, after, summaries)
-                entries = _entries(store, after, image, text, force)
-                last = len(entries) == len(image.entries)
-                if last:
-                    _check_unused(image, summaries, held, force)
+                going = _going(store, text, after, summaries, force)
+                for each in going:
+                    if each.whole:
+                        _check_unused(each.image, summaries, held, force)
             except ImgmountError as error:
                 outcomes.append(error)
                 continue
-            after, removed = _without(after, image, entries)
+            removed = Removed()
             outcomes.append(removed)
-            if last:
-                gone[image.digest] = removed
+            for each in going:
+                after = _without(after, each)
+                removed.untagged += _untagged(each.entries, each.digests)
+                if each.whole:
+                    gone[each.image.digest] = removed
         if after is not before:
             after = _write(after, layout)
             _take(store, gone, {entry.digest for entry in after.entries}, summaries, held)
@@ -80,17 +82,61 @@ def remove_all(
     return outcomes
 
 
-def _without(
-    catalog: Catalog, image: StoredImage, gone: Sequence[Entry]
-) -> tuple[Catalog, Removed]:
-    left = [entry for entry in image.entries if entry not in gone]
-    lost = _lost(gone, left)
-    after = catalog.changed(
-        replace(e, repo_digests=tuple(d for d in e.repo_digests if d not in lost))
-        if e in left else e
-        for e in catalog.entries if e not in gone
-    )  # fmt: skip
-    return after, Removed(untagged=_untagged(gone, lost))
+@dataclass(frozen=True)
+class _Going:
+    """entries, digests: the names, and NAME@DIGESTs, that an image loses.  left: NAME@DIGESTs of
+    other repositories, which it keeps.  whole: it has no name of any kind then."""
+
+    image: StoredImage
+    entries: Sequence[Entry]
+    digests: Sequence[str]
+    left: Sequence[str] = ()
+
+    @property
+    def whole(self) -> bool:
+        return len(self.entries) == len(self.image.entries) and not self.left
+
+
+def _going(
+    store: Store, text: str, catalog: Catalog, summaries: Summaries, force: bool
+) -> list[_Going]:
+    """What a name, NAME@DIGEST or ID takes; an ID may have several manifests."""
+    image = store.find(text, catalog, summaries)
+    called = store.called(catalog, text)
+    if not called:
+        same = store.same_id(image, catalog, summaries)
+        names = [name.familiar for each in same for name in each.names]
+        if (len(names) > 1 or len(same) > 1) and not force:
+            listed = ", ".join(names[:LISTED_MAX]) or f"{len(same)} manifests"
+            more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
+            raise ImageInUse(f"{text}: is named {listed}{more}: remove that, or use --force")
+        return [_Going(each, each.entries, each.repo_digests) for each in same]
+    entries = called
+    if "@" in text:  # the names of that repository, of which it is the digest
+        own = {store.name(text).repository}
+        entries = [e for e in image.entries if e.name is not None and e.name.repository in own]
+    else:
+        own = _repositories(entries)
+    staying = _repositories([entry for entry in image.entries if entry not in entries])
+    lost = [d for d in image.repo_digests if d.partition("@")[0] in own - staying]
+    left = [digest for digest in image.repo_digests if digest not in lost]
+    named = [entry for entry in image.entries if entry not in entries and entry.name is not None]
+    if not named:  # what is without a tag goes on only for its NAME@DIGESTs
+        entries = list(image.entries)
+    return [_Going(image, entries, lost, left)]
+
+
+def _without(catalog: Catalog, going: _Going) -> Catalog:
+    """An image that keeps NAME@DIGESTs alone has an entry without a name."""
+    image, digests = going.image, tuple(going.left)
+    kept = [entry for entry in image.entries if entry not in going.entries]
+    entries = [
+        replace(e, repo_digests=digests) if e in kept and e.repo_digests else e
+        for e in catalog.entries if e not in going.entries
+    ]  # fmt: skip
+    if not kept and digests:
+        entries.append(Entry(image.descriptor, None, digests))
+    return catalog.changed(entries)
 
 
 def _write(catalog: Catalog, layout: Layout) -> Catalog:
@@ -114,17 +160,18 @@ def broken_by(store: Store, text: str) -> list[str]:
 
     Raises ImageNotFound.
     """
-    image = store.find(text)
+    catalog, summaries = Catalog.read(store.layout), Summaries(store.layout, tolerant=True)
     lines = []
-    gone = _entries(store, Catalog.read(store.layout), image, text, True)
-    if len(gone) == len(image.entries):
-        for held in users(store, image, Summaries(store.layout, tolerant=True)):
+    for each in _going(store, text, catalog, summaries, True):
+        if not each.whole:
+            continue
+        for held in users(store, each.image, summaries):
             lines.append(
-                f"{text}: is mounted at {held.holder.where}, which goes on until it is unmounted "
-                "and cannot be mounted again"
+                f"{text}: is mounted at {held.holder.where}, which goes on until it is unmounted, "
+                "cannot be mounted again, and cannot be committed"
             )
-        if len(image.names) > 1:
-            names = ", ".join(name.familiar for name in image.names)
+        if len(each.image.names) > 1:
+            names = ", ".join(name.familiar for name in each.image.names[:LISTED_MAX])
             lines.append(f"{text}: all of its names go: {names}")
     return lines
 
@@ -132,22 +179,6 @@ def broken_by(store: Store, text: str) -> list[str]:
 def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
     manifests = {digest for digest, _ in summaries.reached(image.digest)}
     return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
-
-
-def _entries(
-    store: Store, catalog: Catalog, image: StoredImage, text: str, force: bool
-) -> list[Entry]:
-    """Those that go."""
-    called = store.called(catalog, text)
-    if called and "@" in text:  # the names of that repository, of which it is the digest
-        own = store.name(text).repository
-        called = [e for e in image.entries if e.name is None or e.name.repository == own]
-    if called:
-        return called
-    names = [name.familiar for name in image.names]
-    if (len(names) > 1 or (names and "@" in text)) and not force:
-        raise ImageInUse(f"{text}: is named {', '.join(names)}: remove that, or use --force")
-    return list(image.entries)
 
 
 def _check_unused(
@@ -160,15 +191,6 @@ def _check_unused(
             f"{image.image_id[:19]}: is mounted at {where}; with --force it goes, and those mounts "
             "go on until they are unmounted"
         )
-
-
-def _lost(gone: Sequence[Entry], left: Sequence[Entry]) -> list[str]:
-    """NAME@DIGESTs of repositories in which the image has no tag any more, as docker has it."""
-    digests = list(dict.fromkeys(digest for entry in gone for digest in entry.repo_digests))
-    if not left:
-        return digests
-    had, has = _repositories(gone), _repositories(left)
-    return [digest for digest in digests if digest.partition("@")[0] in had - has]
 
 
 def _repositories(entries: Sequence[Entry]) -> set[str]:

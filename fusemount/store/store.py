@@ -6,6 +6,7 @@ lease holds them.  A writer takes a lease first, brings blobs (intake.py), and c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,14 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, MalformedImage, UsageError, VerificationFailed
+from fusemount.errors import (
+    ImageNotFound,
+    ImgmountError,
+    MalformedImage,
+    UsageError,
+    VerificationFailed,
+)
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, translated
-from fusemount.store.locks import Holder, Lease, locked
+from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.summary import Summaries, Summary
 
 LISTED_MAX = 20  # names in one message
@@ -128,6 +135,8 @@ class Store:
 
     def called(self, catalog: Catalog, text: str) -> list[Entry]:
         """The entries that are meant by a name, or NAME@DIGEST; none for an ID."""
+        if text.startswith("sha256:"):
+            return []
         try:
             name = self.name(text)
         except UsageError:
@@ -165,6 +174,19 @@ class Store:
             raise ImageNotFound(self._missing(text, catalog))
         return next(iter(found.values()))
 
+    def same_id(
+        self, image: StoredImage, catalog: Catalog, summaries: Summaries
+    ) -> list[StoredImage]:
+        """The images with that image's ID: one config may have manifests that differ in how layers
+        are packed."""
+        found = {image.digest: image}
+        for entry in catalog.entries:
+            summary = summaries.of(entry.digest, entry.descriptor.media_type)
+            if (summary.config or entry.digest) == image.image_id:
+                entries = tuple(catalog.of(entry.digest))
+                found.setdefault(entry.digest, StoredImage(entry.digest, entries, summary))
+        return list(found.values())
+
     def _missing(self, text: str, catalog: Catalog) -> str:
         names = [entry.name.familiar for entry in catalog.entries if entry.name is not None]
         last = text.rpartition("/")[2].partition(":")[0]
@@ -185,7 +207,17 @@ class Store:
         """Before anything is brought or relied upon."""
         return Lease(self.layout, Holder(kind, os.getpid(), what, where))
 
-    def hold(self, lease: Lease, image: StoredImage) -> None:
+    def reading(self, kind: str, what: str) -> Lease | NoLease:
+        """For who only reads: a store that nobody can write to keeps what it has."""
+        try:
+            return self.lease(kind, what)
+        except ImgmountError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES):
+                return NoLease()
+            raise
+
+    def hold(self, lease: Lease | NoLease, image: StoredImage) -> None:
         """All that it needs stays from here on; it may be one platform of an index.
 
         Raises ImageNotFound where it went just now.
@@ -246,7 +278,7 @@ class Store:
         """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
-        if target.familiar_repository == "sha256":
+        if target.reads_as_id:
             raise UsageError(f"{target.familiar}: reads as an ID: no name for a tag")
         found: list[StoredImage] = []
 

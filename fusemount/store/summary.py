@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
-from fusemount.image.model import Descriptor, Index, Manifest
+from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 3
+_VERSION = 4
 _UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
@@ -48,6 +48,7 @@ class Summary:
     children: of an index, the manifests in it that the store has.
     what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
     diff_ids; "damaged": it cannot be read, which trouble says; blobs are those that are known.
+    original: the manifest that it is a twin of (transfer/ociform.py), which may not be there.
     """
 
     what: str
@@ -59,6 +60,7 @@ class Summary:
     children: tuple[Digest, ...] = ()
     blobs: tuple[Digest, ...] = ()
     trouble: str = ""
+    original: Digest | None = None
 
     @property
     def size(self) -> int:
@@ -125,6 +127,7 @@ class Summaries:
             ", ".join(dict.fromkeys(s.platform for s in images)),
             only.labels,
             children=there,
+            original=summary.original,
         )
 
     def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
@@ -162,6 +165,8 @@ class Summaries:
         found: set[Digest] = set()
         for manifest, summary in self.reached(digest, media_type):
             found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
+            if summary.original is not None and self._layout.blob(summary.original).exists():
+                found.add(summary.original)
             if summary.config is not None:
                 found.add(summary.config)
         return found
@@ -186,7 +191,7 @@ class Summaries:
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
             listed = dict.fromkeys(d.digest for d in document.manifests)
-            return Summary("index", children=tuple(listed))
+            return Summary("index", children=tuple(listed), original=_original(document))
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
@@ -206,7 +211,7 @@ class Summaries:
         ]
         return Summary(
             "image", manifest.config.digest, config.created, str(config.platform),
-            dict(config.container.labels), tuple(rows),
+            dict(config.container.labels), tuple(rows), original=_original(manifest),
         )  # fmt: skip
 
     def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
@@ -233,6 +238,7 @@ class Summaries:
             known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
             known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),
             tuple(map(Digest, known["children"])), tuple(map(Digest, known["blobs"])),
+            original=Digest(known["original"]) if known["original"] else None,
         )  # fmt: skip
 
     def _remembered(self, fields: list[Any]) -> LayerRow:
@@ -243,6 +249,13 @@ class Summaries:
             row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
             self._rows[key] = row
         return row
+
+
+def _original(document: Manifest | Index) -> Digest | None:
+    try:
+        return Digest(document.annotations[ORIGINAL])
+    except (KeyError, ValueError):
+        return None
 
 
 def _head(rest: bytes) -> dict[str, Any]:

@@ -123,6 +123,8 @@ class _Check:
         return Catalog.read(self._layout)
 
     def _wrong(self, line: str) -> None:
+        if line in self._report.mismatches:  # what several images share
+            return
         self._report.mismatches.append(line)
 
     # ---- blobs --------------------------------------------------------------------------------

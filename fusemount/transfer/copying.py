@@ -11,10 +11,12 @@ copy is a pull or load, and a save or push, and is verified as those are.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from fusemount.transfer.push import PushOptions, push
 from fusemount.transfer.save import save
 
 REGISTRY = "docker://"
+_COPY = "copy-"
 FORMS = ("oci", "oci-archive", "docker-archive")
 
 
@@ -119,11 +122,31 @@ def _through(
             domain = options.default_domain
             yield Store(end.reference.path, create=end is target, default_domain=domain)
             return
-    root = directories.cache / f"copy-{os.getpid()}-{os.urandom(4).hex()}"
+    _sweep(directories.cache)
+    root = directories.cache / f"{_COPY}{os.getpid()}-{os.urandom(4).hex()}"
+    root.mkdir(parents=True)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield Store(root, create=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        os.close(fd)
+
+
+def _sweep(cache: Path) -> None:
+    """Stores of copies that were killed: nobody holds their lock."""
+    for root in cache.glob(_COPY + "*"):
+        with suppress(OSError):
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # one between being made and locked is younger than this
+                old = time.time() - os.fstat(fd).st_mtime > 60
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if old:
+                    shutil.rmtree(root, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
 def _in(
@@ -177,7 +200,10 @@ def _out(
         name = store.name(target.reference.name or "")
         return store.tag(image.digest, name).image_id
     if target.target is not None:
-        called = (target.name.tagged(),) if target.name is not None else names
+        called = names
+        if target.name is not None:  # as it was given: skopeo finds what it was told to write
+            docker = target.target.form == "docker-archive"
+            called = (target.name.tagged() if docker else target.name,)
         save(store, [(image, called)], target.target, progress)
         return image.image_id
     assert target.name is not None

@@ -38,6 +38,7 @@ from fusemount.store.intake import (
     take_layer,
 )
 from fusemount.transfer.bring import Bringing
+from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.unpacked import reading, take_unpacked
 
@@ -161,7 +162,7 @@ def stored_name(text: str) -> ImageName | None:
         name = parse_name(text).tagged()
     except UsageError:
         return None
-    return name if name.tag else None
+    return name if name.tag and not name.reads_as_id else None
 
 
 # ---- OCI layouts ------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _load_oci(
             platform=descriptor.platform,
         )  # fmt: skip
         assert brought.images
-        return store.add(plain, names)
+        return store.add(as_oci(store, lease, plain), names)
 
 
 # ---- docker archives --------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from fusemount.settings import Platform
 from fusemount.store import Seen, Store, StoredImage
 from fusemount.store.intake import Read
 from fusemount.transfer.bring import NESTING_MAX, Bringing, Stopped
+from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.running import run, when_cancelled
 
@@ -109,7 +110,7 @@ async def _pull(
                 nursery.start_soon(when_cancelled, bringing.stop)
                 await trio.to_thread.run_sync(bringing.bring, chosen, data)
                 nursery.cancel_scope.cancel()
-            image = store.add(chosen, names, [known])
+            image = store.add(as_oci(store, lease, chosen), names, [known])
         for row in image.summary.layers:
             store.seen(row.diff_id, Seen(row.digest, row.size, name.repository))
     after = {(entry.digest, entry.name) for entry in image.entries}

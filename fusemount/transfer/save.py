@@ -64,7 +64,7 @@ def _save(
     store: Store, images: Sequence[Chosen], form: str, output: Output, progress: Transfers
 ) -> None:
     try:
-        with store.lease("save", ", ".join(image.digest for image, _ in images)) as lease:
+        with store.reading("save", ", ".join(image.digest for image, _ in images)) as lease:
             saving = _Saving(store, output, progress)
             for image, _ in images:
                 store.hold(lease, image)
@@ -226,7 +226,8 @@ class _Saving:
             "Config": blob_path(summary.config), "RepoTags": [],
             "Layers": [blob_path(layer.digest) for layer in summary.layers],
         })  # fmt: skip
-        entry["RepoTags"] += [n.familiar for n in names if n.familiar not in entry["RepoTags"]]
+        tagged = [name.tagged().familiar for name in names]
+        entry["RepoTags"] += [text for text in tagged if text not in entry["RepoTags"]]
 
     def _below(self, descriptor: Descriptor) -> None:
         """Copies a manifest and what it leads to, that first."""

@@ -22,7 +22,7 @@ from fusemount.imagename import parse_name
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Part, put_document
 from fusemount.store.locks import MOUNT, living, locked
-from fusemount.store.removal import prune, remove, users
+from fusemount.store.removal import Removed, prune, remove, remove_all, users
 from fusemount.store.summary import Summaries
 from fusemount.store.usage import usage
 
@@ -380,3 +380,37 @@ def test_usage_tells_shared_from_unique(store: Store, tmp_path: Path) -> None:
     assert usage(store).orphans == 77
     with another_holds(store, MOUNT, sorted(Summaries(store.layout).blobs(a.digest))):
         assert usage(store).reclaimable == on_disk - own - size
+
+
+def test_a_name_leaves_the_digests_of_other_repositories(store: Store, tmp_path: Path) -> None:
+    """As docker does: what was pulled by digest stays, without a tag."""
+    image = brought(store, tmp_path, "a:1", "x")
+    digest = f"docker.io/site/b@{image.digest}"
+    store.add(image.descriptor, [], [digest])
+    assert remove(store, "a:1").untagged == ["a:1"]
+    (left,) = store.images()
+    assert (left.names, left.repo_digests) == ((), (digest,))
+    assert remove(store, f"site/b@{image.digest}").deleted
+    clean(store, images=0)
+
+
+def test_an_id_of_two_manifests_is_several_names(store: Store, tmp_path: Path) -> None:
+    """One config, its layers packed and not: one image ID, as docker has it."""
+    plain = brought(store, tmp_path, "a:1", "x")
+    packed = brought(store, tmp_path, "b:1", "x", how="gzip")
+    assert plain.image_id == packed.image_id and plain.digest != packed.digest
+    with pytest.raises(ImageInUse, match="a:1, b:1"):
+        remove(store, plain.image_id)
+    assert remove(store, plain.image_id, force=True).untagged == ["a:1", "b:1"]
+    clean(store, images=0)
+
+
+def test_several_in_one_step(store: Store, tmp_path: Path) -> None:
+    for name, own in (("a:1", "a"), ("b:1", "b"), ("c:1", "c")):
+        brought(store, tmp_path, name, "base", own)
+    first, error, second = remove_all(store, ["a:1", "nothing", "b:1"])
+    assert isinstance(error, ImageNotFound)
+    assert isinstance(first, Removed) and isinstance(second, Removed)
+    assert (first.untagged, second.untagged) == (["a:1"], ["b:1"])
+    assert not set(first.deleted) & set(second.deleted)
+    clean(store, images=1)

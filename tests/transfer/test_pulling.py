@@ -7,6 +7,7 @@ import json
 import pytest
 from imagewriter import ImageSpec, oci_files, sha256
 from manifests import PLATFORMS, attestation, dockers, platforms
+from oracle import run
 from picture import Pictured
 from realregistry import RealRegistry
 from storing import clean, layer, names
@@ -31,7 +32,8 @@ def check_pulled(store: Store, where: str, pictured: Pictured) -> None:
     came = pulled(store, where)
     manifest = raw(where)
     image = came.pulled.image
-    assert came.pulled.digest == image.digest == Digest.of(manifest)
+    own = image.summary.original or image.digest  # Docker's has a twin in OCI's words
+    assert came.pulled.digest == own == Digest.of(manifest)
     assert image.image_id == json.loads(manifest)["config"]["digest"]
     assert [row.digest for row in image.summary.layers] == layer_digests(manifest)
     config = inspected(where, "--config")
@@ -63,6 +65,24 @@ def test_what_stands_otherwise(
     files = oci_files([ImageSpec(pictured.layers, tags=("t",), compress=compress)])
     upload(registry.domain, f"raw/{compress}", "1", files)
     check_pulled(store, where, pictured)
+
+
+def test_a_layouts_readers_know_what_docker_pushed(
+    store: Store, registry: RealRegistry, pictured: Pictured
+) -> None:
+    """They find OCI's media types alone; `umoci gc` takes what no OCI manifest leads to."""
+    where = f"{registry.domain}/readers/a:1"
+    source = f"docker-archive:{pictured.archive}"
+    skopeo_copy(source, f"docker://{where}", "--dest-tls-verify=false", "--format", "v2s2")
+    image = pulled(store, where).pulled.image
+    assert image.summary.original is not None
+    said = json.loads(run("skopeo", "inspect", f"oci:{store.root}:{where}").stdout)
+    assert said["Digest"] == image.digest
+    assert len(said["Layers"]) == len(pictured.layers)
+    run("umoci", "gc", "--layout", store.root)
+    assert not store.layout.blob(image.summary.original).exists()
+    clean(store, images=1)
+    assert store.find(where).image_id == image.image_id
 
 
 def test_uncompressed_layers_in_dockers_words(

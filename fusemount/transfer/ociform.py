@@ -1,0 +1,63 @@
+"""Law: an image of Docker's media types has a twin of OCI's, which a layout's readers know.
+
+skopeo, umoci and podman find OCI manifests only in a layout, and `umoci gc` follows no other.  The
+twin has the same config and layers; the annotation dev.imgmount.original names the manifest that it
+was made of, which stays beside it, so that a push brings back what was pulled, digest and all.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fusemount.digest import Digest
+from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor
+from fusemount.store import Lease, Store
+from fusemount.store.intake import put_document
+
+_MANIFEST, _INDEX = OCI + "manifest.v1+json", OCI + "index.v1+json"
+_LAYER = DOCKER + "image.rootfs.diff.tar"
+TYPES = {
+    DOCKER + "distribution.manifest.v2+json": _MANIFEST,
+    DOCKER + "distribution.manifest.list.v2+json": _INDEX,
+    DOCKER + "container.image.v1+json": OCI + "config.v1+json",
+    _LAYER: TAR_LAYER,
+    _LAYER + ".gzip": TAR_LAYER + "+gzip",
+    _LAYER + ".zstd": TAR_LAYER + "+zstd",
+}
+
+
+def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
+    """The twin of a manifest or index that is in the store, made there; itself where it needs none.
+
+    Raises NoSpace, ImgmountError.
+    """
+    said = json.loads(store.layout.blob(descriptor.digest).read_bytes())
+    kind = str(said.get("mediaType") or descriptor.media_type)
+    changed = kind in TYPES
+    for child in said.get("manifests") or ():
+        if store.layout.blob(Digest(child["digest"])).exists():
+            changed |= _replaced(child, as_oci(store, lease, _of(child)))
+    for part in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+        twin = TYPES.get(part.get("mediaType"))
+        changed |= twin is not None
+        part |= {"mediaType": twin} if twin else {}
+    if not changed:
+        return descriptor
+    said["mediaType"] = TYPES.get(kind, kind)
+    said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
+    data = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+    lease.hold([Digest.of(data)])
+    digest = put_document(store.layout, data)
+    return Descriptor(said["mediaType"], digest, len(data), platform=descriptor.platform)
+
+
+def _of(entry: dict[str, Any]) -> Descriptor:
+    return Descriptor(str(entry.get("mediaType", "")), Digest(entry["digest"]), int(entry["size"]))
+
+
+def _replaced(entry: dict[str, Any], twin: Descriptor) -> bool:
+    if twin.digest == entry["digest"]:
+        return False
+    entry |= {"mediaType": twin.media_type, "digest": twin.digest, "size": twin.size}
+    return True
