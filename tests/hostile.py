@@ -86,6 +86,7 @@ def _handler(server: Hostile) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
+        disable_nagle_algorithm = True  # head and body go out one by one: no wait in between
 
         def handle(self) -> None:
             if self.connection.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:

@@ -24,7 +24,7 @@ from fusemount.errors import NoSpace
 __all__ = ["place"]  # a fixture of theirs
 
 THOROUGH = os.environ.get("FAULTS") == "all"
-KILLED_OF, FAILED_OF = 13, 17  # of so many calls one is tried
+KILLED_OF, FAILED_OF = 23, 29  # of so many calls one is tried
 _THEN = {errno.ENOSPC: Class.SPACE, errno.EIO: Class.NONE}
 NAMES = {
     "into a new store": ("new", [BASE, layer("pulled"), layer("top")], "a"),

@@ -126,8 +126,11 @@ def test_a_manifest(store: Store, server: Hostile, image: ServedImage, name: str
     comes_in(store, image)
 
 
-@pytest.mark.parametrize("which", ["config", "layer"])
-@pytest.mark.parametrize("name", [*STATUSES, "404", "wrong", "short", "long", "killed"])
+OF_BLOBS = [(name, "layer") for name in (*STATUSES, "404", "wrong", "short", "long", "killed")]
+OF_BLOBS += [(name, "config") for name in ("403", "404", "wrong", "short", "killed")]
+
+
+@pytest.mark.parametrize(("name", "which"), OF_BLOBS)
 def test_a_blob(store: Store, server: Hostile, image: ServedImage, name: str, which: str) -> None:
     digest = image.config if which == "config" else image.layers[1]
     data = image.bytes_of(digest)
