@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
 from fusemount.cli.epoch import source_date_epoch
+from fusemount.cli.registryflags import default_domain
 from fusemount.errors import UsageError
 
 
@@ -46,7 +47,7 @@ def run(argv: list[str]) -> int:
     for word, text in (("--message", args.message), ("--author", args.author)):
         _check_text(word, text)
     options = CommitOptions(
-        name=_image_name(args.name),
+        name=_image_name(args.name, stored=args.output is None),
         target=parse_target(args.output, args.format) if args.output is not None else None,
         changes=tuple(args.change),
         author=args.author,
@@ -67,10 +68,13 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _image_name(text: str) -> str:
+def _image_name(text: str, *, stored: bool) -> str:
+    """In full for the store, where a default registry counts."""
+    from fusemount.imagename import parse_name
     from fusemount.reference import tagged_name
 
-    return tagged_name(text)
+    name = tagged_name(text)
+    return str(parse_name(name, default_domain())) if stored else name
 
 
 def _check_text(word: str, text: str) -> None:
