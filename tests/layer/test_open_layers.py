@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,9 @@ def test_m14_layers_outlive_their_image(tmp_path: Path, setting: Setting) -> Non
     assert tar_of(setting.opened[0]) == TAR
 
 
-def test_m14_500_layers_under_a_limit_of_1024_descriptors(tmp_path: Path, setting: Setting) -> None:
+def test_m14_500_layers_under_a_limit_of_1024_descriptors(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layers = [TarWriter().file(f"f{i}", b"%d" % i).tar() for i in range(500)]
     path = oci_layout(tmp_path / "d", layers, compress="gzip")
     options = ImageOptions(Platform("linux", "amd64"))
@@ -157,14 +158,13 @@ def test_m14_500_layers_under_a_limit_of_1024_descriptors(tmp_path: Path, settin
     with open_image(reference, options, setting.directories, SilentProgress()) as image:
         setting.opened += open_layers(image, options, setting.directories, SilentProgress())
         most = len(os.listdir("/proc/self/fd"))
-        started = time.monotonic()
+        for costly in ("unpack", "scan", "hash_in_place"):  # what is kept is opened, and no more
+            monkeypatch.setattr(f"fusemount.layer.opening.{costly}", None)
         again = open_layers(image, options, setting.directories, SilentProgress())
-        took = time.monotonic() - started
     for layer in again:
         layer.close()
     assert most < 600
     assert paths(setting.opened[499]) == [b"f499"]
-    assert took < 1.0  # 2 ms a layer is generous: a few small files each
 
 
 def test_t23_what_a_dead_writer_left_is_swept(tmp_path: Path) -> None:
