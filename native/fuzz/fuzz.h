@@ -20,8 +20,8 @@
 #define IMG_FUZZ_H
 
 #include "../bytes.h"
-#include "../tree.h"
 #include "../tests/check.h"
+#include "../tree.h"
 
 #include <stdbool.h>
 #include <stddef.h>

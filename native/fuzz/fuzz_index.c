@@ -65,7 +65,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     memcpy(&head, data, sizeof head);
     uint64_t n = head.n_entries < 4096 ? head.n_entries : 0;
     size_t entries = sizeof head + (size_t)n * sizeof(img_entry);
-    size_t pool = entries + (size_t)(head.n_extents < 4096 ? head.n_extents : 0) * sizeof(img_extent);
+    size_t pool =
+        entries + (size_t)(head.n_extents < 4096 ? head.n_extents : 0) * sizeof(img_extent);
     uint32_t way = pick(&seed, 16);
     if (n && way < 8 && entries <= size) { /* one field: all are at even offsets of eight */
         size_t at = sizeof head + pick(&seed, (uint32_t)n) * sizeof(img_entry);

@@ -35,11 +35,21 @@ static const struct {
     mode_t type;
     bool above; /* not in the lowest layer */
 } OBJECTS[16] = {
-    {".", 0, false},          {"a", S_IFREG, false},      {"b", S_IFREG, false},
-    {"d", S_IFDIR, false},    {"d/a", S_IFREG, false},    {"d/e", S_IFDIR, false},
-    {"d/e/a", S_IFREG, true}, {"empty", S_IFREG, false},  {"l", S_IFLNK, false},
-    {"p", S_IFIFO, false},    {"f", S_IFDIR, false},      {"f/a", S_IFREG, false},
-    {"c", S_IFCHR, true},     {".wh.b", S_IFREG, true},   {"f/.wh..wh..opq", S_IFREG, true},
+    {".", 0, false},
+    {"a", S_IFREG, false},
+    {"b", S_IFREG, false},
+    {"d", S_IFDIR, false},
+    {"d/a", S_IFREG, false},
+    {"d/e", S_IFDIR, false},
+    {"d/e/a", S_IFREG, true},
+    {"empty", S_IFREG, false},
+    {"l", S_IFLNK, false},
+    {"p", S_IFIFO, false},
+    {"f", S_IFDIR, false},
+    {"f/a", S_IFREG, false},
+    {"c", S_IFCHR, true},
+    {".wh.b", S_IFREG, true},
+    {"f/.wh..wh..opq", S_IFREG, true},
     {"h", 0 /* a link */, false},
 };
 

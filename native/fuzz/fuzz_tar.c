@@ -6,8 +6,8 @@
 #include "fuzz.h"
 
 #include "../merge.h"
-#include "../tarscan.h"
 #include "../tarblock.h"
+#include "../tarscan.h"
 
 #include <errno.h>
 #include <string.h>

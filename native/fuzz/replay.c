@@ -1,4 +1,5 @@
-/* Runs files through a fuzz target once each: what was found, and the seeds.  Usage: NAME FILE... */
+/* Runs files through a fuzz target once each: what was found, and the seeds.  Usage: NAME FILE...
+ */
 #include "fuzz.h"
 
 #include <string.h>

@@ -8,6 +8,7 @@ head of each native/fuzz/fuzz_*.c.  test_seeds.py holds the files to what is wri
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import sys
@@ -128,9 +129,10 @@ def pax() -> dict[str, bytes]:
         "sparse": piece(0, pax_records({"GNU.sparse.size": 99}) + map00) + piece(0, b"")
         + piece(0, pax_records(map01)),
         "maps": piece(2, b"0,3,4096,5,9000,0") + piece(3, b"2\n512\n512\n99990\n10\n")
-        + piece(4, pair + bytes(24)) + piece(4, b"\x80" + bytes(10) + b"\x01" + bytes(11) + b"\x02"),
-        "values": piece(5, b"-12.000000001") + piece(5, b"1.5") + piece(6, b"a%41%") + piece(6, b"%25")
-        + piece(7, b"AAEC") + piece(7, b"QQ=="),
+        + piece(4, pair + bytes(24))
+        + piece(4, b"\x80" + bytes(10) + b"\x01" + bytes(11) + b"\x02"),
+        "values": piece(5, b"-12.000000001") + piece(5, b"1.5") + piece(6, b"a%41%")
+        + piece(6, b"%25") + piece(7, b"AAEC") + piece(7, b"QQ=="),
     }  # fmt: skip
 
 
@@ -236,7 +238,7 @@ def _move(node: int, name: str, to: int, new: str, flags: int | None = None) -> 
 
 
 def fuse() -> dict[str, bytes]:
-    """Nodes of the rig, in the order they were made: d 3, d/sub 4, d/a 5, l 6 …"""
+    """Nodes of the rig, in the order they were made, from 3 on: d, d/sub, d/a, l, p, many …"""
     init = _ask(INIT, 0, struct.pack("<IIIIII", 7, 38, 4096, 0xFFFFFFFF, 0xFFFFFFFF, 0))
     d, a, link, many, x, big, s, cut = 3, 5, 6, 8, 9, 10, 11, 12
     entry = struct.pack("<QQQQII", a, 0, 1, 1, 0, 0) + bytes(88)
@@ -253,11 +255,12 @@ def fuse() -> dict[str, bytes]:
         + _read(READ, s, 65530, 4096) + _read(READ, cut, 0, 100)
         + _ask(LSEEK, s, struct.pack("<QQII", 0, 0, 3, 0)),
         "xattrs": _ask(GETXATTR, x, struct.pack("<II", 100, 0), _name("user.k"))
-        + _ask(LISTXATTR, x, struct.pack("<II", 0, 0)) + _ask(LISTXATTR, x, struct.pack("<II", 99, 0))
+        + _ask(LISTXATTR, x, bytes(8)) + _ask(LISTXATTR, x, struct.pack("<II", 99, 0))
         + make + _ask(SETXATTR, x, value) + _ask(SETXATTR, ROOT, value)
         + _ask(REMOVEXATTR, x, _name("user.k")),
         "write": _look("x", "big") + _write(x, 4, b"written") + _read(READ, x, 0, 100)
-        + _write(big, 299_000, bytes(2000)) + _ask(FSYNC, x, bytes(16)) + _ask(SYNCFS, ROOT, bytes(8))
+        + _write(big, 299_000, bytes(2000)) + _ask(FSYNC, x, bytes(16))
+        + _ask(SYNCFS, ROOT, bytes(8))
         + _ask(FALLOCATE, x, struct.pack("<QQQII", 0, 0, 5000, 0, 0))
         + _ask(FALLOCATE, x, struct.pack("<QQQII", 0, 2, 3, 3, 0))
         + _ask(COPY_RANGE, x, struct.pack("<QQQQQQQ", 0, 0, big, 0, 0, 100, 0)),
@@ -266,7 +269,8 @@ def fuse() -> dict[str, bytes]:
         "make": make + made + _ask(SYMLINK, ROOT, _name("sym"), _name("x"))
         + _ask(LINK, ROOT, struct.pack("<Q", x), _name("hard")) + _make(CREATE, d, "inside")
         + _ask(TMPFILE, ROOT, struct.pack("<IIII", 2, FILE, 0, 0), _name("/")),
-        "remove": make + _look("x") + _ask(UNLINK, ROOT, _name("x")) + _ask(RMDIR, ROOT, _name("dir"))
+        "remove": make + _look("x") + _ask(UNLINK, ROOT, _name("x"))
+        + _ask(RMDIR, ROOT, _name("dir"))
         + _read(READ, x, 0, 10) + _ask(FORGET, x, struct.pack("<Q", 1))
         + _ask(UNLINK, ROOT, _name("new")) + _ask(RMDIR, ROOT, _name("many")),
         "rename": make + _move(ROOT, "new", ROOT, "newer") + _move(ROOT, "x", ROOT, "y")
@@ -281,15 +285,65 @@ def fuse() -> dict[str, bytes]:
         + _setattr(d, 1, mode=0o700) + piece(1, b"\0" + struct.pack("<QII", 1, 0, 0) + bytes(88)),
         "full": _write(x, 0, b"a") + piece(1, bytes((28,))) + _make(MKDIR, d, "f")
         + piece(1, bytes((28,))) + piece(1, bytes((28,))),
-        "malformed": piece(2, b"short") + piece(2, struct.pack("<IIQQIIII", 41, 3, 2, 1, 0, 0, 0, 0))
+        "malformed": piece(2, b"short")
+        + piece(2, struct.pack("<IIQQIIII", 41, 3, 2, 1, 0, 0, 0, 0))
         + _ask(LOOKUP, ROOT, b"no end") + _ask(GETATTR, 255) + _ask(90, ROOT) + _ask(WRITE, x)
         + _write(x, 1 << 63, b"far") + _read(READ, x, (1 << 64) - 1, 1 << 31),
     }  # fmt: skip
 
 
+# ---- images as other programs keep them, for targets.py --------------------------------------
+
+IDENT = "ab" * 32
+BLOB, OTHER = f"sha256:{IDENT}", f"sha256:{'cd' * 32}"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sources() -> dict[str, bytes]:
+    """Kinds are numbers of targets.FILES."""
+    manifest_type = "application/vnd.oci.image.manifest.v1+json"
+    layer_type = "application/vnd.oci.image.layer.v1.tar"
+    config = _json({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [BLOB]}})
+    tag = {"org.opencontainers.image.ref.name": "a"}
+    entry = {"mediaType": manifest_type, "digest": BLOB, "size": 9, "annotations": tag}
+    manifest = {
+        "mediaType": manifest_type,
+        "config": {"digest": OTHER, "size": len(config)},
+        "layers": [{"mediaType": layer_type, "digest": OTHER, "size": len(config)}],
+    }
+    image = {"id": IDENT, "names": ["a"], "layer": IDENT, "digest": OTHER}
+    layer = {"id": IDENT, "parent": "", "diff-digest": BLOB, "diff-size": 7}
+    kept = {**manifest, "config": {"digest": BLOB, "size": len(config)}}
+    config_file = f"blobs/sha256/{'cd' * 32}"
+    archive = [{"Config": config_file, "RepoTags": ["a:1"], "Layers": ["oci-layout"]}]
+    return {
+        "oci": piece(0, b'{"imageLayoutVersion":"1.0.0"}')
+        + piece(1, _json({"schemaVersion": 2, "manifests": [entry, {**entry, "digest": OTHER}]}))
+        + piece(2, _json(manifest)) + piece(3, config),
+        "archive": piece(4, _json(archive)) + piece(3, config),
+        "archive-v1": piece(5, _json({"a": {"1": IDENT}}))
+        + piece(6, _json({"id": IDENT, "parent": IDENT, "config": {"Cmd": ["x"]}})),
+        "podman": piece(7, _json([image])) + piece(8, _json([layer])) + piece(9, _json(kept))
+        + piece(10, config),
+        "docker": piece(11, _json({"Repositories": {"a": {"a:1": BLOB, f"a@{OTHER}": BLOB}}}))
+        + piece(12, config) + piece(13, BLOB.encode()) + piece(14, b"7")
+        + piece(15, IDENT.encode()),
+    }  # fmt: skip
+
+
 # ---- files -----------------------------------------------------------------------------------
 
-TARGETS = {"tar": tars, "index": indexes, "pax": pax, "marks": marks, "fuse": fuse}
+TARGETS = {
+    "tar": tars,
+    "index": indexes,
+    "pax": pax,
+    "marks": marks,
+    "fuse": fuse,
+    "sources": sources,
+}
 
 
 def main() -> None:
