@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
+from fusemount.rootfs.prefixed import Prefixed, read_prefixed
 from fusemount.rootfs.upper import (
     CAPABILITY,
     HELD,
@@ -75,7 +77,8 @@ class Mending:
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
     hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
-    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.
+    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.  prefixed:
+    marks of fuse-overlayfs'.
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
@@ -83,6 +86,7 @@ class Mending:
     files: list[int]
     strays: list[tuple[int, bytes]]
     cut: list[int]
+    prefixed: list[Prefixed]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [], [], [])
+        self.mending = Mending([], [], [], [], [], [])
         # A living mount may take away what was listed, or put another kind in its place.
         self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
@@ -124,7 +128,7 @@ class _Loader:
             fd = os.open(rest, _DIRECTORY, dir_fd=at)
         found = []
         try:
-            for name in sorted(map(os.fsencode, os.listdir(fd))):
+            for name in self._names_in(fd, path, here):
                 with suppress(*self._vanishing):
                     child = self._object(fd, name, name, here)
                     here.children.append(child)
@@ -136,6 +140,18 @@ class _Loader:
         finally:
             os.close(fd)
         return found
+
+    def _names_in(self, fd: int, path: bytes, here: _Object) -> Sequence[bytes]:
+        """Without fuse-overlayfs' marks, whose meaning is taken."""
+        names = sorted(map(os.fsencode, os.listdir(fd)))
+        if not (self._upper.prefixed and any(name.startswith(b".wh.") for name in names)):
+            return names
+        found = read_prefixed(fd, path, names)
+        if found.opaque and not here.redirected:
+            here.opaque, here.lower = True, 0
+        here.children += [replace(here, name=n, whiteout=True, children=[]) for n in found.hidden]
+        self.mending.prefixed.append(found)
+        return found.others
 
     def _object(self, fd: int, place: bytes, name: bytes, parent: _Object | None = None) -> _Object:
         upper = self._upper
