@@ -12,12 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
-from fusemount.rootfs.prefixed import Prefixed, read_prefixed
+from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (
     CAPABILITY,
     HELD,
@@ -30,7 +29,7 @@ from fusemount.rootfs.upper import (
     Upper,
     parse_held,
     parse_times,
-)
+)  # fmt: skip
 
 _ROOT = 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -128,7 +127,10 @@ class _Loader:
             fd = os.open(rest, _DIRECTORY, dir_fd=at)
         found = []
         try:
-            for name in self._names_in(fd, path, here):
+            listed = list_names(fd, path, prefixed=self._upper.prefixed)
+            if listed.marks:
+                self._take_prefixed(here, listed)
+            for name in listed.others:
                 with suppress(*self._vanishing):
                     child = self._object(fd, name, name, here)
                     here.children.append(child)
@@ -141,17 +143,11 @@ class _Loader:
             os.close(fd)
         return found
 
-    def _names_in(self, fd: int, path: bytes, here: _Object) -> Sequence[bytes]:
-        """Without fuse-overlayfs' marks, whose meaning is taken."""
-        names = sorted(map(os.fsencode, os.listdir(fd)))
-        if not (self._upper.prefixed and any(name.startswith(b".wh.") for name in names)):
-            return names
-        found = read_prefixed(fd, path, names)
+    def _take_prefixed(self, here: _Object, found: Prefixed) -> None:
         if found.opaque and not here.redirected:
             here.opaque, here.lower = True, 0
         here.children += [replace(here, name=n, whiteout=True, children=[]) for n in found.hidden]
         self.mending.prefixed.append(found)
-        return found.others
 
     def _object(self, fd: int, place: bytes, name: bytes, parent: _Object | None = None) -> _Object:
         upper = self._upper
@@ -188,8 +184,7 @@ class _Loader:
         return found
 
     def _take_times(self, found: _Object, stored: dict[bytes, bytes]) -> None:
-        times = parse_times(stored.get(self._upper.prefix + TIMES))
-        if times:
+        if times := parse_times(stored.get(self._upper.prefix + TIMES)):
             found.atime_ns, found.mtime_ns = times
             found.mend = True
 
@@ -353,18 +348,19 @@ class _Loader:
         """After apply: the names of a set of hardlinks of which only others came up."""
         for ino, key in self._claimed.items():
             paths = self._paths.get(key, set())
-            missing = [name for name in self._tree.names(ino) if self._path(name) not in paths]
+            missing = [
+                name
+                for name in self._tree.names(ino)
+                if visible_path(self._tree, *name) not in paths
+            ]
             if missing and paths:
                 self.mending.links.append((ino, min(paths), missing))
                 self._put_first(ino, paths)
 
-    def _path(self, name: tuple[int, bytes]) -> bytes:
-        return visible_path(self._tree, *name)
-
     def _put_first(self, ino: int, paths: set[bytes]) -> None:
         """The first name of a node is where its object is looked for."""
         for parent, name in self._tree.names(ino):
-            if self._path((parent, name)) in paths:
+            if visible_path(self._tree, parent, name) in paths:
                 self._tree.drop_name(parent, name)
                 self._tree.add_name(parent, name, ino)
                 return

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,15 +31,16 @@ class Prefixed:
     others: names that are no marks."""
 
     path: bytes
-    marks: Sequence[bytes]
+    marks: Collection[bytes]
     hidden: Sequence[bytes]
     others: Sequence[bytes]
     opaque: bool
 
 
-def read_prefixed(fd: int, path: bytes, names: Sequence[bytes]) -> Prefixed:
-    """names: all of the open directory's."""
-    marks = [name for name in names if name.startswith(_PREFIX) and _is_mark(fd, name)]
+def list_names(fd: int, path: bytes, *, prefixed: bool) -> Prefixed:
+    """Of an open directory, by name; prefixed: some may be marks."""
+    names = sorted(map(os.fsencode, os.listdir(fd)))
+    marks = {name for name in names if prefixed and name.startswith(_PREFIX) and _is_mark(fd, name)}
     others = [name for name in names if name not in marks]
     if _OPAQUE in marks:  # there is nothing to hide
         return Prefixed(path, marks, [], others, opaque=True)
