@@ -47,6 +47,7 @@ class Words:
     work: str | None = None
     platform: str | None = None
     verify: bool = True
+    max_unpacked: str = ""
     follow_symlink_parents: bool = False
     fastpath: bool = True
     threads: int | None = None
@@ -130,7 +131,8 @@ _CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
     "redirect_dir": ("redirect", {"on": True, "off": False, "follow": False, "nofollow": False}),
 }
 
-_VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform"}
+_VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform",
+           "max-unpacked": "max_unpacked"}  # fmt: skip
 
 
 def take(words: Words, word: str) -> bool:
@@ -216,7 +218,7 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
 def image_options_of(words: Words) -> ImageOptions:
     from fusemount.cli.arguments import image_options
 
-    return image_options(words.platform, verify=words.verify)
+    return image_options(words.platform, words.max_unpacked, verify=words.verify)
 
 
 def _owners_of(words: Words) -> Owners:

@@ -17,6 +17,7 @@ from tarwriter import TarWriter
 from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
+from fusemount.settings import UNPACK_LIMIT
 from fusemount.store import Store
 from fusemount.store.intake import Claims, Part, StoredLayer, put_document, take_layer
 from fusemount.store.removal import prune
@@ -45,7 +46,7 @@ def take(
     claims = claims or Claims()
     with store.lease("test", "a layer") as lease, Part(store.layout, claims.digest) as part:
         read = source(data if rest is None else rest, piece)
-        return take_layer(store.layout, lease, part, read, claims, "the layer")
+        return take_layer(store.layout, lease, part, read, claims, "the layer", UNPACK_LIMIT)
 
 
 def leave_part(store: Store, digest: Digest, data: bytes) -> None:
