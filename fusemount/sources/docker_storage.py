@@ -133,6 +133,8 @@ class _Driver:
         for repository in repositories.document:
             for reference, ident in repositories.text_mapping(repository).items():
                 try:
+                    if "@" in reference:
+                        Digest(reference.partition("@")[2])
                     found.setdefault(Digest(ident).hex, []).append(reference)
                 except ValueError as error:
                     raise repositories.bad(shown(reference), str(error)) from None
