@@ -152,7 +152,7 @@ def test_a_part_survives_its_source(store: Store) -> None:
 
     with pytest.raises(ImgmountError, match="broke"):
         with store.lease("test", "a layer") as lease, Part(store.layout, digest) as part:
-            take_layer(store.layout, lease, part, read, Claims(digest), "the layer")
+            take_layer(store.layout, lease, part, read, Claims(digest), "the layer", UNPACK_LIMIT)
     assert store.layout.part(digest).read_bytes() == blob[:40_000]
     take(store, blob, Claims(digest, len(blob)), rest=blob[40_000:])
     assert store.layout.blob(digest).read_bytes() == blob
@@ -171,7 +171,7 @@ def test_two_takers_of_one_blob_read_it_once(store: Store) -> None:
 
     def taking() -> None:
         with store.lease("test", "first") as lease, Part(store.layout, digest) as part:
-            take_layer(store.layout, lease, part, first, Claims(digest), "the layer")
+            take_layer(store.layout, lease, part, first, Claims(digest), "the layer", UNPACK_LIMIT)
 
     found = []
 
