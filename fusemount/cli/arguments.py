@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
 from fusemount.reference import FOREIGN_STORES, STORE, Reference, parse_reference
-from fusemount.settings import UNLIMITED, UNPACK_LIMIT, Directories, ImageOptions, UnpackLimit
+from fusemount.settings import (
+    UNLIMITED,
+    UNPACK_LIMIT,
+    Directories,
+    ImageOptions,
+    UnpackLimit,
+    UserMarks,
+)
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
@@ -63,6 +70,10 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests")
     add_unpack_flag(parser)
+    parser.add_argument("--userxattr", action="store_true",
+                        help="as root too: obey marks that a user can set")  # fmt: skip
+    parser.add_argument("--override-stat", choices=("on", "off"),
+                        help="owners stand in user.containers.override_stat")  # fmt: skip
 
 
 def add_unpack_flag(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +160,12 @@ def warn(message: str) -> None:
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
-    return image_options(args.platform, args.max_unpacked, verify=not args.no_verify)
+    chosen = image_options(args.platform, args.max_unpacked, verify=not args.no_verify)
+    return replace(chosen, marks=marks_of(args))
+
+
+def marks_of(args: argparse.Namespace) -> UserMarks:
+    return UserMarks(args.userxattr, None if not args.override_stat else args.override_stat == "on")
 
 
 def image_options(platform: str | None, max_unpacked: str, *, verify: bool) -> ImageOptions:

@@ -19,7 +19,7 @@ from fusemount.errors import UsageError
 _WITH_VALUE = frozenset(
     ("-v", "--volume", "-e", "--env", "-w", "--workdir", "-u", "--user", "--hostname",
      "--entrypoint", "--upper", "--work", "--platform", "--max-unpacked", "--log",
-     "--symlink-parents")
+     "--symlink-parents", "--override-stat")
 )  # fmt: skip
 
 
