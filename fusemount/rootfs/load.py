@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
+from fusemount.beneath import open_beneath
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (
     CAPABILITY,
@@ -32,7 +33,7 @@ from fusemount.rootfs.upper import (
 )  # fmt: skip
 
 _ROOT = 1
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 @dataclass
@@ -74,13 +75,13 @@ class _Object:
 class Mending:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
-    links: nodes, a path that each has, and the names that it lacks there.  times: directories that
-    hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
-    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.  prefixed:
-    marks of fuse-overlayfs'.
+    links: nodes, whose first name has the object, and the names that lack it.  times: directories
+    that hold a copy-up nobody is to see.  files: those whose data were on their way.  strays:
+    whiteouts that hide nothing, (parent, name).  cut: files that show a part of the layers' data.
+    prefixed: marks of fuse-overlayfs'.
     """
 
-    links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
+    links: list[tuple[int, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
     strays: list[tuple[int, bytes]]
@@ -123,8 +124,7 @@ class _Loader:
 
     def _directory(self, path: bytes, here: _Object) -> list[tuple[bytes, _Object]]:
         """Reads what is in a directory; returns the directories among it."""
-        with self._upper.at(path) as (at, rest):
-            fd = os.open(rest, _DIRECTORY, dir_fd=at)
+        fd = open_beneath(self._upper.fd, path, _DIRECTORY)
         found = []
         try:
             listed = list_names(fd, path, prefixed=self._upper.prefixed)
@@ -339,6 +339,7 @@ class _Loader:
             upper=True,
             meta=found.meta,
             blocks=found.st.st_blocks,
+            object=found.st.st_ino,
         )
         set_xattrs(self._tree, ino, found.xattrs)
 
@@ -354,7 +355,7 @@ class _Loader:
                 if visible_path(self._tree, *name) not in paths
             ]
             if missing and paths:
-                self.mending.links.append((ino, min(paths), missing))
+                self.mending.links.append((ino, missing))
                 self._put_first(ino, paths)
 
     def _put_first(self, ino: int, paths: set[bytes]) -> None:
