@@ -115,7 +115,8 @@ class MountOptions:
     overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
     metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
     by a mark.  volatile: what is written need not last if the machine fails.
-    owners: how ids are shown, and stored.  ignored: words of -o that nobody knows, for the log.
+    owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
+    requests for them are refused.  ignored: words of -o that nobody knows, for the log.
     """
 
     read_only: bool = False
@@ -138,5 +139,7 @@ class MountOptions:
     redirect: bool | None = None
     volatile: bool = False
     owners: Owners = Owners()
+    static_nlink: bool = False
+    xattrs: bool = True
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

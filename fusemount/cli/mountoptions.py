@@ -64,6 +64,8 @@ class Words:
     squash_uid: int = -1
     squash_gid: int = -1
     userxattr: bool = False
+    static_nlink: bool = False
+    xattrs: bool = True
     override_stat: bool | None = None
     ignored: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
@@ -213,6 +215,8 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "volatile": words.volatile,
         "overlay": words.lower is not None,
         "owners": _owners_of(words),
+        "static_nlink": words.static_nlink,
+        "xattrs": words.xattrs,
         "ignored": tuple(words.ignored),
         "kernel_options": tuple(words.kernel),
     }
