@@ -70,7 +70,7 @@ def test_a_command_ends_by_a_signal(
     words = [verb, f"tar:{tar}", *([str(at)] if verb == "mount" else [])]
     command = [sys.executable, "-m", "fusemount", *words]
     with subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE) as process:
-        while not list(cache.glob("index/*")) and process.poll() is None:
+        while not list(cache.glob("index/*.idx")) and process.poll() is None:
             time.sleep(0.005)  # the index is kept just before the merge begins
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
