@@ -27,6 +27,7 @@ from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, sh
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import LAYERS_MAX, parse_config
 from fusemount.layer import UnpackedLayer
+from fusemount.layer.marks import origin_of_store
 from fusemount.reference import Reference, normalised_name
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
@@ -183,7 +184,7 @@ class _Driver:
             files=(),
             directories=trees[-1:] if self.driver == _WHOLE else trees,
             unpacked=layers,
-            trusted_marks=_is_roots(self.root),
+            origin=origin_of_store(self.root),
             config_bytes=data,
             repo_digests=digests,
         )
@@ -230,9 +231,3 @@ class _Driver:
         if data is None:
             raise MalformedImage(f"{where}: not there, or not all of it ({place}/{name})")
         return data.decode("utf-8", "replace").strip()
-
-
-def _is_roots(root: Path) -> bool:
-    """Whether docker unpacked with trusted.overlay xattrs (pkg/archive/archive_linux.go), as root
-    does; one without root has user.overlay ones."""
-    return root.stat().st_uid == 0

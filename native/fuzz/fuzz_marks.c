@@ -6,11 +6,13 @@
  * are the name, NUL, the value.  What the kernel does not take is left out.
  *
  * Laws: a layer is scanned, or refused with a reason; so is a stack of them; the tree keeps its
- * invariants; without a mark that only root can set, `trusted` shows owners and modes as they are.
+ * invariants; where `trusted.` marks alone are obeyed, a layer without one shows owners and modes
+ * as they are.
  */
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
 
+#include "../dirmarks.h"
 #include "../dirscan.h"
 #include "../mergedir.h"
 
@@ -194,9 +196,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool trusted = false;
     make_layers();
     each(data, size, &trusted);
-    stack((img_dirscan){0}, false);
-    stack((img_dirscan){.user_marks = true}, false);
-    stack((img_dirscan){.trusted = true}, false && !trusted);
+    const unsigned users = IMG_MARKS_USER | IMG_MARKS_OWNER;
+    stack((img_dirscan){.obeyed = IMG_MARKS_TRUSTED | IMG_MARKS_NAMES | users}, false);
+    stack((img_dirscan){.obeyed = users}, false);
+    stack((img_dirscan){.obeyed = IMG_MARKS_TRUSTED}, !trusted);
     each(data, size, NULL);
     return 0;
 }
