@@ -117,6 +117,8 @@ class Beside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and self._error is None:
+            self._error = error  # the pieces that wait are for nobody
         self._queue.put(None)
         self._thread.join()
         if self._error is not None and error is None:
