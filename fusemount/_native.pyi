@@ -51,6 +51,10 @@ class LayerIndex:
     def archive_bytes(self) -> int: ...
     @property
     def nbytes(self) -> int: ...  # memory of the arrays
+    @property
+    def oddities(self) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+        """What is shown otherwise than the archive says it, each as (how many members, the path of
+        the first): `..` that would have left the root; owners that are no ids, shown as 0."""
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 
@@ -109,6 +113,7 @@ class Tree:
     def add_layer(
         self, index: LayerIndex, fd: int, offset: int, follow_symlink_parents: bool = False
     ) -> None: ...  # FormatError; releases the GIL
+    def set_static_nlink(self) -> None: ...
     def set_owners(
         self,
         uids: Sequence[tuple[int, int, int]],  # (first stored, first shown, count)
@@ -258,6 +263,7 @@ class FastPath:
         spin_us: int,
         default_permissions: bool,
         push: bool,
+        no_xattrs: bool,
     ) -> FastPath: ...
     def stop(self) -> None: ...  # releases the GIL
 

@@ -1,7 +1,8 @@
 /* py_tree.c: the Python type Tree, a thin skin over tree.h, merge.h and content.h.
  *
  * Every method takes the tree's lock for its own length.  Waiting for it with the GIL held is safe:
- * who holds the lock in another thread runs pure C and never asks for the GIL.
+ * who holds the lock in another thread runs pure C and never asks for the GIL.  add_layer does ask
+ * for it, to hear signals: so a tree that is being made is used by the thread that makes it alone.
  */
 #define _GNU_SOURCE /* renameat2 */
 #include "py_tree.h"
@@ -64,12 +65,12 @@ static PyObject *tree_add_layer(PyObject *self, PyObject *args, PyObject *kwargs
         return NULL;
     img_error err = {0};
     img_tree *tree = tree_of(self);
-    Py_BEGIN_ALLOW_THREADS;
+    IMGPY_BEGIN_LONG;
     lock_write(tree);
     result = index->directory ? img_tree_add_directory(tree, index, fd, &err)
                               : img_tree_add_layer(tree, index, fd, base, follow, &err);
     unlock(tree);
-    Py_END_ALLOW_THREADS;
+    IMGPY_END_LONG;
     if (result < 0)
         return imgpy_raise(&err);
     Py_RETURN_NONE;
@@ -174,12 +175,12 @@ static PyStructSequence_Desc attr_desc = {
     .n_in_sequence = ATTR_FIELDS,
 };
 
-static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
+static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long long ino,
+                         const img_node *node) {
     PyObject *items[ATTR_FIELDS] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
-        /* a directory that was removed but is open */
-        PyLong_FromUnsignedLong(node->names || ino == IMG_ROOT ? node->nlink : 0),
+        PyLong_FromUnsignedLong(img_node_links(tree, (img_id)ino, node)),
         PyLong_FromUnsignedLong(node->uid),
         PyLong_FromUnsignedLong(node->gid),
         PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
@@ -209,9 +210,14 @@ static PyObject *tree_getattr(PyObject *self, PyObject *arg) {
         return NULL;
     lock_read(tree_of(self));
     const img_node *node = node_or_raise(tree_of(self), ino);
-    PyObject *attr = node ? attr_of(state->attr, ino, node) : NULL;
+    PyObject *attr = node ? attr_of(state->attr, tree_of(self), ino, node) : NULL;
     unlock(tree_of(self));
     return attr;
+}
+
+static PyObject *tree_set_static_nlink(PyObject *self, PyObject *Py_UNUSED(none)) {
+    tree_of(self)->static_nlink = true;
+    Py_RETURN_NONE;
 }
 
 static PyObject *tree_readdir(PyObject *self, PyObject *args) {
@@ -345,9 +351,11 @@ static PyObject *tree_copy_data(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "KiK", &ino, &fd, &limit) ||
         !content_or_raise(tree_of(self), ino, &content))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS;
+    IMGPY_BEGIN_LONG;
     result = img_content_copy(&content, fd, limit);
-    Py_END_ALLOW_THREADS;
+    IMGPY_END_LONG;
+    if (result == -EINTR && PyErr_Occurred())
+        return NULL;
     if (result < 0)
         return raise_errno(result);
     Py_RETURN_NONE;
@@ -421,6 +429,8 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
 
 static PyMethodDef tree_methods[] = {
     {"add_layer", KEYWORDS(tree_add_layer), "Lays one more layer over the tree."},
+    {"set_static_nlink", tree_set_static_nlink, METH_NOARGS,
+     "Directories show one link from now on."},
     {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "How its ids are to be shown."},
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},

@@ -154,6 +154,7 @@ def _fast_path(
                 spin_us=SPIN_US if (os.cpu_count() or 1) > 1 else 0,
                 default_permissions=options.default_permissions,
                 push=options.push,
+                no_xattrs=not options.xattrs,
             )
         except OSError as error:
             raise ImgmountError(f"no threads to serve the mount: {error.strerror}") from error
@@ -188,6 +189,7 @@ class _Side:
                 behind_fast_path=self.front is not None,
                 default_permissions=self.options.default_permissions,
                 debug=self.options.debug,
+                no_xattrs=not self.options.xattrs,
                 ready=ready,
                 stop=stop,
                 stats=None if self.front else self.stats,

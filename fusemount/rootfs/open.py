@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fusemount import _native
 from fusemount.errors import MalformedImage
+from fusemount.escape import quoted
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
 from fusemount.settings import Owners
@@ -41,8 +43,8 @@ def build_tree(
         try:
             tree.add_layer(layer.index, layer.fd, layer.offset, follow_symlink_parents)
         except _native.FormatError as e:
-            member = e.member.decode(errors="backslashreplace")
-            where = f"member {member!r} at byte {e.offset}: " if e.member else ""
+            member = quoted(os.fsdecode(e.member))
+            where = f"member {member} at byte {e.offset}: " if e.member else ""
             raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
     for layer in () if again else layers:
         layer.index.drop_entries()
@@ -81,6 +83,6 @@ def open_rootfs(
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(upper, work or beside, volatile=options.volatile, userxattr=userxattr)
-    if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
+    if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
     return RootFs(tree, opened, options=options)
