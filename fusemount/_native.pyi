@@ -92,6 +92,7 @@ class Attr:
     blocks: int
     inode: int  # st_ino; ino is the nodeid
     meta: bool  # upper, with its attributes alone: the data are the layer's
+    generation: int  # of the nodeid: 32 bits
 
 @final
 class Tree:
@@ -113,6 +114,7 @@ class Tree:
     def shown(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def stored(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def seal(self) -> None: ...
+    def set_generation(self, generation: int, /) -> None: ...  # of what the layers gave; 32 bits
     def check(self) -> None: ...  # OSError EUCLEAN with the broken invariant
     @property
     def nodes(self) -> int: ...

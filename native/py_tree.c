@@ -82,6 +82,16 @@ static PyObject *tree_seal(PyObject *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
+static PyObject *tree_set_generation(PyObject *self, PyObject *arg) {
+    unsigned long generation = PyLong_AsUnsignedLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    lock_write(tree_of(self));
+    tree_of(self)->generation = (uint32_t)generation;
+    unlock(tree_of(self));
+    Py_RETURN_NONE;
+}
+
 static PyObject *tree_check(PyObject *self, PyObject *Py_UNUSED(none)) {
     img_error err = {0};
     lock_read(tree_of(self));
@@ -146,7 +156,7 @@ static PyObject *nanoseconds(int64_t seconds, uint32_t ns) {
     return sum;
 }
 
-enum { ATTR_FIELDS = 15 };
+enum { ATTR_FIELDS = 16 };
 
 static PyStructSequence_Field attr_fields[] = {
     {"ino", "nodeid"},
@@ -164,6 +174,7 @@ static PyStructSequence_Field attr_fields[] = {
     {"blocks", "512-byte units; of a layer's file what its data takes in 4 KiB pages"},
     {"inode", "st_ino: the nodeid of what a layer gave, else beyond 2^32"},
     {"meta", "in the upper with its attributes alone: the data are the layer's"},
+    {"generation", "tells it from others that have its nodeid at other times"},
     {NULL, NULL},
 };
 
@@ -174,7 +185,8 @@ static PyStructSequence_Desc attr_desc = {
     .n_in_sequence = ATTR_FIELDS,
 };
 
-static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
+static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long long ino,
+                         const img_node *node) {
     PyObject *items[ATTR_FIELDS] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
@@ -192,6 +204,7 @@ static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_n
         PyLong_FromUnsignedLongLong(img_node_blocks(node)),
         PyLong_FromUnsignedLongLong(img_node_ino(node, (img_id)ino)),
         PyBool_FromLong(node->flags & IMG_NODE_META),
+        PyLong_FromUnsignedLong(img_node_generation(tree, node)),
     };
     PyObject *attr = PyStructSequence_New(type);
     for (Py_ssize_t i = 0; i < ATTR_FIELDS; i++)
@@ -209,7 +222,7 @@ static PyObject *tree_getattr(PyObject *self, PyObject *arg) {
         return NULL;
     lock_read(tree_of(self));
     const img_node *node = node_or_raise(tree_of(self), ino);
-    PyObject *attr = node ? attr_of(state->attr, ino, node) : NULL;
+    PyObject *attr = node ? attr_of(state->attr, tree_of(self), ino, node) : NULL;
     unlock(tree_of(self));
     return attr;
 }
@@ -425,6 +438,7 @@ static PyMethodDef tree_methods[] = {
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},
     {"seal", tree_seal, METH_NOARGS, "No layer comes after: all names standing are the layers'."},
+    {"set_generation", tree_set_generation, METH_O, "The generation of what the layers gave."},
     {"check", tree_check, METH_NOARGS, "Proves the tree's invariants."},
     {"lookup", tree_lookup, METH_VARARGS, "The nodeid of a name, or 0."},
     {"resolve", tree_resolve, METH_VARARGS, "The nodeid of a path, links inside the root."},
