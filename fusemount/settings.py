@@ -78,6 +78,7 @@ class MountOptions:
     metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
     by a mark.  volatile: what is written need not last if the machine fails.
     owners: how ids are shown, and stored.  userxattr: overlay marks are `user.overlay.*`.
+    rebase: the upper shall belong to this image from here on, whichever it belonged to.
     ignored: words of -o that nobody knows, for the log.
     """
 
@@ -102,5 +103,6 @@ class MountOptions:
     volatile: bool = False
     owners: Owners = Owners()
     userxattr: bool = False
+    rebase: bool = False
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

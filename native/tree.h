@@ -12,7 +12,8 @@
  * of what only the upper has it is the upper object's own number beyond 2^32 (IMG_INO_UPPER).
  *
  * Names.  A dentry is one name in one directory.  Flag IMG_NAME_LOWER belongs to the place, not to
- * the node: the layers below the upper have that name there, so taking it away must leave a mark.
+ * the node: the layers below the upper have that name there, so taking it away must leave a mark
+ * (or the upper has a mark there that hides nothing of these layers, and is to keep it).
  * A dentry with node 0 is that mark (a whiteout): lookups and listings pass over it.
  *
  * Directories list their dentries by cookie, ascending and never given twice in a directory's life
