@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define CHUNK 4096u
 #define FIRST_BUCKETS 1024u
@@ -177,7 +177,8 @@ img_id img_tree_new_node(img_tree *tree, const img_attributes *attributes, uint1
     node->layer = layer;
     node->flags = IMG_NODE_USED;
     if (tree->sealed)
-        node->generation = ++tree->last_generation ? tree->last_generation : ++tree->last_generation;
+        node->generation =
+            ++tree->last_generation ? tree->last_generation : ++tree->last_generation;
     tree->n_nodes++;
     return id;
 }

@@ -92,7 +92,7 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
-    uint32_t pages; /* atomic: whether the kernel may hold its pages; push.h */
+    uint32_t pages;      /* atomic: whether the kernel may hold its pages; push.h */
     uint32_t generation; /* 0: the tree's; img_node_generation */
     const char *xattrs;
     union {
@@ -142,8 +142,8 @@ typedef struct img_tree {
     uint32_t *buckets;
     uint32_t n_buckets, n_dentries; /* a power of two; hashed dentries */
     uint32_t n_nodes;
-    uint64_t seed;       /* hostile names must not choose their bucket */
-    uint32_t generation; /* of what the layers gave; random unless somebody knows the layers */
+    uint64_t seed;            /* hostile names must not choose their bucket */
+    uint32_t generation;      /* of what the layers gave; random unless somebody knows the layers */
     uint32_t last_generation; /* of the last node made after the seal */
     bool sealed;
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */

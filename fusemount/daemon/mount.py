@@ -171,6 +171,7 @@ class _Enrolment:
             start_time=registry.start_time(os.getpid()) or 0,
             mountpoint=str(channel.mountpoint),
             device=channel.device,
+            mount_id=channel.mount.unique if channel.mount else 0,
             image=str(self.reference),
             image_id=str(self.view.image.image_id),
             upper=str(self.view.upper) if self.view.upper else None,
