@@ -190,8 +190,7 @@ static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long
     PyObject *items[ATTR_FIELDS] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
-        /* a directory that was removed but is open */
-        PyLong_FromUnsignedLong(node->names || ino == IMG_ROOT ? node->nlink : 0),
+        PyLong_FromUnsignedLong(img_node_links(tree, (img_id)ino, node)),
         PyLong_FromUnsignedLong(node->uid),
         PyLong_FromUnsignedLong(node->gid),
         PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
@@ -225,6 +224,11 @@ static PyObject *tree_getattr(PyObject *self, PyObject *arg) {
     PyObject *attr = node ? attr_of(state->attr, tree_of(self), ino, node) : NULL;
     unlock(tree_of(self));
     return attr;
+}
+
+static PyObject *tree_set_static_nlink(PyObject *self, PyObject *Py_UNUSED(none)) {
+    tree_of(self)->static_nlink = true;
+    Py_RETURN_NONE;
 }
 
 static PyObject *tree_readdir(PyObject *self, PyObject *args) {
@@ -434,6 +438,8 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
 
 static PyMethodDef tree_methods[] = {
     {"add_layer", KEYWORDS(tree_add_layer), "Lays one more layer over the tree."},
+    {"set_static_nlink", tree_set_static_nlink, METH_NOARGS,
+     "Directories show one link from now on."},
     {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "How its ids are to be shown."},
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},

@@ -92,6 +92,8 @@ def open_view(
     generation = handle_generation(base, [] if unpacked else archived)
     if generation is not None:
         rootfs.tree.set_generation(generation)
+    if options.static_nlink:
+        rootfs.tree.set_static_nlink()
     if options.volatile and not options.read_only:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from fusemount.rootfs.prefixed import Prefixed
+
 
 @dataclass(frozen=True)
 class Mending:
@@ -12,13 +14,14 @@ class Mending:
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
     hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files that
-    show a part of the layers' data.
+    show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
     cut: list[int]
+    prefixed: list[Prefixed]
 
 
 class Unmatched(Enum):
@@ -49,4 +52,4 @@ class Loaded:
     borrowed: list[tuple[int, int]] = field(default_factory=list)
 
 
-EMPTY = Loaded({}, Mending([], [], [], []))
+EMPTY = Loaded({}, Mending([], [], [], [], []))

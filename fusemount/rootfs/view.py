@@ -31,6 +31,7 @@ from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.loaded import EMPTY, Loaded, Mending
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names, changing
+from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import (
     ACL_ACCESS,
@@ -165,8 +166,13 @@ class RootFs:
         self.tree.set_attr(1, upper=True)
 
     def _mend(self, mending: Mending, fits: bool) -> None:
-        """Finishes on disk what a process that died had begun; of other layers than the upper's
-        own nothing comes into it."""
+        """Finishes on disk what a process that died had begun, and makes the upper ours; of other
+        layers than the upper's own nothing comes into it."""
+        assert self.upper is not None
+        for found in mending.prefixed:
+            convert(self.upper, found)
+        if self.upper.mark(self.upper.fd, b".", b"imgmount") is None:
+            self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
         for ino, there, missing in mending.links if fits else ():
             self._copy.complete_links(ino, there, missing)
         for ino in mending.files:
