@@ -162,6 +162,11 @@ def _marks(prefix: str) -> dict[str, bytes]:
         + _mark(2, "b", prefix + "redirect", b"/f/a"),
         "escaped": _mark(1, "a", prefix + "overlay.opaque", b"y")
         + _mark(1, "a", prefix + "imgmount.override_stat", b"0:0:0644"),
+        "special": _mark(1, "empty", prefix + "imgmount.special", b"char-0-0")
+        + _mark(2, "empty", prefix + "imgmount.special", b"block-4095-1048575"),
+        "held": _mark(1, "a", prefix + "imgmount.held", b"4755 -1 1500000000000000000 0100000200")
+        + _mark(1, "l", prefix + "imgmount.held", b"777 5 -5 -")
+        + _mark(1, "d", prefix + "imgmount.times", b"-1 99999999999999999999"),
         "origin": _mark(1, "a", prefix + "origin", b"\0\xfb\x1d\0\x01" + bytes(20))
         + _mark(1, ".", prefix + "impure", b"y") + _mark(0, ".", prefix + "uuid", bytes(16)),
         "owners": _mark(0, ".", prefix + "origin") + _mark(1, ".", owner, b"0:0:0755:dir")
