@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from fusemount import _native
 from fusemount.daemon import registry
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.holders import holders
@@ -18,8 +20,10 @@ from fusemount.settings import Directories
 # The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
 END_SECONDS = 60.0
 
-# A daemon whose mount is gone from everywhere has ended by then, but for a large upper to drop.
-SOON_SECONDS = 0.5
+# A daemon whose mount is gone from everywhere has ended by then, but for a large upper to drop; and
+# so have most processes that are just being started in a mount namespace of their own, which has a
+# copy of every mount until they take those away.
+SOON_SECONDS = 2.0
 
 
 def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = False) -> str | None:
@@ -40,6 +44,8 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
         return _held(mountpoint, gone) or _served(mountpoint, gone)
     pidfd = _open_pidfd(record)
     try:
+        if pidfd >= 0:
+            _write_out(target)
         unmount(target, lazy=lazy)
         if record is None or lazy:
             return None
@@ -56,6 +62,16 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
     finally:
         if pidfd >= 0:
             os.close(pidfd)
+
+
+def _write_out(target: Path) -> None:
+    """As the kernel does with the last mount; copies of this one would keep it from that."""
+    with suppress(OSError):
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _native.syncfs(fd)
+        finally:
+            os.close(fd)
 
 
 def _detached(target: Path, directories: Directories) -> Record | None:
