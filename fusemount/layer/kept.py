@@ -156,15 +156,17 @@ class Cache:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(directory)
         path = directory / f"{TMP}{os.getpid()}-{os.urandom(8).hex()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
+        fd = -1
+        try:  # the file is there before its number is: a signal may come in between
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with suppress(OSError):  # a file system without locks: nothing is swept there either
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 @contextmanager

@@ -129,7 +129,9 @@ static void converse(talk *t, uint64_t unique, bool wait) {
     for (;;) {
         bool patient = wait && t->answers == 0;
         int n = poll(fds, 2, patient ? PATIENCE * 1000 : 0);
-        CHECK(n >= 0);
+        CHECK(n >= 0 || errno == EINTR); /* libFuzzer has an alarm clock */
+        if (n < 0)
+            continue;
         if (n == 0)
             break;
         if (fds[1].revents & POLLIN)
@@ -145,7 +147,7 @@ static bool is_silent(uint32_t opcode) {
 }
 
 static void request(talk *t, const piece *p) {
-    struct fuse_in_header head = {.unique = t->r->unique += 2};
+    struct fuse_in_header head = {.unique = t->r->unique += 2, .pid = (uint32_t)getpid()};
     size_t arg = p->len > 2 ? p->len - 2 : 0;
     if (p->len < 2)
         return;
