@@ -104,7 +104,10 @@ async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
 
 
 def flush_for(channel: FuseChannel, seconds: float) -> None:
-    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises."""
+    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises.
+
+    Where there is no thread to be had it is done here, for then little was written.
+    """
 
     def work() -> None:
         try:
@@ -113,8 +116,12 @@ def flush_for(channel: FuseChannel, seconds: float) -> None:
             LOGGER.error("%s", error)
 
     worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(seconds)
+    try:
+        worker.start()
+    except RuntimeError:
+        work()
+    else:
+        worker.join(seconds)
 
 
 def _flush_and_unmount(channel: FuseChannel) -> None:
