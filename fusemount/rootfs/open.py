@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fusemount import _native
 from fusemount.errors import MalformedImage
+from fusemount.escape import quoted
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
 from fusemount.settings import Owners
@@ -42,8 +43,8 @@ def build_tree(
         try:
             tree.add_layer(layer.index, layer.fd, layer.offset, follow_symlink_parents)
         except _native.FormatError as e:
-            member = e.member.decode(errors="backslashreplace")
-            where = f"member {member!r} at byte {e.offset}: " if e.member else ""
+            member = quoted(os.fsdecode(e.member))
+            where = f"member {member} at byte {e.offset}: " if e.member else ""
             raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
     for layer in () if again else layers:
         layer.index.drop_entries()
