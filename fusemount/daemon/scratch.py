@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.errors import ImgmountError, NoSpace
 
 
@@ -65,7 +66,7 @@ def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(own_directory(path.parent))
         with _gate(state):  # or a sweep between mkdir and flock would take it away
             path.mkdir(mode=0o700)
             lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -125,9 +126,9 @@ def drop(path: Path) -> None:
     from fusemount.rootfs.removal import remove_tree
 
     try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return
+        parent = own_directory(path.parent, make=False)
+    except (OSError, ImgmountError):
+        return  # what others can change is theirs to remove
     try:
         remove_tree(parent, os.fsencode(path.name))
     except OSError:
