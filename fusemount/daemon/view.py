@@ -130,7 +130,7 @@ def _open_upper(
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
         upper = _own_directory(options.upper, made)
-        work = _own_directory(_work_for(upper, options), made)
+        work = _own_directory(_work_for(upper, options), made, ours=True)
         if not (work / "work").exists():
             made.append(work / "work")  # rootfs makes it
         return upper, work, None
@@ -171,11 +171,12 @@ def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
                 raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
-def _own_directory(path: Path, made: list[Path]) -> Path:
-    """The user's upper or work directory, made when only its last component is missing."""
-    path = Path(os.path.realpath(path))
+def _own_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
+    """The user's upper or work directory, made when only its last component is missing. ours: a
+    symlink is left for rootfs/upper.py to refuse."""
+    path = Path(os.path.realpath(path.parent), path.name) if ours else Path(os.path.realpath(path))
     try:
-        path.mkdir()
+        path.mkdir(mode=0o700 if ours else 0o777)
     except FileExistsError as error:
         if not path.is_dir():
             raise UpperError(f"{path}: not a directory") from error

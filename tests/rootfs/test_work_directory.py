@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from imagewriter import docker_archive
+from mounted import Command
 
 from fusemount.errors import NotPermitted
 from fusemount.rootfs.removal import remove_tree
@@ -97,3 +99,15 @@ def test_a_removal_follows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert swapped
     assert victim.stat().st_mode & 0o777 == 0o755
     assert os.listdir(victim) == ["keep"]
+
+
+def test_the_command_says_so(tmp_path: Path) -> None:
+    command, image = Command(tmp_path / "dirs"), docker_archive(tmp_path / "i.tar", [b"\0" * 1024])
+    for path in ("u", "m"):
+        (tmp_path / path).mkdir()
+    _link(tmp_path / ".u.imgmount-work")
+    done = command(image, tmp_path / "m", "--upper", tmp_path / "u", check=False)
+    assert done.returncode == 9
+    assert done.stderr.count("\n") == 1
+    assert "it is a symlink" in done.stderr
+    assert os.listdir(tmp_path / "victim") == ["keep"]
