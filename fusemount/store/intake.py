@@ -159,7 +159,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
+        return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
 

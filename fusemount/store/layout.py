@@ -40,7 +40,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import ImgmountError, MalformedImage, NoSpace
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NO_IMAGES = (
@@ -112,6 +113,19 @@ class Layout:
 
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.hex
+
+    def document(self, digest: Digest) -> bytes:
+        """A manifest, index or config; who refers to one may mean a layer's blob of any size.
+
+        Raises OSError, MalformedImage.
+        """
+        with open(self.blob(digest), "rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+        if len(data) > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(
+                f"blob {digest}: a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit"
+            )
+        return data
 
     def part(self, digest: Digest) -> Path:
         return self.ingest / f"{digest.hex}.part"

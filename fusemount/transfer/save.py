@@ -133,7 +133,7 @@ def _for_platform(store: Store, image: StoredImage, platform: Platform) -> Store
 
 
 def _media_type(store: Store, digest: Digest) -> str:
-    data = store.layout.blob(digest).read_bytes()
+    data = store.layout.document(digest)
     document = parse_index_or_manifest(data, f"manifest {digest}")
     return getattr(document, "media_type", "") or OCI + "manifest.v1+json"
 
@@ -244,9 +244,8 @@ class _Saving:
         self._copy(descriptor)
 
     def _document(self, digest: Digest) -> bytes:
-        path = self._store.layout.blob(digest)
         try:
-            data = path.read_bytes()
+            data = self._store.layout.document(digest)
         except OSError as error:
             raise MalformedImage(f"blob {digest}: {error.strerror}") from error
         if Digest.of(data) != digest:
