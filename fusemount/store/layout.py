@@ -98,17 +98,21 @@ class Layout:
                 replace_file(self.root / "oci-layout", OCI_LAYOUT)
 
     def _check_free(self) -> None:
-        """Nothing is there, or what a make() that was killed left."""
-        if not self.root.is_dir():
-            return
-        names = sorted(name for name in os.listdir(self.root) if not name.startswith(TMP))
+        """Nothing is there, what a make() that was killed left, or, by now, a store.
+
+        Another process may finish its make() between any two calls here.  oci-layout comes before
+        all that only a store has, and never goes: so it is looked for after what was found.
+        """
+        found = self._in_the_way()
+        if found and not self.exists:
+            raise ImgmountError(f"{self.root}: {found}")
+
+    def _in_the_way(self) -> str:
+        names = sorted(name for name in names_in(self.root) if not name.startswith(TMP))
         strange = [name for name in names if name not in _OURS | _BESIDE]
         if strange:
-            raise ImgmountError(
-                f"{self.root}: neither empty nor a store: there is {strange[0]} in it"
-            )
-        if self.blobs.is_dir() and os.listdir(self.blobs):
-            raise ImgmountError(f"{self.root}: there are blobs in it, but no oci-layout")
+            return f"neither empty nor a store: there is {strange[0]} in it"
+        return "there are blobs in it, but no oci-layout" if names_in(self.blobs) else ""
 
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.hex
