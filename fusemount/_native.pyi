@@ -272,6 +272,10 @@ class Stats:
 DOOR_NATIVE: int
 DOOR_PYTHON: int
 
+# native/beneath.h; callers use fusemount/beneath.py
+def open_beneath(dir_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
+def open_in_root(root_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
+def beneath_step_by_step(on: bool, /) -> None: ...  # for tests: as if openat2 were not there
 def renameat2(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int, /) -> None: ...
 
 # linux

@@ -1,9 +1,9 @@
 #define _GNU_SOURCE /* statx, O_NOATIME */
 #include "dirscan.h"
 
+#include "beneath.h"
 #include "dirmarks.h"
 #include "indexbuild.h"
-#include "layerfile.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -399,12 +399,19 @@ static void cannot_read(scanning *s) {
                        (int)s->here.len, s->builder.pool.data + s->here.path);
 }
 
+static int open_here(const scanning *s, int flags) {
+    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path's limit */
+    if (s->here.len)
+        memcpy(path, s->builder.pool.data + s->here.path, s->here.len);
+    path[s->here.len] = 0;
+    return img_open_beneath(s->root, path, flags, 0);
+}
+
 static int put_directory(scanning *s) {
     const int flags = O_RDONLY | O_DIRECTORY;
-    const char *path = s->builder.pool.data ? s->builder.pool.data + s->here.path : "";
-    int fd = img_layer_open(s->root, path, s->here.len, flags | O_NOATIME);
+    int fd = open_here(s, flags | O_NOATIME);
     if (fd == -EPERM)
-        fd = img_layer_open(s->root, path, s->here.len, flags);
+        fd = open_here(s, flags);
     if (fd == -EACCES) {
         cannot_read(s);
         return 0;

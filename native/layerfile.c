@@ -1,16 +1,15 @@
-#define _GNU_SOURCE /* O_PATH, O_NOATIME, memrchr */
+#define _GNU_SOURCE /* O_NOATIME */
 #include "layerfile.h"
+
+#include "beneath.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
-#include <linux/openat2.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define PIECE 4000u /* PATH_MAX holds for one system call */
 
 /* Its own mount as a descriptor, or -1: no privilege, an old kernel, a mount that may not be had
  * without what is mounted in it. */
@@ -34,49 +33,6 @@ int img_layer_open_root(const char *path) {
     return fd < 0 ? -code : fd;
 }
 
-/* A path that one system call can take; NUL-terminated. */
-static int open_piece(int dir, const char *path, int flags) {
-    static bool too_old; /* a benign race: it only ever becomes true */
-    if (!__atomic_load_n(&too_old, __ATOMIC_RELAXED)) {
-        struct open_how how = {.flags = (unsigned)flags,
-                               .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
-        long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
-        if (fd >= 0 || (errno != ENOSYS && errno != EPERM && errno != EAGAIN))
-            return fd < 0 ? -errno : (int)fd;
-        if (errno == ENOSYS)
-            __atomic_store_n(&too_old, true, __ATOMIC_RELAXED);
-    }
-    int fd = openat(dir, path, flags);
-    return fd < 0 ? -errno : fd;
-}
-
-int img_layer_open(int root, const char *path, size_t len, int flags) {
-    char piece[PIECE + 1];
-    int dir = root, fd;
-    for (;;) {
-        const char *cut = len > PIECE ? memrchr(path, '/', PIECE) : path + len;
-        if (!cut) {
-            fd = -ENAMETOOLONG;
-            break;
-        }
-        size_t n = (size_t)(cut - path);
-        memcpy(piece, n ? path : ".", n ? n : 1);
-        piece[n ? n : 1] = '\0';
-        bool last = n == len;
-        fd = open_piece(dir, piece, (last ? flags : O_PATH | O_DIRECTORY) | O_NOFOLLOW | O_CLOEXEC);
-        if (fd < 0 || last)
-            break;
-        if (dir != root)
-            (void)close(dir);
-        dir = fd;
-        path = cut + 1;
-        len -= n + 1;
-    }
-    if (dir != root)
-        (void)close(dir);
-    return fd;
-}
-
 int img_layer_open_file(int root, const img_index *index, uint64_t at) {
     char path[IMG_PATH_BYTES_MAX + IMG_NAME_MAX + 2];
     img_file_record record;
@@ -87,12 +43,12 @@ int img_layer_open_file(int root, const img_index *index, uint64_t at) {
     if (len)
         path[len++] = '/';
     memcpy(path + len, index->pool + at + sizeof record, record.name_len);
-    len += record.name_len;
+    path[len + record.name_len] = 0;
     /* O_NONBLOCK: a fifo in its place must not hang us */
     const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
-    int fd = img_layer_open(root, path, len, flags | O_NOATIME);
+    int fd = img_open_beneath(root, path, flags | O_NOATIME, 0);
     if (fd == -EPERM)
-        fd = img_layer_open(root, path, len, flags);
+        fd = img_open_beneath(root, path, flags, 0);
     if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO)
         return -EIO; /* somebody took it away under us */
     if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {

@@ -1,6 +1,6 @@
 /* layerfile.h: opening what stands in a directory layer, beneath the layer's root and nowhere else.
  *
- * Paths are relative, of any length; no symlink is followed on the way, no mount crossed upwards.
+ * Paths are resolved by beneath.h, which follows no symlink.
  * Errors: negative errno values.
  */
 #ifndef IMG_LAYERFILE_H
@@ -12,10 +12,6 @@
  * its layers, through a mount of its own: read-only, without atime, without what is mounted in it
  * (be it the very mount that shows it). */
 int img_layer_open_root(const char *path);
-
-/* open(2) of a path beneath root, "" being root itself; flags as for open, O_CLOEXEC and O_NOFOLLOW
- * are added. */
-int img_layer_open(int root, const char *path, size_t len, int flags);
 
 /* A file of a directory layer by the pool offset of its img_file_record: readable, surely a regular
  * file, without touching its atime where we may. -EIO when there is none (any more). */

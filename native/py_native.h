@@ -19,6 +19,7 @@ int imgpy_upper_exec(PyObject *module);    /* UpperFiles */
 int imgpy_linux_exec(PyObject *module);    /* system calls that Python lacks */
 int imgpy_stats_exec(PyObject *module);    /* Stats */
 int imgpy_fastpath_exec(PyObject *module); /* FastPath */
+int imgpy_beneath_exec(PyObject *module);  /* opening beneath a descriptor */
 
 /* The module's state: the types that C makes objects of. */
 typedef struct imgpy_state {

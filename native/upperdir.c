@@ -1,6 +1,8 @@
 #define _GNU_SOURCE /* O_PATH, O_NOATIME, pthread_mutex_clocklock */
 #include "upperdir.h"
 
+#include "beneath.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,7 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PATH_PIECE 3000u /* longer paths are walked in pieces: PATH_MAX holds for one call */
 #define PATH_BUFFER 4096u
 
 #ifdef __SANITIZE_THREAD__ /* which does not know pthread_mutex_clocklock */
@@ -141,35 +142,11 @@ static void path_write(const img_tree *tree, img_id dir, char *end) {
 
 /* O_NOATIME is for the owner and for root. */
 static int open_quietly(int at, const char *path, int flags) {
-    int fd = openat(at, path, flags | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = openat(at, path, flags);
-    if (fd < 0 && errno == EROFS && flags & O_RDWR) /* made read-only beneath us: to read it */
-        fd = openat(at, path, (flags & ~O_RDWR) | O_RDONLY);
-    return fd < 0 ? -errno : fd;
-}
-
-/* Opens a path of any length; path is written to. */
-static int walk(int top, char *path, size_t len, int flags) {
-    int at = top;
-    while (len > PATH_PIECE) {
-        size_t cut = PATH_PIECE;
-        while (path[cut] != '/')
-            cut--; /* names have 255 bytes at most */
-        path[cut] = 0;
-        int next = openat(at, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        int error = errno;
-        if (at != top)
-            (void)close(at);
-        if (next < 0)
-            return -error;
-        at = next;
-        path += cut + 1;
-        len -= cut + 1;
-    }
-    int fd = open_quietly(at, len ? path : ".", flags);
-    if (at != top)
-        (void)close(at);
+    int fd = img_open_beneath(at, path, flags | O_NOATIME, 0);
+    if (fd == -EPERM)
+        fd = img_open_beneath(at, path, flags, 0);
+    if (fd == -EROFS && flags & O_RDWR) /* made read-only beneath us: to read it */
+        fd = img_open_beneath(at, path, (flags & ~O_RDWR) | O_RDONLY, 0);
     return fd;
 }
 
@@ -231,16 +208,16 @@ static int open_in_parent(const img_upper *upper, whereabouts *w) {
         img_fds_unpin(upper->fds, w->parent);
         return fd;
     }
-    size_t name_len = strlen(w->name), len = w->len + 1 + name_len;
+    size_t name_len = strlen(w->name);
     if (!w->len) /* in the root */
         return open_quietly(upper->options.upper_fd, w->name, w->flags);
-    char *whole = malloc(len + 1);
+    char *whole = malloc(w->len + name_len + 2);
     if (!whole)
         return -ENOMEM;
     memcpy(whole, w->path, w->len);
     whole[w->len] = '/';
     memcpy(whole + w->len + 1, w->name, name_len + 1);
-    int fd = walk(upper->options.upper_fd, whole, len, w->flags);
+    int fd = open_quietly(upper->options.upper_fd, whole, w->flags);
     free(whole);
     return fd;
 }
@@ -249,7 +226,7 @@ static int open_object(const img_upper *upper, img_id id, whereabouts *w) {
     if (w->parent)
         return open_in_parent(upper, w);
     if (w->path)
-        return walk(upper->options.upper_fd, w->path, w->len, w->flags);
+        return open_quietly(upper->options.upper_fd, w->path, w->flags);
     char orphan[IMG_ORPHAN_BYTES];
     img_upper_orphan(id, orphan);
     return upper->options.work_fd < 0 ? -ESTALE

@@ -12,7 +12,10 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
 FLOORS = {
-    0: ("errors", "digest", "escape", "imagename", "reference", "settings", "_native", "__init__"),
+    0: (
+        *("errors", "digest", "escape", "imagename", "reference", "settings", "_native"),
+        *("beneath", "__init__"),
+    ),
     1: ("image", "codec", "tar"),
     2: ("layer", "store"),  # of one floor, who is named later may use who is named before
     3: ("registry", "sources", "transfer"),
