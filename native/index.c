@@ -243,8 +243,10 @@ img_index *img_index_read(int fd, img_error *err) {
     index->block_bytes = size;
     if (read_all(fd, block, size, err) == 0) {
         memcpy(&index->head, block, sizeof index->head);
-        if (check(index, block, size, err) == 0)
+        if (check(index, block, size, err) == 0) {
+            index->head.checksum = 0;
             return index;
+        }
     }
     img_index_free(index);
     return NULL;

@@ -106,7 +106,7 @@ typedef struct img_index_header {
     uint32_t entry_size; /* sizeof(img_entry): a changed layout is a foreign index */
     uint64_t n_entries, n_extents, pool_bytes;
     uint64_t archive_bytes; /* where the end-of-archive mark (or plain EOF) was found */
-    uint64_t checksum;      /* of a file; 0 in memory that came from a scan */
+    uint64_t checksum;      /* of a file; 0 in memory */
 } img_index_header;
 
 typedef struct img_index {
