@@ -24,6 +24,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
 from fusemount.layer.kept import Cache, Facts, identity
+from fusemount.ownfile import open_file, open_or_make, read_file
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
 
@@ -75,7 +76,7 @@ class Part:
 
     def there(self) -> bool:
         """Whether the blob is in the store already: another process may just have brought it."""
-        return self._digest is not None and self._layout.blob(self._digest).exists()
+        return self._digest is not None and self._layout.has_blob(self._digest)
 
     def read(self, offset: int, size: int) -> bytes:
         with translated(self.path):
@@ -127,10 +128,10 @@ def _locked(path: Path, waiting: Callable[[], None]) -> int:
     It asks again and again: a thread that sleeps in flock() hears of no interrupt.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = open_or_make(path, os.O_RDWR, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            st, there = os.fstat(fd), os.stat(path)
+            st, there = os.fstat(fd), os.lstat(path)
             if (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
                 return fd
         except FileNotFoundError:
@@ -158,7 +159,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
+        return read_file(path) == data
     except FileNotFoundError:
         return False
 
@@ -291,7 +292,7 @@ def _check(flow: _Flow, facts: Facts, claims: Claims, description: str) -> None:
 
 
 def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
-    fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_file(blob)
     try:
         key = identity(fd, 0, os.fstat(fd).st_size)
     finally:
@@ -325,7 +326,7 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
     """Reads the blob that has this name.  Raises MalformedImage, ImgmountError."""
     description = f"layer {digest}"
     with translated(layout.blob(digest)):
-        fd = os.open(layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        fd = layout.open_blob(digest)
     try:
         size = os.fstat(fd).st_size
         compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
@@ -357,7 +358,7 @@ def learn(layout: Layout, digest: Digest) -> StoredLayer | None:
     try:
         found = measure(layout, digest)
     except MalformedImage:
-        with open(layout.blob(digest), "rb") as file:
+        with open(layout.open_blob(digest), "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == digest.hex:
                 raise
         return None

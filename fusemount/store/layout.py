@@ -39,8 +39,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import ImgmountError, NoSpace, NotPermitted
+from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make, read_file
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NO_IMAGES = (
@@ -48,10 +50,14 @@ _NO_IMAGES = (
 )
 TMP = ".tmp-"
 _DIRECTORIES = (
-    "blobs/sha256", "layerdb/sha256", "distribution/diffid-by-digest/sha256",
-    "distribution/v2metadata-by-diffid/sha256", "cache", "ingest", "leases",
+    "blobs", "blobs/sha256", "layerdb", "layerdb/sha256", "distribution",
+    "distribution/diffid-by-digest", "distribution/diffid-by-digest/sha256",
+    "distribution/v2metadata-by-diffid", "distribution/v2metadata-by-diffid/sha256",
+    "ingest", "leases",
 )  # fmt: skip
+_CACHE = "cache"
 _OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
+    _CACHE,
     "index.json", "repositories.json", "lock",
 }  # fmt: skip
 _BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
@@ -76,7 +82,22 @@ class Layout:
 
     @property
     def exists(self) -> bool:
-        return (self.root / "oci-layout").exists()
+        return is_file(self.root / "oci-layout")
+
+    def check_ours(self) -> None:
+        """Raises NotPermitted where another user could have put something into the store.
+
+        It would guide what we remove, write and show.  With the root and these directories ours,
+        whatever stands below them is what we, or root, have put there.
+        """
+        for name in ("", *_DIRECTORIES, _CACHE):
+            path = self.root / name
+            if os.path.lexists(path):
+                try:
+                    os.close(own_directory(path, make=False))
+                except NotPermitted as error:
+                    advice = f"; oci:{self.root} reads it as a layout of somebody else's"
+                    raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
 
     def make(self) -> None:
         """Raises NoSpace, ImgmountError: also where root is something else.
@@ -87,9 +108,10 @@ class Layout:
         with translated(self.root):
             if not self.exists:
                 self._check_free()
-                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(own_directory(self.root, mode=0o700))
+            os.close(own_directory(self.root / _CACHE, mode=0o700))
             for name in _DIRECTORIES:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                os.close(own_directory(self.root / name, mode=0o755))
             if self.exists:
                 return
             with flocked(self.lock, exclusive=True):
@@ -117,6 +139,21 @@ class Layout:
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.hex
 
+    def has_blob(self, digest: Digest) -> bool:
+        return is_file(self.blob(digest))
+
+    def open_blob(self, digest: Digest) -> int:
+        """To read. Raises OSError."""
+        return open_file(self.blob(digest))
+
+    def read_blob(self, digest: Digest) -> bytes:
+        """Raises OSError."""
+        return read_file(self.blob(digest))
+
+    def blob_size(self, digest: Digest) -> int:
+        """Raises OSError."""
+        return file_size(self.blob(digest))
+
     def part(self, digest: Digest) -> Path:
         return self.ingest / f"{digest.hex}.part"
 
@@ -134,7 +171,7 @@ def names_in(directory: Path) -> list[str]:
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """path holds data, whole, or what it held before (S4).  Raises OSError."""
     temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = make_file(temporary, 0o644)
     try:
         try:
             view = memoryview(data)
@@ -155,7 +192,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def sync_directory(path: Path) -> None:
     """What was renamed into it lasts.  Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -165,7 +202,7 @@ def sync_directory(path: Path) -> None:
 @contextmanager
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Waits for the lock.  Raises OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = open_or_make(path, os.O_RDWR, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

@@ -25,6 +25,7 @@ from fusemount.errors import (
 )
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
+from fusemount.ownfile import read_file
 from fusemount.store import layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
@@ -90,6 +91,7 @@ class Store:
     ) -> None:
         self.layout = Layout(root)
         self.default_domain = default_domain
+        self.layout.check_ours()
         if create:
             self.layout.make()
 
@@ -197,7 +199,7 @@ class Store:
     def diff_id(self, digest: Digest) -> Digest | None:
         """Of a layer's blob; None: not known."""
         try:
-            return Digest(json.loads(self.layout.diff_id(digest).read_bytes())["diff_id"])
+            return Digest(json.loads(read_file(self.layout.diff_id(digest)))["diff_id"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -255,7 +257,7 @@ class Store:
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
         for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
-            if not self.layout.blob(digest).exists():
+            if not self.layout.has_blob(digest):
                 raise MalformedImage(
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
@@ -306,7 +308,7 @@ class Store:
         with translated(self.layout.repositories):
             old = b""
             with suppress(FileNotFoundError):
-                old = self.layout.repositories.read_bytes()
+                old = read_file(self.layout.repositories)
             if old != data:
                 replace_file(self.layout.repositories, data)
         summaries.save(entry.digest for entry in catalog.entries)
@@ -329,7 +331,7 @@ class Store:
     def known(self, diff_id: Digest) -> list[Seen]:
         """A layer's blobs in registries."""
         try:
-            rows = json.loads((self.layout.metadata / diff_id.hex).read_bytes())
+            rows = json.loads(read_file(self.layout.metadata / diff_id.hex))
             return [
                 Seen(Digest(r["Digest"]), int(r["Size"]), str(r["SourceRepository"]),
                      str(r.get("MediaType") or ""))

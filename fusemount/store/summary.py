@@ -24,6 +24,7 @@ from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
+from fusemount.ownfile import read_file
 from fusemount.store.layout import Layout, replace_file, translated
 
 _VERSION = 4
@@ -83,7 +84,7 @@ class Summaries:
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
         with suppress(OSError, ValueError, TypeError):
-            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
+            head, _, rest = read_file(layout.summaries).partition(b"\n")
             if json.loads(head) == _head(rest):
                 self._known = json.loads(rest)
 
@@ -147,7 +148,7 @@ class Summaries:
             yield each, self._as_it_is(summary)
 
     def _there(self, summary: Summary) -> tuple[Digest, ...]:
-        return tuple(d for d in summary.children if self._layout.blob(d).exists())
+        return tuple(d for d in summary.children if self._layout.has_blob(d))
 
     def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
         """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
@@ -165,7 +166,7 @@ class Summaries:
         found: set[Digest] = set()
         for manifest, summary in self.reached(digest, media_type):
             found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
-            if summary.original is not None and self._layout.blob(summary.original).exists():
+            if summary.original is not None and self._layout.has_blob(summary.original):
                 found.add(summary.original)
             if summary.config is not None:
                 found.add(summary.config)
@@ -217,13 +218,13 @@ class Summaries:
     def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
         archive_size = layer.size if layer.digest == diff_id else 0
         with suppress(OSError, ValueError, KeyError, TypeError):
-            archive_size = int(json.loads(self._layout.diff_id(layer.digest).read_bytes())["size"])
+            archive_size = int(json.loads(read_file(self._layout.diff_id(layer.digest)))["size"])
         return LayerRow(layer.digest, layer.size, diff_id, archive_size)
 
     def _read(self, digest: Digest, where: str) -> bytes:
         try:
             with translated(self._layout.blob(digest)):
-                data = self._layout.blob(digest).read_bytes()
+                data = self._layout.read_blob(digest)
         except ImgmountError as error:
             raise MalformedImage(f"{where}: {error}") from error
         if len(data) > DOCUMENT_BYTES_MAX:

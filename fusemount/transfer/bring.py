@@ -141,7 +141,7 @@ class Bringing:
     def _at_hand(self, digest: Digest) -> bytes | None:
         """A document of the store that is whole."""
         try:
-            data = self._store.layout.blob(digest).read_bytes()
+            data = self._store.layout.read_blob(digest)
         except OSError:
             return None
         return data if Digest.of(data) == digest else None
@@ -218,7 +218,7 @@ class Bringing:
     def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
         """A blob that is there was verified when we brought it; one that others wrote is now.
         False: it is not what its name says.  Another config may claim another diff_id."""
-        if self._store.layout.blob(descriptor.digest).stat().st_size != descriptor.size:
+        if self._store.layout.blob_size(descriptor.digest) != descriptor.size:
             return False
         known = self._store.diff_id(descriptor.digest)
         if known is None or diff_id not in (None, known):  # the map may be what is wrong

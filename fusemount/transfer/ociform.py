@@ -32,11 +32,11 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 
     Raises NoSpace, ImgmountError.
     """
-    said = json.loads(store.layout.blob(descriptor.digest).read_bytes())
+    said = json.loads(store.layout.read_blob(descriptor.digest))
     kind = str(said.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
     for child in said.get("manifests") or ():
-        if store.layout.blob(Digest(child["digest"])).exists():
+        if store.layout.has_blob(Digest(child["digest"])):
             changed |= _replaced(child, as_oci(store, lease, _of(child)))
     for part in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
         twin = TYPES.get(part.get("mediaType"))

@@ -119,7 +119,7 @@ class _Pushing:
         said = json.loads(data)
         left, changed = [], False
         for entry, child in zip(said["manifests"], index.manifests, strict=True):
-            if self._store.layout.blob(child.digest).exists():
+            if self._store.layout.has_blob(child.digest):
                 pushed = await self.manifest(child, "")
                 if pushed.digest != child.digest:
                     entry["digest"], entry["size"], changed = pushed.digest, pushed.size, True
@@ -138,7 +138,7 @@ class _Pushing:
         """What a manifest is the twin of (ociform.py), if the store has it."""
         try:
             digest = Digest(original)
-            data = self._store.layout.blob(digest).read_bytes()
+            data = self._store.layout.read_blob(digest)
         except (OSError, ValueError):
             return None
         return Descriptor(str(json.loads(data).get("mediaType", "")), digest, len(data)), data
@@ -240,9 +240,8 @@ class _Pushing:
         elif row is not None and (source := await self._mounted_anywhere(descriptor.digest, row)):
             task.done(f"Mounted from {source}")
         else:
-            path = self._store.layout.blob(descriptor.digest)
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = self._store.layout.open_blob(descriptor.digest)
             except OSError as error:
                 raise MalformedImage(f"blob {descriptor.digest}: {error.strerror}") from error
             try:
@@ -293,7 +292,7 @@ class _Pushing:
 
     def _read(self, digest: Digest) -> bytes:
         try:
-            return self._store.layout.blob(digest).read_bytes()
+            return self._store.layout.read_blob(digest)
         except OSError as error:
             raise MalformedImage(f"manifest {digest} of the store: {error.strerror}") from error
 

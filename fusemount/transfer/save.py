@@ -125,7 +125,7 @@ def _for_platform(store: Store, image: StoredImage, platform: Platform) -> Store
     _, digest, summary = min(ranked, key=lambda each: each[0])
     if digest == image.digest:
         return image
-    size = store.layout.blob(digest).stat().st_size
+    size = store.layout.blob_size(digest)
     descriptor = Descriptor(
         _media_type(store, digest), digest, size, platform=parse_platform(summary.platform)
     )
@@ -133,7 +133,7 @@ def _for_platform(store: Store, image: StoredImage, platform: Platform) -> Store
 
 
 def _media_type(store: Store, digest: Digest) -> str:
-    data = store.layout.blob(digest).read_bytes()
+    data = store.layout.read_blob(digest)
     document = parse_index_or_manifest(data, f"manifest {digest}")
     return getattr(document, "media_type", "") or OCI + "manifest.v1+json"
 
@@ -236,7 +236,7 @@ class _Saving:
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
             for child in document.manifests:
-                if self._store.layout.blob(child.digest).exists():
+                if self._store.layout.has_blob(child.digest):
                     self._below(child)
         else:
             for blob in (*document.layers, document.config):
@@ -244,9 +244,8 @@ class _Saving:
         self._copy(descriptor)
 
     def _document(self, digest: Digest) -> bytes:
-        path = self._store.layout.blob(digest)
         try:
-            data = path.read_bytes()
+            data = self._store.layout.read_blob(digest)
         except OSError as error:
             raise MalformedImage(f"blob {digest}: {error.strerror}") from error
         if Digest.of(data) != digest:
@@ -257,7 +256,7 @@ class _Saving:
         path = self._store.layout.blob(descriptor.digest)
         task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._store.layout.open_blob(descriptor.digest)
         except OSError as error:
             raise MalformedImage(f"blob {descriptor.digest}: {error.strerror}") from error
         try:
