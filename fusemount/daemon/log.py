@@ -11,7 +11,9 @@ import os
 import stat
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.errors import ImgmountError
+from fusemount.ownfile import open_or_make
 
 LOGGER = logging.getLogger("imgmount")
 _SYSLOG = "/dev/log"
@@ -38,8 +40,11 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
         path = file or state / "imgmount.log"
         try:
             if file is None:
-                state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            stream = path.open("a", buffering=1, errors="surrogateescape")
+                os.close(own_directory(state, mode=0o700))
+                target: Path | int = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
+            else:
+                target = file  # as its user's umask says
+            stream = open(target, "a", buffering=1, errors="surrogateescape")
         except OSError as error:
             raise ImgmountError(f"{path}: cannot log: {os.strerror(error.errno or 0)}") from error
         handler = logging.StreamHandler(stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from types import TracebackType
 from fusemount._native import LayerIndex
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError
+
+Rebuild = Callable[[int], LayerIndex]  # given a descriptor of the tar
 
 
 class BlobFile:
@@ -88,6 +91,7 @@ class OpenLayer:
 
     diff_id: computed from the bytes where they were verified or decompressed, else as claimed.
     size: of the whole tar, with what follows its end.
+    rebuild: of an index that was kept: scans the tar anew, and keeps that index instead.
     fd is this object's own: close() it (also a context manager).
     """
 
@@ -97,6 +101,7 @@ class OpenLayer:
     offset: int
     size: int
     description: str
+    rebuild: Rebuild | None = None
 
     def close(self) -> None:
         os.close(self.fd)

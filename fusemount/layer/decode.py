@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from fusemount.codec import INPUT, PIECE, Compression, decompress
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.kept import Cache, Facts, SparseWriter
+from fusemount.ownfile import open_file
 
 _BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
 
@@ -155,10 +157,11 @@ def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]
 
 def unpack(
     blob: LayerBlob, compression: Compression, cache: Cache, check: Check, advance: Advance
-) -> tuple[Facts, LayerIndex]:
+) -> tuple[Facts, LayerIndex, int]:
     """A compressed blob: its tar is put into the cache under the diff_id that was computed.
 
-    check sees the facts before that and may refuse them.
+    check sees the facts before that and may refuse them.  The descriptor is the tar's, to read;
+    the caller closes it: the name may be taken away at any time.
     """
     sha256, scanner = hashlib.sha256(), Scanner()
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
@@ -181,8 +184,15 @@ def unpack(
         check(facts)
         writer.finish()
         os.fsync(fd)
-        os.rename(temporary, cache.layer_path(facts.diff_id))
-    return facts, index
+        whole = open_file(temporary)
+        try:
+            os.rename(temporary, cache.layer_path(facts.diff_id))
+            with suppress(ImgmountError):  # then it is unpacked again the next time
+                cache.record_tar(cache.layer_path(facts.diff_id), whole)
+        except BaseException:
+            os.close(whole)
+            raise
+    return facts, index, whole
 
 
 def unpack_archive(
@@ -196,3 +206,8 @@ def unpack_archive(
             for piece in decompress(reader.read, compression, description):
                 beside.put(piece)
         writer.finish()
+    fd = open_file(to)
+    try:
+        cache.record_tar(to, fd)
+    finally:
+        os.close(fd)

@@ -24,6 +24,7 @@ class OpenDirectory:
     description: str
     note: str = ""
     offset: int = 0
+    rebuild: None = None  # it is of this moment
 
     def close(self) -> None:
         os.close(self.fd)

@@ -171,7 +171,10 @@ def _unwrapped(file: BlobFile, label: str, cache: Cache, progress: Progress) -> 
     if compression is Compression.NONE:
         return file
     kept = cache.archive_path(identity(file.fd, 0, file.size))
-    if not kept.exists():
+    fd = cache.open_tar(kept)
+    if fd >= 0:
+        os.close(fd)
+    else:
         settle(file.fd)
         progress.start(f"unpacking {label}", file.size)
         try:

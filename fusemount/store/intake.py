@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from fusemount.errors import ImgmountError, MalformedImage, NoSpace, Verificatio
 from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
 from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.ownfile import open_file, open_or_make, read_file
+from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
 
@@ -302,12 +302,7 @@ def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
 
 
 def remember(layout: Layout, layer: StoredLayer) -> None:
-    """The blob's diff_id, and its tar's size, as ROOT/distribution has them."""
-    path = layout.diff_id(layer.digest)
-    said = json.dumps({"diff_id": layer.diff_id, "size": layer.archive_size}).encode()
-    with locked(layout, exclusive=False), translated(path):
-        if not _holds(path, said):
-            replace_file(path, said)
+    diffids.remember(layout, layer.digest, layer.diff_id, layer.archive_size)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,8 @@ from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.imagename import parse_name
 from fusemount.layer.kept import identity
-from fusemount.ownfile import open_file, read_file
-from fusemount.store import layerdb
+from fusemount.ownfile import open_file
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import TMP, Layout, names_in, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
@@ -285,6 +284,7 @@ def facts_of(layout: Layout, blob: Path) -> Path | None:
 def _forget(layout: Layout, diff_id: Digest) -> int:
     """What can be made again of a layer whose blob is gone; bytes freed."""
     freed = _gone(layout.cache / "layers" / f"{diff_id.hex}.tar")
+    freed += _gone(layout.cache / "layers" / f"{diff_id.hex}.json")
     freed += _gone(layout.cache / "index" / f"{diff_id.hex}.idx")
     return freed + _gone(layout.metadata / diff_id.hex)
 
@@ -373,10 +373,8 @@ def _leads_on(path: Path) -> bool:
 
 
 def _diff_of(layout: Layout, digest: Digest) -> str:
-    try:
-        return Digest(json.loads(read_file(layout.diff_id(digest)))["diff_id"]).hex
-    except (OSError, ValueError, KeyError, TypeError):
-        return digest.hex
+    known = diffids.known(layout, digest)
+    return digest.hex if known is None else known.diff_id.hex
 
 
 def _sweep(directory: Path, kept: set[str]) -> int:
@@ -437,10 +435,9 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
     directory = layout.cache / "facts"
     known |= {name for name in names_in(directory) if name.startswith(TMP)}  # a mount's
     freed = _sweep(directory, known)
-    for name, suffix in (("layers", ".tar"), ("index", ".idx")):
+    for name, suffixes in (("layers", (".tar", ".json")), ("index", (".idx",))):
         directory = layout.cache / name
-        if directory.is_dir():
-            kept = {diff_id + suffix for diff_id in diff_ids}
-            kept |= {entry for entry in names_in(directory) if entry.startswith(".tmp-")}
-            freed += _sweep(directory, kept)
+        kept = {diff_id + suffix for diff_id in diff_ids for suffix in suffixes}
+        kept |= {entry for entry in names_in(directory) if entry.startswith(TMP)}
+        freed += _sweep(directory, kept)
     return freed

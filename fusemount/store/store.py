@@ -25,8 +25,9 @@ from fusemount.errors import (
 )
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
+from fusemount.layer.record import read_sealed, sealed
 from fusemount.ownfile import read_file
-from fusemount.store import layerdb
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, translated
@@ -34,6 +35,7 @@ from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.summary import Summaries, Summary
 
 LISTED_MAX = 20  # names in one message
+_SEEN_VERSION = 1  # of the files that say so
 SEEN_MAX = 50  # places that are remembered of a layer
 _SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
 
@@ -198,10 +200,8 @@ class Store:
 
     def diff_id(self, digest: Digest) -> Digest | None:
         """Of a layer's blob; None: not known."""
-        try:
-            return Digest(json.loads(read_file(self.layout.diff_id(digest)))["diff_id"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        known = diffids.known(self.layout, digest)
+        return None if known is None else known.diff_id
 
     # ---- what comes in ------------------------------------------------------------------------
 
@@ -326,19 +326,15 @@ class Store:
             for r in (*rows[1 - SEEN_MAX :], blob)
         ]  # fmt: skip
         with locked(self.layout, exclusive=False), translated(path):
-            replace_file(path, json.dumps(said).encode(), durable=False)
+            replace_file(path, sealed(json.dumps(said).encode(), _SEEN_VERSION), durable=False)
 
     def known(self, diff_id: Digest) -> list[Seen]:
         """A layer's blobs in registries."""
-        try:
-            rows = json.loads(read_file(self.layout.metadata / diff_id.hex))
-            return [
-                Seen(Digest(r["Digest"]), int(r["Size"]), str(r["SourceRepository"]),
-                     str(r.get("MediaType") or ""))
-                for r in rows
-            ]  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return []
+        data = read_sealed(self.layout.metadata / diff_id.hex, _SEEN_VERSION)
+        return [
+            Seen(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
+            for r in json.loads(data or b"[]")
+        ]
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:

@@ -3,15 +3,14 @@
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
 change, so it is never stale: only which manifests of an index the store has is asked each time.
-What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+What is taken away is told from it, so that a checksum guards it (layer/record.py).
 
-    {"version":3,"sha256":"<of the next line>"}
+    {"version":4,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +23,8 @@ from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
-from fusemount.ownfile import read_file
+from fusemount.layer.record import read_sealed, sealed
+from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, translated
 
 _VERSION = 4
@@ -79,14 +79,11 @@ class Summaries:
     def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
         self._layout = layout
         self._tolerant = tolerant
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any]
         self._read_once: dict[Digest, Summary] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
-        with suppress(OSError, ValueError, TypeError):
-            head, _, rest = read_file(layout.summaries).partition(b"\n")
-            if json.loads(head) == _head(rest):
-                self._known = json.loads(rest)
+        self._known = json.loads(read_sealed(layout.summaries, _VERSION) or b"{}")
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         return self._as_it_is(self._bare(digest, media_type))
@@ -180,9 +177,8 @@ class Summaries:
         if not self._new and len(known) == len(self._known):
             return
         rest = json.dumps(known, separators=(",", ":")).encode()
-        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
         with suppress(OSError):
-            replace_file(self._layout.summaries, data, durable=False)
+            replace_file(self._layout.summaries, sealed(rest, _VERSION), durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 
@@ -216,9 +212,10 @@ class Summaries:
         )  # fmt: skip
 
     def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
+        known = diffids.known(self._layout, layer.digest)
+        if known is not None:
+            return LayerRow(layer.digest, layer.size, diff_id, known.size)
         archive_size = layer.size if layer.digest == diff_id else 0
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            archive_size = int(json.loads(read_file(self._layout.diff_id(layer.digest)))["size"])
         return LayerRow(layer.digest, layer.size, diff_id, archive_size)
 
     def _read(self, digest: Digest, where: str) -> bytes:
@@ -257,7 +254,3 @@ def _original(document: Manifest | Index) -> Digest | None:
         return Digest(document.annotations[ORIGINAL])
     except (KeyError, ValueError):
         return None
-
-
-def _head(rest: bytes) -> dict[str, Any]:
-    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}

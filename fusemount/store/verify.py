@@ -22,7 +22,7 @@ from fusemount.layer.decode import StretchReader
 from fusemount.layer.kept import Cache, Facts
 from fusemount.layer.progress import Progress
 from fusemount.ownfile import open_file, read_file
-from fusemount.store import layerdb
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.intake import Measured, measure
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
@@ -292,28 +292,28 @@ class _Check:
 
     def _kept(self, digest: Digest, layer: Measured) -> None:
         """The map, the facts, the kept index and the unpacked tar of a layer."""
-        try:
-            said = json.loads(read_file(self._layout.diff_id(digest)))["diff_id"]
-            if said != layer.diff_id:
-                self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {said}, "
-                            f"it is {layer.diff_id}")  # fmt: skip
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {error}")
+        entry = self._layout.diff_id(digest)
+        known = diffids.known(self._layout, digest)
+        where = entry.relative_to(self._layout.root)
+        if known is None and os.path.lexists(entry):
+            self._wrong(f"{where}: damaged")
+        elif known is not None and known.diff_id != layer.diff_id:
+            self._wrong(f"{where}: {known.diff_id}, it is {layer.diff_id}")
         cache = Cache(self._layout.cache)
-        kept = cache.index(cache.index_path(layer.diff_id, ""))
-        if kept is not None and _saved(kept) != _saved(layer.index):
-            self._wrong(f"cache/index/{layer.diff_id.hex}.idx: not the index of that layer")
+        path = cache.index_path(layer.diff_id, "")
+        kept = cache.index(path)
+        whole = kept is not None and _saved(kept) == _saved(layer.index)
+        if not whole and os.path.lexists(path):
+            self._wrong(f"cache/index/{path.name}: not the index of that layer")
         tar = cache.layer_path(layer.diff_id)
         with suppress(FileNotFoundError):
             found = self._hash(tar)
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
-        path = facts_of(self._layout, self._layout.blob(digest))
-        facts = cache.facts(path.stem) if path is not None else None
-        if facts not in (None, Facts(digest, layer.diff_id, layer.archive_size)):
-            self._wrong(f"cache/facts/{path and path.name}: not what blob {digest} is")
+        said = facts_of(self._layout, self._layout.blob(digest))
+        right = Facts(digest, layer.diff_id, layer.archive_size)
+        if said and os.path.lexists(said) and cache.facts(said.stem) != right:
+            self._wrong(f"cache/facts/{said.name}: not what blob {digest} is")
 
     def _derived(self, catalog: Catalog) -> None:
         try:

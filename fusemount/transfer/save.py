@@ -30,6 +30,7 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.decode import StretchReader, read_at
+from fusemount.layer.kept import Cache
 from fusemount.settings import Platform
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target
@@ -297,10 +298,11 @@ def _called(entry: dict[str, Any]) -> set[str]:
 @contextmanager
 def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
     """The tar of a layer, from where it costs least; the caller compares its digest."""
-    cached = store.layout.cache / "layers" / f"{layer.diff_id.hex}.tar"
-    path = cached if _size(cached) == layer.archive_size else store.layout.blob(layer.digest)
+    cache = Cache(store.layout.cache)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = cache.open_tar(cache.layer_path(layer.diff_id), layer.archive_size)
+        if fd < 0:
+            fd = store.layout.open_blob(layer.digest)
     except OSError as error:
         raise MalformedImage(f"blob {layer.digest}: {error.strerror}") from error
     try:
@@ -311,13 +313,6 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         yield decompress(reader.read, detect(head), description)
     finally:
         os.close(fd)
-
-
-def _size(path: os.PathLike[str]) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
 
 
 def _json(value: Any) -> bytes:
