@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import ImgmountError, NoSpace, NotPermitted
 from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
 
 
@@ -99,7 +99,10 @@ class _gate:
 
 
 def sweep(state: Path, recorded: Iterable[Path]) -> None:
-    """Drops what nobody uses, keeps or records. Never raises: the next mount tries again."""
+    """Drops what nobody uses, keeps or records; what it cannot drop, the next mount tries again.
+
+    Raises NotPermitted where somebody else could have put a directory there.
+    """
     spared = set(recorded)
     try:
         for directory in (state, state / "uppers"):
@@ -131,9 +134,8 @@ def drop(path: Path) -> None:
     from fusemount.rootfs.removal import remove_tree
 
     try:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        parent = os.open(path.parent, flags)
-    except OSError:
+        parent = own_directory(path.parent, make=False)
+    except (OSError, NotPermitted):
         return
     try:
         remove_tree(parent, os.fsencode(path.name))
