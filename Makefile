@@ -7,8 +7,9 @@ PYTHON := $(VENV)/bin/python
 AT ?= /mnt/imgmount
 IMAGE ?=
 MINUTES ?= 20
+SECONDS ?= 60
 
-.PHONY: mount check setup lint native-check test stress soak faults install clean
+.PHONY: mount check setup lint native-check test stress soak faults fuzz install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -25,10 +26,11 @@ lint:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	@clang-format --dry-run --Werror native/*.c native/*.h native/tests/*.c
+	@clang-format --dry-run --Werror native/*.c native/*.h native/tests/*.c native/fuzz/*.[ch]
 
 native-check:
 	@$(MAKE) --no-print-directory -C native/tests check
+	@$(MAKE) --no-print-directory -C native/fuzz check
 
 test:
 	$(PYTHON) -m pytest
@@ -49,6 +51,13 @@ faults: setup
 	@scripts/setup check
 	FAULTS=all $(PYTHON) -m pytest tests/faults
 
+# Each fuzz target in turn for SECONDS (TARGETS="tar pax": only these); `make check` runs what was
+# found so far.
+fuzz:
+	@scripts/setup check
+	@scripts/setup fuzz
+	@scripts/fuzz --seconds $(SECONDS) $(TARGETS)
+
 # The command on everybody's PATH, for mount(8) and fstab.
 install: setup
 	ln -sf "$(CURDIR)/$(VENV)/bin/imgmount" /usr/local/bin/imgmount
@@ -56,3 +65,4 @@ install: setup
 clean:
 	rm -rf build *.egg-info $(VENV) fusemount/*.so
 	$(MAKE) --no-print-directory -C native/tests clean
+	$(MAKE) --no-print-directory -C native/fuzz clean

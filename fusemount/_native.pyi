@@ -53,12 +53,19 @@ class LayerIndex:
     def nbytes(self) -> int: ...  # memory of the arrays
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
-def scan_directory(
-    fd: int, user_marks: bool = False, trusted_marks: bool = False, /
-) -> tuple[LayerIndex, int, bytes]:
-    """A directory as a layer (native/dirscan.h), how many of its directories may not be read, and
-    one of them. user_marks: obey `user.overlay.` alone, whatever its root has. trusted_marks:
-    user.overlay xattrs are data, unless the root has one.
+
+MARKS_TRUSTED: int  # native/dirmarks.h
+MARKS_USER: int
+MARKS_OWNER: int
+MARKS_NAMES: int
+MARKS_UPPER: int
+MARKS_ROOTS_WORD: int
+
+def marks_said(fd: int, /) -> int: ...
+def scan_directory(fd: int, obeyed: int, /) -> tuple[LayerIndex, int, bytes, int, bytes]:
+    """A directory as a layer (native/dirscan.h), obeying these marks; how many of its directories
+    may not be read, and one of them; how many objects have a user's marks that were not obeyed, and
+    one of them.
 
     Raises FormatError; OSError whose filename is the name at fault, in the layer.
     """
@@ -143,6 +150,7 @@ class Tree:
         ctime_ns: int,
         target: bytes | None = None,
         inode: int = 0,  # the upper object's, from which st_ino is made
+        upper: bool = True,  # False: in memory alone
     ) -> int: ...
     def set_attr(
         self,
@@ -292,6 +300,8 @@ def caller_keeps_set_id(uid: int, /) -> bool: ...
 def caller_loses(caller: tuple[int, int, int], mode: int, gid: int, /) -> int: ...
 def fallocate(fd: int, mode: int, offset: int, length: int, /) -> None: ...
 def set_pdeathsig(signal: int, /) -> None: ...
+def set_dumpable(on: bool, /) -> None: ...
+def close_from(first: int, /) -> None: ...
 
 _Path = str | bytes | PathLike[str]
 MS_RDONLY: int

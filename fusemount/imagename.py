@@ -25,18 +25,58 @@ _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _IS_DOMAIN = re.compile(_DOMAIN)
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+TAG_MAX = 128
+_TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{TAG_MAX - 1}}}")
 _ID = re.compile(r"[0-9a-f]{64}")
+
+
+class RepositoryPath(str):
+    """A checked repository of a registry, without its domain: `library/busybox`.
+
+    A registry's URLs are built of it, so it holds neither `..` nor `?`.  Raises ValueError.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> RepositoryPath:
+        if len(text) > NAME_MAX or not _PATH.fullmatch(text):
+            raise ValueError(f"{shortened(text)} is no repository's name")
+        return super().__new__(cls, text)
+
+
+class Tag(str):
+    """A checked tag.  Raises ValueError."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Tag:
+        if not _TAG.fullmatch(text):
+            raise ValueError(
+                f"{shortened(text)} is no tag: letters, digits, _ . - and at most {TAG_MAX}"
+            )
+        return super().__new__(cls, text)
 
 
 @dataclass(frozen=True)
 class ImageName:
-    """A name that is legal and complete, save for tag and digest, which may both be missing."""
+    """A name that is legal and complete, save for tag and digest, which may both be missing.
+
+    Raises ValueError when built of anything else, wherever the parts come from.
+    """
 
     domain: str
     path: str
     tag: str | None = None
     digest: Digest | None = None
+
+    def __post_init__(self) -> None:
+        if not _IS_DOMAIN.fullmatch(self.domain):
+            raise ValueError(f"{shortened(self.domain)} is no registry")
+        object.__setattr__(self, "path", RepositoryPath(self.path))
+        if self.tag is not None:
+            object.__setattr__(self, "tag", Tag(self.tag))
+        if self.digest is not None:
+            object.__setattr__(self, "digest", Digest(self.digest))
 
     @property
     def repository(self) -> str:
@@ -95,7 +135,9 @@ def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
     last, colon, tag = last.partition(":")
     repository = head + slash + last
     if colon and not _TAG.fullmatch(tag):
-        raise UsageError(f"{text!r}: {tag!r} is no tag: letters, digits, _ . - and at most 128")
+        raise UsageError(
+            f"{text!r}: {tag!r} is no tag: letters, digits, _ . - and at most {TAG_MAX}"
+        )
     first, slash, rest = repository.partition("/")
     if slash and _is_registry(first):
         domain, path = "docker.io" if first == "index.docker.io" else first, rest
@@ -111,6 +153,11 @@ def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
     if len(domain) + 1 + len(path) > NAME_MAX:
         raise UsageError(f"{text[:40]!r}...: longer than {NAME_MAX} characters")
     return ImageName(domain, path, tag or None, digest)
+
+
+def shortened(text: str) -> str:
+    """A stranger's word in quotes, for a message."""
+    return repr(text[:100])
 
 
 def _is_registry(first: str) -> bool:

@@ -73,8 +73,10 @@ class Reference:
             return f"{self.transport}:{self._place}{self.name or ''}"
         if self.transport == STORE:
             return f"store:[{self.path}]{self.name}"
-        head = f"{self.transport}:" if self.transport else ""
-        return f"{head}{self.path}" + (f":{self.name}" if self.name else "")
+        text = f"{self.path}" + (f":{self.name}" if self.name else "")
+        if self.transport:
+            return f"{self.transport}:{text}"
+        return f"./{text}" if text.partition(":")[0] in TRANSPORTS else text
 
     @property
     def _place(self) -> str:
@@ -182,7 +184,8 @@ def foreign_reference(transport: str, text: str) -> Reference:
         more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
     paths = (Path(place), *more)
     if not closed or bool(at) != bool(driver) or not all(path.is_absolute() for path in paths):
-        raise UsageError(f"{transport}:{text}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
+        spelled = f"{transport}:{text}"
+        raise UsageError(f"{spelled!r}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
     return Reference(transport, Path(place), name or None, tuple(more), driver)
 
 

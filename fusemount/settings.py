@@ -55,16 +55,29 @@ class Owners:
 
 
 @dataclass(frozen=True)
+class UserMarks:
+    """What the caller says of marks in `user.`; layer/marks.py says what holds otherwise.
+
+    overlay: marks are `user.overlay.*` (overlayfs' userxattr), in layers and upper, and owners
+    stand in `user.` too.  owners: layers keep owners in user.containers.override_stat.
+    """
+
+    overlay: bool = False
+    owners: bool | None = None
+
+
+@dataclass(frozen=True)
 class ImageOptions:
     """How an image is chosen and read.
 
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
-    verify: hash config, blobs and layers.
+    verify: hash config, blobs and layers.  marks: of unpacked layers, and of an upper over them.
     """
 
     platform: Platform | None = None
     verify: bool = True
+    marks: UserMarks = UserMarks()
 
 
 @dataclass(frozen=True)
@@ -77,8 +90,7 @@ class MountOptions:
     overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
     metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
     by a mark.  volatile: what is written need not last if the machine fails.
-    owners: how ids are shown, and stored.  userxattr: overlay marks are `user.overlay.*`.
-    ignored: words of -o that nobody knows, for the log.
+    owners: how ids are shown, and stored.  ignored: words of -o that nobody knows, for the log.
     """
 
     read_only: bool = False
@@ -101,6 +113,5 @@ class MountOptions:
     redirect: bool | None = None
     volatile: bool = False
     owners: Owners = Owners()
-    userxattr: bool = False
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

@@ -24,9 +24,12 @@
 #define USER "user.overlay."
 #define FUSE_OVERLAYFS "user.fuseoverlayfs."
 #define ESCAPED "overlay."
+#define CAPABILITY "security.capability"
 /* As fusemount/rootfs/upper.py keeps a user's own xattr of that name. */
 #define ESCAPED_OVERRIDE "imgmount.override_stat"
 #define OVERRIDE "user.containers.override_stat"
+#define BEGUN "imgmount" /* on the root of an upper of ours, which keeps owners in OVERRIDE */
+#define ROOTS_WORD "imgmount.userxattr"
 #define LIST_MAX 65536u /* XATTR_LIST_MAX of Linux */
 #define PLACE_MAX (sizeof "/proc/self/fd/4294967295/" + IMG_NAME_MAX)
 
@@ -39,6 +42,16 @@ void img_dirmarks_free(img_dirmarks *marks) {
 static const char *behind(const char *text, const char *prefix) {
     size_t n = strlen(prefix);
     return strncmp(text, prefix, n) == 0 ? text + n : NULL;
+}
+
+static bool is_owner(const char *name) {
+    return strcmp(name, OVERRIDE) == 0 || strcmp(name, FUSE_OVERLAYFS "override_stat") == 0;
+}
+
+/* Marks that only overlayfs and we put on the root of an upper. */
+static bool is_uppers(const char *mark) {
+    return strcmp(mark, BEGUN) == 0 || strcmp(mark, "impure") == 0 || strcmp(mark, "uuid") == 0 ||
+           strcmp(mark, "origin") == 0;
 }
 
 /* Most xattr system calls take no directory; the descriptor's magic link does the same. */
@@ -62,17 +75,22 @@ static ssize_t list_of(int fd, const char *name, char *out) {
     return llistxattr(place, out, LIST_MAX);
 }
 
-unsigned img_dirmarks_prefixes(int fd) {
+unsigned img_dirmarks_said(int fd) {
     char list[LIST_MAX];
-    unsigned found = 0;
+    unsigned said = 0;
     ssize_t n = list_of(fd, ".", list);
     for (const char *name = list; name < list + (n > 0 ? n : 0); name += strlen(name) + 1) {
-        found |= behind(name, TRUSTED) ? IMG_MARKS_TRUSTED : 0u;
-        found |= behind(name, USER) || strcmp(name, OVERRIDE) == 0 ? IMG_MARKS_USER : 0u;
+        const char *trusted = behind(name, TRUSTED), *user = behind(name, USER);
+        const char *mark = trusted ? trusted : user;
+        if (trusted && strcmp(mark, ROOTS_WORD) == 0)
+            said |= IMG_MARKS_ROOTS_WORD;
+        else if (mark)
+            said |= (trusted ? IMG_MARKS_TRUSTED : IMG_MARKS_USER) |
+                    (is_uppers(mark) ? IMG_MARKS_UPPER : 0u);
+        if (is_owner(name) || (user && strcmp(user, BEGUN) == 0))
+            said |= IMG_MARKS_OWNER;
     }
-    if (found & IMG_MARKS_TRUSTED)
-        return IMG_MARKS_TRUSTED;
-    return found ? found : IMG_MARKS_TRUSTED | IMG_MARKS_USER;
+    return said;
 }
 
 static bool number(const char **at, int base, uint32_t *out) {
@@ -88,19 +106,17 @@ static bool number(const char **at, int base, uint32_t *out) {
     return true;
 }
 
-/* "block-MAJOR-MINOR" or "char-MAJOR-MINOR". */
-static bool device(img_dirmarks *marks, const char *type) {
+/* "block-MAJOR-MINOR" or "char-MAJOR-MINOR": its S_IFMT, or 0. */
+static uint32_t device(const char *type, uint32_t *major, uint32_t *minor) {
     const char *at = behind(type, "block-");
-    mode_t kind = S_IFBLK;
+    uint32_t kind = S_IFBLK;
     if (!at) {
         at = behind(type, "char-");
         kind = S_IFCHR;
     }
-    if (!at || !number(&at, 10, &marks->rdev_major) || *at++ != '-' ||
-        !number(&at, 10, &marks->rdev_minor) || *at)
-        return false;
-    marks->mode |= kind;
-    return true;
+    if (!at || !number(&at, 10, major) || *at++ != '-' || !number(&at, 10, minor) || *at)
+        return 0;
+    return kind;
 }
 
 static void take_type(img_dirmarks *marks, const char *type) {
@@ -114,7 +130,7 @@ static void take_type(img_dirmarks *marks, const char *type) {
             marks->mode |= types[i].kind;
             return;
         }
-    (void)device(marks, type);
+    marks->mode |= device(type, &marks->rdev_major, &marks->rdev_minor);
 }
 
 /* What breaks the format says nothing. */
@@ -132,6 +148,52 @@ static void take_owner(img_dirmarks *marks, const char *value) {
         take_type(marks, at + 1);
 }
 
+static bool time_of(const char **at, int64_t *out) {
+    char *end;
+    if (**at != '-' && (**at < '0' || **at > '9'))
+        return false;
+    errno = 0;
+    long long value = strtoll(*at, &end, 10);
+    if (errno || end == *at)
+        return false;
+    *out = value;
+    *at = end;
+    return true;
+}
+
+static int nibble(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "-" or hexadecimal digits, to the end. */
+static bool capability(img_dirmarks *marks, const char *at) {
+    marks->capability_len = 0;
+    if (strcmp(at, "-") == 0)
+        return true;
+    for (; *at && marks->capability_len < IMG_HELD_CAPABILITY_MAX; at += 2) {
+        int high = nibble(at[0]), low = high < 0 ? -1 : nibble(at[1]);
+        if (low < 0)
+            return false;
+        marks->capability[marks->capability_len++] = (unsigned char)(high << 4 | low);
+    }
+    return !*at && marks->capability_len;
+}
+
+/* "atime mtime"; what breaks the format says nothing, here and below. */
+static void take_times(img_dirmarks *marks, const char *at) {
+    marks->timed =
+        time_of(&at, &marks->atime_ns) && *at++ == ' ' && time_of(&at, &marks->mtime_ns) && !*at;
+}
+
+/* "mode atime mtime capability" */
+static void take_held(img_dirmarks *marks, const char *at) {
+    marks->held = number(&at, 8, &marks->held_mode) && *at++ == ' ' &&
+                  time_of(&at, &marks->atime_ns) && *at++ == ' ' &&
+                  time_of(&at, &marks->mtime_ns) && *at++ == ' ' && capability(marks, at);
+    if (!marks->held)
+        marks->capability_len = 0;
+}
+
 static void take_mark(img_dirmarks *marks, const char *mark, const char *value, size_t len) {
     if (strcmp(mark, "opaque") == 0) {
         marks->opaque = len == 1 && value[0] == 'y';
@@ -142,16 +204,47 @@ static void take_mark(img_dirmarks *marks, const char *mark, const char *value, 
     } else if (strcmp(mark, "redirect") == 0 && len < sizeof marks->redirect) {
         memcpy(marks->redirect, value, len);
         marks->redirect_len = len;
+    } else if (strcmp(mark, "imgmount.special") == 0) {
+        marks->special = device(value, &marks->special_major, &marks->special_minor);
+    } else if (strcmp(mark, "imgmount.times") == 0) {
+        take_times(marks, value);
+    } else if (strcmp(mark, "imgmount.held") == 0) {
+        take_held(marks, value);
     }
+}
+
+/* A user's xattr that would have meant something, were it obeyed. */
+static bool means_something(const char *name) {
+    static const char *const marks[] = {"opaque", "whiteout", "redirect", "metacopy",
+                                        "imgmount.special"};
+    const char *mark = behind(name, USER);
+    if (!mark)
+        return is_owner(name) || strcmp(name, FUSE_OVERLAYFS "opaque") == 0;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (strcmp(mark, marks[i]) == 0)
+            return true;
+    return false;
 }
 
 /* value is NUL-terminated behind its len bytes. */
 static int take(img_dirmarks *marks, const char *name, const char *value, size_t len,
-                unsigned prefixes, img_error *err) {
+                unsigned obeyed, img_error *err) {
     char own[XATTR_NAME_MAX + sizeof OVERRIDE];
-    const char *prefix = prefixes & IMG_MARKS_TRUSTED && behind(name, TRUSTED) ? TRUSTED
-                         : prefixes & IMG_MARKS_USER && behind(name, USER)     ? USER
-                                                                               : NULL;
+    const char *prefix = obeyed & IMG_MARKS_TRUSTED && behind(name, TRUSTED) ? TRUSTED
+                         : obeyed & IMG_MARKS_USER && behind(name, USER)     ? USER
+                                                                             : NULL;
+    const char *fuse = behind(name, FUSE_OVERLAYFS);
+    if (obeyed & IMG_MARKS_OWNER && is_owner(name)) {
+        take_owner(marks, value);
+        return 0;
+    }
+    if (obeyed & IMG_MARKS_USER && strcmp(name, TRUSTED ROOTS_WORD) == 0)
+        return 0;
+    if (obeyed & IMG_MARKS_USER && fuse) {
+        if (strcmp(fuse, "opaque") == 0)
+            take_mark(marks, fuse, value, len);
+        return 0;
+    }
     if (prefix) {
         const char *mark = behind(name, prefix), *escaped = behind(mark, ESCAPED);
         if (strcmp(mark, ESCAPED_OVERRIDE) == 0) {
@@ -163,17 +256,8 @@ static int take(img_dirmarks *marks, const char *name, const char *value, size_t
             take_mark(marks, mark, value, len);
             return 0;
         }
-    } else if (prefixes & IMG_MARKS_USER) {
-        const char *mark = behind(name, FUSE_OVERLAYFS);
-        if (strcmp(name, OVERRIDE) == 0 || (mark && strcmp(mark, "override_stat") == 0)) {
-            take_owner(marks, value);
-            return 0;
-        }
-        if (mark) {
-            if (strcmp(mark, "opaque") == 0)
-                take_mark(marks, mark, value, len);
-            return 0;
-        }
+    } else if (means_something(name)) {
+        marks->disobeyed = true;
     }
     return img_xattr_set_put(&marks->xattrs, name, strlen(name), value, len, err);
 }
@@ -182,29 +266,33 @@ static bool absent(int code) {
     return code == ENODATA || code == ENOTSUP || code == EPERM || code == EACCES || code == ENOENT;
 }
 
-static int read_one(img_dirmarks *marks, const char *place, const char *name, unsigned prefixes,
+static int read_one(img_dirmarks *marks, const char *place, const char *name, unsigned obeyed,
                     img_error *err) {
     char value[IMG_XATTR_VALUE_MAX + 1];
     ssize_t n = lgetxattr(place, name, value, sizeof value - 1);
     if (n < 0)
         return absent(errno) ? 0 : img_fail(err, errno, "xattr %s: %s", name, strerror(errno));
     value[n] = '\0';
-    return take(marks, name, value, (size_t)n, prefixes, err);
+    return take(marks, name, value, (size_t)n, obeyed, err);
 }
 
-int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned prefixes,
+int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned obeyed,
                       img_error *err) {
     char list[LIST_MAX], place[PLACE_MAX];
     img_xattr_set_reset(&marks->xattrs);
     marks->opaque = marks->whiteout = marks->metacopy = marks->owned = false;
-    marks->redirect_len = 0;
-    marks->rdev_major = marks->rdev_minor = 0;
+    marks->timed = marks->held = marks->disobeyed = false;
+    marks->redirect_len = marks->capability_len = 0;
+    marks->special = marks->rdev_major = marks->rdev_minor = 0;
     ssize_t n = list_of(fd, name, list);
     if (n < 0)
         return absent(errno) ? 0 : img_fail(err, errno, "its xattrs: %s", strerror(errno));
     place_of(place, fd, name);
     for (const char *at = list; at < list + n; at += strlen(at) + 1)
-        if (read_one(marks, place, at, prefixes, err) < 0)
+        if (read_one(marks, place, at, obeyed, err) < 0)
             return -1;
+    if (marks->capability_len)
+        return img_xattr_set_put(&marks->xattrs, CAPABILITY, strlen(CAPABILITY),
+                                 (const char *)marks->capability, marks->capability_len, err);
     return 0;
 }

@@ -38,7 +38,6 @@ typedef struct scanning {
     img_dirscan *scan;
     img_builder builder;
     img_error *err;
-    unsigned prefixes;
     img_dirmarks marks;
     img_bytes scratch;
     uint64_t mount;     /* the root's mount id; 0: the kernel does not say */
@@ -57,12 +56,17 @@ static int no_memory(scanning *s) {
     return img_fail(s->err, ENOMEM, "out of memory");
 }
 
-/* Says which name is at fault, "" being the directory at hand; returns -1. */
+/* The path of a name in the directory at hand, "" being that directory; it may be cut. */
+static void spell(const scanning *s, char *out, size_t size, const char *name) {
+    (void)snprintf(out, size, "%.*s%s%s", (int)s->here.len,
+                   s->builder.pool.data ? s->builder.pool.data + s->here.path : "",
+                   s->here.len && *name ? "/" : "", name);
+}
+
+/* Says which name is at fault; returns -1. */
 static int at_fault(scanning *s, const char *name) {
     if (s->err->member[0] == '\0')
-        (void)snprintf(s->err->member, sizeof s->err->member, "%.*s%s%s", (int)s->here.len,
-                       s->builder.pool.data ? s->builder.pool.data + s->here.path : "",
-                       s->here.len && *name ? "/" : "", name);
+        spell(s, s->err->member, sizeof s->err->member, name);
     return -1;
 }
 
@@ -105,6 +109,26 @@ static uint8_t kind_of(uint32_t mode) {
     }
 }
 
+static void split_time(int64_t ns, int64_t *seconds, uint32_t *rest) {
+    const int64_t second = 1000000000;
+    int64_t left = ns % second;
+    *seconds = ns / second - (left < 0);
+    *rest = (uint32_t)(left < 0 ? left + second : left);
+}
+
+/* What the owner kept beside the object says that it is. */
+static void set_owner(const img_dirmarks *marks, img_entry *e, bool file) {
+    uint32_t type = marks->mode & S_IFMT;
+    e->uid = marks->uid;
+    e->gid = marks->gid;
+    /* only a file can stand for what could not be made */
+    e->mode = (marks->mode & 07777) | (type && file && !S_ISDIR(type) ? type : e->mode & S_IFMT);
+    if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
+        e->rdev_major = marks->rdev_major;
+        e->rdev_minor = marks->rdev_minor;
+    }
+}
+
 static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
     const img_dirmarks *marks = &s->marks;
     e->mode = st->stx_mode;
@@ -112,25 +136,26 @@ static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
     e->gid = st->stx_gid;
     e->rdev_major = st->stx_rdev_major;
     e->rdev_minor = st->stx_rdev_minor;
-    if (marks->owned && !S_ISLNK(st->stx_mode)) {
-        uint32_t type = marks->mode & S_IFMT;
-        e->uid = marks->uid;
-        e->gid = marks->gid;
-        /* only a file can stand for what could not be made */
-        e->mode = (marks->mode & 07777) |
-                  (type && S_ISREG(st->stx_mode) && !S_ISDIR(type) ? type : st->stx_mode & S_IFMT);
-        if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
-            e->rdev_major = marks->rdev_major;
-            e->rdev_minor = marks->rdev_minor;
-        }
-    }
-    e->kind = kind_of(e->mode);
     e->mtime_s = st->stx_mtime.tv_sec;
     e->mtime_ns = st->stx_mtime.tv_nsec;
     e->atime_s = st->stx_atime.tv_sec;
     e->atime_ns = st->stx_atime.tv_nsec;
     e->ctime_s = st->stx_ctime.tv_sec;
     e->ctime_ns = st->stx_ctime.tv_nsec;
+    if (marks->owned && !S_ISLNK(st->stx_mode))
+        set_owner(marks, e, S_ISREG(st->stx_mode));
+    if (marks->special && S_ISREG(st->stx_mode) && !st->stx_size) {
+        e->mode = marks->special | (e->mode & 07777);
+        e->rdev_major = marks->special_major;
+        e->rdev_minor = marks->special_minor;
+    }
+    e->kind = kind_of(e->mode);
+    if (e->kind == IMG_DIR ? !marks->timed : !marks->held)
+        return;
+    if (e->kind != IMG_DIR)
+        e->mode = (e->mode & S_IFMT) | (marks->held_mode & 07777);
+    split_time(marks->mtime_ns, &e->mtime_s, &e->mtime_ns);
+    split_time(marks->atime_ns, &e->atime_s, &e->atime_ns);
 }
 
 static int set_marks(scanning *s, img_entry *e) {
@@ -334,17 +359,23 @@ static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, c
     }
 }
 
+static void count_disobeyed(scanning *s, const char *name) {
+    if (s->marks.disobeyed && s->scan->disobeyed++ == 0)
+        spell(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
+}
+
 static int put_name(scanning *s, int fd, const char *name) {
     struct statx st;
-    if (strncmp(name, PREFIX, strlen(PREFIX)) == 0)
+    if (s->scan->obeyed & IMG_MARKS_NAMES && strncmp(name, PREFIX, strlen(PREFIX)) == 0)
         return put_prefixed(s, name);
     int result = look(fd, name, &st);
     if (result == -ENOENT)
         return 0; /* gone since it was listed */
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
-    if (img_dirmarks_read(&s->marks, fd, name, s->prefixes, s->err) < 0)
+    if (img_dirmarks_read(&s->marks, fd, name, s->scan->obeyed, s->err) < 0)
         return -1;
+    count_disobeyed(s, name);
     if (is_whiteout(s, &st))
         return put_whiteout(s, name);
     img_entry e = {.archive_header = s->here.entry,
@@ -395,8 +426,7 @@ static int list(scanning *s, DIR *dir) {
 
 static void cannot_read(scanning *s) {
     if (s->scan->unreadable++ == 0)
-        (void)snprintf(s->scan->first_unreadable, sizeof s->scan->first_unreadable, "%.*s",
-                       (int)s->here.len, s->builder.pool.data + s->here.path);
+        spell(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
 }
 
 static int open_here(const scanning *s, int flags) {
@@ -452,8 +482,9 @@ static int put_root(scanning *s) {
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
     s->mount = st.stx_mask & STATX_MNT_ID ? st.stx_mnt_id : 0;
-    if (img_dirmarks_read(&s->marks, s->root, ".", s->prefixes, s->err) < 0)
+    if (img_dirmarks_read(&s->marks, s->root, ".", s->scan->obeyed, s->err) < 0)
         return -1;
+    count_disobeyed(s, "");
     img_entry e = {0};
     set_attributes(s, &e, &st);
     s->marks.redirect_len = 0; /* a root stands where it stands */
@@ -472,11 +503,8 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     img_index *index = NULL;
     err->offset = 0;
     err->member[0] = '\0';
-    scan->unreadable = 0;
+    scan->unreadable = scan->disobeyed = 0;
     img_builder_init(&s.builder);
-    s.prefixes = scan->user_marks ? IMG_MARKS_USER : img_dirmarks_prefixes(fd);
-    if (scan->trusted && !scan->user_marks && s.prefixes & IMG_MARKS_TRUSTED)
-        s.prefixes = IMG_MARKS_TRUSTED;
     int result = put_root(&s);
     while (result == 0 && s.n_waiting) {
         s.here = s.waiting[--s.n_waiting];

@@ -8,7 +8,7 @@
  * device and inode, in this layer) after its first are IMG_HARDLINK.  Whiteouts are IMG_WHITEOUT,
  * be they a character device 0:0, an empty file with the xattr, or a name `.wh.X`; an opaque
  * directory has IMG_ENTRY_OPAQUE, be it by xattr or by `.wh..wh..opq` in it; aufs' other
- * `.wh..wh.*` are left out.
+ * `.wh..wh.*` are left out.  Without IMG_MARKS_NAMES such names are those of files.
  *
  * Another file system mounted in it shows as a directory without anything in it, as overlayfs has
  * it; a directory that may not be read likewise (scan.unreadable counts those).
@@ -20,10 +20,11 @@
 #include "index.h"
 
 typedef struct img_dirscan {
-    bool user_marks;            /* obey `user.overlay.` alone, as overlayfs does with userxattr */
-    bool trusted;               /* without a mark on the root, a user's xattrs are data */
+    unsigned obeyed;            /* IMG_MARKS_* of dirmarks.h */
     uint64_t unreadable;        /* out: directories that may not be read */
     char first_unreadable[256]; /* out: one of them, cut */
+    uint64_t disobeyed;         /* out: objects with marks of a user's that were taken as data */
+    char first_disobeyed[256];  /* out: one of them, cut */
 } img_dirscan;
 
 /* fd: the layer's root, as img_layer_open_root gives it; borrowed.

@@ -195,7 +195,8 @@ static int put_directory(merge *m, uint32_t i, img_id parent) {
 static void set_contents(merge *m, img_id id, const data *copy) {
     img_node *node = img_node_at(m->tree, id);
     node->layer = copy->layer;
-    node->size = copy->size; /* never more than what can be read */
+    if (node->size > copy->size)
+        node->size = copy->size; /* never more than what can be read */
     node->n_extents = copy->n_extents;
     node->flags = (uint16_t)((node->flags & ~(IMG_NODE_SPARSE | IMG_NODE_BLOCKS)) | copy->flags);
     node->blocks = copy->blocks;

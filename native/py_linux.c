@@ -203,6 +203,31 @@ static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args
     return done(prctl(PR_SET_PDEATHSIG, (unsigned long)number, 0UL, 0UL, 0UL), NULL);
 }
 
+PyDoc_STRVAR(dumpable_doc, "set_dumpable(on, /)\n--\n\n"
+                           "prctl(PR_SET_DUMPABLE): whether others without CAP_SYS_PTRACE over our "
+                           "memory may trace us or follow our links in /proc; execve(2) sets it.");
+
+static PyObject *linux_set_dumpable(PyObject *Py_UNUSED(module), PyObject *args) {
+    int on;
+
+    if (!PyArg_ParseTuple(args, "p:set_dumpable", &on))
+        return NULL;
+    return done(prctl(PR_SET_DUMPABLE, (unsigned long)on, 0UL, 0UL, 0UL), NULL);
+}
+
+PyDoc_STRVAR(close_from_doc, "close_from(first, /)\n--\n\n"
+                             "close_range(2) of all descriptors from first on; ENOSYS before "
+                             "Linux 5.9.");
+
+static PyObject *linux_close_from(PyObject *Py_UNUSED(module), PyObject *args) {
+    enum { SYSCALL_CLOSE_RANGE = 436 }; /* one number on all machines */
+    unsigned int first;
+
+    if (!PyArg_ParseTuple(args, "I:close_from", &first))
+        return NULL;
+    return done(syscall(SYSCALL_CLOSE_RANGE, first, ~0U, 0U), NULL);
+}
+
 PyDoc_STRVAR(fs_type_doc,
              "fs_type(fd, /)\n--\n\n"
              "f_type of fstatfs(2): the magic number of the file system (linux/magic.h).");
@@ -256,6 +281,8 @@ static PyMethodDef linux_functions[] = {
     {"caller_loses", linux_caller_loses, METH_VARARGS, caller_loses_doc},
     {"fallocate", linux_fallocate, METH_VARARGS, fallocate_doc},
     {"set_pdeathsig", linux_set_pdeathsig, METH_VARARGS, pdeathsig_doc},
+    {"set_dumpable", linux_set_dumpable, METH_VARARGS, dumpable_doc},
+    {"close_from", linux_close_from, METH_VARARGS, close_from_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -440,7 +440,7 @@ static PyMethodDef tree_methods[] = {
     {"xattrs", tree_xattrs, METH_O, "All xattrs."},
     {"getxattr", tree_getxattr, METH_VARARGS, "One xattr or None."},
     {"setxattr", imgpy_tree_setxattr, METH_VARARGS, "Sets an xattr; None removes it."},
-    {"new_node", KEYWORDS(imgpy_tree_new_node), "A new node that stands in the upper."},
+    {"new_node", KEYWORDS(imgpy_tree_new_node), "A new node, in the upper or in memory alone."},
     {"set_attr", KEYWORDS(imgpy_tree_set_attr), "Changes attributes."},
     {"add_name", imgpy_tree_add_name, METH_VARARGS, "Gives a node a name."},
     {"drop_name", imgpy_tree_drop_name, METH_VARARGS, "Takes a name, and all below it, away."},

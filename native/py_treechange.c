@@ -31,16 +31,17 @@ bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
 }
 
 PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"mode",     "uid",      "gid",    "rdev",  "size", "mtime_ns",
-                            "atime_ns", "ctime_ns", "target", "inode", NULL};
+    static char *names[] = {"mode",     "uid",      "gid",    "rdev",  "size",  "mtime_ns",
+                            "atime_ns", "ctime_ns", "target", "inode", "upper", NULL};
     img_attributes a = {0};
     PyObject *mtime, *atime, *ctime;
     unsigned long long rdev, size, inode = 0;
     const char *target = NULL;
     Py_ssize_t target_len = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#K", names, &a.mode, &a.uid, &a.gid,
+    int upper = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIKKOOO|z#Kp", names, &a.mode, &a.uid, &a.gid,
                                      &rdev, &size, &mtime, &atime, &ctime, &target, &target_len,
-                                     &inode) ||
+                                     &inode, &upper) ||
         !imgpy_take_time(mtime, &a.mtime_s, &a.mtime_ns) ||
         !imgpy_take_time(atime, &a.atime_s, &a.atime_ns) ||
         !imgpy_take_time(ctime, &a.ctime_s, &a.ctime_ns))
@@ -54,7 +55,8 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
     img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
     if (id) {
         img_node *node = img_node_at(tree, id);
-        node->flags |= IMG_NODE_UPPER;
+        if (upper)
+            node->flags |= IMG_NODE_UPPER;
         node->ino = inode ? IMG_INO_UPPER + inode : 0;
         if (S_ISLNK(a.mode) && img_tree_set_target(tree, node, target, (size_t)target_len) < 0) {
             (void)img_tree_release(tree, id);

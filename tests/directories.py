@@ -16,13 +16,17 @@ def view_of(
     *,
     upper: Path | None = None,
     work: Path | None = None,
+    userxattr: bool = False,
 ) -> Iterator[RootFs]:
     """The view over these layers, bottom first; read-only without work."""
     with ExitStack() as stack:
         opened = open_directories(layers)
         for layer in opened:
             stack.callback(layer.close)
-        view = open_rootfs(opened, upper=upper, work=work, read_only=work is None, keep_root=True)
+        view = open_rootfs(
+            opened, upper=upper, work=work, read_only=work is None, keep_root=True,
+            userxattr=userxattr,
+        )  # fmt: skip
         stack.callback(view.close)
         yield view
         view.tree.check()

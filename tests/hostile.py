@@ -6,7 +6,8 @@
 
 An Answer's length is stated unless `headers` say otherwise.  cut: so many bytes of the body, then
 the connection ends.  stall: so many bytes of it, then nothing for ever.  drip: one byte in so many
-seconds.  endless: the body again and again.
+seconds.  endless: the body again and again.  flood: instead of an answer these bytes, the last of
+them again and again, each after `drip` seconds.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 
 TLS_HANDSHAKE = b"\x16"
 
@@ -41,6 +43,7 @@ class Answer:
     stall: int | None = None
     drip: float = 0.0
     endless: bool = False
+    flood: tuple[bytes, ...] = ()
 
 
 def error(status: int, code: str, message: str, **headers: str) -> Answer:
@@ -89,8 +92,9 @@ def _handler(server: Hostile) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True  # head and body go out one by one: no wait in between
 
         def handle(self) -> None:
-            if self.connection.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
-                super().handle()
+            with suppress(ConnectionResetError):  # the client had enough
+                if self.connection.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
+                    super().handle()
 
         def __getattr__(self, name: str) -> Callable[[], None]:
             if name.startswith("do_"):
@@ -114,7 +118,17 @@ def _handler(server: Hostile) -> type[BaseHTTPRequestHandler]:
             except OSError:
                 return b""
 
+        def _flood(self, answer: Answer) -> None:
+            *first, last = answer.flood
+            for each in chain(first, repeat(last)):
+                if server.ended.wait(answer.drip):
+                    break
+                self.wfile.write(each)
+            self.close_connection = True
+
         def _send(self, answer: Answer) -> None:
+            if answer.flood:
+                return self._flood(answer)
             self.send_response(answer.status)
             framed = {"content-length", "transfer-encoding", "connection"}
             if not framed & {name.lower() for name in answer.headers}:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
 from fusemount.reference import FOREIGN_STORES, STORE, Reference, parse_reference
-from fusemount.settings import Directories, ImageOptions
+from fusemount.settings import Directories, ImageOptions, UserMarks
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
@@ -61,6 +61,10 @@ def add_image(parser: argparse.ArgumentParser) -> None:
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests")
+    parser.add_argument("--userxattr", action="store_true",
+                        help="as root too: obey marks that a user can set")  # fmt: skip
+    parser.add_argument("--override-stat", choices=("on", "off"),
+                        help="owners stand in user.containers.override_stat")  # fmt: skip
 
 
 def add_changed(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +130,11 @@ def warn(message: str) -> None:
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
-    return image_options(args.platform, verify=not args.no_verify)
+    return replace(image_options(args.platform, verify=not args.no_verify), marks=marks_of(args))
+
+
+def marks_of(args: argparse.Namespace) -> UserMarks:
+    return UserMarks(args.userxattr, None if not args.override_stat else args.override_stat == "on")
 
 
 def image_options(platform: str | None, *, verify: bool) -> ImageOptions:

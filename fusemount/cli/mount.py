@@ -53,6 +53,9 @@ def run(argv: list[str]) -> int:
     words.work = args.work or words.work
     words.platform = args.platform or words.platform
     words.verify = words.verify and not args.no_verify
+    words.userxattr = words.userxattr or args.userxattr
+    if args.override_stat:
+        words.override_stat = args.override_stat == "on"
     _check(words)
     reference = _reference(args.image, words)
     options = mount_options(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fusemount.errors import UsageError
-from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners
+from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners, UserMarks
 
 # For mount(8), systemd and others; nothing to do for us.
 IGNORED = frozenset(
@@ -63,6 +63,7 @@ class Words:
     squash_uid: int = -1
     squash_gid: int = -1
     userxattr: bool = False
+    override_stat: bool | None = None
     ignored: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
 
@@ -119,6 +120,7 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
     "noverify": ("verify", False),
     "verify": ("verify", True),
     "volatile": ("volatile", True),
+    "userxattr": ("userxattr", True),
 }
 
 # `word=value`: each value that it may have, and the setting that it then is.
@@ -126,6 +128,7 @@ _CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
     "symlink-parents": ("follow_symlink_parents", {"follow": True, "replace": False}),
     "fastpath": ("fastpath", {"on": True, "off": False}),
     "push": ("push", {"on": True, "off": False}),
+    "override_stat": ("override_stat", {"on": True, "off": False}),
     "metacopy": ("metacopy", {"on": True, "off": False}),
     "redirect_dir": ("redirect", {"on": True, "off": False, "follow": False, "nofollow": False}),
 }
@@ -179,7 +182,9 @@ def _threads(value: str) -> int:
 def mount_options(words: Words, **flags: object) -> MountOptions:
     """The words with defaults filled in, which depend on who mounts.
 
-    root: suid and dev are on and all users may enter, for this is to be a root file system.
+    root: all users may enter.  An image comes from a stranger, and its set-id files and devices
+    would be every user's to run and open: so suid and dev are off for it.  Directories
+    (`lowerdir=`) are as much root's as the directories themselves: on, as for overlayfs.
     A user: the kernel insists on nosuid and nodev, and only that user may enter; what they may do
     is then theirs to say, so files of the image's root do not shut them out unless
     `default_permissions` or `allow_other` is given.
@@ -187,6 +192,7 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
     root = os.geteuid() == 0
     allow_other = root if words.allow_other is None else words.allow_other
     checked = words.default_permissions
+    trusted = root and words.lower is not None
     settings: dict[str, object] = {
         "read_only": bool(words.read_only),
         "upper": Path(words.upper).absolute() if words.upper else None,
@@ -195,8 +201,8 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "follow_symlink_parents": words.follow_symlink_parents,
         "allow_other": allow_other,
         "default_permissions": (root or allow_other) if checked is None else checked,
-        "suid": root if words.suid is None else words.suid,
-        "dev": root if words.dev is None else words.dev,
+        "suid": trusted if words.suid is None else words.suid,
+        "dev": trusted if words.dev is None else words.dev,
         "fastpath": words.fastpath,
         "threads": words.threads,
         "push": words.push,
@@ -205,7 +211,6 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "volatile": words.volatile,
         "overlay": words.lower is not None,
         "owners": _owners_of(words),
-        "userxattr": words.userxattr,
         "ignored": tuple(words.ignored),
         "kernel_options": tuple(words.kernel),
     }
@@ -216,7 +221,8 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
 def image_options_of(words: Words) -> ImageOptions:
     from fusemount.cli.arguments import image_options
 
-    return image_options(words.platform, verify=words.verify)
+    marks = UserMarks(words.userxattr, words.override_stat)
+    return replace(image_options(words.platform, verify=words.verify), marks=marks)
 
 
 def _owners_of(words: Words) -> Owners:

@@ -43,8 +43,6 @@ def _take(words: Words, word: str) -> bool:
         words.squash_root = True  # whichever of the two is not named
     elif key in ("squash_to_uid", "squash_to_gid"):
         setattr(words, key.replace("_to", ""), _number(word, value))
-    elif word == "userxattr":
-        words.userxattr = True
     elif key == "fsync" and value in ("0", "1"):
         words.volatile = value == "0"
     elif key in ("lowerdir", "upperdir", "workdir", "fsync"):

@@ -87,7 +87,8 @@ class _Parser:
         return found
 
     def _error(self, why: str) -> UsageError:
-        return UsageError(f"--format: {{{{{self._text}}}}}: {why}")
+        message = f"--format: {{{{{self._text}}}}}: {why}"
+        return UsageError(message if message.isprintable() else repr(message)[1:-1])
 
     def _pipeline(self) -> _Value:
         found = self._command(None)

@@ -85,7 +85,8 @@ def open_changed(
     found = _find(asked.place, directories)
     if found.record is not None:
         _write_out(found.record)
-    upper = Upper(found.upper, None, live=found.record is not None)
+    live, users = found.record is not None, asked.image_options.marks.overlay
+    upper = Upper(found.upper, None, live=live, userxattr=users)
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
@@ -103,7 +104,7 @@ def open_changed(
     ]
     layers: list[OpenLayer | OpenDirectory] = [
         *archived,
-        *open_directories(image.directories, trusted_marks=image.trusted_marks),
+        *open_directories(image.directories, image_options.marks, image.origin),
     ]
     _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents

@@ -61,7 +61,7 @@ def dump_layer(
         image = stack.enter_context(open_image(reference, image_options, directories, progress))
         layers: list[OpenLayer | OpenDirectory] = [
             *open_layers(image, image_options, directories, progress),
-            *open_directories(image.directories, trusted_marks=image.trusted_marks),
+            *open_directories(image.directories, image_options.marks, image.origin),
         ]
         for layer in layers:
             stack.callback(layer.close)

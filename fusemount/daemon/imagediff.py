@@ -48,7 +48,7 @@ def _side(
     for layer in open_layers(image, options, directories, progress):
         layers.append(stack.enter_context(layer))
     known = [layer.diff_id for layer in layers if isinstance(layer, OpenLayer)]
-    for directory in open_directories(image.directories, trusted_marks=image.trusted_marks):
+    for directory in open_directories(image.directories, options.marks, image.origin):
         layers.append(stack.enter_context(directory))
     tree = build_tree(layers, follow_symlink_parents=bool(asked.follow_symlink_parents))
     return Side(RootFs(tree, None), known)

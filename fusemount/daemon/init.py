@@ -1,22 +1,29 @@
 """Law: pid 1 of `run`: starts the command, reaps what is orphaned, hands on signals, says how the
 command ended.
 
-All in a forked Python: whatever it needs is imported before the root changes.  Exit codes are
-docker's: 125 we failed, 126 not executable, 127 not found, 128 + n killed by signal n.
+All in a forked Python: whatever it needs is imported before the root changes, and nothing can be
+imported after it, since the image could say what that is (CVE-2019-14271 of docker cp).  Before the
+command starts, no descriptor but 0, 1, 2 is open, and the working directory lies inside the root
+(CVE-2024-21626).  Exit codes are docker's: 125 we failed, 126 not executable, 127 not found,
+128 + n killed by signal n.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from fusemount import _native
+from fusemount.beneath import make_dirs_in_root, open_in_root
 from fusemount.daemon.command import Command, Identity, candidates, resolve_identity
-from fusemount.daemon.sandbox import Sandbox, enter
+from fusemount.daemon.program import leads_through_proc
+from fusemount.daemon.sandbox import Sandbox, close_from, enter
 from fusemount.errors import ImgmountError
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -41,12 +48,18 @@ def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
     """Everything from a fresh fork on, FORWARDED and SIGCHLD blocked."""
     code = FAILED
     try:
+        _import_no_more()
+        gc.disable()  # what it would close has been closed, and the number is another file's now
         enter(sandbox)
-        identity = resolve_identity(user, _read("/etc/passwd"), _read("/etc/group"))
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        identity = resolve_identity(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
+        # What runs in here, be it root of its user namespace, can neither trace us nor follow
+        # /proc/1/exe and /proc/1/fd, which are the host's (CVE-2016-9962, CVE-2019-5736).
+        _native.set_dumpable(False)
         child = os.fork()
         if child == 0:
-            _execute(command, identity)
-        _close_from(3)
+            _execute(command, identity, root)
+        close_from(3)
         code = supervise(child, lambda _: None)
     except ImgmountError as error:
         _say(str(error))
@@ -58,15 +71,23 @@ def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
         os._exit(code)
 
 
+def _import_no_more() -> None:
+    """An import that was overlooked is an error from here on, not a module of the image's."""
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path.clear()
+
+
 def _say(message: str) -> None:
     line = message.encode(errors="backslashreplace").decode().replace("\n", " ")
     os.write(2, f"imgmount: {line}\n".encode())
 
 
-def _read(path: str) -> str:
-    """A file of the image, which may be anything: a fifo must not hold us up."""
+def _read(root: int, path: str) -> str:
+    """A file of the image, which may be anything: to open a device does something, a fifo waits."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(_open_file(root, path, os.O_PATH))
+        fd = _open_file(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return ""
     try:
@@ -77,24 +98,31 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
-def _close_from(first: int) -> None:
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+def _open_file(root: int, path: str, flags: int) -> int:
+    fd = open_in_root(root, path, flags | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
 
 
-def _execute(command: Command, identity: Identity) -> NoReturn:
+def _execute(command: Command, identity: Identity, root: int) -> NoReturn:
     """The command's own process: drops to the user, then execve."""
     code = FAILED
     try:
-        _make_working_dir(command.working_dir)  # as root, and as docker does
+        _make_working_dir(root, command.working_dir)  # as root, and as docker does
+        environment = {"HOME": identity.home, **command.environment}
+        places = candidates(command.argv[0], environment.get("PATH", ""))
+        paths = {place: os.path.join(command.working_dir, place) for place in places}
+        refused = {place for place, path in paths.items() if leads_through_proc(root, path)}
         _become(identity)
-        os.chdir(command.working_dir)
+        _change_directory(root, command.working_dir)
         os.umask(0o022)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the two that Python ignores
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _close_from(3)
-        environment = {"HOME": identity.home, **command.environment}
-        code = _exec(command, environment)
+        close_from(3)
+        code = _exec(command, environment, places, refused)
     except ImgmountError as error:
         _say(str(error))
     except OSError as error:
@@ -104,11 +132,36 @@ def _execute(command: Command, identity: Identity) -> NoReturn:
         os._exit(code)
 
 
-def _make_working_dir(path: str) -> None:
+def _make_working_dir(root: int, path: str) -> None:
     try:
-        os.makedirs(path, exist_ok=True)
+        os.close(make_dirs_in_root(root, path.lstrip("/")))
     except (FileExistsError, NotADirectoryError) as error:
         raise ImgmountError(f"the working directory {path!r} is not a directory") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ImgmountError(
+            f"the working directory {path!r} leads through a link of /proc, or in a circle"
+        ) from error
+
+
+def _change_directory(root: int, path: str) -> None:
+    """As the user, who may have no way in. Where we are afterwards is a path of our root, or the
+    directory is none of the image's."""
+    try:
+        fd = open_in_root(root, path.lstrip("/"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(fd)
+    except OSError as error:
+        error.filename = path
+        raise
+    try:
+        here = os.getcwd()  # "(unreachable)…", or an error, outside the root
+        again = open_in_root(root, here.lstrip("/"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        inside = here.startswith("/") and os.path.samestat(os.fstat(again), os.stat("."))
+    except OSError:
+        inside = False
+    if not inside:
+        raise ImgmountError(f"the working directory {path!r} does not lie in the image")
 
 
 def _become(identity: Identity) -> None:
@@ -124,19 +177,24 @@ def _become(identity: Identity) -> None:
         raise
 
 
-def _exec(command: Command, environment: dict[str, str]) -> int:
+def _exec(
+    command: Command, environment: dict[str, str], places: list[str], refused: set[str]
+) -> int:
     """Returns only when nothing could be executed: the exit code that says why."""
-    worst = errno.ENOENT
-    for path in candidates(command.argv[0], environment.get("PATH", "")):
+    why = ""
+    for place in places:
+        if place in refused:
+            why = "it leads through a link of /proc, or in a circle"
+            continue
         try:
-            os.execve(path, command.argv, environment)
+            os.execve(place, command.argv, environment)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                worst = error.errno or worst
-    if worst == errno.ENOENT:
+                why = os.strerror(error.errno or 0)
+    if not why:
         _say(f"{command.argv[0]}: command not found in the image")
         return NOT_FOUND
-    _say(f"{command.argv[0]}: cannot execute: {os.strerror(worst)}")
+    _say(f"{command.argv[0]}: cannot execute: {why}")
     return NOT_EXECUTABLE
 
 

@@ -65,6 +65,8 @@ def mount_image(
     # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
     log_fd = open_log(options.log, directories.state,
                       terminal=options.foreground, debug=options.debug)  # fmt: skip
+    if os.geteuid() == 0 and not (options.overlay or options.suid or options.dev):
+        LOGGER.info("%s: nosuid,nodev, for it is an image; -o suid,dev asks for more", reference)
     for word in options.ignored:
         LOGGER.info("-o %s: not known, ignored", word)
     with ExitStack() as stack:

@@ -27,7 +27,7 @@ from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_en
 from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
 from fusemount.daemon.log import open_log
 from fusemount.daemon.mount import mount_request
-from fusemount.daemon.sandbox import Sandbox
+from fusemount.daemon.sandbox import DIRECTORIES, FILES, Sandbox
 from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.userns import enter_user_namespace
 from fusemount.daemon.view import fresh_scratch, hold_image, open_view
@@ -55,8 +55,11 @@ def run_image(
 
     mount_options: upper, work, log, symlink parents; the rest is decided here.
     """
+    from fusemount.rootfs.placeholder import add_placeholders
+
     _private_mounts()
-    # The image is mounted writable, for mountpoints have to be made in it; --read-only comes last.
+    # The image is mounted writable, for volumes' targets and the working directory have to be made
+    # in it; --read-only comes last.
     mount_options = replace(
         mount_options, read_only=False, allow_other=True, default_permissions=True,
         suid=True, dev=True, keep=False, foreground=False,
@@ -65,6 +68,7 @@ def run_image(
     with ExitStack() as stack:
         view = open_view(reference, image_options, mount_options, directories, progress, stack)
         hold_image(view.image, None, stack)
+        add_placeholders(view.rootfs.tree, DIRECTORIES, FILES)
         command, user = command_of(view.image.config, options)
         scratch = view.scratch or fresh_scratch(directories, stack)
         channel = open_channel(mount_request(reference, scratch.root, mount_options))

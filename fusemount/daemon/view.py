@@ -59,9 +59,7 @@ def open_view(
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(
-        image.directories, userxattr=options.userxattr, trusted_marks=image.trusted_marks
-    )
+    unpacked = open_directories(image.directories, image_options.marks, image.origin)
     for layer in unpacked:
         if layer.note:
             LOGGER.warning("%s", layer.note)
@@ -81,7 +79,7 @@ def open_view(
         follow_symlink_parents=options.follow_symlink_parents,
         keep_root=options.overlay,
         owners=options.owners,
-        userxattr=options.userxattr,
+        userxattr=image_options.marks.overlay,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)

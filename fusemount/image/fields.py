@@ -105,7 +105,7 @@ class Fields:
         return value
 
     def bad(self, key: str, why: str) -> MalformedImage:
-        return MalformedImage(f"{self.where}: {key}: {why}")
+        return MalformedImage(f"{self.where}: {shown(key)}: {why}")
 
     def text(self, key: str) -> str:
         return self._get(key, str, "a string") or ""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, NotPermitted
+from fusemount._native import MARKS_TRUSTED, MARKS_USER
+from fusemount.errors import (
+    ImageNotFound,
+    ImgmountError,
+    MalformedImage,
+    NotPermitted,
+    UpperError,
+)
+from fusemount.layer.marks import ANYBODYS, Origin, by_root, check_disobeyed, obeyed
+from fusemount.settings import UserMarks
+
+_UNASKED = UserMarks()
 
 
 @dataclass(frozen=True)
@@ -37,31 +48,28 @@ class OpenDirectory:
 
 
 def open_directories(
-    paths: Iterable[Path], *, userxattr: bool = False, trusted_marks: bool = False
+    paths: Iterable[Path], wish: UserMarks = _UNASKED, origin: Origin = ANYBODYS
 ) -> list[OpenDirectory]:
-    """Each as a layer, in that order; the caller closes them. Raises as open_directory does.
-
-    userxattr: the marks are `user.overlay.*` in every one, as with overlayfs' option; else each
-    layer's root says which.  trusted_marks: where it does not say, only trusted.overlay xattrs are
-    marks, as for the kernel, and a user's are data; without it both are.
-    """
+    """Each as a layer, in that order; the caller closes them. Raises as open_directory does."""
     with ExitStack() as undo:
-        opened = (open_directory(path, userxattr, trusted_marks) for path in paths)
+        opened = (open_directory(path, wish, origin) for path in paths)
         layers = [undo.enter_context(layer) for layer in opened]
         undo.pop_all()
     return layers
 
 
 def open_directory(
-    path: Path, userxattr: bool = False, trusted_marks: bool = False
+    path: Path, wish: UserMarks = _UNASKED, origin: Origin = ANYBODYS
 ) -> OpenDirectory:
-    """Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError; the caller closes it."""
+    """The caller closes it.  Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError;
+    UpperError for an upper that may be damaged."""
     fd = _open(path)
     try:
-        index, unreadable, first = _scan(fd, path, userxattr, trusted_marks)
+        scanned = _scan(fd, path, wish, origin)
     except BaseException:
         os.close(fd)
         raise
+    index, unreadable, first, _, _ = scanned
     note = ""
     if unreadable:
         what = os.fsdecode(first)
@@ -78,13 +86,35 @@ def _open(path: Path) -> int:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
 
 
+def _check_whole(fd: int, path: Path, kinds: int) -> None:
+    """rootfs/upper.py says what the mark means; here is no work directory that knows more."""
+    for kind, prefix in ((MARKS_TRUSTED, "trusted"), (MARKS_USER, "user")):
+        if not kinds & kind:
+            continue
+        name = f"{prefix}.overlay.imgmount.volatile"
+        with suppress(OSError):
+            said = os.getxattr(fd, name)
+            if said != Path("/proc/sys/kernel/random/boot_id").read_bytes().strip():
+                raise UpperError(
+                    f"{path}: was mounted volatile when the machine stopped, so it may be damaged; "
+                    f"to use it all the same remove its xattr {name}"
+                )
+
+
 def _scan(
-    fd: int, path: Path, userxattr: bool, trusted_marks: bool
-) -> tuple[_native.LayerIndex, int, bytes]:
+    fd: int, path: Path, wish: UserMarks, origin: Origin
+) -> tuple[_native.LayerIndex, int, bytes, int, bytes]:
     try:
-        return _native.scan_directory(fd, userxattr, trusted_marks)
+        kinds = obeyed(_native.marks_said(fd), wish, origin, by_root())
+        _check_whole(fd, path, kinds)
+        scanned = _native.scan_directory(fd, kinds)
+        if by_root():
+            check_disobeyed(*scanned[3:], origin)
+    except NotPermitted as error:
+        raise NotPermitted(f"{path}: {error}") from error
     except _native.FormatError as error:
         raise MalformedImage(f"{path}: {os.fsdecode(error.member)!r} {error.message}") from error
     except OSError as error:
         where = os.fsdecode(error.filename or b"")
         raise ImgmountError(f"{path}: {where!r}: {error.strerror}") from error
+    return scanned

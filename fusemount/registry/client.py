@@ -1,7 +1,9 @@
 """Law: one registry, as the OCI distribution spec 1.1 has it; every call says what it may raise.
 
 Any call may raise RegistryError (unreachable, refused for its own reasons, broken protocol) and
-Unauthorized (401, 403).  repository: without the domain, `library/busybox`.
+Unauthorized (401, 403).  repository: without the domain, `library/busybox`; reference: a tag or a
+digest.  Both are checked where a URL is built of them (`_url`), wherever they come from: `../x`
+would lead out of the repository, with its credentials.
 """
 
 from __future__ import annotations
@@ -24,19 +26,23 @@ from fusemount.errors import (
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, shown
 from fusemount.image.model import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from fusemount.image.parse import parse_index
-from fusemount.registry.connection import Ask, Connection, Reply, joined
+from fusemount.imagename import RepositoryPath, Tag
+from fusemount.registry.connection import Ask, Connection, Reply
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.download import BlobPlace, download
 from fusemount.registry.options import RegistryOptions
 from fusemount.registry.patience import Sleep
 from fusemount.registry.replies import next_link
 from fusemount.registry.upload import Pieces, Upload, cancel_upload, upload
+from fusemount.registry.urls import joined, next_page
 
 ACCEPT = ", ".join(sorted(INDEX_TYPES) + sorted(MANIFEST_TYPES))
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 PAGE = 1000  # tags asked for at once
 PAGES_MAX = 10_000
 PAGE_BYTES_MAX = 16 << 20
+TAGS_MAX = 1_000_000  # of a repository, on all pages
+REFERRERS_MAX = 100_000  # of a manifest, on all pages
 NO_BODY_MAX = 64 << 10  # of answers that should have none
 
 
@@ -118,9 +124,9 @@ class Registry:
         Ends after exactly `descriptor.size - offset` bytes; the caller hashes.
         Raises VerificationFailed where the blob has another length.
         """
-        path = f"/v2/{repository}/blobs/{descriptor.digest}"
         place = BlobPlace(
-            urls=(path, *descriptor.urls),
+            path=self._url(repository, "blobs", descriptor.digest),
+            elsewhere=descriptor.urls,
             what=self._name(repository, descriptor.digest),
             digest=descriptor.digest,
             size=descriptor.size,
@@ -131,7 +137,7 @@ class Registry:
     async def has_blob(self, repository: str, digest: Digest) -> bool:
         ask = Ask(
             "HEAD",
-            f"/v2/{repository}/blobs/{digest}",
+            self._url(repository, "blobs", digest),
             self._name(repository, digest),
             scopes=_push(repository),
             accepted=frozenset((200, 404)),
@@ -140,10 +146,11 @@ class Registry:
 
     async def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
         """Takes over a blob of another repository of this registry; False: it has to go up."""
+        self._url(from_repository, "blobs", digest)  # it becomes part of a scope, which is a list
         query = urlencode({"mount": digest, "from": from_repository})
         ask = Ask(
             "POST",
-            f"/v2/{repository}/blobs/uploads/?{query}",
+            f"{self._url(repository, 'blobs', '')}uploads/?{query}",
             self._name(repository, digest),
             scopes=(*_push(repository), *_pull(from_repository)),
             headers={"Content-Length": "0"},
@@ -170,7 +177,13 @@ class Registry:
         """
         await upload(
             self._connection,
-            Upload(repository, digest, size, pieces, self._name(repository, digest)),
+            Upload(
+                f"{self._url(repository, 'blobs', '')}uploads/",
+                digest,
+                size,
+                pieces,
+                self._name(repository, digest),
+            ),
             _push(repository),
         )
 
@@ -187,7 +200,7 @@ class Registry:
             raise MalformedImage(f"{what}: {shown(media_type)} is no media type")
         ask = Ask(
             "PUT",
-            f"/v2/{repository}/manifests/{reference}",
+            self._url(repository, "manifests", reference),
             what,
             scopes=_push(repository),
             headers={"Content-Type": media_type},
@@ -205,7 +218,7 @@ class Registry:
         """Raises ImageNotFound."""
         ask = Ask(
             "DELETE",
-            f"/v2/{repository}/manifests/{reference}",
+            self._url(repository, "manifests", reference),
             self._name(repository, reference),
             scopes=(f"repository:{repository}:delete",),
             accepted=frozenset((200, 202, 204)),
@@ -213,14 +226,19 @@ class Registry:
         )
         await self._connection.reply(ask, NO_BODY_MAX)
 
-    async def tags(self, repository: str) -> list[str]:
+    async def tags(self, repository: str) -> list[Tag]:
         """All, in the registry's order.  Raises ImageNotFound."""
         what = self._name(repository, "")
-        found: list[str] = []
-        path = f"/v2/{repository}/tags/list?n={PAGE}"
+        found: list[Tag] = []
+        path = f"{self._url(repository, 'tags', '')}list?n={PAGE}"
 
         def take(data: bytes) -> None:
-            found.extend(object_of(parse_json(data, what), what).texts("tags") or ())
+            fields = object_of(parse_json(data, what, PAGE_BYTES_MAX), what)
+            try:
+                found.extend(map(Tag, fields.texts("tags") or ()))
+            except ValueError as error:
+                raise fields.bad("tags", str(error)) from None
+            _count(len(found), TAGS_MAX, "tags", what)
 
         await self._pages(Ask("GET", path, what, _pull(repository), missing=ImageNotFound), take)
         return found
@@ -234,11 +252,12 @@ class Registry:
         """
         what = f"referrers of {self._name(repository, digest)}"
         query = "?" + urlencode({"artifactType": artifact_type}) if artifact_type else ""
-        path = f"/v2/{repository}/referrers/{digest}{query}"
+        path = self._url(repository, "referrers", digest) + query
         found: list[Descriptor] = []
 
         def take(data: bytes) -> None:
             found.extend(parse_index(data, what).manifests)
+            _count(len(found), REFERRERS_MAX, "referrers", what)
 
         try:
             await self._pages(Ask("GET", path, what, _pull(repository), missing=_NoSuchApi), take)
@@ -250,7 +269,8 @@ class Registry:
         return [each for each in found if artifact_type in (None, each.artifact_type)]
 
     async def _pages(self, first: Ask, take: Callable[[bytes], None]) -> None:
-        """Follows `Link: <…>; rel="next"`; take: gets each page, may raise MalformedImage."""
+        """Follows `Link: <…>; rel="next"`, within the registry; take: gets each page, may raise
+        MalformedImage."""
         url: str | None = first.url
         seen: set[str] = set()
         while url is not None:
@@ -263,17 +283,26 @@ class Registry:
             except MalformedImage as error:
                 raise RegistryError(str(error)) from None
             link = next_link(reply.headers.get_list("link"))
-            url = None if link is None else str(joined(reply.url, link, first.what))
+            url = None if link is None else next_page(reply.url, link, first.what)
 
     def _manifest_ask(self, method: str, repository: str, reference: str) -> Ask:
         return Ask(
             method,
-            f"/v2/{repository}/manifests/{reference}",
+            self._url(repository, "manifests", reference),
             self._name(repository, reference),
             scopes=_pull(repository),
             headers={"Accept": ACCEPT},
             missing=ImageNotFound,
         )
+
+    def _url(self, repository: str, kind: str, reference: str) -> str:
+        """The only place that builds a path of this registry.  reference: "" for what is below."""
+        try:
+            name = RepositoryPath(repository)
+            last = reference and (_digest_or_none(reference) or Tag(reference))
+        except ValueError as error:
+            raise RegistryError(f"{self.domain}: {error}") from None
+        return f"/v2/{name}/{kind}/{last}"
 
     def _name(self, repository: str, reference: str) -> str:
         joint = "@" if ":" in reference else ":"
@@ -290,6 +319,11 @@ def _pull(repository: str) -> tuple[str]:
 
 def _push(repository: str) -> tuple[str]:
     return (f"repository:{repository}:pull,push",)
+
+
+def _count(found: int, limit: int, of_what: str, where: str) -> None:
+    if found > limit:
+        raise MalformedImage(f"{where}: more than {limit} {of_what}, the limit")
 
 
 def _media_type(reply: Reply) -> str:

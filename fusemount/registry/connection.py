@@ -3,8 +3,9 @@
     Ask ── scheme of the host ── Authorization ── redirects ── accepted? ── response
                                       ▲ 401, once                  └─ no ── Trouble (again?), error
 
-Authorization goes to the host it is meant for, and to nobody that host sends us to.  Plain http is
-spoken where the options allow it, never because a redirect asks for it.
+Authorization goes to the host it is meant for, and to nobody that host sends us to; nor does the
+body of a request, which may hold a token.  Plain http is spoken where the options allow it, never
+because a redirect asks for it; and only a registry of this machine may send us to one of its ports.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ from fusemount.registry.authorize import (
 )
 from fusemount.registry.body import broken, whole_body
 from fusemount.registry.credentials import Credentials
-from fusemount.registry.options import RegistryOptions, registry_host
+from fusemount.registry.head import HEAD_BYTES_MAX, HeadWatch
+from fusemount.registry.options import RegistryOptions, is_local, registry_host
 from fusemount.registry.patience import Patience, Sleep, Trouble
 from fusemount.registry.tls import tls_context
 from fusemount.registry.transport import direct_transport, proxy_mounts
+from fusemount.registry.urls import Origin, host_of, joined, origin_of
 
 REDIRECTS_MAX = 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 KEEPS_METHOD = frozenset((307, 308))
 SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
 CONNECTIONS_MAX = 32
-PORT_MAX = 65535
 NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # the line, not TLS
 
 _T = TypeVar("_T")
-Origin = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Connection:
         self.options = options
         self._sleep = sleep
         self._host = registry_host(domain).lower()
+        self._is_local = is_local(self._host)
         self._plain_allowed = options.allows_plain(self._host) or options.is_insecure(domain)
         self._base: httpx.URL | None = None
         self._base_lock = trio.Lock()
@@ -177,7 +179,7 @@ class Connection:
         own = ask.authorization is None
         for attempt in (1, 2):
             header = await self.authorizer.header(ask.scopes) if own else ask.authorization
-            meant_for = _origin(base if own else url)
+            meant_for = origin_of(base if own else url)
             response = await self._follow(ask, url, header, meant_for)
             if response.status_code in ask.accepted:
                 return response
@@ -199,7 +201,7 @@ class Connection:
         """The first answer that is no redirect."""
         for _ in range(REDIRECTS_MAX + 1):
             headers = dict(ask.headers)
-            if authorization and _origin(url) == meant_for:
+            if authorization and origin_of(url) == meant_for:
                 headers["Authorization"] = authorization
             response = await self._send(ask, url, headers)
             target = response.headers.get("location")
@@ -212,7 +214,12 @@ class Connection:
                 raise RegistryError(
                     f"{ask.what}: {url.host} redirects a {ask.method} to {shown(target)}"
                 )
-            url = joined(url, target, ask.what)
+            there = joined(url, target, ask.what)
+            if ask.body is not None and origin_of(there) != origin_of(url):
+                raise RegistryError(
+                    f"{ask.what}: {url.host} redirects a {ask.method} to {shown(host_of(there))}"
+                )
+            url = there
         raise RegistryError(
             f"{ask.what}: more than {REDIRECTS_MAX} redirects, the last to {url.host}"
         )
@@ -221,28 +228,38 @@ class Connection:
         self._check_scheme(ask.what, url)
         fixed = None if callable(ask.body) else ask.body
         written = ask.method in ("PUT", "PATCH")
+        seconds = self.options.written_seconds if written else self.options.reply_seconds
         timeout = httpx.Timeout(
             self.options.reply_seconds,
-            read=self.options.written_seconds if written else self.options.reply_seconds,
+            read=seconds,
             connect=self.options.connect_seconds,
             pool=None,
         )
+        watch = HeadWatch(seconds)
         try:
             request = self._client.build_request(
-                ask.method, url, headers=headers, content=fixed, timeout=timeout
-            )
+                ask.method, url, headers=headers, content=fixed, timeout=timeout,
+                extensions={"trace": watch.trace},
+            )  # fmt: skip
             async with AsyncExitStack() as stack:
                 if callable(ask.body):
                     pieces = await stack.enter_async_context(aclosing(ask.body()))
                     request.stream = _Pieces(pieces)
-                response = await self._client.send(request, stream=True)
+                with watch.watching():
+                    response = await self._client.send(request, stream=True)
         except httpx.TransportError as error:
+            if watch.flooded:
+                raise RegistryError(
+                    f"{ask.what}: {host_of(url)} sends more than {HEAD_BYTES_MAX} bytes of headers"
+                ) from error
             raise self._unreached(ask.what, url, error) from error
+        if watch.late:
+            raise Trouble(RegistryError(f"{ask.what}: {host_of(url)}: no answer in time"))
         self._met = True
         return response
 
     def _check_scheme(self, what: str, url: httpx.URL) -> None:
-        host = _host(url)
+        host = host_of(url)
         if url.scheme == "https" and url.host:
             return
         if url.scheme != "http" or not url.host:
@@ -250,7 +267,8 @@ class Connection:
                 f"{what}: sent to {shown(str(url))}, which is neither http nor https"
             )
         asked = host == self._host and self._plain_allowed
-        if not (asked or self.options.allows_plain(host)):
+        allowed = self.options.is_insecure(host) or (self._is_local and is_local(host))
+        if not (asked or allowed):
             raise RegistryError(
                 f"{what}: sent to {host} by plain http, which --tls-verify=false would allow"
             )
@@ -258,7 +276,7 @@ class Connection:
     def _unreached(self, what: str, url: httpx.URL, error: httpx.TransportError) -> Exception:
         """Trouble, or a RegistryError where another attempt would end alike."""
         causes = list(_causes(error))
-        place = f"{what}: {_host(url)}"
+        place = f"{what}: {host_of(url)}"
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return _TlsRefused(f"{place}: certificate not believed: {cause.verify_message}")
@@ -306,7 +324,7 @@ class Connection:
         await response.aclose()
 
     def _is_registry(self, url: httpx.URL) -> bool:
-        return self._base is not None and _origin(url) == _origin(self._base)
+        return self._base is not None and origin_of(url) == origin_of(self._base)
 
     async def _refuse(self, ask: Ask, response: httpx.Response) -> None:
         """Raises what an unwanted status means."""
@@ -318,7 +336,7 @@ class Connection:
         why = (
             replies.error_text(data) or f"{status} {replies.clean(response.reason_phrase)}".strip()
         )
-        elsewhere = "" if self._is_registry(response.url) else f"{_host(response.url)}: "
+        elsewhere = "" if self._is_registry(response.url) else f"{host_of(response.url)}: "
         text = f"{ask.what}: {elsewhere}{why}"
         if status in (401, 403) and not elsewhere:
             read = ask.method in ("GET", "HEAD")
@@ -351,27 +369,6 @@ class Connection:
         )
         reply = await self.reply(ask, TOKEN_BYTES_MAX)
         return TokenReply(reply.status, reply.data)
-
-
-def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
-    """Where a Location or a Link of base leads.  Raises RegistryError."""
-    try:
-        url = base.join(target)
-    except httpx.InvalidURL:
-        url = None
-    if url is None or not 0 < (url.port or 80) <= PORT_MAX:
-        raise RegistryError(f"{what}: sent to {shown(target)}, which is no URL")
-    return url
-
-
-def _host(url: httpx.URL) -> str:
-    """`host[:port]`, as names of images have it."""
-    return url.netloc.decode("ascii")
-
-
-def _origin(url: httpx.URL) -> Origin:
-    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
-    return url.scheme, url.host, port
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,14 +20,20 @@ from fusemount.registry.connection import Ask, Connection
 from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import content_range
 
+URLS_MAX = 16  # of a manifest's for one blob that are tried
 REFRESHING_BYTES = 1 << 20  # an attempt that brought so much makes up for the failures before it
 
 
 @dataclass(frozen=True)
 class BlobPlace:
-    """Where a blob is asked for, in this order, until somebody has it; size: in bytes."""
+    """Where a blob is asked for until somebody has it; size: in bytes.
 
-    urls: tuple[str, ...]
+    path: of the registry, with its credentials.  elsewhere: URLs that the manifest gives, which are
+    asked in their order and without credentials; what is no http(s) URL is passed over.
+    """
+
+    path: str
+    elsewhere: tuple[str, ...]
     what: str
     digest: Digest
     size: int
@@ -40,16 +46,17 @@ async def download(
     """From offset on.  Raises RegistryError, Unauthorized; VerificationFailed: another length."""
     patience = connection.patience()
     at = refreshed_at = offset
+    urls = (place.path, *(url for url in place.elsewhere[:URLS_MAX] if _is_absolute(url)))
     url = 0
     while at < place.size:
         try:
-            async with aclosing(_attempt(connection, place, place.urls[url], at)) as pieces:
+            async with aclosing(_attempt(connection, place, urls[url], at, own=url == 0)) as pieces:
                 async for piece in pieces:
                     at += len(piece)
                     yield piece
         except _NotHere as missing:
             url += 1
-            if url == len(place.urls):
+            if url == len(urls):
                 raise RegistryError(str(missing)) from None
         except Trouble as trouble:
             if at >= place.size:
@@ -60,14 +67,18 @@ async def download(
             await patience.bear(trouble)
 
 
+def _is_absolute(url: str) -> bool:
+    """A path alone would be asked of the registry, with its credentials."""
+    return url.lower().startswith(("https://", "http://"))
+
+
 class _NotHere(ImgmountError):
     """A 404."""
 
 
 async def _attempt(
-    connection: Connection, place: BlobPlace, url: str, at: int
+    connection: Connection, place: BlobPlace, url: str, at: int, *, own: bool
 ) -> AsyncGenerator[bytes, None]:
-    registry_path = url.startswith("/")
     ask = Ask(
         method="GET",
         url=url,
@@ -76,7 +87,7 @@ async def _attempt(
         headers={"Range": f"bytes={at}-{place.size - 1}"} if at else {},
         accepted=frozenset((200, 206)) if at else frozenset((200,)),
         missing=_NotHere,
-        authorization=None if registry_path else "",
+        authorization=None if own else "",
     )
     response = await connection.open_once(ask)
     try:

@@ -8,8 +8,9 @@ CPU; under TLS the records that have arrived are put together, and none is waite
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import httpcore
@@ -21,7 +22,23 @@ from fusemount.registry.options import Proxies
 
 READ_BYTES = 1 << 20
 RECORD_BYTES = 16 << 10  # of TLS, at most (RFC 8446 section 5.1)
+_COUNT: ContextVar[Callable[[int], None] | None] = ContextVar("_COUNT", default=None)
 NEVER_BY_PROXY = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Flooded(httpcore.ReadError):
+    """Who counts reads wants no more."""
+
+
+@contextmanager
+def counted_reads(count: Callable[[int], None]) -> Iterator[None]:
+    """count(n) is told of each read that this task makes in the block, and of 0 before it; it may
+    raise Flooded.  Not of what comes by a proxy."""
+    token = _COUNT.set(count)
+    try:
+        yield
+    finally:
+        _COUNT.reset(token)
 
 
 class _Socket(trio.abc.Stream):
@@ -58,8 +75,14 @@ class _Clear(httpcore.AsyncNetworkStream):
         self._stream: trio.abc.Stream = socket
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        count = _COUNT.get()
         with _as_httpcore(httpcore.ReadError, httpcore.ReadTimeout, timeout):
-            return bytes(await self._receive())
+            if count is None:
+                return bytes(await self._receive())
+            count(0)
+            data = bytes(await self._receive())
+            count(len(data))
+            return data
 
     async def _receive(self) -> bytes | bytearray:
         return await self._stream.receive_some(READ_BYTES)

@@ -20,9 +20,10 @@ import trio
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
-from fusemount.registry.connection import Ask, Connection, Refused, Reply, joined
+from fusemount.registry.connection import Ask, Connection, Refused, Reply
 from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import uploaded
+from fusemount.registry.urls import joined
 
 CHUNK = 32 << 20  # bytes of a PATCH where nobody said how many
 CHUNK_MAX = 1 << 40  # of OCI-Chunk-Min-Length; a registry that wants more wants one PUT
@@ -39,9 +40,10 @@ Pieces = Callable[[int], AsyncGenerator[bytes, None]]
 
 @dataclass(frozen=True)
 class Upload:
-    """pieces(offset): the blob's bytes from there on; what: its name in messages."""
+    """begin: the registry's path where uploads of the repository begin; pieces(offset): the
+    blob's bytes from there on; what: its name in messages."""
 
-    repository: str
+    begin: str
     digest: Digest
     size: int
     pieces: Pieces
@@ -106,8 +108,12 @@ class _Uploader:
                 if session.chunk == 0 and session.has == 0:
                     return await self.put(session, self._blob.size)
                 while session.has < self._blob.size:
+                    had, sent = session.has, self._length(session)
                     session = self._session = await self.patch(session)
-                    if session.has > best:
+                    if 2 * (session.has - had) < sent:  # byte by byte it would take for ever
+                        kept = f"the registry kept {session.has - had} of {sent} bytes"
+                        await patience.bear(Trouble(RegistryError(f"{self._blob.what}: {kept}")))
+                    elif session.has > best:
                         best = session.has
                         patience.refresh()
                 return await self.put(session, 0)
@@ -123,7 +129,7 @@ class _Uploader:
                     await self.resume(self._session)
 
     async def begin(self, chunk: int) -> _Session:
-        ask = self._ask("POST", f"/v2/{self._blob.repository}/blobs/uploads/", WRITTEN)
+        ask = self._ask("POST", self._blob.begin, WRITTEN)
         reply = await self._connection.reply_once(
             replace(ask, headers={"Content-Length": "0"}), NO_BODY_MAX
         )
@@ -150,10 +156,14 @@ class _Uploader:
                 raise _Spoiled(refused) from None
             raise VerificationFailed(str(refused)) from None
 
+    def _length(self, session: _Session) -> int:
+        """Of the next chunk."""
+        chunk = session.chunk or max(CHUNK, self._minimum)
+        return min(chunk, self._blob.size - session.has)
+
     async def patch(self, session: _Session) -> _Session:
         """One chunk more."""
-        start = session.has
-        length = min(session.chunk or max(CHUNK, self._minimum), self._blob.size - start)
+        start, length = session.has, self._length(session)
         headers = {
             "Content-Length": str(length),
             "Content-Type": "application/octet-stream",

@@ -24,8 +24,7 @@ and marks of our own, which overlayfs hides and passes over:
     <P>imgmount.special     "char-MAJOR-MINOR": what an empty file stands for, since a device 0:0
                             would be a whiteout
 
-<P> is `trusted.overlay.` where that may be written and `userxattr` was not asked for, else
-`user.overlay.`, as the kernel has it with that option.
+<P> is `trusted.overlay.` or `user.overlay.`: uppermarks.py says which.
 Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
 stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep
 them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR-MINOR" or "block-…"
@@ -51,7 +50,9 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.errors import UpperError
+from fusemount.layer.marks import by_root
 from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.uppermarks import ROOTS_WORD, TRUSTED, USER, prefixes, remember
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
@@ -68,7 +69,6 @@ _OVERRIDE = re.compile(
 _SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
 _KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
-_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
 _LONG_MARK = 256  # bytes
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
@@ -158,8 +158,7 @@ class Upper:
         userxattr: <P> is `user.overlay.`, whoever we are.
         """
         self.path, self.work_path, self.live = upper, work, live
-        self._prefixes = _PREFIXES[1:] if userxattr else _PREFIXES
-        self._opens_all = userxattr and os.geteuid() == 0
+        self._userxattr, self._opens_all = userxattr, userxattr and by_root()
         self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
         try:
@@ -173,7 +172,7 @@ class Upper:
             self.fd = _open_dir(upper)
             if not self.live:
                 self._lock(self.fd, fcntl.LOCK_SH)
-            self.prefix = self._guess_prefix()
+            self.prefix = prefixes(self.fd, upper, self._userxattr)[-1]
             return
         _check_apart(upper, work)
         self.fd = _open_dir(upper, make=True)
@@ -185,6 +184,8 @@ class Upper:
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{work}: not on the file system of {upper}")
         self.prefix = self._probe_prefix()
+        if not self.privileged:
+            remember(self.fd)
         self._end_volatile(work / "work" / _INCOMPAT)
         for left in os.listdir(self.work_fd):
             self.discard(os.fsencode(left))
@@ -196,6 +197,7 @@ class Upper:
         """What a volatile mount wrote is whole while the machine has not failed since: then it is
         synced, and volatile no more (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
         if not incompat.exists():
+            self.remove_mark(self.fd, b".", VOLATILE)
             return
         if self.mark(self.fd, b".", VOLATILE) != _boot():
             raise UpperError(
@@ -211,12 +213,8 @@ class Upper:
         except BlockingIOError as e:
             raise UpperError(f"{self.path}: in use by another mount") from e
 
-    def _guess_prefix(self) -> bytes:
-        marked = self.raw_xattr(self.fd, b".", b"user.overlay.imgmount") is not None
-        return _PREFIXES[1] if marked else self._prefixes[0]
-
     def _probe_prefix(self) -> bytes:
-        for prefix in self._prefixes:
+        for prefix in prefixes(self.fd, self.path, self._userxattr):
             try:
                 os.setxattr(self.work_fd, prefix + b"probe", b"")
                 os.removexattr(self.work_fd, prefix + b"probe")
@@ -224,7 +222,8 @@ class Upper:
                 reason = e
             else:
                 return prefix
-        raise UpperError(f"{self.path}: its file system keeps no xattrs: {reason.strerror}")
+        kinds = "trusted. xattrs (see -o userxattr)" if prefix == TRUSTED else "xattrs"
+        raise UpperError(f"{self.path}: its file system keeps no {kinds}: {reason.strerror}")
 
     def close(self) -> None:
         for fd in (self.fd, self.work_fd, self._lock_fd):
@@ -257,7 +256,7 @@ class Upper:
     @property
     def privileged(self) -> bool:
         """Files can be given away, and devices made."""
-        return self.prefix == b"trusted.overlay."
+        return self.prefix == TRUSTED
 
     # xattr system calls take no dir_fd; the descriptor's magic link does the same.
     @staticmethod
@@ -270,13 +269,13 @@ class Upper:
         """The name under which a user's xattr is stored."""
         if name.startswith(self.prefix):
             return self.prefix + b"overlay." + name[len(self.prefix) :]
-        if name == OVERRIDE_STAT and self.prefix == b"user.overlay.":
+        if name == OVERRIDE_STAT and self.prefix == USER:
             return self.prefix + _ESCAPED_OVERRIDE
         return name
 
     def decode(self, name: bytes) -> bytes | None:
         """The user's name of a stored xattr; None for those that are overlayfs' or ours."""
-        if name == OVERRIDE_STAT and self.prefix == b"user.overlay.":
+        if self.prefix == USER and name in (OVERRIDE_STAT, ROOTS_WORD):
             return None
         if name.startswith(self.prefix):
             rest = name[len(self.prefix) :]

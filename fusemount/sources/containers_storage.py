@@ -35,6 +35,7 @@ from fusemount.image.fields import (
 from fusemount.image.model import Manifest
 from fusemount.image.parse import LAYERS_MAX, parse_config, parse_index_or_manifest
 from fusemount.layer import UnpackedLayer
+from fusemount.layer.marks import origin_of_store
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
@@ -210,7 +211,7 @@ class _Reader:
             unpacked=layers,
             config_bytes=data,
             repo_digests=_repo_digests(record),
-            trusted_marks=store.root.stat().st_uid == 0,
+            origin=origin_of_store(store.root),
         )
 
     # ---- layers -------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, sh
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import LAYERS_MAX, parse_config
 from fusemount.layer import UnpackedLayer
+from fusemount.layer.marks import origin_of_store
 from fusemount.reference import Reference, normalised_name
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
@@ -133,6 +134,8 @@ class _Driver:
         for repository in repositories.document:
             for reference, ident in repositories.text_mapping(repository).items():
                 try:
+                    if "@" in reference:
+                        Digest(reference.partition("@")[2])
                     found.setdefault(Digest(ident).hex, []).append(reference)
                 except ValueError as error:
                     raise repositories.bad(shown(reference), str(error)) from None
@@ -181,7 +184,7 @@ class _Driver:
             files=(),
             directories=trees[-1:] if self.driver == _WHOLE else trees,
             unpacked=layers,
-            trusted_marks=_is_roots(self.root),
+            origin=origin_of_store(self.root),
             config_bytes=data,
             repo_digests=digests,
         )
@@ -228,9 +231,3 @@ class _Driver:
         if data is None:
             raise MalformedImage(f"{where}: not there, or not all of it ({place}/{name})")
         return data.decode("utf-8", "replace").strip()
-
-
-def _is_roots(root: Path) -> bool:
-    """Whether docker unpacked with trusted.overlay xattrs (pkg/archive/archive_linux.go), as root
-    does; one without root has user.overlay ones."""
-    return root.stat().st_uid == 0

@@ -13,6 +13,7 @@ from fusemount.image.fields import shown
 from fusemount.image.model import ImageConfig
 from fusemount.image.parse import parse_config
 from fusemount.layer import BlobFile, LayerBlob, UnpackedLayer
+from fusemount.layer.marks import ANYBODYS, Origin
 from fusemount.settings import Platform
 from fusemount.sources.medium import Medium, Stretch
 
@@ -26,7 +27,7 @@ class Image:
     no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
     layers: lowest first.  directories: what is mounted instead where layers are unpacked, lowest
     first; unpacked: those layers, where the directories belong to a described image.
-    trusted_marks: the directories are root's: xattrs of users are data (layer.open_directories).
+    origin: who wrote the directories, which says whose marks count (layer/marks.py).
     config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
     layers is kept, None: where all of that is.  store: the root of the store that it is in.
     repo_digests: NAME@DIGEST of registries that have it, where the medium keeps them; None: they
@@ -44,7 +45,7 @@ class Image:
     v1_id: str = ""
     directories: tuple[Path, ...] = ()
     unpacked: tuple[UnpackedLayer, ...] = ()
-    trusted_marks: bool = False
+    origin: Origin = ANYBODYS
     config_bytes: bytes = b""
     cache: Path | None = None
     store: Path | None = None

@@ -21,7 +21,7 @@ from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import INDEX_TYPES, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.image.platforms import normalised, rank, this_machine
-from fusemount.imagename import ImageName
+from fusemount.imagename import ImageName, Tag
 from fusemount.registry.client import Registry
 from fusemount.registry.credentials import CredentialSources, find_credentials
 from fusemount.registry.options import RegistryOptions
@@ -83,7 +83,7 @@ def pull(
 def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
     """A repository's, in its order.  Raises ImageNotFound, RegistryError, Unauthorized."""
 
-    async def ask() -> list[str]:
+    async def ask() -> list[Tag]:
         async with await options.access.registry(name) as registry:
             return await registry.tags(name.path)
 

@@ -68,10 +68,11 @@ def test_values() -> None:
 
 def test_root_mounts_a_root_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    options = mount_options(parse_options([]))
-    assert (options.suid, options.dev, options.allow_other) == (True, True, True)
-    assert options.default_permissions
-    options = mount_options(parse_options(["nosuid,nodev,noallow_other"]))
+    for words, trusted in (([], False), (["lowerdir=/low"], True), (["suid,dev"], True)):
+        options = mount_options(parse_options(words))
+        assert (options.suid, options.dev, options.allow_other) == (trusted, trusted, True)
+        assert options.default_permissions
+    options = mount_options(parse_options(["lowerdir=/low,nosuid,nodev,noallow_other"]))
     assert (options.suid, options.dev, options.allow_other) == (False, False, False)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fusemount.cli.mount import _reference
-from fusemount.cli.mountoptions import Words, mount_options, parse_options
+from fusemount.cli.mountoptions import Words, image_options_of, mount_options, parse_options
 from fusemount.errors import UsageError
 from fusemount.reference import Reference, directories_reference, parse_reference
-from fusemount.settings import Owners
+from fusemount.settings import Owners, UserMarks
 
 
 def asked(*texts: str, source: str | None = None) -> tuple[Reference, Words]:
@@ -94,8 +94,9 @@ def test_owners() -> None:
 
 
 def test_userxattr() -> None:
-    assert mount_options(parse_options(["lowerdir=a,userxattr"])).userxattr
-    assert not mount_options(parse_options(["lowerdir=a"])).userxattr
+    said = image_options_of(parse_options(["lowerdir=a,userxattr,override_stat=off"]))
+    assert said.marks == UserMarks(overlay=True, owners=False)
+    assert image_options_of(parse_options(["lowerdir=a"])).marks == UserMarks()
 
 
 def test_a_mount_program_gets_a_plain_upper() -> None:

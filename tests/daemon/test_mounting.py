@@ -77,7 +77,10 @@ def test_what_root_needs_is_on_by_default(command: Command, busybox_image: Path,
     with mounted(command, busybox_image, at):
         entry = mount_at(at)
         assert entry and entry.fstype == "fuse.imgmount" and entry.source == str(busybox_image)
-        assert not {"nosuid", "nodev", "ro"} & set(entry.options)
+        assert {"nosuid", "nodev"} <= set(entry.options) and "ro" not in entry.options
+    with mounted(command, busybox_image, at, "-o", "suid,dev"):
+        entry = mount_at(at)
+        assert entry and not {"nosuid", "nodev", "ro"} & set(entry.options)
     with mounted(command, busybox_image, at, "-o", "ro,nosuid,nodev,noexec,noatime,fsname=img"):
         entry = mount_at(at)
         assert entry and {"ro", "nosuid", "nodev", "noexec", "noatime"} <= set(entry.options)

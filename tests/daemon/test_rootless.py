@@ -238,3 +238,12 @@ def test_a_store_of_rootless_containers(home: Path) -> None:
     second, uid, lines, again = done.stdout.split()
     assert (second, uid, again) == ("2", "0", "2") and int(lines) > 15
     assert clean(home)
+
+
+def test_the_command_cannot_reach_into_pid_1(home: Path) -> None:
+    """It is root of its namespace, and pid 1 runs an interpreter that may be the user's own file:
+    CVE-2019-5736 and CVE-2016-9962."""
+    script = "cat /proc/1/maps; cd /proc/1/fd && echo *; cat /proc/1/exe; true"
+    done = as_user(home, f"imgmount run image.tar '{script}'")
+    assert done.stdout == ""
+    assert done.stderr.count("Permission denied") == 3, done.stderr

@@ -10,23 +10,40 @@ from pathlib import Path
 import pytest
 
 from fusemount import _native
-from fusemount._native import LayerIndex, Member
+from fusemount._native import (
+    MARKS_NAMES,
+    MARKS_OWNER,
+    MARKS_ROOTS_WORD,
+    MARKS_TRUSTED,
+    MARKS_UPPER,
+    MARKS_USER,
+    LayerIndex,
+    Member,
+)
+
+EVERYTHING = MARKS_TRUSTED | MARKS_USER | MARKS_OWNER | MARKS_NAMES
 
 
-def scan(path: Path, user_marks: bool = False, trusted_marks: bool = False) -> LayerIndex:
+def scan(path: Path, obeyed: int = EVERYTHING) -> LayerIndex:
     fd = _native.open_layer_root(path)
     try:
-        return _native.scan_directory(fd, user_marks, trusted_marks)[0]
+        return _native.scan_directory(fd, obeyed)[0]
     finally:
         os.close(fd)
 
 
-def members(
-    path: Path, user_marks: bool = False, trusted_marks: bool = False
-) -> dict[bytes, Member]:
-    index = scan(path, user_marks, trusted_marks)
+def members(path: Path, obeyed: int = EVERYTHING) -> dict[bytes, Member]:
+    index = scan(path, obeyed)
     found = [index.member(i) for i in range(len(index))]
     return {m.path: m for m in found}
+
+
+def said(path: Path) -> int:
+    fd = _native.open_layer_root(path)
+    try:
+        return _native.marks_said(fd)
+    finally:
+        os.close(fd)
 
 
 def build(top: Path) -> None:
@@ -110,10 +127,9 @@ def test_marks_are_hidden_and_escaped_ones_shown(tmp_path: Path) -> None:
     file.touch()
     for name in ("overlay.origin", "overlay.overlay.mine", "other"):
         os.setxattr(file, f"trusted.{name}", b"v")
-    os.setxattr(tmp_path, "trusted.overlay.impure", b"y")  # says whose marks these are
     os.setxattr(file, "user.overlay.opaque", b"data")
     os.setxattr(file, "user.containers.override_stat", b"1:2:0600")
-    member = members(tmp_path)[b"f"]
+    member = members(tmp_path, MARKS_TRUSTED)[b"f"]
     assert dict(member.xattrs) == {
         b"trusted.overlay.mine": b"v",
         b"trusted.other": b"v",
@@ -123,18 +139,48 @@ def test_marks_are_hidden_and_escaped_ones_shown(tmp_path: Path) -> None:
     assert member.uid == 0
 
 
-def test_marks_of_users_where_root_unpacked(tmp_path: Path) -> None:
-    """They are data, as for the kernel's overlayfs, unless the root says that a user did."""
+def test_a_kind_that_is_not_obeyed_is_data_and_counted(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
+    (tmp_path / "f").touch()
     os.setxattr(tmp_path / "d", "user.overlay.opaque", b"y")
     os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
-    assert not members(tmp_path)[b"d"].xattrs
-    found = members(tmp_path, trusted_marks=True)
+    os.setxattr(tmp_path / "f", "user.containers.override_stat", b"1:2:04755")
+    assert not members(tmp_path)[b"d"].xattrs and members(tmp_path)[b"f"].mode & 0o4000
+    assert members(tmp_path, MARKS_USER)[b"d"].xattrs == ((b"trusted.overlay.opaque", b"y"),)
+    fd = _native.open_layer_root(tmp_path)
+    index, _, _, disobeyed, first = _native.scan_directory(fd, MARKS_TRUSTED)
+    os.close(fd)
+    assert (disobeyed, first) == (2, b"d")
+    found = {(m := index.member(i)).path: m for i in range(len(index))}
     assert found[b"d"].xattrs == ((b"user.overlay.opaque", b"y"),)
-    os.setxattr(tmp_path, "user.containers.override_stat", b"1:2:0755")
-    found = members(tmp_path, trusted_marks=True)
-    assert b"user.overlay.opaque" not in dict(found[b"d"].xattrs)
-    assert (found[b""].uid, found[b""].gid) == (1, 2)
+    assert (found[b"f"].uid, found[b"f"].mode & 0o7777) == (0, 0o644)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("trusted.overlay.opaque", MARKS_TRUSTED),
+        ("trusted.overlay.imgmount", MARKS_TRUSTED | MARKS_UPPER),
+        ("trusted.overlay.impure", MARKS_TRUSTED | MARKS_UPPER),
+        ("trusted.overlay.imgmount.userxattr", MARKS_ROOTS_WORD),
+        ("user.overlay.redirect", MARKS_USER),
+        ("user.overlay.imgmount", MARKS_USER | MARKS_OWNER | MARKS_UPPER),
+        ("user.containers.override_stat", MARKS_OWNER),
+        ("user.fuseoverlayfs.override_stat", MARKS_OWNER),
+        ("user.fuseoverlayfs.origin", 0),
+        ("user.note", 0),
+    ],
+)
+def test_what_a_root_says(tmp_path: Path, name: str, kinds: int) -> None:
+    os.setxattr(tmp_path, name, b"y")
+    assert said(tmp_path) == kinds
+
+
+def test_names_of_files_where_they_are_no_whiteouts(tmp_path: Path) -> None:
+    for name in (".wh.tar", ".wh.", ".wh..wh..opq"):
+        (tmp_path / name).touch()
+    kinds = {m.path: m.kind for m in members(tmp_path, MARKS_TRUSTED).values()}
+    assert kinds == {b"": "dir", b".wh.tar": "file", b".wh.": "file", b".wh..wh..opq": "file"}
 
 
 def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
@@ -170,7 +216,7 @@ def test_user_marks_alone(tmp_path: Path) -> None:
     os.setxattr(tmp_path, "trusted.overlay.origin", b"x")
     os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")
     os.setxattr(tmp_path / "d", "user.overlay.redirect", b"/e")
-    by_root, asked = members(tmp_path)[b"d"], members(tmp_path, user_marks=True)[b"d"]
+    by_root, asked = members(tmp_path, MARKS_TRUSTED)[b"d"], members(tmp_path, MARKS_USER)[b"d"]
     assert dict(by_root.xattrs) == {b"user.overlay.redirect": b"/e"}
     assert dict(asked.xattrs) == {b"trusted.overlay.opaque": b"y"}
 

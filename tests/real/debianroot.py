@@ -37,7 +37,9 @@ class DebianRoot:
     def mount(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(
-                mounted(self._command, self._image, self._at, "--upper", self.upper)
+                mounted(
+                    self._command, self._image, self._at, "--upper", self.upper, "-o", "suid,dev"
+                )
             )
             self._binds = stack.enter_context(bound(self._at))
             self._stack = stack.pop_all()

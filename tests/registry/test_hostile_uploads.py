@@ -214,3 +214,10 @@ def test_a_media_type_that_no_header_carries(server: Hostile, media_type: str) -
 def test_a_registry_that_mounts_nothing(server: Hostile, status: int) -> None:
     server.on(f"POST /v2/a/blobs/uploads/?mount=sha256%3A{BLOB.digest.hex}&from=b", Answer(status))
     assert not talk(server.domain, lambda r: r.mount_blob("a", BLOB.digest, "b"))
+
+
+def test_a_registry_that_keeps_byte_by_byte(server: Hostile) -> None:
+    Receiver(server, keeps=2)
+    with pytest.raises(RegistryError, match=r"the registry kept [12] of \d+ bytes"):
+        send(server, chunk=HALF)
+    assert len([each for each in server.heard if each.startswith("PATCH")]) == 3

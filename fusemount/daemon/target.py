@@ -1,0 +1,130 @@
+"""Law: mounts inside an image that may be hostile: every target is a descriptor, resolved inside
+the image's root, and what is mounted on it is looked at afterwards.
+
+All paths are the image's, absolute. fusemount.beneath resolves them: a symlink leads nowhere
+outside, a magic link of /proc (proc_pid_fd(5)) leads nowhere at all. The kernel finds the target by
+/proc/self/fd/N of the host's /proc, so this is done before the root changes.
+Public breakouts of this kind: CVE-2021-30465, CVE-2019-19921, CVE-2025-31133, CVE-2025-52565.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fusemount import _native
+from fusemount.beneath import make_dirs_in_root, open_in_root, parent_in_root
+from fusemount.errors import ImgmountError
+
+# linux/magic.h
+PROC, SYSFS, TMPFS, DEVPTS = 0x9FA0, 0x62656572, 0x01021994, 0x1CD1
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LINKS_MAX = 40  # as the kernel's
+
+
+def link(fd: int) -> str:
+    """A path for system calls that take no descriptor."""
+    return f"/proc/self/fd/{fd}"
+
+
+def failed(path: str, error: OSError) -> ImgmountError:
+    why = os.strerror(error.errno or 0)
+    if error.errno == errno.ELOOP:
+        why = "it leads through a link of /proc, or in a circle"
+    return ImgmountError(f"cannot set up {path} in the image: {why}")
+
+
+@contextmanager
+def _step(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise failed(path, error) from error
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """fd: the image's root directory, O_PATH, a mount of our own mount namespace."""
+
+    fd: int
+
+    @contextmanager
+    def opened(self, path: str, flags: int = os.O_PATH) -> Iterator[int]:
+        """What stands there, whatever its kind."""
+        with _step(path):
+            fd = open_in_root(self.fd, path.lstrip("/"), flags | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def mount(self, path: str, fstype: str, magic: int, flags: int, data: str = "") -> None:
+        """A new file system on a directory that is there and that no symlink leads to.
+
+        runc refuses a link as /proc too: what follows would write to what it leads to.
+        """
+        with self.opened(path, _DIRECTORY | os.O_NOFOLLOW) as fd, _step(path):
+            _native.mount(fstype, link(fd), fstype, flags, data)
+        with self.opened(path) as fd:
+            if _native.fs_type(fd) != magic:
+                raise ImgmountError(f"cannot set up {path} in the image: no {fstype} came there")
+
+    def bind(self, source: int, path: str, *, recursive: bool = False) -> None:
+        """Shows what source is an O_PATH descriptor of on what is there: a file or a directory."""
+        with self.opened(path) as fd, _step(path):
+            if _native.fs_type(fd) == PROC:
+                raise ImgmountError(f"cannot set up {path} in the image: it leads into /proc")
+            flags = _native.MS_BIND | (_native.MS_REC if recursive else 0)
+            _native.mount(link(source), link(fd), "", flags, "")
+        with self.opened(path) as fd:
+            if not os.path.samestat(os.fstat(source), os.fstat(fd)):
+                raise ImgmountError(f"cannot set up {path} in the image: it was replaced meanwhile")
+
+    def make_read_only(self, path: str) -> None:
+        """The mount there and all below it. Linux 5.12."""
+        with self.opened(path) as fd, _step(path):
+            _native.mount_setattr(link(fd), _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
+
+    def make_directory(self, path: str) -> None:
+        with _step(path):
+            os.close(make_dirs_in_root(self.fd, path.lstrip("/")))
+
+    def make_file(self, path: str) -> None:
+        """A place to bind a file on; what is there is left as it is.
+
+        Through a symlink that leads nowhere yet, too, as docker does.
+        """
+        with _step(path):
+            place = path
+            for _ in range(_LINKS_MAX):
+                following = self._file(place)
+                if following is None:
+                    return
+                place = following
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def _file(self, path: str) -> str | None:
+        """Makes it unless something is there; where a symlink is there that leads to nothing, the
+        path to look at next."""
+        try:
+            os.close(open_in_root(self.fd, path.lstrip("/"), os.O_PATH | os.O_CLOEXEC))
+            return None
+        except FileNotFoundError:
+            os.close(make_dirs_in_root(self.fd, os.path.dirname(path).lstrip("/")))
+        with parent_in_root(self.fd, path.lstrip("/")) as (fd, name):
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                os.close(os.open(name, flags, 0o644, dir_fd=fd))
+                return None
+            except FileExistsError:
+                target = os.fsdecode(os.readlink(name, dir_fd=fd))
+        return os.path.join(os.path.dirname(path), target)
+
+
+def is_directory(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)

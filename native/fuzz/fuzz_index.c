@@ -1,0 +1,83 @@
+/* fuzz_index.c: the loader of a kept index, and all that uses what it let through.
+ *
+ * Laws: what is read can be merged, alone and upon itself, or is refused with a reason; it is
+ * written again as it was.
+ */
+#include "fuzz.h"
+
+#include "../merge.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void write_again(const img_index *index, const uint8_t *data, size_t size) {
+    img_error err = {0};
+    int fd = memory_file("", 0);
+    uint8_t *again = malloc(size);
+    struct stat st;
+    CHECK(again && img_index_write(index, fd, &err) == 0);
+    CHECK(fstat(fd, &st) == 0 && (size_t)st.st_size == size);
+    CHECK(pread(fd, again, size, 0) == (ssize_t)size && memcmp(again, data, size) == 0);
+    free(again);
+    (void)close(fd);
+}
+
+static void merge(const img_index *index, unsigned times, bool follow) {
+    img_tree *tree = img_tree_new();
+    img_bytes text = {0};
+    img_error err = {0};
+    int result = 0;
+    CHECK(tree);
+    for (unsigned i = 0; i < times && result == 0; i++)
+        result = img_tree_add_layer(tree, index, -1, 0, follow, &err);
+    if (result == 0)
+        tree_text(tree, false, &text);
+    else
+        CHECK((err.code == EBADMSG || err.code == E2BIG) && err.message[0]);
+    img_bytes_free(&text);
+    img_tree_free(tree);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    img_error err = {0};
+    int fd = memory_file(data, size);
+    img_index *index = img_index_read(fd, &err);
+    (void)close(fd);
+    if (!index) {
+        CHECK(err.code == EBADMSG && err.message[0]);
+        return 0;
+    }
+    write_again(index, data, size);
+    merge(index, 1, false);
+    merge(index, 2, true);
+    img_index_drop_entries(index);
+    img_index_free(index);
+    return 0;
+}
+
+/* Changes any bytes, or a field of one entry, then mends what the loader looks at first. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
+    img_index_header head;
+    if (size < sizeof head)
+        return LLVMFuzzerMutate(data, size, max_size);
+    memcpy(&head, data, sizeof head);
+    uint64_t n = head.n_entries < 4096 ? head.n_entries : 0;
+    size_t entries = sizeof head + (size_t)n * sizeof(img_entry);
+    size_t pool =
+        entries + (size_t)(head.n_extents < 4096 ? head.n_extents : 0) * sizeof(img_extent);
+    uint32_t way = pick(&seed, 16);
+    if (n && way < 8 && entries <= size) { /* one field: all are at even offsets of eight */
+        size_t at = sizeof head + pick(&seed, (uint32_t)n) * sizeof(img_entry);
+        at += pick(&seed, sizeof(img_entry) / 4) * 4;
+        (void)LLVMFuzzerMutate(data + at, 4, 4);
+    } else if (way < 14 && pool <= size) {
+        size = pool + LLVMFuzzerMutate(data + pool, size - pool, max_size - pool);
+        head.pool_bytes = size - pool;
+        memcpy(data, &head, sizeof head);
+    } else {
+        size = LLVMFuzzerMutate(data, size, max_size);
+    }
+    return size;
+}

@@ -1,0 +1,298 @@
+"""Law: a fuzz target of the Python side is a function here that takes bytes and returns, or raises
+what nobody may raise: anything but an ImgmountError of one printable line.
+
+hunt.py looks for such inputs (atheris); test_targets.py runs every seed and every find once.  An
+input is the text itself; that of `sources` is pieces, as native/fuzz/fuzz.h has them, one a file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import functools
+import gzip
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from fusemount.cli.template import Map, Nil, Struct, Template
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage, Unauthorized, UsageError
+from fusemount.image.fields import object_of, parse_json
+from fusemount.image.parse import (
+    parse_config,
+    parse_docker_manifests,
+    parse_index,
+    parse_index_or_manifest,
+    parse_repositories,
+    parse_v1,
+)
+from fusemount.imagename import parse_name
+from fusemount.layer.unpacked import UnpackedLayer
+from fusemount.reference import (
+    CONTAINERS_STORAGE,
+    DOCKER,
+    Reference,
+    normalised_name,
+    parse_reference,
+    same_name,
+    tagged_name,
+)
+from fusemount.registry import credentials, replies
+from fusemount.registry.challenge import parse_challenges
+from fusemount.rootfs.base import recorded_base
+from fusemount.rootfs.upper import Upper, format_held, parse_held, parse_times
+from fusemount.settings import ImageOptions
+from fusemount.sources import docker_archive, oci
+from fusemount.sources.containers_storage import open_containers_storage
+from fusemount.sources.docker_storage import open_docker
+from fusemount.sources.medium import Directory
+
+SIZE_MAX = 256 << 20  # bytes of a layer that a short text may stand for here
+
+
+@contextmanager
+def refusing(*kinds: type[ImgmountError]) -> Iterator[None]:
+    """A refusal is one line that a terminal can show."""
+    try:
+        yield
+    except kinds as error:
+        message = str(error)
+        assert message and message.isprintable(), repr(message)
+
+
+@functools.cache
+def scratch() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="imgmount-fuzz-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def text_of(data: bytes) -> str:
+    """As a command line gives it."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+# ---- documents of images ---------------------------------------------------------------------
+
+
+def documents(data: bytes) -> None:
+    """An image's config, manifest, index; docker's manifest.json, repositories and old json."""
+    for parse in (
+        parse_config,
+        parse_index_or_manifest,
+        parse_index,
+        parse_docker_manifests,
+        parse_repositories,
+        parse_v1,
+    ):
+        with refusing(MalformedImage):
+            cast("Callable[[bytes, str], object]", parse)(data, "document")
+
+
+def tarsplit(data: bytes) -> None:
+    """The lines of a tar-split file; a first byte of 0: the file's own bytes."""
+    tree, split = scratch() / "tree", scratch() / "split"
+    if not tree.exists():
+        tree.mkdir()
+        (tree / "f").write_bytes(b"contents")
+        (tree / "l").symlink_to("f")
+        (tree / "d").mkdir()
+    split.write_bytes(data[1:] if data[:1] == b"\0" else gzip.compress(data, 0))
+    layer = UnpackedLayer(Digest.of(b""), 0, tree, split, "layer 1")
+    size = 0
+    with refusing(ImgmountError):
+        for piece in layer.tar():
+            size += len(piece)
+            assert size < SIZE_MAX
+
+
+_PIECE = struct.Struct("<BH")
+IDENT = "ab" * 32
+_CONFIG_KEY = "=" + base64.b64encode(f"sha256:{IDENT}".encode()).decode()
+_CHAIN = f"image/overlay2/layerdb/sha256/{IDENT}"
+FILES = (
+    "oci-layout",
+    "index.json",
+    f"blobs/sha256/{IDENT}",
+    f"blobs/sha256/{'cd' * 32}",
+    "manifest.json",
+    "repositories",
+    f"{IDENT}/json",
+    "overlay-images/images.json",
+    "overlay-layers/layers.json",
+    f"overlay-images/{IDENT}/manifest",
+    f"overlay-images/{IDENT}/{_CONFIG_KEY}",
+    "image/overlay2/repositories.json",
+    f"image/overlay2/imagedb/content/sha256/{IDENT}",
+    f"{_CHAIN}/diff",
+    f"{_CHAIN}/size",
+    f"{_CHAIN}/cache-id",
+)
+
+
+def _place(number: int) -> Path:
+    return scratch() / "sources" / FILES[number % len(FILES)]
+
+
+@functools.cache
+def _make_sources() -> Path:
+    root = scratch() / "sources"
+    for number in range(len(FILES)):
+        _place(number).parent.mkdir(parents=True, exist_ok=True)
+    for tree in (f"overlay/{IDENT}/diff", f"overlay2/{IDENT}/diff"):
+        (root / tree).mkdir(parents=True)
+    return root
+
+
+def _open_all(root: Path, options: ImageOptions) -> None:
+    medium = Directory(root)
+    try:
+        for candidates in (oci.candidates, docker_archive.candidates):
+            with refusing(ImgmountError):
+                for candidate in candidates(medium, options):
+                    with refusing(ImgmountError):
+                        candidate.platform()
+                    with refusing(ImgmountError):
+                        candidate.open(candidate.names)
+    finally:
+        medium.close()
+
+
+def sources(data: bytes) -> None:
+    """Files of layouts, archives and the stores of docker and podman: piece kind N is FILES[N]."""
+    root, at, written = _make_sources(), 0, []
+    while at + _PIECE.size <= len(data):
+        number, length = _PIECE.unpack_from(data, at)
+        at += _PIECE.size
+        _place(number).write_bytes(data[at : at + length])
+        written.append(_place(number))
+        at += length
+    options = ImageOptions(verify=False)
+    _open_all(root, options)
+    with refusing(ImgmountError):
+        open_containers_storage(Reference(CONTAINERS_STORAGE, root, "a"), options)
+    with refusing(ImgmountError):
+        open_docker(Reference(DOCKER, root, None), options)
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+def references(data: bytes) -> None:
+    """What a command line calls an image.  What is parsed is spelled so that it is read again."""
+    text = text_of(data)
+    for store in (None, Path("/store")):
+        with refusing(UsageError):
+            found = parse_reference(text, lambda path: path == Path("/a:b"), store)
+            again = parse_reference(found.spelled, found.path.__eq__, store)
+            assert again == found, (found, again)
+            assert found.absolute().absolute() == found.absolute()
+    with refusing(UsageError):
+        name = parse_name(text)
+        assert parse_name(str(name)) == name
+        assert name.reads_as_id or parse_name(name.familiar) == name, name
+        assert parse_name(str(name.tagged())).tagged() == name.tagged()
+    with refusing(UsageError):
+        tagged = tagged_name(text)
+        assert tagged_name(tagged) == tagged and same_name(tagged, normalised_name(tagged))
+
+
+def templates(data: bytes) -> None:
+    """`--format`, filled with something of every kind."""
+    value: dict[str, Any] = {
+        "Name": "a:b",
+        "Size": 7,
+        "Flag": True,
+        "None": None,
+        "List": ["x", 2],
+        "Nil": Nil(),
+        "Labels": Map({"k": "v"}),
+        "Config": Struct({"User": "u"}, {"Cmd": None}),
+    }
+    with refusing(UsageError):
+        Template(text_of(data)).fill(Struct(value, {}))
+
+
+# ---- registries ------------------------------------------------------------------------------
+
+
+def challenges(data: bytes) -> None:
+    """Headers of a registry, as httpx gives them, and the body of an error."""
+    text = data.decode("latin-1")
+    for challenge in parse_challenges([text]):
+        assert challenge.scheme == challenge.scheme.lower()
+    after = replies.retry_after(text, 0.0)
+    assert after is None or after >= 0
+    replies.used_up(text, "0;w=9")
+    replies.used_up("1;w=9", text)
+    replies.content_range(text)
+    replies.uploaded(text)
+    replies.next_link([text])
+    for said in (replies.error_text(data), replies.clean(text)):
+        assert not said or said.isprintable(), repr(said)
+
+
+def auths(data: bytes) -> None:
+    """A file of credentials, and the answer of a helper."""
+    with refusing(Unauthorized):
+        credentials._helper_said(0, data, b"", "helper")
+    with refusing(Unauthorized):
+        credentials._helper_said(1, data, data, "helper")
+    with refusing(MalformedImage):
+        fields = object_of(parse_json(data, "auth.json"), "auth.json")
+        document = {k: v for k, v in fields.document.items() if not k.startswith("cred")}
+        credentials._helper("docker.io", "a/b", fields)
+        for domain in ("docker.io", "localhost:5000"):
+            try:  # without a helper it never waits
+                credentials._of_file(domain, "a/b", object_of(document, "auth.json")).send(None)
+            except StopIteration as ended:
+                found = ended.value
+                assert found is None or (found.who.isprintable() and found.basic)
+    credentials.parse_credentials(text_of(data))
+
+
+# ---- marks of an upper -----------------------------------------------------------------------
+
+
+class _Marked:
+    """As much of an Upper as base.py asks."""
+
+    fd = -1
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def mark(self, *_: object) -> bytes:
+        return self._data
+
+
+def uppermarks(data: bytes) -> None:
+    """Marks of an upper that Python reads; those that C reads have a target there."""
+    held = parse_held(data)
+    if held is not None:
+        assert parse_held(format_held(held)) == held
+        assert 0 <= held.mode <= 0o7777
+    parse_times(data)
+    recorded_base(cast(Upper, _Marked(data)))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each
+    for each in (
+        documents,
+        tarsplit,
+        sources,
+        references,
+        templates,
+        challenges,
+        auths,
+        uppermarks,
+    )
+}

@@ -1,0 +1,84 @@
+"""A server that never comes to its answer is left: a clock and a count for the head alone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hostile import Answer, Hostile, error
+from talking import talk
+
+from fusemount.errors import RegistryError
+from fusemount.registry.client import Registry
+from fusemount.registry.head import HEAD_BYTES_MAX
+from fusemount.registry.options import RegistryOptions
+
+BRIEF = RegistryOptions(retry_delays=(), reply_seconds=0.1, written_seconds=0.1)
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+PACE = 0.01  # seconds: each byte comes long before the time for one read is over
+NEVER = [
+    (HINTS,),
+    (b"HTTP/1.1 100 Continue\r\n\r\n",),
+    (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+    (b"HTTP/1.1 200 OK\r\n", b"x"),
+]
+
+
+async def pull(registry: Registry) -> None:
+    await registry.manifest("a", "t")
+
+
+async def push(registry: Registry) -> None:
+    await registry.put_manifest("a", "t", "application/json", b"{}")
+
+
+def at_once(server: Hostile, never: Answer) -> None:
+    server.on("GET /v2/a/manifests/t", never)
+    server.on("PUT /v2/a/manifests/t", never)
+
+
+def redirected(server: Hostile, never: Answer) -> None:
+    server.on("GET /v2/a/manifests/t", Answer(307, headers={"Location": "/there"}))
+    server.on("GET /there", never)
+
+
+def at_the_token_server(server: Hostile, never: Answer) -> None:
+    realm = f'Bearer realm="http://{server.domain}/token",service="s"'
+    server.on("GET /v2/a/manifests/t", error(401, "UNAUTHORIZED", "who?", WWW_Authenticate=realm))
+    server.on("GET /token?service=s&scope=repository%3Aa%3Apull", never)
+
+
+WAYS = [(pull, at_once), (push, at_once), (pull, redirected), (pull, at_the_token_server)]
+
+
+@pytest.mark.parametrize(("call", "place"), WAYS)
+def test_a_head_without_end(
+    server: Hostile,
+    call: Callable[[Registry], Awaitable[None]],
+    place: Callable[[Hostile, Answer], None],
+) -> None:
+    async def each(registry: Registry) -> None:
+        for never in NEVER:
+            place(server, Answer(flood=never, drip=PACE))
+            with pytest.raises(RegistryError) as told:
+                await call(registry)
+            line = str(told.value)
+            assert line.isprintable() and server.domain in line
+            assert "no answer in time" in line
+
+    talk(server.domain, each, BRIEF)
+
+
+def test_a_flood_of_interim_answers(server: Hostile) -> None:
+    """It is not asked again."""
+    padded = HINTS.replace(b"/x", b"/" + b"x" * 8000)
+    at_once(server, Answer(flood=(padded,)))
+    with pytest.raises(RegistryError, match=f"sends more than {HEAD_BYTES_MAX} bytes of headers"):
+        talk(server.domain, pull)
+    assert len(server.heard) == 1
+
+
+def test_a_few_interim_answers_are_no_harm(server: Hostile) -> None:
+    body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    at_once(server, Answer(flood=(HINTS, HINTS, body, b"")))
+    talk(server.domain, pull)
