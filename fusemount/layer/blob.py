@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -22,11 +23,15 @@ class BlobFile:
     An OCI layout may hold 500 layers; few of them need a descriptor at the same time.  close() may
     be called twice; a later use opens the file again.
     one_of_many: release() closes it.  An archive stays open, so that its layers are of one state.
+    open_it: given flags, opens it where path is not to be followed blindly.
     """
 
-    def __init__(self, path: Path, one_of_many: bool = False) -> None:
+    def __init__(
+        self, path: Path, one_of_many: bool = False, open_it: Callable[[int], int] | None = None
+    ) -> None:
         self.path = path
         self._one_of_many = one_of_many
+        self._open = open_it or (lambda flags: os.open(path, flags))
         self._fd = -1
 
     @property
@@ -35,11 +40,13 @@ class BlobFile:
         if self._fd < 0:
             try:
                 # a FIFO in its place must not hang us
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                fd = self._open(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ImageNotFound(f"{self.path}: {error.strerror}") from None
             except OSError as error:
-                raise ImgmountError(f"{self.path}: {error.strerror}") from error
+                link = "a symlink where none may be, or a loop of them"
+                why = link if error.errno == errno.ELOOP else error.strerror
+                raise ImgmountError(f"{self.path}: {why}") from error
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
                 raise ImageNotFound(f"{self.path}: not a regular file")

@@ -20,7 +20,7 @@ from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
-from fusemount.sources.medium import Archive, Directory, Medium
+from fusemount.sources.medium import Archive, Directory, Medium, links_of
 
 IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive: LAYERS_MAX images' worth
 ROOTFS = "tar"  # a plain root file system
@@ -102,7 +102,7 @@ def _from_directory(reference: Reference, options: ImageOptions) -> Image:
         raise ImageNotFound(f"{path}: a directory; {reference.transport}: wants a file")
     if not (path / "oci-layout").exists() and not (path / "index.json").exists():
         raise ImageNotFound(f"{path}: a directory without an image (no oci-layout in it)")
-    medium = Directory(path)
+    medium = Directory(path, links_of(options))
     with ExitStack() as undo:
         undo.callback(medium.close)
         image = choose(oci.candidates(medium, options), reference.name, options, medium.label)

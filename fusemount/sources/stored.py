@@ -15,7 +15,7 @@ from fusemount.settings import ImageOptions
 from fusemount.sources import oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Image
-from fusemount.sources.medium import Directory
+from fusemount.sources.medium import Directory, Links
 from fusemount.store import Store, diffids, layerdb
 
 
@@ -28,7 +28,7 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
             f"(`imgmount pull {name}` makes one)"
         )
     stored = store.find(name)
-    medium = Directory(store.root)
+    medium = Directory(store.root, Links.NONE)
     with ExitStack() as undo:
         undo.callback(medium.close)
         found = oci.candidates_of(medium, [stored.descriptor], options)
