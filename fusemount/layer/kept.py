@@ -38,7 +38,7 @@ from fusemount._native import FormatError, LayerIndex, fs_type
 from fusemount.beneath import own_directory
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
-from fusemount.layer.record import read_sealed, say_damaged, sealed
+from fusemount.layer.record import NOT_THERE, read_sealed, say_damaged, sealed
 from fusemount.ownfile import make_file, open_file
 
 TMP = ".tmp-"
@@ -108,7 +108,8 @@ class Cache:
         self.root = root
         for path in (root, *(root / name for name in _DIRECTORIES)):
             if os.path.lexists(path):
-                os.close(own_directory(path, make=False))
+                with suppress(PermissionError):  # root's, and nothing of it can be read
+                    os.close(own_directory(path, make=False))
 
     def layer_path(self, diff_id: str) -> Path:
         return self.root / "layers" / f"{Digest(diff_id).hex}.tar"
@@ -142,7 +143,7 @@ class Cache:
         """A descriptor of a kept tar; -1 where it is not there as it was written."""
         try:
             fd = open_file(path)
-        except FileNotFoundError:
+        except NOT_THERE:
             return -1
         except OSError as error:
             say_damaged(path, error)
@@ -162,7 +163,7 @@ class Cache:
         """The index kept at path, None where there is none or it is damaged."""
         try:
             fd = open_file(path)
-        except FileNotFoundError:
+        except NOT_THERE:
             return None
         except OSError as error:
             say_damaged(path, error)

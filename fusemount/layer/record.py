@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fusemount.ownfile import read_file
 
+NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)  # nothing for us, that is
+
 
 def sealed(rest: bytes, version: int) -> bytes:
     head = {"version": version, "sha256": hashlib.sha256(rest).hexdigest()}
@@ -35,7 +37,7 @@ def read_sealed(path: Path, version: int) -> bytes | None:
     """What is kept at path; None where nothing is, or nothing that is whole."""
     try:
         return unsealed(read_file(path), version)
-    except FileNotFoundError:
+    except NOT_THERE:
         return None
     except (OSError, ValueError) as error:
         say_damaged(path, error)

@@ -95,6 +95,8 @@ class Layout:
             if os.path.lexists(path):
                 try:
                     os.close(own_directory(path, make=False))
+                except PermissionError:
+                    pass  # root's, and nothing of it can be read
                 except NotPermitted as error:
                     advice = f"; oci:{self.root} reads it as a layout of somebody else's"
                     raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
