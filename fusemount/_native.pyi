@@ -109,6 +109,7 @@ class Tree:
     def add_layer(
         self, index: LayerIndex, fd: int, offset: int, follow_symlink_parents: bool = False
     ) -> None: ...  # FormatError; releases the GIL
+    def set_static_nlink(self) -> None: ...
     def set_owners(
         self,
         uids: Sequence[tuple[int, int, int]],  # (first stored, first shown, count)
@@ -258,6 +259,7 @@ class FastPath:
         spin_us: int,
         default_permissions: bool,
         push: bool,
+        no_xattrs: bool,
     ) -> FastPath: ...
     def stop(self) -> None: ...  # releases the GIL
 

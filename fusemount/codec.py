@@ -2,7 +2,10 @@
 what they are.
 
 A stream is pulled: the caller gives a `read(n)`, gets an iterator of pieces of at most PIECE bytes,
-and so never holds more than a few pieces, whatever the ratio.  No file is opened here.
+and so never holds more than a few pieces, whatever the ratio.  No more comes out than the caller's
+limit allows, so that neither 98 KB that unpack to 3 GB nor a pipe without end fills a disk.
+
+No file is opened here.
 
     none    anything else
     gzip    1f 8b        members one after another; zeros or garbage behind the last are ignored,
@@ -21,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
 
 from fusemount.errors import MalformedImage
+from fusemount.settings import UNLIMITED, UnpackLimit
 
 PIECE = 1 << 20  # the most that comes out at once
 INPUT = 1 << 18  # how much is asked of read() at once
@@ -55,25 +59,59 @@ def detect(head: bytes) -> Compression:
     return Compression.NONE
 
 
-def decompress(read: Read, compression: Compression, name: str) -> Iterator[bytes]:
+def decompress(
+    read: Read,
+    compression: Compression,
+    name: str,
+    limit: UnpackLimit,
+    size: int | None = None,
+) -> Iterator[bytes]:
     """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
 
-    read(n) gives at most n bytes, b"" at the end.  Raises MalformedImage, which says name and how
-    far in the compressed bytes the trouble was, for what is cut or damaged.
+    read(n) gives at most n bytes, b"" at the end.  size: how many these are, None: nobody knows.
+    Raises MalformedImage, which says name and how far in the compressed bytes the trouble was, for
+    what is cut or damaged, and for what passes the limit.  Plain bytes of a known size are no more
+    than they were, and have no limit; of unknown size they and compressed ones have the same.
     """
-    source = _Counted(read)
+    if compression is Compression.NONE and size is not None:
+        limit = UNLIMITED
+    source = _Counted(read, name, limit if size is None else UNLIMITED)
+    total = 0
     try:
-        if compression is Compression.NONE:
-            while piece := source.read(PIECE):
-                yield piece
-        elif compression is Compression.ZSTD:
-            yield from _zstd(source)
-        else:
-            yield from _members(source, compression)
+        for piece in _plain_pieces(source, compression):
+            total += len(piece)
+            packed = source.taken if size is None else size
+            if total > limit.most(packed):
+                raise MalformedImage(beyond(name, limit, packed))
+            yield piece
     except _Damaged as error:
         raise MalformedImage(
             f"{name}: {compression.value} stream {error} near byte {source.taken}"
         ) from error.__cause__
+
+
+def _plain_pieces(source: _Counted, compression: Compression) -> Iterator[bytes]:
+    if compression is Compression.NONE:
+        while piece := source.read(PIECE):
+            yield piece
+    elif compression is Compression.ZSTD:
+        yield from _zstd(source)
+    else:
+        yield from _members(source, compression)
+
+
+def beyond(name: str, limit: UnpackLimit, packed: int | None = None) -> str:
+    """Why something is refused.  packed: its compressed bytes; None: these are too many."""
+    most = limit.size if packed is None else limit.most(packed)
+    unit = next((u for u in (30, 20, 10) if most % (1 << u) == 0), 0)
+    words = f"{most >> unit} " + {30: "GiB", 20: "MiB", 10: "KiB", 0: "bytes"}[unit]
+    if packed is None or packed > most:
+        words = f"has more than {words}"
+    elif most < limit.size:
+        words = f"unpacks to more than {words} and {limit.ratio:,} times its {packed} bytes"
+    else:
+        words = f"unpacks to more than {words}"
+    return f"{name}: {words}, the limit (--max-unpacked SIZE allows more)"
 
 
 class Compressor(Protocol):
@@ -109,15 +147,17 @@ class _Damaged(Exception):
 
 
 class _Counted:
-    """Counts what was taken from read, for messages."""
+    """Counts what was taken from read, for messages and against the limit."""
 
-    def __init__(self, read: Read) -> None:
-        self._read = read
+    def __init__(self, read: Read, name: str, limit: UnpackLimit) -> None:
+        self._read, self._name, self._limit = read, name, limit
         self.taken = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._read(INPUT if size < 0 else size)
         self.taken += len(data)
+        if self.taken > self._limit.size:  # empty members, padding: nothing need come out of it
+            raise MalformedImage(beyond(self._name, self._limit))
         return data
 
 

@@ -54,6 +54,29 @@ class Owners:
     squash_gid: int = -1
 
 
+RATIO_FROM = 1 << 30  # bytes: below, zeros that compress well are nothing to worry about
+
+
+@dataclass(frozen=True)
+class UnpackLimit:
+    """What the compressed bytes of strangers may become; zeros count, though they take no disk.
+
+    size: bytes.  ratio: so many times the compressed bytes, from RATIO_FROM on; 0: any, as where a
+    user has named a size (gzip reaches 1,032, zstd more than 10,000, and layers of files about 10).
+    """
+
+    size: int = 64 << 30
+    ratio: int = 1000
+
+    def most(self, packed: int) -> int:
+        """Bytes that `packed` compressed ones may become."""
+        return min(self.size, max(RATIO_FROM, self.ratio * packed)) if self.ratio else self.size
+
+
+UNPACK_LIMIT = UnpackLimit()
+UNLIMITED = UnpackLimit((1 << 63) - 1, 0)  # of our own bytes
+
+
 @dataclass(frozen=True)
 class UserMarks:
     """What the caller says of marks in `user.`; layer/marks.py says what holds otherwise.
@@ -70,6 +93,7 @@ class UserMarks:
 class ImageOptions:
     """How an image is chosen and read.
 
+    unpack: what a layer, or an archive around layers, may unpack to.
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
     verify: hash config, blobs and layers.  marks: of unpacked layers, and of an upper over them.
@@ -77,6 +101,7 @@ class ImageOptions:
 
     platform: Platform | None = None
     verify: bool = True
+    unpack: UnpackLimit = UNPACK_LIMIT
     marks: UserMarks = UserMarks()
 
 
@@ -90,7 +115,8 @@ class MountOptions:
     overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
     metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
     by a mark.  volatile: what is written need not last if the machine fails.
-    owners: how ids are shown, and stored.  ignored: words of -o that nobody knows, for the log.
+    owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
+    requests for them are refused.  ignored: words of -o that nobody knows, for the log.
     """
 
     read_only: bool = False
@@ -113,5 +139,7 @@ class MountOptions:
     redirect: bool | None = None
     volatile: bool = False
     owners: Owners = Owners()
+    static_nlink: bool = False
+    xattrs: bool = True
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

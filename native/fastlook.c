@@ -48,8 +48,7 @@ void fast_fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
         .mtimensec = node->mtime_ns,
         .ctimensec = node->ctime_ns,
         .mode = node->mode,
-        /* a directory that was removed but is open */
-        .nlink = node->names || id == IMG_ROOT ? node->nlink : 0,
+        .nlink = img_node_links(tree, id, node),
         .uid = img_id_shown(&tree->owners.uids, node->uid),
         .gid = img_id_shown(&tree->owners.gids, node->gid),
         .rdev = S_ISREG(node->mode) ? 0 : encode_dev(node->rdev),

@@ -41,7 +41,8 @@ typedef struct img_fastpath_options {
     unsigned threads;
     unsigned spin_us;
     bool default_permissions;
-    bool push; /* put small files into the page cache ahead of a reader */
+    bool no_xattrs; /* requests for xattrs get ENOSYS, after which the kernel sends none */
+    bool push;      /* put small files into the page cache ahead of a reader */
 } img_fastpath_options;
 
 /* Starts the threads. tree, upper (NULL when there is none) and stats must outlive it.

@@ -197,6 +197,11 @@ bool fast_is_full(int result) {
     return result == -ENOSPC || result == -EDQUOT;
 }
 
+static bool is_for_xattrs(uint32_t opcode) {
+    return opcode == FUSE_GETXATTR || opcode == FUSE_LISTXATTR || opcode == FUSE_SETXATTR ||
+           opcode == FUSE_REMOVEXATTR;
+}
+
 static void dispatch(fast_request *req) {
     const operation *op = operation_of(req->in->opcode);
     int result;
@@ -212,6 +217,8 @@ static void dispatch(fast_request *req) {
         result = -EINVAL;
     } else if (req->in->nodeid > UINT32_MAX) {
         result = -ESTALE; /* no node of ours has such a number */
+    } else if (req->path->options.no_xattrs && is_for_xattrs(req->in->opcode)) {
+        result = -ENOSYS;
     } else {
         result = op->handler(req);
         if (fast_is_full(result) && req->path->upper) {

@@ -25,19 +25,20 @@ static void stop(FastPathObject *self) {
 
 static PyObject *fastpath_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {
-        "tree",     "upper",   "stats",   "device_fd",           "relay_fd", "log_fd", "end_fd",
-        "upper_fd", "threads", "spin_us", "default_permissions", "push",     NULL};
+        "tree",     "upper",   "stats",   "device_fd",           "relay_fd", "log_fd",    "end_fd",
+        "upper_fd", "threads", "spin_us", "default_permissions", "push",     "no_xattrs", NULL};
     PyObject *tree, *upper, *stats;
     img_fastpath_options options = {0};
     img_error err = {0};
-    int permissions, push;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO$iiiiiIIpp:FastPath", names, &tree, &upper,
+    int permissions, push, no_xattrs;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO$iiiiiIIppp:FastPath", names, &tree, &upper,
                                      &stats, &options.device_fd, &options.relay_fd, &options.log_fd,
                                      &options.end_fd, &options.upper_fd, &options.threads,
-                                     &options.spin_us, &permissions, &push))
+                                     &options.spin_us, &permissions, &push, &no_xattrs))
         return NULL;
     options.default_permissions = permissions;
     options.push = push;
+    options.no_xattrs = no_xattrs;
     img_tree *its_tree = imgpy_tree_get(tree);
     img_stats *its_stats = its_tree ? imgpy_stats_get(stats) : NULL;
     img_upper *its_upper = its_stats && upper != Py_None ? imgpy_upper_get(upper) : NULL;

@@ -174,12 +174,12 @@ static PyStructSequence_Desc attr_desc = {
     .n_in_sequence = ATTR_FIELDS,
 };
 
-static PyObject *attr_of(PyTypeObject *type, unsigned long long ino, const img_node *node) {
+static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long long ino,
+                         const img_node *node) {
     PyObject *items[ATTR_FIELDS] = {
         PyLong_FromUnsignedLongLong(ino),
         PyLong_FromUnsignedLong(node->mode),
-        /* a directory that was removed but is open */
-        PyLong_FromUnsignedLong(node->names || ino == IMG_ROOT ? node->nlink : 0),
+        PyLong_FromUnsignedLong(img_node_links(tree, (img_id)ino, node)),
         PyLong_FromUnsignedLong(node->uid),
         PyLong_FromUnsignedLong(node->gid),
         PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
@@ -209,9 +209,14 @@ static PyObject *tree_getattr(PyObject *self, PyObject *arg) {
         return NULL;
     lock_read(tree_of(self));
     const img_node *node = node_or_raise(tree_of(self), ino);
-    PyObject *attr = node ? attr_of(state->attr, ino, node) : NULL;
+    PyObject *attr = node ? attr_of(state->attr, tree_of(self), ino, node) : NULL;
     unlock(tree_of(self));
     return attr;
+}
+
+static PyObject *tree_set_static_nlink(PyObject *self, PyObject *Py_UNUSED(none)) {
+    tree_of(self)->static_nlink = true;
+    Py_RETURN_NONE;
 }
 
 static PyObject *tree_readdir(PyObject *self, PyObject *args) {
@@ -421,6 +426,8 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
 
 static PyMethodDef tree_methods[] = {
     {"add_layer", KEYWORDS(tree_add_layer), "Lays one more layer over the tree."},
+    {"set_static_nlink", tree_set_static_nlink, METH_NOARGS,
+     "Directories show one link from now on."},
     {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "How its ids are to be shown."},
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},

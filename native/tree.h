@@ -146,6 +146,7 @@ typedef struct img_tree {
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);
     void *watcher;
+    bool static_nlink;            /* directories show one link, as fuse-overlayfs' option has it */
     img_owner_map owners;         /* how the ids of nodes, which are stored ones, are shown */
     img_place places[IMG_PLACES]; /* by hash; the last to go counts */
 } img_tree;
@@ -183,6 +184,13 @@ static inline bool img_node_data_is_up(const img_node *node) {
     return (node->flags & (IMG_NODE_UPPER | IMG_NODE_META)) == IMG_NODE_UPPER;
 }
 bool img_is_dir(const img_node *node);
+
+/* The links to show: none of a directory that was removed but is open. */
+static inline uint32_t img_node_links(const img_tree *tree, img_id id, const img_node *node) {
+    if (!node->names && id != IMG_ROOT)
+        return 0;
+    return tree->static_nlink && img_is_dir(node) ? 1 : node->nlink;
+}
 
 /* R. The dentry of that name, whiteouts included; 0 when there is none. */
 uint32_t img_tree_dentry(const img_tree *tree, img_id parent, const char *name, size_t len);

@@ -15,7 +15,7 @@ from tarwriter import TarWriter
 
 from fusemount.layer import SilentProgress
 from fusemount.reference import parse_reference
-from fusemount.settings import Directories
+from fusemount.settings import UNPACK_LIMIT, Directories
 from fusemount.sources.opening import open_medium, path_exists
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
@@ -39,7 +39,7 @@ def load(store: Store, path: Path) -> list[StoredImage]:
     kept = path.parent / ".kept"
     directories = Directories(kept / "cache", kept / "state", kept / "run")
     reference = parse_reference(str(path), path_exists)
-    with open_medium(reference, directories, SilentProgress()) as medium:
+    with open_medium(reference, directories, SilentProgress(), UNPACK_LIMIT) as medium:
         return load_medium(store, medium, SilentTransfers())
 
 

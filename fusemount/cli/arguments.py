@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fusemount.errors import UsageError
 from fusemount.reference import FOREIGN_STORES, STORE, Reference, parse_reference
-from fusemount.settings import Directories, ImageOptions, UserMarks
+from fusemount.settings import (
+    UNLIMITED,
+    UNPACK_LIMIT,
+    Directories,
+    ImageOptions,
+    UnpackLimit,
+    UserMarks,
+)
 
 if TYPE_CHECKING:
     from fusemount.daemon.changed import Asked
@@ -61,10 +69,29 @@ def add_image(parser: argparse.ArgumentParser) -> None:
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="which variant to take")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests")
+    add_unpack_flag(parser)
     parser.add_argument("--userxattr", action="store_true",
                         help="as root too: obey marks that a user can set")  # fmt: skip
     parser.add_argument("--override-stat", choices=("on", "off"),
                         help="owners stand in user.containers.override_stat")  # fmt: skip
+
+
+def add_unpack_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-unpacked", metavar="SIZE", default="",
+                        help="what a layer may unpack to (default 64G)")  # fmt: skip
+
+
+def unpack_limit(text: str) -> UnpackLimit:
+    """Of --max-unpacked: `64G`, `unlimited`; "" is the default.  Raises UsageError."""
+    if not text:
+        return UNPACK_LIMIT
+    if text == "unlimited":
+        return UNLIMITED
+    found = re.fullmatch(r"([0-9]{1,18})([KMGTP]?)(?:I?B)?", text.upper())
+    size = int(found[1]) << 10 * " KMGTP".index(found[2] or " ") if found else 0
+    if not 0 < size < UNLIMITED.size:
+        raise UsageError(f"--max-unpacked {text}: expected a size, like 64G, or unlimited")
+    return UnpackLimit(size, ratio=0)
 
 
 def add_changed(parser: argparse.ArgumentParser) -> None:
@@ -115,12 +142,15 @@ def _in_full(reference: Reference) -> Reference:
     return replace(reference, name=name)
 
 
-def open_store(*, create: bool = False) -> Store:
+def open_store(*, create: bool = False, max_unpacked: str = "") -> Store:
     """The store of --root; create: made where it is not there, else it is then empty."""
     from fusemount.cli.registryflags import default_domain
     from fusemount.store import Store
 
-    return Store(directories().store, create=create, default_domain=default_domain())
+    return Store(
+        directories().store, create=create, default_domain=default_domain(),
+        unpack=unpack_limit(max_unpacked),
+    )  # fmt: skip
 
 
 def warn(message: str) -> None:
@@ -130,17 +160,19 @@ def warn(message: str) -> None:
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:
-    return replace(image_options(args.platform, verify=not args.no_verify), marks=marks_of(args))
+    chosen = image_options(args.platform, args.max_unpacked, verify=not args.no_verify)
+    return replace(chosen, marks=marks_of(args))
 
 
 def marks_of(args: argparse.Namespace) -> UserMarks:
     return UserMarks(args.userxattr, None if not args.override_stat else args.override_stat == "on")
 
 
-def image_options(platform: str | None, *, verify: bool) -> ImageOptions:
+def image_options(platform: str | None, max_unpacked: str, *, verify: bool) -> ImageOptions:
     from fusemount.image import parse_platform
 
-    return ImageOptions(parse_platform(platform) if platform else None, verify)
+    chosen = parse_platform(platform) if platform else None
+    return ImageOptions(chosen, verify, unpack_limit(max_unpacked))
 
 
 def user_id() -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, directories, reference_of
+from fusemount.cli.arguments import (
+    Parser,
+    add_unpack_flag,
+    directories,
+    reference_of,
+    unpack_limit,
+)
 from fusemount.cli.registryflags import (
     access_of,
     add_platform_flags,
@@ -21,6 +27,7 @@ def parser() -> Parser:
     p.add_argument("--compress", choices=("gzip", "zstd", "none"), default="gzip",
                    help="uncompressed layers that go to a registry")  # fmt: skip
     p.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+    add_unpack_flag(p)
     add_registry_flags(p)
     return p
 
@@ -41,6 +48,7 @@ def run(argv: list[str]) -> int:
         PullOptions(access, platform, args.all_platforms),
         PushOptions(access, Compression(args.compress)),
         default_domain(),
+        unpack_limit(args.max_unpacked),
     )
     places = directories()
     source = source_end(args.source, reference_of, default_domain())

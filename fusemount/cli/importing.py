@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser, add_unpack_flag, directories, unpack_limit
 from fusemount.cli.epoch import source_date_epoch
 from fusemount.cli.registryflags import default_domain
 from fusemount.errors import UsageError
@@ -21,6 +21,7 @@ def parser() -> Parser:
     p.add_argument("-m", "--message", default="", help="for the image's history")
     p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="what it is for")
     p.add_argument("-q", "--quiet", action="store_true", help="print the ID alone")
+    add_unpack_flag(p)
     return p
 
 
@@ -49,7 +50,7 @@ def run(argv: list[str]) -> int:
     else:
         file = BlobFile(args.file)
         source = open(file.fd, "rb", buffering=0, closefd=False)
-    store = Store(directories().store, create=True)
+    store = Store(directories().store, create=True, unpack=unpack_limit(args.max_unpacked))
     with shown_transfers(quiet=True) as progress:
         what = "standard input" if args.file == "-" else args.file
         image = import_tar(store, source.read, what, name, options, progress)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.cli.arguments import Parser, open_store
+from fusemount.cli.arguments import Parser, add_unpack_flag, open_store
 from fusemount.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def parser() -> Parser:
                         "- or none: standard input")  # fmt: skip
     p.add_argument("-i", "--input", metavar="FILE", action="append", default=[], help="likewise")
     p.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    add_unpack_flag(p)
     return p
 
 
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
     files = [*args.input, *args.file] or ["-"]
     if "-" in files and sys.stdin.isatty():
         raise UsageError("load: standard input is a terminal: name a file with -i")
-    store = open_store(create=True)
+    store = open_store(create=True, max_unpacked=args.max_unpacked)
     quiet = args.quiet or not sys.stderr.isatty()
     for file in files:
         lines: list[str] = []

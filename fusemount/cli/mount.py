@@ -52,6 +52,7 @@ def run(argv: list[str]) -> int:
     words.upper = args.upper or words.upper
     words.work = args.work or words.work
     words.platform = args.platform or words.platform
+    words.max_unpacked = args.max_unpacked or words.max_unpacked
     words.verify = words.verify and not args.no_verify
     words.userxattr = words.userxattr or args.userxattr
     if args.override_stat:

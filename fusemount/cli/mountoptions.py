@@ -47,6 +47,7 @@ class Words:
     work: str | None = None
     platform: str | None = None
     verify: bool = True
+    max_unpacked: str = ""
     follow_symlink_parents: bool = False
     fastpath: bool = True
     threads: int | None = None
@@ -63,6 +64,8 @@ class Words:
     squash_uid: int = -1
     squash_gid: int = -1
     userxattr: bool = False
+    static_nlink: bool = False
+    xattrs: bool = True
     override_stat: bool | None = None
     ignored: list[str] = field(default_factory=list)
     kernel: list[str] = field(default_factory=list)
@@ -133,7 +136,8 @@ _CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
     "redirect_dir": ("redirect", {"on": True, "off": False, "follow": False, "nofollow": False}),
 }
 
-_VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform"}
+_VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform": "platform",
+           "max-unpacked": "max_unpacked"}  # fmt: skip
 
 
 def take(words: Words, word: str) -> bool:
@@ -211,6 +215,8 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "volatile": words.volatile,
         "overlay": words.lower is not None,
         "owners": _owners_of(words),
+        "static_nlink": words.static_nlink,
+        "xattrs": words.xattrs,
         "ignored": tuple(words.ignored),
         "kernel_options": tuple(words.kernel),
     }
@@ -222,7 +228,8 @@ def image_options_of(words: Words) -> ImageOptions:
     from fusemount.cli.arguments import image_options
 
     marks = UserMarks(words.userxattr, words.override_stat)
-    return replace(image_options(words.platform, verify=words.verify), marks=marks)
+    chosen = image_options(words.platform, words.max_unpacked, verify=words.verify)
+    return replace(chosen, marks=marks)
 
 
 def _owners_of(words: Words) -> Owners:

@@ -14,7 +14,7 @@ from fusemount.settings import IdRange
 # Words that say nothing to us: how another implementation goes about it, or what is so anyway.
 _KNOWN = frozenset(
     ("index", "nfs_export", "xino", "uuid", "verity", "override_creds",
-     "nooverride_creds", "noacl", "noxattrs", "static_nlink", "xattr_permissions", "plugins",
+     "nooverride_creds", "noacl", "xattr_permissions", "plugins",
      "clone_fd", "max_idle_threads", "timeout", "threaded", "mountopt", "ino32_t", "context",
      "fscontext", "defcontext", "rootcontext", "seclabel", "big_writes", "use_ino", "readdir_ino",
      "kernel_cache", "auto_cache", "entry_timeout", "attr_timeout", "negative_timeout", "max_read",
@@ -43,6 +43,10 @@ def _take(words: Words, word: str) -> bool:
         words.squash_root = True  # whichever of the two is not named
     elif key in ("squash_to_uid", "squash_to_gid"):
         setattr(words, key.replace("_to", ""), _number(word, value))
+    elif word == "static_nlink":
+        words.static_nlink = True
+    elif word == "noxattrs" or (key == "noxattrs" and value.isdecimal()):
+        words.xattrs = value.strip("0") == "" and word != "noxattrs"
     elif key == "fsync" and value in ("0", "1"):
         words.volatile = value == "0"
     elif key in ("lowerdir", "upperdir", "workdir", "fsync"):

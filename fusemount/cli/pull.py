@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser, add_unpack_flag, open_store
 from fusemount.cli.registryflags import (
     access_of,
     add_platform_flags,
@@ -18,6 +18,7 @@ def parser() -> Parser:
     add_platform_flags(p)
     p.add_argument("-a", "--all-tags", action="store_true", help="every tag of the repository")
     p.add_argument("-q", "--quiet", action="store_true", help="print the names alone")
+    add_unpack_flag(p)
     add_registry_flags(p)
     return p
 
@@ -28,7 +29,6 @@ def run(argv: list[str]) -> int:
     from fusemount.cli.transfers import shown_transfers
     from fusemount.image import parse_platform
     from fusemount.imagename import parse_name
-    from fusemount.store import Store
     from fusemount.transfer.pull import PullOptions, all_tags, pull
 
     platform = parse_platform(args.platform) if args.platform else None
@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
         if any(name.tag or name.digest for name in names):
             raise UsageError("--all-tags: the name must have neither a tag nor a digest")
         names = [tagged for name in names for tagged in all_tags(name, options)]
-    store = Store(directories().store, create=True, default_domain=default_domain())
+    store = open_store(create=True, max_unpacked=args.max_unpacked)
     for name in (each.tagged() for each in names):
         with shown_transfers(quiet=args.quiet) as progress:
             progress.note(f"{name.reference}: Pulling from {name.path}")

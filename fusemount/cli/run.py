@@ -18,8 +18,8 @@ from fusemount.errors import UsageError
 # dashes and all, which argparse cannot be told.
 _WITH_VALUE = frozenset(
     ("-v", "--volume", "-e", "--env", "-w", "--workdir", "-u", "--user", "--hostname",
-     "--entrypoint", "--upper", "--work", "--platform", "--log", "--symlink-parents",
-     "--override-stat")
+     "--entrypoint", "--upper", "--work", "--platform", "--max-unpacked", "--log",
+     "--symlink-parents", "--override-stat")
 )  # fmt: skip
 
 

@@ -65,8 +65,6 @@ def mount_image(
     # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
     log_fd = open_log(options.log, directories.state,
                       terminal=options.foreground, debug=options.debug)  # fmt: skip
-    if os.geteuid() == 0 and not (options.overlay or options.suid or options.dev):
-        LOGGER.info("%s: nosuid,nodev, for it is an image; -o suid,dev asks for more", reference)
     for word in options.ignored:
         LOGGER.info("-o %s: not known, ignored", word)
     with ExitStack() as stack:
@@ -166,6 +164,13 @@ class _Enrolment:
         )
 
 
+def _limits(options: MountOptions) -> str:
+    """What root may not expect of a mount of an image; "" where nothing is to be said."""
+    if os.geteuid() != 0 or options.overlay or options.suid or options.dev:
+        return ""
+    return ", nosuid,nodev as images are (-o suid,dev asks for more)"
+
+
 def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable[[], None]) -> None:
     """Serves with a record and a control socket while the mount lives, both before ready()."""
     record = enrolment.record(channel)
@@ -174,7 +179,8 @@ def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable
     def serving() -> None:
         registry.register(runtime, record)
         enrolment.view.settle()
-        LOGGER.info("%s: mounted on %s", record.image, record.mountpoint)
+        LOGGER.info("%s: mounted on %s%s", record.image, record.mountpoint,
+                    _limits(enrolment.options))  # fmt: skip
         ready()
 
     try:

@@ -136,6 +136,7 @@ def _fast_path(
             spin_us=SPIN_US if (os.cpu_count() or 1) > 1 else 0,
             default_permissions=options.default_permissions,
             push=options.push,
+            no_xattrs=not options.xattrs,
         )
         stack.callback(fast.stop)
         yield _Front(theirs, log_fd, end_fd)
@@ -168,6 +169,7 @@ class _Side:
                 behind_fast_path=self.front is not None,
                 default_permissions=self.options.default_permissions,
                 debug=self.options.debug,
+                no_xattrs=not self.options.xattrs,
                 ready=ready,
                 stop=stop,
                 stats=None if self.front else self.stats,

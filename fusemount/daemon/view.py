@@ -83,6 +83,8 @@ def open_view(
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
     )
     stack.callback(rootfs.close)
+    if options.static_nlink:
+        rootfs.tree.set_static_nlink()
     if options.volatile and not options.read_only:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:

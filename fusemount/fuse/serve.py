@@ -15,6 +15,15 @@ from fusemount.rootfs import RootFs
 _TASKS = 64
 
 
+class _WithoutXattrs(Operations):
+    """pyfuse3's own handlers answer ENOSYS, after which the kernel asks no more."""
+
+    getxattr = pyfuse3.Operations.getxattr
+    listxattr = pyfuse3.Operations.listxattr
+    setxattr = pyfuse3.Operations.setxattr
+    removexattr = pyfuse3.Operations.removexattr
+
+
 async def serve(
     view: RootFs,
     fd: int,
@@ -22,6 +31,7 @@ async def serve(
     behind_fast_path: bool,
     default_permissions: bool,
     debug: bool,
+    no_xattrs: bool,
     ready: Callable[[], None],
     stop: trio.Event,
     stats: _native.Stats | None = None,
@@ -30,13 +40,12 @@ async def serve(
 
     fd: a mounted FUSE channel, or the fast path's socket; libfuse takes "/dev/fd/N" as a channel
     and leaves mounting to us.  It is closed here.  behind_fast_path: OPEN for writing means "bring
-    it up".  ready is called when INIT was said.  stats: counts what is answered here.  One session
-    a process.
+    it up".  ready is called when INIT was said.  no_xattrs: there are none.  stats: counts what is
+    answered here.  One session a process.
     Raises OSError, RuntimeError when the session cannot be made.
     """
-    operations = Operations(
-        view, acl=default_permissions, ready=ready, behind_fast_path=behind_fast_path
-    )
+    kind = _WithoutXattrs if no_xattrs else Operations
+    operations = kind(view, acl=default_permissions, ready=ready, behind_fast_path=behind_fast_path)
     if stats is not None:
         count_handlers(operations, stats)
     options = {"debug"} if debug else set()

@@ -24,6 +24,7 @@ from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.kept import Cache, Facts, SparseWriter
 from fusemount.ownfile import open_file
+from fusemount.settings import UnpackLimit
 
 _BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
 
@@ -156,7 +157,12 @@ def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]
 
 
 def unpack(
-    blob: LayerBlob, compression: Compression, cache: Cache, check: Check, advance: Advance
+    blob: LayerBlob,
+    compression: Compression,
+    cache: Cache,
+    check: Check,
+    advance: Advance,
+    limit: UnpackLimit,
 ) -> tuple[Facts, LayerIndex, int]:
     """A compressed blob: its tar is put into the cache under the diff_id that was computed.
 
@@ -175,7 +181,9 @@ def unpack(
 
         try:
             with Beside(consume) as beside:
-                for piece in decompress(reader.read, compression, blob.description):
+                for piece in decompress(
+                    reader.read, compression, blob.description, limit, blob.size
+                ):
                     beside.put(piece)
             index = scanner.finish()
         except FormatError as error:
@@ -196,14 +204,21 @@ def unpack(
 
 
 def unpack_archive(
-    fd: int, compression: Compression, description: str, cache: Cache, to: Path, advance: Advance
+    fd: int,
+    compression: Compression,
+    description: str,
+    cache: Cache,
+    to: Path,
+    advance: Advance,
+    limit: UnpackLimit,
 ) -> None:
     """A compressed outer archive: what is in it appears as `to`."""
-    reader = StretchReader(fd, 0, os.fstat(fd).st_size, description, advance, False)
+    size = os.fstat(fd).st_size
+    reader = StretchReader(fd, 0, size, description, advance, False)
     with cache.replacing(to, durable=True) as out:
         writer = SparseWriter(out)
         with Beside(writer.write) as beside:
-            for piece in decompress(reader.read, compression, description):
+            for piece in decompress(reader.read, compression, description, limit, size):
                 beside.put(piece)
         writer.finish()
     fd = open_file(to)

@@ -66,6 +66,7 @@ class _Opener:
 
     def __init__(self, options: ImageOptions, cache: Cache, progress: Progress) -> None:
         self._verify = options.verify
+        self._limit = options.unpack
         self._cache = cache
         self._progress = progress
         self._seen: dict[str, OpenLayer] = {}
@@ -136,6 +137,7 @@ class _Opener:
                     self._cache,
                     lambda found: self._check(blob, found),
                     self._progress.advance,
+                    self._limit,
                 )
             finally:
                 self._progress.finish()

@@ -30,6 +30,7 @@ from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
+SPLIT_BYTES_MAX = 32 << 30  # all lines: some 1.5 KB a file, of 20 million files
 _FILE, _SEGMENT = 1, 2
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo in its place must not hang us
 
@@ -75,6 +76,8 @@ class UnpackedLayer:
         tree = self._below(self.tree, os.O_PATH | os.O_DIRECTORY)
         try:
             while line := lines.readline(LINE_BYTES_MAX):
+                if lines.tell() > SPLIT_BYTES_MAX:
+                    raise MalformedImage(f"{self.split}: more than {SPLIT_BYTES_MAX} bytes of JSON")
                 entry = object_of(
                     parse_json(line, str(self.split), LINE_BYTES_MAX), str(self.split)
                 )

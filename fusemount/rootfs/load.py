@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
+from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (
     CAPABILITY,
     HELD,
@@ -28,7 +29,7 @@ from fusemount.rootfs.upper import (
     Upper,
     parse_held,
     parse_times,
-)
+)  # fmt: skip
 
 _ROOT = 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -75,7 +76,8 @@ class Mending:
 
     links: nodes, a path that each has, and the names that it lacks there.  times: directories that
     hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
-    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.
+    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.  prefixed:
+    marks of fuse-overlayfs'.
     """
 
     links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
@@ -83,6 +85,7 @@ class Mending:
     files: list[int]
     strays: list[tuple[int, bytes]]
     cut: list[int]
+    prefixed: list[Prefixed]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [], [], [])
+        self.mending = Mending([], [], [], [], [], [])
         # A living mount may take away what was listed, or put another kind in its place.
         self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
@@ -124,7 +127,10 @@ class _Loader:
             fd = os.open(rest, _DIRECTORY, dir_fd=at)
         found = []
         try:
-            for name in sorted(map(os.fsencode, os.listdir(fd))):
+            listed = list_names(fd, path, prefixed=self._upper.prefixed)
+            if listed.marks:
+                self._take_prefixed(here, listed)
+            for name in listed.others:
                 with suppress(*self._vanishing):
                     child = self._object(fd, name, name, here)
                     here.children.append(child)
@@ -136,6 +142,12 @@ class _Loader:
         finally:
             os.close(fd)
         return found
+
+    def _take_prefixed(self, here: _Object, found: Prefixed) -> None:
+        if found.opaque and not here.redirected:
+            here.opaque, here.lower = True, 0
+        here.children += [replace(here, name=n, whiteout=True, children=[]) for n in found.hidden]
+        self.mending.prefixed.append(found)
 
     def _object(self, fd: int, place: bytes, name: bytes, parent: _Object | None = None) -> _Object:
         upper = self._upper
@@ -172,8 +184,7 @@ class _Loader:
         return found
 
     def _take_times(self, found: _Object, stored: dict[bytes, bytes]) -> None:
-        times = parse_times(stored.get(self._upper.prefix + TIMES))
-        if times:
+        if times := parse_times(stored.get(self._upper.prefix + TIMES)):
             found.atime_ns, found.mtime_ns = times
             found.mend = True
 
@@ -337,18 +348,19 @@ class _Loader:
         """After apply: the names of a set of hardlinks of which only others came up."""
         for ino, key in self._claimed.items():
             paths = self._paths.get(key, set())
-            missing = [name for name in self._tree.names(ino) if self._path(name) not in paths]
+            missing = [
+                name
+                for name in self._tree.names(ino)
+                if visible_path(self._tree, *name) not in paths
+            ]
             if missing and paths:
                 self.mending.links.append((ino, min(paths), missing))
                 self._put_first(ino, paths)
 
-    def _path(self, name: tuple[int, bytes]) -> bytes:
-        return visible_path(self._tree, *name)
-
     def _put_first(self, ino: int, paths: set[bytes]) -> None:
         """The first name of a node is where its object is looked for."""
         for parent, name in self._tree.names(ino):
-            if self._path((parent, name)) in paths:
+            if visible_path(self._tree, parent, name) in paths:
                 self._tree.drop_name(parent, name)
                 self._tree.add_name(parent, name, ino)
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -98,6 +99,6 @@ def open_rootfs(
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(upper, work or beside, volatile=options.volatile, userxattr=userxattr)
-    if keep_root and opened.mark(opened.fd, b".", b"imgmount") is None:
+    if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
     return RootFs(tree, opened, options=options)

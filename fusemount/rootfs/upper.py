@@ -52,7 +52,14 @@ from fusemount import _native
 from fusemount.errors import UpperError
 from fusemount.layer.marks import by_root
 from fusemount.rootfs.removal import remove_tree
-from fusemount.rootfs.uppermarks import ROOTS_WORD, TRUSTED, USER, prefixes, remember
+from fusemount.rootfs.uppermarks import (
+    ROOTS_WORD,
+    TRUSTED,
+    USER,
+    has_prefixed_names,
+    prefixes,
+    remember,
+)
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
@@ -161,6 +168,7 @@ class Upper:
         self._userxattr, self._opens_all = userxattr, userxattr and by_root()
         self._serial = count(1)
         self.fd = self.work_fd = self._lock_fd = -1
+        self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
             self._open(upper, work, volatile)
         except BaseException:
@@ -173,6 +181,7 @@ class Upper:
             if not self.live:
                 self._lock(self.fd, fcntl.LOCK_SH)
             self.prefix = prefixes(self.fd, upper, self._userxattr)[-1]
+            self.prefixed = has_prefixed_names(self.fd)
             return
         _check_apart(upper, work)
         self.fd = _open_dir(upper, make=True)
@@ -184,6 +193,7 @@ class Upper:
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{work}: not on the file system of {upper}")
         self.prefix = self._probe_prefix()
+        self.prefixed = has_prefixed_names(self.fd)
         if not self.privileged:
             remember(self.fd)
         self._end_volatile(work / "work" / _INCOMPAT)

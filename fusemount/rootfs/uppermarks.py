@@ -15,6 +15,7 @@ from fusemount._native import (
     MARKS_OWNER,
     MARKS_ROOTS_WORD,
     MARKS_TRUSTED,
+    MARKS_UPPER,
     MARKS_USER,
     marks_said,
 )
@@ -41,6 +42,11 @@ def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
             "--userxattr (-o userxattr)"
         )
     return (TRUSTED,)
+
+
+def has_prefixed_names(fd: int) -> bool:
+    """Whether names `.wh.` are marks: in what neither overlayfs nor we wrote."""
+    return not marks_said(fd) & MARKS_UPPER
 
 
 def remember(fd: int) -> None:

@@ -30,6 +30,7 @@ from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import Loaded, Mending, load_upper, set_xattrs
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names, changing
+from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import (
     ACL_ACCESS,
@@ -149,7 +150,7 @@ class RootFs:
             return load_upper(self.tree, upper)
         if not self.read_only:
             self._begin(upper)
-        return Loaded({}, Mending([], [], [], [], []))
+        return Loaded({}, Mending([], [], [], [], [], []))
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
@@ -161,7 +162,12 @@ class RootFs:
         self.tree.set_attr(1, upper=True)
 
     def _mend(self, mending: Mending) -> None:
-        """Finishes on disk what a process that died had begun."""
+        """Finishes on disk what a process that died had begun, and makes the upper ours."""
+        assert self.upper is not None
+        for found in mending.prefixed:
+            convert(self.upper, found)
+        if self.upper.mark(self.upper.fd, b".", b"imgmount") is None:
+            self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
         for ino, there, missing in mending.links:
             self._copy.complete_links(ino, there, missing)
         for stray in mending.strays:

@@ -16,7 +16,7 @@ from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
-from fusemount.settings import Directories, ImageOptions
+from fusemount.settings import Directories, ImageOptions, UnpackLimit
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
@@ -67,7 +67,7 @@ def open_image(
 
 @contextmanager
 def open_medium(
-    reference: Reference, directories: Directories, progress: Progress
+    reference: Reference, directories: Directories, progress: Progress, limit: UnpackLimit
 ) -> Iterator[Medium]:
     """The archive or layout that a reference names, with all images that are in it.
 
@@ -86,7 +86,7 @@ def open_medium(
     cache, file = Cache(directories.cache), BlobFile(path)
     with ExitStack() as undo:
         undo.callback(file.close)
-        plain = _unwrapped(file, str(path), cache, progress)
+        plain = _unwrapped(file, str(path), cache, progress, limit)
         undo.callback(plain.close)
         transport, index = _recognised(reference.transport, plain, str(path), cache)
         if transport == ROOTFS:
@@ -127,7 +127,7 @@ def _from_file(
         file = BlobFile(reference.path)
         undo.callback(file.close)
         label = str(reference.path)
-        plain = _unwrapped(file, label, cache, progress)
+        plain = _unwrapped(file, label, cache, progress, options.unpack)
         undo.callback(plain.close)
         transport, index = _recognised(reference.transport, plain, label, cache)
         if transport == ROOTFS:
@@ -164,7 +164,9 @@ def _chosen(
         raise
 
 
-def _unwrapped(file: BlobFile, label: str, cache: Cache, progress: Progress) -> BlobFile:
+def _unwrapped(
+    file: BlobFile, label: str, cache: Cache, progress: Progress, limit: UnpackLimit
+) -> BlobFile:
     """The archive itself, or where it is compressed, what is in it, unpacked once."""
     head = read_at(file.fd, 0, MAGIC_BYTES, label)
     compression = detect(head)
@@ -178,7 +180,7 @@ def _unwrapped(file: BlobFile, label: str, cache: Cache, progress: Progress) -> 
         settle(file.fd)
         progress.start(f"unpacking {label}", file.size)
         try:
-            unpack_archive(file.fd, compression, label, cache, kept, progress.advance)
+            unpack_archive(file.fd, compression, label, cache, kept, progress.advance, limit)
         finally:
             progress.finish()
         if cache.archive_path(identity(file.fd, 0, file.size)) != kept:

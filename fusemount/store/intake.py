@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, Scanner
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, beyond, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
 from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.ownfile import open_file, open_or_make, read_file
+from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
@@ -171,18 +172,20 @@ def take_layer(
     read: Read,
     claims: Claims,
     description: str,
+    limit: UnpackLimit,
     advance: Advance = lambda _: None,
 ) -> StoredLayer:
     """A layer from its bytes: read(n) gives what follows the part's, b"" at the end.
 
+    limit: of what it unpacks to, and where nobody says its size, of the bytes themselves.
     The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed,
     MalformedImage, NoSpace, ImgmountError, and what read raises; then it is not in the store.
     """
-    flow = _Flow(part, read, claims, description, advance)
+    flow = _Flow(part, read, claims, description, limit, advance)
     cache = Cache(layout.cache)
     try:
         compression = detect(flow.peek())
-        facts, index = _pass(flow, compression, description)
+        facts, index = _pass(flow, compression, description, limit)
         _check(flow, facts, claims, description)
         layer = StoredLayer(
             Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
@@ -198,7 +201,9 @@ def take_layer(
     return layer
 
 
-def _pass(flow: _Flow, compression: Compression, description: str) -> tuple[Facts, LayerIndex]:
+def _pass(
+    flow: _Flow, compression: Compression, description: str, limit: UnpackLimit
+) -> tuple[Facts, LayerIndex]:
     """What the bytes are."""
     scanner, sha256, size = Scanner(), hashlib.sha256(), 0
 
@@ -209,12 +214,13 @@ def _pass(flow: _Flow, compression: Compression, description: str) -> tuple[Fact
 
     try:
         with Beside(consume) as beside:
-            for piece in decompress(flow.read, compression, description):
+            for piece in decompress(flow.read, compression, description, limit, flow.claims.size):
                 size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
     except (FormatError, MalformedImage) as error:
-        if flow.claims.digest not in (None, flow.digest()):  # the better reason
+        claimed = flow.claims.digest  # without one the rest is not read: it may have no end
+        if claimed is not None and claimed != flow.digest():  # the better reason
             raise flow.wrong_digest() from None
         raise malformed(description, error) if isinstance(error, FormatError) else error from None
     digest = flow.digest()
@@ -227,9 +233,16 @@ class _Flow:
     """The blob's bytes, first those of the part and then the source's, hashed and kept."""
 
     def __init__(
-        self, part: Part, read: Read, claims: Claims, description: str, advance: Advance
+        self,
+        part: Part,
+        read: Read,
+        claims: Claims,
+        description: str,
+        limit: UnpackLimit,
+        advance: Advance,
     ) -> None:
         self.claims, self.size = claims, 0
+        self._limit = limit
         self._part, self._source, self._description = part, read, description
         self._advance = advance
         self._there = part.size
@@ -265,6 +278,8 @@ class _Flow:
             raise VerificationFailed(
                 f"{self._description}: more than the {self.claims.size} bytes that were announced"
             )
+        if self.claims.size is None and self.size > self._limit.size:
+            raise MalformedImage(beyond(self._description, self._limit))
         return data
 
     def digest(self) -> Digest:
@@ -305,6 +320,12 @@ def remember(layout: Layout, layer: StoredLayer) -> None:
     diffids.remember(layout, layer.digest, layer.diff_id, layer.archive_size)
 
 
+def _allowed(layout: Layout, digest: Digest) -> UnpackLimit:
+    """Of a layer of the store: what it was found to unpack to, which somebody allowed."""
+    known = diffids.known(layout, digest)
+    return UnpackLimit(known.size, 0) if known is not None and known.size else UNPACK_LIMIT
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the bytes of a blob are, if they are a layer's."""
@@ -318,7 +339,10 @@ class Measured:
 
 
 def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -> Measured:
-    """Reads the blob that has this name.  Raises MalformedImage, ImgmountError."""
+    """Reads the blob that has this name, which may unpack to what it did when it came.
+
+    Raises MalformedImage, ImgmountError.
+    """
     description = f"layer {digest}"
     with translated(layout.blob(digest)):
         fd = layout.open_blob(digest)
@@ -333,7 +357,8 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
             scanner.feed(piece)
 
         with Beside(consume) as beside:
-            for piece in decompress(reader.read, compression, description):
+            limit = _allowed(layout, digest)
+            for piece in decompress(reader.read, compression, description, limit, size):
                 length += len(piece)
                 beside.put(piece)
         index = scanner.finish()

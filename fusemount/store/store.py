@@ -27,6 +27,7 @@ from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.layer.record import read_sealed, sealed
 from fusemount.ownfile import read_file
+from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
@@ -86,11 +87,20 @@ class Seen:
 
 
 class Store:
-    """One root.  create: it is made where it is not there; else it is then empty."""
+    """One root.  create: it is made where it is not there; else it is then empty.
+
+    unpack: what a layer that comes in may unpack to.
+    """
 
     def __init__(
-        self, root: Path, *, create: bool = False, default_domain: str = DOCKER_HUB
+        self,
+        root: Path,
+        *,
+        create: bool = False,
+        default_domain: str = DOCKER_HUB,
+        unpack: UnpackLimit = UNPACK_LIMIT,
     ) -> None:
+        self.unpack = unpack
         self.layout = Layout(root)
         self.default_domain = default_domain
         self.layout.check_ours()

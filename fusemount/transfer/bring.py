@@ -195,14 +195,14 @@ class Bringing:
         self, part: Part, claims: Claims, descriptor: Descriptor, where: str, task: Task
     ) -> None:
         """What the part lacks."""
-        layout, lease = self._store.layout, self._lease
+        layout, lease, limit = self._store.layout, self._lease, self._store.unpack
         task.advance(part.size)
         if part.size == descriptor.size:  # a registry has no range that begins at the end
-            take_layer(layout, lease, part, lambda _: b"", claims, where, task.advance)
+            take_layer(layout, lease, part, lambda _: b"", claims, where, limit, task.advance)
             return
         with self._origin.layer(descriptor, part.size) as read:
             reading = self._unless_stopped(read)
-            take_layer(layout, lease, part, reading, claims, where, task.advance)
+            take_layer(layout, lease, part, reading, claims, where, limit, task.advance)
 
     def _unless_stopped(self, read: Read) -> Read:
         def reading(n: int) -> bytes:

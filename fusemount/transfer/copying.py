@@ -26,7 +26,7 @@ from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.layer.progress import SilentProgress
 from fusemount.reference import FOREIGN_STORES, STORE, Reference
-from fusemount.settings import Directories, ImageOptions, Platform
+from fusemount.settings import UNPACK_LIMIT, Directories, ImageOptions, Platform, UnpackLimit
 from fusemount.sources.opening import open_image, open_medium
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
@@ -57,6 +57,7 @@ class CopyOptions:
     pull: PullOptions
     push: PushOptions
     default_domain: str = DOCKER_HUB
+    unpack: UnpackLimit = UNPACK_LIMIT
 
     @property
     def platform(self) -> Platform | None:
@@ -121,7 +122,10 @@ def _through(
     for end in (target, source):
         if end.reference is not None and end.reference.transport == STORE:
             domain = options.default_domain
-            yield Store(end.reference.path, create=end is target, default_domain=domain)
+            yield Store(
+                end.reference.path, create=end is target, default_domain=domain,
+                unpack=options.unpack,
+            )  # fmt: skip
             return
     _sweep(directories.cache)
     root = directories.cache / f"{_COPY}{os.getpid()}-{os.urandom(4).hex()}"
@@ -129,7 +133,7 @@ def _through(
     fd = own_directory(root, mode=0o700)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield Store(root, create=True)
+        yield Store(root, create=True, unpack=options.unpack)
     finally:
         shutil.rmtree(root, ignore_errors=True)
         os.close(fd)
@@ -176,11 +180,11 @@ def _in(
         # from one store into another: a layout like any other
         reference = Reference("oci", other.root, image.digest)
     if reference.transport in FOREIGN_STORES:
-        chosen = ImageOptions(options.platform)
+        chosen = ImageOptions(options.platform, unpack=options.unpack)
         with open_image(reference, chosen, directories, SilentProgress()) as opened:
             image = load_opened(store, opened, progress, named=not kept)
         return image, image.names[:1]
-    with open_medium(reference, directories, SilentProgress()) as medium:
+    with open_medium(reference, directories, SilentProgress(), options.unpack) as medium:
         found = load_medium(store, medium, progress, only=reference.name, named=not kept)
     images = list({image.digest: image for image in found}.values())  # it may have several names
     if len(images) != 1:

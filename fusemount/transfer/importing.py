@@ -12,7 +12,7 @@ from fusemount.image.commit import rfc3339
 from fusemount.image.model import Descriptor
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.imagename import ImageName
-from fusemount.settings import Platform
+from fusemount.settings import Platform, UnpackLimit
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
@@ -48,8 +48,9 @@ def import_tar(
         task = progress.begin(what, 0)
         with Part(store.layout, None) as part:
             layer = take_layer(
-                store.layout, lease, part, _storable(read, what), Claims(), what, task.advance
-            )
+                store.layout, lease, part, _storable(read, what, store.unpack), Claims(), what,
+                store.unpack, task.advance,
+            )  # fmt: skip
         task.done("Imported")
         created = rfc3339(options.created_ns)
         platform = normalised(options.platform) if options.platform else this_machine()
@@ -72,7 +73,7 @@ def import_tar(
         return store.add(descriptor, [name.tagged()] if name is not None else [])
 
 
-def _storable(read: Read, what: str) -> Read:
+def _storable(read: Read, what: str, limit: UnpackLimit) -> Read:
     """The stream as it is, or unpacked where no media type has a word for its compression."""
     head = b""
     while len(head) < MAGIC_BYTES and (data := read(MAGIC_BYTES - len(head))):
@@ -88,7 +89,7 @@ def _storable(read: Read, what: str) -> Read:
 
     if compression in _KEPT:
         return whole
-    pieces = decompress(whole, compression, what)
+    pieces = decompress(whole, compression, what, limit)
     rest = b""
 
     def plain(n: int) -> bytes:

@@ -310,9 +310,12 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     read: Read = reader.read
     if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
         claims = Claims(None, None, blob.diff_id)
-        read = reading(decompress(reader.read, compression, blob.description))
+        plain = decompress(reader.read, compression, blob.description, store.unpack, blob.size)
+        read = reading(plain)
     with Part(store.layout, None) as part:
-        layer = take_layer(store.layout, lease, part, read, claims, blob.description, task.advance)
+        layer = take_layer(
+            store.layout, lease, part, read, claims, blob.description, store.unpack, task.advance
+        )
     blob.file.release()
     task.done("Loaded")
     return layer

@@ -31,7 +31,7 @@ from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.decode import StretchReader, read_at
 from fusemount.layer.kept import Cache
-from fusemount.settings import Platform
+from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
@@ -310,7 +310,9 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         description = f"layer {layer.digest}"
         reader = StretchReader(fd, 0, size, description, lambda _: None, False)
         head = read_at(fd, 0, min(MAGIC_BYTES, size), description)
-        yield decompress(reader.read, detect(head), description)
+        known = layer.archive_size  # what it was found to be when it came
+        limit = UnpackLimit(known, 0) if known else UNPACK_LIMIT
+        yield decompress(reader.read, detect(head), description, limit, size)
     finally:
         os.close(fd)
 

@@ -17,6 +17,7 @@ from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, scan
 from fusemount.layer.kept import SparseWriter
 from fusemount.layer.progress import Progress
+from fusemount.settings import UnpackLimit
 from fusemount.sources.medium import Archive, Directory, Medium
 from fusemount.store import Store
 from fusemount.store.layout import translated
@@ -24,7 +25,7 @@ from fusemount.store.layout import translated
 
 @contextmanager
 def medium_at(store: Store, path: Path, progress: Progress) -> Iterator[Medium]:
-    """Of a file, a pipe or a layout's directory.
+    """Of a file, a pipe or a layout's directory; store.unpack limits what is read from a pipe.
 
     Raises ImageNotFound, MalformedImage, NoSpace, ImgmountError.
     """
@@ -63,7 +64,7 @@ def medium_of(store: Store, fd: int, label: str, progress: Progress) -> Iterator
         undo.callback(progress.finish)
         with translated(store.layout.ingest):
             spool = undo.enter_context(tempfile.TemporaryFile(dir=store.layout.ingest))
-            _fill(spool.fileno(), fd, label, progress.advance)
+            _fill(spool.fileno(), fd, label, progress.advance, store.unpack)
         progress.finish()
         yield _archive(spool.fileno(), label, undo)
 
@@ -78,7 +79,11 @@ def _archive(fd: int, label: str, undo: ExitStack) -> Archive:
     return Archive(label, file, index)
 
 
-def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None]) -> None:
+def _fill(
+    spool: int, fd: int, label: str, advance: Callable[[int], None], limit: UnpackLimit
+) -> None:
+    st = os.fstat(fd)
+    size = st.st_size if stat.S_ISREG(st.st_mode) else None
     head = b""
 
     def next_piece(n: int) -> bytes:
@@ -102,6 +107,6 @@ def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None]) -> No
 
     writer = SparseWriter(spool)
     with Beside(writer.write) as beside:
-        for piece in decompress(read, compression, label):
+        for piece in decompress(read, compression, label, limit, size):
             beside.put(piece)
     writer.finish()

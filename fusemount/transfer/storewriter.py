@@ -16,7 +16,7 @@ from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName
 from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
 from fusemount.layer.decode import StretchReader
-from fusemount.settings import Platform
+from fusemount.settings import UNLIMITED, Platform, UnpackLimit
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
@@ -49,7 +49,7 @@ class StoreWriter:
 
     def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
         """A new layer from the bytes of its tar; compression is NONE here."""
-        return self._take(reading(pieces), Claims(), "the new layer")
+        return self._take(reading(pieces), Claims(), "the new layer", UNLIMITED)
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
         """A layer of another image, as it stands there."""
@@ -64,7 +64,7 @@ class StoreWriter:
         )
         try:
             claims = Claims(blob.digest, blob.size, layer.diff_id)
-            return self._take(reader.read, claims, blob.description)
+            return self._take(reader.read, claims, blob.description, self._store.unpack)
         finally:
             self._progress.finish()
             blob.file.release()
@@ -78,10 +78,12 @@ class StoreWriter:
             self._progress.finish()
         return WrittenLayer(taken.diff_id, taken.digest, taken.size, taken.compression)
 
-    def _take(self, read: Read, claims: Claims, description: str) -> WrittenLayer:
+    def _take(
+        self, read: Read, claims: Claims, description: str, limit: UnpackLimit
+    ) -> WrittenLayer:
         layout = self._store.layout
         with Part(layout, None) as part:
-            layer = take_layer(layout, self._lease, part, read, claims, description)
+            layer = take_layer(layout, self._lease, part, read, claims, description, limit)
         return WrittenLayer(layer.diff_id, layer.digest, layer.size, layer.compression)
 
     def finish(

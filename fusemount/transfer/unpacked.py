@@ -26,7 +26,9 @@ def take_unpacked(
     claims = Claims(layer.diff_id, None, layer.diff_id)
     with Part(store.layout, None) as part:
         read = reading(layer.tar())
-        taken = take_layer(store.layout, lease, part, read, claims, layer.description, task.advance)
+        taken = take_layer(
+            store.layout, lease, part, read, claims, layer.description, store.unpack, task.advance
+        )
     task.done("Loaded")
     return taken
 

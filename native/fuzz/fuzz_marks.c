@@ -6,8 +6,8 @@
  * are the name, NUL, the value.  What the kernel does not take is left out.
  *
  * Laws: a layer is scanned, or refused with a reason; so is a stack of them; the tree keeps its
- * invariants; where `trusted.` marks alone are obeyed, a layer without one shows owners and modes as
- * they are.
+ * invariants; where `trusted.` marks alone are obeyed, a layer without one shows owners and modes
+ * as they are.
  */
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"

@@ -1,0 +1,74 @@
+"""Law: the marks that are names `.wh.…`, in an upper that fuse-overlayfs began.
+
+    .wh.NAME          an empty file: NAME is hidden (where mknod(2) is not permitted)
+    .wh..wh..opq      an empty file: nothing of the layers shows in the directory
+    .wh..wh.*         an empty file: bookkeeping, of aufs once
+
+An upper of overlayfs' or ours has no such marks (native/dirmarks.h says how that is told): there
+each is a file of its user's.  So that this stays so, they become overlayfs' own marks before the
+upper is marked as ours; a crash in between leaves some of both, which means the same.
+A name that does not stand for an empty file is a file of its user's in every upper.
+Source: fuse-overlayfs 1.10, main.c (hide_node, set_fd_opaque).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusemount.rootfs.upper import Upper
+
+_PREFIX, _META, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
+
+
+@dataclass(frozen=True)
+class Prefixed:
+    """Of one directory: marks: their names.  hidden: what they hide and the directory has not.
+    others: names that are no marks."""
+
+    path: bytes
+    marks: Collection[bytes]
+    hidden: Sequence[bytes]
+    others: Sequence[bytes]
+    opaque: bool
+
+
+def list_names(fd: int, path: bytes, *, prefixed: bool) -> Prefixed:
+    """Of an open directory, by name; prefixed: some may be marks."""
+    names = sorted(map(os.fsencode, os.listdir(fd)))
+    marks = {name for name in names if prefixed and name.startswith(_PREFIX) and _is_mark(fd, name)}
+    others = [name for name in names if name not in marks]
+    if _OPAQUE in marks:  # there is nothing to hide
+        return Prefixed(path, marks, [], others, opaque=True)
+    hidden = [name[len(_PREFIX) :] for name in marks if not name.startswith(_META)]
+    hidden = [name for name in hidden if name not in (b"", b".", b"..", *names)]
+    return Prefixed(path, marks, hidden, others, opaque=False)
+
+
+def _is_mark(fd: int, name: bytes) -> bool:
+    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
+    return whiteout or (stat.S_ISREG(st.st_mode) and st.st_size == 0)
+
+
+def convert(upper: Upper, found: Prefixed) -> None:
+    """Makes overlayfs' own marks of them. Raises OSError."""
+    with upper.at(found.path) as (at, rest):
+        fd = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+    try:
+        st = os.fstat(fd)
+        upper.mark_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
+        if found.opaque:
+            upper.set_mark(fd, b".", b"opaque", b"y")
+        else:
+            for name in found.hidden:
+                upper.whiteout(found.path + b"/" + name if found.path else name)
+        for name in found.marks:
+            os.unlink(name, dir_fd=fd)
+        upper.settle_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
+    finally:
+        os.close(fd)

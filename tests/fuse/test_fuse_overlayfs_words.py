@@ -1,0 +1,69 @@
+"""`noxattrs` and `static_nlink`: fuse-overlayfs is the oracle."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mounted import Command
+from oracle import run
+
+
+@contextmanager
+def mounted(command: Command | None, base: Path, option: str) -> Iterator[Path]:
+    """By us, or by fuse-overlayfs."""
+    words = f"lowerdir={base}/low,upperdir={base}/up,workdir={base}/work,{option}"
+    if command is None:
+        run("fuse-overlayfs", "-o", words, base / "mnt")
+    else:
+        command("-o", f"{words},fastpath={'on' if command.fastpath else 'off'}", base / "mnt")
+    try:
+        yield base / "mnt"
+    finally:
+        if command is None:
+            run("umount", base / "mnt")
+        else:
+            command("umount", base / "mnt")
+
+
+def refused(call: object, *arguments: object) -> int:
+    try:
+        call(*arguments)  # type: ignore[operator]
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def seen(at: Path) -> list[object]:
+    """What the options change."""
+    os.mkdir(at / "d/made")
+    links = [os.stat(at / name).st_nlink for name in (".", "d", "d/made", "d/sub", "f")]
+    codes = [
+        refused(os.getxattr, at / "f", "user.x"),
+        refused(os.listxattr, at / "f"),
+        refused(os.setxattr, at / "f", "user.y", b"1"),
+        refused(os.setxattr, at / "d", "trusted.y", b"1"),
+    ]
+    os.chmod(at / "f", 0o600)  # copies up, xattrs too
+    return [links, codes]
+
+
+@pytest.mark.parametrize("option", ["noxattrs=1", "static_nlink"])
+def test_as_fuse_overlayfs_has_them(tmp_path: Path, fastpath: bool, option: str) -> None:
+    both = []
+    for command in (Command(tmp_path / "ours", fastpath), None):
+        base = tmp_path / ("ours" if command else "theirs")
+        for name in ("low/d/sub", "up", "work", "mnt"):
+            (base / name).mkdir(parents=True)
+        (base / "low/f").write_text("lower")
+        os.setxattr(base / "low/f", "user.x", b"y")
+        with mounted(command, base, option) as at:
+            both.append(seen(at))
+        assert os.getxattr(base / "up/f", "user.x") == b"y"
+    assert both[0] == both[1]
+    assert (both[0][0][1] == 1) == (option == "static_nlink")  # type: ignore[index]
+    assert (errno.EOPNOTSUPP in both[0][1]) == (option == "noxattrs=1")  # type: ignore[operator]

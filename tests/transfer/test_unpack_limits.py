@@ -1,0 +1,163 @@
+"""What a few bytes may become, wherever something is unpacked, and where a stream has no end: one
+line with exit code 4 names layer, limit and flag, and nothing stays in a cache or a store."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+from hostile import Hostile
+from imagewriter import ImageSpec, compress, docker_archive, oci_archive, oci_files
+from mounted import Command
+from servedimage import ServedImage
+from tarwriter import TarWriter
+
+from fusemount.cli.main import main
+from fusemount.codec import MAGIC_BYTES, Read, decompress, detect
+from fusemount.errors import MalformedImage
+from fusemount.settings import RATIO_FROM, UNPACK_LIMIT, UnpackLimit
+
+SIZE = 3 << 20
+ZEROS = TarWriter().file("zeros", bytes(SIZE)).tar()
+LIMIT = "--max-unpacked=2M"
+REFUSED = r"than 2 MiB, the limit \(--max-unpacked SIZE allows more\)\n"
+CODECS = ["gzip", "zstd", "xz", "bzip2"]
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A command line, which must be refused; gives its line."""
+    for what in ("CACHE", "STATE", "RUNTIME", "ROOT"):
+        monkeypatch.setenv(f"IMGMOUNT_{what}_DIR", str(tmp_path / "own" / what.lower()))
+
+    def called(*words: str | Path) -> str:
+        if words[0] in ("mount", "run"):  # in a process of their own, which they change
+            done = Command(tmp_path / "own")(*words, check=False)
+            code, line = done.returncode, done.stderr
+        else:
+            code = main([*map(str, words)])
+            line = capsys.readouterr().err
+        assert code == (125 if words[0] == "run" else MalformedImage.exit_code), line
+        assert re.fullmatch(rf"imgmount: .*{REFUSED}", line), line
+        left = [p for p in (tmp_path / "own").rglob("*") if p.is_file()]
+        assert not [p for p in left if p.suffix in (".tar", ".part") or p.name.startswith(".tmp-")]
+        assert sum(p.stat().st_size for p in left) < 50_000, left  # configs, indexes
+        return line
+
+    return called
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_and_verb(run: Run, tmp_path: Path, codec: str) -> None:
+    archive = oci_archive(tmp_path / "a.tar", [ZEROS], tags=("t",), compress=codec)
+    (tmp_path / "mnt").mkdir()
+    assert "layer 1 of 1" in run("dump", LIMIT, archive)
+    assert "layer sha256:" in run("load", "-q", LIMIT, archive)
+    if codec == "gzip":
+        run("mount", LIMIT, archive, tmp_path / "mnt")
+        run("mount", "-o", "max-unpacked=2M", archive, tmp_path / "mnt")
+        run("run", LIMIT, archive, "true")
+        run("copy", "-q", LIMIT, f"oci-archive:{archive}", f"oci:{tmp_path / 'out'}")
+    (tmp_path / "rootfs").write_bytes(compress(ZEROS, codec))
+    for verb in ("import", "dump"):
+        assert f"{tmp_path}/rootfs" in run(verb, LIMIT, tmp_path / "rootfs")
+
+
+def test_an_archive_around_layers(run: Run, tmp_path: Path) -> None:
+    """`docker save | gzip`."""
+    archive = docker_archive(tmp_path / "a.tgz", [ZEROS], wrap="gzip")
+    for verb in ("inspect", "load"):
+        assert f"{archive}: unpacks to more" in run(verb, LIMIT, archive)
+    run("copy", "-q", LIMIT, f"docker-archive:{archive}", f"oci:{tmp_path / 'out'}")
+
+
+def test_a_layer_of_a_registry(run: Run, server: Hostile) -> None:
+    files = oci_files([ImageSpec([ZEROS], tags=("t",), compress="zstd")])
+    image = ServedImage(server, files, "a", "t")
+    assert image.layers[0] in run("pull", "-q", LIMIT, image.name)
+
+
+def test_streams_without_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "/dev/zero: has more than" in run("load", LIMIT, "/dev/zero")
+    with open("/dev/zero") as zeros:
+        monkeypatch.setattr(sys, "stdin", zeros)
+        for words in (["load"], ["import", "-"]):
+            assert "standard input: has more than" in run(*words, LIMIT)
+
+
+def endless(*parts: bytes) -> Read:
+    """The last part again and again."""
+    *first, last = parts
+
+    def pieces() -> Iterator[bytes]:
+        yield from first
+        yield from repeat(last)
+
+    source, rest = pieces(), b""
+
+    def read(n: int) -> bytes:
+        nonlocal rest
+        rest = rest or next(source)
+        piece, rest = rest[:n], rest[n:]
+        return piece
+
+    return read
+
+
+SKIPPABLE = b"\x50\x2a\x4d\x18" + (100_000).to_bytes(4, "little") + bytes(100_000)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *([compress(bytes(1 << 20), codec)] for codec in CODECS),
+        [compress(b"", "gzip") * 1000],
+        [compress(b"", "bzip2") * 1000],
+        [compress(b"", "xz"), bytes(1 << 16)],
+        [SKIPPABLE],
+    ],
+    ids=[*CODECS, "empty gzip", "empty bzip2", "padding of xz", "skippable frames"],
+)
+def test_compressed_streams_without_end(parts: list[bytes]) -> None:
+    """Also where nothing ever comes out."""
+    pieces = decompress(
+        endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", UnpackLimit(1 << 19, 0)
+    )
+    with pytest.raises(MalformedImage, match="more than 512 KiB, the limit"):
+        for _ in pieces:
+            pass
+
+
+def test_the_limit_is_exact() -> None:
+    data = compress(ZEROS, "gzip")
+
+    def unpacked(limit: UnpackLimit) -> int:
+        read = io.BytesIO(data).read
+        return sum(map(len, decompress(read, detect(data), "x", limit, len(data))))
+
+    assert unpacked(UnpackLimit(len(ZEROS), 0)) == len(ZEROS)
+    with pytest.raises(MalformedImage, match=f"than {len(ZEROS) - 1} bytes, the limit"):
+        unpacked(UnpackLimit(len(ZEROS) - 1, 0))
+
+
+def test_the_ratio_counts_where_nobody_named_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert UNPACK_LIMIT.most(98_000) == RATIO_FROM == 1 << 30
+    assert UNPACK_LIMIT.most(5 << 20) == 5000 << 20
+    assert UNPACK_LIMIT.most(1 << 40) == 64 << 30
+    monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
+    data = compress(ZEROS, "zstd")
+    with pytest.raises(MalformedImage, match=rf"than 1 MiB and 1,000 times its {len(data)} bytes"):
+        list(decompress(io.BytesIO(data).read, detect(data), "x", UNPACK_LIMIT, len(data)))
+
+
+@pytest.mark.parametrize("word", ["", "0", "-1", "1X", "G", "9" * 30, "64 G", "1e9"])
+def test_sizes_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", f"--max-unpacked={word or '='}", "x"]) == 2
+    assert "expected a size, like 64G, or unlimited" in capsys.readouterr().err
