@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusemount._native import (
@@ -46,7 +46,7 @@ class Origin:
 
     store: bool = False
     roots: bool = False
-    below: tuple[Path, ...] = ()
+    below: tuple[Path, ...] = field(default=(), compare=False)
 
 
 ANYBODYS = Origin()
