@@ -51,6 +51,10 @@ class LayerIndex:
     def archive_bytes(self) -> int: ...
     @property
     def nbytes(self) -> int: ...  # memory of the arrays
+    @property
+    def oddities(self) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+        """What is shown otherwise than the archive says it, each as (how many members, the path of
+        the first): `..` that would have left the root; owners that are no ids, shown as 0."""
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
 
 from fusemount.errors import MalformedImage
+from fusemount.magic import LZ4, foreign
 from fusemount.settings import UNLIMITED, UnpackLimit
 
 PIECE = 1 << 20  # the most that comes out at once
@@ -88,6 +89,8 @@ def decompress(
         raise MalformedImage(
             f"{name}: {compression.value} stream {error} near byte {source.taken}"
         ) from error.__cause__
+    except _Foreign as error:
+        raise MalformedImage(f"{name}: {error}") from None
 
 
 def _plain_pieces(source: _Counted, compression: Compression) -> Iterator[bytes]:
@@ -144,6 +147,10 @@ class _Plain:
 
 class _Damaged(Exception):
     """Why, in words that follow "gzip stream"."""
+
+
+class _Foreign(Exception):
+    """Another format, which shares the start with one that we know."""
 
 
 class _Counted:
@@ -332,6 +339,8 @@ class _FrameWalker:
             self._expect(self._descriptor, 1)
         elif field[1:] == b"\x2a\x4d\x18" and 0x50 <= field[0] <= 0x5F:
             self._expect(self._skippable, 4)
+        elif field == LZ4:  # it has skippable frames of the same magic
+            raise _Foreign(foreign(field))
         # anything else the decoder refuses by itself
 
     def _skippable(self, field: bytes) -> None:

@@ -169,8 +169,8 @@ def foreign_reference(transport: str, text: str) -> Reference:
     """
     if transport == DOCKER and text.startswith("//"):
         raise UsageError(
-            f"docker:{text} is in a registry (`imgmount pull` brings it here); docker:NAME is an "
-            "image that docker has on this machine"
+            f"{'docker:' + text!r} is in a registry (`imgmount pull` brings it here); docker:NAME "
+            "is an image that docker has on this machine"
         )
     if not text.startswith("["):
         return Reference(transport, NOT_SAID, text or None)

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* copy_file_range, preadv2, SEEK_DATA */
 #include "content.h"
 
+#include "interrupt.h"
 #include "layerfile.h"
 #include "upperfds.h"
 
@@ -185,6 +186,14 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
 /* ---- copying ------------------------------------------------------------------------------ */
 
 #define COPY_BYTES (1u << 20)
+#define KERNEL_BYTES                                                                               \
+    (16u << 20) /* of one copy_file_range(2): some 10 ms where nothing is shared                   \
+                 */
+
+static bool stopped(void) {
+    img_error ignored;
+    return img_interrupted(IMG_IO_STEP, &ignored) < 0;
+}
 
 static int write_all(int fd, uint64_t offset, const char *data, size_t size) {
     while (size) {
@@ -200,33 +209,34 @@ static int write_all(int fd, uint64_t offset, const char *data, size_t size) {
     return 0;
 }
 
-/* In the kernel as far as it will go; returns how much that was. */
-static uint64_t copy_in_kernel(int from, uint64_t source, int to, uint64_t target, uint64_t size) {
+/* In the kernel as far as it will go; *done says how much that was. 0, or -EINTR. */
+static int copy_in_kernel(int from, uint64_t source, int to, uint64_t target, uint64_t size,
+                          uint64_t *done) {
     off_t in = (off_t)source, out = (off_t)target;
-    uint64_t done = 0;
-    while (done < size) {
-        ssize_t n = copy_file_range(from, &in, to, &out, (size_t)(size - done), 0);
+    for (*done = 0; *done < size;) {
+        size_t left = size - *done < KERNEL_BYTES ? (size_t)(size - *done) : KERNEL_BYTES;
+        if (stopped())
+            return -EINTR;
+        ssize_t n = copy_file_range(from, &in, to, &out, left, 0);
         if (n <= 0)
             break;
-        done += (uint64_t)n;
+        *done += (uint64_t)n;
     }
-    return done;
+    return 0;
 }
 
 static int copy_extent(const img_content *content, const origin *from, const img_extent *e, int fd,
                        char *buffer) {
-    uint64_t place = place_of(content, from, e);
-    uint64_t done = copy_in_kernel(from->fd, place, fd, e->file_offset, e->length);
-    while (done < e->length) {
+    uint64_t place = place_of(content, from, e), done;
+    int result = copy_in_kernel(from->fd, place, fd, e->file_offset, e->length, &done);
+    while (result == 0 && done < e->length) {
         size_t n = e->length - done < COPY_BYTES ? (size_t)(e->length - done) : COPY_BYTES;
-        int result = read_all(from->fd, place + done, buffer, n);
+        result = stopped() ? -EINTR : read_all(from->fd, place + done, buffer, n);
         if (result == 0)
             result = write_all(fd, e->file_offset + done, buffer, n);
-        if (result < 0)
-            return result;
         done += n;
     }
-    return 0;
+    return result;
 }
 
 /* The next piece of data at or behind offset; false when there is none. */
@@ -333,11 +343,5 @@ uint64_t img_node_blocks(const img_node *node) {
         return 0;
     if (img_node_data_is_up(node) || node->flags & IMG_NODE_BLOCKS)
         return node->blocks;
-    uint64_t bytes = node->size;
-    if (node->flags & IMG_NODE_SPARSE) {
-        bytes = 0;
-        for (uint32_t i = 0; i < node->n_extents; i++)
-            bytes += node->u.extents[i].length;
-    }
-    return (bytes + 4095) / 4096 * 8;
+    return (node->size + 4095) / 4096 * 8;
 }

@@ -4,6 +4,7 @@
 #include "beneath.h"
 #include "dirmarks.h"
 #include "indexbuild.h"
+#include "interrupt.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -50,6 +51,7 @@ typedef struct scanning {
     size_t n_sorted, sorted_size;
     directory here;
     uint32_t n_files;
+    bool interrupted;
 } scanning;
 
 static int no_memory(scanning *s) {
@@ -390,7 +392,13 @@ static int put_name(scanning *s, int fd, const char *name) {
 
 /* ---- directories -------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b) {
+/* Once it is to end, all names are alike, and the sort is over soon. */
+static int by_name(const void *a, const void *b, void *scanned) {
+    scanning *s = scanned;
+    if (s->interrupted || img_interrupted(1, s->err) < 0) {
+        s->interrupted = true;
+        return 0;
+    }
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
@@ -403,12 +411,15 @@ static int list(scanning *s, DIR *dir) {
     while (errno = 0, result == 0 && (entry = readdir(dir))) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
-        result = img_bytes_add(&s->names, entry->d_name, strlen(entry->d_name) + 1);
+        if (img_bytes_add(&s->names, entry->d_name, strlen(entry->d_name) + 1) < 0)
+            result = no_memory(s);
+        else
+            result = img_interrupted(1, s->err);
         n++;
     }
     int code = errno;
     if (result < 0)
-        return no_memory(s);
+        return result;
     if (code)
         return img_fail(s->err, code, "cannot be listed: %s", strerror(code));
     const char *name = s->names.data;
@@ -420,8 +431,8 @@ static int list(scanning *s, DIR *dir) {
         s->sorted[s->n_sorted++] = name;
     }
     if (n)
-        qsort(s->sorted, n, sizeof *s->sorted, by_name);
-    return 0;
+        qsort_r(s->sorted, n, sizeof *s->sorted, by_name, s);
+    return s->interrupted ? -1 : 0;
 }
 
 static void cannot_read(scanning *s) {
@@ -462,7 +473,9 @@ static int put_directory(scanning *s) {
         (void)at_fault(s, "");
     size_t above = s->n_waiting;
     for (size_t i = 0; result == 0 && i < s->n_sorted; i++) {
-        result = put_name(s, fd, s->sorted[i]);
+        result = img_interrupted(IMG_IO_STEP, s->err);
+        if (result == 0)
+            result = put_name(s, fd, s->sorted[i]);
         if (result < 0)
             (void)at_fault(s, s->sorted[i]);
     }
@@ -508,7 +521,7 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     int result = put_root(&s);
     while (result == 0 && s.n_waiting) {
         s.here = s.waiting[--s.n_waiting];
-        result = put_directory(&s);
+        result = img_interrupted(IMG_IO_STEP, err) < 0 ? -1 : put_directory(&s);
     }
     if (result == 0)
         index = img_builder_take(&s.builder, 0, err);

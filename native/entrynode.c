@@ -51,6 +51,13 @@ void img_set_directory(img_tree *tree, img_node *node, const img_attributes *a, 
     (void)img_tree_replace_xattrs(tree, node, xattrs, bytes, false);
 }
 
+static uint64_t extents_blocks(const img_extent *extents, uint32_t n) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        bytes += extents[i].length;
+    return (bytes + 4095) / 4096 * 8;
+}
+
 img_id img_entry_new_node(img_tree *tree, const img_index *index, const img_entry *e,
                           uint16_t layer) {
     img_attributes a = img_entry_attributes(e);
@@ -67,6 +74,8 @@ img_id img_entry_new_node(img_tree *tree, const img_index *index, const img_entr
         node->flags |= IMG_NODE_SPARSE;
         node->u.extents = index->extents + e->first_extent;
         node->n_extents = e->n_extents;
+        node->flags |= IMG_NODE_BLOCKS; /* once: a stat must not cost as much as the map is long */
+        node->blocks = extents_blocks(node->u.extents, node->n_extents);
     } else if (e->kind == IMG_FILE) {
         node->u.archive_data = e->archive_data;
     }

@@ -1,6 +1,7 @@
 #include "index.h"
 
 #include "checksum.h"
+#include "interrupt.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 _Static_assert(sizeof(img_index_header) % 8 == 0, "entries stand aligned behind the header");
 _Static_assert(sizeof(img_entry) % 8 == 0, "extents stand aligned behind the entries");
 
+#define PIECE ((size_t)16 << 20) /* of one read or write, between which signals are heard */
 enum { NS_PER_S = 1000000000, RECORD_HEAD = sizeof(uint16_t) + sizeof(uint32_t) };
 
 void img_index_free(img_index *index) {
@@ -27,10 +29,19 @@ void img_index_free(img_index *index) {
     free(index);
 }
 
+void img_oddities_count(img_oddities *oddities, const img_entry *entry, uint64_t number) {
+    if (entry->flags & IMG_ENTRY_CLAMPED && oddities->n_clamped++ == 0)
+        oddities->first_clamped = number;
+    if (entry->flags & IMG_ENTRY_OWNER && oddities->n_owner++ == 0)
+        oddities->first_owner = number;
+}
+
 static int write_all(int fd, const void *data, uint64_t size, img_error *err) {
     const char *at = data;
     while (size) {
-        size_t piece = size < (1u << 30) ? (size_t)size : 1u << 30;
+        size_t piece = size < PIECE ? (size_t)size : PIECE;
+        if (img_interrupted(IMG_IO_STEP, err) < 0)
+            return -1;
         ssize_t written = write(fd, at, piece);
         if (written < 0 && errno == EINTR)
             continue;
@@ -174,13 +185,16 @@ static mode_t type_of(uint8_t kind) {
 }
 
 static bool entry_holds(const img_index *index, const img_entry *entry, const img_entry *before) {
-    if (entry->kind < IMG_FILE || entry->kind > IMG_FIFO || (entry->flags & ~IMG_ENTRY_SPARSE))
+    const unsigned odd = IMG_ENTRY_CLAMPED | IMG_ENTRY_OWNER;
+    if (entry->kind < IMG_FILE || entry->kind > IMG_FIFO ||
+        (entry->flags & ~(IMG_ENTRY_SPARSE | odd)))
         return false;
     if ((entry->mode & ~07777u) != type_of(entry->kind))
         return false;
     if (entry->mtime_ns >= NS_PER_S || entry->atime_ns >= NS_PER_S || entry->ctime_ns >= NS_PER_S)
         return false;
-    if (entry->kind != IMG_FILE && (entry->size || entry->n_extents || entry->flags))
+    if (entry->kind != IMG_FILE &&
+        (entry->size || entry->n_extents || entry->flags & IMG_ENTRY_SPARSE))
         return false;
     return names_hold(index, entry, before) && xattrs_hold(index, entry) &&
            contents_hold(index, entry);
@@ -195,15 +209,21 @@ static int check(img_index *index, const char *base, uint64_t size, img_error *e
         return img_fail(err, EBADMSG, "an index that is cut or has grown");
     if (img_index_checksum(index) != index->head.checksum)
         return img_fail(err, EBADMSG, "a damaged index: its checksum is another");
-    for (uint64_t i = 0; i < index->head.n_entries; i++)
+    for (uint64_t i = 0; i < index->head.n_entries; i++) {
+        if (img_interrupted(1, err) < 0)
+            return -1;
         if (!entry_holds(index, &index->entries[i], i ? &index->entries[i - 1] : NULL))
             return img_fail(err, EBADMSG, "a damaged index, entry %llu", (unsigned long long)i);
+        img_oddities_count(&index->oddities, &index->entries[i], i);
+    }
     return 0;
 }
 
 static int read_all(int fd, char *at, size_t size, img_error *err) {
     for (off_t offset = 0; size;) {
-        ssize_t n = pread(fd, at, size < (1u << 30) ? size : 1u << 30, offset);
+        if (img_interrupted(IMG_IO_STEP, err) < 0)
+            return -1;
+        ssize_t n = pread(fd, at, size < PIECE ? size : PIECE, offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)

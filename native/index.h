@@ -2,7 +2,8 @@
  *
  * Pure tar: whiteouts are ordinary members here; what they mean is merge.h's business.  Members
  * stand in archive order, repeats included.  Names are normalised: no leading slash, no "."
- * component, no ".." (resolved lexically inside the root), no empty component, each <= 255 bytes.
+ * component, no ".." (resolved lexically, the root being its own parent), no empty component, each
+ * <= 255 bytes.
  *
  *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
  *           header.checksum is that of all of it (checksum.h), taken with checksum = 0
@@ -24,7 +25,7 @@
 #include <stdint.h>
 
 #define IMG_INDEX_MAGIC "IMGIDX\0\1"
-#define IMG_INDEX_VERSION 2u /* also of the rules by which a tar becomes an index */
+#define IMG_INDEX_VERSION 3u /* also of the rules by which a tar becomes an index */
 
 /* Named limits; a number beyond one is an error E2BIG that says so. */
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
@@ -36,7 +37,8 @@
 #define IMG_EXTENDED_BYTES_MAX (4u << 20)  /* a PAX header, a GNU long name */
 #define IMG_XATTRS_MAX 1024u               /* xattrs of one member */
 #define IMG_XATTR_VALUE_MAX 65536u         /* XATTR_SIZE_MAX of Linux */
-#define IMG_GLOBAL_XATTRS_MAX 4096u        /* bytes of xattrs for all members of an archive */
+#define IMG_GLOBAL_XATTRS_MAX 4096u        /* bytes of xattrs for all members of an archive, */
+#define IMG_GLOBAL_XATTRS_N_MAX 64u        /* and how many: each member takes them over anew */
 #define IMG_SPARSE_MAX (1u << 20)          /* extents of one sparse member */
 #define IMG_POOL_BYTES_MAX 0xffffffffu     /* pool offsets are 32 bits */
 
@@ -82,6 +84,10 @@ typedef struct img_entry {
 } img_entry;
 
 #define IMG_ENTRY_SPARSE 1u
+#define IMG_ENTRY_CLAMPED                                                                          \
+    16u                     /* a ".." of its name or hard link target would have left the root     \
+                             */
+#define IMG_ENTRY_OWNER 32u /* its uid or gid is a number that is no id, shown as 0 */
 /* Directory layers only. */
 #define IMG_ENTRY_OPAQUE 2u /* a directory that shows nothing of the layers below */
 #define IMG_ENTRY_REDIRECT                                                                         \
@@ -99,6 +105,12 @@ typedef struct img_file_record { /* in the pool, not aligned: to be copied out *
     uint32_t dir;                /* pool offset of the directory's path */
     uint16_t dir_len, name_len;  /* the name's bytes follow */
 } img_file_record;
+
+/* What is shown otherwise than the archive says it: how many entries, and the first of them. */
+typedef struct img_oddities {
+    uint64_t n_clamped, first_clamped; /* IMG_ENTRY_CLAMPED */
+    uint64_t n_owner, first_owner;     /* IMG_ENTRY_OWNER */
+} img_oddities;
 
 typedef struct img_index_header {
     char magic[8];
@@ -118,7 +130,11 @@ typedef struct img_index {
     size_t block_bytes;
     bool directory;   /* of a directory layer */
     uint32_t n_files; /* img_file_record.number runs to here */
+    img_oddities oddities;
 } img_index;
+
+/* Counts an entry, which has that number. */
+void img_oddities_count(img_oddities *oddities, const img_entry *entry, uint64_t number);
 
 /* Frees the arrays or the mapping, and the index itself. NULL is fine. */
 void img_index_free(img_index *index);

@@ -132,6 +132,8 @@ int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *e
     builder->entries = entries;
     if (result == 0)
         builder->entries[builder->n_entries++] = *entry;
+    if (result == 0)
+        img_oddities_count(&builder->oddities, entry, builder->n_entries - 1);
     return result;
 }
 
@@ -172,6 +174,7 @@ img_index *img_builder_take(img_builder *builder, uint64_t archive_bytes, img_er
         .pool_bytes = builder->pool.len,
         .archive_bytes = archive_bytes,
     };
+    index->oddities = builder->oddities;
     index->entries = trim(builder->entries, builder->n_entries * sizeof(img_entry));
     index->extents = trim(builder->extents, builder->n_extents * sizeof(img_extent));
     index->pool = trim(builder->pool.data, builder->pool.len);

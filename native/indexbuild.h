@@ -24,6 +24,7 @@ typedef struct img_builder {
     img_bytes pool;
     img_interned *table; /* open addressing, a power of two, at most half full */
     size_t table_size, table_used;
+    img_oddities oddities;
     uint64_t seed;              /* keeps a hostile archive from choosing what collides */
     uint32_t last_at, last_len; /* what was interned last: runs of one directory are the rule */
 } img_builder;

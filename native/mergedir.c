@@ -1,6 +1,7 @@
 #include "mergedir.h"
 
 #include "entrynode.h"
+#include "interrupt.h"
 #include "upperfds.h"
 
 #include <errno.h>
@@ -117,6 +118,8 @@ static int find_all(merge *m) {
     for (uint32_t i = 1; i < m->index->head.n_entries; i++) {
         const img_entry *e = &m->index->entries[i];
         img_id parent = m->below[e->archive_header];
+        if (img_interrupted(1, m->err) < 0)
+            return -1;
         if (e->kind == IMG_DIR)
             find_directory(m, i, parent);
         else if (e->flags & IMG_ENTRY_METACOPY && find_contents(m, e, parent) < 0)
@@ -251,7 +254,7 @@ static int put_all(merge *m) {
         empty_root(m);
     dress(m, IMG_ROOT, root);
     for (uint32_t i = 1; i < m->index->head.n_entries; i++)
-        if (put_entry(m, i, &copies) < 0)
+        if (img_interrupted(1, m->err) < 0 || put_entry(m, i, &copies) < 0)
             return -1;
     return 0;
 }
@@ -270,8 +273,10 @@ static uint32_t kept_files(uint32_t n_layers) {
 
 static int add_slot(merge *m, int fd) {
     img_tree *tree = m->tree;
-    if (tree->n_layers == IMG_LAYERS_MAX)
-        return fail(m, NULL, E2BIG, "too many layers");
+    m->err->offset = 0;
+    m->err->member[0] = '\0';
+    if (img_tree_count_members(tree, m->index, m->err) < 0)
+        return -1;
     if (m->index->n_files > UINT32_MAX - tree->n_files)
         return fail(m, NULL, E2BIG, "too many files in all layers");
     img_layer *grown = realloc(tree->layers, (tree->n_layers + 1) * sizeof *grown);

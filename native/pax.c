@@ -52,6 +52,17 @@ static int take_number(img_pax *pax, const record *rec, void *field, img_error *
     return 0;
 }
 
+/* A number that cannot be an id is for the member to judge; only what is no number is an error. */
+static int take_id(img_pax *pax, const record *rec, void *field, img_error *err) {
+    (void)pax;
+    uint64_t *number = field, ignored;
+    bool negative = rec->value[0] == '-';
+    if (img_decimal(rec->value + negative, rec->value_len - negative, &ignored) < 0)
+        return bad_value(rec, err);
+    *number = negative || ignored > INT64_MAX ? PAX_NO_ID : ignored;
+    return 0;
+}
+
 static int take_time(img_pax *pax, const record *rec, void *field, img_error *err) {
     (void)pax;
     img_time *time = field;
@@ -96,8 +107,8 @@ static const struct {
     {"path", PAX_PATH, FIELD(path), take_text},
     {"linkpath", PAX_LINKPATH, FIELD(linkpath), take_text},
     {"size", PAX_SIZE, FIELD(size), take_number},
-    {"uid", PAX_UID, FIELD(uid), take_number},
-    {"gid", PAX_GID, FIELD(gid), take_number},
+    {"uid", PAX_UID, FIELD(uid), take_id},
+    {"gid", PAX_GID, FIELD(gid), take_id},
     {"mtime", PAX_MTIME, FIELD(mtime), take_time},
     {"atime", PAX_ATIME, FIELD(atime), take_time},
     {"ctime", PAX_CTIME, FIELD(ctime), take_time},

@@ -36,6 +36,8 @@ enum {
     PAX_SPARSE_MAP = 1 << 15, /* at least one piece, PAX 0.0 or 0.1 */
 };
 
+#define PAX_NO_ID UINT64_MAX /* uid, gid: negative, or beyond 63 bits */
+
 typedef struct img_time {
     int64_t s;
     uint32_t ns; /* 0 .. 999,999,999 */
@@ -56,8 +58,9 @@ typedef struct img_pax {
 void img_pax_reset(img_pax *pax); /* empties it, keeps the memory */
 void img_pax_free(img_pax *pax);
 
-/* Adds the records in data; a key given again replaces its value.  global: data is of a 'g'
- * header, where a sparse map (one file's) is refused.  EBADMSG, E2BIG, ENOMEM. */
+/* Adds the records in data (those of one header: img_pax_reset comes before the next 'x'); a key
+ * given again replaces its value.  global: data is of a 'g' header, where a sparse map (one file's)
+ * is refused.  EBADMSG, E2BIG, ENOMEM. */
 int img_pax_parse(img_pax *pax, const char *data, size_t len, bool global, img_error *err);
 
 #endif

@@ -31,11 +31,11 @@ static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args) {
         return NULL;
     img_error err = {0};
     img_index *index;
-    Py_BEGIN_ALLOW_THREADS;
+    IMGPY_BEGIN_LONG;
     index = img_scan_directory(fd, &scan, &err);
-    Py_END_ALLOW_THREADS;
+    IMGPY_END_LONG;
     if (!index) {
-        if (err.code == EBADMSG || err.code == E2BIG || err.code == ENOMEM)
+        if (err.code == EINTR || err.code == EBADMSG || err.code == E2BIG || err.code == ENOMEM)
             return imgpy_raise(&err);
         errno = err.code;
         PyObject *member = PyBytes_FromString(err.member);

@@ -66,7 +66,17 @@ static void raise_format_error(const img_error *err) {
     Py_XDECREF(module);
 }
 
+bool imgpy_signalled(void *thread) {
+    PyThreadState **state = thread;
+    PyEval_RestoreThread(*state);
+    bool raised = PyErr_CheckSignals() < 0;
+    *state = PyEval_SaveThread();
+    return raised;
+}
+
 PyObject *imgpy_raise(const img_error *err) {
+    if (err->code == EINTR && PyErr_Occurred())
+        return NULL;
     if (err->code == EBADMSG || err->code == E2BIG) {
         raise_format_error(err);
     } else if (err->code == ENOMEM) {
@@ -117,8 +127,10 @@ static PyObject *layer_index_scan(PyObject *cls, PyObject *args, PyObject *kwarg
         PyErr_SetString(PyExc_ValueError, "offset and length must not be negative");
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS index = img_scan_fd(fd, (uint64_t)offset, (uint64_t)length, &err);
-    Py_END_ALLOW_THREADS return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
+    IMGPY_BEGIN_LONG;
+    index = img_scan_fd(fd, (uint64_t)offset, (uint64_t)length, &err);
+    IMGPY_END_LONG;
+    return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
 }
 
 static PyObject *layer_index_load(PyObject *cls, PyObject *arg) {
@@ -127,8 +139,10 @@ static PyObject *layer_index_load(PyObject *cls, PyObject *arg) {
     img_index *index;
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS index = img_index_read(fd, &err);
-    Py_END_ALLOW_THREADS return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
+    IMGPY_BEGIN_LONG;
+    index = img_index_read(fd, &err);
+    IMGPY_END_LONG;
+    return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
 }
 
 static PyObject *layer_index_save(PyObject *self, PyObject *arg) {
@@ -141,8 +155,11 @@ static PyObject *layer_index_save(PyObject *self, PyObject *arg) {
     }
     if (fd == -1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS result = img_index_write(index, fd, &err);
-    Py_END_ALLOW_THREADS if (result < 0) return imgpy_raise(&err);
+    IMGPY_BEGIN_LONG;
+    result = img_index_write(index, fd, &err);
+    IMGPY_END_LONG;
+    if (result < 0)
+        return imgpy_raise(&err);
     Py_RETURN_NONE;
 }
 
@@ -162,6 +179,33 @@ static PyObject *layer_index_nbytes(PyObject *self, void *closure) {
                                        head->n_extents * sizeof(img_extent) + head->pool_bytes);
 }
 
+static PyObject *member_path(const img_index *index, const img_entry *entry) {
+    Py_ssize_t dir = entry->dir_len, slash = dir ? 1 : 0;
+    PyObject *path = PyBytes_FromStringAndSize(NULL, dir + slash + entry->name_len);
+    if (!path)
+        return NULL;
+    char *at = PyBytes_AS_STRING(path);
+    memcpy(at, index->pool + entry->dir, (size_t)dir);
+    if (slash)
+        at[dir] = '/';
+    memcpy(at + dir + slash, index->pool + entry->name, entry->name_len);
+    return path;
+}
+
+static PyObject *odd_members(const img_index *index, uint64_t n, uint64_t first) {
+    if (n == 0 || first >= index->head.n_entries)
+        return Py_BuildValue("(Ky)", (unsigned long long)n, "");
+    return Py_BuildValue("(KN)", (unsigned long long)n, member_path(index, &index->entries[first]));
+}
+
+static PyObject *layer_index_oddities(PyObject *self, void *closure) {
+    const img_index *index = ((layer_index_object *)self)->index;
+    const img_oddities *odd = &index->oddities;
+    (void)closure;
+    return Py_BuildValue("(NN)", odd_members(index, odd->n_clamped, odd->first_clamped),
+                         odd_members(index, odd->n_owner, odd->first_owner));
+}
+
 static PyObject *time_ns(int64_t s, uint32_t ns) {
     int64_t total;
     if (!__builtin_mul_overflow(s, INT64_C(1000000000), &total) &&
@@ -178,19 +222,6 @@ static PyObject *time_ns(int64_t s, uint32_t ns) {
     Py_XDECREF(part);
     Py_XDECREF(whole);
     return sum;
-}
-
-static PyObject *member_path(const img_index *index, const img_entry *entry) {
-    Py_ssize_t dir = entry->dir_len, slash = dir ? 1 : 0;
-    PyObject *path = PyBytes_FromStringAndSize(NULL, dir + slash + entry->name_len);
-    if (!path)
-        return NULL;
-    char *at = PyBytes_AS_STRING(path);
-    memcpy(at, index->pool + entry->dir, (size_t)dir);
-    if (slash)
-        at[dir] = '/';
-    memcpy(at + dir + slash, index->pool + entry->name, entry->name_len);
-    return path;
 }
 
 static PyObject *member_extents(const img_index *index, const img_entry *entry) {
@@ -342,6 +373,8 @@ static PyGetSetDef layer_index_getset[] = {
     {"archive_bytes", layer_index_archive_bytes, NULL,
      "Where the end-of-archive mark, or the end of input, stands.", NULL},
     {"nbytes", layer_index_nbytes, NULL, "Memory of the arrays.", NULL},
+    {"oddities", layer_index_oddities, NULL,
+     "(how many members' names lead out of the root, the first), the same of owners.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

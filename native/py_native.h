@@ -11,6 +11,7 @@
 
 #include "error.h"
 #include "index.h"
+#include "interrupt.h"
 
 int imgpy_index_exec(PyObject *module);    /* FormatError, Member, LayerIndex, Scanner */
 int imgpy_dirscan_exec(PyObject *module);  /* directory layers */
@@ -35,7 +36,23 @@ const img_index *imgpy_index_get(PyObject *obj);
 PyObject *imgpy_index_wrap(img_index *index);
 
 /* Sets the exception for err and returns NULL: EBADMSG and E2BIG are FormatError(message, member,
- * offset), ENOMEM is MemoryError, everything else OSError(code, message).  Needs the GIL. */
+ * offset), ENOMEM is MemoryError, EINTR what a signal's handler raised, everything else
+ * OSError(code, message).  Needs the GIL. */
 PyObject *imgpy_raise(const img_error *err);
+
+/* Around what may take long: gives up the GIL, as Py_BEGIN_ALLOW_THREADS does, and takes it back
+ * for a moment now and then to run the handlers of signals (in the main thread; others have none).
+ * When one raises, the core's function fails with EINTR, and imgpy_raise leaves that exception.
+ * Whatever lock is held in between must be one that nobody waits for with the GIL held. */
+#define IMGPY_BEGIN_LONG                                                                           \
+    {                                                                                              \
+        PyThreadState *imgpy_thread = PyEval_SaveThread();                                         \
+        img_interrupt_ask(imgpy_signalled, &imgpy_thread, IMG_ASK_EVERY_NS);
+#define IMGPY_END_LONG                                                                             \
+    img_interrupt_ask(NULL, NULL, 0);                                                              \
+    PyEval_RestoreThread(imgpy_thread);                                                            \
+    }
+
+bool imgpy_signalled(void *thread); /* an img_question; thread: PyThreadState ** */
 
 #endif

@@ -1,7 +1,8 @@
 /* py_tree.c: the Python type Tree, a thin skin over tree.h, merge.h and content.h.
  *
  * Every method takes the tree's lock for its own length.  Waiting for it with the GIL held is safe:
- * who holds the lock in another thread runs pure C and never asks for the GIL.
+ * who holds the lock in another thread runs pure C and never asks for the GIL.  add_layer does ask
+ * for it, to hear signals: so a tree that is being made is used by the thread that makes it alone.
  */
 #define _GNU_SOURCE /* renameat2 */
 #include "py_tree.h"
@@ -64,12 +65,12 @@ static PyObject *tree_add_layer(PyObject *self, PyObject *args, PyObject *kwargs
         return NULL;
     img_error err = {0};
     img_tree *tree = tree_of(self);
-    Py_BEGIN_ALLOW_THREADS;
+    IMGPY_BEGIN_LONG;
     lock_write(tree);
     result = index->directory ? img_tree_add_directory(tree, index, fd, &err)
                               : img_tree_add_layer(tree, index, fd, base, follow, &err);
     unlock(tree);
-    Py_END_ALLOW_THREADS;
+    IMGPY_END_LONG;
     if (result < 0)
         return imgpy_raise(&err);
     Py_RETURN_NONE;
@@ -350,9 +351,11 @@ static PyObject *tree_copy_data(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "KiK", &ino, &fd, &limit) ||
         !content_or_raise(tree_of(self), ino, &content))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS;
+    IMGPY_BEGIN_LONG;
     result = img_content_copy(&content, fd, limit);
-    Py_END_ALLOW_THREADS;
+    IMGPY_END_LONG;
+    if (result == -EINTR && PyErr_Occurred())
+        return NULL;
     if (result < 0)
         return raise_errno(result);
     Py_RETURN_NONE;

@@ -2,6 +2,8 @@
 
 #include "tarscan.h"
 
+#include "interrupt.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -40,6 +42,8 @@ static int feed_all(img_scanner *scanner, int fd, uint64_t offset, uint64_t leng
             continue;
         }
         err->offset = at;
+        if (img_interrupted(IMG_IO_STEP, err) < 0)
+            return -1;
         if (read_some(fd, buffer, left < piece ? (size_t)left : piece, offset + at, &got, err) <
                 0 ||
             img_scanner_feed(scanner, buffer, got, err) < 0)

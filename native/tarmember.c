@@ -97,9 +97,9 @@ static int read_kind(unsigned char flag, const char *name, size_t len, img_kind 
     switch (flag) {
     case 0:
     case '0':
+    case '7':
         *kind = len && name[len - 1] == '/' ? IMG_DIR : IMG_FILE;
         return 0;
-    case '7':
     case 'S':
         *kind = IMG_FILE;
         return 0;
@@ -152,11 +152,14 @@ static mode_t type_bits(img_kind kind) {
 static int read_name(const char *raw, size_t raw_len, img_builder *builder, img_entry *entry,
                      img_error *err) {
     char path[IMG_PATH_BYTES_MAX];
-    long len = img_tarname_normalise(raw, raw_len, path, err);
+    bool clamped = false;
+    long len = img_tarname_normalise(raw, raw_len, path, &clamped, err);
     if (len < 0)
         return -1;
     if (len == 0 && entry->kind != IMG_DIR)
         return img_fail(err, EBADMSG, "the root directory as something else");
+    if (clamped)
+        entry->flags |= IMG_ENTRY_CLAMPED;
     const char *slash = len ? memrchr(path, '/', (size_t)len) : NULL;
     size_t dir_len = slash ? (size_t)(slash - path) : 0;
     size_t name_at = slash ? dir_len + 1 : 0, name_len = (size_t)len - name_at;
@@ -180,9 +183,12 @@ static int read_link(const img_headers *headers, const unsigned char *block, img
     if (len > limit)
         return img_fail(err, E2BIG, "a link target of %zu bytes, the limit is %u", len, limit);
     if (entry->kind == IMG_HARDLINK) {
-        long normal = img_tarname_normalise(text, len, path, err);
+        bool clamped = false;
+        long normal = img_tarname_normalise(text, len, path, &clamped, err);
         if (normal < 0)
             return -1;
+        if (clamped)
+            entry->flags |= IMG_ENTRY_CLAMPED;
         if (normal == 0)
             return img_fail(err, EBADMSG, "a hardlink to the root directory");
         text = path;
@@ -210,13 +216,29 @@ static int read_limited(const uint64_t *pax, const unsigned char *block, tar_fie
     return 0;
 }
 
+/* Numbers that are no id of Linux show as 0, as GNU tar unpacks them: the highest 32-bit one, to
+ * which chown(2) gives no owner, is in images that everybody else reads. */
+static int read_id(const uint64_t *pax, const unsigned char *block, tar_field field,
+                   img_entry *entry, uint32_t *out, img_error *err) {
+    int64_t number;
+    if (pax)
+        number = (int64_t)*pax; /* PAX_NO_ID is -1 */
+    else if (tar_block_number(block, field, &number, err) < 0)
+        return -1;
+    bool is_id = number >= 0 && number <= (int64_t)ID_MAX;
+    *out = is_id ? (uint32_t)number : 0;
+    if (!is_id)
+        entry->flags |= IMG_ENTRY_OWNER;
+    return 0;
+}
+
 static int read_owner(const img_headers *headers, const unsigned char *block, img_entry *entry,
                       img_error *err) {
     const img_pax *pax = giver(headers, PAX_UID);
-    if (read_limited(pax ? &pax->uid : NULL, block, TAR_UID, ID_MAX, &entry->uid, err) < 0)
+    if (read_id(pax ? &pax->uid : NULL, block, TAR_UID, entry, &entry->uid, err) < 0)
         return -1;
     pax = giver(headers, PAX_GID);
-    return read_limited(pax ? &pax->gid : NULL, block, TAR_GID, ID_MAX, &entry->gid, err);
+    return read_id(pax ? &pax->gid : NULL, block, TAR_GID, entry, &entry->gid, err);
 }
 
 static int read_device(const img_headers *headers, const unsigned char *block, img_entry *entry,
@@ -299,10 +321,9 @@ static int read_xattrs(img_headers *headers, img_builder *builder, img_entry *en
 
 static int read_stored(const img_headers *headers, const unsigned char *block, img_member *member,
                        img_error *err) {
-    unsigned char flag = block[TAR_TYPEFLAG];
     int64_t size;
     member->stored = 0;
-    if (flag >= '1' && flag <= '6')
+    if (member->entry.kind != IMG_FILE && block[TAR_TYPEFLAG] != 'D')
         return 0;
     const img_pax *pax = giver(headers, PAX_SIZE);
     if (pax)
@@ -371,7 +392,8 @@ static int read_contents(img_headers *headers, const unsigned char *block, img_m
         return -1;
     }
     bool sparse = member->map != IMG_MAP_NONE;
-    member->entry.flags = sparse ? IMG_ENTRY_SPARSE : 0;
+    if (sparse)
+        member->entry.flags |= IMG_ENTRY_SPARSE;
     member->entry.size = sparse ? member->real : member->stored;
     return 0;
 }

@@ -27,7 +27,7 @@ static int check_whole(const char *name, size_t len, img_error *err) {
     return 0;
 }
 
-long img_tarname_normalise(const char *name, size_t len, char *out, img_error *err) {
+long img_tarname_normalise(const char *name, size_t len, char *out, bool *clamped, img_error *err) {
     if (check_whole(name, len, err) < 0)
         return -1;
     const char *at = name, *end = name + len;
@@ -37,7 +37,7 @@ long img_tarname_normalise(const char *name, size_t len, char *out, img_error *e
         size_t part = (size_t)((slash ? slash : end) - at);
         if (part == 2 && at[0] == '.' && at[1] == '.') {
             if (used == 0)
-                return img_fail(err, EBADMSG, "a name whose \"..\" leads out of the root");
+                *clamped = true;
             used = parent_length(out, used);
         } else if (part > IMG_NAME_MAX) {
             return img_fail(err, E2BIG, "a name component of %zu bytes, the limit is %u", part,

@@ -21,11 +21,11 @@ struct img_scanner {
     scan_state state;
     uint64_t offset;    /* archive offset of the next byte to take */
     uint64_t at;        /* of the block or member at hand, for errors */
-    uint64_t end;       /* of the archive: the first zero block; valid after one */
+    uint64_t end;       /* ENDED: where the zero block stands */
     uint64_t skip, pad; /* bytes to pass over; the last pad of them are padding */
     unsigned char block[TAR_BLOCK];
     size_t block_used;
-    bool any_block, zero_before;
+    bool any_block;
     unsigned char extended_flag;
     uint64_t extended_left; /* bytes of it still to come */
     img_bytes extended;
@@ -134,6 +134,9 @@ static int extend_lines_map(img_scanner *scanner, const unsigned char *block, im
 static int take_global(img_headers *headers, const img_bytes *data, img_error *err) {
     if (img_pax_parse(&headers->global, data->data, data->len, true, err) < 0)
         return -1;
+    if (headers->global.xattrs.n > IMG_GLOBAL_XATTRS_N_MAX)
+        return img_fail(err, E2BIG, "global headers with %zu xattrs, the limit is %u",
+                        headers->global.xattrs.n, IMG_GLOBAL_XATTRS_N_MAX);
     if (headers->global.xattrs.data.len > IMG_GLOBAL_XATTRS_MAX)
         return img_fail(err, E2BIG, "global headers with %zu bytes of xattrs, the limit is %u",
                         headers->global.xattrs.data.len, IMG_GLOBAL_XATTRS_MAX);
@@ -160,7 +163,8 @@ static int take_extended(img_scanner *scanner, img_error *err) {
         return 0;
     case 'g':
         return take_global(headers, data, err);
-    default:
+    default: /* of several in a row the last counts alone, as GNU tar and bsdtar have it */
+        img_pax_reset(&headers->local);
         return img_pax_parse(&headers->local, data->data, data->len, false, err);
     }
 }
@@ -234,11 +238,8 @@ static int take_header(img_scanner *scanner, const unsigned char *block, img_err
 static int take_zero_block(img_scanner *scanner, img_error *err) {
     if (scanner->headers.any)
         return img_fail(err, EBADMSG, "an extended header without a member");
-    if (scanner->zero_before)
-        scanner->state = ENDED;
-    else
-        scanner->end = scanner->at;
-    scanner->zero_before = true;
+    scanner->state = ENDED;
+    scanner->end = scanner->at;
     return 0;
 }
 
@@ -248,12 +249,8 @@ static int take_block(img_scanner *scanner, const unsigned char *block, img_erro
     switch (scanner->state) {
     case AT_HEADER:
         scanner->at = scanner->offset - TAR_BLOCK;
-        if (tar_block_is_zero(block)) {
-            result = take_zero_block(scanner, err);
-        } else {
-            scanner->zero_before = false;
-            result = take_header(scanner, block, err);
-        }
+        result = tar_block_is_zero(block) ? take_zero_block(scanner, err)
+                                          : take_header(scanner, block, err);
         scanner->any_block = true;
         return result;
     case IN_GNU_MAP:
@@ -381,7 +378,7 @@ img_index *img_scanner_finish(img_scanner *scanner, img_error *err) {
         give_up(scanner, err);
         return NULL;
     }
-    uint64_t end = scanner->zero_before ? scanner->end : scanner->offset;
+    uint64_t end = scanner->state == ENDED ? scanner->end : scanner->offset;
     img_index *index = img_builder_take(&scanner->builder, end, err);
     img_error done = {.code = EINVAL, .message = "the scan is finished already"};
     if (!index)

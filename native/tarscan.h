@@ -7,12 +7,11 @@
  * Threads: one scanner, one thread.
  *
  * Type flags
- *   '\0' '0' '7'  file; a name that ends in "/" makes '\0' and '0' a directory (v7's way), whose
- *                 size, if any, is still skipped
+ *   '\0' '0' '7'  file; a name that ends in "/" makes it a directory (v7's way)
  *   '1'           hardlink: only its name and target are kept
  *   '2'-'6'       symlink, character and block device, directory, fifo
- *   '1'-'6'       header only: a size is ignored and no contents follow, as Go's archive/tar reads
- *                 them and so every container engine
+ *                 header only, as all that is no file: a size is ignored and no contents follow, as
+ *                 Go's archive/tar, and so every container engine, GNU tar and bsdtar read them
  *   'S'           GNU sparse file
  *   'D'           GNU incremental directory: a directory, its list of names is skipped
  *   'x' 'X' 'g'   PAX extended header (X: Sun's early one), global header
@@ -22,12 +21,14 @@
  *   else          EBADMSG
  *
  * A name is, in this order, GNU.sparse.name, PAX path, GNU L, the header's. Times, ids and sizes of
- * PAX win over the header's, which are then not looked at.  Ids stop at 2^32 - 2, devices at 12
- * bits major and 20 bits minor (Linux' dev_t): E2BIG beyond.
+ * PAX win over the header's, which are then not looked at.  Of several extended headers of one
+ * kind before a member the last counts alone.  A number that is no id (0 .. 2^32 - 2) shows as 0,
+ * and the entry says so.  Devices have 12 bits major and 20 bits minor (Linux' dev_t): E2BIG
+ * beyond.
  *
- * End: two zero blocks; one zero block or none and then the end of input. A lone zero block before
- * a header is passed over. The last member's padding may be missing.  No bytes at all are an
- * empty archive; anything else without a header first is no tar archive.
+ * End: a zero block, or the end of input.  POSIX wants two, but what stands behind a lone one GNU
+ * tar and bsdtar do not show either.  The last member's padding may be missing.  No bytes at all
+ * are an empty archive; anything else without a header first is no tar archive.
  */
 #ifndef IMG_TARSCAN_H
 #define IMG_TARSCAN_H
@@ -49,7 +50,7 @@ int img_scanner_feed(img_scanner *scanner, const void *data, size_t size, img_er
 uint64_t img_scanner_skippable(const img_scanner *scanner);
 void img_scanner_skip(img_scanner *scanner, uint64_t size);
 
-/* True once two zero blocks were seen: what follows is not the archive's. */
+/* True once a zero block was seen: what follows is not the archive's. */
 bool img_scanner_ended(const img_scanner *scanner);
 
 /* End of input. EBADMSG when the archive ends inside a member. The caller owns the index; its

@@ -193,6 +193,16 @@ int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size
     return 0;
 }
 
+int img_tree_count_members(img_tree *tree, const img_index *index, img_error *err) {
+    if (tree->n_layers == IMG_LAYERS_MAX)
+        return img_fail(err, E2BIG, "too many layers");
+    tree->n_merged += index->head.n_entries;
+    if (tree->n_merged > IMG_MERGED_MAX)
+        return img_fail(err, E2BIG, "more than %u members in all layers, the limit",
+                        IMG_MERGED_MAX);
+    return 0;
+}
+
 void img_tree_share_data(img_tree *tree, img_id id, img_id source) {
     img_node *node = img_node_at(tree, id);
     const img_node *from = img_node_at(tree, source);
@@ -381,13 +391,13 @@ static void dir_remove(img_tree *tree, img_dir *dir, const img_dentry *dentry) {
 
 /* ---- names -------------------------------------------------------------------------------- */
 
-static bool inside_an_index(const img_tree *tree, const char *p) {
-    for (uint32_t i = tree->n_layers; i-- > 0;) {
-        const img_index *index = tree->layers[i].index;
-        if (p >= index->pool && p < index->pool + index->head.pool_bytes)
-            return true;
-    }
-    return false;
+/* Whether p may be kept as it is: only the layer that is being put on brings names, so looking
+ * through the indexes of all layers would cost names times layers. */
+static bool inside_the_index(const img_tree *tree, const char *p) {
+    if (!tree->n_layers)
+        return false;
+    const img_index *index = tree->layers[tree->n_layers - 1].index;
+    return p >= index->pool && p < index->pool + index->head.pool_bytes;
 }
 
 static void dentry_attach(img_tree *tree, uint32_t d, img_id id) {
@@ -448,7 +458,7 @@ static uint32_t dentry_new(img_tree *tree, img_id parent, const char *name, size
     if (dir_reserve(tree, node) < 0)
         goto no_memory;
     dentry->name = name;
-    if (!inside_an_index(tree, name)) {
+    if (!inside_the_index(tree, name)) {
         char *copy = malloc(len);
         if (!copy)
             goto no_memory;

@@ -38,6 +38,7 @@ typedef uint32_t img_id;
 #define IMG_ROOT 1u
 #define IMG_LAYER_UPPER 0xffffu /* node.layer of what no layer gave */
 #define IMG_LAYERS_MAX 0xfff0u
+#define IMG_MERGED_MAX (1u << 25) /* members of all layers: an image may name one layer often */
 
 enum {
     IMG_NODE_USED = 1,
@@ -46,8 +47,10 @@ enum {
     IMG_NODE_SPARSE = 8,    /* u.extents, else u.archive_data */
     IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32,
-    IMG_NODE_META = 64, /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
-    IMG_NODE_BLOCKS = 1024 /* a file of a directory layer: blocks is what its stat says */
+    IMG_NODE_HOLDS = 128, /* merge.c: a directory with a member of the layer somewhere below it */
+    IMG_NODE_META = 64,   /* with IMG_NODE_UPPER: attributes alone; a file's data are the layer's */
+    IMG_NODE_BLOCKS = 1024 /* a layer's file: blocks holds what a directory layer's stat says, or
+                              what a sparse file's extents take */
 };
 
 /* Added to the inode number of an upper object: beyond all nodeids. */
@@ -75,8 +78,8 @@ typedef struct img_node {
     uint64_t ino;     /* st_ino; 0: the nodeid */
     union {
         uint64_t rdev;   /* devices */
-        uint64_t blocks; /* regular files with data in the upper or of directory layers: 512-byte
-                            units, as their stat says */
+        uint64_t blocks; /* regular files with data in the upper, and IMG_NODE_BLOCKS: 512-byte
+                            units */
     };
     int64_t mtime_s, atime_s, ctime_s;
     uint32_t mtime_ns, atime_ns, ctime_ns;
@@ -141,6 +144,9 @@ typedef struct img_tree {
     img_layer *layers;
     uint32_t n_layers;
     uint32_t n_files;      /* of all directory layers */
+    uint64_t n_merged;     /* members of all layers */
+    uint64_t walk_steps;   /* mergewalk.h: that finding their directories took */
+    uint64_t n_implied;    /* directories that were made for them */
     struct img_fds *files; /* their descriptors, by that unique number; NULL: no such layer */
     /* Told, under W, of each node with IMG_NODE_UPPER that is freed: its slot may serve again. It
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
@@ -238,6 +244,9 @@ int img_tree_set_xattr(img_tree *tree, img_node *node, const char *name, size_t 
 /* W. Replaces all xattrs by packed records, borrowed (from an index) or copied. */
 int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records, size_t bytes,
                             bool copy);
+
+/* W. Before a layer is put on: counts its members. E2BIG beyond a limit of layers or members. */
+int img_tree_count_members(img_tree *tree, const img_index *index, img_error *err);
 
 /* W. Gives a symlink its target, copied. -ENOMEM */
 int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size_t len);

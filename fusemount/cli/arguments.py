@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -154,9 +153,9 @@ def open_store(*, create: bool = False, max_unpacked: str = "") -> Store:
 
 
 def warn(message: str) -> None:
-    from fusemount.cli.table import printable
+    from fusemount.cli.terminal import tell
 
-    sys.stderr.write(f"imgmount: warning: {printable(message)}\n")
+    tell(f"warning: {message}")
 
 
 def image_options_of(args: argparse.Namespace) -> ImageOptions:

@@ -72,7 +72,7 @@ def entry() -> NoReturn:
     argv = sys.argv[1:]
     if _split(argv)[0] == "mount":
         close_inherited_descriptors(argv)
-    sys.exit(main(argv))
+    sys.exit(main(argv, guarded=True))
 
 
 def open_standard_descriptors() -> None:
@@ -116,12 +116,15 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
     return (argv[0], argv[1:]) if argv[0] in VERBS else ("mount", argv)
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line; its exit code. Prints errors, raises none."""
+def main(argv: list[str], *, guarded: bool = False) -> int:
+    """Runs a command line; its exit code. Prints errors, raises none.
+
+    guarded: standard output is the process' own, and is made fit for what images say.
+    """
     verb, rest = _split(argv)
     debug = verb != "run" and any(word in ("-d", "--debug") for word in rest)
     try:
-        code = _run_verb(verb, rest) if verb else _answer(argv)
+        code = _run_verb(verb, rest, guarded=guarded) if verb else _answer(argv)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has what it wanted
@@ -158,7 +161,7 @@ def _abandon_output() -> None:
         os.close(null)
 
 
-def _run_verb(verb: str, argv: list[str]) -> int:
+def _run_verb(verb: str, argv: list[str], *, guarded: bool) -> int:
     def terminate(_number: int, _frame: object) -> NoReturn:
         raise Terminated
 
@@ -166,6 +169,10 @@ def _run_verb(verb: str, argv: list[str]) -> int:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, terminate)
     module = import_module("fusemount.cli." + VERBS[verb][0])
+    if guarded:
+        from fusemount.cli.terminal import guard_output
+
+        guard_output()
     try:
         code = module.run(argv)
     except SystemExit as end:  # argparse has printed the help
@@ -177,6 +184,7 @@ def _run_verb(verb: str, argv: list[str]) -> int:
 def _report(error: Exception, verb: str) -> int:
     import errno
 
+    from fusemount.cli.terminal import tell
     from fusemount.errors import ImgmountError, NoSpace
 
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
@@ -193,8 +201,6 @@ def _report(error: Exception, verb: str) -> int:
         message = "out of memory"
     else:
         message = f"a bug: {type(error).__name__}: {error} (-d shows where)"
-    # A name in an image may hold anything; a message stays one line and cannot drive a terminal.
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    sys.stderr.write(f"imgmount: {clean.encode(errors='backslashreplace').decode()}\n")
+    tell(message)
     # `run` hands on its command's status, so its own failures have one number (docker's).
     return 125 if verb == "run" else code

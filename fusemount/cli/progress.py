@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from fusemount.escape import printable
 from fusemount.layer.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class BarProgress:
             transient=True,
         )
         self._bars.start()
-        self._task = self._bars.add_task(escape(description), total=total)
+        self._task = self._bars.add_task(escape(printable(description)), total=total)
 
     def advance(self, n: int) -> None:
         if self._bars is not None and self._task is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusemount.cli.statsreport import counters, operations
-from fusemount.cli.table import printable
+from fusemount.escape import printable
 
 Labels = tuple[tuple[str, str], ...]
 # (what follows the name, labels besides the mount's, value)

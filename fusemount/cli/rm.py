@@ -20,7 +20,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.table import printable
+    from fusemount.cli.terminal import tell
     from fusemount.store.removal import broken_by, remove_all
 
     store = open_store()
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
             print(f"Deleted: {digest}")
     sys.stdout.flush()
     for each in failed[:-1]:
-        sys.stderr.write(f"imgmount: {printable(str(each))}\n")
+        tell(str(each))
     if failed:
         raise failed[-1]
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.terminal import drive
 from fusemount.errors import UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _show(
 
 
 def _heading(answer: dict[str, Any]) -> str:
-    from fusemount.cli.table import printable
+    from fusemount.escape import printable
 
     return printable(f"{answer['mount']['mountpoint']}: {answer['mount']['image']}")
 
@@ -139,4 +140,5 @@ def _draw(heading: str, text: str) -> None:
     """As much as the terminal holds: what scrolls cannot be drawn over."""
     columns, rows = shutil.get_terminal_size()
     lines = [heading, "", *text.splitlines()][: max(rows - 1, 1)]
-    print(_CLEAR + "\n".join(line[:columns] for line in lines), flush=True)
+    drive(_CLEAR)
+    print("\n".join(line[:columns] for line in lines), flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fusemount.escape import printable
+
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """No trailing spaces; unprintable characters are escaped, so that a cell is one line."""
@@ -26,11 +28,3 @@ def docker_table(rows: Sequence[Sequence[str]]) -> str:
     ]
     lines = ("".join(map(str.ljust, row, widths)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def printable(text: str) -> str:
-    """Unprintable characters escaped; what is no character at all too."""
-    if text.isprintable():
-        return text
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped).encode(errors="backslashreplace").decode()

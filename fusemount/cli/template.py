@@ -17,6 +17,8 @@ from typing import Any
 from fusemount.errors import UsageError
 
 NO_VALUE = "<no value>"
+NUMBER_MAX = 19  # digits: those of a 64-bit number
+NESTED_MAX = 50  # parentheses in each other
 _ACTION = re.compile(r"\{\{(-(?=\s))?(.*?)((?<=\s)-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
     r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+)|(?P<chain>(?<=\))(?:\.[\w-]+)+)'
@@ -81,6 +83,8 @@ class _Parser:
         ]
 
     def value(self) -> _Value:
+        if self._text.count("(") > NESTED_MAX:
+            raise self._error("too many parentheses")
         found = self._pipeline()
         if self._tokens:
             raise self._error(f"{self._tokens[0][1]!r} is not expected there")
@@ -139,6 +143,8 @@ class _Parser:
             constant = self._string(text)
             return lambda _: constant
         if kind == "number":
+            if len(text) > NUMBER_MAX:
+                raise self._error("a number with too many digits")
             number = int(text)
             return lambda _: number
         if text == "(":

@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fusemount.escape import printable
 from fusemount.transfer.progress import SilentTransfers, Task, Transfers
 
 if TYPE_CHECKING:
@@ -104,9 +105,13 @@ class _Bars:
 
 class _BarTask:
     def __init__(self, bars: RichProgress, name: str, total: int) -> None:
+        from rich.markup import escape
+
         self._bars = bars
         self._total = total
-        self._task: TaskID = bars.add_task(name, total=total or None, state="Waiting")
+        self._task: TaskID = bars.add_task(
+            escape(printable(name)), total=total or None, state="Waiting"
+        )
 
     def advance(self, n: int) -> None:
         self._bars.advance(self._task, n)

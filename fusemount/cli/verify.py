@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.progress import terminal_progress
-    from fusemount.cli.table import printable
+    from fusemount.escape import printable
     from fusemount.layer import SilentProgress
     from fusemount.store.verify import verify
 

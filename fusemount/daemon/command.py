@@ -15,6 +15,7 @@ from fusemount.errors import UsageError
 # dockerd, oci/defaults.go DefaultPathEnvUnix
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ID_MAX = 2**31 - 1  # moby/sys/user: maxID
+_ID_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,13 @@ def _records(text: str, fields: int) -> list[list[str]]:
     for line in text.splitlines():
         record = line.strip().split(":")
         numbers = record[2:4] if fields == 7 else record[2:3]
-        if len(record) >= fields and all(n.isascii() and n.isdigit() for n in numbers):
+        if len(record) >= fields and all(_is_id(n) for n in numbers):
             records.append(record)
     return records
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS and int(text) <= _ID_MAX
 
 
 def _find(records: Iterable[list[str]], wanted: str, *, id_field: int) -> list[str] | None:
@@ -172,7 +177,7 @@ def _find(records: Iterable[list[str]], wanted: str, *, id_field: int) -> list[s
 def _number(text: str, kind: str, file: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"no {kind} {text!r} in the image's /etc/{file}")
-    if int(text) > _ID_MAX:
+    if not _is_id(text):
         raise UsageError(f"{kind} {text}: must be at most {_ID_MAX}")
     return int(text)
 

@@ -25,6 +25,7 @@ from fusemount.daemon.command import Command, Identity, candidates, resolve_iden
 from fusemount.daemon.program import leads_through_proc
 from fusemount.daemon.sandbox import Sandbox, close_from, enter
 from fusemount.errors import ImgmountError
+from fusemount.escape import printable
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
@@ -79,8 +80,7 @@ def _import_no_more() -> None:
 
 
 def _say(message: str) -> None:
-    line = message.encode(errors="backslashreplace").decode().replace("\n", " ")
-    os.write(2, f"imgmount: {line}\n".encode())
+    os.write(2, f"imgmount: {printable(message)}\n".encode(errors="backslashreplace"))
 
 
 def _read(root: int, path: str) -> str:

@@ -13,11 +13,20 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.errors import ImgmountError
+from fusemount.escape import printable
 from fusemount.ownfile import open_or_make
 
 LOGGER = logging.getLogger("imgmount")
 _SYSLOG = "/dev/log"
 _FILE_FORMAT = "%(asctime)s imgmount[%(process)d] %(levelname)s %(message)s"
+
+
+class _Legible(logging.Formatter):
+    """Names of strangers neither begin a line of their own nor drive the terminal of a reader."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        traced = record.exc_info or record.stack_info
+        return printable(super().format(record), "\n" if traced else "")
 
 
 def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: bool = False) -> int:
@@ -30,12 +39,12 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
     fd = -1
     if terminal and file is None:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("imgmount: %(message)s"))
+        handler.setFormatter(_Legible("imgmount: %(message)s"))
     elif file is None and _has_syslog():
         from logging.handlers import SysLogHandler
 
         handler = SysLogHandler(_SYSLOG, SysLogHandler.LOG_DAEMON)
-        handler.setFormatter(logging.Formatter("imgmount[%(process)d]: %(message)s"))
+        handler.setFormatter(_Legible("imgmount[%(process)d]: %(message)s"))
     else:
         path = file or state / "imgmount.log"
         try:
@@ -48,7 +57,7 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
         except OSError as error:
             raise ImgmountError(f"{path}: cannot log: {os.strerror(error.errno or 0)}") from error
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+        handler.setFormatter(_Legible(_FILE_FORMAT))
         fd = stream.fileno()
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False

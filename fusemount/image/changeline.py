@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from fusemount.errors import UsageError
+from fusemount.image.fields import shown
 
 Edited = MutableMapping[str, Any]
 
@@ -38,7 +39,8 @@ def apply_changes(container: Mapping[str, Any], lines: list[str]) -> dict[str, A
         word, rest = word.upper(), rest.strip()
         edit = _EDITS.get(word)
         if edit is None:
-            raise UsageError(f"--change {line!r}: {word or 'nothing'}: one of {', '.join(_EDITS)}")
+            said = shown(word) or "nothing"
+            raise UsageError(f"--change {line!r}: {said}: one of {', '.join(_EDITS)}")
         try:
             line.encode()
             edit(edited, rest)
@@ -130,7 +132,7 @@ class _Words:
                 name, operator, word = (*body.partition(mark),)
                 break
         if not _NAME.fullmatch(name):
-            raise _Bad(f"${{{body}}}: bad substitution")
+            raise _Bad(f"{shown('${' + body + '}')}: bad substitution")
         value = self._env.get(name, "")
         if operator == ":-":
             return value or word

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage
+from fusemount.escape import quoted
 
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
 SHOWN_MAX = 200  # characters of a name in a message
@@ -41,7 +42,7 @@ def parse_json(data: bytes, where: str, limit: int = DOCUMENT_BYTES_MAX) -> Any:
 def shown(text: str) -> str:
     """A stranger's word made fit for a one-line message: short, and nothing that moves a cursor."""
     text = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
-    return text if text.isprintable() else repr(text)
+    return text if text.isprintable() else quoted(text)
 
 
 def _no_constant(word: str) -> NoReturn:

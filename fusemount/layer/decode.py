@@ -21,8 +21,10 @@ from types import TracebackType
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.codec import INPUT, PIECE, Compression, decompress
 from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.kept import Cache, Facts, SparseWriter
+from fusemount.magic import HEAD_BYTES, foreign
 from fusemount.ownfile import open_file
 from fusemount.settings import UnpackLimit
 
@@ -117,41 +119,79 @@ class Beside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and self._error is None:
+            self._error = error  # the pieces that wait are for nobody
         self._queue.put(None)
         self._thread.join()
         if self._error is not None and error is None:
             raise self._error
 
 
-def malformed(description: str, error: FormatError) -> MalformedImage:
-    """The one translator of the scanner's errors."""
-    member = os.fsdecode(error.member)
-    named = f"member {member!r} at byte" if member else "at byte"
+def malformed(description: str, error: FormatError, head: bytes) -> MalformedImage:
+    """The one translator of the scanner's errors.  head: the first bytes, which may tell more."""
+    if error.offset == 0 and (what := foreign(head)):
+        return MalformedImage(f"{description}: {what}")
+    named = f"member {quoted(os.fsdecode(error.member))} at byte" if error.member else "at byte"
     return MalformedImage(f"{description}: {named} {error.offset}: {error.message}")
+
+
+class LayerScan:
+    """A Scanner whose errors are told in words, with the description of what is scanned."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._scanner = Scanner()
+        self._head = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Raises MalformedImage."""
+        if len(self._head) < HEAD_BYTES:
+            self._head += piece[: HEAD_BYTES - len(self._head)]
+        try:
+            self._scanner.feed(piece)
+        except FormatError as error:
+            raise malformed(self._description, error, self._head) from None
+
+    def finish(self) -> LayerIndex:
+        """Raises MalformedImage; also where zeros, which end a tar, begin something else."""
+        try:
+            index = self._scanner.finish()
+        except FormatError as error:
+            raise malformed(self._description, error, self._head) from None
+        if len(index) == 0:
+            check_empty(self._description, self._head)
+        return index
+
+
+def check_empty(description: str, head: bytes) -> None:
+    """Of an archive without members.  Raises MalformedImage where it is a file system's image."""
+    if what := foreign(head):
+        raise MalformedImage(f"{description}: {what}")
 
 
 def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
     """The index of an uncompressed tar, contents skipped."""
     try:
-        return LayerIndex.scan(fd, offset, size)
+        index = LayerIndex.scan(fd, offset, size)
     except FormatError as error:
-        raise malformed(description, error) from None
+        head = read_at(fd, offset, min(size, HEAD_BYTES), description)
+        raise malformed(description, error, head) from None
     except OSError as error:
         raise ImgmountError(f"{description}: {error.strerror or error}") from error
+    if len(index) == 0:
+        check_empty(description, read_at(fd, offset, min(size, HEAD_BYTES), description))
+    return index
 
 
 def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]:
     """An uncompressed blob: hashed and scanned in one pass."""
-    sha256, scanner = hashlib.sha256(), Scanner()
+    sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, False)
-    try:
-        with Beside(sha256.update) as beside:
-            while piece := reader.read(PIECE):
-                beside.put(piece)
-                scanner.feed(piece)
-        index = scanner.finish()
-    except FormatError as error:
-        raise malformed(blob.description, error) from None
+    with Beside(sha256.update) as beside:
+        while piece := reader.read(PIECE):
+            beside.put(piece)
+            scanner.feed(piece)
+    index = scanner.finish()
     digest = "sha256:" + sha256.hexdigest()
     return Facts(digest, digest, blob.size), index
 
@@ -169,7 +209,7 @@ def unpack(
     check sees the facts before that and may refuse them.  The descriptor is the tar's, to read;
     the caller closes it: the name may be taken away at any time.
     """
-    sha256, scanner = hashlib.sha256(), Scanner()
+    sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
     with cache.temporary("layers") as (temporary, fd):
         writer = SparseWriter(fd)
@@ -179,15 +219,10 @@ def unpack(
             scanner.feed(piece)
             writer.write(piece)
 
-        try:
-            with Beside(consume) as beside:
-                for piece in decompress(
-                    reader.read, compression, blob.description, limit, blob.size
-                ):
-                    beside.put(piece)
-            index = scanner.finish()
-        except FormatError as error:
-            raise malformed(blob.description, error) from None
+        with Beside(consume) as beside:
+            for piece in decompress(reader.read, compression, blob.description, limit, blob.size):
+                beside.put(piece)
+        index = scanner.finish()
         facts = Facts(reader.digest(), "sha256:" + sha256.hexdigest(), writer.size)
         check(facts)
         writer.finish()

@@ -18,6 +18,7 @@ from fusemount.errors import (
     NotPermitted,
     UpperError,
 )
+from fusemount.escape import quoted
 from fusemount.layer.marks import ANYBODYS, Origin, by_root, check_disobeyed, obeyed
 from fusemount.settings import UserMarks
 
@@ -74,7 +75,7 @@ def open_directory(
     note = ""
     if unreadable:
         what = os.fsdecode(first)
-        note = f"{path}: {unreadable} directories may not be read, and show empty ({what!r})"
+        note = f"{path}: {unreadable} directories may not be read, and show empty ({quoted(what)})"
     return OpenDirectory(index, fd, str(path), note)
 
 
@@ -129,8 +130,10 @@ def _scan(
     except NotPermitted as error:
         raise NotPermitted(f"{path}: {error}") from error
     except _native.FormatError as error:
-        raise MalformedImage(f"{path}: {os.fsdecode(error.member)!r} {error.message}") from error
+        raise MalformedImage(
+            f"{path}: {quoted(os.fsdecode(error.member))} {error.message}"
+        ) from error
     except OSError as error:
         where = os.fsdecode(error.filename or b"")
-        raise ImgmountError(f"{path}: {where!r}: {error.strerror}") from error
+        raise ImgmountError(f"{path}: {quoted(where)}: {error.strerror}") from error
     return scanned

@@ -205,15 +205,17 @@ class Cache:
         os.close(own_directory(directory, mode=0o700))
         _sweep(directory)
         path = directory / f"{TMP}{os.getpid()}-{os.urandom(8).hex()}"
-        fd = make_file(path, 0o600, os.O_RDWR)
-        try:
+        fd = -1
+        try:  # the file is there before its number is: a signal may come in between
+            fd = make_file(path, 0o600, os.O_RDWR)
             with suppress(OSError):  # a file system without locks: nothing is swept there either
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ contents.  Claims are compared with facts at every open, kept or not.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -24,6 +25,8 @@ from fusemount.layer.kept import Cache, Facts, identity, settle
 from fusemount.layer.progress import Progress
 from fusemount.layer.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
+
+_LOG = logging.getLogger("imgmount")
 
 
 class LayeredImage(Protocol):
@@ -92,6 +95,7 @@ class _Opener:
         else:
             layer = self._compressed(blob, key, facts, compression)
         blob.file.release()
+        _log_oddities(layer)
         self._seen[key] = layer
         return layer
 
@@ -187,3 +191,12 @@ class _Opener:
         with suppress(ImgmountError):
             self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
             self._cache.keep_facts(key, facts)
+
+
+def _log_oddities(layer: OpenLayer) -> None:
+    """What every reader shows otherwise than the archive says: no error, but no secret either."""
+    kinds = ("names lead out of the root by '..' and end at it", "owners are no ids and show as 0")
+    for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
+        if count:
+            name = first.decode(errors="backslashreplace")
+            _LOG.info("%s: %d members' %s; the first is %r", layer.description, count, kind, name)

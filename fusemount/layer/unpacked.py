@@ -14,7 +14,6 @@ Whether the bytes are those of the layer, the reader tells by its diff_id.
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import os
 import stat
@@ -89,6 +88,8 @@ class UnpackedLayer:
                     name = _bytes(entry, "name_raw") or entry.text("name").encode(
                         "utf-8", "surrogateescape"
                     )
+                    if b"\0" in name:
+                        raise entry.bad("name", "holds a NUL byte")
                     yield from self._contents(tree, name, entry.count("size"))
         finally:
             os.close(tree)
@@ -116,5 +117,5 @@ class UnpackedLayer:
 def _bytes(entry: Fields, key: str) -> bytes:
     try:
         return base64.b64decode(entry.text(key), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one, and so is what is no ASCII
         raise entry.bad(key, str(error)) from error

@@ -14,7 +14,6 @@ the longest that fits counts.  A secret is never part of a message.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +171,7 @@ def parse_auth(fields: Fields) -> Credentials | None:
     if packed:
         try:
             pair = base64.b64decode(packed, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # binascii.Error and UnicodeDecodeError are; so is what is no ASCII
             raise fields.bad("auth", "not a name and a password in base64") from None
         username, colon, password = pair.partition(":")
         password = password.rstrip("\0")

@@ -25,9 +25,11 @@ Lines are sorted by path, component by component; "first name" is in that order.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from fusemount import _native
 from fusemount.escape import escape, format_xattrs
@@ -43,6 +45,7 @@ _TYPES = {
     stat.S_IFSOCK: b"s",
 }
 _PIECE = 1 << 20
+_RUN = 1 << 16  # names sorted at once: signals are heard in between
 
 
 def format_line(
@@ -88,8 +91,15 @@ class _Dump:
             attr = self._rootfs.getattr(ino)
             yield self._line(attr, path or b"/")
             if stat.S_ISDIR(attr.mode):
-                rows = sorted(self._rootfs.tree.readdir(ino, 0, 2**31), reverse=True)
-                todo.extend((child, path + b"/" + name) for name, child, _ in rows)
+                todo.extend((child, path + b"/" + name) for name, child in self._children(ino))
+
+    def _children(self, ino: int) -> Iterable[tuple[bytes, int]]:
+        """By name, the last first."""
+        runs, cookie = [], 0
+        while rows := self._rootfs.tree.readdir(ino, cookie, _RUN):
+            runs.append(sorted(((name, child) for name, child, _ in rows), reverse=True))
+            cookie = rows[-1][2]
+        return heapq.merge(*runs, reverse=True) if len(runs) > 1 else chain.from_iterable(runs)
 
     def _line(self, attr: _native.Attr, path: bytes) -> bytes:
         tree = self._rootfs.tree

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fusemount import _native
 from fusemount.errors import MalformedImage
+from fusemount.escape import quoted
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
 from fusemount.settings import Owners
@@ -63,8 +64,8 @@ def build_tree(
 
 
 def _malformed(layer: Layer, error: _native.FormatError) -> MalformedImage:
-    member = error.member.decode(errors="backslashreplace")
-    where = f"member {member!r} at byte {error.offset}: " if error.member else ""
+    member = quoted(os.fsdecode(error.member))
+    where = f"member {member} at byte {error.offset}: " if error.member else ""
     return MalformedImage(f"{layer.description}: {where}{error.message}")
 
 

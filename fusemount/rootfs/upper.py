@@ -74,6 +74,7 @@ _OVERRIDE = re.compile(
     rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::((?:char|block)-\d{1,10}-\d{1,10}))?(?::|$)"
 )
 _SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
+_ID_MAX = 2**32 - 2
 _KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
 _PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
 _LONG_MARK = 256  # bytes
@@ -373,8 +374,9 @@ class Upper:
         """The same, where the xattrs are known."""
         kept = b"" if self.privileged else stored.get(OVERRIDE_STAT, b"")
         if parts := _OVERRIDE.match(kept):
-            uid, gid, mode = parts.group(1, 2, 3)
-            return Owner(int(uid), int(gid), int(mode, 8) & 0o7777)
+            uid, gid, mode = int(parts[1]), int(parts[2]), int(parts[3], 8)
+            if max(uid, gid) <= _ID_MAX:
+                return Owner(uid, gid, mode & 0o7777)
         return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode))
 
     def kind_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> tuple[int, int]:
@@ -385,7 +387,9 @@ class Upper:
                 parts = _OVERRIDE.match(stored.get(OVERRIDE_STAT, b""))
                 kept = parts and parts.group(4)
             if kept and (parts := _SPECIAL.fullmatch(kept)):
-                return _KINDS[parts[1]], os.makedev(int(parts[2]), int(parts[3]))
+                major, minor = int(parts[2]), int(parts[3])
+                if major < 1 << 12 and minor < 1 << 20:  # Linux' dev_t
+                    return _KINDS[parts[1]], os.makedev(major, minor)
         return stat.S_IFMT(st.st_mode), st.st_rdev
 
     def make_node(self, name: bytes, mode: int, rdev: int) -> None:

@@ -107,7 +107,7 @@ class Directory:
 
     def find(self, name: str) -> Stretch | None:
         path = self._path / name
-        if ".." in path.parts[len(self._path.parts) :]:
+        if name.startswith("/") or ".." in Path(name).parts or "\0" in name:
             return None
         file = self._files.setdefault(name, self._file(name))
         try:

@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex, Scanner
+from fusemount._native import LayerIndex
 from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, beyond, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
-from fusemount.layer.decode import Beside, StretchReader, malformed, read_at
+from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
 from fusemount.layer.kept import Cache, Facts, identity
 from fusemount.ownfile import open_file, open_or_make, read_file
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
@@ -205,7 +205,7 @@ def _pass(
     flow: _Flow, compression: Compression, description: str, limit: UnpackLimit
 ) -> tuple[Facts, LayerIndex]:
     """What the bytes are."""
-    scanner, sha256, size = Scanner(), hashlib.sha256(), 0
+    scanner, sha256, size = LayerScan(description), hashlib.sha256(), 0
 
     def consume(piece: bytes) -> None:
         scanner.feed(piece)
@@ -218,11 +218,11 @@ def _pass(
                 size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
-    except (FormatError, MalformedImage) as error:
+    except MalformedImage:
         claimed = flow.claims.digest  # without one the rest is not read: it may have no end
         if claimed is not None and claimed != flow.digest():  # the better reason
             raise flow.wrong_digest() from None
-        raise malformed(description, error) if isinstance(error, FormatError) else error from None
+        raise
     digest = flow.digest()
     if compression is Compression.NONE:
         return Facts(digest, digest, flow.size), index
@@ -350,7 +350,7 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         size = os.fstat(fd).st_size
         compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
         reader = StretchReader(fd, 0, size, description, advance, True)
-        sha256, scanner, length = hashlib.sha256(), Scanner(), 0
+        sha256, scanner, length = hashlib.sha256(), LayerScan(description), 0
 
         def consume(piece: bytes) -> None:
             sha256.update(piece)
@@ -364,8 +364,6 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         index = scanner.finish()
         diff_id = Digest("sha256:" + sha256.hexdigest())
         return Measured(Digest(reader.digest()), size, diff_id, length, compression, index)
-    except FormatError as error:
-        raise malformed(description, error) from None
     finally:
         os.close(fd)
 

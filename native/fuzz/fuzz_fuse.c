@@ -145,7 +145,7 @@ static bool is_silent(uint32_t opcode) {
 }
 
 static void request(talk *t, const piece *p) {
-    struct fuse_in_header head = {.unique = t->r->unique += 2};
+    struct fuse_in_header head = {.unique = t->r->unique += 2, .pid = (uint32_t)getpid()};
     size_t arg = p->len > 2 ? p->len - 2 : 0;
     if (p->len < 2)
         return;

@@ -71,9 +71,9 @@ static void add_contents(maker *m) {
     static char big[BIG_SIZE], page[4096];
     img_entry sparse = {.size = SPARSE_SIZE, .flags = IMG_ENTRY_SPARSE, .n_extents = 1};
     img_error err;
-    if (!big[1]) /* once a process */
-        for (size_t i = 0; i < sizeof big; i++)
-            big[i] = (char)(i * 7 + i / 4096);
+    bool made = big[1]; /* once a process */
+    for (size_t i = 0; !made && i < sizeof big; i++)
+        big[i] = (char)(i * 7 + i / 4096);
     add(m, "", "big", IMG_FILE, S_IFREG | 0644, big, sizeof big, (img_entry){0});
     memset(page, 'x', sizeof page);
     img_extent extent = {.file_offset = SPARSE_AT, .length = 4096, .archive_offset = m->end};

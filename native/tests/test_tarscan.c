@@ -360,13 +360,12 @@ static void test_t17_ends(void) {
     t = (tar){0};
     member(&t, "a", '0', "1", 1);
     add(&t, "\0", 1);
-    pad(&t); /* a lone zero block */
+    pad(&t); /* a lone zero block ends it too */
     header(&t, "b", '0', 0);
     end(&t);
-    memset(t.data + t.len, 0, 0);
     add(&t, "garbage", 7);
     index = expect_index(&t);
-    CHECK(index->head.n_entries == 2 && index->head.archive_bytes == 2048);
+    CHECK(index->head.n_entries == 1 && index->head.archive_bytes == 1024);
     img_index_free(index);
     add(&t, "garbage, and not little of it", 29);
     expect_error(&t, EBADMSG, "not a tar archive");
@@ -414,7 +413,8 @@ static void test_t24_records_that_lie(void) {
     static const char *const values[][2] = {
         {"mtime", "1.x"},
         {"mtime", "99999999999999999999"},
-        {"uid", "-1"},
+        {"uid", "-1x"},
+        {"gid", "-"},
         {"size", "1x"},
         {"GNU.sparse.offset", "x"},
         {"GNU.sparse.numbytes", "1"},
@@ -426,10 +426,6 @@ static void test_t24_records_that_lie(void) {
         header(&t, "a", '0', 0);
         expect_error(&t, EBADMSG, values[i][0]);
     }
-    tar t = {0};
-    pax1(&t, "uid", "4294967295");
-    header(&t, "a", '0', 0);
-    expect_error(&t, E2BIG, "4294967294");
 }
 
 static void test_t19_maps_that_lie(void) {

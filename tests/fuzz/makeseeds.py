@@ -162,6 +162,11 @@ def _marks(prefix: str) -> dict[str, bytes]:
         + _mark(2, "b", prefix + "redirect", b"/f/a"),
         "escaped": _mark(1, "a", prefix + "overlay.opaque", b"y")
         + _mark(1, "a", prefix + "imgmount.override_stat", b"0:0:0644"),
+        "special": _mark(1, "empty", prefix + "imgmount.special", b"char-0-0")
+        + _mark(2, "empty", prefix + "imgmount.special", b"block-4095-1048575"),
+        "held": _mark(1, "a", prefix + "imgmount.held", b"4755 -1 1500000000000000000 0100000200")
+        + _mark(1, "l", prefix + "imgmount.held", b"777 5 -5 -")
+        + _mark(1, "d", prefix + "imgmount.times", b"-1 99999999999999999999"),
         "origin": _mark(1, "a", prefix + "origin", b"\0\xfb\x1d\0\x01" + bytes(20))
         + _mark(1, ".", prefix + "impure", b"y") + _mark(0, ".", prefix + "uuid", bytes(16)),
         "owners": _mark(0, ".", prefix + "origin") + _mark(1, ".", owner, b"0:0:0755:dir")
@@ -242,6 +247,11 @@ def fuse() -> dict[str, bytes]:
     init = _ask(INIT, 0, struct.pack("<IIIIII", 7, 38, 4096, 0xFFFFFFFF, 0xFFFFFFFF, 0))
     d, a, link, many, x, big, s, cut = 3, 5, 6, 8, 9, 10, 11, 12
     entry = struct.pack("<QQQQII", a, 0, 1, 1, 0, 0) + bytes(88)
+    new, dir_ = 2, 113  # what is made first takes the free slot, the rest come after all others
+    acl = struct.pack("<I", 2) + struct.pack("<HHI", 1, 7, 0xFFFFFFFF)
+    acl += struct.pack("<HHI", 2, 4, 1000) + struct.pack("<HHI", 4, 5, 0xFFFFFFFF)
+    acl += struct.pack("<HHI", 16, 7, 0xFFFFFFFF) + struct.pack("<HHI", 32, 0, 0xFFFFFFFF)
+    cap = struct.pack("<IIIII", 0x02000001, 1, 0, 0, 0)
     make = _make(CREATE, ROOT, "new") + _make(MKDIR, ROOT, "dir") + _make(MKNOD, ROOT, "node")
     made = _look("new", "dir", "node")
     value = struct.pack("<II", 5, 0) + _name("user.n") + b"value"
@@ -273,6 +283,27 @@ def fuse() -> dict[str, bytes]:
         + _ask(RMDIR, ROOT, _name("dir"))
         + _read(READ, x, 0, 10) + _ask(FORGET, x, struct.pack("<Q", 1))
         + _ask(UNLINK, ROOT, _name("new")) + _ask(RMDIR, ROOT, _name("many")),
+        "orphans": make + _write(new, 0, b"data") + _ask(UNLINK, ROOT, _name("new"))
+        + _write(new, 4, b"more") + _read(READ, new, 0, 10) + _setattr(new, 8, size=2)
+        + _ask(FORGET, new, struct.pack("<Q", 1)) + _read(READ, new, 0, 10)
+        + _look("x") + _write(x, 0, b"up") + _ask(UNLINK, ROOT, _name("x"))
+        + _ask(BATCH_FORGET, 0, struct.pack("<II", 1, 0), struct.pack("<QQ", x, 1)),
+        "whiteouts": _look("x", "l", "p") + _write(x, 0, b"up") + _ask(UNLINK, ROOT, _name("x"))
+        + _ask(UNLINK, ROOT, _name("l")) + _ask(UNLINK, ROOT, _name("p"))
+        + _make(CREATE, ROOT, "x") + _make(MKDIR, ROOT, "l") + _ask(RMDIR, ROOT, _name("l"))
+        + _ask(SYMLINK, ROOT, _name("p"), _name("x")),
+        "acls": make + _ask(SETXATTR, new, struct.pack("<II", len(acl), 0),
+                            _name("system.posix_acl_access"), acl)
+        + _ask(SETXATTR, dir_, struct.pack("<II", len(acl), 0),
+               _name("system.posix_acl_default"), acl)
+        + _setattr(new, 1, mode=0o2750) + _make(CREATE, dir_, "below") + _make(MKDIR, dir_, "sub")
+        + _ask(REMOVEXATTR, new, _name("system.posix_acl_access")),
+        "set-id": make + _ask(SETXATTR, new, struct.pack("<II", 20, 0),
+                              _name("security.capability"), cap)
+        + _setattr(new, 1, mode=0o6755) + _write(new, 0, b"x")
+        + _ask(0x80 | SETATTR, new, struct.pack("<IIQQQ", 1, 0, 0, 0, 0), bytes(36),
+               struct.pack("<IIIII", 0o2755, 0, 0, 0, 0))
+        + _setattr(new, 8, size=1) + _setattr(new, 2 | 4, uid=1000),
         "rename": make + _move(ROOT, "new", ROOT, "newer") + _move(ROOT, "x", ROOT, "y")
         + _move(ROOT, "newer", ROOT, "y", 1) + _move(ROOT, "y", ROOT, "node", 2)
         + _move(ROOT, "y", d, "z") + _move(ROOT, "d", ROOT, "e") + _move(ROOT, "s", ROOT, "t", 4),

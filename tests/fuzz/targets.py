@@ -11,7 +11,9 @@ import atexit
 import base64
 import functools
 import gzip
+import os
 import shutil
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,8 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from fusemount.cli.template import Map, Nil, Struct, Template
+from fusemount.daemon.command import resolve_identity
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, Unauthorized, UsageError
+from fusemount.image.changeline import apply_changes
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.parse import (
     parse_config,
@@ -45,7 +49,7 @@ from fusemount.reference import (
 from fusemount.registry import credentials, replies
 from fusemount.registry.challenge import parse_challenges
 from fusemount.rootfs.base import recorded_base
-from fusemount.rootfs.upper import Upper, format_held, parse_held, parse_times
+from fusemount.rootfs.upper import OVERRIDE_STAT, Upper, format_held, parse_held, parse_times
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.containers_storage import open_containers_storage
@@ -220,6 +224,16 @@ def templates(data: bytes) -> None:
         Template(text_of(data)).fill(Struct(value, {}))
 
 
+def users(data: bytes) -> None:
+    """Who a program of an image runs as: USER[:GROUP], NUL, /etc/passwd, NUL, /etc/group."""
+    user, passwd, group = (data.decode("utf-8", "replace").split("\0") + ["", "", ""])[:3]
+    with refusing(UsageError):
+        who = resolve_identity(user, passwd, group)
+        assert max(who.uid, who.gid, *who.groups) < 2**31, who
+    with refusing(UsageError):
+        apply_changes({}, [user])
+
+
 # ---- registries ------------------------------------------------------------------------------
 
 
@@ -262,9 +276,11 @@ def auths(data: bytes) -> None:
 
 
 class _Marked:
-    """As much of an Upper as base.py asks."""
+    """As much of an Upper as reading its marks asks."""
 
     fd = -1
+    prefix = b"user.overlay."
+    privileged = False
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -280,7 +296,13 @@ def uppermarks(data: bytes) -> None:
         assert parse_held(format_held(held)) == held
         assert 0 <= held.mode <= 0o7777
     parse_times(data)
-    recorded_base(cast(Upper, _Marked(data)))
+    upper, empty = cast(Upper, _Marked(data)), os.stat_result([stat.S_IFREG | 0o600] + 9 * [0])
+    recorded_base(upper)
+    for name in (OVERRIDE_STAT, b"user.overlay.imgmount.special"):
+        kind, rdev = Upper.kind_of(upper, empty, {name: data})
+        assert (stat.S_ISREG(kind) and not rdev) or 0 <= rdev < 1 << 32
+        owner = Upper.owner_of(upper, empty, {name: data})
+        assert max(owner.uid, owner.gid) < 2**32 - 1 and owner.mode <= 0o7777
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -291,6 +313,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         sources,
         references,
         templates,
+        users,
         challenges,
         auths,
         uppermarks,

@@ -120,9 +120,42 @@ def test_m03_aufs_bookkeeping_is_skipped(name: str) -> None:
 
 def test_m04_whiteouts_of_nothing_show_nothing() -> None:
     low = TarWriter().whiteout("a").whiteout("no/such/dir").opaque("gone").file("x", b"")
-    assert names([low.tar()]) == ["/x"]
+    assert names([low.tar()]) == ["/gone", "/no", "/no/such", "/x"]
     top = TarWriter().whiteout("b").whiteout("absent/c").whiteout("d").whiteout("d/x")
-    assert names([base().tar(), top.tar()]) == ["/f", "/l"]
+    assert names([base().tar(), top.tar()]) == ["/absent", "/f", "/l"]
+    top = TarWriter().whiteout("d/x").whiteout("f/g").whiteout("d").file("n").whiteout("n/a")
+    assert names([base().tar(), top.tar()]) == ["/f", "/l", "/n"]
+
+
+def test_m04_the_parents_of_marks_are_as_overlayfs_shows_them(tmp_path: Path) -> None:
+    low = base().dir("d/old", mode=0o711, mtime_ns=TIME)
+    top = TarWriter().dir(".", mode=0o755, mtime_ns=TIME)
+    top.whiteout("d/x").opaque("new/y").opaque("l/z").opaque("f/g/h").opaque("d/sub/e")
+    tars = [low.tar(), top.tar()]
+    with rootfs_of(tars) as view:
+        ours = [line.split(b" ")[:3] for line in dump_lines(view)]
+    layers = [unpack(tar, tmp_path / f"layer{i}") for i, tar in enumerate(tars)]
+    with overlay(layers, tmp_path / "merged") as merged:
+        theirs = [line.split(b" ")[:3] for line in dump_directory(merged)]
+    assert [line[:2] for line in ours] == [line[:2] for line in theirs]
+    assert [b"/d", b"d", b"0750"] in ours  # of the layer that has an entry for it
+
+
+def test_m04_a_member_below_a_directory_named_like_a_whiteout() -> None:
+    top = TarWriter().dir(".wh.f").file(".wh.f/z", b"z").file("d/.wh.q/deep/y", b"y")
+    assert names([base().tar(), top.tar()]) == [
+        "/.wh.f", "/.wh.f/z", "/d", "/d/.wh.q", "/d/.wh.q/deep", "/d/.wh.q/deep/y", "/d/sub",
+        "/d/sub/deep", "/d/x", "/l",
+    ]  # fmt: skip
+
+
+def test_m09_names_and_hardlink_targets_end_at_the_root() -> None:
+    top = TarWriter().file("t", b"t").hardlink("h", "../../t").hardlink("../h2", "a/../../d/x")
+    top.file("../../e", b"e").whiteout("../f").dir("..", mode=0o700)
+    tars = [base().tar(), top.tar()]
+    assert names(tars) == ["/d", "/d/sub", "/d/sub/deep", "/d/x", "/e", "/h", "/h2", "/l", "/t"]
+    assert contents(tars, "/h") == b"t" and contents(tars, "/h2") == b"lower x"
+    assert fields(tars, "/")[2] == "0700"
 
 
 def test_m04_whiteout_in_a_new_directory_leaves_no_phantom() -> None:

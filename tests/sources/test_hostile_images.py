@@ -26,6 +26,7 @@ from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import SilentProgress, open_layers
 from fusemount.settings import Directories, ImageOptions, Platform
 from fusemount.sources import Image
+from fusemount.sources.medium import Directory
 
 AMD64 = Platform("linux", "amd64")
 LAYERS = [
@@ -45,6 +46,15 @@ def test_t24_links_in_an_archive_stay_inside_it(tmp_path: Path, opened: Opener) 
     files[name] = Link("layer.tar")
     with pytest.raises(MalformedImage, match="loop of links"):
         opened(write_archive(tmp_path / "i.tar", files))
+
+
+def test_t24_names_of_a_directory_stay_beneath_it(tmp_path: Path) -> None:
+    (tmp_path / "beside").write_bytes(b"x")
+    (tmp_path / "d").mkdir()
+    medium = Directory(tmp_path / "d")
+    for name in (str(tmp_path / "beside"), "../beside", "a/../../beside", "a\0b"):
+        assert medium.find(name) is None
+    medium.close()
 
 
 def test_t24_an_index_that_holds_itself(tmp_path: Path, opened: Opener) -> None:
