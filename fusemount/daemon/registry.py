@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.daemon.mountinfo import MountEntry, mounts
-from fusemount.errors import ImgmountError
+from fusemount.errors import ImgmountError, NotPermitted
 from fusemount.ownfile import make_file, read_file
 
 
@@ -86,11 +86,17 @@ def prepare(runtime: Path) -> None:
 def _check_ours(runtime: Path, *, make: bool = False) -> None:
     """In /tmp a name can be taken by another user first; their records must not guide us."""
     try:
-        os.close(own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700))
+        fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
     except FileNotFoundError:
         return
     except OSError as error:
         raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():  # root's records are of root's mounts
+            raise NotPermitted(f"{runtime}: must be a directory that only you can write to: "
+                               "it belongs to root")  # fmt: skip
+    finally:
+        os.close(fd)
 
 
 def register(runtime: Path, record: Record) -> None:
