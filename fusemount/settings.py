@@ -117,6 +117,7 @@ class MountOptions:
     by a mark.  volatile: what is written need not last if the machine fails.
     owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
     requests for them are refused.  ignored: words of -o that nobody knows, for the log.
+    rebase: the upper shall belong to this image from here on, whichever it belonged to.
     """
 
     read_only: bool = False
@@ -139,6 +140,7 @@ class MountOptions:
     redirect: bool | None = None
     volatile: bool = False
     owners: Owners = Owners()
+    rebase: bool = False
     static_nlink: bool = False
     xattrs: bool = True
     ignored: tuple[str, ...] = ()

@@ -204,6 +204,9 @@ static void take_mark(img_dirmarks *marks, const char *mark, const char *value, 
     } else if (strcmp(mark, "redirect") == 0 && len < sizeof marks->redirect) {
         memcpy(marks->redirect, value, len);
         marks->redirect_len = len;
+    } else if (strcmp(mark, "imgmount.origin") == 0 && len < sizeof marks->origin) {
+        memcpy(marks->origin, value, len);
+        marks->origin_len = len;
     } else if (strcmp(mark, "imgmount.special") == 0) {
         marks->special = device(value, &marks->special_major, &marks->special_minor);
     } else if (strcmp(mark, "imgmount.times") == 0) {
@@ -282,7 +285,7 @@ int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned ob
     img_xattr_set_reset(&marks->xattrs);
     marks->opaque = marks->whiteout = marks->metacopy = marks->owned = false;
     marks->timed = marks->held = marks->disobeyed = false;
-    marks->redirect_len = marks->capability_len = 0;
+    marks->redirect_len = marks->origin_len = marks->capability_len = 0;
     marks->special = marks->rdev_major = marks->rdev_minor = 0;
     ssize_t n = list_of(fd, name, list);
     if (n < 0)

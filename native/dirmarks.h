@@ -9,6 +9,7 @@
  *   <P>overlay.NAME       a user's own xattr <P>NAME, shown as that
  *   <P>imgmount.special   on an empty file: the device that the file stands for
  *   <P>imgmount.times     of a directory: its atime and mtime
+ *   <P>imgmount.origin    of anything else: where the layers below have what was copied up
  *   <P>imgmount.held      of anything else: its mode, atime, mtime and capability
  *   <P>*                  overlayfs' other bookkeeping, hidden
  *   user.containers.override_stat, user.fuseoverlayfs.override_stat = "uid:gid:mode[:type]"
@@ -16,7 +17,7 @@
  *                         symlink, pipe, socket, block-MAJOR-MINOR or char-MAJOR-MINOR
  *   user.fuseoverlayfs.*  with IMG_MARKS_USER: opaque is obeyed, all are hidden
  *
- * The three of imgmount are those of fusemount/rootfs/upper.py, and mean the same: an upper may be
+ * The four of imgmount are those of fusemount/rootfs/upper.py, and mean the same: an upper may be
  * a layer of the next mount.  Which marks a layer's are, its caller says
  * (fusemount/layer/marks.py); all other xattrs are data.
  * Sources: kernel Documentation/filesystems/overlayfs.rst; containers/storage pkg/idtools;
@@ -60,6 +61,8 @@ typedef struct img_dirmarks {
     bool disobeyed;        /* a user's mark was data */
     char redirect[4096];
     size_t redirect_len; /* 0: none */
+    char origin[4096];
+    size_t origin_len; /* 0: none */
 } img_dirmarks;
 
 void img_dirmarks_free(img_dirmarks *marks);

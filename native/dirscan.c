@@ -171,6 +171,13 @@ static int set_marks(scanning *s, img_entry *e) {
         e->flags |= IMG_ENTRY_OPAQUE;
     if (e->kind == IMG_FILE && marks->metacopy)
         e->flags |= IMG_ENTRY_METACOPY;
+    if (e->kind != IMG_DIR && marks->origin_len) {
+        e->flags |= IMG_ENTRY_ORIGIN;
+        e->n_extents = (uint32_t)marks->origin_len;
+        if (img_builder_text(&s->builder, marks->origin, marks->origin_len, &e->first_extent,
+                             s->err) < 0)
+            return -1;
+    }
     if (!marks->redirect_len || (e->kind != IMG_DIR && !(e->flags & IMG_ENTRY_METACOPY)))
         return 0;
     e->flags |= IMG_ENTRY_REDIRECT;

@@ -61,8 +61,10 @@ int fast_entry(fast_request *req, img_id id, struct fuse_entry_out *entry) {
     if (!node)
         return -ESTALE;
     img_tree_remember(req->path->tree, id, 1);
-    *entry = (struct fuse_entry_out){
-        .nodeid = id, .entry_valid = FAST_FOREVER, .attr_valid = FAST_FOREVER};
+    *entry = (struct fuse_entry_out){.nodeid = id,
+                                     .generation = img_node_generation(req->path->tree, node),
+                                     .entry_valid = FAST_FOREVER,
+                                     .attr_valid = FAST_FOREVER};
     fast_fill_attr(req->path->tree, id, &entry->attr);
     return 0;
 }

@@ -43,8 +43,9 @@ int fast_reply_error(fast_request *req, int negative) {
 /* ---- the protocol's start ----------------------------------------------------------------- */
 
 static int init(fast_request *req) {
-    /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back. No
-     * EXPORT_SUPPORT: nodeids serve again, so a kept file handle could name another file. */
+    /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back.
+     * EXPORT_SUPPORT: file handles outlive what the kernel remembers, since nodeid and generation
+     * together never name another file (tree.h). */
     static const uint64_t wanted =
         FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS | FUSE_ASYNC_DIO |
         FUSE_WRITEBACK_CACHE | FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |

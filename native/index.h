@@ -93,12 +93,14 @@ typedef struct img_entry {
 #define IMG_ENTRY_REDIRECT                                                                         \
     4u /* link: where the layers below have it, "/from/the/root" or "beside" */
 #define IMG_ENTRY_METACOPY 8u /* a file whose contents the layers below have */
+#define IMG_ENTRY_ORIGIN 16u  /* what the layers below have at a path (see below) was copied up */
 
 /* A directory layer's entries differ in this:
  *   archive_header   the number of the directory's own entry; the root's is 0, which is itself
  *   archive_data     IMG_FILE: pool offset of its img_file_record; IMG_HARDLINK: the number of the
  *                    entry that has the object (link is its path, to be read by people)
  *   rdev_*           IMG_FILE: st_blocks, the low and the high half
+ *   first_extent, n_extents   IMG_ENTRY_ORIGIN: that path, its pool offset and length
  * Directories stand before what is in them, and the entries of one directory side by side. */
 typedef struct img_file_record { /* in the pool, not aligned: to be copied out */
     uint32_t number;             /* of the layer's files, from 1 */

@@ -23,6 +23,13 @@ typedef struct data {
     uint16_t layer, flags;
 } data;
 
+/* What was copied up has further names in the layers below, which a crash may have left there
+ * (fusemount/rootfs/copyup.py, C5): they become names of what came up. */
+typedef struct names_left {
+    uint32_t entry;
+    img_id below; /* remembered meanwhile */
+} names_left;
+
 typedef struct merge {
     img_tree *tree;
     const img_index *index;
@@ -32,6 +39,8 @@ typedef struct merge {
     img_id *here;  /* by entry: its node */
     data *copies;  /* of the metacopies, in their order */
     size_t n_copies, copies_size;
+    names_left *left;
+    size_t n_left, left_size;
 } merge;
 
 static int fail(merge *m, const img_entry *e, int code, const char *why) {
@@ -112,6 +121,28 @@ static int find_contents(merge *m, const img_entry *e, img_id parent) {
     return 0;
 }
 
+static int find_names(merge *m, uint32_t i) {
+    const img_entry *e = &m->index->entries[i];
+    const char *path = m->index->pool + e->first_extent;
+    img_id id;
+    if (img_tree_resolve(m->tree, path, e->n_extents, false, &id) < 0)
+        return 0;
+    const img_node *node = img_node_at(m->tree, id);
+    if (node->nlink < 2 || (node->mode & S_IFMT) != (e->mode & S_IFMT))
+        return 0;
+    if (m->n_left == m->left_size) {
+        size_t size = m->left_size ? 2 * m->left_size : 64;
+        names_left *grown = reallocarray(m->left, size, sizeof *grown);
+        if (!grown)
+            return fail(m, e, ENOMEM, "out of memory");
+        m->left = grown;
+        m->left_size = size;
+    }
+    m->left[m->n_left++] = (names_left){i, id};
+    img_tree_remember(m->tree, id, 1);
+    return 0;
+}
+
 /* Looks everything up before anything is changed. */
 static int find_all(merge *m) {
     m->below[0] = m->index->entries[0].flags & IMG_ENTRY_OPAQUE ? 0 : IMG_ROOT;
@@ -123,6 +154,8 @@ static int find_all(merge *m) {
         if (e->kind == IMG_DIR)
             find_directory(m, i, parent);
         else if (e->flags & IMG_ENTRY_METACOPY && find_contents(m, e, parent) < 0)
+            return -1;
+        if (e->flags & IMG_ENTRY_ORIGIN && find_names(m, i) < 0)
             return -1;
     }
     return 0;
@@ -259,6 +292,31 @@ static int put_all(merge *m) {
     return 0;
 }
 
+static int take_names(merge *m, const names_left *left) {
+    char name[IMG_NAME_MAX];
+    for (uint32_t d; (d = img_node_at(m->tree, left->below)->names);) {
+        const img_dentry *dentry = img_dentry_at(m->tree, d);
+        img_id parent = dentry->parent;
+        size_t len = dentry->name_len;
+        memcpy(name, dentry->name, len);
+        img_tree_drop_name(m->tree, d, false);
+        if (img_tree_add_name(m->tree, parent, name, len, m->here[left->entry], 0) < 0)
+            return fail(m, &m->index->entries[left->entry], ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+/* Also after an error, to let go of what is remembered. */
+static int take_all_names(merge *m, int result) {
+    for (size_t i = 0; i < m->n_left; i++) {
+        if (result == 0)
+            result = take_names(m, &m->left[i]);
+        img_node_at(m->tree, m->left[i].below)->lookups--; /* nobody else sees the tree yet */
+        (void)img_tree_release(m->tree, m->left[i].below);
+    }
+    return result;
+}
+
 /* ---- the layer ---------------------------------------------------------------------------- */
 
 /* A quarter of the descriptors that the layers' roots leave. */
@@ -305,8 +363,10 @@ int img_tree_add_directory(img_tree *tree, const img_index *index, int fd, img_e
         result = lift_all(&m);
     if (result == 0)
         result = put_all(&m);
+    result = take_all_names(&m, result);
     free(m.below);
     free(m.here);
     free(m.copies);
+    free(m.left);
     return result;
 }

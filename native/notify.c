@@ -74,7 +74,8 @@ struct fast_notify {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    bool stopping, made;
+    bool made;
+    atomic_bool stopping; /* set and waited for with the mutex, also read without */
     deferred *first, **last;
     hint hints[HINTS]; /* a ring: the oldest are overwritten */
     unsigned hint_head, hint_tail;

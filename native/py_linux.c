@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -106,6 +107,25 @@ static PyObject *linux_umount2(PyObject *Py_UNUSED(module), PyObject *args) {
     result = done(failed, PyTuple_GET_ITEM(args, 0));
     Py_DECREF(target);
     return result;
+}
+
+PyDoc_STRVAR(mount_of_doc,
+             "mount_of(fd, /)\n--\n\n"
+             "(major, minor, unique mount ID) of what a descriptor is of, O_PATH too, without "
+             "asking the file system; the ID is 0 before Linux 6.8.");
+
+static PyObject *linux_mount_of(PyObject *Py_UNUSED(module), PyObject *args) {
+    /* linux/stat.h has it since 6.8: an ID that no other mount gets while the system runs. */
+    const unsigned int mnt_id_unique = 0x4000;
+    struct statx st;
+    int fd;
+
+    if (!PyArg_ParseTuple(args, "i:mount_of", &fd))
+        return NULL;
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mnt_id_unique, &st) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    unsigned long long id = st.stx_mask & mnt_id_unique ? st.stx_mnt_id : 0;
+    return Py_BuildValue("IIK", st.stx_dev_major, st.stx_dev_minor, id);
 }
 
 PyDoc_STRVAR(pivot_root_doc, "pivot_root(new_root, put_old, /)\n--\n\npivot_root(2).");
@@ -272,6 +292,7 @@ static PyMethodDef linux_functions[] = {
     {"fs_type", linux_fs_type, METH_VARARGS, fs_type_doc},
     {"mount", linux_mount, METH_VARARGS, mount_doc},
     {"mount_setattr", linux_mount_setattr, METH_VARARGS, mount_setattr_doc},
+    {"mount_of", linux_mount_of, METH_VARARGS, mount_of_doc},
     {"umount2", linux_umount2, METH_VARARGS, umount2_doc},
     {"pivot_root", linux_pivot_root, METH_VARARGS, pivot_root_doc},
     {"unshare", linux_unshare, METH_VARARGS, unshare_doc},

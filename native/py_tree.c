@@ -83,6 +83,16 @@ static PyObject *tree_seal(PyObject *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
+static PyObject *tree_set_generation(PyObject *self, PyObject *arg) {
+    unsigned long generation = PyLong_AsUnsignedLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    lock_write(tree_of(self));
+    tree_of(self)->generation = (uint32_t)generation;
+    unlock(tree_of(self));
+    Py_RETURN_NONE;
+}
+
 static PyObject *tree_check(PyObject *self, PyObject *Py_UNUSED(none)) {
     img_error err = {0};
     lock_read(tree_of(self));
@@ -147,7 +157,7 @@ static PyObject *nanoseconds(int64_t seconds, uint32_t ns) {
     return sum;
 }
 
-enum { ATTR_FIELDS = 15 };
+enum { ATTR_FIELDS = 16 };
 
 static PyStructSequence_Field attr_fields[] = {
     {"ino", "nodeid"},
@@ -165,6 +175,7 @@ static PyStructSequence_Field attr_fields[] = {
     {"blocks", "512-byte units; of a layer's file what its data takes in 4 KiB pages"},
     {"inode", "st_ino: the nodeid of what a layer gave, else beyond 2^32"},
     {"meta", "in the upper with its attributes alone: the data are the layer's"},
+    {"generation", "tells it from others that have its nodeid at other times"},
     {NULL, NULL},
 };
 
@@ -193,6 +204,7 @@ static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long
         PyLong_FromUnsignedLongLong(img_node_blocks(node)),
         PyLong_FromUnsignedLongLong(img_node_ino(node, (img_id)ino)),
         PyBool_FromLong(node->flags & IMG_NODE_META),
+        PyLong_FromUnsignedLong(img_node_generation(tree, node)),
     };
     PyObject *attr = PyStructSequence_New(type);
     for (Py_ssize_t i = 0; i < ATTR_FIELDS; i++)
@@ -435,6 +447,7 @@ static PyMethodDef tree_methods[] = {
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},
     {"seal", tree_seal, METH_NOARGS, "No layer comes after: all names standing are the layers'."},
+    {"set_generation", tree_set_generation, METH_O, "The generation of what the layers gave."},
     {"check", tree_check, METH_NOARGS, "Proves the tree's invariants."},
     {"lookup", tree_lookup, METH_VARARGS, "The nodeid of a name, or 0."},
     {"resolve", tree_resolve, METH_VARARGS, "The nodeid of a path, links inside the root."},

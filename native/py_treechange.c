@@ -112,16 +112,18 @@ PyObject *imgpy_tree_add_name(PyObject *self, PyObject *args) {
     unsigned long long parent, ino;
     const char *name;
     Py_ssize_t len;
-    if (!PyArg_ParseTuple(args, "Ky#K", &parent, &name, &len, &ino))
+    int lower = 0;
+    if (!PyArg_ParseTuple(args, "Ky#K|p", &parent, &name, &len, &ino, &lower))
         return NULL;
     img_tree *tree = tree_of(self);
+    uint16_t flags = lower ? IMG_NAME_LOWER : 0;
     int result = 0;
     lock_write(tree);
     bool good = dir_or_raise(tree, parent) && node_or_raise(tree, ino);
     if (good && (len == 0 || (size_t)len > IMG_NAME_MAX))
         result = -ENAMETOOLONG;
     else if (good)
-        result = img_tree_add_name(tree, (img_id)parent, name, (size_t)len, (img_id)ino, 0);
+        result = img_tree_add_name(tree, (img_id)parent, name, (size_t)len, (img_id)ino, flags);
     unlock(tree);
     if (!good)
         return NULL;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define CHUNK 4096u
 #define FIRST_BUCKETS 1024u
@@ -71,13 +72,25 @@ static void chunks_free(img_chunks *chunks) {
 
 /* ---- the tree's life ---------------------------------------------------------------------- */
 
+/* Early in a boot there is no other chance. */
+static void chance_of_clock(const img_tree *tree, uint64_t chance[2]) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    chance[0] = (uint64_t)(uintptr_t)tree;
+    chance[1] = ((uint64_t)now.tv_sec ^ (uint64_t)now.tv_nsec) * UINT64_C(0x9e3779b97f4a7c15);
+}
+
 img_tree *img_tree_new(void) {
     img_tree *tree = calloc(1, sizeof *tree);
     if (!tree)
         return NULL;
     pthread_rwlock_init(&tree->lock, NULL);
-    if (getrandom(&tree->seed, sizeof tree->seed, GRND_NONBLOCK) != sizeof tree->seed)
-        tree->seed = (uint64_t)(uintptr_t)tree;
+    uint64_t chance[2];
+    if (getrandom(chance, sizeof chance, GRND_NONBLOCK) != sizeof chance)
+        chance_of_clock(tree, chance);
+    tree->seed = chance[0];
+    tree->generation = (uint32_t)chance[1];
+    tree->last_generation = (uint32_t)(chance[1] >> 32);
     tree->n_buckets = FIRST_BUCKETS;
     tree->buckets = calloc(FIRST_BUCKETS, sizeof *tree->buckets);
     img_attributes root = {.mode = S_IFDIR | 0755};
@@ -163,6 +176,9 @@ img_id img_tree_new_node(img_tree *tree, const img_attributes *attributes, uint1
     node->nlink = img_is_dir(node) ? 2 : 0;
     node->layer = layer;
     node->flags = IMG_NODE_USED;
+    if (tree->sealed)
+        node->generation =
+            ++tree->last_generation ? tree->last_generation : ++tree->last_generation;
     tree->n_nodes++;
     return id;
 }
@@ -620,4 +636,5 @@ void img_tree_seal(img_tree *tree) {
     for (uint32_t b = 0; b < tree->n_buckets; b++)
         for (uint32_t d = tree->buckets[b]; d; d = img_dentry_at(tree, d)->hash_next)
             img_dentry_at(tree, d)->flags |= IMG_NAME_LOWER;
+    tree->sealed = true;
 }

@@ -3,12 +3,17 @@
  * Law: shape and attributes live here and nowhere else; this file knows neither tar nor FUSE.
  *
  * Identity.  A nodeid is a slot number: stable while the node lives, 1 is the root, 0 is "none".
- * A node is freed, and its slot may serve again, when it has no name and no lookup count.
+ * A node is freed, and its slot may serve again, when it has no name and no lookup count: what is
+ * kept longer than that (a file handle) names a node by nodeid and generation.  The generation of
+ * what the layers gave is the tree's, which may be the same whenever the same layers are stacked in
+ * the same way; a node made after the seal gets the next one of a count that starts anywhere, so no
+ * slot has one twice, nor after a remount, but by a chance of 1 to 2^32.
  * st_ino is the nodeid of what a layer gave, which the same layers give again at the next mount;
  * of what only the upper has it is the upper object's own number beyond 2^32 (IMG_INO_UPPER).
  *
  * Names.  A dentry is one name in one directory.  Flag IMG_NAME_LOWER belongs to the place, not to
- * the node: the layers below the upper have that name there, so taking it away must leave a mark.
+ * the node: the layers below the upper have that name there, so taking it away must leave a mark
+ * (or the upper has a mark there that hides nothing of these layers, and is to keep it).
  * A dentry with node 0 is that mark (a whiteout): lookups and listings pass over it.
  *
  * Directories list their dentries by cookie, ascending and never given twice in a directory's life
@@ -90,7 +95,8 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
-    uint32_t pages; /* atomic: whether the kernel may hold its pages; push.h */
+    uint32_t pages;      /* atomic: whether the kernel may hold its pages; push.h */
+    uint32_t generation; /* 0: the tree's; img_node_generation */
     const char *xattrs;
     union {
         img_dir *dir;              /* directory; NULL while it has no names */
@@ -139,7 +145,10 @@ typedef struct img_tree {
     uint32_t *buckets;
     uint32_t n_buckets, n_dentries; /* a power of two; hashed dentries */
     uint32_t n_nodes;
-    uint64_t seed;       /* hostile names must not choose their bucket */
+    uint64_t seed;            /* hostile names must not choose their bucket */
+    uint32_t generation;      /* of what the layers gave; random unless somebody knows the layers */
+    uint32_t last_generation; /* of the last node made after the seal */
+    bool sealed;
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
@@ -183,6 +192,11 @@ img_node *img_tree_node(const img_tree *tree, uint64_t id);
 /* R. st_ino and d_ino of a node. */
 static inline uint64_t img_node_ino(const img_node *node, img_id id) {
     return node->ino ? node->ino : id;
+}
+
+/* R. What tells a node from those that had its nodeid before, and will have it. */
+static inline uint32_t img_node_generation(const img_tree *tree, const img_node *node) {
+    return node->generation ? node->generation : tree->generation;
 }
 
 /* R. Whether a file's bytes stand in the upper; else they are a layer's, or there are none. */
@@ -259,7 +273,8 @@ void img_tree_share_data(img_tree *tree, img_id node, img_id source);
  * opaque, and holds all that it shows. */
 void img_tree_set_opaque(img_tree *tree, img_id dir);
 
-/* W. Says that all names now standing are the layers' (IMG_NAME_LOWER): no layer comes after. */
+/* W. Says that all names now standing are the layers' (IMG_NAME_LOWER): no layer comes after, and
+ * each node made from here on gets a generation of its own. */
 void img_tree_seal(img_tree *tree);
 
 /* R. Proves the invariants above by walking everything; 0, or -1 with the first one broken. */

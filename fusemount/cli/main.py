@@ -6,6 +6,7 @@ when it is the verb.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,8 @@ def entry() -> NoReturn:
     argv = sys.argv[1:]
     if _split(argv)[0] == "mount":
         close_inherited_descriptors(argv)
+        # Imports make much and drop little: without looking for cycles they take 6 % less time.
+        gc.disable()  # until serving starts (daemon/serving.py)
     sys.exit(main(argv, guarded=True))
 
 

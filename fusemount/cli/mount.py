@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fusemount.cli.arguments import (
@@ -18,6 +19,7 @@ from fusemount.cli.mountoptions import (
     parse_options,
 )
 from fusemount.errors import UsageError
+from fusemount.escape import escape
 from fusemount.reference import Reference, directories_reference
 
 
@@ -36,6 +38,10 @@ def parser() -> Parser:
     p.add_argument("-d", "--debug", action="store_true", help="say what happens (implies -f)")
     p.add_argument("--upper", metavar="DIR", help="where changes go, in overlayfs' format")
     p.add_argument("--work", metavar="DIR", help="overlayfs' work directory, beside the upper")
+    p.add_argument("--rebase", action="store_true",
+                   help="let an upper of another image belong to this one")  # fmt: skip
+    p.add_argument("--dry-run", action="store_true",
+                   help="with --rebase: say what it drops, and mount nothing")  # fmt: skip
     p.add_argument("--keep", action="store_true", help="keep changes made without --upper")
     p.add_argument("--read-only", action="store_true")
     p.add_argument("--log", metavar="FILE", type=Path, help="instead of the journal")
@@ -59,15 +65,29 @@ def run(argv: list[str]) -> int:
         words.override_stat = args.override_stat == "on"
     _check(words)
     reference = _reference(args.image, words)
+    if args.dry_run and not args.rebase:
+        raise UsageError("--dry-run: of what? It goes with --rebase")
+    if args.rebase and not words.upper:
+        raise UsageError("--rebase: which upper? Name it with --upper")
     options = mount_options(
         words,
         foreground=args.foreground or args.debug,
         debug=args.debug,
         log=args.log.absolute() if args.log else None,
+        rebase=args.rebase,
     )
 
     from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.mount import mount_image
+    from fusemount.daemon.mount import mount_image, would_drop
+
+    if args.dry_run:
+        lost = would_drop(
+            reference, image_options_of(words), options, directories(), terminal_progress()
+        )
+        _tell(lost)
+        if not lost:
+            print("nothing would be dropped")
+        return 0
 
     result = mount_image(
         reference,
@@ -77,9 +97,15 @@ def run(argv: list[str]) -> int:
         directories(),
         terminal_progress(),
     )
+    _tell(result.dropped)
     if result.upper:
         print(f"changes are kept in {result.upper}")
     return 0
+
+
+def _tell(dropped: Sequence[tuple[bytes, str]]) -> None:
+    for path, what in dropped:
+        print(f"{escape(b'/' + path).decode()}: {what}")
 
 
 def _remount(mountpoint: Path, words: Words) -> int:

@@ -19,5 +19,7 @@ def run(argv: list[str]) -> int:
 
     from fusemount.daemon.umount import umount_image
 
-    umount_image(args.mountpoint, directories(), lazy=args.lazy)
+    said = umount_image(args.mountpoint, directories(), lazy=args.lazy)
+    if said:
+        print(said)
     return 0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon import registry
+from fusemount.daemon.identity import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.registry import Record
-from fusemount.daemon.view import identity
 from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
@@ -106,10 +106,11 @@ def open_changed(
         *archived,
         *open_directories(image.directories, image_options.marks, image.origin),
     ]
-    _check_identity(found.upper, known, asked.base, identity(image, archived), warn)
     follow = asked.follow_symlink_parents
     if follow is None:
         follow = known is not None and known.follow_symlink_parents
+    now = base_of(reference, image_options, follow, image, archived)
+    _check_base(found.upper, known, now, warn)
     lower = build_tree(layers, follow_symlink_parents=follow, again=True)
     try:
         rootfs = RootFs(build_tree(layers, follow_symlink_parents=follow), upper, read_only=True)
@@ -192,14 +193,15 @@ def _chosen(
     return parse_reference(known.image, path_exists, store), options
 
 
-def _check_identity(
-    upper: Path, known: Base | None, base: Reference | None, image_id: str, warn: Warn
-) -> None:
-    if known is None or not known.image_id or not image_id or known.image_id == image_id:
-        return
-    if base is None:
-        raise UpperError(
-            f"{upper}: made over {known.image_id}, but {known.image} now is {image_id}: "
-            "name the image with --base"
-        )
-    warn(f"{upper}: made over {known.image_id}, not over {base}, which is {image_id}")
+def _check_base(upper: Path, known: Base | None, now: Base, warn: Warn) -> None:
+    """Raises UpperError where the upper belongs to other layers than those."""
+    from fusemount.rootfs.base import Fit, fit
+
+    match fit(known, now):
+        case Fit.OTHER:
+            raise UpperError(
+                f"{upper}: made over {known}, not over {now}: name its own image with --base, or "
+                "mount it over this one with --rebase first"
+            )
+        case Fit.UNKNOWN if known is not None:
+            warn(f"{upper}: nothing tells whether it was made over {now}")

@@ -13,10 +13,12 @@ import os
 import socket
 import stat
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.daemon.mountid import Mount, connected, detach, held, mount_of, mount_on
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, unmount
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
@@ -63,13 +65,18 @@ class MountRequest:
 class FuseChannel:
     """A mounted file system and the descriptor that answers for it.
 
-    fd: the kernel's /dev/fuse descriptor, close-on-exec. device: `major:minor` in mountinfo, by
-    which the mount is known even where its path was moved; "" where /proc does not say.
+    fd: the kernel's /dev/fuse descriptor, close-on-exec. mount: None where it could not be looked
+    at; then nothing is ever taken off.
     """
 
     mountpoint: Path
     fd: int
-    device: str
+    mount: Mount | None
+
+    @property
+    def device(self) -> str:
+        """`major:minor` in mountinfo, of copies of the mount too; "" where it is not known."""
+        return self.mount.device if self.mount else ""
 
     def close_fd(self) -> None:
         """Lets go of the descriptor; when the last copy goes, the mount answers ENOTCONN."""
@@ -77,15 +84,34 @@ class FuseChannel:
             os.close(self.fd)
             self.fd = -1
 
+    def serves(self, place: int) -> bool:
+        """Whether a descriptor is of our file system, through whichever mount. True only while
+        that is mounted: the number is ours as long, and the descriptor was there before we ask."""
+        return self.mount is not None and mount_of(place).device == self.device and self.connected
+
+    @property
+    def connected(self) -> bool:
+        return connected(self.fd)
+
     def discard(self) -> None:
         """Undo of open_channel for a mount that nobody serves (any more). Never raises."""
+        with suppress(OSError, ImgmountError):  # somebody else was quicker
+            with held(self.mountpoint) as place:
+                ours = self._made(place)
+                self.close_fd()  # first: else the kernel would wait for an answer of ours
+                if ours and os.geteuid() == 0:
+                    detach(place)
+                elif ours:
+                    # By its path.  fusermount3 takes only FUSE mounts of this user off, so another
+                    # one is in danger only if that user puts it there in this very moment.
+                    unmount(self.mountpoint, lazy=True)
         self.close_fd()
-        entry = mount_at(self.mountpoint)
-        if entry and entry.device == self.device:
-            try:
-                unmount(self.mountpoint, lazy=True)
-            except ImgmountError:
-                pass  # somebody else was quicker
+
+    def _made(self, place: int) -> bool:
+        """Whether a descriptor is of the mount that open_channel made."""
+        if self.mount is not None and self.mount.unique:
+            return mount_of(place).unique == self.mount.unique
+        return self.serves(place)
 
 
 def open_channel(request: MountRequest) -> FuseChannel:
@@ -94,8 +120,11 @@ def open_channel(request: MountRequest) -> FuseChannel:
     Raises NotPermitted (no /dev/fuse, no privilege, no fusermount3) or MountpointError.
     """
     fd = _mount_directly(request) if os.geteuid() == 0 else _mount_by_fusermount(request)
-    entry = mount_at(request.mountpoint)
-    return FuseChannel(request.mountpoint, fd, entry.device if entry else "")
+    entry, mount = mount_at(request.mountpoint), mount_on(request.mountpoint)
+    # Whoever mounts there in this very moment does not get our descriptor's file system.
+    ours = entry is not None and mount is not None and entry.device == mount.device
+    named = ours and entry is not None and entry.fstype.startswith("fuse")
+    return FuseChannel(request.mountpoint, fd, mount if named else None)
 
 
 def _open_device() -> int:

@@ -178,7 +178,7 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
         raise NotPermitted(f"{record.mountpoint}: {record.user}'s mount: only they can ask"
                            ) from error  # fmt: skip
     except (OSError, ValueError) as error:
-        if not record.alive or not any(entry.device == record.device for entry in mounts()):
+        if not record.alive or not any(registry.shows(record, entry) for entry in mounts()):
             raise _gone(record.mountpoint) from error  # or just about to end, after its mount
         why = "no control socket" if isinstance(error, FileNotFoundError) else str(error)
         raise ImgmountError(

@@ -32,7 +32,7 @@ def await_upper(upper: Path, work: Path | None, runtime: Path) -> None:
 def _stands(record: registry.Record) -> bool:
     """By its mountpoint too: a device number that was given back may be another mount's already."""
     entry = mount_at(Path(record.mountpoint))
-    return entry is not None and entry.device == record.device
+    return entry is not None and registry.shows(record, entry)
 
 
 def _free(upper: Path) -> bool:

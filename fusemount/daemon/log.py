@@ -1,7 +1,8 @@
 """Law: where a daemon's words go.  One logger, "imgmount"; who logs does not know where to.
 
 `--log FILE`: that file.  `-d`: the terminal.  Else the journal or syslog through /dev/log, and on
-a machine without one STATE/imgmount.log.
+a machine without one STATE/imgmount.log.  Where that cannot be written nothing is logged: a mount
+does not fail for want of a log that nobody asked for.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class _Legible(logging.Formatter):
 def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: bool = False) -> int:
     """Sends LOGGER to its place; the descriptor that stderr of C libraries may go to as well.
 
-    The descriptor is -1 when there is none (syslog, or the terminal: leave stderr alone).
-    Raises ImgmountError when the file cannot be written.
+    The descriptor is -1 when there is none (syslog, nowhere, or the terminal: leave stderr alone).
+    Raises ImgmountError when the file that was asked for cannot be written.
     """
     handler: logging.Handler
     fd = -1
@@ -46,23 +47,28 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
         handler = SysLogHandler(_SYSLOG, SysLogHandler.LOG_DAEMON)
         handler.setFormatter(_Legible("imgmount[%(process)d]: %(message)s"))
     else:
-        path = file or state / "imgmount.log"
-        try:
-            if file is None:
-                os.close(own_directory(state, mode=0o700))
-                target: Path | int = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
-            else:
-                target = file  # as its user's umask says
-            stream = open(target, "a", buffering=1, errors="surrogateescape")
-        except OSError as error:
-            raise ImgmountError(f"{path}: cannot log: {os.strerror(error.errno or 0)}") from error
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(_Legible(_FILE_FORMAT))
-        fd = stream.fileno()
+        handler, fd = _to_file(file, state)
     LOGGER.handlers[:] = [handler]
     LOGGER.propagate = False
     LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
     return fd
+
+
+def _to_file(file: Path | None, state: Path) -> tuple[logging.Handler, int]:
+    path = file or state / "imgmount.log"
+    try:
+        target: Path | int = path  # a user's own, as the umask says
+        if file is None:
+            os.close(own_directory(state, mode=0o700))
+            target = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
+        stream = open(target, "a", buffering=1, errors="surrogateescape")
+    except OSError as error:
+        if file is None:
+            return logging.NullHandler(), -1
+        raise ImgmountError(f"{path}: cannot log: {os.strerror(error.errno or 0)}") from error
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Legible(_FILE_FORMAT))
+    return handler, stream.fileno()
 
 
 def _has_syslog() -> bool:

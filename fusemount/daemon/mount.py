@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,15 @@ ANSWER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class MountResult:
-    """pid: the daemon's; None when it was served here and has ended. upper: kept changes."""
+    """pid: the daemon's; None when it was served here and has ended. upper: kept changes.
+
+    dropped: View.dropped.
+    """
 
     mountpoint: Path
     pid: int | None
     upper: Path | None
+    dropped: Sequence[tuple[bytes, str]] = ()
 
 
 def mount_image(
@@ -77,13 +81,27 @@ def mount_image(
         enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
             _serve_recorded(channel, enroll, lambda: None)
-            return MountResult(target, None, kept_upper(view, options))
+            return MountResult(target, None, kept_upper(view, options), view.dropped)
 
         def job(ready: Callable[[], None]) -> None:
             with stack:
                 _serve_recorded(channel, enroll, ready)
 
-        return _in_background(job, channel, stack, log_fd, kept_upper(view, options))
+        result = _in_background(job, channel, stack, log_fd, kept_upper(view, options))
+        return replace(result, dropped=view.dropped)
+
+
+def would_drop(
+    reference: Reference,
+    image_options: ImageOptions,
+    options: MountOptions,
+    directories: Directories,
+    progress: Progress,
+) -> Sequence[tuple[bytes, str]]:
+    """What a mount with `rebase` would drop; changes nothing, mounts nothing."""
+    looking = replace(options, read_only=True, overlay=False, rebase=True)
+    with ExitStack() as stack:
+        return open_view(reference, image_options, looking, directories, progress, stack).dropped
 
 
 def _in_background(
@@ -153,6 +171,7 @@ class _Enrolment:
             start_time=registry.start_time(os.getpid()) or 0,
             mountpoint=str(channel.mountpoint),
             device=channel.device,
+            mount_id=channel.mount.unique if channel.mount else 0,
             image=str(self.reference),
             image_id=str(self.view.image.image_id),
             upper=str(self.view.upper) if self.view.upper else None,

@@ -2,7 +2,7 @@
 control socket stands beside it and goes with it.
 
 A record is a claim, never the truth: it is crossed with /proc/<pid> (same start time) and with
-/proc/self/mountinfo (same device) each time it is read.
+/proc/self/mountinfo (`shows`) each time it is read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
+from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.errors import ImgmountError, NotPermitted
 from fusemount.ownfile import make_file, read_file
@@ -22,7 +23,8 @@ from fusemount.ownfile import make_file, read_file
 
 @dataclass(frozen=True)
 class Record:
-    """pid and start_time name the daemon; device names the mount (`major:minor`).
+    """pid and start_time name the daemon; mount_id (mountid.py) the mount, 0 where the kernel is
+    too old or the record is; device (`major:minor`) its copies, as long as it is mounted.
 
     upper: None when read-only without one. scratch: the directory to drop when the mount ends,
     None when there is none or it is kept. writable: the daemon takes changes where the mount, which
@@ -41,6 +43,7 @@ class Record:
     uid: int
     since: str
     writable: bool = True
+    mount_id: int = 0
 
     @property
     def user(self) -> str:
@@ -130,11 +133,12 @@ def listing(runtime: Path) -> list[Mounted]:
 
     Raises NotPermitted when the directory is somebody else's; so does find.
     """
-    here = {entry.device for entry in mounts()}
+    here = mounts()
     records = list(_records(runtime))
     found = []
     for record in records:
-        mounted = Mounted(record, record.device in here and record is _of(record.device, records))
+        visible = any(_of(entry, records) is record for entry in here if shows(record, entry))
+        mounted = Mounted(record, visible)
         if record.alive or mounted.visible:
             found.append(mounted)
         else:
@@ -153,13 +157,26 @@ def _sweep_sockets(runtime: Path) -> None:
 
 def find(runtime: Path, entry: MountEntry) -> Record | None:
     """The record of a mount that is there, alive or not."""
-    return _of(entry.device, _records(runtime))
+    return _of(entry, _records(runtime))
 
 
-def _of(device: str, records: Iterable[Record]) -> Record | None:
-    """Whose mount a device is: the kernel gives the number of one that is gone to the next one,
-    and a daemon that was killed leaves its record."""
-    claims = (record for record in records if record.device == device)
+def shows(record: Record, entry: MountEntry) -> bool:
+    """Whether a mount of mountinfo is the record's, or a copy of it (a bind mount, another mount
+    namespace's), which has another ID: such a one is told by its device while a daemon lives, which
+    ends with its last mount. The number of one that is gone is given to the next."""
+    if entry.device != record.device or not entry.fstype.startswith("fuse"):
+        return False
+    return record.alive or not record.mount_id or _has_id(record, entry)
+
+
+def _has_id(record: Record, entry: MountEntry) -> bool:
+    mount = mount_on(entry.mountpoint)
+    return mount is not None and mount.unique == record.mount_id
+
+
+def _of(entry: MountEntry, records: Iterable[Record]) -> Record | None:
+    """A daemon that was killed leaves its record; so one that lives comes first."""
+    claims = (record for record in records if shows(record, entry))
     return max(claims, key=lambda record: (record.alive, record.start_time), default=None)
 
 

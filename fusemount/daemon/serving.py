@@ -1,13 +1,14 @@
 """Law: who answers for a mount: the fast path in front of pyfuse3, or pyfuse3 alone.
 
 With the fast path the kernel's descriptor is read by threads of C, which answer as soon as there
-is a tree; pyfuse3, behind it on a socket pair, gets what they decline.  So the mount is ready
-before trio and pyfuse3 are imported, and a program that asks for something that needs them waits
-for that once.
+is a tree; pyfuse3, behind it on a socket pair, gets what they decline.  A mount is ready when both
+answer: all modules are imported and libfuse has been through its INIT.  Nothing is imported after
+that, so what was ready does not end because a file of ours went, or memory.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.session import ENDING, Service, flush_for, run_session
+from fusemount.errors import ImgmountError
 from fusemount.settings import MountOptions
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 # A thread that found the device empty looks again for so long before it sleeps: waking a sleeping
 # one costs the caller 50-180 us.
 SPIN_US = 100
+
+# Imported by functions of others when they are first called.
+_LATE = ("fusemount.rootfs.removal",)
 
 # So long the kernel may write back what it holds when the session has failed.
 FLUSH_SECONDS = 10.0
@@ -45,10 +50,26 @@ def load_before_mount(options: MountOptions) -> None:
     """Imports now what serving needs, where nothing is answered before it is imported.
 
     Where `sys.path` leads into the mountpoint (the current directory, with `python -m`), a later
-    import would wait for the mount, and the mount for the import.  The fast path answers it.
+    import would wait for the mount, and the mount for the import.  The fast path answers it, and
+    others meanwhile.
     """
     if not options.fastpath:
-        import_module("fusemount.fuse")
+        _load()
+
+
+def _load() -> None:
+    """Imports what serves, and what is imported only when something happens.
+
+    Raises ImgmountError where there is no memory for it.
+    """
+    try:
+        for name in ("fusemount.fuse", *_LATE):
+            import_module(name)
+    except (MemoryError, ImportError, OSError) as error:
+        why = str(error) or "out of memory"
+        raise ImgmountError(f"cannot load what serves the mount: {why}") from error
+    gc.freeze()  # what was imported stays, and need not be looked at each time
+    gc.enable()
 
 
 def serve_mount(
@@ -59,8 +80,8 @@ def serve_mount(
     ready: Callable[[], None],
     services: Sequence[Service] = (),
 ) -> None:
-    """Serves until the end; calls ready once, when requests are answered. Raises OSError, and
-    what pyfuse3 and ready raise."""
+    """Serves until the end; calls ready once, when requests are answered at both doors. Raises
+    ImgmountError, OSError, and what pyfuse3 and ready raise."""
     os.umask(0)  # a request's mode is complete
     if not options.fastpath:
         side = _Side(rootfs, options, stats, None)
@@ -69,20 +90,16 @@ def serve_mount(
     # Until trio takes them, a signal would end us without a flush.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with _fast_path(channel.fd, rootfs, options, stats) as front:
-        ready()
         side = _Side(rootfs, options, stats, front)
         try:
-            run_session(channel, side.serve, _nothing, (*services, front.log))
+            _load()
+            run_session(channel, side.serve, ready, (*services, front.log))
         except BaseException:
             # What the kernel still holds can be written while the threads answer; what needs
             # Python gets EIO.
             front.hang_up()
             flush_for(channel, FLUSH_SECONDS)
             raise
-
-
-def _nothing() -> None:
-    """The kernel was answered long before libfuse's own INIT."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +140,24 @@ def _fast_path(
         end_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for descriptor in (log_fd, log_writer, end_fd):
             stack.callback(os.close, descriptor)
-        fast = _native.FastPath(
-            rootfs.tree,
-            rootfs.native,
-            stats,
-            device_fd=fd,
-            relay_fd=ours.fileno(),
-            log_fd=log_writer,
-            end_fd=end_fd,
-            upper_fd=rootfs.upper.fd if rootfs.upper else -1,
-            threads=options.threads or default_threads(),
-            spin_us=SPIN_US if (os.cpu_count() or 1) > 1 else 0,
-            default_permissions=options.default_permissions,
-            push=options.push,
-            no_xattrs=not options.xattrs,
-        )
+        try:
+            fast = _native.FastPath(
+                rootfs.tree,
+                rootfs.native,
+                stats,
+                device_fd=fd,
+                relay_fd=ours.fileno(),
+                log_fd=log_writer,
+                end_fd=end_fd,
+                upper_fd=rootfs.upper.fd if rootfs.upper else -1,
+                threads=options.threads or default_threads(),
+                spin_us=SPIN_US if (os.cpu_count() or 1) > 1 else 0,
+                default_permissions=options.default_permissions,
+                push=options.push,
+                no_xattrs=not options.xattrs,
+            )
+        except OSError as error:
+            raise ImgmountError(f"no threads to serve the mount: {error.strerror}") from error
         stack.callback(fast.stop)
         yield _Front(theirs, log_fd, end_fd)
 

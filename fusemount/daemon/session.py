@@ -13,14 +13,16 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountinfo import mount_at, mounts
-from fusemount.daemon.mountpoint import Busy, unmount
+from fusemount.daemon.mountid import detach, held
+from fusemount.daemon.mountinfo import mounts
+from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
 
 if TYPE_CHECKING:
@@ -102,7 +104,10 @@ async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
 
 
 def flush_for(channel: FuseChannel, seconds: float) -> None:
-    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises."""
+    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises.
+
+    Where there is no thread to be had it is done here, for then little was written.
+    """
 
     def work() -> None:
         try:
@@ -111,33 +116,41 @@ def flush_for(channel: FuseChannel, seconds: float) -> None:
             LOGGER.error("%s", error)
 
     worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(seconds)
+    try:
+        worker.start()
+    except RuntimeError:
+        work()
+    else:
+        worker.join(seconds)
 
 
 def _flush_and_unmount(channel: FuseChannel) -> None:
     """Takes away every mount of ours that can be reached: the mountpoint (wherever it was moved
     to) and bind mounts of its parts, which would be dead without us."""
     for entry in reversed(mounts()):
-        top = mount_at(entry.mountpoint)
-        if entry.device == channel.device and top and top.device == channel.device:
-            _take_away(channel, entry.mountpoint)
+        if entry.device == channel.device:
+            with suppress(FileNotFoundError), held(entry.mountpoint) as place:
+                if channel.serves(place):  # else another one stands on it, or in its place
+                    _take_away(entry.mountpoint, place)
+    # The last descriptor of a mount that nobody uses has ended it, when all was written.
+    if channel.connected:
+        LOGGER.warning("%s: busy: detached from under its users", channel.mountpoint)
+        _drain(channel)
 
 
-def _take_away(channel: FuseChannel, target: Path) -> None:
+def _take_away(target: Path, place: int) -> None:
+    """place: a descriptor of the mount at that path, which keeps it from being another's."""
+    # This descriptor keeps it reachable for the second flush, after nobody new can come.
+    fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        unmount(target)
-    except Busy:
-        # The descriptor keeps the mount reachable for the second flush, after nobody new can come.
-        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _native.syncfs(fd)
-            unmount(target, lazy=True)
-            LOGGER.warning("%s: busy: detached from under its users", target)
-            _native.syncfs(fd)
-            _drain(channel)
-        finally:
-            os.close(fd)
+        _native.syncfs(fd)
+        if os.geteuid() == 0:
+            detach(place)
+        else:
+            unmount(target, lazy=True)  # see FuseChannel.discard
+        _native.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _drain(channel: FuseChannel) -> None:

@@ -6,7 +6,6 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fusemount.daemon import registry
 from fusemount.daemon.handover import await_upper
+from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.errors import ImgmountError, UpperError
@@ -23,7 +23,6 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
-    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
@@ -33,6 +32,7 @@ class View:
 
     made: the user's directories that were not there before.  They go again with the stack, unless
     the view was settled (it is served) or they hold something.
+    dropped: what an upper that came from another image loses over this one (rootfs.rebase).
     """
 
     image: Image
@@ -40,6 +40,7 @@ class View:
     upper: Path | None
     scratch: Scratch | None
     made: list[Path]
+    dropped: list[tuple[bytes, str]]
 
     def settle(self) -> None:
         self.made.clear()
@@ -56,6 +57,8 @@ def open_view(
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
     from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import UpperOptions, open_rootfs
+    from fusemount.rootfs.base import keep_base
+    from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
@@ -71,6 +74,7 @@ def open_view(
     if upper and not scratch:
         _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
+    base = base_of(reference, image_options, options.follow_symlink_parents, image, archived)
     rootfs = open_rootfs(
         layers,
         upper=upper,
@@ -81,15 +85,22 @@ def open_view(
         owners=options.owners,
         userxattr=image_options.marks.overlay,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
+        base=base,
+        rebase=options.rebase,
     )
     stack.callback(rootfs.close)
+    generation = handle_generation(base, [] if unpacked else archived)
+    if generation is not None:
+        rootfs.tree.set_generation(generation)
     if options.static_nlink:
         rootfs.tree.set_static_nlink()
     if options.volatile and not options.read_only:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
-        _record(rootfs.upper, reference, image_options, options, identity(image, archived))
-    return View(image, rootfs, upper, scratch, made)
+        with suppress(OSError):  # `diff` and `commit` then want --base
+            keep_base(rootfs.upper, base, rebase=options.rebase)
+    lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
+    return View(image, rootfs, upper, scratch, made, lost)
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
@@ -109,34 +120,6 @@ def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
         lease.hold([*known, *layers])
     except ImgmountError as error:
         LOGGER.warning("%s: not told to the store: %s", image.source, error)
-
-
-def identity(image: Image, layers: Sequence[OpenLayer]) -> str:
-    """The image ID; the chain ID where there is none (a plain tar); "" where nothing was hashed."""
-    from fusemount.digest import chain_ids
-
-    known = [layer.diff_id for layer in layers if layer.diff_id is not None]
-    whole = bool(known) and len(known) == len(layers)
-    return image.image_id or (chain_ids(known)[-1] if whole else "")
-
-
-def _record(
-    upper: Upper,
-    reference: Reference,
-    image_options: ImageOptions,
-    options: MountOptions,
-    image_id: str,
-) -> None:
-    from fusemount.rootfs.base import Base, record_base
-
-    base = Base(
-        image=reference.absolute().spelled,
-        image_id=image_id,
-        platform=str(image_options.platform or ""),
-        follow_symlink_parents=options.follow_symlink_parents,
-    )
-    with suppress(OSError):  # `diff` and `commit` then want --base
-        record_base(upper, base)
 
 
 def _open_upper(

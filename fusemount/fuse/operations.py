@@ -127,6 +127,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, attr: _native.Attr) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.InodeT(self.numbers.of(attr))
+        entry.generation = attr.generation
         entry.entry_timeout = entry.attr_timeout = _FOREVER
         entry.st_mode = pyfuse3.ModeT(attr.mode)
         entry.st_nlink = attr.nlink

@@ -1,9 +1,15 @@
-"""Law: what an upper belongs to, as a value and as the bytes that stay with the upper.
+"""Law: what an upper belongs to, as a value and as the bytes that stay with the upper; and whether
+an image is that.
+
+An image is known by its layers (the chain ID), never by its name: moved, renamed, compressed anew
+or in another form of archive, it is the same.  The image ID stands for the layers where they are
+not known (an upper that an older version recorded).  Directories as layers have no identity, as
+with the kernel's overlayfs: nothing but their paths can be compared.
 
 The bytes are compact JSON in the xattr <P>imgmount.base of the upper's root (upper.py has <P>):
 
-    {"image":"docker-archive:/srv/ubuntu.tar","id":"sha256:…","platform":"linux/arm64",
-     "symlink-parents":"follow"}
+    {"image":"docker-archive:/srv/ubuntu.tar","id":"sha256:…","chain":"sha256:…",
+     "platform":"linux/arm64","symlink-parents":"follow"}
 
 Keys that say nothing are left out; keys that are not known are passed over.
 """
@@ -12,7 +18,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import Enum
 
+from fusemount.errors import UpperError
 from fusemount.rootfs.upper import Upper
 
 MARK = b"imgmount.base"
@@ -23,20 +31,76 @@ class Base:
     """The image below an upper, and how its layers were stacked.
 
     image: a reference that says the same from any directory.  image_id: "" for what has no ID.
+    chain: the chain ID (image-spec, config.md) of its layers, "" where they are not known.
     platform: as it was asked for, "" for the machine's own.
     """
 
     image: str
     image_id: str = ""
+    chain: str = ""
     platform: str = ""
     follow_symlink_parents: bool = False
 
+    def __str__(self) -> str:
+        known = self.image_id or self.chain
+        return f"{self.image} ({known})" if known else self.image
+
+
+class Fit(Enum):
+    """Whether an image is the one that an upper belongs to.
+
+    UNKNOWN: nothing was recorded, or it cannot be compared and nothing speaks against it.
+    """
+
+    SAME = "same"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+def fit(known: Base | None, now: Base) -> Fit:
+    """known: as the upper has it."""
+    if known is None:
+        return Fit.UNKNOWN
+    if known.chain and now.chain:
+        return Fit.SAME if known.chain == now.chain else Fit.OTHER
+    said, ids = known.chain or known.image_id, {now.image_id, now.chain} - {""}
+    if known.image_id and known.image_id in ids:
+        return Fit.SAME
+    if said and ids:
+        return Fit.OTHER
+    if known.image == now.image:
+        return Fit.UNKNOWN if said or ids else Fit.SAME
+    return Fit.OTHER if said or ids else Fit.UNKNOWN
+
+
+def check_base(upper: Upper, now: Base, *, rebase: bool = False) -> Fit:
+    """Raises UpperError, which names both, where the upper belongs to another image and shall not
+    be rebased."""
+    known = recorded_base(upper)
+    found = fit(known, now)
+    if found is Fit.OTHER and not rebase:
+        raise UpperError(
+            f"{upper.path}: made over {known}, not over {now}: mount it over its own image, or "
+            "with --rebase (--rebase --dry-run says first what would be dropped)"
+        )
+    return found
+
+
+def keep_base(upper: Upper, base: Base, *, rebase: bool) -> None:
+    """What was recorded stays where this base can only be believed to be the same. Raises OSError;
+    an upper that does not take it goes on without."""
+    known = recorded_base(upper)
+    nothing_to_lose = known is None or not (known.image_id or known.chain)
+    if rebase or nothing_to_lose or fit(known, base) is Fit.SAME:
+        record_base(upper, base)
+
 
 def record_base(upper: Upper, base: Base) -> None:
-    """Raises OSError; an upper that does not take it goes on without."""
+    """Raises OSError."""
     said = {
         "image": base.image,
         "id": base.image_id,
+        "chain": base.chain,
         "platform": base.platform,
         "symlink-parents": "follow" if base.follow_symlink_parents else "",
     }
@@ -59,6 +123,7 @@ def recorded_base(upper: Upper) -> Base | None:
     return Base(
         image=words["image"],
         image_id=words.get("id", ""),
+        chain=words.get("chain", ""),
         platform=words.get("platform", ""),
         follow_symlink_parents=words.get("symlink-parents") == "follow",
     )

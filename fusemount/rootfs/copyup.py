@@ -174,11 +174,6 @@ class CopyUp:
         if failed is not None and not done:
             raise failed
 
-    def take_stray(self, parent: int, name: bytes) -> None:
-        """A whiteout goes that hides nothing, and keeps its name from being used."""
-        with self._unseen({parent}), self._upper.at(self.child(parent, name)) as (fd, rest):
-            os.unlink(rest, dir_fd=fd)
-
     def settle_times(self, ino: int) -> None:
         """A directory's times become what the tree shows."""
         attr = self._tree.getattr(ino)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
+from fusemount.rootfs.loaded import Loaded, Mending, Unmatched
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (
     CAPABILITY,
@@ -61,6 +62,7 @@ class _Object:
     origin: int = 0
     meta: bool = False
     data: int = 0
+    data_size: int = 0
     mend: bool = False
     cut: bool = False
     children: list[_Object] = field(default_factory=list)
@@ -68,32 +70,6 @@ class _Object:
     @property
     def key(self) -> tuple[int, int]:
         return self.st.st_dev, self.st.st_ino
-
-
-@dataclass(frozen=True)
-class Mending:
-    """What the disk does not say as it should, since a process died: all of it shows right.
-
-    links: nodes, a path that each has, and the names that it lacks there.  times: directories that
-    hold a copy-up nobody is to see.  files: those whose data were on their way.  strays: whiteouts
-    that hide nothing, (parent, name).  cut: files that show a part of the layers' data.  prefixed:
-    marks of fuse-overlayfs'.
-    """
-
-    links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
-    times: list[int]
-    files: list[int]
-    strays: list[tuple[int, bytes]]
-    cut: list[int]
-    prefixed: list[Prefixed]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """redirects: where the layers have a directory that shows elsewhere, by nodeid."""
-
-    redirects: dict[int, bytes]
-    mending: Mending
 
 
 class _Loader:
@@ -106,7 +82,9 @@ class _Loader:
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [], [], [], [])
+        self.mending = Mending([], [], [], [], [])
+        self.unmatched: list[tuple[Unmatched, int, bytes]] = []
+        self.borrowed: list[tuple[int, int]] = []
         # A living mount may take away what was listed, or put another kind in its place.
         self._vanishing = (FileNotFoundError, NotADirectoryError) if upper.live else ()
 
@@ -179,7 +157,8 @@ class _Loader:
             if found.data and not stat.S_ISREG(self._tree.getattr(found.data).mode):
                 found.data = 0
             found.data = found.data or found.origin
-            found.cut = bool(found.data) and st.st_size < self._tree.getattr(found.data).size
+            found.data_size = self._tree.getattr(found.data).size if found.data else 0
+            found.cut = st.st_size < found.data_size
             self._hold(found.data)
         return found
 
@@ -273,7 +252,12 @@ class _Loader:
             if there:
                 self._tree.drop_name(parent, child.name)
             elif not self._tree.is_lower_name(parent, child.name):
-                self.mending.strays.append((parent, child.name))
+                self._keep_unseen(Unmatched.WHITEOUT, parent, child)
+            return 0
+        if child.meta and not child.data:
+            if there:
+                self._tree.drop_name(parent, child.name)
+            self._keep_unseen(Unmatched.CONTENTS, parent, child)
             return 0
         linked = self._links.get(child.key, 0)
         ino = linked or self._identity(child, there)
@@ -286,6 +270,8 @@ class _Loader:
             else:
                 self._add_name(parent, child, ino)
         if stat.S_ISDIR(child.kind):
+            if child.redirected and not child.lower:
+                self.unmatched.append((Unmatched.DIRECTORY, parent, child.name))
             return ino
         if not linked:
             self._set(ino, child)
@@ -293,9 +279,20 @@ class _Loader:
                 self.mending.files.append(ino)
             if child.cut:
                 self.mending.cut.append(ino)
+            if child.meta:
+                self.borrowed.append((ino, child.data_size))
             if child.st.st_nlink > 1:
                 self._links[child.key] = ino
         return 0
+
+    def _keep_unseen(self, how: Unmatched, parent: int, child: _Object) -> None:
+        """The name is free, and what stands there on disk is replaced or stays, as a whiteout is:
+        over the layers that it was made for it has its meaning again."""
+        self.unmatched.append((how, parent, child.name))
+        if not self._tree.is_lower_name(parent, child.name):
+            nobody = self._tree.new_node(stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0)
+            self._tree.add_name(parent, child.name, nobody, True)
+            self._tree.drop_name(parent, child.name)
 
     def _add_name(self, parent: int, child: _Object, ino: int) -> None:
         if stat.S_ISDIR(child.kind):
@@ -397,4 +394,4 @@ def load_upper(tree: _native.Tree, upper: Upper) -> Loaded:
     loader.apply(root)
     loader.find_missing_links()
     loader.release()
-    return Loaded(loader.redirects, loader.mending)
+    return Loaded(loader.redirects, loader.mending, loader.unmatched, loader.borrowed)

@@ -10,6 +10,8 @@ from typing import Protocol
 from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
+from fusemount.rootfs.base import Base, Fit, check_base
+from fusemount.rootfs.rebase import take_sizes
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
 from fusemount.settings import Owners
@@ -80,6 +82,8 @@ def open_rootfs(
     owners: Owners = _AS_THEY_ARE,
     userxattr: bool = False,
     options: UpperOptions | None = None,
+    base: Base | None = None,
+    rebase: bool = False,
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
@@ -88,6 +92,9 @@ def open_rootfs(
     xattrs are, also where it is empty; else an empty one takes on those of the layers.
     owners: how ids of layers and upper are shown.
     userxattr: the upper's marks are `user.overlay.*` also where others may be written.
+    base: what the layers are.  An upper that belongs to others is refused (UpperError), unless
+    rebase says that it shall belong to these; and where that is not certain, nothing of it that
+    depends on the layers is mended.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -96,10 +103,31 @@ def open_rootfs(
         return RootFs(tree, None)
     if read_only:
         looked_at = Upper(upper, None, userxattr=userxattr)
-        return RootFs(tree, looked_at, read_only=True)
+        return _over(tree, looked_at, base, UpperOptions(), read_only=True, rebase=rebase)
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(upper, work or beside, volatile=options.volatile, userxattr=userxattr)
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
-    return RootFs(tree, opened, options=options)
+    return _over(tree, opened, base, options, read_only=False, rebase=rebase)
+
+
+def _over(
+    tree: _native.Tree,
+    upper: Upper,
+    base: Base | None,
+    options: UpperOptions,
+    *,
+    read_only: bool,
+    rebase: bool,
+) -> RootFs:
+    """The upper's base is checked before anything of the upper is read, let alone mended."""
+    try:
+        fits = base is None or check_base(upper, base, rebase=rebase) is Fit.SAME
+        rootfs = RootFs(tree, upper, read_only=read_only, options=options, fits=fits)
+        if rebase and not fits and not read_only:
+            take_sizes(rootfs)
+        return rootfs
+    except BaseException:
+        upper.close()
+        raise

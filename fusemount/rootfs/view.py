@@ -27,7 +27,8 @@ from typing import NoReturn
 
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
-from fusemount.rootfs.load import Loaded, Mending, load_upper, set_xattrs
+from fusemount.rootfs.load import load_upper, set_xattrs
+from fusemount.rootfs.loaded import EMPTY, Loaded, Mending
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.prefixed import convert
@@ -111,14 +112,17 @@ class RootFs:
         *,
         read_only: bool = False,
         options: UpperOptions = UpperOptions(),
+        fits: bool = True,
     ) -> None:
+        """fits: the layers are certainly those that the upper was made over."""
         self.tree = tree
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
+        self.loaded, self.fits = EMPTY, fits
         if upper is None:
             return
-        loaded = self._start(upper)
+        self.loaded = loaded = self._start(upper)
         redirect = upper.privileged if options.redirect is None else options.redirect
         metacopy = upper.privileged if options.metacopy is None else options.metacopy
         native = self.native = _native.UpperFiles(
@@ -139,8 +143,8 @@ class RootFs:
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
             with changing(native):
-                self._mend(loaded.mending)
-            for ino in loaded.mending.cut:
+                self._mend(loaded.mending, fits)
+            for ino in loaded.mending.cut if fits else ():
                 self._copy.whole(ino)
 
     def _start(self, upper: Upper) -> Loaded:
@@ -150,7 +154,7 @@ class RootFs:
             return load_upper(self.tree, upper)
         if not self.read_only:
             self._begin(upper)
-        return Loaded({}, Mending([], [], [], [], [], []))
+        return EMPTY
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
@@ -161,17 +165,16 @@ class RootFs:
         os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
         self.tree.set_attr(1, upper=True)
 
-    def _mend(self, mending: Mending) -> None:
-        """Finishes on disk what a process that died had begun, and makes the upper ours."""
+    def _mend(self, mending: Mending, fits: bool) -> None:
+        """Finishes on disk what a process that died had begun, and makes the upper ours; of other
+        layers than the upper's own nothing comes into it."""
         assert self.upper is not None
         for found in mending.prefixed:
             convert(self.upper, found)
         if self.upper.mark(self.upper.fd, b".", b"imgmount") is None:
             self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
-        for ino, there, missing in mending.links:
+        for ino, there, missing in mending.links if fits else ():
             self._copy.complete_links(ino, there, missing)
-        for stray in mending.strays:
-            self._copy.take_stray(*stray)
         for ino in mending.files:
             self._copy.restore(ino)
         for ino in mending.times:

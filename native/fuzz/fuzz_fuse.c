@@ -129,7 +129,9 @@ static void converse(talk *t, uint64_t unique, bool wait) {
     for (;;) {
         bool patient = wait && t->answers == 0;
         int n = poll(fds, 2, patient ? PATIENCE * 1000 : 0);
-        CHECK(n >= 0);
+        CHECK(n >= 0 || errno == EINTR); /* libFuzzer has an alarm clock */
+        if (n < 0)
+            continue;
         if (n == 0)
             break;
         if (fds[1].revents & POLLIN)

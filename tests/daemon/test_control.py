@@ -45,11 +45,14 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def record() -> Record:
+def record(monkeypatch: pytest.MonkeyPatch) -> Record:
+    """Of a mount that is visible: the root, as if it were a FUSE mount."""
     started = registry.start_time(os.getpid())
     assert started
     root = mount_at(Path("/"))
     assert root
+    entry = replace(root, fstype="fuse.imgmount")
+    monkeypatch.setattr(control, "mounts", lambda: [entry])
     return Record(os.getpid(), started, "/mnt", root.device, "i.tar", "sha256:0", None, None, False,
                   os.geteuid(), "2026-01-01T00:00:00Z")  # fmt: skip
 

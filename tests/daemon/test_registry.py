@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fusemount.daemon import registry
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountid import mount_on
+from fusemount.daemon.mountinfo import MountEntry, mount_at
 from fusemount.daemon.registry import Record
 from fusemount.errors import NotPermitted
 
@@ -24,10 +25,14 @@ def record() -> Record:
                   os.geteuid(), "2026-01-01T00:00:00Z")  # fmt: skip
 
 
-def visible_device() -> str:
+@pytest.fixture
+def visible(monkeypatch: pytest.MonkeyPatch) -> MountEntry:
+    """The root, as if it were a FUSE mount."""
     root = mount_at(Path("/"))
     assert root
-    return root.device
+    entry = replace(root, fstype="fuse.imgmount")
+    monkeypatch.setattr(registry, "mounts", lambda: [entry])
+    return entry
 
 
 def test_register_and_forget(tmp_path: Path, record: Record) -> None:
@@ -40,23 +45,24 @@ def test_register_and_forget(tmp_path: Path, record: Record) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_states(tmp_path: Path, record: Record) -> None:
+def test_states(tmp_path: Path, record: Record, visible: MountEntry) -> None:
     dead = replace(record, pid=record.pid, start_time=1)
     registry.register(tmp_path, record)
     assert registry.listing(tmp_path)[0].state == "detached"
-    registry.register(tmp_path, replace(record, device=visible_device()))
+    registry.register(tmp_path, replace(record, device=visible.device))
     assert registry.listing(tmp_path)[0].state == "mounted"
-    registry.register(tmp_path, replace(dead, device=visible_device()))
+    registry.register(tmp_path, replace(dead, device=visible.device))
     assert registry.listing(tmp_path)[0].state == "dead"
     registry.register(tmp_path, dead)
     assert registry.listing(tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_number_is_given_again(tmp_path: Path, record: Record) -> None:
+def test_a_device_number_is_given_again(
+    tmp_path: Path, record: Record, visible: MountEntry
+) -> None:
     """A daemon was killed, its mount went, and the next mount has the number."""
-    entry = mount_at(Path("/"))
-    assert entry
+    entry = visible
     living = replace(record, device=entry.device)
     dead = replace(living, pid=1, start_time=record.start_time + 1, mountpoint="/gone")
     for number in (1, 2**22):  # whichever file is read first
@@ -65,6 +71,20 @@ def test_a_device_number_is_given_again(tmp_path: Path, record: Record) -> None:
         assert registry.find(tmp_path, entry) == living
         assert [found.record for found in registry.listing(tmp_path)] == [living]
         assert [path.stem for path in tmp_path.iterdir()] == [str(living.pid)]
+
+
+def test_the_number_of_a_dead_mount_is_given_to_a_stranger(
+    tmp_path: Path, record: Record, visible: MountEntry
+) -> None:
+    """The record that a killed daemon left is not of a mount with another ID."""
+    mount = mount_on(Path("/"))
+    assert mount and mount.unique  # Linux 6.8
+    dead = replace(record, pid=1, start_time=1, device=visible.device, mount_id=mount.unique)
+    registry.register(tmp_path, dead)
+    assert registry.find(tmp_path, visible) == dead
+    registry.register(tmp_path, replace(dead, mount_id=mount.unique + 1))
+    assert registry.find(tmp_path, visible) is None
+    assert registry.listing(tmp_path) == []
 
 
 def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:

@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from tarwriter import TarWriter
+
+from fusemount._native import LayerIndex
 from fusemount.cli.template import Map, Nil, Struct, Template
 from fusemount.daemon.command import resolve_identity
 from fusemount.digest import Digest
@@ -36,6 +39,7 @@ from fusemount.image.parse import (
     parse_v1,
 )
 from fusemount.imagename import parse_name
+from fusemount.layer import BlobFile
 from fusemount.layer.unpacked import UnpackedLayer
 from fusemount.reference import (
     CONTAINERS_STORAGE,
@@ -54,7 +58,8 @@ from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.containers_storage import open_containers_storage
 from fusemount.sources.docker_storage import open_docker
-from fusemount.sources.medium import Directory
+from fusemount.sources.image import Candidate
+from fusemount.sources.medium import Archive, Directory
 
 SIZE_MAX = 256 << 20  # bytes of a layer that a short text may stand for here
 
@@ -153,18 +158,24 @@ def _make_sources() -> Path:
     return root
 
 
-def _open_all(root: Path, options: ImageOptions) -> None:
-    medium = Directory(root)
-    try:
-        for candidates in (oci.candidates, docker_archive.candidates):
+def _archive(root: Path, written: list[Path]) -> Archive:
+    """The same files in a tar."""
+    tar, path = TarWriter(), scratch() / "sources.tar"
+    for each in written:
+        tar.file(str(each.relative_to(root)), each.read_bytes())
+    path.write_bytes(tar.tar())
+    with open(path, "rb") as file:
+        index = LayerIndex.scan(file.fileno(), 0, path.stat().st_size)
+    return Archive("archive", BlobFile(path), index)
+
+
+def _open_all(candidates: Callable[[], list[Candidate]]) -> None:
+    with refusing(ImgmountError):
+        for candidate in candidates():
             with refusing(ImgmountError):
-                for candidate in candidates(medium, options):
-                    with refusing(ImgmountError):
-                        candidate.platform()
-                    with refusing(ImgmountError):
-                        candidate.open(candidate.names)
-    finally:
-        medium.close()
+                candidate.platform()
+            with refusing(ImgmountError):
+                candidate.open(candidate.names)
 
 
 def sources(data: bytes) -> None:
@@ -177,7 +188,13 @@ def sources(data: bytes) -> None:
         written.append(_place(number))
         at += length
     options = ImageOptions(verify=False)
-    _open_all(root, options)
+    layout, archive = Directory(root), _archive(root, written)
+    _open_all(lambda: oci.candidates(layout, options))
+    _open_all(lambda: oci.candidates(archive, options))
+    _open_all(lambda: docker_archive.candidates(archive, options))
+    layout.close()
+    for file in archive.files():
+        file.close()
     with refusing(ImgmountError):
         open_containers_storage(Reference(CONTAINERS_STORAGE, root, "a"), options)
     with refusing(ImgmountError):

@@ -19,16 +19,16 @@ from fusemount.rootfs.dump import dump_lines
 
 ROOT = Caller(0, 0)
 BASE = """
-mkdir -p d/sub opaque/below emptied
+mkdir -p d/sub opaque/below
 echo contents > file; echo gone > gone; echo x > opaque/below/x; echo long > cut; echo h > held
-touch d/sub/f; ln file d/linked; touch emptied/f
+touch d/sub/f; ln file d/linked; echo one > a; ln a b; ln a d/sub/c
 """
 
 
 def change(view: RootFs) -> None:
     """All that a mount can write."""
     view.setattr(view.lookup(1, b"file"), Change(mode=0o4711, uid=5, gid=6))  # metacopy, links
-    for name in (b"cut", b"held"):
+    for name in (b"cut", b"held", b"a"):
         view.setattr(view.lookup(1, name), Change(mode=0o640))
     view.rename(1, b"d", 1, b"moved", 0)  # redirect
     view.unlink(1, b"gone")  # whiteout
@@ -61,6 +61,8 @@ def crash(upper: Path, prefix: str) -> None:
     for name, (mark, value) in marks.items():
         os.setxattr(upper / name, f"{prefix}imgmount.{mark}", value)
     os.truncate(upper / "cut", 2)
+    os.unlink(upper / "b")  # only `a` of a, b and moved/sub/c came up
+    os.unlink(upper / "moved/sub/c")
 
 
 @pytest.mark.parametrize("prefix", ["trusted.overlay.", "user.overlay."])
@@ -77,6 +79,9 @@ def test_an_upper_is_a_layer(tmp_path: Path, prefix: str) -> None:
     with view_of([base], upper=upper) as view:
         shown = without_layer(list(dump_lines(view, digest=True)))
     check(base, upper, shown)
+    assert [line.split(b" ")[7] for line in shown if line.startswith(b"/a ")] == [
+        b"2" if users else b"3"  # without redirects `moved` is a copy
+    ]
     kinds = {line.split(b" ")[0]: line.split(b" ")[1:3] for line in shown}
     assert kinds[b"/zero"] == [b"c", b"0620"] and kinds[b"/held"] == [b"f", b"4755"]
 

@@ -1,0 +1,70 @@
+"""Law: which processes keep a file system mounted in other mount namespaces; only looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusemount.daemon.mountinfo import MountEntry, parse_mountinfo
+
+
+@dataclass(frozen=True)
+class Holder:
+    """pid, name: the first process of a mount namespace; others: how many more are in it."""
+
+    pid: int
+    name: str
+    others: int
+
+    def __str__(self) -> str:
+        more = f" and {self.others} more" if self.others else ""
+        return f"process {self.pid} ({self.name}){more}"
+
+
+def holders(device: str) -> list[Holder]:
+    """By mount namespace: who has a FUSE mount of that device (mountinfo) in it. Nobody of whom we
+    may not ask (another user's processes)."""
+    here = _namespace(Path("/proc/self"))
+    spaces: dict[str, list[int]] = {}
+    for pid, process in _processes():
+        space = _namespace(process)
+        if space is not None and space != here:
+            spaces.setdefault(space, []).append(pid)
+    found = []
+    for pids in spaces.values():
+        if any(e.device == device and e.fstype.startswith("fuse") for e in _mounts(pids)):
+            found.append(Holder(pids[0], _name(pids[0]), len(pids) - 1))
+    return found
+
+
+def _processes() -> Iterator[tuple[int, Path]]:
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        yield pid, Path("/proc", str(pid))
+
+
+def _namespace(process: Path) -> str | None:
+    try:
+        return os.readlink(process / "ns/mnt")
+    except OSError:
+        return None  # it has ended, or is not ours to look at
+
+
+def _mounts(pids: list[int]) -> list[MountEntry]:
+    """Of the namespace that they share: any of them tells, while it lives."""
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                return parse_mountinfo(file)
+        except OSError:
+            continue
+    return []
+
+
+def _name(pid: int) -> str:
+    try:
+        said = Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+    except OSError:
+        return "?"
+    return said.decode(errors="backslashreplace").translate(dict.fromkeys(range(32), "?"))

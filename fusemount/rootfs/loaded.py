@@ -1,0 +1,55 @@
+"""Law: what was found in an upper while it was laid over the layers (load.py), as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from fusemount.rootfs.prefixed import Prefixed
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What the disk does not say as it should, since a process died: all of it shows right.
+
+    links: nodes, a path that each has, and the names that it lacks there.  times: directories that
+    hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files that
+    show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
+    """
+
+    links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
+    times: list[int]
+    files: list[int]
+    cut: list[int]
+    prefixed: list[Prefixed]
+
+
+class Unmatched(Enum):
+    """How an object of the upper refers to what these layers do not have.
+
+    WHITEOUT: it hides nothing.  CONTENTS: it has attributes alone, and there is no file whose
+    contents it could show; it stays on disk, unseen.  DIRECTORY: what the layers had in it is not
+    there.
+    """
+
+    WHITEOUT = "whiteout"
+    CONTENTS = "contents"
+    DIRECTORY = "directory"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """redirects: where the layers have a directory that shows elsewhere, by nodeid.
+
+    unmatched: (how, parent, name); none where the layers are those that the upper was made over.
+    borrowed: files whose contents are the layers', while their attributes are the upper's, and the
+    size of those contents.
+    """
+
+    redirects: dict[int, bytes]
+    mending: Mending
+    unmatched: list[tuple[Unmatched, int, bytes]] = field(default_factory=list)
+    borrowed: list[tuple[int, int]] = field(default_factory=list)
+
+
+EMPTY = Loaded({}, Mending([], [], [], [], []))

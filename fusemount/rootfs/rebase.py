@@ -1,0 +1,57 @@
+"""Law: an upper that is laid over other layers than it was made over.
+
+Nothing is taken from the upper: what has no meaning over the new layers stays on disk unseen
+(load.py), so over its own layers it shows what it showed.  Only the size of a file whose contents
+are the layers' becomes the size of the new contents.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from fusemount.rootfs.load import visible_path
+from fusemount.rootfs.loaded import Unmatched
+from fusemount.rootfs.view import RootFs
+
+_SAID = {
+    Unmatched.WHITEOUT: "was deleted; this image has nothing there",
+    Unmatched.CONTENTS: "only its attributes were changed, and this image has no contents for it: "
+    "not shown",
+    Unmatched.DIRECTORY: "was renamed; what the image had in it is not in this one",
+}
+
+
+def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
+    """(path, what becomes of it), sorted: all that another image makes different, after laying the
+    upper over it."""
+    tree, loaded, found = rootfs.tree, rootfs.loaded, []
+    for how, parent, name in loaded.unmatched:
+        with suppress(FileNotFoundError):  # in a directory that is covered itself
+            found.append((visible_path(tree, parent, name), _SAID[how]))
+    for ino, _ in loaded.borrowed:
+        for parent, name in tree.names(ino):
+            text = "only its attributes were changed: it shows the contents of this image"
+            found.append((visible_path(tree, parent, name), text))
+    for _, there, missing in loaded.mending.links:
+        for parent, name in missing:
+            text = f"a hard link of /{os.fsdecode(there)} in this image: it shows the upper's file"
+            found.append((visible_path(tree, parent, name), text))
+    return sorted(found)
+
+
+def take_sizes(rootfs: RootFs) -> None:
+    """A file whose contents are the layers' has their size, and keeps its times. Raises OSError."""
+    native = rootfs.native
+    assert native is not None
+    for ino, size in rootfs.loaded.borrowed:
+        attr = rootfs.tree.getattr(ino)
+        if attr.size == size:
+            continue
+        fd = native.pin(ino)
+        try:
+            os.ftruncate(fd, size)
+            os.utime(fd, ns=(attr.atime_ns, attr.mtime_ns))
+        finally:
+            native.unpin(ino)
+        rootfs.tree.set_attr(ino, size=size)

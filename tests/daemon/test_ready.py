@@ -1,0 +1,105 @@
+"""A mount that was reported as ready stays, whatever is missing afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from busyboximage import left_behind
+from mounted import Command
+
+# Lines "PID NAME" of all that is imported, in the file that is named first.
+WATCHED = """
+import os, sys
+
+log = sys.argv.pop(1)
+
+def hook(event, args):
+    if event == "import":
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"{os.getpid()} {args[0]}\\n".encode())
+        os.close(fd)
+
+sys.addaudithook(hook)
+from fusemount.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+# The address space may grow by so many MiB once trio is wanted.
+LIMITED = """
+import os, resource, sys
+
+spare = int(sys.argv.pop(1)) << 20
+
+def hook(event, args):
+    if event == "import" and args[0] == "trio":
+        fd = os.open("/proc/self/statm", os.O_RDONLY)
+        now = int(os.read(fd, 100).split()[0]) * resource.getpagesize()
+        os.close(fd)
+        resource.setrlimit(resource.RLIMIT_AS, (now + spare, now + spare))
+
+sys.addaudithook(hook)
+from fusemount.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def use(at: Path) -> None:
+    """What the fast path answers, what it asks Python for, and what Python answers alone."""
+    assert (at / "etc/motd").read_text() == "hello\n"
+    (at / "etc/motd").write_text("changed\n")
+    (at / "etc").rename(at / "etc2")
+    (at / "bin").chmod(0o700)
+    os.setxattr(at / "etc2/second", "user.a", b"b")
+    os.symlink("x", at / "link")
+    (at / "etc2/second").unlink()
+    os.statvfs(at)
+
+
+def record(command: Command) -> dict[str, object]:
+    (path,) = (command.base / "runtime").glob("*.json")
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def test_all_is_imported_before(
+    command: Command, busybox_image: Path, tmp_path: Path, fastpath: bool
+) -> None:
+    at, log = tmp_path / "m", tmp_path / "log"
+    at.mkdir()
+    options = ["-o", "fastpath=" + ("on" if fastpath else "off")]
+    subprocess.run(
+        [sys.executable, "-c", WATCHED, log, *options, busybox_image, at],
+        env=command.environment, check=True, timeout=60,
+    )  # fmt: skip
+    pid, before = record(command)["pid"], log.read_text()
+    use(at)
+    command("stats", at)
+    command("umount", at)
+    later = log.read_text().removeprefix(before).splitlines()
+    assert [line for line in later if line.startswith(f"{pid} ")] == []
+    assert "trio" in before
+
+
+@pytest.mark.parametrize("spare", [2, 500])
+def test_short_of_memory(spare: int, command: Command, busybox_image: Path, tmp_path: Path) -> None:
+    """One line and an exit code, or a mount that serves: never one that goes a moment later."""
+    at = tmp_path / "m"
+    at.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(spare), busybox_image, at],
+        env=command.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if spare < 10:
+        assert done.returncode == 1
+        assert done.stderr.startswith("imgmount: "), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+    else:
+        use(at)
+        command("umount", at)
+    assert left_behind(tmp_path) == []

@@ -1,0 +1,121 @@
+"""What stands where our mount stood, or has its number now, is left alone (mountid.py); and a mount
+that others hold in their mount namespaces is named (holders.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from mounted import Command
+from oracle import run
+
+from fusemount import _native
+from fusemount.daemon.background import ended
+from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
+from fusemount.daemon.mountid import held, mount_on
+from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.session import _flush_and_unmount
+
+
+@contextmanager
+def tmpfs(at: Path) -> Iterator[None]:
+    """A stranger's mount, which is there at the end."""
+    run("mount", "-t", "tmpfs", "none", at)
+    try:
+        yield
+        entry = mount_at(at)
+        assert entry is not None and entry.fstype == "tmpfs"
+    finally:
+        run("umount", at, check=False)
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[FuseChannel]:
+    """Mounted, served by nobody."""
+    at = tmp_path / "mnt"
+    at.mkdir()
+    channel = open_channel(MountRequest(at, "ours"))
+    try:
+        yield channel
+    finally:
+        channel.discard()
+        assert mount_at(at) is None
+
+
+def test_a_mount_is_taken_off_once(channel: FuseChannel) -> None:
+    """The next mount has the number of the one that is gone: both of it and of the place."""
+    at = channel.mountpoint
+    assert channel.mount is not None and channel.mount.unique  # Linux 6.8
+    _native.umount2(at, _native.MNT_DETACH)
+    with tmpfs(at):
+        assert mount_on(at) != channel.mount
+        stranger = mount_on(at)
+        assert stranger is not None
+        if stranger.device != channel.device:  # another process was quicker
+            channel.mount = type(channel.mount)(stranger.device, channel.mount.unique)
+        _flush_and_unmount(channel)
+        channel.discard()
+
+
+def test_before_linux_6_8_a_mount_that_is_gone_is_known_too(channel: FuseChannel) -> None:
+    """There the connection tells whose the device number is."""
+    at = channel.mountpoint
+    assert channel.mount is not None
+    channel.mount = type(channel.mount)(channel.device, 0)
+    with held(at) as place:
+        assert channel.serves(place)
+    _native.umount2(at, _native.MNT_DETACH)
+    assert not channel.connected
+    with tmpfs(at):
+        stranger = mount_on(at)
+        assert stranger is not None
+        channel.mount = type(channel.mount)(stranger.device, 0)
+        channel.discard()
+
+
+def test_a_mount_on_top_of_ours_stays(channel: FuseChannel) -> None:
+    with tmpfs(channel.mountpoint):
+        _flush_and_unmount(channel)
+        channel.discard()
+    _native.umount2(channel.mountpoint, _native.MNT_DETACH)  # ours, which was below
+
+
+def test_holders_are_named(command: Command, busybox_image: Path, tmp_path: Path) -> None:
+    at, upper = tmp_path / "mnt", tmp_path / "upper"
+    at.mkdir()
+    command(busybox_image, at, "--upper", upper)
+    (at / "new").write_text("kept")
+    (mount,) = json.loads(command("mounts", "--json").stdout)
+    with ExitStack() as stack:
+        apart = ("unshare", "--mount", "--propagation=private", "sh", "-c", "echo; exec sleep 99")
+        holder = stack.enter_context(subprocess.Popen(apart, stdout=subprocess.PIPE))
+        stack.callback(holder.kill)
+        assert holder.stdout and holder.stdout.readline() == b"\n"
+        for _ in range(2):
+            said = command("umount", at).stdout
+            assert f"process {holder.pid} (s" in said and str(mount["pid"]) in said  # sh or sleep
+            assert mount_at(at) is None
+        os.kill(mount["pid"], 0)
+    assert ended(mount["pid"], 30)
+    assert (upper / "new").read_text() == "kept"
+    gone = command("umount", at, check=False)
+    assert gone.returncode == 7 and "no imgmount mount" in gone.stderr
+
+
+def test_a_daemon_that_is_told_to_end_leaves_a_stranger_on_top(
+    command: Command, busybox_image: Path, tmp_path: Path
+) -> None:
+    at = tmp_path / "mnt"
+    at.mkdir()
+    command(busybox_image, at)
+    (mount,) = json.loads(command("mounts", "--json").stdout)
+    with tmpfs(at):
+        os.kill(mount["pid"], signal.SIGTERM)
+        assert ended(mount["pid"], 30)
+    run("umount", "--lazy", at)  # ours, dead below
