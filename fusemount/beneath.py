@@ -23,6 +23,7 @@ from fusemount import _native
 from fusemount.errors import NotPermitted
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_OWN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS_MAX = 40  # as the kernel's
 
 
@@ -71,6 +72,19 @@ def parent_in_root(root_fd: int, path: bytes | str) -> Iterator[tuple[int, bytes
         os.close(fd)
 
 
+def fd_path(fd: int) -> bytes:
+    """What calls that take no descriptor take for the very object behind it, be it a symlink or
+    opened with O_PATH: they must follow the last name."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def name_in(fd: int, name: bytes) -> bytes:
+    """And for one name in the directory fd: they must not follow it."""
+    if b"/" in name:
+        raise ValueError(f"{name!r} is more than a name")
+    return b"/proc/self/fd/%d/%s" % (fd, name)
+
+
 def make_dirs_in_root(root_fd: int, path: bytes | str, mode: int = 0o755) -> int:
     """mkdir -p as a process does whose root is root_fd; an O_PATH descriptor of the directory.
 
@@ -112,20 +126,29 @@ def _make_or_read(fd: int, name: bytes, mode: int) -> bytes | None:
     return None
 
 
-def own_directory(path: str | os.PathLike[str], *, make: bool = True, mode: int = 0o700) -> int:
+def own_directory(
+    path: str | os.PathLike[str],
+    *,
+    make: bool = True,
+    mode: int = 0o700,
+    inside: tuple[int, str] | None = None,
+) -> int:
     """The descriptor of a directory that nobody else can change; what is missing of it is made.
 
-    What is made, parents too, has exactly that mode. Raises NotPermitted for a directory of another
-    user (root's are as good as ours), for one that its group or others may write to, for a symlink.
+    What is made, parents too, has exactly that mode. inside: it is that one name in a directory of
+    ours, and path only says so in errors.
+    Raises NotPermitted for a directory of another user (root's are as good as ours), for one that
+    its group or others may write to, for a symlink.
     """
     name = os.fspath(path).rstrip("/") or "/"
-    made = make and _made(name, mode)
+    above, place = inside or (None, name)
+    made = make and _made(place, mode, above)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(place, _OWN, dir_fd=above)
     except OSError as e:
         if e.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        raise _refused(name, "it is a symlink" if os.path.islink(name) else "it is none") from e
+        raise _refused(name, _kind(place, above)) from e
     try:
         st = os.fstat(fd)
         if st.st_uid not in (os.geteuid(), 0):
@@ -144,17 +167,22 @@ def _refused(name: str, why: str) -> NotPermitted:
     return NotPermitted(f"{name}: must be a directory that only you can write to: {why}")
 
 
-def _made(name: str, mode: int) -> bool:
+def _kind(place: str, above: int | None) -> str:
+    st = os.stat(place, dir_fd=above, follow_symlinks=False)
+    return "it is a symlink" if stat.S_ISLNK(st.st_mode) else "it is none"
+
+
+def _made(name: str, mode: int, above: int | None) -> bool:
     """Whether the directory was missing and is there now."""
     try:
-        os.mkdir(name, mode)
+        os.mkdir(name, mode, dir_fd=above)
     except FileExistsError:
         return False
     except FileNotFoundError:
         parent = os.path.dirname(name)
         if not parent or parent == name:
             raise
-        if _made(parent, mode):
+        if _made(parent, mode, above):
             os.chmod(parent, mode)  # it was made by us a moment ago, in a directory that we trust
-        return _made(name, mode)
+        return _made(name, mode, above)
     return True

@@ -84,8 +84,10 @@ class ImageName:
 
     @property
     def familiar_repository(self) -> str:
-        """Without what docker leaves out: `docker.io/`, and `library/` behind it."""
-        if self.domain != DOCKER_HUB:
+        """Without what docker leaves out: `docker.io/`, and `library/` behind it; not where the
+        rest would read as another registry's."""
+        first, slash, _ = self.path.partition("/")
+        if self.domain != DOCKER_HUB or (slash and _is_registry(first)):
             return self.repository
         return self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
 

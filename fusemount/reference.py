@@ -30,6 +30,8 @@ _TAGGED = re.compile(
     rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::([A-Za-z0-9_][\w.-]{{0,127}}))?"
 )
 
+_DRIVER = re.compile(r"[A-Za-z0-9_-]+")
+
 DIRECTORIES = "dir"
 DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
 FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
@@ -183,7 +185,8 @@ def foreign_reference(transport: str, text: str) -> Reference:
         words = (option.partition("=") for option in options.split(","))
         more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
     paths = (Path(place), *more)
-    if not closed or bool(at) != bool(driver) or not all(path.is_absolute() for path in paths):
+    named = _DRIVER.fullmatch(driver) if at else True
+    if not closed or not named or not all(path.is_absolute() for path in paths):
         spelled = f"{transport}:{text}"
         raise UsageError(f"{spelled!r}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
     return Reference(transport, Path(place), name or None, tuple(more), driver)

@@ -3,10 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -281,4 +281,14 @@ int img_open_in_root(int root, const char *path, int flags, mode_t mode) {
     if (strlen(path) < PATH_MAX && by_openat2(root, *path ? path : ".", flags, mode, resolve, &fd))
         return fd;
     return by_steps(root, path, flags, mode, true);
+}
+
+/* ---- for calls that take no descriptor ---------------------------------------------------- */
+
+void img_fd_path(int fd, char *out) {
+    (void)snprintf(out, IMG_FD_PATH_BYTES, "/proc/self/fd/%d", fd);
+}
+
+void img_name_in(int fd, const char *name, char *out) {
+    (void)snprintf(out, IMG_NAME_IN_BYTES, "/proc/self/fd/%d/%s", fd, name);
 }

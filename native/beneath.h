@@ -11,6 +11,7 @@
 #ifndef IMG_BENEATH_H
 #define IMG_BENEATH_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -23,6 +24,14 @@ int img_open_beneath(int dir, const char *path, int flags, mode_t mode);
  * also the last unless O_NOFOLLOW says otherwise, and ".." ends there.  -ELOOP for magic links, for
  * more than 40 links, and for a path that takes more steps than any honest one. */
 int img_open_in_root(int root, const char *path, int flags, mode_t mode);
+
+/* What system calls that take no descriptor take for the very object behind fd, be it a symlink or
+ * opened with O_PATH: they must follow the last name. */
+#define IMG_FD_PATH_BYTES (sizeof "/proc/self/fd/2147483647")
+void img_fd_path(int fd, char *out);
+/* And for one name in the directory fd: they must not follow it. The name has no "/". */
+#define IMG_NAME_IN_BYTES (IMG_FD_PATH_BYTES + NAME_MAX + 1)
+void img_name_in(int fd, const char *name, char *out);
 
 /* For tests: as if openat2 were not there. */
 void img_beneath_step_by_step(bool on);

@@ -95,7 +95,9 @@ static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
         m->target[what->target_len] = 0;
     }
     bool same_group = hands_down && upper->options.owners ? true : m->gid == upper->gid;
-    *direct = !at->lower && m->uid == upper->uid && same_group;
+    /* Where others may write to the directory, what has no descriptor is made ready elsewhere. */
+    bool ready = S_ISREG(m->mode) || !hands_down;
+    *direct = !at->lower && m->uid == upper->uid && same_group && ready;
     if (upper->options.owners)
         return 0;
     /* What we serve must stay ours to open; upper.py keeps other owners and modes beside it. */
@@ -114,8 +116,8 @@ static int make_object(making *m) {
     int result = 0;
     m->fd = -1;
     if (S_ISREG(m->mode)) {
-        int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOATIME;
-        m->fd = openat(m->dir, m->name, flags, m->mode & 07777);
+        const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOATIME;
+        m->fd = openat(m->dir, m->name, flags | O_EXCL, m->mode & 07777);
         result = m->fd;
     } else if (S_ISDIR(m->mode)) {
         result = mkdirat(m->dir, m->name, m->mode & 07777);
@@ -138,15 +140,17 @@ static int make_object(making *m) {
 static int settle(making *m) {
     bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid;
     if (given) {
-        int flags = AT_SYMLINK_NOFOLLOW;
         if ((m->fd >= 0 ? fchown(m->fd, m->uid, m->gid)
-                        : fchownat(m->dir, m->name, m->uid, m->gid, flags)) < 0)
+                        : fchownat(m->dir, m->name, m->uid, m->gid, AT_SYMLINK_NOFOLLOW)) < 0)
             return -errno;
     }
     if (S_ISLNK(m->mode) || (m->st.st_mode == m->mode && !(given && m->mode & 06000)))
         return 0;
     uint32_t mode = m->mode & 07777;
-    return (m->fd >= 0 ? fchmod(m->fd, mode) : fchmodat(m->dir, m->name, mode, 0)) < 0 ? -errno : 0;
+    return (m->fd >= 0 ? fchmod(m->fd, mode)
+                       : fchmodat(m->dir, m->name, mode, AT_SYMLINK_NOFOLLOW)) < 0
+               ? -errno
+               : 0;
 }
 
 /* Makes it at its place, in one step that shows: complete, or not at all. */
@@ -214,6 +218,7 @@ static int adopt(img_upper *upper, const img_spot *at, const making *m, const st
     }
     img_node_at(tree, id)->flags |= IMG_NODE_UPPER;
     img_node_at(tree, id)->ino = IMG_INO_UPPER + m->st.st_ino;
+    img_node_at(tree, id)->object = m->st.st_ino;
     img_change_times(img_node_at(tree, at->parent), above);
     *out = id;
     return 0;
@@ -271,6 +276,7 @@ static int adopt_nameless(img_upper *upper, const char *stage, int fd, img_id *o
     if (id) {
         img_node_at(upper->tree, id)->flags |= IMG_NODE_UPPER;
         img_node_at(upper->tree, id)->ino = IMG_INO_UPPER + st.st_ino;
+        img_node_at(upper->tree, id)->object = st.st_ino;
     }
     unlock(upper);
     if (!id)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* fallocate, copy_file_range */
 #include "changeinner.h"
 
+#include "beneath.h"
 #include "content.h"
 
 #include <limits.h>
@@ -99,38 +100,38 @@ static pthread_mutex_t *times_of(img_upper *upper, img_id id) {
 
 /* A node's object as system calls want it. */
 typedef struct object {
-    int fd; /* of files and directories; -1: dir and name */
-    int dir;
-    img_id pinned;
-    char name[IMG_NAME_BYTES];
+    int fd;        /* of files and directories; of others O_PATH, and place is used */
+    img_id pinned; /* 0: fd is ours */
+    bool open;
+    char place[IMG_FD_PATH_BYTES];
 } object;
 
 static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
-    o->fd = -1;
-    o->pinned = 0;
-    if (!S_ISREG(mode) && !S_ISDIR(mode))
-        return img_upper_place(upper, id, &o->dir, o->name, &o->pinned);
-    o->fd = S_ISREG(mode) ? img_upper_pin_to_write(upper, id) : img_upper_pin(upper, id);
+    o->open = S_ISREG(mode) || S_ISDIR(mode);
+    o->pinned = o->open ? id : 0;
+    if (!o->open)
+        o->fd = img_upper_object(upper, id);
+    else
+        o->fd = S_ISREG(mode) ? img_upper_pin_to_write(upper, id) : img_upper_pin(upper, id);
     if (o->fd < 0)
         return o->fd;
-    o->pinned = id;
+    img_fd_path(o->fd, o->place);
     return 0;
 }
 
 static int set_owner(const object *o, const img_set *set) {
     uid_t uid = set->what & IMG_SET_UID ? set->uid : (uid_t)-1;
     gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
-    int result = o->fd >= 0 ? fchown(o->fd, uid, gid)
-                            : fchownat(o->dir, o->name, uid, gid, AT_SYMLINK_NOFOLLOW);
+    int result = o->open ? fchown(o->fd, uid, gid) : chown(o->place, uid, gid);
     return result < 0 ? -errno : 0;
 }
 
 static int set_mode(const object *o, uint32_t mode, bool chowned) {
     struct stat st; /* chown(2) may have made it what it shall be, and a step less cannot fail */
-    bool known = chowned && (o->fd >= 0 ? fstat(o->fd, &st) : stat_of(o->dir, o->name, &st)) == 0;
+    bool known = chowned && fstat(o->fd, &st) == 0;
     if (known && (st.st_mode & 07777) == mode)
         return 0;
-    int result = o->fd >= 0 ? fchmod(o->fd, mode) : fchmodat(o->dir, o->name, mode, 0);
+    int result = o->open ? fchmod(o->fd, mode) : chmod(o->place, mode);
     return result < 0 ? -errno : 0;
 }
 
@@ -147,8 +148,7 @@ static int set_times(const object *o, const img_set *set) {
         time_of(set->what, IMG_SET_ATIME, IMG_SET_ATIME_NOW, set->atime_s, set->atime_ns),
         time_of(set->what, IMG_SET_MTIME, IMG_SET_MTIME_NOW, set->mtime_s, set->mtime_ns),
     };
-    int result = o->fd >= 0 ? futimens(o->fd, times)
-                            : utimensat(o->dir, o->name, times, AT_SYMLINK_NOFOLLOW);
+    int result = o->open ? futimens(o->fd, times) : utimensat(AT_FDCWD, o->place, times, 0);
     return result < 0 ? -errno : 0;
 }
 
@@ -284,7 +284,7 @@ static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
         if (result < 0)
             done.what &= ~TIMES;
     }
-    if ((o->fd >= 0 ? fstat(o->fd, &st) : stat_of(o->dir, o->name, &st)) == 0) {
+    if (fstat(o->fd, &st) == 0) {
         lock_write(upper);
         img_node *node = img_tree_node(upper->tree, id);
         if (node)
@@ -338,8 +338,7 @@ int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     int last = finish(upper, id, &o, done);
     if (last < 0 && done.what & IMG_SET_SIZE)
         last = 0; /* what is cut off cannot come back, and was cut off just now: so it is done */
-    if (o.pinned)
-        img_upper_unpin(upper, o.pinned);
+    img_upper_let_go(upper, o.fd, o.pinned);
     return result < 0 ? result : last;
 }
 

@@ -211,7 +211,9 @@ static int link_object(img_upper *upper, int from, const char *from_name, int di
         (void)stat_of(dir, at->name, &object);
         lock_write(upper);
         img_tree *tree = upper->tree;
-        result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
+        result = img_upper_is(upper, img_node_at(tree, id), &object) ? 0 : -EIO;
+        if (result == 0)
+            result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
         img_node_at(tree, id)->ctime_s = object.st_ctim.tv_sec;
         img_node_at(tree, id)->ctime_ns = (uint32_t)object.st_ctim.tv_nsec;
         img_change_times(img_node_at(tree, at->parent), &st);

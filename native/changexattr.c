@@ -2,14 +2,15 @@
 #define _GNU_SOURCE /* O_PATH */
 #include "changeinner.h"
 
+#include "beneath.h"
+
 #include <linux/limits.h>
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #define OURS "trusted.overlay." /* see upper.py: with owners, the prefix is this one */
-#define PLACE_BYTES (IMG_NAME_BYTES + 32)
-#define XATTR_NAME_BYTES 512 /* an escaped name and its NUL */
+#define XATTR_NAME_BYTES 512    /* an escaped name and its NUL */
 
 /* The name under which it is stored; false when it is too long for that. */
 static bool encode(const char *name, size_t len, char *out) {
@@ -66,18 +67,19 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
 /* An ACL and the mode are one thing: both become what the object now has. The kernel asks for the
  * set-gid bit to go with a default ACL as well, which leaves the mode alone on every other system.
  */
-static int take_over_acl(img_upper *upper, img_id id, const char *place, const char *name,
-                         bool kill) {
+static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, bool kill) {
     char value[IMG_XATTR_VALUE_MAX];
     struct stat st;
-    if (stat(place, &st) < 0)
+    char place[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, place);
+    if (fstat(fd, &st) < 0)
         return -errno;
     if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
         st.st_mode &= ~(mode_t)S_ISGID;
         if (chmod(place, st.st_mode & 07777) < 0)
             return -errno;
     }
-    ssize_t n = lgetxattr(place, name, value, sizeof value);
+    ssize_t n = getxattr(place, name, value, sizeof value);
     if (n < 0 && errno != ENODATA)
         return -errno;
     lock_write(upper);
@@ -105,9 +107,9 @@ static int take_over(img_upper *upper, img_id id, const char *name, size_t len, 
     return result == -ENODATA ? 0 : result;
 }
 
-static void take_ctime(img_upper *upper, img_id id, const char *place) {
+static void take_ctime(img_upper *upper, img_id id, int fd) {
     struct stat st;
-    if (lstat(place, &st) < 0)
+    if (fstat(fd, &st) < 0)
         return;
     lock_write(upper);
     img_node *node = img_tree_node(upper->tree, id);
@@ -120,9 +122,8 @@ static void take_ctime(img_upper *upper, img_id id, const char *place) {
 
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *raise) {
-    char place[PLACE_BYTES], at[IMG_NAME_BYTES], stored[XATTR_NAME_BYTES];
+    char place[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
     img_id pinned;
-    int dir;
     *raise = false;
     lock_read(upper);
     int result = may_set(upper, id, name, len, value, flags, raise);
@@ -133,21 +134,18 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
         return result;
     if (!encode(name, len, stored))
         return -ERANGE;
-    result = img_upper_place(upper, id, &dir, at, &pinned);
-    if (result < 0)
-        return result;
-    /* There is no setxattrat(2) in the kernels we know; the descriptor's magic link does the same.
-     */
-    (void)snprintf(place, sizeof place, "/proc/self/fd/%d/%s", dir, at);
-    result = value ? lsetxattr(place, stored, value, value_len, 0) : lremovexattr(place, stored);
+    int fd = img_upper_hold(upper, id, &pinned);
+    if (fd < 0)
+        return fd;
+    img_fd_path(fd, place);
+    result = value ? setxattr(place, stored, value, value_len, 0) : removexattr(place, stored);
     result = result < 0 ? -errno : 0;
     if (result == -ENODATA && !value)
         result = 0; /* one that the upper could not have, and only the tree has */
     if (result == 0)
-        result = is_acl(stored) ? take_over_acl(upper, id, place, stored, kill)
+        result = is_acl(stored) ? take_over_acl(upper, id, fd, stored, kill)
                                 : take_over(upper, id, name, len, value, value_len);
-    take_ctime(upper, id, place);
-    if (pinned)
-        img_upper_unpin(upper, pinned);
+    take_ctime(upper, id, fd);
+    img_upper_let_go(upper, fd, pinned);
     return result;
 }

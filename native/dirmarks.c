@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* syscall */
 #include "dirmarks.h"
 
+#include "beneath.h"
 #include "index.h"
 
 #include <errno.h>
@@ -31,7 +32,6 @@
 #define BEGUN "imgmount" /* on the root of an upper of ours, which keeps owners in OVERRIDE */
 #define ROOTS_WORD "imgmount.userxattr"
 #define LIST_MAX 65536u /* XATTR_LIST_MAX of Linux */
-#define PLACE_MAX (sizeof "/proc/self/fd/4294967295/" + IMG_NAME_MAX)
 
 void img_dirmarks_free(img_dirmarks *marks) {
     img_xattr_set_free(&marks->xattrs);
@@ -54,16 +54,11 @@ static bool is_uppers(const char *mark) {
            strcmp(mark, "origin") == 0;
 }
 
-/* Most xattr system calls take no directory; the descriptor's magic link does the same. */
-static void place_of(char *out, int fd, const char *name) {
-    (void)snprintf(out, PLACE_MAX, "/proc/self/fd/%d/%s", fd, name);
-}
-
 /* Most objects have none, so the one call that says so is worth its directory: listxattrat(2) where
  * the kernel has it (6.13). */
 static ssize_t list_of(int fd, const char *name, char *out) {
     static bool too_old; /* a benign race: it only ever becomes true */
-    char place[PLACE_MAX];
+    char place[IMG_NAME_IN_BYTES];
     if (!__atomic_load_n(&too_old, __ATOMIC_RELAXED)) {
         long n = syscall(SYS_LISTXATTRAT, fd, name, AT_SYMLINK_NOFOLLOW, out, (size_t)LIST_MAX);
         if (n >= 0 || (errno != ENOSYS && errno != EPERM))
@@ -71,7 +66,7 @@ static ssize_t list_of(int fd, const char *name, char *out) {
         if (errno == ENOSYS)
             __atomic_store_n(&too_old, true, __ATOMIC_RELAXED);
     }
-    place_of(place, fd, name);
+    img_name_in(fd, name, place);
     return llistxattr(place, out, LIST_MAX);
 }
 
@@ -281,7 +276,7 @@ static int read_one(img_dirmarks *marks, const char *place, const char *name, un
 
 int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned obeyed,
                       img_error *err) {
-    char list[LIST_MAX], place[PLACE_MAX];
+    char list[LIST_MAX], place[IMG_NAME_IN_BYTES];
     img_xattr_set_reset(&marks->xattrs);
     marks->opaque = marks->whiteout = marks->metacopy = marks->owned = false;
     marks->timed = marks->held = marks->disobeyed = false;
@@ -290,7 +285,7 @@ int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned ob
     ssize_t n = list_of(fd, name, list);
     if (n < 0)
         return absent(errno) ? 0 : img_fail(err, errno, "its xattrs: %s", strerror(errno));
-    place_of(place, fd, name);
+    img_name_in(fd, name, place);
     for (const char *at = list; at < list + n; at += strlen(at) + 1)
         if (read_one(marks, place, at, obeyed, err) < 0)
             return -1;

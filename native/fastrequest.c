@@ -45,9 +45,10 @@ int fast_reply_error(fast_request *req, int negative) {
 static int init(fast_request *req) {
     /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back.
      * EXPORT_SUPPORT: file handles outlive what the kernel remembers, since nodeid and generation
-     * together never name another file (tree.h). */
+     * together never name another file (tree.h).  No ASYNC_DIO: the kernel drops the cached pages
+     * that a direct write made old only where the write was a synchronous one. */
     static const uint64_t wanted =
-        FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS | FUSE_ASYNC_DIO |
+        FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS |
         FUSE_WRITEBACK_CACHE | FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
         FUSE_CACHE_SYMLINKS | FUSE_NO_OPENDIR_SUPPORT | FUSE_HANDLE_KILLPRIV_V2 |
         FUSE_EXPORT_SUPPORT | FUSE_SETXATTR_EXT | FUSE_INIT_EXT;

@@ -58,6 +58,7 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
         if (upper)
             node->flags |= IMG_NODE_UPPER;
         node->ino = inode ? IMG_INO_UPPER + inode : 0;
+        node->object = inode;
         if (S_ISLNK(a.mode) && img_tree_set_target(tree, node, target, (size_t)target_len) < 0) {
             (void)img_tree_release(tree, id);
             id = 0;
@@ -68,12 +69,13 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
 }
 
 PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ino",      "mode",     "uid",   "gid",    "size", "mtime_ns",
-                            "atime_ns", "ctime_ns", "upper", "blocks", "meta", NULL};
+    static char *names[] = {"ino",      "mode",  "uid",    "gid",  "size",   "mtime_ns", "atime_ns",
+                            "ctime_ns", "upper", "blocks", "meta", "object", NULL};
     unsigned long long ino;
-    PyObject *v[10] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOOO", names, &ino, &v[0], &v[1],
-                                     &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9]))
+    PyObject *v[11] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOOOO", names, &ino, &v[0], &v[1],
+                                     &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9],
+                                     &v[10]))
         return NULL;
     lock_write(tree_of(self));
     img_node *n = node_or_raise(tree_of(self), ino);
@@ -102,6 +104,8 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
         if (v[8] && S_ISREG(n->mode) && img_node_data_is_up(n))
             n->blocks = PyLong_AsUnsignedLongLong(v[8]);
     }
+    if (n && v[10])
+        n->object = PyLong_AsUnsignedLongLong(v[10]);
     unlock(tree_of(self));
     if (PyErr_Occurred())
         return NULL;

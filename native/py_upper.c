@@ -31,14 +31,14 @@ img_upper *imgpy_upper_get(PyObject *obj) {
 /* ---- life --------------------------------------------------------------------------------- */
 
 static PyObject *upper_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"tree",   "upper_fd", "work_fd", "read_only",
-                            "owners", "max_fds",  "no_sync", NULL};
+    static char *names[] = {"tree",    "upper_fd", "work_fd",     "read_only", "owners",
+                            "max_fds", "no_sync",  "inodes_last", NULL};
     PyObject *tree_object;
-    int read_only, owners, no_sync = 0;
+    int read_only, owners, no_sync, inodes_last;
     img_upper_options options = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppIp", names, &tree_object,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppIpp", names, &tree_object,
                                      &options.upper_fd, &options.work_fd, &read_only, &owners,
-                                     &options.max_fds, &no_sync))
+                                     &options.max_fds, &no_sync, &inodes_last))
         return NULL;
     img_tree *tree = imgpy_tree_get(tree_object);
     if (!tree)
@@ -46,6 +46,7 @@ static PyObject *upper_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     options.read_only = read_only;
     options.owners = owners;
     options.no_sync = no_sync;
+    options.inodes_last = inodes_last;
     UpperObject *self = (UpperObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
@@ -156,6 +157,18 @@ static PyObject *upper_pin(PyObject *self, PyObject *arg) {
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
     fd = img_upper_pin(upper, id);
+    Py_END_ALLOW_THREADS;
+    return fd < 0 ? raise_errno(fd) : PyLong_FromLong(fd);
+}
+
+static PyObject *upper_object(PyObject *self, PyObject *arg) {
+    img_upper *upper = imgpy_upper_get(self);
+    img_id id;
+    int fd;
+    if (!upper || !take_id(arg, &id))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    fd = img_upper_object(upper, id);
     Py_END_ALLOW_THREADS;
     return fd < 0 ? raise_errno(fd) : PyLong_FromLong(fd);
 }
@@ -348,6 +361,7 @@ static PyMethodDef upper_methods[] = {
     {"unlock", upper_unlock, METH_NOARGS, "Ends lock."},
     {"moving", upper_moving, METH_NOARGS, "Names of the upper are about to go or move."},
     {"moved", upper_moved, METH_NOARGS, "They have, and the tree says so."},
+    {"object", upper_object, METH_O, "An O_PATH descriptor of a node's object."},
     {"pin", upper_pin, METH_O, "A node's descriptor, good until unpin."},
     {"unpin", upper_unpin, METH_O, "Ends pin."},
     {"forget", upper_forget, METH_VARARGS, "Lowers the lookup count, and ends an orphan."},

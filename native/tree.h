@@ -81,6 +81,7 @@ typedef struct img_node {
     uint64_t size;
     uint64_t lookups; /* atomic: how often the kernel was told of it; img_tree_remember */
     uint64_t ino;     /* st_ino; 0: the nodeid */
+    uint64_t object;  /* with IMG_NODE_UPPER: st_ino of that object; 0: not known */
     union {
         uint64_t rdev;   /* devices */
         uint64_t blocks; /* regular files with data in the upper, and IMG_NODE_BLOCKS: 512-byte

@@ -147,15 +147,22 @@ static int open_quietly(int at, const char *path, int flags) {
         fd = img_open_beneath(at, path, flags, 0);
     if (fd == -EROFS && flags & O_RDWR) /* made read-only beneath us: to read it */
         fd = img_open_beneath(at, path, (flags & ~O_RDWR) | O_RDONLY, 0);
-    return fd;
+    return fd == -EAGAIN ? -EBUSY : fd; /* somebody's lease, with O_NONBLOCK */
 }
 
 /* ---- descriptors -------------------------------------------------------------------------- */
+
+/* What an object is known by. */
+typedef struct identity {
+    uint32_t mode;
+    uint64_t object;
+} identity;
 
 /* What opening a node's object takes, read under one lock. */
 typedef struct whereabouts {
     img_id parent; /* 0: the path is the object's own, or an orphan's name */
     int flags;
+    identity is;
     char name[256];
     char *path; /* buffer, or malloc'ed */
     size_t len;
@@ -186,7 +193,9 @@ static int find_object(const img_upper *upper, img_id id, whereabouts *w) {
     bool is_dir = img_is_dir(node);
     if (!is_dir && !S_ISREG(node->mode))
         return -EINVAL;
-    w->flags = O_NOFOLLOW | O_CLOEXEC | (is_dir ? O_RDONLY | O_DIRECTORY : O_RDWR);
+    w->is = (identity){node->mode, node->object};
+    /* O_NONBLOCK: a fifo in its place must not hang us */
+    w->flags = is_dir ? O_RDONLY | O_DIRECTORY : O_RDWR | O_NONBLOCK | O_NOCTTY;
     if (upper->options.read_only)
         w->flags &= ~O_RDWR;
     w->freed = upper->freed;
@@ -222,7 +231,26 @@ static int open_in_parent(const img_upper *upper, whereabouts *w) {
     return fd;
 }
 
-static int open_object(const img_upper *upper, img_id id, whereabouts *w) {
+static bool is_it(const img_upper *upper, identity is, const struct stat *st) {
+    bool itself = S_ISREG(is.mode) || S_ISDIR(is.mode); /* a file may stand for a device */
+    return (!itself || (is.mode & S_IFMT) == (st->st_mode & S_IFMT)) &&
+           (!upper->options.inodes_last || !is.object || is.object == st->st_ino);
+}
+
+bool img_upper_is(const img_upper *upper, const img_node *node, const struct stat *st) {
+    return is_it(upper, (identity){node->mode, node->object}, st);
+}
+
+/* fd, if it is of that object. */
+static int checked(const img_upper *upper, identity is, int fd) {
+    struct stat st;
+    if (fd < 0 || (fstat(fd, &st) == 0 && is_it(upper, is, &st)))
+        return fd;
+    (void)close(fd);
+    return -EIO;
+}
+
+static int open_anywhere(const img_upper *upper, img_id id, whereabouts *w) {
     if (w->parent)
         return open_in_parent(upper, w);
     if (w->path)
@@ -231,6 +259,10 @@ static int open_object(const img_upper *upper, img_id id, whereabouts *w) {
     img_upper_orphan(id, orphan);
     return upper->options.work_fd < 0 ? -ESTALE
                                       : open_quietly(upper->options.work_fd, orphan, w->flags);
+}
+
+static int open_object(const img_upper *upper, img_id id, whereabouts *w) {
+    return checked(upper, w->is, open_anywhere(upper, id, w));
 }
 
 /* Places held for reading: the path stays true until the object is open. */
@@ -330,6 +362,38 @@ int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id
         return *dir_fd;
     *pinned = parent;
     return 0;
+}
+
+int img_upper_object(img_upper *upper, img_id id) {
+    char name[IMG_NAME_MAX + 1];
+    int dir;
+    img_id pinned;
+    identity is = {0, 0};
+    int result = img_upper_place(upper, id, &dir, name, &pinned);
+    if (result < 0)
+        return result;
+    int fd = img_open_beneath(dir, name, O_PATH | O_NOFOLLOW, 0);
+    if (pinned)
+        img_upper_unpin(upper, pinned);
+    (void)pthread_rwlock_rdlock(&upper->tree->lock);
+    const img_node *node = img_tree_node(upper->tree, id);
+    if (node)
+        is = (identity){node->mode, node->object};
+    (void)pthread_rwlock_unlock(&upper->tree->lock);
+    return checked(upper, is, fd);
+}
+
+int img_upper_hold(img_upper *upper, img_id id, img_id *pinned) {
+    int fd = img_fds_pin(upper->fds, id);
+    *pinned = fd < 0 ? 0 : id;
+    return fd < 0 ? img_upper_object(upper, id) : fd;
+}
+
+void img_upper_let_go(img_upper *upper, int fd, img_id pinned) {
+    if (pinned)
+        img_upper_unpin(upper, pinned);
+    else
+        (void)close(fd);
 }
 
 /* ---- forgetting --------------------------------------------------------------------------- */

@@ -7,6 +7,10 @@
  * stands in the work directory as "orphan-<nodeid>" until the kernel forgets it (img_forget),
  * since opens are not announced: any file the kernel knows may be open.
  *
+ * Who can write to a directory of the upper may put anything in the place of an object at any time:
+ * a symlink, a hardlink of another file, a fifo.  So paths are resolved by beneath.h, and what was
+ * opened must be the object that the tree has (img_node.object), else it is -EIO.
+ *
  * Descriptors are upperfds.h's.  Regular files are open O_RDWR (O_RDONLY when the mount is
  * read-only, or their file system has become so: img_upper_pin_to_write), directories O_RDONLY |
  * O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC, and O_NOATIME
@@ -29,11 +33,14 @@
 #include "tree.h"
 #include "upperfds.h"
 
+#include <sys/stat.h>
+
 typedef struct img_upper_options {
     int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
     bool read_only;
     bool no_sync;     /* volatile: fsync does nothing */
     bool owners;      /* files can be given away (prefix trusted.overlay.): see upper.py */
+    bool inodes_last; /* an object of the upper's file system has one st_ino as long as it is */
     unsigned max_fds; /* descriptors kept, at most */
 } img_upper_options;
 
@@ -66,7 +73,8 @@ void img_upper_moving(img_upper *upper);
 void img_upper_moved(img_upper *upper);
 
 /* The descriptor of a node's object (IMG_NODE_UPPER), good until it is unpinned.
- * -ESTALE: no such node, or nothing of it in the upper; -EINVAL: neither file nor directory;
+ * -ESTALE: no such node, or nothing of it in the upper; -EINVAL: neither file nor directory; -EIO:
+ * another object stands in its place;
  * -EMFILE when all kept ones are pinned. */
 int img_upper_pin(img_upper *upper, img_id id);
 /* The same for a file that is to be written: -EROFS where it can only be read. */
@@ -81,6 +89,16 @@ void img_upper_drop(img_upper *upper, img_id id);
  * devices), as long as change is held. The directory is pinned as *pinned (0: nothing to unpin).
  * name must hold 256 bytes. */
 int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned);
+
+/* An O_PATH descriptor of the object of a node of any kind, the caller's to close; -EIO when
+ * another stands in its place. As long as change is held. img_fd_path is what other system calls
+ * take. */
+int img_upper_object(img_upper *upper, img_id id);
+/* The same, or the descriptor that is kept, pinned as *pinned (0: none); for img_upper_let_go. */
+int img_upper_hold(img_upper *upper, img_id id, img_id *pinned);
+void img_upper_let_go(img_upper *upper, int fd, img_id pinned);
+/* R. Whether st is of the node's object. */
+bool img_upper_is(const img_upper *upper, const img_node *node, const struct stat *st);
 
 /* The orphan's name in the work directory; out must hold IMG_ORPHAN_BYTES. */
 #define IMG_ORPHAN_BYTES 20

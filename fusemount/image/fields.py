@@ -16,6 +16,7 @@ from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
 
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
+DOCUMENTS_BYTES_MAX = 256 << 20  # all manifests of one image that comes in: they are held at once
 SHOWN_MAX = 200  # characters of a name in a message
 DOCUMENT_DEPTH_MAX = 100  # nesting; what is deeper was not written by a tool of this trade
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

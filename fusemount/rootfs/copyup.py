@@ -33,8 +33,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fusemount import _native
-from fusemount.rootfs.load import visible_path
-from fusemount.rootfs.names import changing, moving
+from fusemount.beneath import fd_path
+from fusemount.rootfs.names import changing, inside, moving
 from fusemount.rootfs.upper import (
     CAPABILITY,
     HELD,
@@ -82,16 +82,6 @@ class CopyUp:
 
     # ---- places ---------------------------------------------------------------------------
 
-    def path(self, ino: int) -> bytes:
-        """The visible path of a node, which is also where its object stands in the upper.
-
-        Raises FileNotFoundError for a node without a name.
-        """
-        return visible_path(self._tree, ino)
-
-    def child(self, parent: int, name: bytes) -> bytes:
-        return visible_path(self._tree, parent, name)
-
     def lower_path(self, ino: int) -> bytes:
         """Where the layers have a node that is not up, or a directory that merges with theirs."""
         parts: list[bytes] = []
@@ -118,12 +108,13 @@ class CopyUp:
 
     @contextmanager
     def place(self, ino: int) -> Iterator[tuple[int, bytes]]:
-        """(dir_fd, path) of a node's object, be it in the upper or without a name."""
-        if ino != 1 and not self._tree.names(ino, 1):
-            yield self._upper.work_fd, self.orphan(ino)
-        else:
-            with self._upper.at(self.path(ino)) as found:
-                yield found
+        """(its descriptor, b""), as upper.py takes a node's object, be it in the upper or without a
+        name. OSError with EIO: another object has been put in its place."""
+        fd = self._native.object(ino)
+        try:
+            yield fd, b""
+        finally:
+            os.close(fd)
 
     # ---- directories ----------------------------------------------------------------------
 
@@ -140,12 +131,14 @@ class CopyUp:
         os.mkdir(name, 0o700, dir_fd=self._upper.work_fd)
         try:
             self._dress(name, ino)
-            with self._unseen({self._tree.names(ino)[0][0]}):
-                self._upper.put_in(name, self.path(ino))
+            st = os.stat(name, dir_fd=self._upper.work_fd, follow_symlinks=False)
+            parent, shown = self._tree.names(ino)[0]
+            with self._unseen({parent}), inside(self._native, parent) as fd:
+                self._upper.put_in(name, fd, shown)
         except OSError:
             self._upper.leave(name)
             raise
-        self._tree.set_attr(ino, upper=True)
+        self._tree.set_attr(ino, upper=True, object=st.st_ino)
 
     @contextmanager
     def _unseen(self, parents: set[int], *, done: bool = False) -> Iterator[None]:
@@ -156,7 +149,7 @@ class CopyUp:
         try:
             for parent in parents:
                 attr = self._tree.getattr(parent)
-                with self._upper.at(self.path(parent)) as (fd, rest):
+                with self.place(parent) as (fd, rest):
                     self._upper.mark_times(fd, rest, attr.atime_ns, attr.mtime_ns)
                 marked.append(parent)
             yield
@@ -179,7 +172,7 @@ class CopyUp:
         attr = self._tree.getattr(ino)
         self._unsettled.add(ino)
         try:
-            with self._upper.at(self.path(ino)) as (fd, rest):
+            with self.place(ino) as (fd, rest):
                 self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
         except OSError:
             self._native.reserve(True)
@@ -217,7 +210,7 @@ class CopyUp:
                 os.symlink(self._tree.readlink(ino), staged, dir_fd=self._upper.work_fd)
             else:
                 kind = stat.S_IFMT(attr.mode) | 0o600
-                self._upper.make_node(staged, kind, attr.rdev)
+                self._upper.make_node(self._upper.work_fd, staged, kind, attr.rdev)
             self._come_up(ino, staged, meta=meta)
         except OSError:
             self._upper.leave(staged)
@@ -265,28 +258,30 @@ class CopyUp:
     ) -> None:
         st = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
         (parent, name), *others = names
-        linked: list[bytes] = []
+        linked: list[tuple[int, bytes]] = []
         try:
-            for path in (self.child(*other) for other in others):
-                self._upper.link_in(staged, path)
-                linked.append(path)
-            self._upper.put_in(staged, self.child(parent, name))
+            for other in others:
+                with inside(self._native, other[0]) as fd:
+                    self._upper.link_in(staged, fd, other[1])
+                linked.append(other)
+            with inside(self._native, parent) as fd:
+                self._upper.put_in(staged, fd, name)
         except OSError:
-            for path in linked:
-                with suppress(OSError), self._upper.at(path) as (fd, rest):
-                    os.unlink(rest, dir_fd=fd)
+            for above, there in linked:
+                with suppress(OSError), inside(self._native, above) as fd:
+                    os.unlink(there, dir_fd=fd)
             raise
         self._is_up(ino, st, meta=meta)
 
-    def complete_links(self, ino: int, there: bytes, missing: Sequence[tuple[int, bytes]]) -> None:
+    def complete_links(self, ino: int, missing: Sequence[tuple[int, bytes]]) -> None:
         """Gives a set of hardlinks that came up in part (C5) the names that it lacks."""
         for parent, name in missing:
             self.directory(parent)
             staged = self._upper.temporary()
-            with self._upper.at(there) as (fd, rest), self._unseen({parent}):
-                os.link(rest, staged, src_dir_fd=fd, dst_dir_fd=self._upper.work_fd,
-                        follow_symlinks=False)  # fmt: skip
-                self._upper.put_in(staged, self.child(parent, name))
+            with self.place(ino) as (fd, _), self._unseen({parent}):
+                os.link(fd_path(fd), staged, dst_dir_fd=self._upper.work_fd, follow_symlinks=True)
+                with inside(self._native, parent) as above:
+                    self._upper.put_in(staged, above, name)
 
     def _place_orphan(self, ino: int, staged: bytes, *, meta: bool) -> None:
         work, orphan = self._upper.work_fd, self.orphan(ino)
@@ -302,11 +297,12 @@ class CopyUp:
     def _is_up(self, ino: int, st: os.stat_result, *, meta: bool) -> None:
         """In one step to who reads the tree. The size is of what was copied."""
         if not stat.S_ISREG(st.st_mode) or meta:
-            self._tree.set_attr(ino, upper=True, meta=meta)
+            self._tree.set_attr(ino, upper=True, meta=meta, object=st.st_ino)
         else:
             self._tree.set_attr(
-                ino, upper=True, size=st.st_size, blocks=st.st_blocks, mtime_ns=st.st_mtime_ns
-            )
+                ino, upper=True, size=st.st_size, blocks=st.st_blocks, mtime_ns=st.st_mtime_ns,
+                object=st.st_ino,
+            )  # fmt: skip
 
     # ---- data -----------------------------------------------------------------------------
 
@@ -450,7 +446,7 @@ class CopyUp:
                 upper.give(at, rest, Owner(attr.uid, attr.gid, mode))
             if capability is not None:
                 upper.set_xattr(at, rest, CAPABILITY, capability)
-            os.utime(rest, ns=(attr.atime_ns, attr.mtime_ns), dir_fd=at, follow_symlinks=False)
+            upper.set_times(at, rest, attr.atime_ns, attr.mtime_ns)
             upper.remove_mark(at, rest, HELD)
 
     # ---- whole trees ----------------------------------------------------------------------
@@ -489,7 +485,7 @@ class CopyUp:
         attr = self._tree.getattr(ino)
         if attr.layer < 0:
             return
-        with self._upper.at(self.path(ino)) as (fd, rest):
+        with self.place(ino) as (fd, rest):
             self._upper.try_mark(fd, rest, ORIGIN, self.lower_path(ino))
             self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
         self.redirects.pop(ino, None)

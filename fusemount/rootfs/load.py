@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from fusemount import _native
+from fusemount.beneath import open_beneath
 from fusemount.rootfs.loaded import Loaded, Mending, Unmatched
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (
@@ -33,7 +34,7 @@ from fusemount.rootfs.upper import (
 )  # fmt: skip
 
 _ROOT = 1
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 @dataclass
@@ -101,8 +102,7 @@ class _Loader:
 
     def _directory(self, path: bytes, here: _Object) -> list[tuple[bytes, _Object]]:
         """Reads what is in a directory; returns the directories among it."""
-        with self._upper.at(path) as (at, rest):
-            fd = os.open(rest, _DIRECTORY, dir_fd=at)
+        fd = open_beneath(self._upper.fd, path, _DIRECTORY)
         found = []
         try:
             listed = list_names(fd, path, prefixed=self._upper.prefixed)
@@ -336,6 +336,7 @@ class _Loader:
             upper=True,
             meta=found.meta,
             blocks=found.st.st_blocks,
+            object=found.st.st_ino,
         )
         set_xattrs(self._tree, ino, found.xattrs)
 
@@ -351,7 +352,7 @@ class _Loader:
                 if visible_path(self._tree, *name) not in paths
             ]
             if missing and paths:
-                self.mending.links.append((ino, min(paths), missing))
+                self.mending.links.append((ino, missing))
                 self._put_first(ino, paths)
 
     def _put_first(self, ino: int, paths: set[bytes]) -> None:

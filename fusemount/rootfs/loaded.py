@@ -12,12 +12,12 @@ from fusemount.rootfs.prefixed import Prefixed
 class Mending:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
-    links: nodes, a path that each has, and the names that it lacks there.  times: directories that
-    hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files that
+    links: nodes, whose first name has the object, and the names that lack it.  times: directories
+    that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files that
     show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
     """
 
-    links: list[tuple[int, bytes, list[tuple[int, bytes]]]]
+    links: list[tuple[int, list[tuple[int, bytes]]]]
     times: list[int]
     files: list[int]
     cut: list[int]

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fusemount import _native
-from fusemount.rootfs.copyup import CopyUp
+from fusemount.beneath import open_beneath
+from fusemount.rootfs.names import inside
 from fusemount.rootfs.upper import ACL_DEFAULT, Owner, Upper
 
 
@@ -34,26 +37,26 @@ class New:
 class Maker:
     """Makes objects and their nodes. Raises OSError; what failed has left nothing."""
 
-    def __init__(self, tree: _native.Tree, upper: Upper, copy: CopyUp) -> None:
-        self._tree, self._upper, self._copy = tree, upper, copy
+    def __init__(self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles) -> None:
+        self._tree, self._upper, self._native = tree, upper, native
 
     def make(self, parent: int, name: bytes, new: New) -> int:
         """The nodeid of the new object; the name must be free, the directory in the upper."""
         upper = self._upper
         acl = None if stat.S_ISLNK(new.mode) else self._tree.getxattr(parent, ACL_DEFAULT)
         mode, owner = self._owned(parent, new, acl)
-        path = self._copy.child(parent, name)
         stage = upper.temporary()
         try:
             self._make_with_acl(stage, mode, new, acl)
             self._finish(stage, mode, owner, acl)
             if stat.S_ISDIR(mode) and self._tree.is_lower_name(parent, name):
                 upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
-            upper.put_in(stage, path)
+            with inside(self._native, parent) as fd:
+                upper.put_in(stage, fd, name)
         except OSError:
             upper.leave(stage)
             raise
-        return self._adopt(parent, name, path, new.target, acl is not None)
+        return self._adopt(parent, name, new.target, acl is not None)
 
     def _owned(self, parent: int, new: New, acl: bytes | None) -> tuple[int, Owner]:
         """A set-gid directory hands down its group, and to directories the bit."""
@@ -66,32 +69,40 @@ class Maker:
                 mode |= stat.S_ISGID
         return mode, Owner(new.uid, gid, mode & 0o7777)
 
-    def _make(self, path: bytes, mode: int, new: New) -> None:
-        fd = self._upper.work_fd
+    @contextmanager
+    def _made_in(self, nest: bytes) -> Iterator[int]:
+        fd = open_beneath(self._upper.work_fd, nest, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _make(self, fd: int, name: bytes, mode: int, new: New) -> None:
         if stat.S_ISREG(mode):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(path, flags, mode & 0o7777, dir_fd=fd))
+            os.close(os.open(name, flags, mode & 0o7777, dir_fd=fd))
         elif stat.S_ISDIR(mode):
-            os.mkdir(path, mode & 0o7777, dir_fd=fd)
+            os.mkdir(name, mode & 0o7777, dir_fd=fd)
         elif stat.S_ISLNK(mode):
-            os.symlink(new.target, path, dir_fd=fd)
+            os.symlink(new.target, name, dir_fd=fd)
         elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            os.mknod(path, mode, dir_fd=fd)
+            os.mknod(name, mode, dir_fd=fd)
         else:
-            self._upper.make_node(path, mode, new.rdev)
+            self._upper.make_node(fd, name, mode, new.rdev)
 
     def _make_with_acl(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
         """The work directory has no default ACL to hand down: a directory in it gets it."""
         upper, work = self._upper, self._upper.work_fd
         if acl is None:
-            self._make(stage, mode, new)
+            self._make(work, stage, mode, new)
             return
         nest = upper.temporary()
         os.mkdir(nest, 0o700, dir_fd=work)
         try:
             upper.set_xattr(work, nest, ACL_DEFAULT, acl)
-            self._make(nest + b"/new", mode, new)
-            os.rename(nest + b"/new", stage, src_dir_fd=work, dst_dir_fd=work)
+            with self._made_in(nest) as fd:
+                self._make(fd, b"new", mode, new)
+                os.rename(b"new", stage, src_dir_fd=fd, dst_dir_fd=work)
         finally:
             upper.leave(nest)
 
@@ -103,12 +114,12 @@ class Maker:
             owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
         self._upper.give(work, stage, owner)
 
-    def _adopt(self, parent: int, name: bytes, path: bytes, target: bytes, acls: bool) -> int:
+    def _adopt(self, parent: int, name: bytes, target: bytes, acls: bool) -> int:
         """The new upper object becomes a node."""
         upper = self._upper
-        with upper.at(path) as (fd, rest):
-            st = os.stat(rest, dir_fd=fd, follow_symlinks=False)
-            stored = upper.stored(fd, rest)
+        with inside(self._native, parent) as fd:
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            stored = upper.stored(fd, name)
         owner, (kind, rdev) = upper.owner_of(st, stored), upper.kind_of(st, stored)
         xattrs = upper.users(stored) if acls else {}
         times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)

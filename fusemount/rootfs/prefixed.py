@@ -19,6 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fusemount.beneath import open_beneath
+
 if TYPE_CHECKING:
     from fusemount.rootfs.upper import Upper
 
@@ -57,8 +59,7 @@ def _is_mark(fd: int, name: bytes) -> bool:
 
 def convert(upper: Upper, found: Prefixed) -> None:
     """Makes overlayfs' own marks of them. Raises OSError."""
-    with upper.at(found.path) as (at, rest):
-        fd = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+    fd = open_beneath(upper.fd, found.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         st = os.fstat(fd)
         upper.mark_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
@@ -66,7 +67,7 @@ def convert(upper: Upper, found: Prefixed) -> None:
             upper.set_mark(fd, b".", b"opaque", b"y")
         else:
             for name in found.hidden:
-                upper.whiteout(found.path + b"/" + name if found.path else name)
+                upper.whiteout(fd, name)
         for name in found.marks:
             os.unlink(name, dir_fd=fd)
         upper.settle_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)

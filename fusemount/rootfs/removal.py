@@ -3,12 +3,16 @@
 Directories inside directories are first moved to the top, under names that nothing has, so that
 each is emptied there: neither the interpreter's stack, nor PATH_MAX, nor the descriptor limit
 bounds the depth.  What is already gone is no error; a directory without permissions is opened up.
+Others may have been in a directory when it was moved to where it is removed, and work in it still:
+no symlink is followed, and a directory of theirs becomes ours first.
 """
 
 from __future__ import annotations
 
 import os
 from itertools import count
+
+from fusemount.beneath import fd_path, open_beneath
 
 
 def remove_tree(dir_fd: int, name: bytes) -> None:
@@ -51,7 +55,13 @@ def _unlinked(dir_fd: int, name: bytes) -> bool:
 
 
 def _open(dir_fd: int, name: bytes) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    # An image's directory may be 0555 or 0000 and still ours.
-    os.chmod(name, 0o700, dir_fd=dir_fd)
-    return os.open(name, flags, dir_fd=dir_fd)
+    fd = open_beneath(dir_fd, name, os.O_PATH | os.O_DIRECTORY)
+    try:
+        st, us = os.fstat(fd), os.geteuid()
+        if st.st_uid != us == 0:
+            os.chown(fd_path(fd), us, -1)
+        # An image's directory may be 0555 or 0000 and still ours.
+        os.chmod(fd_path(fd), 0o700)
+        return open_beneath(fd, b"", os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(fd)

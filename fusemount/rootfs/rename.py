@@ -96,7 +96,7 @@ class Renamer:
             self._copy.make_opaque(ino)
         else:  # whiteouts that hide nothing, which only the upper knows
             attr = self._tree.getattr(ino)
-            with self._upper.at(self._copy.path(ino)) as (fd, rest):
+            with self._copy.place(ino) as (fd, rest):
                 self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
 
     def _mark(self, ino: int, to: int, new_name: bytes) -> None:
@@ -107,7 +107,7 @@ class Renamer:
         if attr.layer >= 0 and not self._redirects(ino):
             self._copy.seal(ino)
             self._prepared.discard(ino)
-        with self._upper.at(self._copy.path(ino)) as (fd, rest):
+        with self._copy.place(ino) as (fd, rest):
             if self._tree.getattr(ino).layer < 0:
                 if self._tree.is_lower_name(to, new_name):
                     self._upper.set_mark(fd, rest, OPAQUE, b"y")

@@ -32,7 +32,11 @@ there.
 
 Crash rule: what takes more than one step is made in the work directory and comes into the upper by
 one rename; the work directory's leftovers mean nothing and are removed at the next start.
-Paths are bytes, relative to the upper's root, b"" being the root itself.
+
+Whoever can write to a directory of the upper may swap what is in it at any time. So an object is
+(its own descriptor, b""), which native/upperdir.h gives and has checked; or (a directory's
+descriptor, one name), which is not followed: of what is only read, and of the work directory, which
+is ours alone.
 """
 
 from __future__ import annotations
@@ -49,6 +53,13 @@ from itertools import count
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.beneath import (
+    fd_path,
+    make_dirs_in_root,
+    name_in,
+    open_beneath,
+    own_directory,
+)
 from fusemount.errors import UpperError
 from fusemount.layer.marks import by_root
 from fusemount.rootfs.removal import remove_tree
@@ -69,14 +80,16 @@ CAPABILITY = b"security.capability"
 OPAQUE, REDIRECT, METACOPY = b"opaque", b"redirect", b"metacopy"
 ORIGIN, TIMES, HELD = b"imgmount.origin", b"imgmount.times", b"imgmount.held"
 SPECIAL, VOLATILE = b"imgmount.special", b"imgmount.volatile"
-_INCOMPAT = Path("incompat/volatile")
+_INCOMPAT = "incompat/volatile"
 _OVERRIDE = re.compile(
     rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::((?:char|block)-\d{1,10}-\d{1,10}))?(?::|$)"
 )
 _SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
 _ID_MAX = 2**32 - 2
 _KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
-_PATH_PIECE = 3000  # longer paths are walked in pieces: PATH_MAX holds for one system call
+# f_type of file systems whose st_ino may be another after the inode has left the cache:
+# linux/magic.h, FUSE_SUPER_MAGIC and OVERLAYFS_SUPER_MAGIC.
+_FLEETING_INODES = (0x65735546, 0x794C7630)
 _LONG_MARK = 256  # bytes
 _CANNOT_OWN = (errno.EPERM, errno.EINVAL)
 
@@ -128,13 +141,19 @@ def _boot() -> bytes:
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
-def _open_dir(path: Path, *, make: bool = False) -> int:
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
     try:
+        yield
+    except OSError as e:
+        raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
+
+
+def _open_dir(path: Path, *, make: bool = False) -> int:
+    with _usable(path):
         if make:
             path.mkdir(exist_ok=True)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as e:
-        raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
 
 
 def _check_apart(upper: Path, work: Path) -> None:
@@ -146,7 +165,9 @@ def _check_apart(upper: Path, work: Path) -> None:
 class Upper:
     """One upper directory and its work directory, locked for this process.
 
-    Raises UpperError when it cannot be used; every method raises OSError as the system does.
+    Raises UpperError when it cannot be used, NotPermitted for a work directory that others can
+    write to; every method raises OSError as the system does.
+    inodes_last: an object has one st_ino as long as it is.
     """
 
     def __init__(
@@ -168,6 +189,7 @@ class Upper:
         self.path, self.work_path, self.live = upper, work, live
         self._userxattr, self._opens_all = userxattr, userxattr and by_root()
         self._serial = count(1)
+        self.inodes_last = False
         self.fd = self.work_fd = self._lock_fd = -1
         self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
@@ -186,28 +208,33 @@ class Upper:
             return
         _check_apart(upper, work)
         self.fd = _open_dir(upper, make=True)
-        self._lock_fd = _open_dir(work, make=True)
+        with _usable(work):
+            self._lock_fd = own_directory(work)
         for fd in (self._lock_fd, self.fd):
             self._lock(fd, fcntl.LOCK_EX)
         # As the kernel's: only the directory `work` in the user's is ours to sweep.
-        self.work_fd = _open_dir(work / "work", make=True)
+        with _usable(work / "work"):
+            self.work_fd = own_directory(work / "work", inside=(self._lock_fd, "work"))
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{work}: not on the file system of {upper}")
         self.prefix = self._probe_prefix()
         self.prefixed = has_prefixed_names(self.fd)
         if not self.privileged:
             remember(self.fd)
+        self.inodes_last = _native.fs_type(self.fd) not in _FLEETING_INODES
         self._end_volatile(work / "work" / _INCOMPAT)
         for left in os.listdir(self.work_fd):
             self.discard(os.fsencode(left))
         if volatile:
             self.set_mark(self.fd, b".", VOLATILE, _boot())
-            (work / "work" / _INCOMPAT).mkdir(parents=True)
+            os.close(make_dirs_in_root(self.work_fd, _INCOMPAT))
 
     def _end_volatile(self, incompat: Path) -> None:
         """What a volatile mount wrote is whole while the machine has not failed since: then it is
         synced, and volatile no more (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
-        if not incompat.exists():
+        try:
+            os.close(open_beneath(self.work_fd, _INCOMPAT, os.O_PATH))
+        except FileNotFoundError:
             self.remove_mark(self.fd, b".", VOLATILE)
             return
         if self.mark(self.fd, b".", VOLATILE) != _boot():
@@ -244,22 +271,6 @@ class Upper:
 
     # ---- places ---------------------------------------------------------------------------
 
-    @contextmanager
-    def at(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """(dir_fd, path) that a system call may use, whatever the path's length."""
-        fd, opened = self.fd, -1
-        while len(path) > _PATH_PIECE:
-            cut = path.rindex(b"/", 0, _PATH_PIECE)
-            fd = os.open(path[:cut], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            if opened >= 0:
-                os.close(opened)
-            opened, path = fd, path[cut + 1 :]
-        try:
-            yield fd, path or b"."
-        finally:
-            if opened >= 0:
-                os.close(opened)
-
     def temporary(self) -> bytes:
         """A name in the work directory that nothing has. Any thread may ask."""
         return b"#%d" % next(self._serial)
@@ -269,10 +280,10 @@ class Upper:
         """Files can be given away, and devices made."""
         return self.prefix == TRUSTED
 
-    # xattr system calls take no dir_fd; the descriptor's magic link does the same.
     @staticmethod
     def _name_of(fd: int, path: bytes) -> bytes:
-        return b"/proc/self/fd/%d/%s" % (fd, path)
+        """An object for calls that take no descriptor: to be followed if path is empty."""
+        return name_in(fd, path) if path else fd_path(fd)
 
     # ---- xattrs ---------------------------------------------------------------------------
 
@@ -297,7 +308,7 @@ class Upper:
 
     def raw_xattr(self, fd: int, path: bytes, name: bytes) -> bytes | None:
         try:
-            return os.getxattr(self._name_of(fd, path), name, follow_symlinks=False)
+            return os.getxattr(self._name_of(fd, path), name, follow_symlinks=not path)
         except OSError as e:
             if e.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
                 return None
@@ -305,7 +316,7 @@ class Upper:
 
     def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         """All xattrs of an object, as they are stored; not what goes while they are read."""
-        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=False)
+        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=not path)
         found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
         return {name: value for name, value in found if value is not None}
 
@@ -319,14 +330,16 @@ class Upper:
         return self.users(self.stored(fd, path))
 
     def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
-        os.setxattr(self._name_of(fd, path), self.encode(name), value, follow_symlinks=False)
+        place = self._name_of(fd, path)
+        os.setxattr(place, self.encode(name), value, follow_symlinks=not path)
 
     def remove_xattr(self, fd: int, path: bytes, name: bytes) -> None:
-        os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=False)
+        os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=not path)
 
     def set_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """Sets <P>mark (opaque, redirect)."""
-        os.setxattr(self._name_of(fd, path), self.prefix + mark, value, follow_symlinks=False)
+        place = self._name_of(fd, path)
+        os.setxattr(place, self.prefix + mark, value, follow_symlinks=not path)
 
     def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """The same, unless such an object cannot have it: user xattrs are for files and
@@ -342,7 +355,7 @@ class Upper:
     def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
         """Takes a mark away that may not be there."""
         try:
-            os.removexattr(self._name_of(fd, path), self.prefix + mark, follow_symlinks=False)
+            os.removexattr(self._name_of(fd, path), self.prefix + mark, follow_symlinks=not path)
         except OSError as e:
             if e.errno != errno.ENODATA:
                 raise
@@ -358,8 +371,12 @@ class Upper:
 
     def settle_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """It was, and looks as it did."""
-        os.utime(path, ns=(atime_ns, mtime_ns), dir_fd=fd)
+        self.set_times(fd, path, atime_ns, mtime_ns)
         self.remove_mark(fd, path, TIMES)
+
+    def set_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        place = self._name_of(fd, path)
+        os.utime(place, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
 
     # ---- owners ---------------------------------------------------------------------------
 
@@ -392,35 +409,42 @@ class Upper:
                     return _KINDS[parts[1]], os.makedev(major, minor)
         return stat.S_IFMT(st.st_mode), st.st_rdev
 
-    def make_node(self, name: bytes, mode: int, rdev: int) -> None:
+    def make_node(self, fd: int, name: bytes, mode: int, rdev: int) -> None:
         """mknod(2) in the work directory, of what the system or overlayfs will not have too."""
         stands_for = stat.S_ISCHR(mode) and rdev == 0  # a whiteout to overlayfs
         if not stands_for:
             try:
-                os.mknod(name, mode, rdev, dir_fd=self.work_fd)
+                os.mknod(name, mode, rdev, dir_fd=fd)
                 return
             except PermissionError:
                 if self.privileged or not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
                     raise
-        os.mknod(name, stat.S_IFREG | stat.S_IMODE(mode), dir_fd=self.work_fd)
+        os.mknod(name, stat.S_IFREG | stat.S_IMODE(mode), dir_fd=fd)
         word = b"char" if stat.S_ISCHR(mode) else b"block"
         value = b"%s-%d-%d" % (word, os.major(rdev), os.minor(rdev))
         if stands_for:
-            self.set_mark(self.work_fd, name, SPECIAL, value)
+            self.set_mark(fd, name, SPECIAL, value)
         else:
             # give() puts owner and mode before it
-            place = self._name_of(self.work_fd, name)
-            os.setxattr(place, OVERRIDE_STAT, b"0:0:0600:" + value)
+            self._set_override(fd, name, b"0:0:0600:" + value)
+
+    def _set_override(self, fd: int, path: bytes, value: bytes) -> None:
+        place = self._name_of(fd, path)
+        os.setxattr(place, OVERRIDE_STAT, value, follow_symlinks=not path)
+
+    def _chmod(self, fd: int, path: bytes, mode: int) -> None:
+        os.chmod(self._name_of(fd, path), mode, follow_symlinks=not path)
 
     def give(self, fd: int, path: bytes, owner: Owner) -> None:
         """chown and chmod, in that order since chown drops set-id bits; kept beside the object
         where the system does not let it go."""
-        st = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        place, follow = self._name_of(fd, path), not path
+        st = os.stat(place, follow_symlinks=follow)
         link = stat.S_ISLNK(st.st_mode)
         override = False
         if (st.st_uid, st.st_gid) != (owner.uid, owner.gid):
             try:
-                os.chown(path, owner.uid, owner.gid, dir_fd=fd, follow_symlinks=False)
+                os.chown(place, owner.uid, owner.gid, follow_symlinks=follow)
             except OSError as e:
                 if e.errno not in _CANNOT_OWN or self.privileged:
                     raise
@@ -430,23 +454,22 @@ class Upper:
         if not self.privileged:
             self._give_unprivileged(fd, path, owner, st, override)
         else:
-            os.chmod(path, owner.mode, dir_fd=fd)
+            self._chmod(fd, path, owner.mode)
 
     def _give_unprivileged(
         self, fd: int, path: bytes, owner: Owner, st: os.stat_result, override: bool
     ) -> None:
         # The daemon must be able to open what it serves, so its own rights stay on the object.
         mine = 0 if self._opens_all else 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
-        place = self._name_of(fd, path)
-        os.chmod(path, (owner.mode & ~0o6000 if override else owner.mode) | mine, dir_fd=fd)
+        self._chmod(fd, path, (owner.mode & ~0o6000 if override else owner.mode) | mine)
         before = self.raw_xattr(fd, path, OVERRIDE_STAT)
         parts = _OVERRIDE.match(before or b"")
         special = b":" + parts[4] if parts and parts[4] else b""
         if override or special or owner.mode & mine != mine:
             kept = b"%d:%d:0%o%s" % (owner.uid, owner.gid, owner.mode, special)
-            os.setxattr(place, OVERRIDE_STAT, kept)
+            self._set_override(fd, path, kept)
         elif before is not None:
-            os.removexattr(place, OVERRIDE_STAT)
+            os.removexattr(self._name_of(fd, path), OVERRIDE_STAT, follow_symlinks=not path)
 
     # ---- whiteouts and removal ------------------------------------------------------------
 
@@ -462,7 +485,7 @@ class Upper:
         self.mark_times(fd, path, atime_ns, mtime_ns)
         self.set_mark(fd, path, OPAQUE, b"y")
         self.remove_mark(fd, path, REDIRECT)
-        here = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        here = open_beneath(fd, path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in map(os.fsencode, os.listdir(here)):
                 st = os.stat(name, dir_fd=here, follow_symlinks=False)
@@ -486,49 +509,46 @@ class Upper:
             self.leave(name)
             raise
 
-    def whiteout(self, path: bytes) -> None:
+    def whiteout(self, fd: int, name: bytes) -> None:
         """Puts a whiteout where nothing is, or in place of a non-directory."""
-        with self._whiteout() as name, self.at(path) as (fd, rest):
-            os.rename(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd)
+        with self._whiteout() as made:
+            os.rename(made, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
 
-    def replace_dir_by_whiteout(self, path: bytes) -> bytes:
+    def replace_dir_by_whiteout(self, fd: int, name: bytes) -> bytes:
         """In one step; returns the directory's name in the work directory."""
-        with self._whiteout() as name, self.at(path) as (fd, rest):
-            _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
-        return name
+        with self._whiteout() as made:
+            _native.renameat2(self.work_fd, made, fd, name, RENAME_EXCHANGE)
+        return made
 
-    def take_out(self, path: bytes) -> bytes:
+    def take_out(self, fd: int, name: bytes) -> bytes:
         """Moves an object into the work directory; returns its name there."""
-        name = self.temporary()
-        with self.at(path) as (fd, rest):
-            os.rename(rest, name, src_dir_fd=fd, dst_dir_fd=self.work_fd)
-        return name
+        left = self.temporary()
+        os.rename(name, left, src_dir_fd=fd, dst_dir_fd=self.work_fd)
+        return left
 
-    def link_in(self, name: bytes, path: bytes) -> None:
+    def link_in(self, staged: bytes, fd: int, name: bytes) -> None:
         """Gives an object of the work directory a name where nothing is, or what a copy-up left
         that failed and could not be undone."""
         work = self.work_fd
-        with self.at(path) as (fd, rest):
+        try:
+            os.link(staged, name, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
+        except FileExistsError:
+            if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                raise
+            spare = self.temporary()
+            os.link(staged, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
             try:
-                os.link(name, rest, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
-            except FileExistsError:
-                if stat.S_ISDIR(os.stat(rest, dir_fd=fd, follow_symlinks=False).st_mode):
-                    raise
-                spare = self.temporary()
-                os.link(name, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
-                try:
-                    os.rename(spare, rest, src_dir_fd=work, dst_dir_fd=fd)
-                except OSError:
-                    self.leave(spare)
-                    raise
+                os.rename(spare, name, src_dir_fd=work, dst_dir_fd=fd)
+            except OSError:
+                self.leave(spare)
+                raise
 
-    def put_in(self, name: bytes, path: bytes) -> None:
+    def put_in(self, staged: bytes, fd: int, name: bytes) -> None:
         """Moves an object from the work directory to where nothing is, or a whiteout."""
-        with self.at(path) as (fd, rest):
-            if stat.S_ISDIR(os.stat(name, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
-                self._put_dir_in(name, fd, rest)
-            else:
-                os.rename(name, rest, src_dir_fd=self.work_fd, dst_dir_fd=fd)
+        if stat.S_ISDIR(os.stat(staged, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
+            self._put_dir_in(staged, fd, name)
+        else:
+            os.rename(staged, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
 
     def _put_dir_in(self, name: bytes, fd: int, rest: bytes) -> None:
         try:

@@ -133,12 +133,13 @@ class RootFs:
             owners=upper.privileged,
             max_fds=kept_descriptors(),
             no_sync=options.volatile,
+            inodes_last=upper.inodes_last,
         )
         self._copy = CopyUp(
             tree, upper, native, loaded.redirects,
             metacopy=metacopy and redirect, sync=not options.volatile,
         )  # fmt: skip
-        self._maker = Maker(tree, upper, self._copy)
+        self._maker = Maker(tree, upper, native)
         self._names = Names(tree, upper, native)
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
@@ -163,7 +164,7 @@ class RootFs:
             upper.set_xattr(upper.fd, b".", name, value)
         upper.set_mark(upper.fd, b".", b"imgmount", b"1")
         os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
-        self.tree.set_attr(1, upper=True)
+        self.tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino)
 
     def _mend(self, mending: Mending, fits: bool) -> None:
         """Finishes on disk what a process that died had begun, and makes the upper ours; of other
@@ -173,8 +174,8 @@ class RootFs:
             convert(self.upper, found)
         if self.upper.mark(self.upper.fd, b".", b"imgmount") is None:
             self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
-        for ino, there, missing in mending.links if fits else ():
-            self._copy.complete_links(ino, there, missing)
+        for ino, missing in mending.links if fits else ():
+            self._copy.complete_links(ino, missing)
         for ino in mending.files:
             self._copy.restore(ino)
         for ino in mending.times:
@@ -276,7 +277,7 @@ class RootFs:
         belong to who writes it, perhaps in another thread just now."""
         assert self.upper is not None
         with self._copy.place(ino) as (at, rest):
-            st = os.stat(rest, dir_fd=at, follow_symlinks=False)
+            st = os.fstat(at)
             owner = self.upper.owner(at, rest, st)
             xattrs = self.upper.xattrs(at, rest) if acls else None
         self.tree.set_attr(

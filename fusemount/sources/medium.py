@@ -21,6 +21,8 @@ from fusemount.layer import BlobFile
 from fusemount.layer.decode import read_at
 from fusemount.settings import ImageOptions
 
+READ_BYTES_MAX = 1 << 30  # of JSON, from one archive or store: some 10 s of work
+READ_DOCUMENTS_MAX = 200_000  # one may be read several times
 LINKS_MAX = 40  # as the kernel: a chain of links longer than this is a loop
 
 
@@ -33,8 +35,29 @@ class Stretch:
     size: int
 
 
+@dataclass
+class Budget:
+    """What was read of one medium, whose lists may name the same document again and again."""
+
+    size: int = 0
+    documents: int = 0
+
+    def spend(self, size: int, where: str) -> None:
+        """Raises MalformedImage."""
+        self.size += size
+        self.documents += 1
+        if self.size > READ_BYTES_MAX or self.documents > READ_DOCUMENTS_MAX:
+            raise MalformedImage(
+                f"{where}: with it more than {READ_BYTES_MAX >> 20} MiB of JSON, or "
+                f"{READ_DOCUMENTS_MAX} documents, were read for one image, the limit"
+            )
+
+
 class Medium(Protocol):
     """label names it in messages; files() are closed with the image."""
+
+    @property
+    def budget(self) -> Budget: ...
 
     @property
     def label(self) -> str: ...
@@ -53,6 +76,7 @@ def read_document(medium: Medium, name: str, limit: int) -> bytes | None:
     where = f"{medium.label}: {shown(name)}"
     if stretch.size > limit:
         raise MalformedImage(f"{where}: {stretch.size} bytes of JSON, the limit is {limit}")
+    medium.budget.spend(stretch.size, where)
     data = read_at(stretch.file.fd, stretch.offset, stretch.size, where)
     if len(data) < stretch.size:
         raise MalformedImage(f"{where}: cut off")
@@ -84,6 +108,7 @@ class Directory:
 
     def __init__(self, path: Path, links: Links = Links.FOLLOWED) -> None:
         self._path, self._links = path, links
+        self.budget = Budget()
         self._files: dict[str, BlobFile] = {}
 
     def _file(self, name: str) -> BlobFile:
@@ -138,6 +163,7 @@ class Archive:
 
     def __init__(self, label: str, file: BlobFile, index: LayerIndex) -> None:
         self._label = label
+        self.budget = Budget()
         self._file = file
         self._index = index
         self._members = {index.member(i).path: i for i in range(len(index))}

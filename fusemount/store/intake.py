@@ -23,7 +23,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
 from fusemount.layer.kept import Cache, Facts, identity
-from fusemount.ownfile import open_file, open_or_make, read_file
+from fusemount.ownfile import file_size, open_file, open_or_make, read_file
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
@@ -160,7 +160,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return read_file(path) == data
+        return file_size(path) == len(data) and read_file(path) == data
     except FileNotFoundError:
         return False
 

@@ -41,8 +41,9 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace, NotPermitted
-from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make, read_file
+from fusemount.errors import ImgmountError, MalformedImage, NoSpace, NotPermitted
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NO_IMAGES = (
@@ -148,13 +149,22 @@ class Layout:
         """To read. Raises OSError."""
         return open_file(self.blob(digest))
 
-    def read_blob(self, digest: Digest) -> bytes:
-        """Raises OSError."""
-        return read_file(self.blob(digest))
-
     def blob_size(self, digest: Digest) -> int:
         """Raises OSError."""
         return file_size(self.blob(digest))
+
+    def document(self, digest: Digest) -> bytes:
+        """A manifest, index or config; who refers to one may mean a layer's blob of any size.
+
+        Raises OSError, MalformedImage.
+        """
+        with open(self.open_blob(digest), "rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+        if len(data) > DOCUMENT_BYTES_MAX:
+            raise MalformedImage(
+                f"blob {digest}: a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit"
+            )
+        return data
 
     def part(self, digest: Digest) -> Path:
         return self.ingest / f"{digest.hex}.part"

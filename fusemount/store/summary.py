@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
-from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.layer.record import read_sealed, sealed
@@ -221,12 +220,9 @@ class Summaries:
     def _read(self, digest: Digest, where: str) -> bytes:
         try:
             with translated(self._layout.blob(digest)):
-                data = self._layout.read_blob(digest)
+                return self._layout.document(digest)
         except ImgmountError as error:
             raise MalformedImage(f"{where}: {error}") from error
-        if len(data) > DOCUMENT_BYTES_MAX:
-            raise MalformedImage(f"{where}: {len(data)} bytes of JSON")
-        return data
 
     # ---- from what is remembered ------------------------------------------------------------
 

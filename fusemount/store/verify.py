@@ -168,8 +168,8 @@ class _Check:
             return
         self._seen.add((digest, media_type))
         self._reached.add(digest)
-        data = self._layout.read_blob(digest)
         try:
+            data = self._layout.document(digest)
             document = parse_index_or_manifest(data, f"{names}: manifest {digest}", media_type)
             said = json.loads(data).get("mediaType")
             if said and said != media_type:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.image.fields import shown
+from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
 from fusemount.image.parse import MANIFESTS_MAX, parse_config, parse_index_or_manifest
 from fusemount.store import Lease, Store
@@ -67,7 +67,7 @@ class Bringing:
     ) -> None:
         self._store, self._lease, self._origin = store, lease, origin
         self._progress, self._suits = progress, suits
-        self._visited = 0
+        self._visited = self._bytes = 0
         self._stop = Event()
 
     def stop(self) -> None:
@@ -107,6 +107,11 @@ class Bringing:
         data = self._origin.document(descriptor) if data is None else data
         if data is None:
             return []
+        self._bytes += len(data)
+        if self._bytes > DOCUMENTS_BYTES_MAX:
+            raise MalformedImage(
+                f"{where}: with it more than {DOCUMENTS_BYTES_MAX} bytes of manifests, the limit"
+            )
         _verified(data, descriptor.digest, where)
         self._lease.hold([descriptor.digest])
         document = parse_index_or_manifest(data, where, descriptor.media_type)
@@ -141,8 +146,8 @@ class Bringing:
     def _at_hand(self, digest: Digest) -> bytes | None:
         """A document of the store that is whole."""
         try:
-            data = self._store.layout.read_blob(digest)
-        except OSError:
+            data = self._store.layout.document(digest)
+        except (OSError, MalformedImage):
             return None
         return data if Digest.of(data) == digest else None
 

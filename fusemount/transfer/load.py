@@ -37,7 +37,7 @@ from fusemount.store.intake import (
     put_document,
     take_layer,
 )
-from fusemount.transfer.bring import Bringing
+from fusemount.transfer.bring import NESTING_MAX, Bringing
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.unpacked import reading, take_unpacked
@@ -207,7 +207,10 @@ def _docker_images(medium: Medium) -> Iterator[Image]:
             yield candidate.open(candidate.names)
 
 
-def _manifests(medium: Medium, descriptor: Descriptor) -> Iterator[Manifest]:
+def _manifests(
+    medium: Medium, descriptor: Descriptor, depth: int = NESTING_MAX
+) -> Iterator[Manifest]:
+    """Nothing is verified here, so two indexes may list each other."""
     data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
     if data is None:
         return
@@ -216,9 +219,10 @@ def _manifests(medium: Medium, descriptor: Descriptor) -> Iterator[Manifest]:
     if isinstance(document, Manifest):
         yield document
         return
+    if depth == 0:
+        raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
     for child in document.manifests:
-        if child.digest != descriptor.digest:
-            yield from _manifests(medium, child)
+        yield from _manifests(medium, child, depth - 1)
 
 
 def _load_oci(

@@ -32,7 +32,7 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 
     Raises NoSpace, ImgmountError.
     """
-    said = json.loads(store.layout.read_blob(descriptor.digest))
+    said = json.loads(store.layout.document(descriptor.digest))
     kind = str(said.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
     for child in said.get("manifests") or ():

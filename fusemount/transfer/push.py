@@ -138,8 +138,8 @@ class _Pushing:
         """What a manifest is the twin of (ociform.py), if the store has it."""
         try:
             digest = Digest(original)
-            data = self._store.layout.read_blob(digest)
-        except (OSError, ValueError):
+            data = self._store.layout.document(digest)
+        except (OSError, ValueError, MalformedImage):
             return None
         return Descriptor(str(json.loads(data).get("mediaType", "")), digest, len(data)), data
 
@@ -292,7 +292,7 @@ class _Pushing:
 
     def _read(self, digest: Digest) -> bytes:
         try:
-            return self._store.layout.read_blob(digest)
+            return self._store.layout.document(digest)
         except OSError as error:
             raise MalformedImage(f"manifest {digest} of the store: {error.strerror}") from error
 

@@ -134,7 +134,7 @@ def _for_platform(store: Store, image: StoredImage, platform: Platform) -> Store
 
 
 def _media_type(store: Store, digest: Digest) -> str:
-    data = store.layout.read_blob(digest)
+    data = store.layout.document(digest)
     document = parse_index_or_manifest(data, f"manifest {digest}")
     return getattr(document, "media_type", "") or OCI + "manifest.v1+json"
 
@@ -246,7 +246,7 @@ class _Saving:
 
     def _document(self, digest: Digest) -> bytes:
         try:
-            data = self._store.layout.read_blob(digest)
+            data = self._store.layout.document(digest)
         except OSError as error:
             raise MalformedImage(f"blob {digest}: {error.strerror}") from error
         if Digest.of(data) != digest:

@@ -1,0 +1,114 @@
+"""Documents that strangers list: as many and as large as named limits allow, one line beyond."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import Answer, Hostile
+from imagewriter import ImageSpec, oci_files, sha256, write_directory
+from servedimage import ServedImage
+from tarwriter import TarWriter
+
+from fusemount.cli.main import main
+from fusemount.errors import MalformedImage
+from fusemount.image.model import OCI
+
+LAYER = TarWriter().file("f", b"x").tar()
+HUGE = 1 << 41  # of a sparse file: more than any memory
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for what in ("CACHE", "STATE", "RUNTIME", "ROOT"):
+        monkeypatch.setenv(f"IMGMOUNT_{what}_DIR", str(tmp_path / what.lower()))
+    return tmp_path / "root"
+
+
+def described(digest: str, size: int, kind: str = "manifest") -> dict[str, Any]:
+    return {"mediaType": f"{OCI}{kind}.v1+json", "digest": digest, "size": size}
+
+
+def index(*entries: dict[str, Any]) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": f"{OCI}index.v1+json",
+                       "manifests": list(entries)}).encode()  # fmt: skip
+
+
+def refused(capsys: pytest.CaptureFixture[str], told: str, *words: str | Path) -> None:
+    assert main([*map(str, words)]) == MalformedImage.exit_code, capsys.readouterr()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line, line
+
+
+def test_a_document_that_is_a_layer_of_any_size(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = "sha256:" + sha256(b"huge")
+    files = oci_files([ImageSpec([LAYER], tags=("t",))])
+    write_directory(tmp_path / "oci", files)
+    assert main(["load", "-q", str(tmp_path / "oci")]) == 0
+    with open(own / "blobs/sha256" / sha256(b"huge"), "wb") as file:
+        os.truncate(file.fileno(), HUGE)
+    (own / "index.json").write_bytes(index(described(digest, HUGE)))
+    capsys.readouterr()
+    for words in (
+        ["inspect", digest],
+        ["history", digest],
+        ["save", "-o", tmp_path / "out", digest],
+    ):
+        refused(capsys, "4194304", *words)
+
+
+def test_a_config_that_is_a_layer_of_the_store(
+    own: Path, tmp_path: Path, server: Hostile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = ServedImage(server, oci_files([ImageSpec([LAYER], tags=("t",))]), "a", "t")
+    blob = own / "blobs/sha256" / image.config.removeprefix("sha256:")
+    assert main(["pull", "-q", image.name]) == 0
+    blob.unlink()
+    with open(blob, "wb") as file:
+        os.truncate(file.fileno(), HUGE)
+    main(["pull", "-q", image.name])
+    assert "memory" not in capsys.readouterr().err
+
+
+def test_indexes_that_list_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (f"sha256:{sha256(name)}" for name in (b"one", b"two"))
+    files = oci_files([ImageSpec([LAYER], tags=("t",))])
+    files["index.json"] = index(described(one, 1, "index"))
+    files[f"blobs/sha256/{one[7:]}"] = index(described(two, 1, "index"))
+    files[f"blobs/sha256/{two[7:]}"] = index(described(one, 1, "index"))
+    files["manifest.json"] = b"[]"  # so that both are compared
+    write_directory(tmp_path / "oci", files)
+    refused(capsys, "nested over 8 deep", "load", tmp_path / "oci")
+    refused(capsys, "nested over 8 deep", "dump", "--no-verify", f"oci:{tmp_path / 'oci'}")
+
+
+def test_one_manifest_listed_again_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemount.sources.medium.READ_BYTES_MAX", 100_000)
+    files = oci_files([ImageSpec([LAYER], tags=("t",))])
+    (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+    files["index.json"] = index(*[top] * 300)
+    write_directory(tmp_path / "oci", files)
+    refused(capsys, "were read for one image, the limit", "dump", tmp_path / "oci")
+    refused(capsys, "were read for one image, the limit", "load", "-q", tmp_path / "oci")
+
+
+def test_manifests_that_come_in_are_held_at_once(
+    server: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemount.transfer.bring.DOCUMENTS_BYTES_MAX", 10_000)
+    image = ServedImage(server, oci_files([ImageSpec([LAYER], tags=("t",))]), "a", "t")
+    (manifest,) = [image.bytes_of(image.digest)]
+    entry = described(image.digest, len(manifest))
+    server.on(
+        image.manifest, Answer(200, index(*[entry] * 100), {"Content-Type": f"{OCI}index.v1+json"})
+    )
+    refused(
+        capsys, "10000 bytes of manifests, the limit", "pull", "-q", "--all-platforms", image.name
+    )
