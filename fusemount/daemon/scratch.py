@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
-from fusemount.errors import ImgmountError, NoSpace, NotPermitted
+from fusemount.errors import ImgmountError, NoSpace
 from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
 
 
@@ -135,8 +135,8 @@ def drop(path: Path) -> None:
 
     try:
         parent = own_directory(path.parent, make=False)
-    except (OSError, NotPermitted):
-        return
+    except (OSError, ImgmountError):
+        return  # what others can change is theirs to remove
     try:
         remove_tree(parent, os.fsencode(path.name))
     except OSError:
