@@ -13,8 +13,8 @@ class Mending:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
     links: nodes, whose first name has the object, and the names that lack it.  times: directories
-    that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files that
-    show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
+    that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files
+    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
     """
 
     links: list[tuple[int, list[tuple[int, bytes]]]]

@@ -33,7 +33,8 @@ def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
         for parent, name in tree.names(ino):
             text = "only its attributes were changed: it shows the contents of this image"
             found.append((visible_path(tree, parent, name), text))
-    for _, there, missing in loaded.mending.links:
+    for ino, missing in loaded.mending.links:
+        there = visible_path(tree, *tree.names(ino, 1)[0])
         for parent, name in missing:
             text = f"a hard link of /{os.fsdecode(there)} in this image: it shows the upper's file"
             found.append((visible_path(tree, parent, name), text))
