@@ -1,5 +1,6 @@
 #include "index.h"
 
+#include "checksum.h"
 #include "interrupt.h"
 
 #include <errno.h>
@@ -52,9 +53,20 @@ static int write_all(int fd, const void *data, uint64_t size, img_error *err) {
     return 0;
 }
 
+uint64_t img_index_checksum(const img_index *index) {
+    img_index_header head = index->head;
+    head.checksum = 0;
+    uint64_t sum = img_checksum(&head, sizeof head, 0);
+    sum = img_checksum(index->entries, (size_t)head.n_entries * sizeof(img_entry), sum);
+    sum = img_checksum(index->extents, (size_t)head.n_extents * sizeof(img_extent), sum);
+    return img_checksum(index->pool, (size_t)head.pool_bytes, sum);
+}
+
 int img_index_write(const img_index *index, int fd, img_error *err) {
     const img_index_header *head = &index->head;
-    if (write_all(fd, head, sizeof *head, err) < 0 ||
+    img_index_header summed = *head;
+    summed.checksum = img_index_checksum(index);
+    if (write_all(fd, &summed, sizeof summed, err) < 0 ||
         write_all(fd, index->entries, head->n_entries * sizeof(img_entry), err) < 0 ||
         write_all(fd, index->extents, head->n_extents * sizeof(img_extent), err) < 0)
         return -1;
@@ -195,6 +207,8 @@ static int check(img_index *index, const char *base, uint64_t size, img_error *e
         return img_fail(err, EBADMSG, "an index of another version");
     if (!lay_out(index, base, size))
         return img_fail(err, EBADMSG, "an index that is cut or has grown");
+    if (img_index_checksum(index) != index->head.checksum)
+        return img_fail(err, EBADMSG, "a damaged index: its checksum is another");
     for (uint64_t i = 0; i < index->head.n_entries; i++) {
         if (img_interrupted(1, err) < 0)
             return -1;
@@ -249,8 +263,10 @@ img_index *img_index_read(int fd, img_error *err) {
     index->block_bytes = size;
     if (read_all(fd, block, size, err) == 0) {
         memcpy(&index->head, block, sizeof index->head);
-        if (check(index, block, size, err) == 0)
+        if (check(index, block, size, err) == 0) {
+            index->head.checksum = 0;
             return index;
+        }
     }
     img_index_free(index);
     return NULL;

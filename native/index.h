@@ -6,6 +6,7 @@
  * <= 255 bytes.
  *
  *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
+ *           header.checksum is that of all of it (checksum.h), taken with checksum = 0
  *   pool  = bytes that entries point into: names, link targets, xattr records
  *   xattr record = u16 name_len | u32 value_len | name | value        (packed, host order)
  *
@@ -24,7 +25,7 @@
 #include <stdint.h>
 
 #define IMG_INDEX_MAGIC "IMGIDX\0\1"
-#define IMG_INDEX_VERSION 2u
+#define IMG_INDEX_VERSION 3u /* also of the rules by which a tar becomes an index */
 
 /* Named limits; a number beyond one is an error E2BIG that says so. */
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
@@ -119,6 +120,7 @@ typedef struct img_index_header {
     uint32_t entry_size; /* sizeof(img_entry): a changed layout is a foreign index */
     uint64_t n_entries, n_extents, pool_bytes;
     uint64_t archive_bytes; /* where the end-of-archive mark (or plain EOF) was found */
+    uint64_t checksum;      /* of a file; 0 in memory */
 } img_index_header;
 
 typedef struct img_index {
@@ -139,12 +141,16 @@ void img_oddities_count(img_oddities *oddities, const img_entry *entry, uint64_t
 /* Frees the arrays or the mapping, and the index itself. NULL is fine. */
 void img_index_free(img_index *index);
 
+/* What header.checksum of this index' file is. */
+uint64_t img_index_checksum(const img_index *index);
+
 /* Writes the index to fd from its current position. Errors: the system's. */
 int img_index_write(const img_index *index, int fd, img_error *err);
 
-/* Reads the file behind fd (which may be closed afterwards) and checks every offset in it, so that
- * no later use can leave the arrays. It is read, not mapped: a file that shrinks, or a disk that
- * fails, must not end the process (SIGBUS). EBADMSG: not an index, foreign, cut or damaged. */
+/* Reads the file behind fd (which may be closed afterwards), compares its checksum, which tells of
+ * damage, and checks every offset in it, so that no later use can leave the arrays whoever made it.
+ * It is read, not mapped: a file that shrinks, or a disk that fails, must not end the process
+ * (SIGBUS). EBADMSG: not an index, foreign, cut or damaged. */
 img_index *img_index_read(int fd, img_error *err);
 
 /* Gives the entries' memory back; extents and pool, which trees point into, stay. */

@@ -327,7 +327,7 @@ static void run_deferred(fast_notify *notify, deferred *one) {
     if (one->flush)
         write_back(notify, in->nodeid);
     fast_resume(notify->path, one->fd, one->message, one->size, notify->out, one->start,
-                FAST_LET_THROUGH, __atomic_load_n(&notify->stopping, __ATOMIC_RELAXED) ? -EIO : 0);
+                FAST_LET_THROUGH, notify->stopping ? -EIO : 0);
     free(one);
 }
 
@@ -400,7 +400,7 @@ fast_notify *fast_notify_start(img_fastpath *path, img_error *err) {
 
 void fast_notify_stop(fast_notify *notify) {
     (void)pthread_mutex_lock(&notify->mutex);
-    __atomic_store_n(&notify->stopping, true, __ATOMIC_RELAXED); /* run_deferred has no mutex */
+    notify->stopping = true;
     (void)pthread_cond_signal(&notify->wake);
     (void)pthread_mutex_unlock(&notify->mutex);
     if (notify->made)

@@ -45,7 +45,8 @@ _BACKLOG = 32
 def _beside(runtime: Path, record: Record) -> Iterator[str]:
     """The socket's path, short whatever the runtime directory is called. Raises OSError."""
     path = registry.socket_path(runtime, record.pid)
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path.parent, flags)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
@@ -72,6 +73,7 @@ def _bound(listener: socket.socket, runtime: Path, record: Record) -> bool:
         os.fchmod(listener.fileno(), 0o600)  # before bind: its name never has another mode
         with _beside(runtime, record) as short:
             listener.bind(short)
+            os.chmod(short, 0o600)  # of which the umask may have taken bits
         listener.listen(_BACKLOG)
     except OSError as error:
         LOGGER.warning("%s: no statistics: %s", path, os.strerror(error.errno or 0))

@@ -12,8 +12,10 @@ import os
 import stat
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
+from fusemount.ownfile import open_or_make
 
 LOGGER = logging.getLogger("imgmount")
 _SYSLOG = "/dev/log"
@@ -55,9 +57,11 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
 def _to_file(file: Path | None, state: Path) -> tuple[logging.Handler, int]:
     path = file or state / "imgmount.log"
     try:
+        target: Path | int = path  # a user's own, as the umask says
         if file is None:
-            state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stream = path.open("a", buffering=1, errors="surrogateescape")
+            os.close(own_directory(state, mode=0o700))
+            target = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
+        stream = open(target, "a", buffering=1, errors="surrogateescape")
     except OSError as error:
         if file is None:
             return logging.NullHandler(), -1

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.ownfile import make_file, read_file
 
 
 @dataclass(frozen=True)
@@ -82,32 +83,32 @@ def start_time(pid: int) -> int | None:
 
 def prepare(runtime: Path) -> None:
     """Makes the runtime directory. Raises NotPermitted when it is (or may be) somebody else's."""
-    try:
-        runtime.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
-    _check_ours(runtime)
+    _check_ours(runtime, make=True)
 
 
-def _check_ours(runtime: Path) -> None:
+def _check_ours(runtime: Path, *, make: bool = False) -> None:
     """In /tmp a name can be taken by another user first; their records must not guide us."""
     try:
-        status = os.lstat(runtime)
+        fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
     except FileNotFoundError:
         return
     except OSError as error:
         raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise NotPermitted(f"{runtime}: must be a directory that only you can write to")
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():  # root's records are of root's mounts
+            raise NotPermitted(f"{runtime}: must be a directory that only you can write to: "
+                               "it belongs to root")  # fmt: skip
+    finally:
+        os.close(fd)
 
 
 def register(runtime: Path, record: Record) -> None:
     path = _path(runtime, record)
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.touch(mode=0o644)
-        temporary.chmod(0o644)  # whatever the umask
-        temporary.write_text(json.dumps(asdict(record)) + "\n")
+        temporary.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
+        with open(make_file(temporary, 0o644), "w") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
     except OSError as error:
         raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
@@ -187,7 +188,7 @@ def _records(runtime: Path) -> Iterator[Record]:
         return
     for path in paths:
         try:
-            yield Record(**json.loads(path.read_text()))
+            yield Record(**json.loads(read_file(path)))
         except FileNotFoundError:
             continue  # its mount just ended
         except (OSError, ValueError, TypeError):

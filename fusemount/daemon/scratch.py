@@ -23,6 +23,7 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.errors import ImgmountError, NoSpace
+from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Scratch:
         return self.path / "root"
 
     def keep(self) -> None:
-        (self.path / "keep").touch()
+        os.close(open_or_make(self.path / "keep", os.O_RDONLY, 0o600))
 
     def release(self) -> None:
         """The mount has ended: drops everything unless kept. Never raises."""
@@ -66,15 +67,16 @@ def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)
     try:
-        os.close(own_directory(path.parent))
+        for directory in (state, path.parent):
+            os.close(own_directory(directory, mode=0o700))
         with _gate(state):  # or a sweep between mkdir and flock would take it away
-            path.mkdir(mode=0o700)
-            lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            make_directory(path, 0o700)
+            lock = make_file(path / "lock", 0o600, os.O_RDWR)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         scratch = Scratch(path, lock)
-        scratch.upper.mkdir(mode=0o755)
-        scratch.work.mkdir(mode=0o700)
-        scratch.root.mkdir(mode=0o700)
+        make_directory(scratch.upper, 0o755)
+        make_directory(scratch.work, 0o700)
+        make_directory(scratch.root, 0o700)
     except OSError as error:
         kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ImgmountError
         raise kind(f"{path}: cannot make an upper: {os.strerror(error.errno or 0)}") from error
@@ -88,7 +90,8 @@ class _gate:
         self._path = state / "uppers"
 
     def __enter__(self) -> None:
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self._path, flags)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
@@ -96,9 +99,14 @@ class _gate:
 
 
 def sweep(state: Path, recorded: Iterable[Path]) -> None:
-    """Drops what nobody uses, keeps or records. Never raises: the next mount tries again."""
+    """Drops what nobody uses, keeps or records; what it cannot drop, the next mount tries again.
+
+    Raises NotPermitted where somebody else could have put a directory there.
+    """
     spared = set(recorded)
     try:
+        for directory in (state, state / "uppers"):
+            os.close(own_directory(directory, make=False))
         with _gate(state):
             for path in (state / "uppers").iterdir():
                 if path not in spared and not (path / "keep").exists() and _unused(path):
@@ -109,7 +117,7 @@ def sweep(state: Path, recorded: Iterable[Path]) -> None:
 
 def _unused(path: Path) -> bool:
     try:
-        fd = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = open_file(path / "lock", os.O_RDWR)
     except FileNotFoundError:
         return True
     try:

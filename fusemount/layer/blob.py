@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,8 @@ from fusemount._native import LayerIndex
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError
 
+Rebuild = Callable[[int], LayerIndex]  # given a descriptor of the tar
+
 
 class BlobFile:
     """A regular file that is opened when its descriptor is first asked for.
@@ -19,11 +23,15 @@ class BlobFile:
     An OCI layout may hold 500 layers; few of them need a descriptor at the same time.  close() may
     be called twice; a later use opens the file again.
     one_of_many: release() closes it.  An archive stays open, so that its layers are of one state.
+    open_it: given flags, opens it where path is not to be followed blindly.
     """
 
-    def __init__(self, path: Path, one_of_many: bool = False) -> None:
+    def __init__(
+        self, path: Path, one_of_many: bool = False, open_it: Callable[[int], int] | None = None
+    ) -> None:
         self.path = path
         self._one_of_many = one_of_many
+        self._open = open_it or (lambda flags: os.open(path, flags))
         self._fd = -1
 
     @property
@@ -32,11 +40,13 @@ class BlobFile:
         if self._fd < 0:
             try:
                 # a FIFO in its place must not hang us
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                fd = self._open(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ImageNotFound(f"{self.path}: {error.strerror}") from None
             except OSError as error:
-                raise ImgmountError(f"{self.path}: {error.strerror}") from error
+                link = "a symlink where none may be, or a loop of them"
+                why = link if error.errno == errno.ELOOP else error.strerror
+                raise ImgmountError(f"{self.path}: {why}") from error
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 os.close(fd)
                 raise ImageNotFound(f"{self.path}: not a regular file")
@@ -88,6 +98,7 @@ class OpenLayer:
 
     diff_id: computed from the bytes where they were verified or decompressed, else as claimed.
     size: of the whole tar, with what follows its end.
+    rebuild: of an index that was kept: scans the tar anew, and keeps that index instead.
     fd is this object's own: close() it (also a context manager).
     """
 
@@ -97,6 +108,7 @@ class OpenLayer:
     offset: int
     size: int
     description: str
+    rebuild: Rebuild | None = None
 
     def close(self) -> None:
         os.close(self.fd)

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.kept import Cache, Facts, SparseWriter
 from fusemount.magic import HEAD_BYTES, foreign
+from fusemount.ownfile import open_file
 from fusemount.settings import UnpackLimit
 
 _BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
@@ -201,10 +203,11 @@ def unpack(
     check: Check,
     advance: Advance,
     limit: UnpackLimit,
-) -> tuple[Facts, LayerIndex]:
+) -> tuple[Facts, LayerIndex, int]:
     """A compressed blob: its tar is put into the cache under the diff_id that was computed.
 
-    check sees the facts before that and may refuse them.
+    check sees the facts before that and may refuse them.  The descriptor is the tar's, to read;
+    the caller closes it: the name may be taken away at any time.
     """
     sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
@@ -224,8 +227,15 @@ def unpack(
         check(facts)
         writer.finish()
         os.fsync(fd)
-        os.rename(temporary, cache.layer_path(facts.diff_id))
-    return facts, index
+        whole = open_file(temporary)
+        try:
+            os.rename(temporary, cache.layer_path(facts.diff_id))
+            with suppress(ImgmountError):  # then it is unpacked again the next time
+                cache.record_tar(cache.layer_path(facts.diff_id), whole)
+        except BaseException:
+            os.close(whole)
+            raise
+    return facts, index, whole
 
 
 def unpack_archive(
@@ -246,3 +256,8 @@ def unpack_archive(
             for piece in decompress(reader.read, compression, description, limit, size):
                 beside.put(piece)
         writer.finish()
+    fd = open_file(to)
+    try:
+        cache.record_tar(to, fd)
+    finally:
+        os.close(fd)

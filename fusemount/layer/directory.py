@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
+from fusemount.beneath import open_beneath
 from fusemount.errors import (
     ImageNotFound,
     ImgmountError,
@@ -36,6 +37,7 @@ class OpenDirectory:
     description: str
     note: str = ""
     offset: int = 0
+    rebuild: None = None  # it is of this moment
 
     def close(self) -> None:
         os.close(self.fd)
@@ -63,7 +65,7 @@ def open_directory(
 ) -> OpenDirectory:
     """The caller closes it.  Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError;
     UpperError for an upper that may be damaged."""
-    fd = _open(path)
+    fd = _open(path, origin.below)
     try:
         scanned = _scan(fd, path, wish, origin)
     except BaseException:
@@ -77,13 +79,28 @@ def open_directory(
     return OpenDirectory(index, fd, str(path), note)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, below: tuple[Path, ...]) -> int:
+    root = next((each for each in below if path.is_relative_to(each)), None)
     try:
-        return _native.open_layer_root(path)
+        if root is None:  # the caller's own word
+            return _native.open_layer_root(path)
+        fd = _below(root, path)
+        try:
+            return _native.open_layer_root(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
     except PermissionError as error:
         raise NotPermitted(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
+
+
+def _below(root: Path, path: Path) -> int:
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_beneath(top, str(path.relative_to(root)), os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(top)
 
 
 def _check_whole(fd: int, path: Path, kinds: int) -> None:

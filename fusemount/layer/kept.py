@@ -2,6 +2,7 @@
 
     layers/<diff_id hex>.tar    a compressed layer's tar, runs of zeros as holes
     archives/<identity>.tar     what a compressed archive holds, likewise
+    .../<same name>.json        which inode in which state that tar is
     index/<diff_id hex>.idx     LayerIndex of that tar
     index/file-<identity>.idx   LayerIndex of a tar that nobody has hashed
     facts/<identity>.json       what was found out about the bytes at one place of one file
@@ -11,6 +12,13 @@ A file appears under its name whole or not at all: it is written as `.tmp-*`, lo
 writer lives, then renamed.  What a dead writer left is swept by the next one.  An identity names
 a stretch of one state of one file: device, inode, size, mtime, ctime, offset, length.  Facts are
 computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
+
+Nothing kept is believed unless it is whole.  An index has a checksum (native/index.h), the small
+files have one (record.py): both are compared whenever they are read.  A tar of gigabytes cannot be
+hashed at each mount: it was, in the pass that wrote it, and is used while it is the very file that
+was written then, in size, inode and times; after any write to it, or a copy of the cache, it is
+made again.  What a disk changes by itself in a tar, `verify` finds.  The directories must be ours
+(NotPermitted), so all of this is against damage, not against who could write there.
 """
 
 from __future__ import annotations
@@ -27,8 +35,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, fs_type
+from fusemount.beneath import own_directory
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
+from fusemount.layer.record import NOT_THERE, read_sealed, say_damaged, sealed
+from fusemount.ownfile import make_file, open_file
 
 TMP = ".tmp-"
 HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size
@@ -38,6 +49,8 @@ _THIS_PROCESS = os.urandom(16)
 _CTIME_IS_THE_KERNELS = frozenset(
     (0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
 )
+_VERSION = 1  # of the small files
+_DIRECTORIES = ("layers", "archives", "index", "facts")
 _SETTLED_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
 
 
@@ -65,6 +78,16 @@ def identity(fd: int, offset: int, length: int) -> str:
     return TMP + hashlib.sha256(repr((*parts, _THIS_PROCESS)).encode()).hexdigest()
 
 
+def _state(fd: int) -> bytes:
+    """What tells a file from every other, and from itself after a write.  Where ctime and inode
+    numbers are another's (identity() says where), only size and mtime last."""
+    st = os.fstat(fd)
+    told = [st.st_size, st.st_mtime_ns]
+    if fs_type(fd) in _CTIME_IS_THE_KERNELS:
+        told += [st.st_ino, st.st_ctime_ns]
+    return json.dumps(told).encode()
+
+
 def settle(fd: int) -> None:
     """Waits until a write from now on would change the file's identity.
 
@@ -76,10 +99,17 @@ def settle(fd: int) -> None:
 
 
 class Cache:
-    """The cache directory.  Losing anything in it costs time only."""
+    """The cache directory.  Losing anything in it costs time only.
+
+    Raises NotPermitted where another user could have put something into it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        for path in (root, *(root / name for name in _DIRECTORIES)):
+            if os.path.lexists(path):
+                with suppress(PermissionError):  # root's, and nothing of it can be read
+                    os.close(own_directory(path, make=False))
 
     def layer_path(self, diff_id: str) -> Path:
         return self.root / "layers" / f"{Digest(diff_id).hex}.tar"
@@ -93,37 +123,55 @@ class Cache:
         return self.root / "index" / name
 
     def facts(self, key: str) -> Facts | None:
-        try:
-            found = Facts(**json.loads((self.root / "facts" / f"{key}.json").read_bytes()))
-            Digest(found.digest), Digest(found.diff_id), found.archive_size + 0
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None  # absent or damaged: found out again
-        return found
+        data = read_sealed(self.root / "facts" / f"{key}.json", _VERSION)
+        return None if data is None else Facts(**json.loads(data))
 
     def keep_facts(self, key: str, facts: Facts) -> None:
-        data = json.dumps(asdict(facts)).encode()
-        with self.replacing(self.root / "facts" / f"{key}.json") as fd:
-            os.write(fd, data)
+        self._keep_small(self.root / "facts" / f"{key}.json", json.dumps(asdict(facts)).encode())
+
+    def _keep_small(self, path: Path, data: bytes) -> None:
+        with self.replacing(path) as fd:
+            os.write(fd, sealed(data, _VERSION))
 
     def kind(self, key: str) -> str:
-        try:
-            return (self.root / "facts" / f"{key}.kind").read_text("ascii")
-        except (OSError, ValueError):
-            return ""
+        return (read_sealed(self.root / "facts" / f"{key}.kind", _VERSION) or b"").decode("ascii")
 
     def keep_kind(self, key: str, kind: str) -> None:
-        with self.replacing(self.root / "facts" / f"{key}.kind") as fd:
-            os.write(fd, kind.encode("ascii"))
+        self._keep_small(self.root / "facts" / f"{key}.kind", kind.encode("ascii"))
+
+    def open_tar(self, path: Path, size: int | None = None) -> int:
+        """A descriptor of a kept tar; -1 where it is not there as it was written."""
+        try:
+            fd = open_file(path)
+        except NOT_THERE:
+            return -1
+        except OSError as error:
+            say_damaged(path, error)
+            return -1
+        data = read_sealed(path.with_suffix(".json"), _VERSION)
+        if size in (None, os.fstat(fd).st_size) and data == _state(fd):
+            return fd
+        os.close(fd)
+        say_damaged(path, "not the file that was written, or changed since")
+        return -1
+
+    def record_tar(self, path: Path, fd: int) -> None:
+        """fd is the whole tar that now stands at path.  Raises NoSpace, ImgmountError."""
+        self._keep_small(path.with_suffix(".json"), _state(fd))
 
     def index(self, path: Path) -> LayerIndex | None:
         """The index kept at path, None where there is none or it is damaged."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            fd = open_file(path)
+        except NOT_THERE:
+            return None
+        except OSError as error:
+            say_damaged(path, error)
             return None
         try:
             return LayerIndex.load(fd)
-        except (FormatError, OSError):
+        except (FormatError, OSError) as error:
+            say_damaged(path, error)
             return None
         finally:
             os.close(fd)
@@ -153,12 +201,13 @@ class Cache:
 
     @contextmanager
     def _temporary(self, directory: Path) -> Iterator[tuple[Path, int]]:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(own_directory(self.root, mode=0o700))
+        os.close(own_directory(directory, mode=0o700))
         _sweep(directory)
         path = directory / f"{TMP}{os.getpid()}-{os.urandom(8).hex()}"
         fd = -1
         try:  # the file is there before its number is: a signal may come in between
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = make_file(path, 0o600, os.O_RDWR)
             with suppress(OSError):  # a file system without locks: nothing is swept there either
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
@@ -183,7 +232,7 @@ def _sweep(directory: Path) -> None:
     """Removes temporary files whose writer is dead: nobody holds their lock."""
     for path in directory.glob(TMP + "*"):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_file(path, os.O_RDWR)
         except OSError:
             continue
         try:

@@ -17,7 +17,8 @@ ours: who can make the name .wh.X can make the name X, which hides as much.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusemount._native import (
@@ -39,20 +40,23 @@ class Origin:
     """Who wrote the directories of an image.
 
     store: another program keeps them.  roots: that program is root's, and nobody else can write
-    there: xattrs in `user.` are data of the image.
+    there: xattrs in `user.` are data of the image.  below: where that program keeps them: a symlink
+    on the way from there is followed by nobody.
     """
 
     store: bool = False
     roots: bool = False
+    below: tuple[Path, ...] = field(default=(), compare=False)
 
 
 ANYBODYS = Origin()
 
 
-def origin_of_store(root: Path) -> Origin:
-    """Raises OSError."""
+def origin_of_store(root: Path, further: Iterable[Path] = ()) -> Origin:
+    """further: stores of the same program that have some of the layers.  Raises OSError."""
     st = root.stat()
-    return Origin(store=True, roots=_outside() and st.st_uid == 0 and not st.st_mode & 0o022)
+    roots = _outside() and st.st_uid == 0 and not st.st_mode & 0o022
+    return Origin(store=True, roots=roots, below=(root, *further))
 
 
 def by_root() -> bool:

@@ -19,10 +19,11 @@ from fusemount._native import LayerIndex
 from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.layer.blob import LayerBlob, OpenLayer
+from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
 from fusemount.layer.kept import Cache, Facts, identity, settle
 from fusemount.layer.progress import Progress
+from fusemount.layer.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
 
 _LOG = logging.getLogger("imgmount")
@@ -107,9 +108,12 @@ class _Opener:
         if facts is None and self._verify:
             facts, index = self._hash(blob, key)
         diff_id = None if facts is None else facts.diff_id
-        index = index or self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
+        rebuild = None
+        if index is None:
+            index, rebuild = self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
         known = blob.diff_id if diff_id is None else Digest(diff_id)
-        return OpenLayer(known, index, os.dup(blob.fd), blob.offset, blob.size, blob.description)
+        fd = os.dup(blob.fd)
+        return OpenLayer(known, index, fd, blob.offset, blob.size, blob.description, rebuild)
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         settle(blob.fd)
@@ -126,12 +130,12 @@ class _Opener:
         self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
     ) -> OpenLayer:
         index = None
-        fd = -1 if facts is None else _open_whole(self._cache.layer_path(facts.diff_id), facts)
+        fd = -1 if facts is None else self._open_tar(facts)
         if facts is None or fd < 0:
             settle(blob.fd)
             self._progress.start(f"unpacking {blob.description}", blob.size)
             try:
-                facts, index = unpack(
+                facts, index, fd = unpack(
                     blob,
                     compression,
                     self._cache,
@@ -141,29 +145,44 @@ class _Opener:
                 )
             finally:
                 self._progress.finish()
-            self._keep(blob, key, facts, index)
-            fd = _open_whole(self._cache.layer_path(facts.diff_id), facts)
-            if fd < 0:
-                raise ImgmountError(f"{blob.description}: its unpacked form left the cache")
+        rebuild = None
         try:
-            index = index or self._index(fd, 0, facts.archive_size, blob, facts.diff_id, key)
+            if index is not None:
+                self._keep(blob, key, facts, index)
+            else:
+                index, rebuild = self._index(fd, 0, facts.archive_size, blob, facts.diff_id, key)
         except BaseException:
             os.close(fd)
             raise
         diff_id, size = Digest(facts.diff_id), facts.archive_size
-        return OpenLayer(diff_id, index, fd, 0, size, blob.description)
+        return OpenLayer(diff_id, index, fd, 0, size, blob.description, rebuild)
+
+    def _open_tar(self, facts: Facts) -> int:
+        return self._cache.open_tar(self._cache.layer_path(facts.diff_id), facts.archive_size)
 
     def _index(
         self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str
-    ) -> LayerIndex:
-        """The kept index, or a new one, which is kept."""
+    ) -> tuple[LayerIndex, Rebuild | None]:
+        """The kept index and how to have another; or a new one, which is kept."""
         path = self._cache.index_path(diff_id, key)
-        index = self._cache.index(path)
-        if index is None or index.archive_bytes > size:
+
+        def build(fd: int) -> LayerIndex:
             index = scan(fd, offset, size, blob.description)
             with suppress(ImgmountError):  # a cache that takes nothing costs time only
                 self._cache.keep_index(path, index)
-        return index
+            return index
+
+        def rebuild(fd: int) -> LayerIndex:
+            say_damaged(path, "no tree can be made of it")
+            return build(fd)
+
+        index = self._cache.index(path)
+        if index is None:
+            return build(fd), None
+        if index.archive_bytes > size:
+            say_damaged(path, "of a longer archive")
+            return build(fd), None
+        return index, rebuild
 
     def _keep(self, blob: LayerBlob, key: str, facts: Facts, index: LayerIndex) -> None:
         if identity(blob.fd, blob.offset, blob.size) != key:
@@ -181,15 +200,3 @@ def _log_oddities(layer: OpenLayer) -> None:
         if count:
             name = first.decode(errors="backslashreplace")
             _LOG.info("%s: %d members' %s; the first is %r", layer.description, count, kind, name)
-
-
-def _open_whole(path: Path, facts: Facts) -> int:
-    """A descriptor of a kept tar, -1 where it is not there in full length."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    if os.fstat(fd).st_size == facts.archive_size:
-        return fd
-    os.close(fd)
-    return -1

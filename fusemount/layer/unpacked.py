@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusemount.beneath import open_beneath
 from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
@@ -30,6 +31,7 @@ from fusemount.image.fields import Fields, object_of, parse_json, shown
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
 SPLIT_BYTES_MAX = 32 << 30  # all lines: some 1.5 KB a file, of 20 million files
 _FILE, _SEGMENT = 1, 2
+_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo in its place must not hang us
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class UnpackedLayer:
     """diff_id: as the config claims.  size: as its store counts, of the tar or of its files.
 
     tree: where the contents of its files stand.  split: the rest of its tar, perhaps not there.
+    root: of its store, whose owner wrote all below: no symlink is followed on the way from there.
     """
 
     diff_id: Digest
@@ -44,12 +47,14 @@ class UnpackedLayer:
     tree: Path
     split: Path
     description: str
+    root: Path = Path("/")
 
     def tar(self) -> Iterator[bytes]:
         """Raises MalformedImage, ImgmountError; ImageNotFound where nothing says how."""
         try:
-            with gzip.open(self.split) as lines:
-                yield from self._pieces(lines)
+            with open(self._below(self.split, _FILE_FLAGS), "rb") as packed:
+                with gzip.open(packed) as lines:
+                    yield from self._pieces(lines)
         except FileNotFoundError as error:
             raise ImageNotFound(
                 f"{self.description}: its store keeps nothing to make its tar of ({self.split})"
@@ -59,8 +64,15 @@ class UnpackedLayer:
         except OSError as error:
             raise ImgmountError(f"{self.split}: {error.strerror or error}") from error
 
+    def _below(self, path: Path, flags: int) -> int:
+        top = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return open_beneath(top, str(path.relative_to(self.root)), flags)
+        finally:
+            os.close(top)
+
     def _pieces(self, lines: gzip.GzipFile) -> Iterator[bytes]:
-        tree = os.open(self.tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        tree = self._below(self.tree, os.O_PATH | os.O_DIRECTORY)
         try:
             while line := lines.readline(LINE_BYTES_MAX):
                 if lines.tell() > SPLIT_BYTES_MAX:
@@ -85,9 +97,8 @@ class UnpackedLayer:
     def _contents(self, tree: int, name: bytes, size: int) -> Iterator[bytes]:
         inside = os.path.normpath(b"/" + name).lstrip(b"/")
         where = f"{self.tree}/{shown(os.fsdecode(inside))}"
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            fd = os.open(inside, flags, dir_fd=tree)
+            fd = open_beneath(tree, inside, _FILE_FLAGS)
         except OSError as error:
             raise MalformedImage(f"{where}: {error.strerror}") from error
         try:

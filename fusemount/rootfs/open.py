@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Layer(Protocol):
     def offset(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def rebuild(self) -> Callable[[int], _native.LayerIndex] | None:
+        """Of an index that was kept: another one, from the layer's bytes."""
+        ...
 
 
 def build_tree(
@@ -38,20 +42,33 @@ def build_tree(
     """Stacks the layers, bottom first. The layers' descriptors must outlive the tree; their
     indexes lose their members, unless a tree is to be made of them again.
 
+    Where no tree can be made with an index that was kept, the layer is scanned anew, once.
     Raises MalformedImage for what no tree can be made of.
     """
-    tree = _native.Tree()
-    for layer in layers:
+    indexes = [layer.index for layer in layers]
+    kept = {at for at, layer in enumerate(layers) if layer.rebuild is not None}
+    while True:
+        tree, at = _native.Tree(), 0
         try:
-            tree.add_layer(layer.index, layer.fd, layer.offset, follow_symlink_parents)
-        except _native.FormatError as e:
-            member = quoted(os.fsdecode(e.member))
-            where = f"member {member} at byte {e.offset}: " if e.member else ""
-            raise MalformedImage(f"{layer.description}: {where}{e.message}") from e
-    for layer in () if again else layers:
-        layer.index.drop_entries()
+            for at, layer in enumerate(layers):
+                tree.add_layer(indexes[at], layer.fd, layer.offset, follow_symlink_parents)
+            break
+        except _native.FormatError as error:
+            rebuild = layers[at].rebuild
+            if rebuild is None or at not in kept:
+                raise _malformed(layers[at], error) from error
+            kept.remove(at)
+            indexes[at] = rebuild(layers[at].fd)
+    for index in () if again else indexes:
+        index.drop_entries()
     tree.seal()
     return tree
+
+
+def _malformed(layer: Layer, error: _native.FormatError) -> MalformedImage:
+    member = quoted(os.fsdecode(error.member))
+    where = f"member {member} at byte {error.offset}: " if error.member else ""
+    return MalformedImage(f"{layer.description}: {where}{error.message}")
 
 
 def open_rootfs(

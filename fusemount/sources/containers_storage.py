@@ -40,7 +40,7 @@ from fusemount.reference import Reference
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image, verified
-from fusemount.sources.medium import Directory, read_document
+from fusemount.sources.medium import Directory, links_of, read_document
 
 RECORDS_BYTES_MAX = 256 << 20  # images.json, layers.json: half a kilobyte a record
 _OVERLAY, _WHOLE = "overlay", "vfs"
@@ -56,7 +56,7 @@ def open_containers_storage(reference: Reference, options: ImageOptions) -> Imag
         stores: list[_Store] = []
         for number, root in enumerate((reference.path, *reference.more)):
             for driver in _drivers(root, reference.driver, optional=number > 0):
-                medium = Directory(root)
+                medium = Directory(root, links_of(options))
                 undo.callback(medium.close)
                 stores.append(_Store(medium, root, driver))
         reader = _Reader(label, stores, options.verify)
@@ -211,7 +211,7 @@ class _Reader:
             unpacked=layers,
             config_bytes=data,
             repo_digests=_repo_digests(record),
-            origin=origin_of_store(store.root),
+            origin=origin_of_store(store.root, (each.root for each in self._stores)),
         )
 
     # ---- layers -------------------------------------------------------------------------------
@@ -261,7 +261,9 @@ class _Reader:
             )
         if not os.path.isdir(tree):
             raise MalformedImage(f"{where}: its directory {tree} is not there")
-        return UnpackedLayer(diff_id, record.count("diff-size"), tree, store.split(ident), where)
+        return UnpackedLayer(
+            diff_id, record.count("diff-size"), tree, store.split(ident), where, store.root
+        )
 
 
 def _digests(record: Fields) -> list[str]:

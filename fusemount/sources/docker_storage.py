@@ -32,7 +32,7 @@ from fusemount.reference import Reference, normalised_name
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image, verified
-from fusemount.sources.medium import Directory, read_document
+from fusemount.sources.medium import Directory, links_of, read_document
 
 NAMES_BYTES_MAX = 256 << 20  # repositories.json: some hundred bytes a name
 LINE_MAX = 4096  # of a layer's small files
@@ -47,7 +47,7 @@ def open_docker(reference: Reference, options: ImageOptions) -> Image:
     root, label = reference.path, f"docker:[{reference.path}]"
     drivers = _drivers(root, reference.driver)
     with ExitStack() as undo:
-        medium = Directory(root)
+        medium = Directory(root, links_of(options))
         undo.callback(medium.close)
         candidates: list[Candidate] = []
         for driver in drivers:
@@ -224,7 +224,7 @@ class _Driver:
         if not os.path.isdir(tree):
             raise MalformedImage(f"{where}: its directory {tree} is not there")
         split = self.root / place / "tar-split.json.gz"
-        return UnpackedLayer(diff_id, int(size), tree, split, where)
+        return UnpackedLayer(diff_id, int(size), tree, split, where, self.root)
 
     def _line(self, place: str, name: str, where: str) -> str:
         data = read_document(self.medium, f"{place}/{name}", LINE_MAX)

@@ -6,16 +6,20 @@ inside the tar alone.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
 from fusemount._native import LayerIndex
+from fusemount.beneath import open_beneath, open_in_root
 from fusemount.errors import ImageNotFound, MalformedImage
 from fusemount.image.fields import shown
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import read_at
+from fusemount.settings import ImageOptions
 
 READ_BYTES_MAX = 1 << 30  # of JSON, from one archive or store: some 10 s of work
 READ_DOCUMENTS_MAX = 200_000  # one may be read several times
@@ -80,13 +84,47 @@ def read_document(medium: Medium, name: str, limit: int) -> bytes | None:
     return data
 
 
-class Directory:
-    """An image's directory.  Its symlinks are followed: rules_oci and nix build layouts of them."""
+class Links(Enum):
+    """What becomes of symlinks in an image's directory.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    FOLLOWED: wherever they lead, as rules_oci and nix build layouts of them: digests tell whether
+    a file is what it should be, and nothing of another is shown.
+    INSIDE: resolved as if the directory were "/": without verification, the directory's owner could
+    show what only the caller may read.
+    NONE: there are none in a store of ours.
+    """
+
+    FOLLOWED = auto()
+    INSIDE = auto()
+    NONE = auto()
+
+
+def links_of(options: ImageOptions) -> Links:
+    return Links.FOLLOWED if options.verify else Links.INSIDE
+
+
+class Directory:
+    """An image's directory."""
+
+    def __init__(self, path: Path, links: Links = Links.FOLLOWED) -> None:
+        self._path, self._links = path, links
         self.budget = Budget()
         self._files: dict[str, BlobFile] = {}
+
+    def _file(self, name: str) -> BlobFile:
+        path = self._path / name
+        if self._links is Links.FOLLOWED:
+            return BlobFile(path, one_of_many=True)
+        resolve = open_in_root if self._links is Links.INSIDE else open_beneath
+
+        def open_it(flags: int) -> int:
+            top = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return resolve(top, name, flags)
+            finally:
+                os.close(top)
+
+        return BlobFile(path, one_of_many=True, open_it=open_it)
 
     @property
     def label(self) -> str:
@@ -96,10 +134,20 @@ class Directory:
         path = self._path / name
         if name.startswith("/") or ".." in Path(name).parts or "\0" in name:
             return None
-        file = self._files.setdefault(name, BlobFile(path, one_of_many=True))
+        file = self._files.setdefault(name, self._file(name))
         try:
-            return Stretch(file, 0, path.stat().st_size if path.is_file() else file.size)
+            if self._links is Links.FOLLOWED and path.is_file():
+                return Stretch(file, 0, path.stat().st_size)
+            size = file.size
+            if self._links is not Links.FOLLOWED:
+                file.release()
+            return Stretch(file, 0, size)
         except ImageNotFound:
+            if self._links is Links.INSIDE and path.is_symlink():
+                raise MalformedImage(
+                    f"{path}: a symlink that leads out of the layout; with --no-verify nothing "
+                    "outside is read"
+                ) from None
             return None
 
     def files(self) -> list[BlobFile]:

@@ -20,7 +20,7 @@ from fusemount.settings import Directories, ImageOptions, UnpackLimit
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
-from fusemount.sources.medium import Archive, Directory, Medium
+from fusemount.sources.medium import Archive, Directory, Medium, links_of
 
 IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive: LAYERS_MAX images' worth
 ROOTFS = "tar"  # a plain root file system
@@ -102,7 +102,7 @@ def _from_directory(reference: Reference, options: ImageOptions) -> Image:
         raise ImageNotFound(f"{path}: a directory; {reference.transport}: wants a file")
     if not (path / "oci-layout").exists() and not (path / "index.json").exists():
         raise ImageNotFound(f"{path}: a directory without an image (no oci-layout in it)")
-    medium = Directory(path)
+    medium = Directory(path, links_of(options))
     with ExitStack() as undo:
         undo.callback(medium.close)
         image = choose(oci.candidates(medium, options), reference.name, options, medium.label)
@@ -173,7 +173,10 @@ def _unwrapped(
     if compression is Compression.NONE:
         return file
     kept = cache.archive_path(identity(file.fd, 0, file.size))
-    if not kept.exists():
+    fd = cache.open_tar(kept)
+    if fd >= 0:
+        os.close(fd)
+    else:
         settle(file.fd)
         progress.start(f"unpacking {label}", file.size)
         try:

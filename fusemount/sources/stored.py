@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 
-from fusemount.digest import chain_ids
+from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageNotFound
 from fusemount.image import KeptLayer
 from fusemount.reference import Reference
@@ -15,8 +15,8 @@ from fusemount.settings import ImageOptions
 from fusemount.sources import oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Image
-from fusemount.sources.medium import Directory
-from fusemount.store import Store, layerdb
+from fusemount.sources.medium import Directory, Links
+from fusemount.store import Store, diffids, layerdb
 
 
 def open_stored(reference: Reference, options: ImageOptions) -> Image:
@@ -28,7 +28,7 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
             f"(`imgmount pull {name}` makes one)"
         )
     stored = store.find(name)
-    medium = Directory(store.root)
+    medium = Directory(store.root, Links.NONE)
     with ExitStack() as undo:
         undo.callback(medium.close)
         found = oci.candidates_of(medium, [stored.descriptor], options)
@@ -50,8 +50,14 @@ def kept_layers(image: Image) -> list[KeptLayer] | None:
         return None
     layout = Store(image.store).layout
     found = []
-    for ident in chain_ids(image.config.diff_ids):
-        size = layerdb.read_text(layout, ident, "size") or "0"
+    for ident, diff_id in zip(chain_ids(image.config.diff_ids), image.config.diff_ids, strict=True):
         cache_id = layerdb.read_text(layout, ident, "cache-id") or ""
-        found.append(KeptLayer(int(size) if size.isdecimal() else 0, cache_id))
+        try:
+            known = diffids.known(layout, Digest(f"sha256:{cache_id}"))
+        except ValueError:
+            known = None
+        if known is None or known.diff_id != diff_id:  # damaged
+            found.append(KeptLayer(0, ""))
+        else:
+            found.append(KeptLayer(known.size, cache_id))
     return found

@@ -25,6 +25,7 @@ from fusemount.image.fields import objects_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor
 from fusemount.image.parse import parse_descriptor
 from fusemount.imagename import ImageName, parse_name
+from fusemount.ownfile import read_file
 from fusemount.store.layout import Layout, replace_file, translated
 
 REPO_DIGESTS = "dev.imgmount.repo-digests"
@@ -133,7 +134,7 @@ class Catalog:
         """Empty where there is no store.  Raises MalformedImage, ImgmountError."""
         with translated(layout.index):
             try:
-                data = layout.index.read_bytes()
+                data = read_file(layout.index)
             except FileNotFoundError:
                 if layout.exists:
                     raise MalformedImage(

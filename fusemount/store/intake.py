@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -24,7 +23,9 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
 from fusemount.layer.kept import Cache, Facts, identity
+from fusemount.ownfile import file_size, open_file, open_or_make, read_file
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
+from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
 
@@ -76,7 +77,7 @@ class Part:
 
     def there(self) -> bool:
         """Whether the blob is in the store already: another process may just have brought it."""
-        return self._digest is not None and self._layout.blob(self._digest).exists()
+        return self._digest is not None and self._layout.has_blob(self._digest)
 
     def read(self, offset: int, size: int) -> bytes:
         with translated(self.path):
@@ -128,10 +129,10 @@ def _locked(path: Path, waiting: Callable[[], None]) -> int:
     It asks again and again: a thread that sleeps in flock() hears of no interrupt.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = open_or_make(path, os.O_RDWR, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            st, there = os.fstat(fd), os.stat(path)
+            st, there = os.fstat(fd), os.lstat(path)
             if (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
                 return fd
         except FileNotFoundError:
@@ -159,7 +160,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        return file_size(path) == len(data) and read_file(path) == data
     except FileNotFoundError:
         return False
 
@@ -306,7 +307,7 @@ def _check(flow: _Flow, facts: Facts, claims: Claims, description: str) -> None:
 
 
 def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
-    fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_file(blob)
     try:
         key = identity(fd, 0, os.fstat(fd).st_size)
     finally:
@@ -316,21 +317,13 @@ def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
 
 
 def remember(layout: Layout, layer: StoredLayer) -> None:
-    """The blob's diff_id, and its tar's size, as ROOT/distribution has them."""
-    path = layout.diff_id(layer.digest)
-    said = json.dumps({"diff_id": layer.diff_id, "size": layer.archive_size}).encode()
-    with locked(layout, exclusive=False), translated(path):
-        if not _holds(path, said):
-            replace_file(path, said)
+    diffids.remember(layout, layer.digest, layer.diff_id, layer.archive_size)
 
 
 def _allowed(layout: Layout, digest: Digest) -> UnpackLimit:
     """Of a layer of the store: what it was found to unpack to, which somebody allowed."""
-    try:
-        found = json.loads(layout.diff_id(digest).read_bytes())["size"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return UNPACK_LIMIT
-    return UnpackLimit(found, 0) if isinstance(found, int) and found > 0 else UNPACK_LIMIT
+    known = diffids.known(layout, digest)
+    return UnpackLimit(known.size, 0) if known is not None and known.size else UNPACK_LIMIT
 
 
 @dataclass(frozen=True)
@@ -352,7 +345,7 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
     """
     description = f"layer {digest}"
     with translated(layout.blob(digest)):
-        fd = os.open(layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        fd = layout.open_blob(digest)
     try:
         size = os.fstat(fd).st_size
         compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
@@ -383,7 +376,7 @@ def learn(layout: Layout, digest: Digest) -> StoredLayer | None:
     try:
         found = measure(layout, digest)
     except MalformedImage:
-        with open(layout.blob(digest), "rb") as file:
+        with open(layout.open_blob(digest), "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == digest.hex:
                 raise
         return None

@@ -17,6 +17,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fusemount.digest import Digest, chain_ids
+from fusemount.ownfile import make_directory, make_file, read_file
 from fusemount.store.layout import TMP, Layout, names_in, replace_file, sync_directory, translated
 from fusemount.store.summary import LayerRow
 
@@ -45,7 +46,7 @@ def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
 def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -> None:
     temporary = layerdb / f"{TMP}{ident.hex}.{os.getpid()}"
     _remove_tree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    make_directory(temporary, 0o755)
     for name, text in entry(layer, parent).items():
         _write(temporary / name, text)
     try:
@@ -64,7 +65,7 @@ def entry(layer: LayerRow, parent: Digest | None) -> dict[str, str]:
 
 def _write(path: Path, text: str) -> None:
     """A file of a directory that nobody sees yet."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = make_file(path, 0o644)
     try:
         data = text.encode()
         while data:
@@ -116,6 +117,6 @@ def sweep(layout: Layout) -> None:
 def read_text(layout: Layout, ident: Digest, name: str) -> str | None:
     """A file of an entry, None: not there."""
     try:
-        return (layout.layerdb / ident.hex / name).read_text("ascii").strip()
+        return read_file(layout.layerdb / ident.hex / name).decode("ascii").strip()
     except (OSError, ValueError):
         return None

@@ -39,9 +39,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, MalformedImage, NoSpace
+from fusemount.errors import ImgmountError, MalformedImage, NoSpace, NotPermitted
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NO_IMAGES = (
@@ -49,10 +51,14 @@ _NO_IMAGES = (
 )
 TMP = ".tmp-"
 _DIRECTORIES = (
-    "blobs/sha256", "layerdb/sha256", "distribution/diffid-by-digest/sha256",
-    "distribution/v2metadata-by-diffid/sha256", "cache", "ingest", "leases",
+    "blobs", "blobs/sha256", "layerdb", "layerdb/sha256", "distribution",
+    "distribution/diffid-by-digest", "distribution/diffid-by-digest/sha256",
+    "distribution/v2metadata-by-diffid", "distribution/v2metadata-by-diffid/sha256",
+    "ingest", "leases",
 )  # fmt: skip
+_CACHE = "cache"
 _OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
+    _CACHE,
     "index.json", "repositories.json", "lock",
 }  # fmt: skip
 _BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
@@ -77,7 +83,24 @@ class Layout:
 
     @property
     def exists(self) -> bool:
-        return (self.root / "oci-layout").exists()
+        return is_file(self.root / "oci-layout")
+
+    def check_ours(self) -> None:
+        """Raises NotPermitted where another user could have put something into the store.
+
+        It would guide what we remove, write and show.  With the root and these directories ours,
+        whatever stands below them is what we, or root, have put there.
+        """
+        for name in ("", *_DIRECTORIES, _CACHE):
+            path = self.root / name
+            if os.path.lexists(path):
+                try:
+                    os.close(own_directory(path, make=False))
+                except PermissionError:
+                    pass  # root's, and nothing of it can be read
+                except NotPermitted as error:
+                    advice = f"; oci:{self.root} reads it as a layout of somebody else's"
+                    raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
 
     def make(self) -> None:
         """Raises NoSpace, ImgmountError: also where root is something else.
@@ -88,9 +111,10 @@ class Layout:
         with translated(self.root):
             if not self.exists:
                 self._check_free()
-                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(own_directory(self.root, mode=0o700))
+            os.close(own_directory(self.root / _CACHE, mode=0o700))
             for name in _DIRECTORIES:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                os.close(own_directory(self.root / name, mode=0o755))
             if self.exists:
                 return
             with flocked(self.lock, exclusive=True):
@@ -99,27 +123,42 @@ class Layout:
                 replace_file(self.root / "oci-layout", OCI_LAYOUT)
 
     def _check_free(self) -> None:
-        """Nothing is there, or what a make() that was killed left."""
-        if not self.root.is_dir():
-            return
-        names = sorted(name for name in os.listdir(self.root) if not name.startswith(TMP))
+        """Nothing is there, what a make() that was killed left, or, by now, a store.
+
+        Another process may finish its make() between any two calls here.  oci-layout comes before
+        all that only a store has, and never goes: so it is looked for after what was found.
+        """
+        found = self._in_the_way()
+        if found and not self.exists:
+            raise ImgmountError(f"{self.root}: {found}")
+
+    def _in_the_way(self) -> str:
+        names = sorted(name for name in names_in(self.root) if not name.startswith(TMP))
         strange = [name for name in names if name not in _OURS | _BESIDE]
         if strange:
-            raise ImgmountError(
-                f"{self.root}: neither empty nor a store: there is {strange[0]} in it"
-            )
-        if self.blobs.is_dir() and os.listdir(self.blobs):
-            raise ImgmountError(f"{self.root}: there are blobs in it, but no oci-layout")
+            return f"neither empty nor a store: there is {strange[0]} in it"
+        return "there are blobs in it, but no oci-layout" if names_in(self.blobs) else ""
 
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.hex
+
+    def has_blob(self, digest: Digest) -> bool:
+        return is_file(self.blob(digest))
+
+    def open_blob(self, digest: Digest) -> int:
+        """To read. Raises OSError."""
+        return open_file(self.blob(digest))
+
+    def blob_size(self, digest: Digest) -> int:
+        """Raises OSError."""
+        return file_size(self.blob(digest))
 
     def document(self, digest: Digest) -> bytes:
         """A manifest, index or config; who refers to one may mean a layer's blob of any size.
 
         Raises OSError, MalformedImage.
         """
-        with open(self.blob(digest), "rb") as file:
+        with open(self.open_blob(digest), "rb") as file:
             data = file.read(DOCUMENT_BYTES_MAX + 1)
         if len(data) > DOCUMENT_BYTES_MAX:
             raise MalformedImage(
@@ -144,7 +183,7 @@ def names_in(directory: Path) -> list[str]:
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """path holds data, whole, or what it held before (S4).  Raises OSError."""
     temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = make_file(temporary, 0o644)
     try:
         try:
             view = memoryview(data)
@@ -165,7 +204,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def sync_directory(path: Path) -> None:
     """What was renamed into it lasts.  Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -175,7 +214,7 @@ def sync_directory(path: Path) -> None:
 @contextmanager
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Waits for the lock.  Raises OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = open_or_make(path, os.O_RDWR, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

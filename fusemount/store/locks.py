@@ -17,6 +17,7 @@ lists is not taken away; a lease without its lock means nothing and is removed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusemount.digest import Digest
+from fusemount.ownfile import make_file, open_file
 from fusemount.store.layout import Layout, flocked, names_in, translated
 
 MOUNT = "mount"
@@ -64,8 +66,7 @@ class Lease:
         self._layout = layout
         self._path = layout.leases / f"{os.getpid()}-{os.urandom(8).hex()}"
         with locked(layout, exclusive=False), translated(self._path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o644)
+            self._fd = make_file(self._path, 0o644, os.O_RDWR | os.O_APPEND)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 self._append(json.dumps(asdict(holder)).encode() + b"\n")
@@ -133,8 +134,14 @@ def living(layout: Layout) -> list[Held]:
 
 def _read(path: Path) -> Held | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(path)
     except FileNotFoundError:  # it has just ended
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        with suppress(OSError):
+            path.unlink()  # no file, no lease
         return None
     try:
         try:

@@ -6,9 +6,10 @@ looks at every file of the store, and takes whatever nothing leads to: what a cr
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.imagename import parse_name
 from fusemount.layer.kept import identity
-from fusemount.store import layerdb
+from fusemount.ownfile import open_file
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import TMP, Layout, names_in, translated
 from fusemount.store.locks import MOUNT, Held, living, locked
@@ -270,8 +272,8 @@ def _unlink(layout: Layout, blobs: Iterable[Digest]) -> int:
 def facts_of(layout: Layout, blob: Path) -> Path | None:
     """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
     try:
-        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = open_file(blob)
+    except OSError:
         return None
     try:
         return layout.cache / "facts" / f"{identity(fd, 0, os.fstat(fd).st_size)}.json"
@@ -282,6 +284,7 @@ def facts_of(layout: Layout, blob: Path) -> Path | None:
 def _forget(layout: Layout, diff_id: Digest) -> int:
     """What can be made again of a layer whose blob is gone; bytes freed."""
     freed = _gone(layout.cache / "layers" / f"{diff_id.hex}.tar")
+    freed += _gone(layout.cache / "layers" / f"{diff_id.hex}.json")
     freed += _gone(layout.cache / "index" / f"{diff_id.hex}.idx")
     return freed + _gone(layout.metadata / diff_id.hex)
 
@@ -362,7 +365,7 @@ def _leads_on(path: Path) -> bool:
     """A manifest or an index: it goes before what it leads to, or half an image would be there for
     an index that lists it."""
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             data = file.read(DOCUMENT_BYTES_MAX) if file.read(1) == b"{" else b""
     except OSError:
         return False
@@ -370,10 +373,8 @@ def _leads_on(path: Path) -> bool:
 
 
 def _diff_of(layout: Layout, digest: Digest) -> str:
-    try:
-        return Digest(json.loads(layout.diff_id(digest).read_bytes())["diff_id"]).hex
-    except (OSError, ValueError, KeyError, TypeError):
-        return digest.hex
+    known = diffids.known(layout, digest)
+    return digest.hex if known is None else known.diff_id.hex
 
 
 def _sweep(directory: Path, kept: set[str]) -> int:
@@ -397,9 +398,14 @@ def _sweep_parts(layout: Layout) -> int:
 def _idle(part: Path) -> Iterator[bool]:
     """Whether nobody writes this part; nobody begins to within the block."""
     try:
-        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(part, os.O_RDWR)
     except FileNotFoundError:
         yield False
+        return
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        yield not stat.S_ISDIR(os.lstat(part).st_mode)  # nobody works at what is no file
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -427,11 +433,11 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
     facts = (facts_of(layout, layout.blob(digest)) for digest in blobs)
     known = {path.name for path in facts if path is not None}
     directory = layout.cache / "facts"
-    freed = _sweep(directory, known) if directory.is_dir() else 0
-    for name, suffix in (("layers", ".tar"), ("index", ".idx")):
+    known |= {name for name in names_in(directory) if name.startswith(TMP)}  # a mount's
+    freed = _sweep(directory, known)
+    for name, suffixes in (("layers", (".tar", ".json")), ("index", (".idx",))):
         directory = layout.cache / name
-        if directory.is_dir():
-            kept = {diff_id + suffix for diff_id in diff_ids}
-            kept |= {entry for entry in names_in(directory) if entry.startswith(".tmp-")}
-            freed += _sweep(directory, kept)
+        kept = {diff_id + suffix for diff_id in diff_ids for suffix in suffixes}
+        kept |= {entry for entry in names_in(directory) if entry.startswith(TMP)}
+        freed += _sweep(directory, kept)
     return freed

@@ -25,8 +25,10 @@ from fusemount.errors import (
 )
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
+from fusemount.layer.record import read_sealed, sealed
+from fusemount.ownfile import read_file
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
-from fusemount.store import layerdb
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, translated
@@ -34,6 +36,7 @@ from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.summary import Summaries, Summary
 
 LISTED_MAX = 20  # names in one message
+_SEEN_VERSION = 1  # of the files that say so
 SEEN_MAX = 50  # places that are remembered of a layer
 _SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
 
@@ -100,6 +103,7 @@ class Store:
         self.unpack = unpack
         self.layout = Layout(root)
         self.default_domain = default_domain
+        self.layout.check_ours()
         if create:
             self.layout.make()
 
@@ -206,10 +210,8 @@ class Store:
 
     def diff_id(self, digest: Digest) -> Digest | None:
         """Of a layer's blob; None: not known."""
-        try:
-            return Digest(json.loads(self.layout.diff_id(digest).read_bytes())["diff_id"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        known = diffids.known(self.layout, digest)
+        return None if known is None else known.diff_id
 
     # ---- what comes in ------------------------------------------------------------------------
 
@@ -265,7 +267,7 @@ class Store:
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
         for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
-            if not self.layout.blob(digest).exists():
+            if not self.layout.has_blob(digest):
                 raise MalformedImage(
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
@@ -316,7 +318,7 @@ class Store:
         with translated(self.layout.repositories):
             old = b""
             with suppress(FileNotFoundError):
-                old = self.layout.repositories.read_bytes()
+                old = read_file(self.layout.repositories)
             if old != data:
                 replace_file(self.layout.repositories, data)
         summaries.save(entry.digest for entry in catalog.entries)
@@ -334,19 +336,15 @@ class Store:
             for r in (*rows[1 - SEEN_MAX :], blob)
         ]  # fmt: skip
         with locked(self.layout, exclusive=False), translated(path):
-            replace_file(path, json.dumps(said).encode(), durable=False)
+            replace_file(path, sealed(json.dumps(said).encode(), _SEEN_VERSION), durable=False)
 
     def known(self, diff_id: Digest) -> list[Seen]:
         """A layer's blobs in registries."""
-        try:
-            rows = json.loads((self.layout.metadata / diff_id.hex).read_bytes())
-            return [
-                Seen(Digest(r["Digest"]), int(r["Size"]), str(r["SourceRepository"]),
-                     str(r.get("MediaType") or ""))
-                for r in rows
-            ]  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return []
+        data = read_sealed(self.layout.metadata / diff_id.hex, _SEEN_VERSION)
+        return [
+            Seen(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
+            for r in json.loads(data or b"[]")
+        ]
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:

@@ -3,15 +3,14 @@
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
 change, so it is never stale: only which manifests of an index the store has is asked each time.
-What is taken away is told from it, so that a digest of its own guards it: damaged, it is not read.
+What is taken away is told from it, so that a checksum guards it (layer/record.py).
 
-    {"version":3,"sha256":"<of the next line>"}
+    {"version":4,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +22,8 @@ from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
+from fusemount.layer.record import read_sealed, sealed
+from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, translated
 
 _VERSION = 4
@@ -77,14 +78,11 @@ class Summaries:
     def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
         self._layout = layout
         self._tolerant = tolerant
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any]
         self._read_once: dict[Digest, Summary] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
-        with suppress(OSError, ValueError, TypeError):
-            head, _, rest = layout.summaries.read_bytes().partition(b"\n")
-            if json.loads(head) == _head(rest):
-                self._known = json.loads(rest)
+        self._known = json.loads(read_sealed(layout.summaries, _VERSION) or b"{}")
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         return self._as_it_is(self._bare(digest, media_type))
@@ -146,7 +144,7 @@ class Summaries:
             yield each, self._as_it_is(summary)
 
     def _there(self, summary: Summary) -> tuple[Digest, ...]:
-        return tuple(d for d in summary.children if self._layout.blob(d).exists())
+        return tuple(d for d in summary.children if self._layout.has_blob(d))
 
     def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
         """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
@@ -164,7 +162,7 @@ class Summaries:
         found: set[Digest] = set()
         for manifest, summary in self.reached(digest, media_type):
             found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
-            if summary.original is not None and self._layout.blob(summary.original).exists():
+            if summary.original is not None and self._layout.has_blob(summary.original):
                 found.add(summary.original)
             if summary.config is not None:
                 found.add(summary.config)
@@ -178,9 +176,8 @@ class Summaries:
         if not self._new and len(known) == len(self._known):
             return
         rest = json.dumps(known, separators=(",", ":")).encode()
-        data = json.dumps(_head(rest), separators=(",", ":")).encode() + b"\n" + rest
         with suppress(OSError):
-            replace_file(self._layout.summaries, data, durable=False)
+            replace_file(self._layout.summaries, sealed(rest, _VERSION), durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 
@@ -214,9 +211,10 @@ class Summaries:
         )  # fmt: skip
 
     def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
+        known = diffids.known(self._layout, layer.digest)
+        if known is not None:
+            return LayerRow(layer.digest, layer.size, diff_id, known.size)
         archive_size = layer.size if layer.digest == diff_id else 0
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            archive_size = int(json.loads(self._layout.diff_id(layer.digest).read_bytes())["size"])
         return LayerRow(layer.digest, layer.size, diff_id, archive_size)
 
     def _read(self, digest: Digest, where: str) -> bytes:
@@ -252,7 +250,3 @@ def _original(document: Manifest | Index) -> Digest | None:
         return Digest(document.annotations[ORIGINAL])
     except (KeyError, ValueError):
         return None
-
-
-def _head(rest: bytes) -> dict[str, Any]:
-    return {"version": _VERSION, "sha256": hashlib.sha256(rest).hexdigest()}

@@ -21,7 +21,8 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.layer.decode import StretchReader
 from fusemount.layer.kept import Cache, Facts
 from fusemount.layer.progress import Progress
-from fusemount.store import layerdb
+from fusemount.ownfile import open_file, read_file
+from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.intake import Measured, measure
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
@@ -94,7 +95,7 @@ class _Check:
                     f"{names}: its manifest {digest} is not there, or not what it should be"
                 )
                 continue
-            size = self._layout.blob(digest).stat().st_size
+            size = self._layout.blob_size(digest)
             for said in {e.descriptor.size for e in catalog.of(digest)} - {size}:
                 self._wrong(f"{names}: {size} bytes, index.json says {said}")
             for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
@@ -106,7 +107,7 @@ class _Check:
     def _marker(self) -> None:
         """What makes the directory an OCI layout."""
         try:
-            said = json.loads((self._layout.root / "oci-layout").read_bytes())
+            said = json.loads(read_file(self._layout.root / "oci-layout"))
         except (OSError, ValueError) as error:
             said = error
         if said != json.loads(OCI_LAYOUT):
@@ -150,7 +151,7 @@ class _Check:
                 self._wrong(f"blobs/sha256/{name}: digest is {found}")
 
     def _hash(self, path: Path) -> Digest:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(path)
         try:
             size = os.fstat(fd).st_size
             self._progress.start(f"hashing {path.name[:12]}", size)
@@ -178,11 +179,10 @@ class _Check:
                 return
             for descriptor in (document.config, *document.layers):
                 self._reached.add(descriptor.digest)
-                path = self._layout.blob(descriptor.digest)
                 if descriptor.digest not in self._good:
                     self._wrong(f"{names}: blob {descriptor.digest} is not there, or not it")
-                elif path.stat().st_size != descriptor.size:
-                    self._wrong(f"{names}: blob {descriptor.digest}: {path.stat().st_size} bytes, "
+                elif (size := self._layout.blob_size(descriptor.digest)) != descriptor.size:
+                    self._wrong(f"{names}: blob {descriptor.digest}: {size} bytes, "
                                 f"the manifest says {descriptor.size}")  # fmt: skip
             if document.is_artifact or not self._good.issuperset(
                 d.digest for d in (document.config, *document.layers)
@@ -197,14 +197,14 @@ class _Check:
 
     def _children(self, index: Index, names: str) -> None:
         """Those that are there: which ones were wanted, nothing tells."""
-        there = [c for c in index.manifests if self._layout.blob(c.digest).exists()]
+        there = [c for c in index.manifests if self._layout.has_blob(c.digest)]
         if index.manifests and not there:
             self._wrong(f"{names}: none of the manifests that it lists is there")
         for child in there:
             if child.digest not in self._good:
                 self._wrong(f"{names}: manifest {child.digest} is not what it should be")
                 continue
-            size = self._layout.blob(child.digest).stat().st_size
+            size = self._layout.blob_size(child.digest)
             if size != child.size:
                 self._wrong(f"{names}: manifest {child.digest}: {size} bytes, its index says "
                             f"{child.size}")  # fmt: skip
@@ -281,7 +281,7 @@ class _Check:
         return self._layers[digest]
 
     def _measure(self, digest: Digest) -> Measured:
-        size = self._layout.blob(digest).stat().st_size
+        size = self._layout.blob_size(digest)
         self._progress.start(f"unpacking {digest.hex[:12]}", size)
         try:
             return measure(self._layout, digest, self._progress.advance)
@@ -292,32 +292,32 @@ class _Check:
 
     def _kept(self, digest: Digest, layer: Measured) -> None:
         """The map, the facts, the kept index and the unpacked tar of a layer."""
-        try:
-            said = json.loads(self._layout.diff_id(digest).read_bytes())["diff_id"]
-            if said != layer.diff_id:
-                self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {said}, "
-                            f"it is {layer.diff_id}")  # fmt: skip
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._wrong(f"distribution/diffid-by-digest/sha256/{digest.hex}: {error}")
+        entry = self._layout.diff_id(digest)
+        known = diffids.known(self._layout, digest)
+        where = entry.relative_to(self._layout.root)
+        if known is None and os.path.lexists(entry):
+            self._wrong(f"{where}: damaged")
+        elif known is not None and known.diff_id != layer.diff_id:
+            self._wrong(f"{where}: {known.diff_id}, it is {layer.diff_id}")
         cache = Cache(self._layout.cache)
-        kept = cache.index(cache.index_path(layer.diff_id, ""))
-        if kept is not None and _saved(kept) != _saved(layer.index):
-            self._wrong(f"cache/index/{layer.diff_id.hex}.idx: not the index of that layer")
+        path = cache.index_path(layer.diff_id, "")
+        kept = cache.index(path)
+        whole = kept is not None and _saved(kept) == _saved(layer.index)
+        if not whole and os.path.lexists(path):
+            self._wrong(f"cache/index/{path.name}: not the index of that layer")
         tar = cache.layer_path(layer.diff_id)
         with suppress(FileNotFoundError):
             found = self._hash(tar)
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
-        path = facts_of(self._layout, self._layout.blob(digest))
-        facts = cache.facts(path.stem) if path is not None else None
-        if facts not in (None, Facts(digest, layer.diff_id, layer.archive_size)):
-            self._wrong(f"cache/facts/{path and path.name}: not what blob {digest} is")
+        said = facts_of(self._layout, self._layout.blob(digest))
+        right = Facts(digest, layer.diff_id, layer.archive_size)
+        if said and os.path.lexists(said) and cache.facts(said.stem) != right:
+            self._wrong(f"cache/facts/{said.name}: not what blob {digest} is")
 
     def _derived(self, catalog: Catalog) -> None:
         try:
-            said = json.loads(self._layout.repositories.read_bytes())
+            said = json.loads(read_file(self._layout.repositories))
             made_from = Digest(said["Index"])
         except FileNotFoundError:
             pass

@@ -223,7 +223,7 @@ class Bringing:
     def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
         """A blob that is there was verified when we brought it; one that others wrote is now.
         False: it is not what its name says.  Another config may claim another diff_id."""
-        if self._store.layout.blob(descriptor.digest).stat().st_size != descriptor.size:
+        if self._store.layout.blob_size(descriptor.digest) != descriptor.size:
             return False
         known = self._store.diff_id(descriptor.digest)
         if known is None or diff_id not in (None, known):  # the map may be what is wrong

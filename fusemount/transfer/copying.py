@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
@@ -128,8 +129,8 @@ def _through(
             return
     _sweep(directories.cache)
     root = directories.cache / f"{_COPY}{os.getpid()}-{os.urandom(4).hex()}"
-    root.mkdir(parents=True)
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.close(own_directory(directories.cache, mode=0o700))
+    fd = own_directory(root, mode=0o700)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield Store(root, create=True, unpack=options.unpack)
@@ -140,9 +141,11 @@ def _through(
 
 def _sweep(cache: Path) -> None:
     """Stores of copies that were killed: nobody holds their lock."""
+    with suppress(FileNotFoundError):
+        os.close(own_directory(cache, make=False))
     for root in cache.glob(_COPY + "*"):
         with suppress(OSError):
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 # one between being made and locked is younger than this
                 old = time.time() - os.fstat(fd).st_mtime > 60

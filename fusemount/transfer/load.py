@@ -334,7 +334,7 @@ def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     if store.diff_id(blob.diff_id) != blob.diff_id:
         return None
     try:
-        size = store.layout.blob(blob.diff_id).stat().st_size
+        size = store.layout.blob_size(blob.diff_id)
     except FileNotFoundError:
         return None
     if size != blob.size:

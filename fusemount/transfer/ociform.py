@@ -36,7 +36,7 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
     kind = str(said.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
     for child in said.get("manifests") or ():
-        if store.layout.blob(Digest(child["digest"])).exists():
+        if store.layout.has_blob(Digest(child["digest"])):
             changed |= _replaced(child, as_oci(store, lease, _of(child)))
     for part in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
         twin = TYPES.get(part.get("mediaType"))

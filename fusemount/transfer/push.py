@@ -119,7 +119,7 @@ class _Pushing:
         said = json.loads(data)
         left, changed = [], False
         for entry, child in zip(said["manifests"], index.manifests, strict=True):
-            if self._store.layout.blob(child.digest).exists():
+            if self._store.layout.has_blob(child.digest):
                 pushed = await self.manifest(child, "")
                 if pushed.digest != child.digest:
                     entry["digest"], entry["size"], changed = pushed.digest, pushed.size, True
@@ -240,9 +240,8 @@ class _Pushing:
         elif row is not None and (source := await self._mounted_anywhere(descriptor.digest, row)):
             task.done(f"Mounted from {source}")
         else:
-            path = self._store.layout.blob(descriptor.digest)
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = self._store.layout.open_blob(descriptor.digest)
             except OSError as error:
                 raise MalformedImage(f"blob {descriptor.digest}: {error.strerror}") from error
             try:

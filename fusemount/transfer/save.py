@@ -30,6 +30,7 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.decode import StretchReader, read_at
+from fusemount.layer.kept import Cache
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target
@@ -125,7 +126,7 @@ def _for_platform(store: Store, image: StoredImage, platform: Platform) -> Store
     _, digest, summary = min(ranked, key=lambda each: each[0])
     if digest == image.digest:
         return image
-    size = store.layout.blob(digest).stat().st_size
+    size = store.layout.blob_size(digest)
     descriptor = Descriptor(
         _media_type(store, digest), digest, size, platform=parse_platform(summary.platform)
     )
@@ -236,7 +237,7 @@ class _Saving:
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
             for child in document.manifests:
-                if self._store.layout.blob(child.digest).exists():
+                if self._store.layout.has_blob(child.digest):
                     self._below(child)
         else:
             for blob in (*document.layers, document.config):
@@ -256,7 +257,7 @@ class _Saving:
         path = self._store.layout.blob(descriptor.digest)
         task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._store.layout.open_blob(descriptor.digest)
         except OSError as error:
             raise MalformedImage(f"blob {descriptor.digest}: {error.strerror}") from error
         try:
@@ -297,10 +298,11 @@ def _called(entry: dict[str, Any]) -> set[str]:
 @contextmanager
 def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
     """The tar of a layer, from where it costs least; the caller compares its digest."""
-    cached = store.layout.cache / "layers" / f"{layer.diff_id.hex}.tar"
-    path = cached if _size(cached) == layer.archive_size else store.layout.blob(layer.digest)
+    cache = Cache(store.layout.cache)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = cache.open_tar(cache.layer_path(layer.diff_id), layer.archive_size)
+        if fd < 0:
+            fd = store.layout.open_blob(layer.digest)
     except OSError as error:
         raise MalformedImage(f"blob {layer.digest}: {error.strerror}") from error
     try:
@@ -313,13 +315,6 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         yield decompress(reader.read, detect(head), description, limit, size)
     finally:
         os.close(fd)
-
-
-def _size(path: os.PathLike[str]) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
 
 
 def _json(value: Any) -> bytes:

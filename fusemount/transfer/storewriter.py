@@ -55,7 +55,7 @@ class StoreWriter:
         """A layer of another image, as it stands there."""
         if blob.digest is not None and layer.diff_id is not None:
             self._lease.hold([blob.digest])
-            if self._store.layout.blob(blob.digest).exists():
+            if self._store.layout.has_blob(blob.digest):
                 compression = _compression(blob)
                 return WrittenLayer(layer.diff_id, blob.digest, blob.size, compression)
         self._progress.start(f"storing {blob.description}", blob.size)

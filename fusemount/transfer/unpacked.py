@@ -19,9 +19,8 @@ def take_unpacked(
     ImageNotFound where it cannot be made again, NoSpace, ImgmountError."""
     task = progress.begin(layer.diff_id.hex[:12], layer.size)
     lease.hold([layer.diff_id])
-    there = store.layout.blob(layer.diff_id)
-    if there.exists():
-        size = there.stat().st_size
+    if store.layout.has_blob(layer.diff_id):
+        size = store.layout.blob_size(layer.diff_id)
         task.done("Already exists")
         return StoredLayer(layer.diff_id, size, layer.diff_id, size, Compression.NONE)
     claims = Claims(layer.diff_id, None, layer.diff_id)

@@ -1,26 +1,31 @@
 /* fuzz_index.c: the loader of a kept index, and all that uses what it let through.
  *
+ * The checksum is mended, so that all that stands behind it is met.
  * Laws: what is read can be merged, alone and upon itself, or is refused with a reason; it is
  * written again as it was.
  */
 #include "fuzz.h"
 
 #include "../merge.h"
+#include "../tests/seal.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void write_again(const img_index *index, const uint8_t *data, size_t size) {
+static void write_again(const img_index *index, int from, size_t size) {
     img_error err = {0};
     int fd = memory_file("", 0);
-    uint8_t *again = malloc(size);
+    uint8_t *again = malloc(size), *data = malloc(size);
     struct stat st;
-    CHECK(again && img_index_write(index, fd, &err) == 0);
+    CHECK(again && data && img_index_write(index, fd, &err) == 0);
     CHECK(fstat(fd, &st) == 0 && (size_t)st.st_size == size);
-    CHECK(pread(fd, again, size, 0) == (ssize_t)size && memcmp(again, data, size) == 0);
+    CHECK(pread(fd, again, size, 0) == (ssize_t)size &&
+          pread(from, data, size, 0) == (ssize_t)size);
+    CHECK(memcmp(again, data, size) == 0);
     free(again);
+    free(data);
     (void)close(fd);
 }
 
@@ -43,13 +48,15 @@ static void merge(const img_index *index, unsigned times, bool follow) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     img_error err = {0};
     int fd = memory_file(data, size);
+    seal(fd);
     img_index *index = img_index_read(fd, &err);
-    (void)close(fd);
     if (!index) {
+        (void)close(fd);
         CHECK(err.code == EBADMSG && err.message[0]);
         return 0;
     }
-    write_again(index, data, size);
+    write_again(index, fd, size);
+    (void)close(fd);
     merge(index, 1, false);
     merge(index, 2, true);
     img_index_drop_entries(index);

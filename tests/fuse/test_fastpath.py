@@ -196,7 +196,8 @@ try:
             f.write(bytes(100_000))
         os.stat(f"{sys.argv[1]}/d/none{n}") if n % 7 == 0 and os.path.exists("x") else None
 except OSError as e:
-    print(e.errno)
+    line = e.__traceback__.tb_lineno
+    print(e.errno, f"in line {line} at file {n}: {e!r}; mounted: {os.path.ismount(sys.argv[1])}")
 """
 
 
@@ -223,7 +224,11 @@ def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
             os.kill(daemon_of(workshop), signal.SIGKILL)
             for one in running:
                 said, _ = one.communicate(timeout=20)
-                assert int(said) in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+                number = int(said.split()[0])
+                assert number in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), said
+            stands = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
+                     if f" {at} " in line]  # fmt: skip
+            assert len(stands) == 1  # it stands, so that nobody writes into the directory below
             with pytest.raises(OSError) as caught:
                 os.listdir(at / "d")
             assert caught.value.errno == errno.ENOTCONN
@@ -231,6 +236,7 @@ def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
                 held.read()
             assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
         raise AssertionError("killed")
+    assert os.listdir(at) == []
 
 
 @pytest.mark.parametrize("how", ["lazy", "SIGTERM"])

@@ -134,6 +134,21 @@ def test_save_and_load(tmp_path: Path) -> None:
             LayerIndex.load(file.fileno())
 
 
+def test_every_bit_of_a_kept_index_counts() -> None:
+    """A changed owner, mode, size or place of contents would be shown, and nobody could tell."""
+    data = pax((b"SCHILY.xattr.user.k", b"v")) + member(b"d/a", b"1") + END
+    fd = os.memfd_create("index")
+    scan(data).save(fd)
+    kept = bytearray(os.pread(fd, 1 << 20, 0))
+    for bit in range(len(kept) * 8):
+        os.pwrite(fd, bytes([kept[bit // 8] ^ 1 << bit % 8]), bit // 8)
+        with pytest.raises(FormatError):
+            LayerIndex.load(fd)
+        os.pwrite(fd, kept[bit // 8 : bit // 8 + 1], bit // 8)
+    assert len(LayerIndex.load(fd)) == 1
+    os.close(fd)
+
+
 def test_members_are_counted_from_zero() -> None:
     index = scan(header(b"a"))
     assert len(index) == 1 and index.member(0).kind == "file"

@@ -20,7 +20,7 @@ from fusemount.errors import (
     PlatformMismatch,
     VerificationFailed,
 )
-from fusemount.layer import UnpackedLayer
+from fusemount.layer import UnpackedLayer, open_directories
 from fusemount.settings import Platform
 from fusemount.sources import Image
 
@@ -43,6 +43,24 @@ def error_of(opened: Opener, reference: str, kind: type[ImgmountError]) -> str:
         opened(reference)
     assert type(caught.value) is kind and "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_link_on_the_way_to_a_layer_is_not_followed(
+    opened: Opener, storage: ContainersRoot, depth: int
+) -> None:
+    """The store's owner could show another's directory so, and root's."""
+    storage.add("a", "localhost/a:1")
+    storage.save()
+    image = opened(f"containers-storage:[{storage.root}]a:1")
+    for layer in open_directories(image.directories, origin=image.origin):
+        layer.close()
+    way = (image.directories[0], *image.directories[0].parents)[depth]
+    way.rename(storage.root.parent / "elsewhere")
+    way.symlink_to(storage.root.parent / "elsewhere")
+    image = opened(f"containers-storage:[{storage.root}]a:1")
+    with pytest.raises(ImageNotFound, match="symbolic links"):
+        open_directories(image.directories, origin=image.origin)
 
 
 # ---- docker -------------------------------------------------------------------------------
@@ -317,6 +335,7 @@ def test_a_tar_made_again(tmp_path: Path) -> None:
         ({"type": 1, "name": "gone", "size": 1}, "No such file"),
         ({"type": 1, "name": "../../../../etc/passwd", "size": 1}, "No such file"),
         ({"type": 1, "name": "link", "size": 1}, "symbolic links"),
+        ({"type": 1, "name": "linked/passwd", "size": 1}, "symbolic links"),
         ({"type": 1, "name": "d", "size": 1}, "no longer the file"),
         ({"type": 7}, "neither a file nor a segment"),
         ({"type": 2, "payload": "?"}, "payload"),
@@ -325,6 +344,7 @@ def test_a_tar_made_again(tmp_path: Path) -> None:
 def test_a_tar_that_cannot_be_made(tmp_path: Path, entry: dict[str, object], why: str) -> None:
     write(tmp_path / "tree/f", b"contents")
     (tmp_path / "tree/link").symlink_to("/etc/passwd")
+    (tmp_path / "tree/linked").symlink_to("/etc")
     (tmp_path / "tree/d").mkdir()
     with pytest.raises(MalformedImage, match=why):
         b"".join(_unpacked(tmp_path, entry).tar())

@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
 FLOORS = {
     0: (
-        *("errors", "digest", "escape", "imagename", "reference", "settings", "_native"),
+        *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
         *("beneath", "magic", "__init__"),
     ),
     1: ("image", "codec", "tar"),

@@ -1,0 +1,87 @@
+"""Law: files in a directory of ours (beneath.own_directory) are opened and made here.
+
+Nobody else can put anything into such a directory, so one path names one file there.  A file is
+opened only if it is regular, never through a symlink, and a fifo in its place hangs nobody.  What
+is made has exactly the mode that is asked for, whatever the umask.  All raise OSError, whose
+message says what is there instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+_Path = str | os.PathLike[str]
+
+
+def open_file(path: _Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of the regular file; with O_CREAT and O_EXCL of a new one."""
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _refused(path, "a symlink") from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise _refused(path, "no regular file") from error
+        raise
+    try:
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise _refused(path, "no regular file")
+        if flags & os.O_CREAT and flags & os.O_EXCL and stat.S_IMODE(st.st_mode) != mode:
+            os.fchmod(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_file(path: _Path, mode: int, flags: int = os.O_WRONLY) -> int:
+    """A descriptor of a file that was not there."""
+    return open_file(path, flags | os.O_CREAT | os.O_EXCL, mode)
+
+
+def open_or_make(path: _Path, flags: int, mode: int) -> int:
+    """A descriptor of the file that several processes share, whoever makes it."""
+    while True:
+        try:
+            return open_file(path, flags)
+        except FileNotFoundError:
+            try:
+                return make_file(path, mode, flags)
+            except FileExistsError:
+                continue  # another process was quicker
+
+
+def read_file(path: _Path) -> bytes:
+    """All of it."""
+    with open(open_file(path), "rb") as file:
+        return file.read()
+
+
+def file_size(path: _Path) -> int:
+    """Bytes; FileNotFoundError also where something else stands there."""
+    st = os.lstat(path)
+    if not stat.S_ISREG(st.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "no regular file", os.fspath(path))
+    return st.st_size
+
+
+def is_file(path: _Path) -> bool:
+    try:
+        return file_size(path) >= 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def make_directory(path: _Path, mode: int) -> None:
+    """A directory that was not there."""
+    os.mkdir(path, mode)
+    os.chmod(path, mode)
+
+
+def _refused(path: _Path, what: str) -> OSError:
+    return OSError(errno.EINVAL, f"{what}, where a file of imgmount's own should be",
+                   os.fspath(path))  # fmt: skip

@@ -1,0 +1,43 @@
+"""Law: a blob's diff_id, and its tar's size, as ROOT/distribution/diffid-by-digest has them.
+
+    sha256/<hex of the blob>    {"version":1,"sha256":...}      (layer/record.py)
+                                {"diff_id": "sha256:...", "size": N}
+
+A blob of which nothing is said, or nothing that is whole, is measured again when it matters.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from fusemount.digest import Digest
+from fusemount.layer.record import read_sealed, sealed
+from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.locks import locked
+
+_VERSION = 1
+
+
+class Known(NamedTuple):
+    """size: bytes of the tar."""
+
+    diff_id: Digest
+    size: int
+
+
+def known(layout: Layout, digest: Digest) -> Known | None:
+    data = read_sealed(layout.diff_id(digest), _VERSION)
+    if data is None:
+        return None
+    said = json.loads(data)
+    return Known(Digest(said["diff_id"]), int(said["size"]))
+
+
+def remember(layout: Layout, digest: Digest, diff_id: Digest, size: int) -> None:
+    """Raises NoSpace, ImgmountError."""
+    path, now = layout.diff_id(digest), Known(diff_id, size)
+    data = sealed(json.dumps(now._asdict()).encode(), _VERSION)
+    with locked(layout, exclusive=False), translated(path):
+        if known(layout, digest) != now:
+            replace_file(path, data)
