@@ -98,7 +98,7 @@ def open_view(
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
         with suppress(OSError):  # `diff` and `commit` then want --base
-            keep_base(rootfs.upper, base, rebase=options.rebase)
+            keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
     return View(image, rootfs, upper, scratch, made, lost)
 

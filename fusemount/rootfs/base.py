@@ -17,7 +17,7 @@ Keys that say nothing are left out; keys that are not known are passed over.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from fusemount.errors import UpperError
@@ -33,6 +33,8 @@ class Base:
     image: a reference that says the same from any directory.  image_id: "" for what has no ID.
     chain: the chain ID (image-spec, config.md) of its layers, "" where they are not known.
     platform: as it was asked for, "" for the machine's own.
+    adopted: the upper had something in it before it belonged to this image: its whiteouts may hide
+    what other layers have.
     """
 
     image: str
@@ -40,6 +42,7 @@ class Base:
     chain: str = ""
     platform: str = ""
     follow_symlink_parents: bool = False
+    adopted: bool = False
 
     def __str__(self) -> str:
         known = self.image_id or self.chain
@@ -86,13 +89,18 @@ def check_base(upper: Upper, now: Base, *, rebase: bool = False) -> Fit:
     return found
 
 
-def keep_base(upper: Upper, base: Base, *, rebase: bool) -> None:
+def keep_base(upper: Upper, base: Base, *, rebase: bool, adopted: bool) -> None:
     """What was recorded stays where this base can only be believed to be the same. Raises OSError;
     an upper that does not take it goes on without."""
     known = recorded_base(upper)
     nothing_to_lose = known is None or not (known.image_id or known.chain)
     if rebase or nothing_to_lose or fit(known, base) is Fit.SAME:
-        record_base(upper, base)
+        record_base(upper, replace(base, adopted=adopted))
+
+
+def is_adopted(upper: Upper) -> bool:
+    known = recorded_base(upper)
+    return known is not None and known.adopted
 
 
 def record_base(upper: Upper, base: Base) -> None:
@@ -102,6 +110,7 @@ def record_base(upper: Upper, base: Base) -> None:
         "id": base.image_id,
         "chain": base.chain,
         "platform": base.platform,
+        "adopted": "yes" if base.adopted else "",
         "symlink-parents": "follow" if base.follow_symlink_parents else "",
     }
     said = {key: value for key, value in said.items() if value}
@@ -126,4 +135,5 @@ def recorded_base(upper: Upper) -> Base | None:
         chain=words.get("chain", ""),
         platform=words.get("platform", ""),
         follow_symlink_parents=words.get("symlink-parents") == "follow",
+        adopted=words.get("adopted") == "yes",
     )

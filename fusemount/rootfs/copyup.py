@@ -167,6 +167,15 @@ class CopyUp:
         if failed is not None and not done:
             raise failed
 
+    def take_stray(self, parent: int, name: bytes) -> None:
+        """A whiteout goes that hides nothing, and keeps its name from being used."""
+        with self._unseen({parent}):
+            fd = self._native.pin(parent)
+            try:
+                os.unlink(name, dir_fd=fd)
+            finally:
+                self._native.unpin(parent)
+
     def settle_times(self, ino: int) -> None:
         """A directory's times become what the tree shows."""
         attr = self._tree.getattr(ino)

@@ -76,14 +76,14 @@ class _Object:
 class _Loader:
     """Works through lists, never by recursion: an upper may be as deep as its user likes."""
 
-    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
-        self._tree, self._upper = tree, upper
+    def __init__(self, tree: _native.Tree, upper: Upper, adopted: bool) -> None:
+        self._tree, self._upper, self._adopted = tree, upper, adopted
         self._links: dict[tuple[int, int], int] = {}  # nodes of what was applied, by object
         self._paths: dict[tuple[int, int], set[bytes]] = {}
         self._claimed: dict[int, tuple[int, int]] = {}  # nodes of the layers, by nodeid
         self._held: list[int] = []
         self.redirects: dict[int, bytes] = {}
-        self.mending = Mending([], [], [], [], [])
+        self.mending = Mending([], [], [], [], [], [])
         self.unmatched: list[tuple[Unmatched, int, bytes]] = []
         self.borrowed: list[tuple[int, int]] = []
         # A living mount may take away what was listed, or put another kind in its place.
@@ -252,7 +252,10 @@ class _Loader:
             if there:
                 self._tree.drop_name(parent, child.name)
             elif not self._tree.is_lower_name(parent, child.name):
-                self._keep_unseen(Unmatched.WHITEOUT, parent, child)
+                if self._adopted:
+                    self._keep_unseen(Unmatched.WHITEOUT, parent, child)
+                else:
+                    self.mending.strays.append((parent, child.name))
             return 0
         if child.meta and not child.data:
             if there:
@@ -387,9 +390,12 @@ def visible_path(tree: _native.Tree, parent: int, name: bytes = b"") -> bytes:
     return b"/".join(reversed(parts))
 
 
-def load_upper(tree: _native.Tree, upper: Upper) -> Loaded:
-    """Lays the upper over the sealed tree. Raises OSError."""
-    loader = _Loader(tree, upper)
+def load_upper(tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> Loaded:
+    """Lays the upper over the sealed tree. Raises OSError.
+
+    adopted: it may have been made over other layers, so its whiteouts stay, whatever they hide.
+    """
+    loader = _Loader(tree, upper, adopted)
     root = loader.read()
     loader.lift(root)
     loader.apply(root)

@@ -14,7 +14,8 @@ class Mending:
 
     links: nodes, whose first name has the object, and the names that lack it.  times: directories
     that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files
-    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
+    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.  strays: whiteouts
+    that hide nothing, (parent, name).
     """
 
     links: list[tuple[int, list[tuple[int, bytes]]]]
@@ -22,6 +23,7 @@ class Mending:
     files: list[int]
     cut: list[int]
     prefixed: list[Prefixed]
+    strays: list[tuple[int, bytes]]
 
 
 class Unmatched(Enum):
@@ -52,4 +54,4 @@ class Loaded:
     borrowed: list[tuple[int, int]] = field(default_factory=list)
 
 
-EMPTY = Loaded({}, Mending([], [], [], [], []))
+EMPTY = Loaded({}, Mending([], [], [], [], [], []))

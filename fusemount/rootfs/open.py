@@ -10,7 +10,7 @@ from typing import Protocol
 from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
-from fusemount.rootfs.base import Base, Fit, check_base
+from fusemount.rootfs.base import Base, Fit, check_base, is_adopted
 from fusemount.rootfs.rebase import take_sizes
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
@@ -124,7 +124,10 @@ def _over(
     """The upper's base is checked before anything of the upper is read, let alone mended."""
     try:
         fits = base is None or check_base(upper, base, rebase=rebase) is Fit.SAME
-        rootfs = RootFs(tree, upper, read_only=read_only, options=options, fits=fits)
+        adopted = not fits or is_adopted(upper)
+        rootfs = RootFs(
+            tree, upper, read_only=read_only, options=options, fits=fits, adopted=adopted
+        )
         if rebase and not fits and not read_only:
             take_sizes(rootfs)
         return rootfs

@@ -113,16 +113,19 @@ class RootFs:
         read_only: bool = False,
         options: UpperOptions = UpperOptions(),
         fits: bool = True,
+        adopted: bool = False,
     ) -> None:
-        """fits: the layers are certainly those that the upper was made over."""
+        """fits: the layers are certainly those that the upper belongs to.  adopted: it may have
+        been made over others."""
         self.tree = tree
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
-        self.loaded, self.fits = EMPTY, fits
+        self.loaded, self.fits, self.adopted = EMPTY, fits, False
         if upper is None:
             return
-        self.loaded = loaded = self._start(upper)
+        self.loaded = loaded = self._start(upper, adopted)
+        self.adopted = adopted and loaded is not EMPTY  # a new one holds nothing of others
         redirect = upper.privileged if options.redirect is None else options.redirect
         metacopy = upper.privileged if options.metacopy is None else options.metacopy
         native = self.native = _native.UpperFiles(
@@ -148,11 +151,11 @@ class RootFs:
             for ino in loaded.mending.cut if fits else ():
                 self._copy.whole(ino)
 
-    def _start(self, upper: Upper) -> Loaded:
+    def _start(self, upper: Upper, adopted: bool) -> Loaded:
         """A new upper takes on the root's attributes; one that was used before is laid over."""
         fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
         if not fresh:
-            return load_upper(self.tree, upper)
+            return load_upper(self.tree, upper, adopted=adopted)
         if not self.read_only:
             self._begin(upper)
         return EMPTY
@@ -176,6 +179,8 @@ class RootFs:
             self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
         for ino, missing in mending.links if fits else ():
             self._copy.complete_links(ino, missing)
+        for stray in mending.strays:
+            self._copy.take_stray(*stray)
         for ino in mending.files:
             self._copy.restore(ino)
         for ino in mending.times:
