@@ -52,4 +52,6 @@ class Loaded:
     borrowed: list[tuple[int, int]] = field(default_factory=list)
 
 
-EMPTY = Loaded({}, Mending([], [], [], [], []))
+def nothing_loaded() -> Loaded:
+    """Of an upper that is empty; who uses it adds redirects."""
+    return Loaded({}, Mending([], [], [], [], []))

@@ -28,7 +28,7 @@ from typing import NoReturn
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import load_upper, set_xattrs
-from fusemount.rootfs.loaded import EMPTY, Loaded, Mending
+from fusemount.rootfs.loaded import Loaded, Mending, nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.prefixed import convert
@@ -119,7 +119,7 @@ class RootFs:
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
-        self.loaded, self.fits = EMPTY, fits
+        self.loaded, self.fits = nothing_loaded(), fits
         if upper is None:
             return
         self.loaded = loaded = self._start(upper)
@@ -155,7 +155,7 @@ class RootFs:
             return load_upper(self.tree, upper)
         if not self.read_only:
             self._begin(upper)
-        return EMPTY
+        return nothing_loaded()
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
