@@ -20,6 +20,7 @@ class MemoryLayer:
     fd: int
     offset: int
     description: str
+    rebuild: None = None  # its index is of this moment
 
 
 def open_layer(tar: bytes, number: int = 0) -> MemoryLayer:

@@ -45,13 +45,16 @@ class Loaded:
 
     unmatched: (how, parent, name); none where the layers are those that the upper was made over.
     borrowed: files whose contents are the layers', while their attributes are the upper's, and the
-    size of those contents.
+    size of those contents.  fresh: the upper was empty.
     """
 
     redirects: dict[int, bytes]
     mending: Mending
     unmatched: list[tuple[Unmatched, int, bytes]] = field(default_factory=list)
     borrowed: list[tuple[int, int]] = field(default_factory=list)
+    fresh: bool = False
 
 
-EMPTY = Loaded({}, Mending([], [], [], [], [], []))
+def nothing_loaded() -> Loaded:
+    """Of an upper that is empty; who uses it adds redirects."""
+    return Loaded({}, Mending([], [], [], [], [], []), fresh=True)

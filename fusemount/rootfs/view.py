@@ -28,7 +28,7 @@ from typing import NoReturn
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import load_upper, set_xattrs
-from fusemount.rootfs.loaded import EMPTY, Loaded, Mending
+from fusemount.rootfs.loaded import Loaded, Mending, nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.prefixed import convert
@@ -121,11 +121,11 @@ class RootFs:
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
-        self.loaded, self.fits, self.adopted = EMPTY, fits, False
+        self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
         if upper is None:
             return
         self.loaded = loaded = self._start(upper, adopted)
-        self.adopted = adopted and loaded is not EMPTY  # a new one holds nothing of others
+        self.adopted = adopted and not loaded.fresh
         redirect = upper.privileged if options.redirect is None else options.redirect
         metacopy = upper.privileged if options.metacopy is None else options.metacopy
         native = self.native = _native.UpperFiles(
@@ -158,7 +158,7 @@ class RootFs:
             return load_upper(self.tree, upper, adopted=adopted)
         if not self.read_only:
             self._begin(upper)
-        return EMPTY
+        return nothing_loaded()
 
     def _begin(self, upper: Upper) -> None:
         attr = self.tree.getattr(1)
