@@ -112,7 +112,7 @@ void fast_notify_touch(fast_notify *notify, img_id id) {
 }
 
 bool fast_notify_is_pushing(const fast_notify *notify, img_id id) {
-    return atomic_load(&notify->current) == id;
+    return id && atomic_load(&notify->current) == id; /* current is 0 while nothing is pushed */
 }
 
 int fast_notify_defer(fast_notify *notify, const fast_request *req, bool flush) {
