@@ -472,6 +472,8 @@ static PyMethodDef tree_methods[] = {
     {"set_opaque", imgpy_tree_set_opaque, METH_O, "A directory is the upper's alone."},
     {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free place."},
     {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
+    {"ctimes", imgpy_tree_ctimes, METH_NOARGS,
+     "Of each object in the upper: (its st_ino, the ctime in ns)."},
     {"remember", imgpy_tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},
     {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it, where there is no upper."},
     {NULL, NULL, 0, NULL},

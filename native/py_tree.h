@@ -70,6 +70,7 @@ PyObject *imgpy_tree_set_opaque(PyObject *self, PyObject *arg);
 PyObject *imgpy_tree_move(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_exchange(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_remember(PyObject *self, PyObject *args);
+PyObject *imgpy_tree_ctimes(PyObject *self, PyObject *unused);
 PyObject *imgpy_tree_forget(PyObject *self, PyObject *args);
 
 /* py_idmap.c */

@@ -260,6 +260,31 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static bool is_in_upper(const img_node *node, img_id id) {
+    return node->flags & IMG_NODE_UPPER && node->object && (node->names || id == IMG_ROOT);
+}
+
+PyObject *imgpy_tree_ctimes(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const img_tree *tree = tree_of(self);
+    PyObject *list = PyList_New(0);
+    lock_read(tree_of(self));
+    for (uint32_t id = 1; list && id < tree->nodes.used; id++) {
+        const img_node *node = img_tree_node(tree, id);
+        int64_t ns;
+        if (!node || !is_in_upper(node, id) ||
+            __builtin_mul_overflow(node->ctime_s, 1000000000, &ns) ||
+            __builtin_add_overflow(ns, (int64_t)node->ctime_ns, &ns))
+            continue;
+        PyObject *pair = Py_BuildValue("(KL)", (unsigned long long)node->object, (long long)ns);
+        if (!pair || PyList_Append(list, pair) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    unlock(tree_of(self));
+    return list;
+}
+
 PyObject *imgpy_tree_forget(PyObject *self, PyObject *args) {
     unsigned long long ino, count;
     if (!PyArg_ParseTuple(args, "KK", &ino, &count))

@@ -335,7 +335,7 @@ class _Loader:
             size=found.st.st_size,
             mtime_ns=found.mtime_ns,
             atime_ns=found.atime_ns,
-            ctime_ns=found.st.st_ctime_ns,
+            ctime_ns=self._upper.ctimes.of(found.st),
             upper=True,
             meta=found.meta,
             blocks=found.st.st_blocks,

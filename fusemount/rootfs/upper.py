@@ -62,6 +62,7 @@ from fusemount.beneath import (
 )
 from fusemount.errors import UpperError
 from fusemount.layer.marks import by_root
+from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 from fusemount.rootfs.removal import remove_tree
 from fusemount.rootfs.uppermarks import (
     ROOTS_WORD,
@@ -189,7 +190,7 @@ class Upper:
         self.path, self.work_path, self.live = upper, work, live
         self._userxattr, self._opens_all = userxattr, userxattr and by_root()
         self._serial = count(1)
-        self.inodes_last = False
+        self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
         self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
@@ -222,6 +223,8 @@ class Upper:
         if not self.privileged:
             remember(self.fd)
         self.inodes_last = _native.fs_type(self.fd) not in _FLEETING_INODES
+        if self.inodes_last:
+            self.ctimes = read_ctimes(self._lock_fd)
         self._end_volatile(work / "work" / _INCOMPAT)
         for left in os.listdir(self.work_fd):
             self.discard(os.fsencode(left))
@@ -262,6 +265,12 @@ class Upper:
                 return prefix
         kinds = "trusted. xattrs (see -o userxattr)" if prefix == TRUSTED else "xattrs"
         raise UpperError(f"{self.path}: its file system keeps no {kinds}: {reason.strerror}")
+
+    def keep_ctimes(self, told: list[tuple[int, int]]) -> None:
+        """For the next mount; without room for them it tells the objects' own."""
+        if self.inodes_last and (told or self.ctimes.told):
+            with suppress(OSError):
+                write_ctimes(self._lock_fd, told)
 
     def close(self) -> None:
         for fd in (self.fd, self.work_fd, self._lock_fd):

@@ -190,6 +190,8 @@ class RootFs:
         if self.upper is None or self.native is None:
             return
         self._copy.settle_again()
+        if not self.read_only:
+            self.upper.keep_ctimes(self.tree.ctimes())
         self.native.close()
         if self.upper.work_fd >= 0:
             for left in map(os.fsencode, os.listdir(self.upper.work_fd)):

@@ -1,0 +1,75 @@
+"""Law: the ctimes that programs were told of what is in the upper last over a remount.
+
+With the writeback cache the kernel keeps a regular file's ctime itself and tells it to programs
+(fs/fuse/inode.c, fuse_get_cache_mask). The object in the upper gets a later ctime, when its data or
+attributes arrive there; a copy-up gives a directory a new ctime, too, though nothing in it changed.
+No system call sets a ctime. So an orderly end writes a table:
+
+    WORK/imgmount.ctimes    first line: version and checksum (layer/record.py); one more an object:
+    ST_INO CTIME            the object in the upper; what was told, in ns
+
+A line counts while the object's own ctime is not later than the table's: then nobody has changed
+the object since. After a crash, and for an upper without its work directory, the object's own ctime
+is told. A damaged table counts for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from fusemount.layer.record import sealed, unsealed
+
+_NAME, _NEW = "imgmount.ctimes", "imgmount.ctimes.new"
+_VERSION = 1
+_BYTES_MAX = 1 << 28  # some 7 million objects
+
+
+@dataclass(frozen=True)
+class Ctimes:
+    """told: ctime in ns by st_ino. until_ns: the table's own ctime."""
+
+    told: Mapping[int, int] = field(default_factory=dict)
+    until_ns: int = 0
+
+    def of(self, st: os.stat_result) -> int:
+        """The ctime to tell of an object in the upper, in ns."""
+        if st.st_ctime_ns > self.until_ns:
+            return st.st_ctime_ns
+        return self.told.get(st.st_ino, st.st_ctime_ns)
+
+
+def read_ctimes(work: int) -> Ctimes:
+    """work: descriptor of the work directory. Nothing where no whole table is there."""
+    try:
+        fd = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=work)
+    except OSError:
+        return Ctimes()
+    with open(fd, "rb") as file, suppress(OSError, ValueError):
+        st = os.fstat(fd)
+        if stat.S_ISREG(st.st_mode) and st.st_size <= _BYTES_MAX:
+            lines = unsealed(file.read(), _VERSION).splitlines()
+            pairs = (line.split(b" ") for line in lines)
+            return Ctimes({int(ino): int(told) for ino, told in pairs}, st.st_ctime_ns)
+    return Ctimes()
+
+
+def write_ctimes(work: int, told: Iterable[tuple[int, int]]) -> None:
+    """told: (st_ino, ctime in ns). Raises OSError, and then the table is gone: it is never old."""
+    with suppress(FileNotFoundError):
+        os.unlink(_NAME, dir_fd=work)
+    data = sealed(b"".join(b"%d %d\n" % line for line in told), _VERSION)
+    with suppress(FileNotFoundError):
+        os.unlink(_NEW, dir_fd=work)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(_NEW, flags, 0o600, dir_fd=work), "wb") as file:
+            file.write(data)
+        os.rename(_NEW, _NAME, src_dir_fd=work, dst_dir_fd=work)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(_NEW, dir_fd=work)
+        raise
