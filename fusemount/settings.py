@@ -93,7 +93,7 @@ class UserMarks:
 class ImageOptions:
     """How an image is chosen and read.
 
-    unpack: what a layer, or an archive around layers, may unpack to.
+    unpack: what an image, and the archive around it, may unpack to.
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
     verify: hash config, blobs and layers.  marks: of unpacked layers, and of an upper over them.
