@@ -129,8 +129,8 @@ def _open_upper(
     if options.upper and options.read_only and not remountable(options):
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
-        upper = _own_directory(options.upper, made)
-        work = _own_directory(_work_for(upper, options), made, ours=True)
+        upper = _users_directory(options.upper, made)
+        work = _users_directory(_work_for(upper, options), made, ours=True)
         if not (work / "work").exists():
             made.append(work / "work")  # rootfs makes it
         return upper, work, None
@@ -171,7 +171,7 @@ def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
                 raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
-def _own_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
+def _users_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
     """The user's upper or work directory, made when only its last component is missing. ours: a
     symlink is left for rootfs/upper.py to refuse."""
     path = Path(os.path.realpath(path.parent), path.name) if ours else Path(os.path.realpath(path))

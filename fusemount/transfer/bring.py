@@ -18,12 +18,11 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
-from fusemount.image.parse import MANIFESTS_MAX, parse_config, parse_index_or_manifest
+from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
 from fusemount.store import Lease, Store, diffids
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.progress import Task, Transfers
 
-NESTING_MAX = 8  # index in index, as when they are read
 JOBS = 3  # layers at once, as docker has it
 
 

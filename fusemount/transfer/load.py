@@ -19,7 +19,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
-from fusemount.image.parse import parse_index, parse_index_or_manifest
+from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
 from fusemount.layer.decode import StretchReader, read_at
@@ -38,7 +38,7 @@ from fusemount.store.intake import (
     put_document,
     take_layer,
 )
-from fusemount.transfer.bring import NESTING_MAX, Bringing
+from fusemount.transfer.bring import Bringing
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.unpacked import reading, take_unpacked
