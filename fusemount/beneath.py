@@ -232,7 +232,7 @@ def _secure(path: str, mode: int | None) -> str:
             if open_to_others and not _trusted(st.st_uid):
                 raise _refused(path, f"{place} above it is a symlink of uid {st.st_uid}")
             followed += 1
-            if followed > _LINKS_MAX:
+            if followed > LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             target = os.readlink(place)
             names += target.split("/")[::-1]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from fusemount.beneath import fd_path
 from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
@@ -77,7 +78,7 @@ def _archive(fd: int, label: str, undo: ExitStack) -> Archive:
     if size == 0:
         raise MalformedImage(f"{label}: nothing is in it")
     index = scan(fd, 0, size, label)
-    file = BlobFile(Path(f"/proc/self/fd/{fd}"))
+    file = BlobFile(Path(os.fsdecode(fd_path(fd))))
     undo.callback(file.close)
     return Archive(label, file, index)
 
