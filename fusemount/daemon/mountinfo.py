@@ -32,7 +32,7 @@ def parse_mountinfo(lines: Iterable[bytes]) -> list[MountEntry]:
     """The mounts in the kernel's order: of two on one path the later one is on top."""
     entries = []
     for line in lines:
-        fields = line.split()
+        fields = line.rstrip(b"\n").split(b" ")  # no other blank is escaped
         dash = fields.index(b"-", 6)  # optional fields end at a lone dash
         entries.append(
             MountEntry(

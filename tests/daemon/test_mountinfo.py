@@ -21,6 +21,12 @@ def test_fields_optional_fields_and_escapes() -> None:
     assert two.source == "-"
 
 
+def test_a_path_may_hold_any_other_blank() -> None:
+    (one,) = parse_mountinfo([b"36 35 0:57 / /mnt/a\r\xffb\x0b\x0c\xff rw - tmpfs  rw\n"])
+    assert bytes(one.mountpoint) == b"/mnt/a\r\xffb\x0b\x0c\xff"
+    assert (one.options, one.fstype, one.source) == (("rw",), "tmpfs", "")
+
+
 def test_this_machine() -> None:
     root = mount_at(Path("/"))
     assert root in mounts()
