@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fusemount.daemon.mountinfo import mount_at, mounts, parse_mountinfo
@@ -21,10 +22,23 @@ def test_fields_optional_fields_and_escapes() -> None:
     assert two.source == "-"
 
 
-def test_a_path_may_hold_any_other_blank() -> None:
-    (one,) = parse_mountinfo([b"36 35 0:57 / /mnt/a\r\xffb\x0b\x0c\xff rw - tmpfs  rw\n"])
-    assert bytes(one.mountpoint) == b"/mnt/a\r\xffb\x0b\x0c\xff"
-    assert (one.options, one.fstype, one.source) == (("rw",), "tmpfs", "")
+def test_a_users_mountpoint_is_one_field() -> None:
+    """Whatever bytes it is made of: the kernel escapes space, tab, newline and backslash alone."""
+    name = "/d/n\x0crw\x0b-\rfuse.imgmount\x1cforged\x85".encode() + b"\xff"
+    (entry,) = parse_mountinfo([b"40 35 0:57 / " + name + b" rw - fuse.other " + name + b" ro\n"])
+    assert bytes(entry.mountpoint) == name
+    assert (entry.fstype, entry.source) == ("fuse.other", os.fsdecode(name))
+
+
+def test_an_empty_source_is_a_field_and_other_lines_are_none() -> None:
+    lines = [
+        b"",
+        b"40 35\n",
+        b"x 35 0:57 / /mnt rw - a b c\n",
+        b"40 35 0:57 / /mnt rw - tmpfs  rw\n",
+    ]
+    (entry,) = parse_mountinfo(lines)
+    assert (entry.fstype, entry.source) == ("tmpfs", "")
 
 
 def test_this_machine() -> None:
