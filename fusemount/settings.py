@@ -117,6 +117,7 @@ class MountOptions:
     by a mark.  volatile: what is written need not last if the machine fails.
     owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
     requests for them are refused.  ignored: words of -o that nobody knows, for the log.
+    follow_symlink_parents: None is as the upper records it, else no.
     rebase: the upper shall belong to this image from here on, whichever it belonged to.
     """
 
@@ -124,7 +125,7 @@ class MountOptions:
     upper: Path | None = None
     work: Path | None = None
     keep: bool = False
-    follow_symlink_parents: bool = False
+    follow_symlink_parents: bool | None = None
     allow_other: bool | None = None
     default_permissions: bool = True
     suid: bool = False

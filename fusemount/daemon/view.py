@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def open_view(
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
     from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import UpperOptions, open_rootfs
-    from fusemount.rootfs.base import keep_base
+    from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
@@ -74,16 +74,20 @@ def open_view(
     if upper and not scratch:
         _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
-    base = base_of(reference, image_options, options.follow_symlink_parents, image, archived)
+    follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
+    if upper and not scratch:
+        follow = follows_symlink_parents(upper, options.follow_symlink_parents, userxattr=users)
+    base = base_of(reference, image_options, follow, image, archived)
+    base = replace(base, moves=options.overlay)
     rootfs = open_rootfs(
         layers,
         upper=upper,
         work=work,
         read_only=options.read_only and not remountable(options),
-        follow_symlink_parents=options.follow_symlink_parents,
+        follow_symlink_parents=follow,
         keep_root=options.overlay,
         owners=options.owners,
-        userxattr=image_options.marks.overlay,
+        userxattr=users,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
         base=base,
         rebase=options.rebase,

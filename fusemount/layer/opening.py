@@ -213,4 +213,5 @@ def _log_oddities(layer: OpenLayer) -> None:
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:
             name = first.decode(errors="backslashreplace")
-            _LOG.info("%s: %d members' %s; the first is %r", layer.description, count, kind, name)
+            _LOG.info("%s: %d members' %s; the first shows as %r",
+                      layer.description, count, kind, name)  # fmt: skip
