@@ -105,6 +105,9 @@ typedef struct img_file_record { /* in the pool, not aligned: to be copied out *
     uint32_t number;             /* of the layer's files, from 1 */
     uint32_t dir;                /* pool offset of the directory's path */
     uint16_t dir_len, name_len;  /* the name's bytes follow */
+    uint32_t uid, gid, mode;     /* as they stood on disk, whatever marks said */
+    uint32_t dev_major, dev_minor;
+    uint64_t ino;
 } img_file_record;
 
 /* What is shown otherwise than the archive says it: how many entries, and the first of them. */
