@@ -154,7 +154,8 @@ def _open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
     with _usable(path):
         if make and at is None:
             path.mkdir(exist_ok=True)
-        return os.open(path if at is None else ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        return os.open(path, flags) if at is None else open_beneath(at, b"", flags)
 
 
 def _check_apart(upper: Path, work: Path) -> None:

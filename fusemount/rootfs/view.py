@@ -95,7 +95,7 @@ def _is_a_strangers(fd: int) -> bool:
     """A directory of neither root's nor the caller's nor of who owns the directory above it, who
     may well have made it for a mount with sudo."""
     uid = os.fstat(fd).st_uid
-    return not trusted(uid) and uid != os.stat("..", dir_fd=fd).st_uid
+    return not trusted(uid) and uid != os.stat("..", dir_fd=fd, follow_symlinks=False).st_uid
 
 
 def kept_descriptors() -> int:
