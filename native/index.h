@@ -41,9 +41,9 @@
 #define IMG_GLOBAL_XATTRS_MAX 4096u        /* bytes of xattrs for all members of an archive, */
 #define IMG_GLOBAL_XATTRS_N_MAX 64u        /* and how many: each member takes them over anew */
 #define IMG_SPARSE_MAX (1u << 20)          /* extents of one sparse member */
-#define IMG_INDEX_BYTES_MAX (1u << 31)     /* the arrays of one index, and of all of an image: 136 */
-                                           /* bytes a member beside its img_entry, if there are */
-                                           /* IMG_ENTRIES_MAX; pool offsets are 32 bits */
+#define IMG_INDEX_BYTES_MAX (1u << 31) /* the arrays of one index, and of all of an image: 136 */
+                                       /* bytes a member beside its img_entry, if there are */
+                                       /* IMG_ENTRIES_MAX; pool offsets are 32 bits */
 
 typedef enum img_kind {
     IMG_FILE = 1,

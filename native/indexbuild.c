@@ -27,8 +27,8 @@ static int no_memory(img_error *err) {
 
 /* n more items: E2BIG where the arrays would be beyond their limit. */
 static int has_room(const img_builder *builder, size_t n, size_t item, img_error *err) {
-    size_t used = builder->n_entries * sizeof(img_entry) +
-                  builder->n_extents * sizeof(img_extent) + builder->pool.len;
+    size_t used = builder->n_entries * sizeof(img_entry) + builder->n_extents * sizeof(img_extent) +
+                  builder->pool.len;
     if (n <= (IMG_INDEX_BYTES_MAX - used) / item)
         return 0;
     return img_fail(err, E2BIG,

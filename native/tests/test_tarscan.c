@@ -5,7 +5,7 @@
 #define _GNU_SOURCE /* memfd_create */
 
 #include "check.h"
-#include "../indexbuild.h"
+#include "indexbuild.h"
 #include "seal.h"
 #include "tarblock.h"
 #include "tarscan.h"
