@@ -23,8 +23,9 @@ from fusemount import _native
 from fusemount.errors import NotPermitted
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
-_OWN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS_MAX = 40  # as the kernel's
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # include/linux/proc_ns.h, PROC_USER_INIT_INO
 
 
 def open_beneath(dir_fd: int, path: bytes | str, flags: int, mode: int = 0o777) -> int:
@@ -132,57 +133,144 @@ def own_directory(
     make: bool = True,
     mode: int = 0o700,
     inside: tuple[int, str] | None = None,
+    by_descriptor: bool = False,
 ) -> int:
     """The descriptor of a directory that nobody else can change; what is missing of it is made.
 
-    What is made, parents too, has exactly that mode. inside: it is that one name in a directory of
-    ours, and path only says so in errors.
+    Nobody else can put another directory in its place either: its path may be used from now on.
+    by_descriptor: the caller goes on by the descriptor alone, so its parents, which must be there,
+    may be anybody's.  inside: likewise, and the directory is that one name in a directory that the
+    caller holds; path only says so in errors.
+    What is made, parents too, has exactly that mode.
     Raises NotPermitted for a directory of another user (root's are as good as ours), for one that
-    its group or others may write to, for a symlink.
+    its group or others may write to, for a symlink, and where another user can change where the
+    path leads.
     """
     name = os.fspath(path).rstrip("/") or "/"
     above, place = inside or (None, name)
-    made = make and _made(place, mode, above)
-    try:
-        fd = os.open(place, _OWN, dir_fd=above)
-    except OSError as e:
-        if e.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        raise _refused(name, _kind(place, above)) from e
+    if not inside and not by_descriptor:
+        place = _secure(name, mode if make else None)
+    if make:
+        _make(place, mode, above)
+    fd = os.open(place, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
     try:
         st = os.fstat(fd)
-        if st.st_uid not in (os.geteuid(), 0):
+        if stat.S_ISLNK(st.st_mode):
+            raise _refused(name, "it is a symlink")
+        if not stat.S_ISDIR(st.st_mode):
+            raise _refused(name, "it is not a directory")
+        if not _trusted(st.st_uid):
             raise _refused(name, f"it belongs to uid {st.st_uid}")
-        if made:
-            os.fchmod(fd, mode)
-        elif st.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if st.st_mode & _WRITABLE:
             raise _refused(name, f"its mode is 0{stat.S_IMODE(st.st_mode):o}")
-    except BaseException:
+        try:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        except OSError as e:
+            e.filename = name
+            raise
+    finally:
         os.close(fd)
-        raise
-    return fd
 
 
 def _refused(name: str, why: str) -> NotPermitted:
     return NotPermitted(f"{name}: must be a directory that only you can write to: {why}")
 
 
-def _kind(place: str, above: int | None) -> str:
-    st = os.stat(place, dir_fd=above, follow_symlinks=False)
-    return "it is a symlink" if stat.S_ISLNK(st.st_mode) else "it is none"
-
-
-def _made(name: str, mode: int, above: int | None) -> bool:
-    """Whether the directory was missing and is there now."""
+def _make(place: str, mode: int, above: int | None = None) -> None:
+    """A directory that is there already keeps its mode."""
     try:
-        os.mkdir(name, mode, dir_fd=above)
+        os.mkdir(place, mode, dir_fd=above)
     except FileExistsError:
-        return False
+        return
+    fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        st = os.fstat(fd)
+        # Only bits that the umask took are added: where others can exchange the name, this may be
+        # another directory of ours.
+        if st.st_uid == os.geteuid() and not st.st_mode & 0o777 & ~mode:
+            os.chmod(fd_path(fd), mode)
+    finally:
+        os.close(fd)
+
+
+def _secure(path: str, mode: int | None) -> str:
+    """The path with the symlinks of all but its last name resolved.
+
+    It is walked from "/" as the kernel does, and no name is looked up in a directory where another
+    user could exchange it.  So, unlike elsewhere here, paths of several names are safe, for as long
+    as these directories keep their owners and modes.  mode: makes what is missing.
+    """
+    whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    head, _, last = whole.rpartition("/")
+    if last in ("", ".", ".."):
+        head, last = f"{head}/{last}", "."
+    names, here, followed = head.split("/")[::-1], "/", 0
+    open_to_others = top = _check_above("/", os.lstat("/"), path)
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        place = os.path.dirname(here) if name == ".." else os.path.join(here, name)
+        st = _lstat(place, mode)
+        if stat.S_ISLNK(st.st_mode):
+            if open_to_others and not _trusted(st.st_uid):
+                raise _refused(path, f"{place} above it is a symlink of uid {st.st_uid}")
+            followed += 1
+            if followed > _LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(place)
+            names += target.split("/")[::-1]
+            if target.startswith("/"):
+                here, open_to_others = "/", top
+        elif stat.S_ISDIR(st.st_mode):
+            open_to_others = _check_above(place, st, path)
+            here = place
+        else:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return os.path.join(here, last)
+
+
+def _lstat(place: str, mode: int | None) -> os.stat_result:
+    try:
+        return os.lstat(place)
     except FileNotFoundError:
-        parent = os.path.dirname(name)
-        if not parent or parent == name:
+        if mode is None:
             raise
-        if _made(parent, mode, above):
-            os.chmod(parent, mode)  # it was made by us a moment ago, in a directory that we trust
-        return _made(name, mode, above)
+        _make(place, mode)
+        return os.lstat(place)
+
+
+def _check_above(place: str, st: os.stat_result, path: str) -> bool:
+    """Whether others can make names in this directory; they cannot exchange the name that is next.
+
+    With the sticky bit a name is its owner's to exchange, and who owns the next one is looked at
+    next.  A user's own directory may be writable by its group: umask 002 is for groups of one.
+    """
+    if not _trusted(st.st_uid):
+        raise _refused(path, f"{place} above it belongs to uid {st.st_uid}")
+    if not st.st_mode & _WRITABLE:
+        return False
+    if not st.st_mode & stat.S_ISVTX and (
+        st.st_mode & stat.S_IWOTH or st.st_uid != os.geteuid() or by_root()
+    ):
+        raise _refused(path, f"{place} above it has mode 0{stat.S_IMODE(st.st_mode):o}")
     return True
+
+
+def _trusted(uid: int) -> bool:
+    """Ours or root's.  In a user namespace the machine's root shows as the overflow uid, as all do
+    who have no id there."""
+    if uid in (os.geteuid(), 0):
+        return True
+    with open("/proc/sys/kernel/overflowuid") as file:
+        return uid == int(file.read()) and not in_first_user_namespace()
+
+
+def by_root() -> bool:
+    """Whether what we do, we do with the authority of the machine's root."""
+    return os.geteuid() == 0 and in_first_user_namespace()
+
+
+def in_first_user_namespace() -> bool:
+    """ids are the machine's, and who is root is root."""
+    return os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE

@@ -189,7 +189,7 @@ def directories() -> Directories:
     else:
         cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
         state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
-        runtime = _xdg("XDG_RUNTIME_DIR", f"/tmp/imgmount-{uid}")
+        runtime = _xdg("XDG_RUNTIME_DIR", _runtime_of(uid, state))
         store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
     return Directories(
         cache=_override("IMGMOUNT_CACHE_DIR", cache),
@@ -200,6 +200,17 @@ def directories() -> Directories:
 
 
 _ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/imgmount")
+
+
+def _runtime_of(uid: int, state: Path) -> str:
+    """Where XDG_RUNTIME_DIR is not set. Not in /tmp: there another user could make the directory
+    first, and keep this one from mounting anything."""
+    given = Path("/run/user", str(uid))  # by pam_systemd(8)
+    try:
+        ours = given.stat().st_uid in (uid, os.geteuid())
+    except OSError:
+        ours = False
+    return str(given / "imgmount" if ours else state / "run")
 
 
 def _xdg(variable: str, otherwise: str) -> Path:

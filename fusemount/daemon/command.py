@@ -154,7 +154,7 @@ def resolve_identity(spec: str, passwd: str, group: str) -> Identity:
 def _records(text: str, fields: int) -> list[list[str]]:
     """Lines of passwd(5) or group(5); what breaks the format is passed over, as getpwent does."""
     records = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         record = line.strip().split(":")
         numbers = record[2:4] if fields == 7 else record[2:3]
         if len(record) >= fields and all(_is_id(n) for n in numbers):

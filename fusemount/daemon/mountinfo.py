@@ -30,21 +30,29 @@ def _unescape(field: bytes) -> str:
 
 def parse_mountinfo(lines: Iterable[bytes]) -> list[MountEntry]:
     """The mounts in the kernel's order: of two on one path the later one is on top."""
-    entries = []
-    for line in lines:
-        fields = line.split()
+    return [entry for line in lines if (entry := _entry(line)) is not None]
+
+
+def _entry(line: bytes) -> MountEntry | None:
+    """None for a line that the kernel did not write.
+
+    Any user may choose the bytes of a mountpoint and a source. The kernel escapes space, tab,
+    newline and backslash in them, and nothing else that bytes.split() takes for white space: so
+    fields end at a space, and only there.
+    """
+    fields = line.removesuffix(b"\n").split(b" ")
+    try:
         dash = fields.index(b"-", 6)  # optional fields end at a lone dash
-        entries.append(
-            MountEntry(
-                mount_id=int(fields[0]),
-                device=fields[2].decode(),
-                mountpoint=Path(_unescape(fields[4])),
-                options=tuple(fields[5].decode().split(",")),
-                fstype=_unescape(fields[dash + 1]),
-                source=_unescape(fields[dash + 2]),
-            )
+        return MountEntry(
+            mount_id=int(fields[0]),
+            device=os.fsdecode(fields[2]),
+            mountpoint=Path(_unescape(fields[4])),
+            options=tuple(os.fsdecode(fields[5]).split(",")),
+            fstype=_unescape(fields[dash + 1]),
+            source=_unescape(fields[dash + 2]),
         )
-    return entries
+    except (ValueError, IndexError):
+        return None
 
 
 def mounts() -> list[MountEntry]:

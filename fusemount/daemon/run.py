@@ -16,11 +16,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount import _native
+from fusemount.beneath import own_directory
 from fusemount.daemon.background import DaemonLost, ended, launch
 from fusemount.daemon.channel import FuseChannel, open_channel
 from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_environment
@@ -32,7 +34,7 @@ from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.userns import enter_user_namespace
 from fusemount.daemon.view import fresh_scratch, hold_image, open_view
 from fusemount.errors import ImgmountError, NotPermitted, UsageError
-from fusemount.reference import Reference
+from fusemount.reference import STORE, Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def run_image(
     """
     from fusemount.rootfs.placeholder import add_placeholders
 
-    _private_mounts()
+    places = [directories.cache, directories.state, directories.runtime]
+    _private_mounts([*places, reference.path] if reference.transport == STORE else places)
     # The image is mounted writable, for volumes' targets and the working directory have to be made
     # in it; --read-only comes last.
     mount_options = replace(
@@ -89,10 +92,18 @@ def run_image(
         return _supervised(sandbox, command, user, server_pid, channel)
 
 
-def _private_mounts() -> None:
+def _check_owners(places: list[Path]) -> None:
+    """Inside, nobody can tell root's directories from those of users who have no id there."""
+    for place in places:
+        with suppress(OSError):  # said where it is used
+            os.close(own_directory(place, make=False))
+
+
+def _private_mounts(places: list[Path]) -> None:
     """A mount namespace that sees the host's later mounts and shows it none of ours."""
     try:
         if os.geteuid() != 0:
+            _check_owners(places)
             enter_user_namespace()
         else:
             _native.unshare(_native.CLONE_NEWNS)

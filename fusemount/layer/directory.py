@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
-from fusemount.beneath import open_beneath
+from fusemount.beneath import by_root, open_beneath
 from fusemount.errors import (
     ImageNotFound,
     ImgmountError,
@@ -19,7 +19,7 @@ from fusemount.errors import (
     UpperError,
 )
 from fusemount.escape import quoted
-from fusemount.layer.marks import ANYBODYS, Origin, by_root, check_disobeyed, obeyed
+from fusemount.layer.marks import ANYBODYS, Origin, check_disobeyed, obeyed
 from fusemount.settings import UserMarks
 
 _UNASKED = UserMarks()

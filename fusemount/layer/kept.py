@@ -114,9 +114,8 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.root = root
         for path in (root, *(root / name for name in _DIRECTORIES)):
-            if os.path.lexists(path):
-                with suppress(PermissionError):  # root's, and nothing of it can be read
-                    os.close(own_directory(path, make=False))
+            with suppress(OSError):  # not there, or root's, and nothing of it can be read
+                os.close(own_directory(path, make=False))
 
     def layer_path(self, diff_id: str) -> Path:
         return self.root / "layers" / f"{Digest(diff_id).hex}.tar"

@@ -29,10 +29,9 @@ from fusemount._native import (
     MARKS_UPPER,
     MARKS_USER,
 )
+from fusemount.beneath import in_first_user_namespace
 from fusemount.errors import NotPermitted
 from fusemount.settings import UserMarks
-
-_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # include/linux/proc_ns.h, PROC_USER_INIT_INO
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,8 @@ ANYBODYS = Origin()
 def origin_of_store(root: Path, further: Iterable[Path] = ()) -> Origin:
     """further: stores of the same program that have some of the layers.  Raises OSError."""
     st = root.stat()
-    roots = _outside() and st.st_uid == 0 and not st.st_mode & 0o022
+    roots = in_first_user_namespace() and st.st_uid == 0 and not st.st_mode & 0o022
     return Origin(store=True, roots=roots, below=(root, *further))
-
-
-def by_root() -> bool:
-    """Whether what we do, we do with the authority of the machine's root."""
-    return os.geteuid() == 0 and _outside()
-
-
-def _outside() -> bool:
-    """In no user namespace but the first: ids are the machine's."""
-    return os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
 
 
 def obeyed(said: int, wish: UserMarks, origin: Origin, root: bool) -> int:

@@ -48,6 +48,7 @@ from fusemount.rootfs.upper import (
 )
 
 WHOLE = 2**63 - 1
+LINKS_MAX = 1 << 14  # names of one file: to link so many takes about a second
 _NOT_TAKEN = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 _REDIRECT_MAX = 1000  # bytes of a path; the kernel's own redirects end at 256 (redirect_max)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -209,6 +210,7 @@ class CopyUp:
             if self._tree.names(ino, 1):  # one that was removed has no place to come to
                 self.directory(ino)
             return
+        self._check_links(attr)
         staged, meta = self._upper.temporary(), False
         try:
             if stat.S_ISREG(attr.mode):
@@ -224,6 +226,12 @@ class CopyUp:
         except OSError:
             self._upper.leave(staged)
             raise
+
+    def _check_links(self, attr: _native.Attr) -> None:
+        """All names of a file come up in one step, which nobody may make endless; and the upper's
+        file system has a limit too, at which all that work would have to be undone."""
+        if attr.nlink > min(LINKS_MAX, os.fpathconf(self._upper.fd, "PC_LINK_MAX")):
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
 
     def _come_up(self, ino: int, staged: bytes, *, meta: bool, mtime_ns: int | None = None) -> None:
         """A staged object, with its data if it is to have any, gets all else and its places."""
@@ -384,6 +392,7 @@ class CopyUp:
             os.fdatasync(fd)
 
     def _bring_file(self, ino: int, attr: _native.Attr, size: int, mtime_ns: int | None) -> None:
+        self._check_links(attr)
         staged = self._upper.temporary()
         try:
             if size:

@@ -54,6 +54,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import (
+    by_root,
     fd_path,
     make_dirs_in_root,
     name_in,
@@ -61,7 +62,6 @@ from fusemount.beneath import (
     own_directory,
 )
 from fusemount.errors import UpperError
-from fusemount.layer.marks import by_root
 from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 from fusemount.rootfs.removal import remove_tree
 from fusemount.rootfs.uppermarks import (
@@ -210,7 +210,7 @@ class Upper:
         _check_apart(upper, work)
         self.fd = _open_dir(upper, make=True)
         with _usable(work):
-            self._lock_fd = own_directory(work)
+            self._lock_fd = own_directory(work, by_descriptor=True)
         for fd in (self._lock_fd, self.fd):
             self._lock(fd, fcntl.LOCK_EX)
         # As the kernel's: only the directory `work` in the user's is ours to sweep.

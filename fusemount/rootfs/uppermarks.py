@@ -19,8 +19,8 @@ from fusemount._native import (
     MARKS_USER,
     marks_said,
 )
+from fusemount.beneath import by_root
 from fusemount.errors import UpperError
-from fusemount.layer.marks import by_root
 
 TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
 ROOTS_WORD = b"trusted.overlay.imgmount.userxattr"

@@ -92,15 +92,13 @@ class Layout:
         whatever stands below them is what we, or root, have put there.
         """
         for name in ("", *_DIRECTORIES, _CACHE):
-            path = self.root / name
-            if os.path.lexists(path):
-                try:
-                    os.close(own_directory(path, make=False))
-                except PermissionError:
-                    pass  # root's, and nothing of it can be read
-                except NotPermitted as error:
-                    advice = f"; oci:{self.root} reads it as a layout of somebody else's"
-                    raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
+            try:
+                os.close(own_directory(self.root / name, make=False))
+            except OSError:
+                pass  # not there, or root's, and nothing of it can be read
+            except NotPermitted as error:
+                advice = f"; oci:{self.root} reads it as a layout of somebody else's"
+                raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
 
     def make(self) -> None:
         """Raises NoSpace, ImgmountError: also where root is something else.

@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusemount.beneath import own_directory
 from fusemount.digest import Digest
 from fusemount.ownfile import make_file, open_file
 from fusemount.store.layout import Layout, flocked, names_in, translated
@@ -52,8 +53,11 @@ class Held:
 @contextmanager
 def locked(layout: Layout, *, exclusive: bool) -> Iterator[None]:
     """Waits for it; a process that has it waits for itself.  Raises NoSpace, ImgmountError."""
-    with translated(layout.lock), flocked(layout.lock, exclusive=exclusive):
-        yield
+    with translated(layout.lock):
+        # Where others can make names (/tmp), a root that was missing may be theirs by now.
+        os.close(own_directory(layout.root, make=False))
+        with flocked(layout.lock, exclusive=exclusive):
+            yield
 
 
 class Lease:

@@ -98,7 +98,7 @@ def test_directories_of_root_and_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
     assert directories().cache == Path("/home/x/.cache/imgmount")
     assert directories().state == Path("/home/x/.local/state/imgmount")
-    assert directories().runtime == Path("/tmp/imgmount-1234")
+    assert directories().runtime == Path("/home/x/.local/state/imgmount/run")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1234")
     monkeypatch.setenv("IMGMOUNT_CACHE_DIR", "/elsewhere")
     assert directories().runtime == Path("/run/user/1234/imgmount")

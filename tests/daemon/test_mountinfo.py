@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fusemount.daemon.mountinfo import mount_at, mounts, parse_mountinfo
@@ -19,6 +20,25 @@ def test_fields_optional_fields_and_escapes() -> None:
     assert (one.options, one.source) == (("rw", "noatime"), "/dev/x\ty")
     assert bytes(two.mountpoint) == b"/mnt/\xff"
     assert two.source == "-"
+
+
+def test_a_users_mountpoint_is_one_field() -> None:
+    """Whatever bytes it is made of: the kernel escapes space, tab, newline and backslash alone."""
+    name = "/d/n\x0crw\x0b-\rfuse.imgmount\x1cforged\x85".encode() + b"\xff"
+    (entry,) = parse_mountinfo([b"40 35 0:57 / " + name + b" rw - fuse.other " + name + b" ro\n"])
+    assert bytes(entry.mountpoint) == name
+    assert (entry.fstype, entry.source) == ("fuse.other", os.fsdecode(name))
+
+
+def test_an_empty_source_is_a_field_and_other_lines_are_none() -> None:
+    lines = [
+        b"",
+        b"40 35\n",
+        b"x 35 0:57 / /mnt rw - a b c\n",
+        b"40 35 0:57 / /mnt rw - tmpfs  rw\n",
+    ]
+    (entry,) = parse_mountinfo(lines)
+    assert (entry.fstype, entry.source) == ("tmpfs", "")
 
 
 def test_this_machine() -> None:

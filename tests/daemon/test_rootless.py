@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from mounted import Command, mounted
+from storing import load
+
+from fusemount.store import Store
 
 UID = 65534  # nobody: fusermount3 wants a user that passwd knows
 
@@ -109,6 +112,38 @@ def test_run_is_root_of_its_own_namespace(sub_ids: bool, home: Path) -> None:
     assert clean(home)
 
 
+@pytest.mark.parametrize("whose", ["user", "root"])
+def test_run_from_a_store(whose: str, home: Path, busybox_image: Path) -> None:
+    """In the user's namespace root's store, and what is above each of them, belong to nobody."""
+    place = home / ".local/share/imgmount"
+    if whose == "root":
+        place = home.parent / f"{home.name}-store"
+        store = Store(place, create=True)
+        place.chmod(0o755)
+        load(store, busybox_image)
+    else:
+        as_user(home, "imgmount load -i image.tar").check_returncode()
+    try:
+        done = as_user(home, f"imgmount --root {place} run test 'id -u'")
+    finally:
+        shutil.rmtree(place)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    assert clean(home)
+
+
+def test_a_store_below_anothers_directory_is_refused_to_run(home: Path) -> None:
+    """Inside, the other user looks like root."""
+    place = home / "theirs"
+    place.mkdir()
+    place.chmod(0o777)
+    as_user(home, "imgmount --root theirs/store load -i image.tar; true")
+    os.chown(place, 65533, 65533)
+    done = as_user(home, "imgmount --root theirs/store run test true")
+    assert done.returncode == 125
+    assert f"{place} above it belongs to uid 65533" in done.stderr
+    assert clean(home)
+
+
 def test_run_has_the_images_users_with_sub_ids(home: Path) -> None:
     script = "imgmount run -u alice image.tar 'id -u; id -G; touch /tmp/x && echo wrote'"
     done = as_user(home, script, sub_ids=True)
@@ -171,8 +206,10 @@ def test_r46_the_kernel_reads_the_upper_of_a_user(home: Path) -> None:
         subprocess.run(["umount", home / "at"], check=True)
 
 
-def test_roots_mount_is_not_a_users_to_unmount(home: Path, busybox_image: Path) -> None:
-    command = Command(home / "root")
+def test_roots_mount_is_not_a_users_to_unmount(
+    home: Path, busybox_image: Path, tmp_path: Path
+) -> None:
+    command = Command(tmp_path)
     at = home / "theirs"
     with mounted(command, busybox_image, at):
         done = as_user(home, "imgmount umount theirs")

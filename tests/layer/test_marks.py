@@ -15,9 +15,10 @@ from fusemount._native import (
     MARKS_UPPER,
     MARKS_USER,
 )
+from fusemount.beneath import by_root
 from fusemount.errors import NotPermitted, UpperError
 from fusemount.layer import open_directories
-from fusemount.layer.marks import ANYBODYS, Origin, by_root, obeyed, origin_of_store
+from fusemount.layer.marks import ANYBODYS, Origin, obeyed, origin_of_store
 from fusemount.rootfs.upper import Upper
 from fusemount.settings import UserMarks
 

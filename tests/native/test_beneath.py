@@ -196,7 +196,7 @@ def test_own_directory_refuses_what_others_can_change(tmp_path: Path) -> None:
     for name, why in (
         ("link", "it is a symlink"),
         ("link/", "it is a symlink"),
-        ("file", "it is none"),
+        ("file", "it is not a directory"),
         ("open", "its mode is 0775"),
         ("theirs", "it belongs to uid 1"),
     ):

@@ -143,3 +143,31 @@ def test_r41_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) 
     for soft, kept in ((20, 64), (1024, 256), (20_000, 4096), (-1, 4096)):
         monkeypatch.setattr("resource.getrlimit", lambda _, soft=soft: (soft, soft))
         assert kept_descriptors() == kept
+
+
+@pytest.mark.parametrize("change", ["write", "chmod"])
+def test_a_set_of_too_many_hardlinks_does_not_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Each name is linked in the same step, so an image's number of names needs a bound."""
+    monkeypatch.setattr("fusemount.rootfs.copyup.LINKS_MAX", 2)
+    tar = TarWriter().file("a", b"data").hardlink("b", "a").file("c", b"data").hardlink("d", "c")
+    with rootfs_of(
+        [tar.hardlink("e", "c").tar()], upper=tmp_path / "upper", work=tmp_path / "work"
+    ) as view:
+        for name, number in ((b"a", 0), (b"c", errno.EMLINK)):
+            ino = view.lookup(1, name)
+            try:
+                if change == "write":
+                    view.write(ino, 0, b"x")
+                else:
+                    view.setattr(ino, Change(mode=0o600))
+                failed = 0
+            except OSError as error:
+                failed = error.errno or 0
+            assert failed == number
+            assert view.read(ino, 0, 9) == (
+                b"xata" if change == "write" and not number else b"data"
+            )
+        assert sorted(os.listdir(tmp_path / "upper")) == ["a", "b"]
+        assert os.listdir(tmp_path / "work/work") == []

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storing import clean, layer
+from storing import clean, files, layer
 
+from fusemount.errors import ImgmountError, NotPermitted
 from fusemount.store import Store
 from fusemount.store.intake import put_document
+from fusemount.store.removal import prune
 
 _EVENTS = {"open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove"}
 _armed: list[Callable[[str, str], None]] = []
@@ -21,22 +23,25 @@ _armed: list[Callable[[str, str], None]] = []
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _armed and event in _EVENTS:
-        _armed[-1](event, os.fsdecode(arguments[0]) if arguments[0] is not None else "")
+        name = arguments[0]
+        _armed[-1](event, os.fsdecode(name) if isinstance(name, str | bytes | Path) else "")
 
 
 sys.addaudithook(_hook)  # for the life of the process: there is no way to take one back
 
 
 @contextmanager
-def at_call(number: int, root: Path, other: Callable[[], None]) -> Iterator[list[str]]:
-    """Runs other() before the block's numberth call that names something at or below root; not
-    while the block has root's lock, for which other() would wait.  Yields the calls."""
+def at_call(
+    number: int, root: Path, other: Callable[[], None], *, waits: bool = True
+) -> Iterator[list[str]]:
+    """Runs other() before the block's numberth call that names something at or below root; if
+    other() waits, not while the block has root's lock.  Yields the calls."""
     calls: list[str] = []
 
     def step(event: str, name: str) -> None:
         if not name.startswith(str(root)) or "locked" in calls:
             return
-        if name == str(root / "lock"):
+        if waits and name == str(root / "lock"):
             calls.append("locked")
             return
         calls.append(f"{event} {name}")
@@ -74,3 +79,32 @@ def test_a_store_is_made_while_another_makes_it(tmp_path: Path, begun: str) -> N
         clean(store, images=0)
         number, tried = number + 1, tried + 1
     assert tried > 3
+
+
+def test_no_exchange_above_a_store_makes_prune_delete_in_another(tmp_path: Path) -> None:
+    """Whoever owns the directory that holds root's store puts another of root's in its place."""
+    other = Store(tmp_path / "other", create=True)
+    put_document(other.layout, layer("other"))
+    before = files(other)
+    number, refused = 1, ""
+    while True:
+        theirs = tmp_path / str(number)
+        put_document(Store(theirs / "root", create=True).layout, layer("x"))
+        os.chown(theirs, 65533, 65533)
+
+        def exchange(theirs: Path = theirs) -> None:
+            (theirs / "root").rename(theirs / "away")
+            (theirs / "root").symlink_to(other.root)
+
+        with at_call(number, theirs / "root", exchange, waits=False) as calls:
+            try:
+                prune(Store(theirs / "root"))
+            except NotPermitted as error:
+                refused = str(error)
+            except (OSError, ImgmountError):
+                pass  # what it met halfway
+        assert files(other) == before, f"at call {number}, {calls[-1]}"
+        if len(calls) < number:
+            break
+        number += 1
+    assert f"{theirs} above it belongs to uid 65533" in refused
