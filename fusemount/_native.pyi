@@ -35,9 +35,9 @@ class Member:
     xattrs: tuple[tuple[bytes, bytes], ...]
     sparse: bool
 
-@final
 INDEX_BYTES_MAX: int  # native/index.h: nbytes of one LayerIndex, and of all of an image
 
+@final
 class LayerIndex:
     """A scanned archive. Raises FormatError, OSError, MemoryError."""
 
