@@ -23,7 +23,7 @@ from fusemount import _native
 from fusemount.errors import NotPermitted
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
-_LINKS_MAX = 40  # as the kernel's
+LINKS_MAX = 40  # as the kernel's
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # include/linux/proc_ns.h, PROC_USER_INIT_INO
 
@@ -91,35 +91,51 @@ def make_dirs_in_root(root_fd: int, path: bytes | str, mode: int = 0o755) -> int
 
     What is made has exactly that mode. Where a symlink leads to nothing, its target is made.
     """
-    names = os.fsencode(path).split(b"/")
+    _make_in_root(root_fd, os.fsencode(path).split(b"/"), mode)
+    return open_in_root(root_fd, path, _DIRECTORY)
+
+
+def make_file_in_root(root_fd: int, path: bytes | str, mode: int = 0o644) -> None:
+    """Likewise an empty file, with the directories above it; what is there is left as it is."""
+    _make_in_root(root_fd, os.fsencode(path).split(b"/"), 0o755, mode)
+
+
+def _make_in_root(root_fd: int, names: list[bytes], mode: int, of_file: int | None = None) -> None:
+    """mode: of directories; of_file: of the last name, if that is to be a file."""
     done, followed = 0, 0
     while done < len(names):
-        with parent_in_root(root_fd, b"/".join(names[: done + 1])) as (fd, name):
+        path = b"/".join(names[: done + 1])
+        file_mode = of_file if done + 1 == len(names) else None
+        flags = _DIRECTORY if file_mode is None else os.O_PATH | os.O_CLOEXEC
+        with parent_in_root(root_fd, path) as (fd, name):
             try:
-                os.close(open_in_root(root_fd, b"/".join(names[: done + 1]), _DIRECTORY))
+                os.close(open_in_root(root_fd, path, flags))
             except FileNotFoundError:
-                target = _make_or_read(fd, name, mode)
+                target = _make_or_read(fd, name, mode, file_mode)
                 if target is not None:
                     followed += 1
-                    if followed > _LINKS_MAX:
+                    if followed > LINKS_MAX:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
                     before = [] if target.startswith(b"/") else names[:done]
                     names, done = before + target.split(b"/") + names[done + 1 :], 0
                     continue
         done += 1
-    return open_in_root(root_fd, path, _DIRECTORY)
 
 
-def _make_or_read(fd: int, name: bytes, mode: int) -> bytes | None:
-    """Makes a directory; the target of the symlink that stands there instead."""
+def _make_or_read(fd: int, name: bytes, mode: int, file_mode: int | None) -> bytes | None:
+    """Makes a directory or file; the target of the symlink that stands there instead."""
     try:
-        os.mkdir(name, mode, dir_fd=fd)
+        if file_mode is not None:
+            mode, flags = file_mode, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            made = os.open(name, flags, mode, dir_fd=fd)
+        else:
+            os.mkdir(name, mode, dir_fd=fd)
+            made = open_beneath(fd, name, os.O_RDONLY | os.O_DIRECTORY)
     except FileExistsError:
         try:
             return os.readlink(name, dir_fd=fd)
         except OSError:
             return None  # somebody else made it meanwhile
-    made = open_beneath(fd, name, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fchmod(made, mode)
     finally:
@@ -216,7 +232,7 @@ def _secure(path: str, mode: int | None) -> str:
             if open_to_others and not _trusted(st.st_uid):
                 raise _refused(path, f"{place} above it is a symlink of uid {st.st_uid}")
             followed += 1
-            if followed > _LINKS_MAX:
+            if followed > LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             target = os.readlink(place)
             names += target.split("/")[::-1]

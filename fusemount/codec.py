@@ -3,7 +3,7 @@ what they are.
 
 A stream is pulled: the caller gives a `read(n)`, gets an iterator of pieces of at most PIECE bytes,
 and so never holds more than a few pieces, whatever the ratio.  No more comes out than the caller's
-limit allows, so that neither 98 KB that unpack to 3 GB nor a pipe without end fills a disk.
+budget allows, so that neither 98 KB that unpack to 3 GB nor a pipe without end fills a disk.
 
 No file is opened here.
 
@@ -23,9 +23,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
 
+from fusemount.budget import Budget
 from fusemount.errors import MalformedImage
 from fusemount.magic import LZ4, foreign
-from fusemount.settings import UNLIMITED, UnpackLimit
 
 PIECE = 1 << 20  # the most that comes out at once
 INPUT = 1 << 18  # how much is asked of read() at once
@@ -64,26 +64,22 @@ def decompress(
     read: Read,
     compression: Compression,
     name: str,
-    limit: UnpackLimit,
+    budget: Budget,
     size: int | None = None,
 ) -> Iterator[bytes]:
     """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
 
     read(n) gives at most n bytes, b"" at the end.  size: how many these are, None: nobody knows.
     Raises MalformedImage, which says name and how far in the compressed bytes the trouble was, for
-    what is cut or damaged, and for what passes the limit.  Plain bytes of a known size are no more
-    than they were, and have no limit; of unknown size they and compressed ones have the same.
+    what is cut or damaged, and for what passes the budget.  Plain bytes of a known size are no more
+    than they were, and spend nothing; of unknown size they and compressed ones spend the same.
     """
-    if compression is Compression.NONE and size is not None:
-        limit = UNLIMITED
-    source = _Counted(read, name, limit if size is None else UNLIMITED)
-    total = 0
+    source = _Counted(read, name, budget if size is None else None)
+    spends = compression is not Compression.NONE or size is None
     try:
         for piece in _plain_pieces(source, compression):
-            total += len(piece)
-            packed = source.taken if size is None else size
-            if total > limit.most(packed):
-                raise MalformedImage(beyond(name, limit, packed))
+            if spends:
+                budget.spend(name, len(piece), source.taken if size is None else size)
             yield piece
     except _Damaged as error:
         raise MalformedImage(
@@ -101,20 +97,6 @@ def _plain_pieces(source: _Counted, compression: Compression) -> Iterator[bytes]
         yield from _zstd(source)
     else:
         yield from _members(source, compression)
-
-
-def beyond(name: str, limit: UnpackLimit, packed: int | None = None) -> str:
-    """Why something is refused.  packed: its compressed bytes; None: these are too many."""
-    most = limit.size if packed is None else limit.most(packed)
-    unit = next((u for u in (30, 20, 10) if most % (1 << u) == 0), 0)
-    words = f"{most >> unit} " + {30: "GiB", 20: "MiB", 10: "KiB", 0: "bytes"}[unit]
-    if packed is None or packed > most:
-        words = f"has more than {words}"
-    elif most < limit.size:
-        words = f"unpacks to more than {words} and {limit.ratio:,} times its {packed} bytes"
-    else:
-        words = f"unpacks to more than {words}"
-    return f"{name}: {words}, the limit (--max-unpacked SIZE allows more)"
 
 
 class Compressor(Protocol):
@@ -154,17 +136,17 @@ class _Foreign(Exception):
 
 
 class _Counted:
-    """Counts what was taken from read, for messages and against the limit."""
+    """Counts what was taken from read: for messages, and for the budget where no size was told."""
 
-    def __init__(self, read: Read, name: str, limit: UnpackLimit) -> None:
-        self._read, self._name, self._limit = read, name, limit
+    def __init__(self, read: Read, name: str, budget: Budget | None) -> None:
+        self._read, self._name, self._budget = read, name, budget
         self.taken = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._read(INPUT if size < 0 else size)
         self.taken += len(data)
-        if self.taken > self._limit.size:  # empty members, padding: nothing need come out of it
-            raise MalformedImage(beyond(self._name, self._limit))
+        if self._budget is not None:
+            self._budget.check_taken(self._name, self.taken)
         return data
 
 

@@ -93,7 +93,7 @@ class UserMarks:
 class ImageOptions:
     """How an image is chosen and read.
 
-    unpack: what a layer, or an archive around layers, may unpack to.
+    unpack: what an image, and the archive around it, may unpack to.
     platform: None is the machine's own.  platform_required: the user named it, so an image
     that has only another one is an error (else also an error, but the message says --platform).
     verify: hash config, blobs and layers.  marks: of unpacked layers, and of an upper over them.
@@ -117,6 +117,7 @@ class MountOptions:
     by a mark.  volatile: what is written need not last if the machine fails.
     owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
     requests for them are refused.  ignored: words of -o that nobody knows, for the log.
+    follow_symlink_parents: None is as the upper records it, else no.
     rebase: the upper shall belong to this image from here on, whichever it belonged to.
     """
 
@@ -124,7 +125,7 @@ class MountOptions:
     upper: Path | None = None
     work: Path | None = None
     keep: bool = False
-    follow_symlink_parents: bool = False
+    follow_symlink_parents: bool | None = None
     allow_other: bool | None = None
     default_permissions: bool = True
     suid: bool = False

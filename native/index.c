@@ -12,6 +12,11 @@
 
 _Static_assert(sizeof(img_index_header) % 8 == 0, "entries stand aligned behind the header");
 _Static_assert(sizeof(img_entry) % 8 == 0, "extents stand aligned behind the entries");
+_Static_assert((IMG_ENTRY_SPARSE | IMG_ENTRY_OWNER | IMG_ENTRY_CLAMPED | IMG_ENTRY_OPAQUE |
+                IMG_ENTRY_REDIRECT | IMG_ENTRY_METACOPY | IMG_ENTRY_ORIGIN) ==
+                   IMG_ENTRY_SPARSE + IMG_ENTRY_OWNER + IMG_ENTRY_CLAMPED + IMG_ENTRY_OPAQUE +
+                       IMG_ENTRY_REDIRECT + IMG_ENTRY_METACOPY + IMG_ENTRY_ORIGIN,
+               "each flag has a bit of its own");
 
 #define PIECE ((size_t)16 << 20) /* of one read or write, between which signals are heard */
 enum { NS_PER_S = 1000000000, RECORD_HEAD = sizeof(uint16_t) + sizeof(uint32_t) };

@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define IMG_INDEX_MAGIC "IMGIDX\0\1"
-#define IMG_INDEX_VERSION 3u /* also of the rules by which a tar becomes an index */
+#define IMG_INDEX_VERSION 4u /* also of the rules by which a tar becomes an index */
 
 /* Named limits; a number beyond one is an error E2BIG that says so. */
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
@@ -87,10 +87,9 @@ typedef struct img_entry {
 } img_entry;
 
 #define IMG_ENTRY_SPARSE 1u
-#define IMG_ENTRY_CLAMPED                                                                          \
-    16u                     /* a ".." of its name or hard link target would have left the root     \
-                             */
 #define IMG_ENTRY_OWNER 32u /* its uid or gid is a number that is no id, shown as 0 */
+/* A ".." of its name or hard link target would have left the root. */
+#define IMG_ENTRY_CLAMPED 64u
 /* Directory layers only. */
 #define IMG_ENTRY_OPAQUE 2u /* a directory that shows nothing of the layers below */
 #define IMG_ENTRY_REDIRECT                                                                         \

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tarwriter import TarWriter
 
+from fusemount.budget import Budget
 from fusemount.layer import SilentProgress
 from fusemount.reference import parse_reference
-from fusemount.settings import UNPACK_LIMIT, Directories
+from fusemount.settings import Directories
 from fusemount.sources.opening import open_medium, path_exists
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
@@ -39,7 +40,7 @@ def load(store: Store, path: Path) -> list[StoredImage]:
     kept = path.parent / ".kept"
     directories = Directories(kept / "cache", kept / "state", kept / "run")
     reference = parse_reference(str(path), path_exists)
-    with open_medium(reference, directories, SilentProgress(), UNPACK_LIMIT) as medium:
+    with open_medium(reference, directories, SilentProgress(), Budget()) as medium:
         return load_medium(store, medium, SilentTransfers())
 
 

@@ -77,7 +77,7 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_unpack_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-unpacked", metavar="SIZE", default="",
-                        help="what a layer may unpack to (default 64G)")  # fmt: skip
+                        help="what an image may unpack to (default 64G)")  # fmt: skip
 
 
 def unpack_limit(text: str) -> UnpackLimit:

@@ -12,6 +12,7 @@ from fusemount.cli.arguments import Parser, add_unpack_flag, open_store
 from fusemount.errors import UsageError
 
 if TYPE_CHECKING:
+    from fusemount.budget import Budget
     from fusemount.imagename import ImageName
     from fusemount.sources.medium import Medium
     from fusemount.store import Store, StoredImage
@@ -31,6 +32,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
+    from fusemount.budget import Budget
     from fusemount.cli.transfers import shown_transfers
     from fusemount.transfer.load import load_medium
 
@@ -41,6 +43,7 @@ def run(argv: list[str]) -> int:
     quiet = args.quiet or not sys.stderr.isatty()
     for file in files:
         lines: list[str] = []
+        budget = Budget(store.unpack)
 
         def loaded(image: StoredImage, names: Sequence[ImageName], to: list[str] = lines) -> None:
             to += [f"Loaded image: {name.familiar}" for name in names]
@@ -48,21 +51,23 @@ def run(argv: list[str]) -> int:
                 to.append(f"Loaded image ID: {image.image_id}")
 
         try:
-            with _medium(store, file, quiet=quiet) as medium:
+            with _medium(store, file, budget, quiet=quiet) as medium:
                 with shown_transfers(quiet=quiet) as progress:
-                    load_medium(store, medium, progress, loaded=loaded)
+                    load_medium(store, medium, progress, loaded=loaded, budget=budget)
         finally:
             for line in lines:
                 print(line)
     return 0
 
 
-def _medium(store: Store, file: str, *, quiet: bool) -> AbstractContextManager[Medium]:
+def _medium(
+    store: Store, file: str, budget: Budget, *, quiet: bool
+) -> AbstractContextManager[Medium]:
     from fusemount.cli.progress import terminal_progress
     from fusemount.layer import SilentProgress
     from fusemount.transfer.spool import medium_at, medium_of
 
     progress = SilentProgress() if quiet else terminal_progress()
     if file == "-":
-        return medium_of(store, sys.stdin.fileno(), "standard input", progress)
-    return medium_at(store, Path(file), progress)
+        return medium_of(store, sys.stdin.fileno(), "standard input", progress, budget)
+    return medium_at(store, Path(file), progress, budget)

@@ -48,7 +48,7 @@ class Words:
     platform: str | None = None
     verify: bool = True
     max_unpacked: str = ""
-    follow_symlink_parents: bool = False
+    follow_symlink_parents: bool | None = None
     fastpath: bool = True
     threads: int | None = None
     push: bool = True

@@ -45,7 +45,7 @@ def parser() -> Parser:
     p.add_argument("--entrypoint", metavar="PROGRAM")
     p.add_argument("--upper", metavar="DIR", type=Path, help="keep changes there")
     p.add_argument("--work", metavar="DIR", type=Path)
-    p.add_argument("--symlink-parents", choices=("follow", "replace"), default="replace")
+    p.add_argument("--symlink-parents", choices=("follow", "replace"))
     p.add_argument("--log", metavar="FILE", type=Path)
     add_image_flags(p)
     return p
@@ -88,7 +88,7 @@ def run(argv: list[str]) -> int:
         MountOptions(
             upper=args.upper.absolute() if args.upper else None,
             work=args.work.absolute() if args.work else None,
-            follow_symlink_parents=args.symlink_parents == "follow",
+            follow_symlink_parents=args.symlink_parents and args.symlink_parents == "follow",
             log=args.log.absolute() if args.log else None,
         ),
         RunOptions(

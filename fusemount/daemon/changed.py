@@ -195,13 +195,17 @@ def _chosen(
 
 def _check_base(upper: Path, known: Base | None, now: Base, warn: Warn) -> None:
     """Raises UpperError where the upper belongs to other layers than those."""
-    from fusemount.rootfs.base import Fit, fit
+    from fusemount.rootfs.base import Fit, difference, fit
 
-    match fit(known, now):
-        case Fit.OTHER:
-            raise UpperError(
-                f"{upper}: made over {known}, not over {now}: name its own image with --base, or "
-                "mount it over this one with --rebase first"
-            )
-        case Fit.UNKNOWN if known is not None:
-            warn(f"{upper}: nothing tells whether it was made over {now}")
+    if known is None:
+        return
+    found = fit(known, now)
+    if found is Fit.OTHER:
+        why = f"{upper}: {difference(known, now)}: "
+        if known.follow_symlink_parents != now.follow_symlink_parents:
+            raise UpperError(why + f"say so with --{known.stacking}, or mount it with --rebase")
+        raise UpperError(
+            why + "name its own image with --base, or mount it over this one with --rebase first"
+        )
+    if found is Fit.UNKNOWN and (str(known), str(now)) != (known.image, now.image):
+        warn(f"{upper}: nothing tells whether it was made over {now}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.daemon.mountinfo import MountEntry, parse_mountinfo
+from fusemount.escape import printable
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,4 @@ def _name(pid: int) -> str:
         said = Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
     except OSError:
         return "?"
-    return said.decode(errors="backslashreplace").translate(dict.fromkeys(range(32), "?"))
+    return printable(os.fsdecode(said))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.beneath import fd_path
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,4 @@ def detach(fd: int) -> None:
 
     It lives on, unseen, until its last user leaves.
     """
-    _native.umount2(f"/proc/self/fd/{fd}", _native.MNT_DETACH)
+    _native.umount2(fd_path(fd), _native.MNT_DETACH)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount import _native
+from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.mountid import detach, held
@@ -141,7 +142,7 @@ def _flush_and_unmount(channel: FuseChannel) -> None:
 def _take_away(target: Path, place: int) -> None:
     """place: a descriptor of the mount at that path, which keeps it from being another's."""
     # This descriptor keeps it reachable for the second flush, after nobody new can come.
-    fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(fd_path(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _native.syncfs(fd)
         if os.geteuid() == 0:

@@ -17,19 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fusemount import _native
-from fusemount.beneath import make_dirs_in_root, open_in_root, parent_in_root
+from fusemount.beneath import fd_path, make_dirs_in_root, make_file_in_root, open_in_root
 from fusemount.errors import ImgmountError
 
 # linux/magic.h
 PROC, SYSFS, TMPFS, DEVPTS = 0x9FA0, 0x62656572, 0x01021994, 0x1CD1
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_LINKS_MAX = 40  # as the kernel's
-
-
-def link(fd: int) -> str:
-    """A path for system calls that take no descriptor."""
-    return f"/proc/self/fd/{fd}"
 
 
 def failed(path: str, error: OSError) -> ImgmountError:
@@ -69,7 +63,7 @@ class ImageRoot:
         runc refuses a link as /proc too: what follows would write to what it leads to.
         """
         with self.opened(path, _DIRECTORY | os.O_NOFOLLOW) as fd, _step(path):
-            _native.mount(fstype, link(fd), fstype, flags, data)
+            _native.mount(fstype, fd_path(fd), fstype, flags, data)
         with self.opened(path) as fd:
             if _native.fs_type(fd) != magic:
                 raise ImgmountError(f"cannot set up {path} in the image: no {fstype} came there")
@@ -80,7 +74,7 @@ class ImageRoot:
             if _native.fs_type(fd) == PROC:
                 raise ImgmountError(f"cannot set up {path} in the image: it leads into /proc")
             flags = _native.MS_BIND | (_native.MS_REC if recursive else 0)
-            _native.mount(link(source), link(fd), "", flags, "")
+            _native.mount(fd_path(source), fd_path(fd), "", flags, "")
         with self.opened(path) as fd:
             if not os.path.samestat(os.fstat(source), os.fstat(fd)):
                 raise ImgmountError(f"cannot set up {path} in the image: it was replaced meanwhile")
@@ -88,7 +82,7 @@ class ImageRoot:
     def make_read_only(self, path: str) -> None:
         """The mount there and all below it. Linux 5.12."""
         with self.opened(path) as fd, _step(path):
-            _native.mount_setattr(link(fd), _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
+            _native.mount_setattr(fd_path(fd), _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
 
     def make_directory(self, path: str) -> None:
         with _step(path):
@@ -100,30 +94,7 @@ class ImageRoot:
         Through a symlink that leads nowhere yet, too, as docker does.
         """
         with _step(path):
-            place = path
-            for _ in range(_LINKS_MAX):
-                following = self._file(place)
-                if following is None:
-                    return
-                place = following
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-
-    def _file(self, path: str) -> str | None:
-        """Makes it unless something is there; where a symlink is there that leads to nothing, the
-        path to look at next."""
-        try:
-            os.close(open_in_root(self.fd, path.lstrip("/"), os.O_PATH | os.O_CLOEXEC))
-            return None
-        except FileNotFoundError:
-            os.close(make_dirs_in_root(self.fd, os.path.dirname(path).lstrip("/")))
-        with parent_in_root(self.fd, path.lstrip("/")) as (fd, name):
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                os.close(os.open(name, flags, 0o644, dir_fd=fd))
-                return None
-            except FileExistsError:
-                target = os.fsdecode(os.readlink(name, dir_fd=fd))
-        return os.path.join(os.path.dirname(path), target)
+            make_file_in_root(self.fd, path.lstrip("/"))
 
 
 def is_directory(fd: int) -> bool:

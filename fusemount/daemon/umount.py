@@ -9,8 +9,9 @@ from pathlib import Path
 from fusemount import _native
 from fusemount.daemon import registry
 from fusemount.daemon.background import ended, pidfd_ended
+from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountinfo import MountEntry, mount_at, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.registry import Record
 from fusemount.daemon.scratch import drop, is_scratch
@@ -19,6 +20,10 @@ from fusemount.settings import Directories
 
 # The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
 END_SECONDS = 60.0
+
+# A daemon that has answered although its mount seems to be gone from everywhere may just have been
+# about to hear of that.
+HEARD_SECONDS = 1.0
 
 # A daemon whose mount is gone from everywhere has ended by then, but for a large upper to drop; and
 # so have most processes that are just being started in a mount namespace of their own, which has a
@@ -29,8 +34,8 @@ SOON_SECONDS = 2.0
 def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = False) -> str | None:
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
-    Where another mount namespace has a copy of the mount, the daemon goes on for that one, and
-    loses nothing: then it is not waited for, and what is returned says who holds it.
+    Where the mount has a copy (a bind mount, another mount namespace's), the daemon goes on for
+    that one, and loses nothing: then it is not waited for, and what is returned says who holds it.
     lazy: detaches a busy mount and does not wait.  A dead mount is cleared, and what its daemon
     could no longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
     """
@@ -41,18 +46,22 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
         gone = _detached(target, directories)
         if gone is None or ended(gone.pid, SOON_SECONDS):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
-        return _held(mountpoint, gone) or _served(mountpoint, gone)
+        return _held(mountpoint, gone, _copies(gone)) or _served(mountpoint, gone)
     pidfd = _open_pidfd(record)
     try:
         if pidfd >= 0:
             _write_out(target)
+        before = _copies(record)
         unmount(target, lazy=lazy)
         if record is None or lazy:
             return None
-        if pidfd >= 0 and not pidfd_ended(os.dup(pidfd), SOON_SECONDS):
-            held = _held(mountpoint, record)
+        here = [entry for entry in _copies(record) if entry in before]  # no later mount's number
+        if pidfd >= 0 and (here or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
+            held = _held(mountpoint, record, here)
             if held is not None:
                 return held
+            if _goes_on(record, pidfd, directories):
+                return _served(mountpoint, record)
             if not pidfd_ended(os.dup(pidfd), END_SECONDS):
                 raise ImgmountError(
                     f"{mountpoint}: unmounted, but its daemon (process {record.pid}) has not ended"
@@ -77,27 +86,50 @@ def _write_out(target: Path) -> None:
 def _detached(target: Path, directories: Directories) -> Record | None:
     """Of a mount that was there, and whose daemon lives."""
     for mounted in reversed(registry.listing(directories.runtime)):
-        if mounted.state == "detached" and mounted.record.mountpoint == str(target):
+        if mounted.record.alive and mounted.record.mountpoint == str(target):
             return mounted.record
     return None
 
 
-def _held(mountpoint: Path, record: Record) -> str | None:
-    """What to say where other mount namespaces have a copy; None where none is known to."""
-    found = holders(record.device)
-    if not found:
+def _copies(record: Record | None) -> list[MountEntry]:
+    """All mounts of it in our mount namespace, while its daemon lives."""
+    if record is None or not record.alive:
+        return []
+    return [entry for entry in mounts() if registry.shows(record, entry)]
+
+
+def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
+    """What to say where the mount has copies; None where none is known. Those of our own mount
+    namespace come first: others may be of processes that are just being started."""
+    if here:
+        where = f"it is still mounted on {', '.join(str(entry.mountpoint) for entry in here)}"
+    elif found := holders(record.device):
+        where = f"in another mount namespace it is mounted for {', '.join(map(str, found))}"
+    else:
         return None
-    names = ", ".join(map(str, found))
     return (
-        f"{mountpoint}: unmounted here; in another mount namespace it is mounted for {names}: "
+        f"{mountpoint}: unmounted here; {where}: "
         f"its daemon (process {record.pid}) ends with the last of them"
     )
 
 
+def _goes_on(record: Record, pidfd: int, directories: Directories) -> bool:
+    """Whether the daemon serves: it answers until the kernel has told it of the mount's end, and
+    afterwards drops its upper."""
+    try:
+        ask(directories.runtime, record, "stats")
+        if pidfd_ended(os.dup(pidfd), HEARD_SECONDS):
+            return False
+        ask(directories.runtime, record, "stats")
+    except ImgmountError:
+        return False
+    return True
+
+
 def _served(mountpoint: Path, record: Record) -> str:
     return (
-        f"{mountpoint}: unmounted, but still in use: its daemon (process {record.pid}) ends with "
-        "its last user"
+        f"{mountpoint}: unmounted here, but still in use by somebody whom this user cannot see: "
+        f"its daemon (process {record.pid}) ends with its last user"
     )
 
 

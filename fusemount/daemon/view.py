@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def open_view(
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
     from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import UpperOptions, open_rootfs
-    from fusemount.rootfs.base import keep_base
+    from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
@@ -74,16 +74,20 @@ def open_view(
     if upper and not scratch:
         _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
-    base = base_of(reference, image_options, options.follow_symlink_parents, image, archived)
+    follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
+    if upper and not scratch:
+        follow = follows_symlink_parents(upper, options.follow_symlink_parents, userxattr=users)
+    base = base_of(reference, image_options, follow, image, archived)
+    base = replace(base, moves=options.overlay)
     rootfs = open_rootfs(
         layers,
         upper=upper,
         work=work,
         read_only=options.read_only and not remountable(options),
-        follow_symlink_parents=options.follow_symlink_parents,
+        follow_symlink_parents=follow,
         keep_root=options.overlay,
         owners=options.owners,
-        userxattr=image_options.marks.overlay,
+        userxattr=users,
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
         base=base,
         rebase=options.rebase,
@@ -129,8 +133,8 @@ def _open_upper(
     if options.upper and options.read_only and not remountable(options):
         return Path(os.path.realpath(options.upper)), None, None
     if options.upper:
-        upper = _own_directory(options.upper, made)
-        work = _own_directory(_work_for(upper, options), made, ours=True)
+        upper = _users_directory(options.upper, made)
+        work = _users_directory(_work_for(upper, options), made, ours=True)
         if not (work / "work").exists():
             made.append(work / "work")  # rootfs makes it
         return upper, work, None
@@ -171,7 +175,7 @@ def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
                 raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
-def _own_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
+def _users_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
     """The user's upper or work directory, made when only its last component is missing. ours: a
     symlink is left for rootfs/upper.py to refuse."""
     path = Path(os.path.realpath(path.parent), path.name) if ours else Path(os.path.realpath(path))

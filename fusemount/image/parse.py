@@ -26,6 +26,7 @@ from fusemount.image.model import (
 from fusemount.settings import Platform
 
 LAYERS_MAX = 4096  # of one image; docker stops at 127, 500 is the most anyone has shown
+NESTING_MAX = 8  # index in index; tools write two
 MANIFESTS_MAX = 10_000  # of one index
 HISTORY_MAX = 100_000
 

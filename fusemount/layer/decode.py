@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fusemount._native import FormatError, LayerIndex, Scanner
+from fusemount.budget import Budget
 from fusemount.codec import INPUT, PIECE, Compression, decompress
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.escape import quoted
@@ -26,7 +27,6 @@ from fusemount.layer.blob import LayerBlob
 from fusemount.layer.kept import Cache, Facts, SparseWriter
 from fusemount.magic import HEAD_BYTES, foreign
 from fusemount.ownfile import open_file
-from fusemount.settings import UnpackLimit
 
 _BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
 
@@ -202,7 +202,7 @@ def unpack(
     cache: Cache,
     check: Check,
     advance: Advance,
-    limit: UnpackLimit,
+    budget: Budget,
 ) -> tuple[Facts, LayerIndex, int]:
     """A compressed blob: its tar is put into the cache under the diff_id that was computed.
 
@@ -220,7 +220,7 @@ def unpack(
             writer.write(piece)
 
         with Beside(consume) as beside:
-            for piece in decompress(reader.read, compression, blob.description, limit, blob.size):
+            for piece in decompress(reader.read, compression, blob.description, budget, blob.size):
                 beside.put(piece)
         index = scanner.finish()
         facts = Facts(reader.digest(), "sha256:" + sha256.hexdigest(), writer.size)
@@ -245,7 +245,7 @@ def unpack_archive(
     cache: Cache,
     to: Path,
     advance: Advance,
-    limit: UnpackLimit,
+    budget: Budget,
 ) -> None:
     """A compressed outer archive: what is in it appears as `to`."""
     size = os.fstat(fd).st_size
@@ -253,7 +253,7 @@ def unpack_archive(
     with cache.replacing(to, durable=True) as out:
         writer = SparseWriter(out)
         with Beside(writer.write) as beside:
-            for piece in decompress(reader.read, compression, description, limit, size):
+            for piece in decompress(reader.read, compression, description, budget, size):
                 beside.put(piece)
         writer.finish()
     fd = open_file(to)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
-from fusemount.beneath import by_root, open_beneath
+from fusemount.beneath import by_root, fd_path, open_beneath
 from fusemount.errors import (
     ImageNotFound,
     ImgmountError,
@@ -86,7 +86,7 @@ def _open(path: Path, below: tuple[Path, ...]) -> int:
             return _native.open_layer_root(path)
         fd = _below(root, path)
         try:
-            return _native.open_layer_root(f"/proc/self/fd/{fd}")
+            return _native.open_layer_root(fd_path(fd))
         finally:
             os.close(fd)
     except PermissionError as error:

@@ -37,6 +37,7 @@ from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, fs_type
 from fusemount.beneath import own_directory
+from fusemount.budget import check_room
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 from fusemount.layer.record import NOT_THERE, read_sealed, say_damaged, sealed
@@ -171,6 +172,14 @@ class Cache:
         """fd is the whole tar that now stands at path.  Raises NoSpace, ImgmountError."""
         self._keep_small(path.with_suffix(".json"), _state(fd), _tar_key(path))
 
+    def drop(self, made: Iterable[Path]) -> None:
+        """Takes kept tars away; who has one open reads on."""
+        for path in made:
+            with suppress(OSError):
+                path.unlink()
+            with suppress(OSError):
+                path.with_suffix(".json").unlink()
+
     def index(self, path: Path) -> LayerIndex | None:
         """The index kept at path, None where there is none or it is damaged or another's."""
         try:
@@ -274,6 +283,7 @@ class SparseWriter:
     def write(self, piece: bytes) -> None:
         view = memoryview(piece)
         for start, stop in _data_runs(piece):
+            check_room(self._fd, stop - start)
             at = start
             while at < stop:
                 at += os.pwrite(self._fd, view[at:stop], self.size + at)

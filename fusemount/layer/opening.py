@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fusemount._native import INDEX_BYTES_MAX, LayerIndex
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
@@ -36,6 +37,8 @@ class LayeredImage(Protocol):
     def layers(self) -> Sequence[LayerBlob]: ...
     @property
     def cache(self) -> Path | None: ...
+    @property
+    def budget(self) -> Budget | None: ...
 
 
 def open_layers(
@@ -43,12 +46,20 @@ def open_layers(
 ) -> list[OpenLayer]:
     """All layers, lowest first; the caller closes them.  They outlive the image.
 
-    Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; nothing stays open then.
+    Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; nothing stays open then, and
+    of an image that is too large nothing stays unpacked.
     """
-    opener = _Opener(options, Cache(image.cache or directories.cache), progress)
-    with ExitStack() as undo:
-        layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
-        undo.pop_all()
+    cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
+    opener = _Opener(options, cache, progress, budget)
+    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    try:
+        with ExitStack() as undo:
+            layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
+            undo.pop_all()
+    except ImgmountError as error:
+        if budget.spoilt_by(error):
+            cache.drop(budget.made)
+        raise
     return layers
 
 
@@ -67,9 +78,11 @@ def check_claims(blob: LayerBlob, facts: Facts) -> None:
 class _Opener:
     """Opens blobs one after another; the same bytes twice share one index."""
 
-    def __init__(self, options: ImageOptions, cache: Cache, progress: Progress) -> None:
+    def __init__(
+        self, options: ImageOptions, cache: Cache, progress: Progress, budget: Budget
+    ) -> None:
         self._verify = options.verify
-        self._limit = options.unpack
+        self._budget = budget
         self._cache = cache
         self._progress = progress
         self._seen: dict[str, OpenLayer] = {}
@@ -163,10 +176,11 @@ class _Opener:
                     self._cache,
                     lambda found: self._check(blob, found),
                     self._progress.advance,
-                    self._limit,
+                    self._budget,
                 )
             finally:
                 self._progress.finish()
+            self._budget.made.append(self._cache.layer_path(facts.diff_id))
         rebuild = None
         try:
             if index is not None:
@@ -221,4 +235,5 @@ def _log_oddities(layer: OpenLayer) -> None:
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:
             name = first.decode(errors="backslashreplace")
-            _LOG.info("%s: %d members' %s; the first is %r", layer.description, count, kind, name)
+            _LOG.info("%s: %d members' %s; the first shows as %r",
+                      layer.description, count, kind, name)  # fmt: skip

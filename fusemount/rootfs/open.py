@@ -124,7 +124,7 @@ def _over(
     """The upper's base is checked before anything of the upper is read, let alone mended."""
     try:
         fits = base is None or check_base(upper, base, rebase=rebase) is Fit.SAME
-        adopted = not fits or is_adopted(upper)
+        adopted = not fits or (base is not None and is_adopted(upper))
         rootfs = RootFs(
             tree, upper, read_only=read_only, options=options, fits=fits, adopted=adopted
         )

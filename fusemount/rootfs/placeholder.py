@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterable
 
 from fusemount._native import Tree
+from fusemount.beneath import LINKS_MAX
 
 _DIRECTORY, _FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
-_LINKS_MAX = 40  # as the kernel's
 _NAME_MAX = 255  # NAME_MAX
 _NAMES_MAX = 500  # of a path on the way: what a symlink says may be made, but no forest
 
@@ -42,7 +42,8 @@ def _add(tree: Tree, path: bytes, kind: int) -> None:
 
 
 def _place(tree: Tree, names: list[bytes], kind: int) -> None:
-    """As fusemount.beneath.make_dirs_in_root does on disk."""
+    """As fusemount.beneath does on disk; but a tree has no descriptors, and nobody else changes it
+    meanwhile."""
     done = links = 0
     while done < len(names):
         try:
@@ -55,7 +56,7 @@ def _place(tree: Tree, names: list[bytes], kind: int) -> None:
                 before = [] if target.startswith(b"/") else names[:done]
                 names, done = before + target.split(b"/") + names[done + 1 :], 0
                 links += 1
-                if links > _LINKS_MAX or len(names) > _NAMES_MAX:
+                if links > LINKS_MAX or len(names) > _NAMES_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
                 continue
             if len(name) > _NAME_MAX:

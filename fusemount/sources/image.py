@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from fusemount.budget import Budget
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.fields import shown
@@ -31,7 +32,8 @@ class Image:
     config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
     layers is kept, None: where all of that is.  store: the root of the store that it is in.
     repo_digests: NAME@DIGEST of registries that have it, where the medium keeps them; None: they
-    follow from repo_tags and manifest_digest.
+    follow from repo_tags and manifest_digest.  budget: what its layers may unpack to, less what the
+    archive around them did; None: nothing is around them.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Image:
     cache: Path | None = None
     store: Path | None = None
     repo_digests: tuple[str, ...] | None = None
+    budget: Budget | None = None
 
     @property
     def image_id(self) -> str:

@@ -21,6 +21,7 @@ from fusemount.image.model import (
 )
 from fusemount.image.parse import (
     MANIFESTS_MAX,
+    NESTING_MAX,
     parse_config,
     parse_index,
     parse_index_or_manifest,
@@ -28,8 +29,6 @@ from fusemount.image.parse import (
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.image import Candidate, FoundLayer, Image, image_of, verified
 from fusemount.sources.medium import Medium, read_document
-
-NESTING_MAX = 8  # index in index; tools write two
 
 
 def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:

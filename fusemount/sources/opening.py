@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from fusemount._native import LayerIndex
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
@@ -16,7 +18,7 @@ from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
 from fusemount.layer.kept import Cache, identity, settle
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
-from fusemount.settings import Directories, ImageOptions, UnpackLimit
+from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
@@ -67,7 +69,7 @@ def open_image(
 
 @contextmanager
 def open_medium(
-    reference: Reference, directories: Directories, progress: Progress, limit: UnpackLimit
+    reference: Reference, directories: Directories, progress: Progress, budget: Budget
 ) -> Iterator[Medium]:
     """The archive or layout that a reference names, with all images that are in it.
 
@@ -86,14 +88,19 @@ def open_medium(
     cache, file = Cache(directories.cache), BlobFile(path)
     with ExitStack() as undo:
         undo.callback(file.close)
-        plain = _unwrapped(file, str(path), cache, progress, limit)
+        plain = _unwrapped(file, str(path), cache, progress, budget)
         undo.callback(plain.close)
         transport, index = _recognised(reference.transport, plain, str(path), cache)
         if transport == ROOTFS:
             raise ImageNotFound(
                 f"{path}: no image, but a root file system: `imgmount import` takes it"
             )
-        yield Archive(str(path), plain, index or _index(plain, str(path)))
+        try:
+            yield Archive(str(path), plain, index or _index(plain, str(path)))
+        except ImgmountError as error:
+            if budget.spoilt_by(error):
+                cache.drop(budget.made)
+            raise
 
 
 def _from_directory(reference: Reference, options: ImageOptions) -> Image:
@@ -127,7 +134,8 @@ def _from_file(
         file = BlobFile(reference.path)
         undo.callback(file.close)
         label = str(reference.path)
-        plain = _unwrapped(file, label, cache, progress, options.unpack)
+        budget = Budget(options.unpack)
+        plain = _unwrapped(file, label, cache, progress, budget)
         undo.callback(plain.close)
         transport, index = _recognised(reference.transport, plain, label, cache)
         if transport == ROOTFS:
@@ -139,7 +147,7 @@ def _from_file(
         undo.pop_all()
     if plain is not file:
         file.close()
-    return image
+    return replace(image, budget=budget)
 
 
 def _chosen(
@@ -165,7 +173,7 @@ def _chosen(
 
 
 def _unwrapped(
-    file: BlobFile, label: str, cache: Cache, progress: Progress, limit: UnpackLimit
+    file: BlobFile, label: str, cache: Cache, progress: Progress, budget: Budget
 ) -> BlobFile:
     """The archive itself, or where it is compressed, what is in it, unpacked once."""
     head = read_at(file.fd, 0, MAGIC_BYTES, label)
@@ -173,6 +181,7 @@ def _unwrapped(
     if compression is Compression.NONE:
         return file
     kept = cache.archive_path(identity(file.fd, 0, file.size))
+    budget.enclose(file.size)
     fd = cache.open_tar(kept)
     if fd >= 0:
         os.close(fd)
@@ -180,12 +189,13 @@ def _unwrapped(
         settle(file.fd)
         progress.start(f"unpacking {label}", file.size)
         try:
-            unpack_archive(file.fd, compression, label, cache, kept, progress.advance, limit)
+            unpack_archive(file.fd, compression, label, cache, kept, progress.advance, budget)
         finally:
             progress.finish()
         if cache.archive_path(identity(file.fd, 0, file.size)) != kept:
             kept.unlink(missing_ok=True)
             raise ImgmountError(f"{label}: changed while it was read")
+        budget.made.append(kept)
     return BlobFile(kept)
 
 

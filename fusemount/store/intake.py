@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount._native import LayerIndex
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, beyond, decompress, detect
+from fusemount.budget import Budget, check_room
+from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
@@ -86,6 +87,8 @@ class Part:
     def append(self, data: bytes) -> None:
         view = memoryview(data)
         with translated(self.path):
+            if view:
+                check_room(self._fd, len(data))
             while view:
                 done = os.pwrite(self._fd, view, self.size)
                 self.size += done
@@ -172,20 +175,20 @@ def take_layer(
     read: Read,
     claims: Claims,
     description: str,
-    limit: UnpackLimit,
+    budget: Budget,
     advance: Advance = lambda _: None,
 ) -> StoredLayer:
     """A layer from its bytes: read(n) gives what follows the part's, b"" at the end.
 
-    limit: of what it unpacks to, and where nobody says its size, of the bytes themselves.
+    budget: of what it unpacks to, and where nobody says its size, of the bytes themselves.
     The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed,
     MalformedImage, NoSpace, ImgmountError, and what read raises; then it is not in the store.
     """
-    flow = _Flow(part, read, claims, description, limit, advance)
+    flow = _Flow(part, read, claims, description, budget, advance)
     cache = Cache(layout.cache)
     try:
         compression = detect(flow.peek())
-        facts, index = _pass(flow, compression, description, limit)
+        facts, index = _pass(flow, compression, description, budget)
         _check(flow, facts, claims, description)
         layer = StoredLayer(
             Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
@@ -202,7 +205,7 @@ def take_layer(
 
 
 def _pass(
-    flow: _Flow, compression: Compression, description: str, limit: UnpackLimit
+    flow: _Flow, compression: Compression, description: str, budget: Budget
 ) -> tuple[Facts, LayerIndex]:
     """What the bytes are."""
     scanner, sha256, size = LayerScan(description), hashlib.sha256(), 0
@@ -214,7 +217,7 @@ def _pass(
 
     try:
         with Beside(consume) as beside:
-            for piece in decompress(flow.read, compression, description, limit, flow.claims.size):
+            for piece in decompress(flow.read, compression, description, budget, flow.claims.size):
                 size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
@@ -238,11 +241,11 @@ class _Flow:
         read: Read,
         claims: Claims,
         description: str,
-        limit: UnpackLimit,
+        budget: Budget,
         advance: Advance,
     ) -> None:
         self.claims, self.size = claims, 0
-        self._limit = limit
+        self._budget = budget
         self._part, self._source, self._description = part, read, description
         self._advance = advance
         self._there = part.size
@@ -278,8 +281,8 @@ class _Flow:
             raise VerificationFailed(
                 f"{self._description}: more than the {self.claims.size} bytes that were announced"
             )
-        if self.claims.size is None and self.size > self._limit.size:
-            raise MalformedImage(beyond(self._description, self._limit))
+        if self.claims.size is None:
+            self._budget.check_taken(self._description, self.size)
         return data
 
     def digest(self) -> Digest:
@@ -357,8 +360,8 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
             scanner.feed(piece)
 
         with Beside(consume) as beside:
-            limit = _allowed(layout, digest)
-            for piece in decompress(reader.read, compression, description, limit, size):
+            budget = Budget(_allowed(layout, digest))
+            for piece in decompress(reader.read, compression, description, budget, size):
                 length += len(piece)
                 beside.put(piece)
         index = scanner.finish()

@@ -89,7 +89,7 @@ class Seen:
 class Store:
     """One root.  create: it is made where it is not there; else it is then empty.
 
-    unpack: what a layer that comes in may unpack to.
+    unpack: what an image that comes in may unpack to.
     """
 
     def __init__(

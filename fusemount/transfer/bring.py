@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
+from fusemount.budget import Budget
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
-from fusemount.image.parse import MANIFESTS_MAX, parse_config, parse_index_or_manifest
-from fusemount.store import Lease, Store
+from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
+from fusemount.store import Lease, Store, diffids
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.progress import Task, Transfers
 
-NESTING_MAX = 8  # index in index, as when they are read
 JOBS = 3  # layers at once, as docker has it
 
 
@@ -55,7 +55,8 @@ class Stopped(ImgmountError):
 
 class Bringing:
     """One image's way in.  platforms: of an index those that suit are brought, None: all that are
-    there.  Raises what the origin raises, VerificationFailed, MalformedImage, NoSpace."""
+    there.  budget: of all of them; None: as much as the store's limit is.
+    Raises what the origin raises, VerificationFailed, MalformedImage, NoSpace."""
 
     def __init__(
         self,
@@ -64,11 +65,14 @@ class Bringing:
         origin: Origin,
         progress: Transfers,
         suits: Callable[[Descriptor], bool] = lambda _: True,
+        budget: Budget | None = None,
     ) -> None:
         self._store, self._lease, self._origin = store, lease, origin
         self._progress, self._suits = progress, suits
+        self._budget = budget or Budget(store.unpack)
         self._visited = self._bytes = 0
         self._stop = Event()
+        self._hopeless = False  # to go on with what came would not help
 
     def stop(self) -> None:
         """From any thread: what is under way ends soon, and says Stopped."""
@@ -154,6 +158,7 @@ class Bringing:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layers(self, layers: Sequence[tuple[Descriptor, Digest | None]]) -> None:
+        self._budget.announce({d.digest: d.size for d, _ in layers})
         tasks = [self._progress.begin(d.digest.hex[:12], d.size) for d, _ in layers]
         with ThreadPoolExecutor(JOBS, "layer") as pool:
             futures: list[Future[None]] = [
@@ -176,7 +181,7 @@ class Bringing:
         if "encrypted" in descriptor.media_type:
             raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
-        with Part(layout, descriptor.digest, self._go_on) as part:
+        with Part(layout, descriptor.digest, self._go_on) as part, self._dropped(part):
             if part.there() and self._is_known(descriptor, diff_id, where):
                 part.drop()
                 task.done("Already exists")
@@ -189,25 +194,38 @@ class Bringing:
             try:
                 self._rest(part, claims, descriptor, where, task)
             except (VerificationFailed, MalformedImage):
-                if not resumed:
+                if not resumed or self._budget.refused:
                     raise
                 task.advance(-part.size)  # it is the part that was no good, perhaps
                 part.cut()
+                self._budget.forget(where)
                 self._rest(part, claims, descriptor, where, task)
         task.done("Pull complete")
+
+    @contextmanager
+    def _dropped(self, part: Part) -> Iterator[None]:
+        """Where the image is too large, for its user or for the disk, what came of it is no part to
+        go on with, of no layer."""
+        try:
+            yield
+        except ImgmountError as error:
+            self._hopeless |= self._budget.spoilt_by(error)
+            if self._hopeless:
+                part.drop()
+            raise
 
     def _rest(
         self, part: Part, claims: Claims, descriptor: Descriptor, where: str, task: Task
     ) -> None:
         """What the part lacks."""
-        layout, lease, limit = self._store.layout, self._lease, self._store.unpack
+        layout, lease, budget = self._store.layout, self._lease, self._budget
         task.advance(part.size)
         if part.size == descriptor.size:  # a registry has no range that begins at the end
-            take_layer(layout, lease, part, lambda _: b"", claims, where, limit, task.advance)
+            take_layer(layout, lease, part, lambda _: b"", claims, where, budget, task.advance)
             return
         with self._origin.layer(descriptor, part.size) as read:
             reading = self._unless_stopped(read)
-            take_layer(layout, lease, part, reading, claims, where, limit, task.advance)
+            take_layer(layout, lease, part, reading, claims, where, budget, task.advance)
 
     def _unless_stopped(self, read: Read) -> Read:
         def reading(n: int) -> bytes:
@@ -223,16 +241,20 @@ class Bringing:
     def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
         """A blob that is there was verified when we brought it; one that others wrote is now.
         False: it is not what its name says.  Another config may claim another diff_id."""
-        if self._store.layout.blob_size(descriptor.digest) != descriptor.size:
+        layout = self._store.layout
+        if layout.blob_size(descriptor.digest) != descriptor.size:
             return False
         known = self._store.diff_id(descriptor.digest)
         if known is None or diff_id not in (None, known):  # the map may be what is wrong
-            learnt = learn(self._store.layout, descriptor.digest)
+            learnt = learn(layout, descriptor.digest)
             if learnt is None:
                 return False
             known = learnt.diff_id
         if diff_id is not None and known != diff_id:
             raise VerificationFailed(f"{where}: diff_id is {known}, the config says {diff_id}")
+        if known != descriptor.digest and (found := diffids.known(layout, descriptor.digest)):
+            self._budget.forget(where)  # it may be of two images
+            self._budget.spend(where, found.size, descriptor.size)
         return True
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
+from fusemount.budget import Budget
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
@@ -184,8 +185,11 @@ def _in(
         with open_image(reference, chosen, directories, SilentProgress()) as opened:
             image = load_opened(store, opened, progress, named=not kept)
         return image, image.names[:1]
-    with open_medium(reference, directories, SilentProgress(), options.unpack) as medium:
-        found = load_medium(store, medium, progress, only=reference.name, named=not kept)
+    budget = Budget(options.unpack)
+    with open_medium(reference, directories, SilentProgress(), budget) as medium:
+        found = load_medium(
+            store, medium, progress, only=reference.name, named=not kept, budget=budget
+        )
     images = list({image.digest: image for image in found}.values())  # it may have several names
     if len(images) != 1:
         which = ", ".join(name.familiar for image in images for name in image.names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
@@ -12,7 +13,7 @@ from fusemount.image.commit import rfc3339
 from fusemount.image.model import Descriptor
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.imagename import ImageName
-from fusemount.settings import Platform, UnpackLimit
+from fusemount.settings import UNLIMITED, Platform
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
@@ -47,10 +48,10 @@ def import_tar(
     with store.lease("import", what) as lease:
         task = progress.begin(what, 0)
         with Part(store.layout, None) as part:
+            source, budget = _storable(read, what, Budget(store.unpack))
             layer = take_layer(
-                store.layout, lease, part, _storable(read, what, store.unpack), Claims(), what,
-                store.unpack, task.advance,
-            )  # fmt: skip
+                store.layout, lease, part, source, Claims(), what, budget, task.advance
+            )
         task.done("Imported")
         created = rfc3339(options.created_ns)
         platform = normalised(options.platform) if options.platform else this_machine()
@@ -73,8 +74,9 @@ def import_tar(
         return store.add(descriptor, [name.tagged()] if name is not None else [])
 
 
-def _storable(read: Read, what: str, limit: UnpackLimit) -> Read:
-    """The stream as it is, or unpacked where no media type has a word for its compression."""
+def _storable(read: Read, what: str, budget: Budget) -> tuple[Read, Budget]:
+    """The stream as it is, or unpacked where no media type has a word for its compression; and what
+    it may still spend."""
     head = b""
     while len(head) < MAGIC_BYTES and (data := read(MAGIC_BYTES - len(head))):
         head += data
@@ -88,8 +90,8 @@ def _storable(read: Read, what: str, limit: UnpackLimit) -> Read:
         return read(n)
 
     if compression in _KEPT:
-        return whole
-    pieces = decompress(whole, compression, what, limit)
+        return whole, budget
+    pieces = decompress(whole, compression, what, budget)
     rest = b""
 
     def plain(n: int) -> bytes:
@@ -98,4 +100,4 @@ def _storable(read: Read, what: str, limit: UnpackLimit) -> Read:
         data, rest = rest[:n], rest[n:]
         return data
 
-    return plain
+    return plain, Budget(UNLIMITED)

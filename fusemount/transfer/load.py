@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
-from fusemount.image.parse import parse_index, parse_index_or_manifest
+from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
 from fusemount.layer.decode import StretchReader, read_at
-from fusemount.settings import ImageOptions
+from fusemount.settings import UNLIMITED, ImageOptions
 from fusemount.sources import docker_archive
 from fusemount.sources.choose import answers
 from fusemount.sources.image import Candidate, Image
@@ -37,7 +38,7 @@ from fusemount.store.intake import (
     put_document,
     take_layer,
 )
-from fusemount.transfer.bring import NESTING_MAX, Bringing
+from fusemount.transfer.bring import Bringing
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.unpacked import reading, take_unpacked
@@ -88,15 +89,17 @@ def load_medium(
     only: str | None = None,
     named: bool = True,
     loaded: Loaded = lambda _image, _names: None,
+    budget: Budget | None = None,
 ) -> list[StoredImage]:
     """All images of an archive or layout; the caller closes its files.
 
     only: those that are meant by this name or ID.  named: they get the names that they have there.
     loaded: is told of each, once it is there, and which of its names came with it.
+    budget: of all of them, as one archive brings them; None: the store's limit.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
     were complete before that stay.
     """
-    loading = _Loading(store, medium, progress, only, named, loaded)
+    loading = _Loading(store, medium, progress, only, named, loaded, budget or Budget(store.unpack))
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
         tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
@@ -115,6 +118,7 @@ class _Loading:
     only: str | None
     named: bool
     loaded: Loaded
+    budget: Budget
 
     def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
         chosen = tops
@@ -129,9 +133,24 @@ class _Loading:
         images = []
         for top in chosen:
             names = self._names(top.names)[:1]  # containerd's full one comes before the tag alone
-            images.append(_load_oci(self.store, self.medium, top, names, self.progress))
+            images.append(self._load(top, names))
             self.loaded(images[-1], names)
         return images
+
+    def _load(self, descriptor: Descriptor, names: Sequence[ImageName]) -> StoredImage:
+        what, store = names[0].familiar if names else descriptor.digest, self.store
+        with store.lease("load", what) as lease:
+            bringing = Bringing(
+                store, lease, MediumOrigin(self.medium), self.progress,
+                lambda d: not d.is_attestation, self.budget,
+            )  # fmt: skip
+            brought = bringing.bring(descriptor)
+            plain = Descriptor(
+                descriptor.media_type, descriptor.digest, descriptor.size,
+                platform=descriptor.platform,
+            )  # fmt: skip
+            assert brought.images
+            return store.add(as_oci(store, lease, plain), names)
 
     def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
         chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
@@ -140,7 +159,7 @@ class _Loading:
         for each in chosen:
             names = self._names(each.names)
             image = each.open(each.names)
-            images.append(_load_docker(self.store, image, names, self.progress))
+            images.append(_load_docker(self.store, image, names, self.progress, self.budget))
             self.loaded(images[-1], names)
         return images
 
@@ -225,27 +244,6 @@ def _manifests(
         yield from _manifests(medium, child, depth - 1)
 
 
-def _load_oci(
-    store: Store,
-    medium: Medium,
-    descriptor: Descriptor,
-    names: Sequence[ImageName],
-    progress: Transfers,
-) -> StoredImage:
-    what = names[0].familiar if names else descriptor.digest
-    with store.lease("load", what) as lease:
-        bringing = Bringing(
-            store, lease, MediumOrigin(medium), progress, lambda d: not d.is_attestation
-        )
-        brought = bringing.bring(descriptor)
-        plain = Descriptor(
-            descriptor.media_type, descriptor.digest, descriptor.size,
-            platform=descriptor.platform,
-        )  # fmt: skip
-        assert brought.images
-        return store.add(as_oci(store, lease, plain), names)
-
-
 # ---- docker archives --------------------------------------------------------------------------
 
 
@@ -267,11 +265,11 @@ def load_opened(
     for tag in image.repo_tags if named else ():
         with suppress(UsageError):  # other programs may take for a name what is none
             names.append(parse_name(tag).tagged())
-    return _load_docker(store, image, names, progress)
+    return _load_docker(store, image, names, progress, Budget(store.unpack))
 
 
 def _load_docker(
-    store: Store, image: Image, names: Sequence[ImageName], progress: Transfers
+    store: Store, image: Image, names: Sequence[ImageName], progress: Transfers, budget: Budget
 ) -> StoredImage:
     if not image.config_bytes:
         raise MalformedImage(
@@ -280,7 +278,7 @@ def _load_docker(
         )
     what = names[0].familiar if names else image.source
     with store.lease("load", what) as lease:
-        layers = take_layers(store, lease, image, progress)
+        layers = take_layers(store, lease, image, progress, budget)
         manifest = docker_manifest(image.config_bytes, layers)
         lease.hold([Digest.of(manifest), Digest.of(image.config_bytes)])
         put_document(store.layout, image.config_bytes)
@@ -289,19 +287,26 @@ def _load_docker(
         return store.add(descriptor, names)
 
 
-def take_layers(store: Store, lease: Lease, image: Image, progress: Transfers) -> list[StoredLayer]:
+def take_layers(
+    store: Store, lease: Lease, image: Image, progress: Transfers, budget: Budget
+) -> list[StoredLayer]:
     """The layers of an opened image, lowest first, as they stand there."""
+    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
     taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
         key = (blob.file.path, blob.offset, blob.size)
         if key not in taken or blob.size == 0:
-            taken[key] = _take(store, lease, blob, progress)
+            taken[key] = _take(store, lease, blob, progress, budget)
         found.append(taken[key])
-    return found + [take_unpacked(store, lease, layer, progress) for layer in image.unpacked]
+    for layer in image.unpacked:
+        found.append(take_unpacked(store, lease, layer, progress, budget))
+    return found
 
 
-def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> StoredLayer:
+def _take(
+    store: Store, lease: Lease, blob: LayerBlob, progress: Transfers, budget: Budget
+) -> StoredLayer:
     task = progress.begin((blob.digest or blob.diff_id or "sha256:")[7:19], blob.size)
     there = _there(store, lease, blob)
     if there is not None:
@@ -314,11 +319,11 @@ def _take(store: Store, lease: Lease, blob: LayerBlob, progress: Transfers) -> S
     read: Read = reader.read
     if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
         claims = Claims(None, None, blob.diff_id)
-        plain = decompress(reader.read, compression, blob.description, store.unpack, blob.size)
-        read = reading(plain)
+        plain = decompress(reader.read, compression, blob.description, budget, blob.size)
+        read, budget = reading(plain), Budget(UNLIMITED)  # it spends before it is taken
     with Part(store.layout, None) as part:
         layer = take_layer(
-            store.layout, lease, part, read, claims, blob.description, store.unpack, task.advance
+            store.layout, lease, part, read, claims, blob.description, budget, task.advance
         )
     blob.file.release()
     task.done("Loaded")

@@ -19,7 +19,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import INDEX_TYPES, Descriptor, Index
-from fusemount.image.parse import parse_index_or_manifest
+from fusemount.image.parse import NESTING_MAX, parse_index_or_manifest
 from fusemount.image.platforms import normalised, rank, this_machine
 from fusemount.imagename import ImageName, Tag
 from fusemount.registry.client import Registry
@@ -28,7 +28,7 @@ from fusemount.registry.options import RegistryOptions
 from fusemount.settings import Platform
 from fusemount.store import Seen, Store, StoredImage
 from fusemount.store.intake import Read
-from fusemount.transfer.bring import NESTING_MAX, Bringing, Stopped
+from fusemount.transfer.bring import Bringing, Stopped
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.progress import Transfers
 from fusemount.transfer.running import run, when_cancelled

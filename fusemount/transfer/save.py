@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
 from fusemount.digest import Digest
 from fusemount.errors import (
@@ -311,8 +312,8 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         reader = StretchReader(fd, 0, size, description, lambda _: None, False)
         head = read_at(fd, 0, min(MAGIC_BYTES, size), description)
         known = layer.archive_size  # what it was found to be when it came
-        limit = UnpackLimit(known, 0) if known else UNPACK_LIMIT
-        yield decompress(reader.read, detect(head), description, limit, size)
+        budget = Budget(UnpackLimit(known, 0) if known else UNPACK_LIMIT)
+        yield decompress(reader.read, detect(head), description, budget, size)
     finally:
         os.close(fd)
 

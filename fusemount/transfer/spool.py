@@ -11,21 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from fusemount.beneath import fd_path
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, scan
 from fusemount.layer.kept import SparseWriter
 from fusemount.layer.progress import Progress
-from fusemount.settings import UnpackLimit
 from fusemount.sources.medium import Archive, Directory, Medium
 from fusemount.store import Store
 from fusemount.store.layout import translated
 
 
 @contextmanager
-def medium_at(store: Store, path: Path, progress: Progress) -> Iterator[Medium]:
-    """Of a file, a pipe or a layout's directory; store.unpack limits what is read from a pipe.
+def medium_at(store: Store, path: Path, progress: Progress, budget: Budget) -> Iterator[Medium]:
+    """Of a file, a pipe or a layout's directory; budget limits what is read from a pipe, which
+    spends of it where it is compressed.
 
     Raises ImageNotFound, MalformedImage, NoSpace, ImgmountError.
     """
@@ -43,14 +45,16 @@ def medium_at(store: Store, path: Path, progress: Progress) -> Iterator[Medium]:
     except OSError as error:
         raise ImgmountError(f"{path}: {error.strerror}") from error
     try:
-        with medium_of(store, fd, str(path), progress) as medium:
+        with medium_of(store, fd, str(path), progress, budget) as medium:
             yield medium
     finally:
         os.close(fd)
 
 
 @contextmanager
-def medium_of(store: Store, fd: int, label: str, progress: Progress) -> Iterator[Medium]:
+def medium_of(
+    store: Store, fd: int, label: str, progress: Progress, budget: Budget
+) -> Iterator[Medium]:
     """Of a descriptor that stays the caller's; what it has given already is not asked for."""
     regular = stat.S_ISREG(os.fstat(fd).st_mode)
     with ExitStack() as undo:
@@ -64,7 +68,7 @@ def medium_of(store: Store, fd: int, label: str, progress: Progress) -> Iterator
         undo.callback(progress.finish)
         with translated(store.layout.ingest):
             spool = undo.enter_context(tempfile.TemporaryFile(dir=store.layout.ingest))
-            _fill(spool.fileno(), fd, label, progress.advance, store.unpack)
+            _fill(spool.fileno(), fd, label, progress.advance, budget)
         progress.finish()
         yield _archive(spool.fileno(), label, undo)
 
@@ -74,23 +78,23 @@ def _archive(fd: int, label: str, undo: ExitStack) -> Archive:
     if size == 0:
         raise MalformedImage(f"{label}: nothing is in it")
     index = scan(fd, 0, size, label)
-    file = BlobFile(Path(f"/proc/self/fd/{fd}"))
+    file = BlobFile(Path(os.fsdecode(fd_path(fd))))
     undo.callback(file.close)
     return Archive(label, file, index)
 
 
-def _fill(
-    spool: int, fd: int, label: str, advance: Callable[[int], None], limit: UnpackLimit
-) -> None:
+def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None], budget: Budget) -> None:
     st = os.fstat(fd)
     size = st.st_size if stat.S_ISREG(st.st_mode) else None
-    head = b""
+    head, taken = b"", 0
 
     def next_piece(n: int) -> bytes:
         try:
             data = os.read(fd, n)
         except OSError as error:
             raise ImgmountError(f"{label}: {error.strerror}") from error
+        nonlocal taken
+        taken += len(data)
         advance(len(data))
         return data
 
@@ -105,8 +109,12 @@ def _fill(
             return data
         return next_piece(n)
 
+    plain = compression is Compression.NONE  # of a pipe: no more than it was, but it must end
+    of = Budget(budget.limit) if plain else budget
     writer = SparseWriter(spool)
     with Beside(writer.write) as beside:
-        for piece in decompress(read, compression, label, limit, size):
+        for piece in decompress(read, compression, label, of, size):
             beside.put(piece)
+    if not plain:
+        budget.enclose(taken)
     writer.finish()

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+from fusemount.budget import Budget
 from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName
 from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
 from fusemount.layer.decode import StretchReader
-from fusemount.settings import UNLIMITED, Platform, UnpackLimit
+from fusemount.settings import UNLIMITED, Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
@@ -33,6 +34,7 @@ class StoreWriter:
 
     def __init__(self, store: Store, names: Sequence[ImageName], progress: Progress) -> None:
         self._store, self._names, self._progress = store, names, progress
+        self._budget = Budget(store.unpack)
         self.image: StoredImage | None = None
 
     def __enter__(self) -> StoreWriter:
@@ -49,7 +51,7 @@ class StoreWriter:
 
     def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
         """A new layer from the bytes of its tar; compression is NONE here."""
-        return self._take(reading(pieces), Claims(), "the new layer", UNLIMITED)
+        return self._take(reading(pieces), Claims(), "the new layer", Budget(UNLIMITED))
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
         """A layer of another image, as it stands there."""
@@ -64,7 +66,7 @@ class StoreWriter:
         )
         try:
             claims = Claims(blob.digest, blob.size, layer.diff_id)
-            return self._take(reader.read, claims, blob.description, self._store.unpack)
+            return self._take(reader.read, claims, blob.description, self._budget)
         finally:
             self._progress.finish()
             blob.file.release()
@@ -73,17 +75,15 @@ class StoreWriter:
         """A layer of another program's store; compression is NONE here."""
         self._progress.start(f"storing {layer.description}", layer.size)
         try:
-            taken = take_unpacked(self._store, self._lease, layer, SilentTransfers())
+            taken = take_unpacked(self._store, self._lease, layer, SilentTransfers(), self._budget)
         finally:
             self._progress.finish()
         return WrittenLayer(taken.diff_id, taken.digest, taken.size, taken.compression)
 
-    def _take(
-        self, read: Read, claims: Claims, description: str, limit: UnpackLimit
-    ) -> WrittenLayer:
+    def _take(self, read: Read, claims: Claims, description: str, budget: Budget) -> WrittenLayer:
         layout = self._store.layout
         with Part(layout, None) as part:
-            layer = take_layer(layout, self._lease, part, read, claims, description, limit)
+            layer = take_layer(layout, self._lease, part, read, claims, description, budget)
         return WrittenLayer(layer.diff_id, layer.digest, layer.size, layer.compression)
 
     def finish(

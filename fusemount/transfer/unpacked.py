@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fusemount.budget import Budget
 from fusemount.codec import Compression
 from fusemount.layer import UnpackedLayer
 from fusemount.store import Lease, Store
@@ -13,7 +14,7 @@ from fusemount.transfer.progress import Transfers
 
 
 def take_unpacked(
-    store: Store, lease: Lease, layer: UnpackedLayer, progress: Transfers
+    store: Store, lease: Lease, layer: UnpackedLayer, progress: Transfers, budget: Budget
 ) -> StoredLayer:
     """Uncompressed, so that its digest is its diff_id.  Raises VerificationFailed, MalformedImage,
     ImageNotFound where it cannot be made again, NoSpace, ImgmountError."""
@@ -27,7 +28,7 @@ def take_unpacked(
     with Part(store.layout, None) as part:
         read = reading(layer.tar())
         taken = take_layer(
-            store.layout, lease, part, read, claims, layer.description, store.unpack, task.advance
+            store.layout, lease, part, read, claims, layer.description, budget, task.advance
         )
     task.done("Loaded")
     return taken

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from fusemount.daemon import init
+from fusemount.errors import ImgmountError
 
 SI_USER, SI_TKILL, SI_KERNEL = 0, -6, 0x80
 
@@ -81,3 +83,25 @@ def test_a_hangup_is_always_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     child = dead_child()
     _, sent = run(monkeypatch, child, (signal.SIGHUP, SI_KERNEL), (signal.SIGCHLD, 1))
     assert sent == [(child, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_working_directory_outside_of_the_root_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, twin: bool
+) -> None:
+    """The path of where we are, looked up in the root, is nothing there or another directory."""
+    monkeypatch.chdir(tmp_path)  # and back
+    inside = tmp_path / "root/in"
+    inside.mkdir(parents=True)
+    if twin:
+        Path(f"{tmp_path}/root/{inside}").mkdir(parents=True)
+    root = os.open(tmp_path / "root", os.O_PATH | os.O_DIRECTORY)
+    whole = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with pytest.raises(ImgmountError, match="'/in' does not lie in the image"):
+            init._change_directory(root, "/in")
+        init._change_directory(whole, str(inside))
+        assert Path.cwd() == inside
+    finally:
+        os.close(root)
+        os.close(whole)

@@ -3,6 +3,7 @@ that others hold in their mount namespaces is named (holders.py)."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -16,11 +17,16 @@ from mounted import Command
 from oracle import run
 
 from fusemount import _native
+from fusemount.daemon import umount
 from fusemount.daemon.background import ended
 from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
 from fusemount.daemon.mountid import held, mount_on
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.session import _flush_and_unmount
+from fusemount.settings import Directories
+
+OPEN_TREE, OPEN_TREE_CLONE = 428, 1  # linux/mount.h
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -106,6 +112,48 @@ def test_holders_are_named(command: Command, busybox_image: Path, tmp_path: Path
     assert (upper / "new").read_text() == "kept"
     gone = command("umount", at, check=False)
     assert gone.returncode == 7 and "no imgmount mount" in gone.stderr
+
+
+def test_a_bind_mount_that_holds_it_is_named(
+    command: Command, busybox_image: Path, tmp_path: Path
+) -> None:
+    at, copy, upper = tmp_path / "mnt", tmp_path / "copy", tmp_path / "upper"
+    at.mkdir()
+    copy.mkdir()
+    command(busybox_image, at, "--upper", upper)
+    (at / "new").write_text("kept")
+    (mount,) = json.loads(command("mounts", "--json").stdout)
+    run("mount", "--bind", at, copy)
+    try:
+        for _ in range(2):
+            said = command("umount", at, seconds=30).stdout
+            assert f"still mounted on {copy}:" in said and str(mount["pid"]) in said
+            assert mount_at(at) is None and (copy / "new").exists()
+    finally:
+        command("umount", copy)  # not waited for: a test beside this one may hold a copy
+    assert (upper / "new").read_text() == "kept"
+
+
+def test_who_holds_it_unseen_is_not_waited_for(
+    command: Command, busybox_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor of a copy that is mounted nowhere, as of a process that may not be looked at;
+    and those that may, which other tests start, are not."""
+    runtime = Path(command.environment["IMGMOUNT_RUNTIME_DIR"])
+    directories = Directories(tmp_path, tmp_path, runtime, tmp_path)
+    monkeypatch.setattr(umount, "holders", lambda device: [])
+    monkeypatch.setattr(umount, "END_SECONDS", 0.0)
+    at = tmp_path / "mnt"
+    at.mkdir()
+    command(busybox_image, at)
+    (mount,) = json.loads(command("mounts", "--json").stdout)
+    tree = libc.syscall(OPEN_TREE, -1, os.fsencode(at), OPEN_TREE_CLONE)
+    assert tree >= 0
+    try:
+        said = umount.umount_image(at, directories)
+        assert said and "somebody whom this user cannot see" in said and str(mount["pid"]) in said
+    finally:
+        os.close(tree)
 
 
 def test_a_daemon_that_is_told_to_end_leaves_a_stranger_on_top(

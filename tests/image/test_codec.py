@@ -16,9 +16,9 @@ import pytest
 import zstandard
 from imagewriter import compress
 
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, PIECE, Compression, decompress, detect
 from fusemount.errors import MalformedImage
-from fusemount.settings import UNPACK_LIMIT
 
 CODECS = ["gzip", "zstd", "xz", "bzip2"]
 PLAIN = random.Random(21).randbytes(100_000) + bytes(3 * PIECE + 17) + b"end"
@@ -31,9 +31,7 @@ def trickle(data: bytes, step: int) -> Callable[[int], bytes]:
 
 
 def plain(data: bytes, step: int = 1 << 30) -> bytes:
-    pieces = list(
-        decompress(trickle(data, step), detect(data[:MAGIC_BYTES]), "x.tar", UNPACK_LIMIT)
-    )
+    pieces = list(decompress(trickle(data, step), detect(data[:MAGIC_BYTES]), "x.tar", Budget()))
     assert all(0 < len(piece) <= PIECE for piece in pieces)
     return b"".join(pieces)
 

@@ -12,6 +12,7 @@ from imagewriter import (
 )
 from tarwriter import TarWriter
 
+from fusemount.budget import Budget
 from fusemount.digest import Digest
 from fusemount.layer import BlobFile, LayerBlob, OpenLayer, open_layers
 from fusemount.settings import Directories, ImageOptions
@@ -59,6 +60,7 @@ class Setting:
 class Blobs:
     layers: tuple[LayerBlob, ...]
     cache: Path | None = None
+    budget: Budget | None = None
 
 
 def blob(path: Path, data: bytes, **more: Any) -> LayerBlob:

@@ -112,7 +112,7 @@ from fusemount.layer import BlobFile, LayerBlob, SilentProgress, open_layers
 from fusemount.settings import Directories, ImageOptions
 path, cache = Path(sys.argv[1]), Path(sys.argv[2])
 class Image:
-    cache = None
+    cache = budget = None
     layers = (LayerBlob(None, None, "", BlobFile(path), 0, path.stat().st_size, "x"),)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.monotonic()

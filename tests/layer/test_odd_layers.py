@@ -20,6 +20,7 @@ def test_m09_t17_the_log_says_what_is_shown_otherwise(
         (layer,) = setting.open(blob(tmp_path / "layer", tar))
         assert [record.getMessage() for record in caplog.records] == [
             f"{layer.description}: 2 members' names lead out of the root by '..' and end at it; "
-            "the first is 'b'",
-            f"{layer.description}: 1 members' owners are no ids and show as 0; the first is 'b'",
+            "the first shows as 'b'",
+            f"{layer.description}: 1 members' owners are no ids and show as 0; the first shows "
+            "as 'b'",
         ]

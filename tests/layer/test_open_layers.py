@@ -187,7 +187,7 @@ from fusemount.layer import BlobFile, LayerBlob, SilentProgress, open_layers
 from fusemount.settings import Directories, ImageOptions
 path, cache = Path(sys.argv[1]), Path(sys.argv[2])
 class Image:
-    cache = None
+    cache = budget = None
     layers = (LayerBlob(None, None, "", BlobFile(path), 0, path.stat().st_size, "x"),)
 (layer,) = open_layers(Image(), ImageOptions(), Directories(cache, cache, cache), SilentProgress())
 print(layer.diff_id, len(layer.index))

@@ -1,21 +1,27 @@
-"""A server that never comes to its answer is left: a clock and a count for the head alone."""
+"""A server that never comes to its answer is left: a clock and a count for the head alone.
+
+The clock stands still but for the reads of the head without end: no hop before it can be late.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
 import pytest
-from hostile import Answer, Hostile, error
+from hostile import Answer, Hostile, Request, error
 from talking import talk
+from trio.testing import MockClock
 
 from fusemount.errors import RegistryError
 from fusemount.registry.client import Registry
-from fusemount.registry.head import HEAD_BYTES_MAX
+from fusemount.registry.head import HEAD_BYTES_MAX, HeadWatch
 from fusemount.registry.options import RegistryOptions
 
+Reply = Answer | Callable[[Request], Answer]
 BRIEF = RegistryOptions(retry_delays=(), reply_seconds=0.1, written_seconds=0.1)
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
-PACE = 0.01  # seconds: each byte comes long before the time for one read is over
+PACE = 0.001  # seconds
+TICK = 0.03  # of the clock, at each read: the time for one read is never over
 NEVER = [
     (HINTS,),
     (b"HTTP/1.1 100 Continue\r\n\r\n",),
@@ -32,17 +38,17 @@ async def push(registry: Registry) -> None:
     await registry.put_manifest("a", "t", "application/json", b"{}")
 
 
-def at_once(server: Hostile, never: Answer) -> None:
+def at_once(server: Hostile, never: Reply) -> None:
     server.on("GET /v2/a/manifests/t", never)
     server.on("PUT /v2/a/manifests/t", never)
 
 
-def redirected(server: Hostile, never: Answer) -> None:
+def redirected(server: Hostile, never: Reply) -> None:
     server.on("GET /v2/a/manifests/t", Answer(307, headers={"Location": "/there"}))
     server.on("GET /there", never)
 
 
-def at_the_token_server(server: Hostile, never: Answer) -> None:
+def at_the_token_server(server: Hostile, never: Reply) -> None:
     realm = f'Bearer realm="http://{server.domain}/token",service="s"'
     server.on("GET /v2/a/manifests/t", error(401, "UNAUTHORIZED", "who?", WWW_Authenticate=realm))
     server.on("GET /token?service=s&scope=repository%3Aa%3Apull", never)
@@ -55,18 +61,31 @@ WAYS = [(pull, at_once), (push, at_once), (pull, redirected), (pull, at_the_toke
 def test_a_head_without_end(
     server: Hostile,
     call: Callable[[Registry], Awaitable[None]],
-    place: Callable[[Hostile, Answer], None],
+    place: Callable[[Hostile, Reply], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    clock, count = MockClock(), HeadWatch._count
+    reached: list[Request] = []
+
+    def ticking(watch: HeadWatch, arrived: int) -> None:
+        if arrived and reached:
+            clock.jump(TICK)
+        count(watch, arrived)
+
+    monkeypatch.setattr(HeadWatch, "_count", ticking)
+
     async def each(registry: Registry) -> None:
         for never in NEVER:
-            place(server, Answer(flood=never, drip=PACE))
+            reached.clear()
+            flood = Answer(flood=never, drip=PACE)
+            place(server, lambda request, flood=flood: (reached.append(request), flood)[1])
             with pytest.raises(RegistryError) as told:
                 await call(registry)
             line = str(told.value)
             assert line.isprintable() and server.domain in line
-            assert "no answer in time" in line
+            assert "no answer in time" in line and len(reached) == 1
 
-    talk(server.domain, each, BRIEF)
+    talk(server.domain, each, BRIEF, clock=clock)
 
 
 def test_a_flood_of_interim_answers(server: Hostile) -> None:

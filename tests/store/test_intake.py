@@ -14,10 +14,10 @@ from imagewriter import compress, docker_archive, oci_archive, oci_layout
 from storing import LAYERS, clean, files, layer, load
 from tarwriter import TarWriter
 
+from fusemount.budget import Budget
 from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
-from fusemount.settings import UNPACK_LIMIT
 from fusemount.store import Store
 from fusemount.store.intake import Claims, Part, StoredLayer, put_document, take_layer
 from fusemount.store.removal import prune
@@ -46,7 +46,7 @@ def take(
     claims = claims or Claims()
     with store.lease("test", "a layer") as lease, Part(store.layout, claims.digest) as part:
         read = source(data if rest is None else rest, piece)
-        return take_layer(store.layout, lease, part, read, claims, "the layer", UNPACK_LIMIT)
+        return take_layer(store.layout, lease, part, read, claims, "the layer", Budget())
 
 
 def leave_part(store: Store, digest: Digest, data: bytes) -> None:
@@ -152,7 +152,7 @@ def test_a_part_survives_its_source(store: Store) -> None:
 
     with pytest.raises(ImgmountError, match="broke"):
         with store.lease("test", "a layer") as lease, Part(store.layout, digest) as part:
-            take_layer(store.layout, lease, part, read, Claims(digest), "the layer", UNPACK_LIMIT)
+            take_layer(store.layout, lease, part, read, Claims(digest), "the layer", Budget())
     assert store.layout.part(digest).read_bytes() == blob[:40_000]
     take(store, blob, Claims(digest, len(blob)), rest=blob[40_000:])
     assert store.layout.blob(digest).read_bytes() == blob
@@ -171,7 +171,7 @@ def test_two_takers_of_one_blob_read_it_once(store: Store) -> None:
 
     def taking() -> None:
         with store.lease("test", "first") as lease, Part(store.layout, digest) as part:
-            take_layer(store.layout, lease, part, first, Claims(digest), "the layer", UNPACK_LIMIT)
+            take_layer(store.layout, lease, part, first, Claims(digest), "the layer", Budget())
 
     found = []
 

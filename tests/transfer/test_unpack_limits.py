@@ -4,22 +4,26 @@ line with exit code 4 names layer, limit and flag, and nothing stays in a cache 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hostile import Hostile
 from imagewriter import ImageSpec, compress, docker_archive, oci_archive, oci_files
 from mounted import Command
-from servedimage import ServedImage
+from servedimage import ServedImage, in_range
 from tarwriter import TarWriter
 
+from fusemount.budget import ROOM_MIN, Budget
 from fusemount.cli.main import main
 from fusemount.codec import MAGIC_BYTES, Read, decompress, detect
-from fusemount.errors import MalformedImage
+from fusemount.errors import MalformedImage, NoSpace
 from fusemount.settings import RATIO_FROM, UNPACK_LIMIT, UnpackLimit
 
 SIZE = 3 << 20
@@ -84,6 +88,110 @@ def test_a_layer_of_a_registry(run: Run, server: Hostile) -> None:
     assert image.layers[0] in run("pull", "-q", LIMIT, image.name)
 
 
+PARTS = [TarWriter().file(f"zeros{i}", bytes(800_000)).tar() for i in range(4)]  # 2 of them fit
+
+
+def test_all_layers_have_one_limit(run: Run, tmp_path: Path) -> None:
+    """Each of them is within it; also what came of the first of them goes."""
+    archive = oci_archive(tmp_path / "a.tar", PARTS, tags=("t",), compress="gzip")
+    other = docker_archive(tmp_path / "b.tar", PARTS, compress="zstd")
+    (tmp_path / "mnt").mkdir()
+    for each in (archive, other):
+        assert f"{each}: layer" in run("dump", LIMIT, each)
+        assert "with the image's other parts, unpacks to" in run("load", "-q", LIMIT, each)
+    run("mount", LIMIT, archive, tmp_path / "mnt")
+    run("copy", "-q", LIMIT, f"oci-archive:{archive}", f"oci:{tmp_path / 'out'}")
+
+
+def test_an_archive_and_its_layers_have_one_limit(run: Run, tmp_path: Path) -> None:
+    noise = TarWriter().file("noise", os.urandom(600_000)).tar()
+    layers = [PARTS[0], PARTS[1], noise]
+    archive = docker_archive(tmp_path / "a.tgz", layers, compress="gzip", wrap="gzip")
+    for verb in ("dump", "load"):
+        assert "layer 2 of 3" in run(verb, LIMIT, archive)
+    run("copy", "-q", LIMIT, f"docker-archive:{archive}", f"oci:{tmp_path / 'out'}")
+
+
+def test_all_images_of_an_archive_have_one_limit(run: Run, tmp_path: Path) -> None:
+    images = [ImageSpec([part], tags=(f"t:{i}",), compress="gzip") for i, part in enumerate(PARTS)]
+    run("load", "-q", LIMIT, oci_archive(tmp_path / "a.tar", images=images))
+
+
+def test_layers_that_come_at_once(run: Run, server: Hostile) -> None:
+    """Also what came of layers that had not ended."""
+    files = oci_files([ImageSpec(PARTS, tags=("t",), compress="zstd")])
+    image = ServedImage(server, files, "a", "t")
+    run("pull", "-q", LIMIT, image.name)
+    # one that has not ended keeps what came of it for the next pull, but not of this image
+    server.on(image.blob(image.layers[0]), in_range(image.bytes_of(image.layers[0]), drip=0.05))
+    run("pull", "-q", LIMIT, image.name)
+
+
+def test_what_is_unpacked_once_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGMOUNT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("IMGMOUNT_ROOT_DIR", str(tmp_path / "root"))
+    twice = [PARTS[0], PARTS[1], PARTS[0], PARTS[1]]
+    archive = oci_archive(tmp_path / "a.tar", twice, tags=("t",), compress="gzip")
+    for _ in range(2):
+        assert main(["dump", LIMIT, str(archive)]) == 0
+        assert main(["load", "-q", LIMIT, str(archive)]) == 0
+    images = [ImageSpec(PARTS[:2], tags=(f"t:{i}",), compress="gzip") for i in range(3)]
+    many = oci_archive(tmp_path / "many.tar", images=images)
+    assert main(["load", "-q", LIMIT, str(many)]) == 0
+
+
+def test_the_ratio_is_of_all_layers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
+    budget = Budget()
+    budget.announce({"a": 500, "b": 1000, "c": 500})
+    budget.spend("a", 900_000, 500)  # more than 1,000 times its own bytes
+    budget.spend("b", 1_000_000, 1000)
+    with pytest.raises(MalformedImage, match=r"^c: .*and 1,000 times the image's 2000 bytes"):
+        budget.spend("c", 100_001, 500)
+    enclosed = Budget()
+    enclosed.enclose(1000)
+    enclosed.announce({"a": 1 << 30})  # it came out of these 1,000 bytes
+    with pytest.raises(MalformedImage):
+        enclosed.spend("a", (1 << 20) + 1, 1 << 30)
+
+
+def test_threads_spend_of_one_budget() -> None:
+    budget = Budget(UnpackLimit(30_000, 0))
+
+    def spend(name: int) -> bool:
+        for _ in range(10_000):
+            budget.spend(f"{name}", 1, 1)
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(spend, range(3)))
+    with pytest.raises(MalformedImage):
+        budget.spend("4", 1, 1)
+
+
+def test_the_last_of_a_disk_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict comes before the disk is full, with its own exit code."""
+    noise = TarWriter().file("noise", os.urandom(1 << 20)).tar()
+    archive = oci_archive(tmp_path / "a.tar", [PARTS[0], noise], tags=("t",), compress="gzip")
+    size = 10 << 30
+
+    def statvfs(fd: int) -> SimpleNamespace:
+        return SimpleNamespace(f_frsize=1, f_blocks=size, f_bavail=free, f_bfree=free)
+
+    monkeypatch.setattr("fusemount.budget.os.fstatvfs", statvfs)
+    for verb, what in (("dump", "CACHE"), ("load", "ROOT")):
+        monkeypatch.setenv(f"IMGMOUNT_{what}_DIR", str(tmp_path / verb))
+        free = ROOM_MIN + 1000
+        assert main([verb, str(archive)]) == NoSpace.exit_code
+        assert re.fullmatch(r"imgmount: .*No space left on device\n", capsys.readouterr().err)
+        assert not [p for p in (tmp_path / verb).rglob("*") if p.suffix in (".tar", ".part")]
+        free = ROOM_MIN + (8 << 20)
+        assert main([verb, str(archive)]) == 0
+        capsys.readouterr()
+
+
 def test_streams_without_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/dev/zero: has more than" in run("load", LIMIT, "/dev/zero")
     with open("/dev/zero") as zeros:
@@ -128,7 +236,7 @@ SKIPPABLE = b"\x50\x2a\x4d\x18" + (100_000).to_bytes(4, "little") + bytes(100_00
 def test_compressed_streams_without_end(parts: list[bytes]) -> None:
     """Also where nothing ever comes out."""
     pieces = decompress(
-        endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", UnpackLimit(1 << 19, 0)
+        endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", Budget(UnpackLimit(1 << 19, 0))
     )
     with pytest.raises(MalformedImage, match="more than 512 KiB, the limit"):
         for _ in pieces:
@@ -140,7 +248,7 @@ def test_the_limit_is_exact() -> None:
 
     def unpacked(limit: UnpackLimit) -> int:
         read = io.BytesIO(data).read
-        return sum(map(len, decompress(read, detect(data), "x", limit, len(data))))
+        return sum(map(len, decompress(read, detect(data), "x", Budget(limit), len(data))))
 
     assert unpacked(UnpackLimit(len(ZEROS), 0)) == len(ZEROS)
     with pytest.raises(MalformedImage, match=f"than {len(ZEROS) - 1} bytes, the limit"):
@@ -154,7 +262,7 @@ def test_the_ratio_counts_where_nobody_named_a_size(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
     data = compress(ZEROS, "zstd")
     with pytest.raises(MalformedImage, match=rf"than 1 MiB and 1,000 times its {len(data)} bytes"):
-        list(decompress(io.BytesIO(data).read, detect(data), "x", UNPACK_LIMIT, len(data)))
+        list(decompress(io.BytesIO(data).read, detect(data), "x", Budget(), len(data)))
 
 
 @pytest.mark.parametrize("word", ["", "0", "-1", "1X", "G", "9" * 30, "64 G", "1e9"])
