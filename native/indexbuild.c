@@ -1,5 +1,7 @@
 #include "indexbuild.h"
 
+#include "hash.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,24 +48,6 @@ int img_builder_text(img_builder *builder, const char *text, size_t len, uint32_
     return 0;
 }
 
-/* Folded 64 x 64 -> 128 multiplication, eight bytes a step. */
-static uint64_t mix(uint64_t a, uint64_t b) {
-    __extension__ typedef unsigned __int128 wide;
-    wide product = (wide)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-static uint64_t hash_bytes(uint64_t seed, const char *text, size_t len) {
-    uint64_t hash = seed ^ len, word;
-    for (; len >= sizeof word; len -= sizeof word, text += sizeof word) {
-        memcpy(&word, text, sizeof word);
-        hash = mix(hash ^ word, 0xa0761d6478bd642fu ^ (seed | 1));
-    }
-    word = 0;
-    memcpy(&word, text, len);
-    return mix(hash ^ word, 0xe7037ed1a0b428dbu ^ (seed | 1));
-}
-
 static int grow_table(img_builder *builder, img_error *err) {
     size_t size = builder->table_size ? 2 * builder->table_size : TABLE_FIRST;
     img_interned *table = calloc(size, sizeof *table);
@@ -99,7 +83,7 @@ int img_builder_intern(img_builder *builder, const char *text, size_t len, uint3
     }
     if (2 * (builder->table_used + 1) > builder->table_size && grow_table(builder, err) < 0)
         return -1;
-    uint64_t hash = hash_bytes(builder->seed, text, len);
+    uint64_t hash = img_hash(builder->seed, text, len);
     size_t mask = builder->table_size - 1, i = hash & mask;
     for (; builder->table[i].len; i = (i + 1) & mask) {
         img_interned *slot = &builder->table[i];

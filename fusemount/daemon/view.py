@@ -6,6 +6,7 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,10 +105,19 @@ def open_view(
     if options.volatile and not options.read_only:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
+        if upper and not scratch and not options.suid and os.geteuid() == 0 and open_to_all(upper):
+            LOGGER.warning("%s: every user can enter it, and set-id files and devices of the image "
+                           "are real there once they change (docs/security.md)", upper)  # fmt: skip
         with suppress(OSError):  # `diff` and `commit` then want --base
             keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
     return View(image, rootfs, upper, scratch, made, lost)
+
+
+def open_to_all(path: Path) -> bool:
+    """Whether every user may go into the directory, as far as its and its parents' modes say."""
+    real = Path(os.path.realpath(path))
+    return all(os.stat(place).st_mode & stat.S_IXOTH for place in (real, *real.parents))
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
