@@ -66,9 +66,12 @@ def open_view(
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     unpacked = open_directories(image.directories, image_options.marks, image.origin)
     for layer in unpacked:
+        stack.callback(layer.close)
         if layer.note:
             LOGGER.warning("%s", layer.note)
     archived = open_layers(image, image_options, directories, progress)
+    for tar in archived:
+        stack.callback(tar.close)
     layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
