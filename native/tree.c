@@ -1,5 +1,6 @@
 #include "tree.h"
 
+#include "hash.h"
 #include "upperfds.h"
 
 #include <errno.h>
@@ -232,21 +233,7 @@ void img_tree_share_data(img_tree *tree, img_id id, img_id source) {
 /* ---- the hash of names -------------------------------------------------------------------- */
 
 static uint32_t hash_name(const img_tree *tree, img_id parent, const char *name, size_t len) {
-    uint64_t h = tree->seed ^ ((uint64_t)parent * 0x9e3779b97f4a7c15u) ^ len;
-    while (len >= 8) {
-        uint64_t word;
-        memcpy(&word, name, 8);
-        h = (h ^ word) * 0xff51afd7ed558ccdu;
-        h ^= h >> 32;
-        name += 8;
-        len -= 8;
-    }
-    uint64_t word = 0;
-    memcpy(&word, name, len);
-    h = (h ^ word) * 0xff51afd7ed558ccdu;
-    h ^= h >> 29;
-    h *= 0xc4ceb9fe1a85ec53u;
-    return (uint32_t)(h >> 32);
+    return (uint32_t)img_hash(tree->seed + parent * UINT64_C(0x9e3779b97f4a7c15), name, len);
 }
 
 static void hash_insert(img_tree *tree, uint32_t d) {

@@ -6,6 +6,7 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +65,12 @@ def open_view(
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     unpacked = open_directories(image.directories, image_options.marks, image.origin)
     for layer in unpacked:
+        stack.callback(layer.close)
         if layer.note:
             LOGGER.warning("%s", layer.note)
     archived = open_layers(image, image_options, directories, progress)
+    for tar in archived:
+        stack.callback(tar.close)
     layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
@@ -101,10 +105,19 @@ def open_view(
     if options.volatile and not options.read_only:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
+        if upper and not scratch and not options.suid and os.geteuid() == 0 and open_to_all(upper):
+            LOGGER.warning("%s: every user can enter it, and set-id files and devices of the image "
+                           "are real there once they change (docs/security.md)", upper)  # fmt: skip
         with suppress(OSError):  # `diff` and `commit` then want --base
             keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
     return View(image, rootfs, upper, scratch, made, lost)
+
+
+def open_to_all(path: Path) -> bool:
+    """Whether every user may go into the directory, as far as its and its parents' modes say."""
+    real = Path(os.path.realpath(path))
+    return all(os.stat(place).st_mode & stat.S_IXOTH for place in (real, *real.parents))
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:

@@ -255,12 +255,36 @@ static void test_readers_beside_a_writer(void) {
     img_tree_free(tree);
 }
 
+/* Names that all have one hash, whatever the seed, where a step multiplies by a known odd number:
+ * the toggled top bits of two words that follow one another cancel. */
+static void test_names_cannot_be_made_to_collide(void) {
+    enum { WORDS = 12, NAMES = 1 << (WORDS - 1) };
+    img_tree *tree = img_tree_new();
+    uint32_t most = 0, in_bucket[256] = {0};
+    for (unsigned i = 0; i < NAMES; i++) {
+        char name[WORDS * 8 + 1] = {0};
+        memset(name, 'A', WORDS * 8);
+        for (unsigned word = 0; word < WORDS - 1; word++)
+            if (i >> word & 1) {
+                name[word * 8 + 7] ^= '\x80';
+                name[word * 8 + 11] ^= '\x80';
+                name[word * 8 + 15] ^= '\x80';
+            }
+        (void)make(tree, IMG_ROOT, name, &a_file);
+        uint32_t here = ++in_bucket[img_dentry_at(tree, named(tree, IMG_ROOT, name))->hash & 255];
+        most = here > most ? here : most;
+    }
+    assert(most < 8 * NAMES / 256); /* 8 names a bucket are the mean */
+    img_tree_free(tree);
+}
+
 int main(void) {
     test_names_and_links();
     test_whiteouts_stay_where_layers_have_a_name();
     test_cookies_go_on_after_any_change();
     test_a_name_that_comes_back_stands_where_it_stood();
     test_xattrs();
+    test_names_cannot_be_made_to_collide();
     test_paths_stay_inside_the_root();
     test_random_walk();
     test_readers_beside_a_writer();

@@ -116,14 +116,13 @@ def test_run_is_root_of_its_own_namespace(sub_ids: bool, home: Path) -> None:
 def test_run_from_a_store(whose: str, home: Path, busybox_image: Path) -> None:
     """In the user's namespace root's store, and what is above each of them, belong to nobody."""
     place = home / ".local/share/imgmount"
-    if whose == "root":
-        place = home.parent / f"{home.name}-store"
-        store = Store(place, create=True)
-        place.chmod(0o755)
-        load(store, busybox_image)
-    else:
-        as_user(home, "imgmount load -i image.tar").check_returncode()
     try:
+        if whose == "root":
+            place = home.parent / f"{home.name}-store"
+            load(Store(place, create=True), busybox_image)
+            place.chmod(0o755)
+        else:
+            as_user(home, "imgmount load -i image.tar").check_returncode()
         done = as_user(home, f"imgmount --root {place} run test 'id -u'")
     finally:
         shutil.rmtree(place)
