@@ -256,11 +256,11 @@ def test_what_is_another_file_by_now_is_not_read(command: Command, stack: Path) 
         (stack / "low" / name).write_text("anybody's\n")
     with mounted(command, stack) as at:
         low = stack / "low"
-        (stack / "new").write_text("private\n")
+        (stack / "new").write_text("private!!\n")
         os.rename(stack / "new", low / "given-up")  # the same owner and mode: another inode
-        (low / "closed").write_text("private\n")
+        (low / "closed").write_text("private!!\n")
         (low / "closed").chmod(0o600)
-        (low / "given-away").write_text("private\n")
+        (low / "given-away").write_text("private!!\n")
         os.chown(low / "given-away", 65533, 0)
         found = {}
         for name in names:
