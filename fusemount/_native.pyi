@@ -35,6 +35,8 @@ class Member:
     xattrs: tuple[tuple[bytes, bytes], ...]
     sparse: bool
 
+INDEX_BYTES_MAX: int  # native/index.h: nbytes of one LayerIndex, and of all of an image
+
 @final
 class LayerIndex:
     """A scanned archive. Raises FormatError, OSError, MemoryError."""
@@ -42,8 +44,8 @@ class LayerIndex:
     @staticmethod
     def scan(fd: int, offset: int, length: int) -> LayerIndex: ...  # releases the GIL
     @staticmethod
-    def load(fd: int) -> LayerIndex: ...  # FormatError when damaged or foreign
-    def save(self, fd: int) -> None: ...
+    def load(fd: int, name: bytes = b"", /) -> LayerIndex: ...  # FormatError: damaged, foreign
+    def save(self, fd: int, name: bytes = b"", /) -> None: ...  # is loaded by that name only
     def drop_entries(self) -> None: ...  # members go; what trees point into stays
     def __len__(self) -> int: ...
     def member(self, i: int) -> Member: ...

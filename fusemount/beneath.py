@@ -175,7 +175,7 @@ def own_directory(
             raise _refused(name, "it is a symlink")
         if not stat.S_ISDIR(st.st_mode):
             raise _refused(name, "it is not a directory")
-        if not _trusted(st.st_uid):
+        if not trusted(st.st_uid):
             raise _refused(name, f"it belongs to uid {st.st_uid}")
         if st.st_mode & _WRITABLE:
             raise _refused(name, f"its mode is 0{stat.S_IMODE(st.st_mode):o}")
@@ -229,7 +229,7 @@ def _secure(path: str, mode: int | None) -> str:
         place = os.path.dirname(here) if name == ".." else os.path.join(here, name)
         st = _lstat(place, mode)
         if stat.S_ISLNK(st.st_mode):
-            if open_to_others and not _trusted(st.st_uid):
+            if open_to_others and not trusted(st.st_uid):
                 raise _refused(path, f"{place} above it is a symlink of uid {st.st_uid}")
             followed += 1
             if followed > LINKS_MAX:
@@ -262,7 +262,7 @@ def _check_above(place: str, st: os.stat_result, path: str) -> bool:
     With the sticky bit a name is its owner's to exchange, and who owns the next one is looked at
     next.  A user's own directory may be writable by its group: umask 002 is for groups of one.
     """
-    if not _trusted(st.st_uid):
+    if not trusted(st.st_uid):
         raise _refused(path, f"{place} above it belongs to uid {st.st_uid}")
     if not st.st_mode & _WRITABLE:
         return False
@@ -273,7 +273,7 @@ def _check_above(place: str, st: os.stat_result, path: str) -> bool:
     return True
 
 
-def _trusted(uid: int) -> bool:
+def trusted(uid: int) -> bool:
     """Ours or root's.  In a user namespace the machine's root shows as the overflow uid, as all do
     who have no id there."""
     if uid in (os.geteuid(), 0):

@@ -187,15 +187,22 @@ static int set_marks(scanning *s, img_entry *e) {
 
 /* ---- what depends on the kind ------------------------------------------------------------- */
 
-static int put_target(scanning *s, img_entry *e, int fd, const char *name, bool file) {
+/* Whether what was opened is what was looked at: the name may be another file's by now. */
+static bool is_still(int fd, const struct statx *st) {
+    struct statx now;
+    return look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode && now.stx_uid == st->stx_uid &&
+           now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
+}
+
+static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
     char target[IMG_SYMLINK_BYTES_MAX + 1];
     ssize_t n = -1;
-    if (!file) {
+    if (!S_ISREG(st->stx_mode)) {
         n = readlinkat(fd, name, target, sizeof target);
     } else { /* the file holds the link's target: user.containers.override_stat says so */
         int in = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (in >= 0) {
-            n = pread(in, target, sizeof target, 0);
+            n = is_still(in, st) ? pread(in, target, sizeof target, 0) : (errno = EIO, -1);
             (void)close(in);
         }
     }
@@ -212,7 +219,13 @@ static int put_record(scanning *s, img_entry *e, const struct statx *st, const c
     img_file_record record = {.number = ++s->n_files,
                               .dir = s->here.path,
                               .dir_len = s->here.len,
-                              .name_len = e->name_len};
+                              .name_len = e->name_len,
+                              .uid = st->stx_uid,
+                              .gid = st->stx_gid,
+                              .mode = st->stx_mode,
+                              .dev_major = st->stx_dev_major,
+                              .dev_minor = st->stx_dev_minor,
+                              .ino = st->stx_ino};
     uint32_t at;
     e->size = st->stx_size;
     e->rdev_major = (uint32_t)st->stx_blocks;
@@ -362,7 +375,7 @@ static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, c
     case IMG_DIR:
         return put_waiting(s, e, st, name);
     case IMG_SYMLINK:
-        return put_target(s, e, fd, name, S_ISREG(st->stx_mode));
+        return put_target(s, e, st, fd, name);
     default:
         return 0;
     }

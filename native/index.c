@@ -58,19 +58,23 @@ static int write_all(int fd, const void *data, uint64_t size, img_error *err) {
     return 0;
 }
 
-uint64_t img_index_checksum(const img_index *index) {
+uint64_t img_index_key(const void *name, size_t len) {
+    return len ? img_checksum(name, len, 0) : 0;
+}
+
+uint64_t img_index_checksum(const img_index *index, uint64_t key) {
     img_index_header head = index->head;
     head.checksum = 0;
-    uint64_t sum = img_checksum(&head, sizeof head, 0);
+    uint64_t sum = img_checksum(&head, sizeof head, key);
     sum = img_checksum(index->entries, (size_t)head.n_entries * sizeof(img_entry), sum);
     sum = img_checksum(index->extents, (size_t)head.n_extents * sizeof(img_extent), sum);
     return img_checksum(index->pool, (size_t)head.pool_bytes, sum);
 }
 
-int img_index_write(const img_index *index, int fd, img_error *err) {
+int img_index_write(const img_index *index, int fd, uint64_t key, img_error *err) {
     const img_index_header *head = &index->head;
     img_index_header summed = *head;
-    summed.checksum = img_index_checksum(index);
+    summed.checksum = img_index_checksum(index, key);
     if (write_all(fd, &summed, sizeof summed, err) < 0 ||
         write_all(fd, index->entries, head->n_entries * sizeof(img_entry), err) < 0 ||
         write_all(fd, index->extents, head->n_extents * sizeof(img_extent), err) < 0)
@@ -82,7 +86,7 @@ int img_index_write(const img_index *index, int fd, img_error *err) {
 static bool lay_out(img_index *index, const char *base, uint64_t size) {
     const img_index_header *head = &index->head;
     if (head->n_entries > IMG_ENTRIES_MAX || head->n_extents > UINT32_MAX ||
-        head->pool_bytes > IMG_POOL_BYTES_MAX)
+        head->pool_bytes > IMG_INDEX_BYTES_MAX)
         return false; /* so that no sum below overflows */
     uint64_t entries = sizeof *head;
     uint64_t extents = entries + head->n_entries * sizeof(img_entry);
@@ -205,15 +209,15 @@ static bool entry_holds(const img_index *index, const img_entry *entry, const im
            contents_hold(index, entry);
 }
 
-static int check(img_index *index, const char *base, uint64_t size, img_error *err) {
+static int check(img_index *index, const char *base, uint64_t size, uint64_t key, img_error *err) {
     if (memcmp(index->head.magic, IMG_INDEX_MAGIC, sizeof index->head.magic) != 0)
         return img_fail(err, EBADMSG, "not an index");
     if (index->head.version != IMG_INDEX_VERSION || index->head.entry_size != sizeof(img_entry))
         return img_fail(err, EBADMSG, "an index of another version");
     if (!lay_out(index, base, size))
         return img_fail(err, EBADMSG, "an index that is cut or has grown");
-    if (img_index_checksum(index) != index->head.checksum)
-        return img_fail(err, EBADMSG, "a damaged index: its checksum is another");
+    if (img_index_checksum(index, key) != index->head.checksum)
+        return img_fail(err, EBADMSG, "damaged, or of another name: its checksum is another");
     for (uint64_t i = 0; i < index->head.n_entries; i++) {
         if (img_interrupted(1, err) < 0)
             return -1;
@@ -242,7 +246,7 @@ static int read_all(int fd, char *at, size_t size, img_error *err) {
     return 0;
 }
 
-img_index *img_index_read(int fd, img_error *err) {
+img_index *img_index_read(int fd, uint64_t key, img_error *err) {
     struct stat st;
     err->offset = 0;
     err->member[0] = 0;
@@ -268,7 +272,7 @@ img_index *img_index_read(int fd, img_error *err) {
     index->block_bytes = size;
     if (read_all(fd, block, size, err) == 0) {
         memcpy(&index->head, block, sizeof index->head);
-        if (check(index, block, size, err) == 0) {
+        if (check(index, block, size, key, err) == 0) {
             index->head.checksum = 0;
             return index;
         }

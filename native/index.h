@@ -6,7 +6,8 @@
  * <= 255 bytes.
  *
  *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
- *           header.checksum is that of all of it (checksum.h), taken with checksum = 0
+ *           header.checksum is that of all of it (checksum.h), taken with checksum = 0 and with
+ *           the file's key as its seed: a whole index under another's name does not match either
  *   pool  = bytes that entries point into: names, link targets, xattr records
  *   xattr record = u16 name_len | u32 value_len | name | value        (packed, host order)
  *
@@ -40,7 +41,9 @@
 #define IMG_GLOBAL_XATTRS_MAX 4096u        /* bytes of xattrs for all members of an archive, */
 #define IMG_GLOBAL_XATTRS_N_MAX 64u        /* and how many: each member takes them over anew */
 #define IMG_SPARSE_MAX (1u << 20)          /* extents of one sparse member */
-#define IMG_POOL_BYTES_MAX 0xffffffffu     /* pool offsets are 32 bits */
+#define IMG_INDEX_BYTES_MAX (1u << 31) /* the arrays of one index, and of all of an image: 136 */
+                                       /* bytes a member beside its img_entry, if there are */
+                                       /* IMG_ENTRIES_MAX; pool offsets are 32 bits */
 
 typedef enum img_kind {
     IMG_FILE = 1,
@@ -105,6 +108,9 @@ typedef struct img_file_record { /* in the pool, not aligned: to be copied out *
     uint32_t number;             /* of the layer's files, from 1 */
     uint32_t dir;                /* pool offset of the directory's path */
     uint16_t dir_len, name_len;  /* the name's bytes follow */
+    uint32_t uid, gid, mode;     /* as they stood on disk, whatever marks said */
+    uint32_t dev_major, dev_minor;
+    uint64_t ino;
 } img_file_record;
 
 /* What is shown otherwise than the archive says it: how many entries, and the first of them. */
@@ -140,17 +146,20 @@ void img_oddities_count(img_oddities *oddities, const img_entry *entry, uint64_t
 /* Frees the arrays or the mapping, and the index itself. NULL is fine. */
 void img_index_free(img_index *index);
 
+/* The key of a file of that name; 0 for none. */
+uint64_t img_index_key(const void *name, size_t len);
+
 /* What header.checksum of this index' file is. */
-uint64_t img_index_checksum(const img_index *index);
+uint64_t img_index_checksum(const img_index *index, uint64_t key);
 
 /* Writes the index to fd from its current position. Errors: the system's. */
-int img_index_write(const img_index *index, int fd, img_error *err);
+int img_index_write(const img_index *index, int fd, uint64_t key, img_error *err);
 
 /* Reads the file behind fd (which may be closed afterwards), compares its checksum, which tells of
  * damage, and checks every offset in it, so that no later use can leave the arrays whoever made it.
  * It is read, not mapped: a file that shrinks, or a disk that fails, must not end the process
- * (SIGBUS). EBADMSG: not an index, foreign, cut or damaged. */
-img_index *img_index_read(int fd, img_error *err);
+ * (SIGBUS). EBADMSG: not an index, foreign, cut, damaged or written with another key. */
+img_index *img_index_read(int fd, uint64_t key, img_error *err);
 
 /* Gives the entries' memory back; extents and pool, which trees point into, stay. */
 void img_index_drop_entries(img_index *index);

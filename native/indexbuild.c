@@ -27,11 +27,21 @@ static int no_memory(img_error *err) {
     return img_fail(err, ENOMEM, "out of memory");
 }
 
+/* n more items: E2BIG where the arrays would be beyond their limit. */
+static int has_room(const img_builder *builder, size_t n, size_t item, img_error *err) {
+    size_t used = builder->n_entries * sizeof(img_entry) + builder->n_extents * sizeof(img_extent) +
+                  builder->pool.len;
+    if (n <= (IMG_INDEX_BYTES_MAX - used) / item)
+        return 0;
+    return img_fail(err, E2BIG,
+                    "names, xattrs and members take more than %u bytes of memory, the limit",
+                    IMG_INDEX_BYTES_MAX);
+}
+
 int img_builder_text(img_builder *builder, const char *text, size_t len, uint32_t *at,
                      img_error *err) {
-    if (len > IMG_POOL_BYTES_MAX - builder->pool.len)
-        return img_fail(err, E2BIG, "more than %u bytes of names and xattrs, the limit",
-                        IMG_POOL_BYTES_MAX);
+    if (has_room(builder, len, 1, err) < 0)
+        return -1;
     *at = len ? (uint32_t)builder->pool.len : 0;
     if (img_bytes_add(&builder->pool, text, len) < 0)
         return no_memory(err);
@@ -111,6 +121,8 @@ static int grow(void **array, size_t n, size_t *cap, size_t item, size_t extra, 
 int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *err) {
     if (builder->n_entries == IMG_ENTRIES_MAX)
         return img_fail(err, E2BIG, "more than %u members, the limit", IMG_ENTRIES_MAX);
+    if (has_room(builder, 1, sizeof *entry, err) < 0)
+        return -1;
     void *entries = builder->entries;
     int result = grow(&entries, builder->n_entries, &builder->entries_cap, sizeof *entry, 1, err);
     builder->entries = entries;
@@ -124,8 +136,8 @@ int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *e
 int img_builder_extents(img_builder *builder, const img_extent *extents, size_t n, uint32_t *first,
                         img_error *err) {
     *first = (uint32_t)builder->n_extents;
-    if (n > UINT32_MAX - builder->n_extents)
-        return img_fail(err, E2BIG, "more than %u pieces of sparse files, the limit", UINT32_MAX);
+    if (has_room(builder, n, sizeof *extents, err) < 0)
+        return -1;
     void *grown = builder->extents;
     int result = grow(&grown, builder->n_extents, &builder->extents_cap, sizeof *extents, n, err);
     builder->extents = grown;

@@ -13,8 +13,9 @@
  * (be it the very mount that shows it). */
 int img_layer_open_root(const char *path);
 
-/* A file of a directory layer by the pool offset of its img_file_record: readable, surely a regular
- * file, without touching its atime where we may. -EIO when there is none (any more). */
+/* A file of a directory layer by the pool offset of its img_file_record: readable, surely the
+ * regular file that was scanned, with the owner and mode it had then, without touching its atime
+ * where we may. -EIO when there is none (any more). */
 int img_layer_open_file(int root, const img_index *index, uint64_t record);
 
 #endif

@@ -133,30 +133,36 @@ static PyObject *layer_index_scan(PyObject *cls, PyObject *args, PyObject *kwarg
     return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
 }
 
-static PyObject *layer_index_load(PyObject *cls, PyObject *arg) {
-    int fd = _PyLong_AsInt(arg);
+static PyObject *layer_index_load(PyObject *cls, PyObject *args) {
+    int fd;
+    const char *name = "";
+    Py_ssize_t len = 0;
     img_error err = {0};
     img_index *index;
-    if (fd == -1 && PyErr_Occurred())
+    if (!PyArg_ParseTuple(args, "i|y#:load", &fd, &name, &len))
         return NULL;
+    uint64_t key = img_index_key(name, (size_t)len);
     IMGPY_BEGIN_LONG;
-    index = img_index_read(fd, &err);
+    index = img_index_read(fd, key, &err);
     IMGPY_END_LONG;
     return index ? wrap((PyTypeObject *)cls, index) : imgpy_raise(&err);
 }
 
-static PyObject *layer_index_save(PyObject *self, PyObject *arg) {
-    int fd = _PyLong_AsInt(arg), result;
+static PyObject *layer_index_save(PyObject *self, PyObject *args) {
+    int fd, result;
+    const char *name = "";
+    Py_ssize_t len = 0;
     img_error err = {0};
+    if (!PyArg_ParseTuple(args, "i|y#:save", &fd, &name, &len))
+        return NULL;
     const img_index *index = ((layer_index_object *)self)->index;
     if (index->directory) {
         PyErr_SetString(PyExc_ValueError, "a directory's index is not kept: it may change");
         return NULL;
     }
-    if (fd == -1 && PyErr_Occurred())
-        return NULL;
+    uint64_t key = img_index_key(name, (size_t)len);
     IMGPY_BEGIN_LONG;
-    result = img_index_write(index, fd, &err);
+    result = img_index_write(index, fd, key, &err);
     IMGPY_END_LONG;
     if (result < 0)
         return imgpy_raise(&err);
@@ -361,8 +367,10 @@ static PyMethodDef layer_index_methods[] = {
     {"scan", (PyCFunction)(void (*)(void))layer_index_scan,
      METH_VARARGS | METH_KEYWORDS | METH_CLASS,
      "scan(fd, offset, length): the index of the tar archive there."},
-    {"load", layer_index_load, METH_O | METH_CLASS, "load(fd): reads what save() wrote."},
-    {"save", layer_index_save, METH_O, "save(fd): writes the index at fd's position."},
+    {"load", layer_index_load, METH_VARARGS | METH_CLASS,
+     "load(fd, name=b''): reads what save() wrote for that name."},
+    {"save", layer_index_save, METH_VARARGS,
+     "save(fd, name=b''): writes the index at fd's position, to be loaded by that name only."},
     {"drop_entries", layer_index_drop_entries, METH_NOARGS, "Gives the members' memory back."},
     {"member", (PyCFunction)(void (*)(void))layer_index_member,
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS, "member(i): a Member."},
@@ -519,6 +527,8 @@ int imgpy_index_exec(PyObject *module) {
     Py_DECREF(defaults);
     if (!state->format_error ||
         PyModule_AddObjectRef(module, "FormatError", state->format_error) < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "INDEX_BYTES_MAX", (long)IMG_INDEX_BYTES_MAX) < 0)
         return -1;
     return add_types(module, state);
 }

@@ -17,6 +17,7 @@ from fusemount.daemon.handover import await_upper
 from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
+from fusemount.daemon.upperpath import open_place
 from fusemount.errors import ImgmountError, UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -65,13 +66,16 @@ def open_view(
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     unpacked = open_directories(image.directories, image_options.marks, image.origin)
     for layer in unpacked:
+        stack.callback(layer.close)
         if layer.note:
             LOGGER.warning("%s", layer.note)
     archived = open_layers(image, image_options, directories, progress)
+    for tar in archived:
+        stack.callback(tar.close)
     layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
     made: list[Path] = []
     stack.callback(_take_back, made)
-    upper, work, scratch = _open_upper(options, directories, stack, made)
+    upper, upper_fd, work, scratch = _open_upper(options, directories, stack, made)
     if upper and not scratch:
         _check_no_layer({"upper": upper, "work directory": work}, image)
         await_upper(upper, work, directories.runtime)
@@ -83,6 +87,7 @@ def open_view(
     rootfs = open_rootfs(
         layers,
         upper=upper,
+        upper_fd=upper_fd,
         work=work,
         read_only=options.read_only and not remountable(options),
         follow_symlink_parents=follow,
@@ -138,22 +143,27 @@ def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
 
 def _open_upper(
     options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
-) -> tuple[Path | None, Path | None, Scratch | None]:
-    """The user's own directory, or a fresh one; a read-only mount without one has none."""
-    if options.upper and options.read_only and not remountable(options):
-        return Path(os.path.realpath(options.upper)), None, None
+) -> tuple[Path | None, int | None, Path | None, Scratch | None]:
+    """The user's own directory (path and descriptor), or a fresh one; a read-only mount without one
+    has none."""
     if options.upper:
-        upper = _users_directory(options.upper, made)
-        work = _users_directory(_work_for(upper, options), made, ours=True)
+        looked_at = options.read_only and not remountable(options)
+        upper, fd, is_new = open_place(options.upper, make=not looked_at)
+        stack.callback(os.close, fd)
+        if is_new:
+            made.append(upper)
+        if looked_at:
+            return upper, fd, None, None
+        work = _work_directory(_work_for(upper, options), made)
         if not (work / "work").exists():
             made.append(work / "work")  # rootfs makes it
-        return upper, work, None
+        return upper, fd, work, None
     if options.read_only:
-        return None, None, None
+        return None, None, None, None
     scratch = fresh_scratch(directories, stack)
     if options.keep:
         scratch.keep()
-    return scratch.upper, scratch.work, scratch
+    return scratch.upper, None, scratch.work, scratch
 
 
 def remountable(options: MountOptions) -> bool:
@@ -185,12 +195,12 @@ def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
                 raise UpperError(f"{place}: the {what} is a layer of this mount too")
 
 
-def _users_directory(path: Path, made: list[Path], *, ours: bool = False) -> Path:
-    """The user's upper or work directory, made when only its last component is missing. ours: a
-    symlink is left for rootfs/upper.py to refuse."""
-    path = Path(os.path.realpath(path.parent), path.name) if ours else Path(os.path.realpath(path))
+def _work_directory(path: Path, made: list[Path]) -> Path:
+    """Made when only its last component is missing; a symlink is left for rootfs/upper.py to
+    refuse."""
+    path = Path(os.path.realpath(path.parent), path.name)
     try:
-        path.mkdir(mode=0o700 if ours else 0o777)
+        path.mkdir(mode=0o700)
     except FileExistsError as error:
         if not path.is_dir():
             raise UpperError(f"{path}: not a directory") from error

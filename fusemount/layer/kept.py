@@ -13,8 +13,9 @@ writer lives, then renamed.  What a dead writer left is swept by the next one.  
 a stretch of one state of one file: device, inode, size, mtime, ctime, offset, length.  Facts are
 computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
 
-Nothing kept is believed unless it is whole.  An index has a checksum (native/index.h), the small
-files have one (record.py): both are compared whenever they are read.  A tar of gigabytes cannot be
+Nothing kept is believed unless it is whole, and of the name that it has.  An index has a checksum
+(native/index.h), the small files have one (record.py), both of the name too: they are compared
+whenever they are read.  A tar of gigabytes cannot be
 hashed at each mount: it was, in the pass that wrote it, and is used while it is the very file that
 was written then, in size, inode and times; after any write to it, or a copy of the cache, it is
 made again.  What a disk changes by itself in a tar, `verify` finds.  The directories must be ours
@@ -46,10 +47,11 @@ TMP = ".tmp-"
 HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size
 _ZEROS = bytes(HOLE)
 _THIS_PROCESS = os.urandom(16)
-# linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, F2FS; bcachefs and ZFS by their own headers
+# linux/magic.h: ext2 to ext4, XFS, btrfs, F2FS; bcachefs and ZFS by their own headers
 _CTIME_IS_THE_KERNELS = frozenset(
-    (0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
+    (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
 )
+_TMPFS = 0x01021994  # its ctime is the kernel's, but no store through mmap(2) changes it
 _VERSION = 1  # of the small files
 _DIRECTORIES = ("layers", "archives", "index", "facts")
 _SETTLED_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
@@ -69,8 +71,13 @@ def identity(fd: int, offset: int, length: int) -> str:
     """Names the state of a stretch of a file; changes whenever the file is written to.
 
     Where inode numbers and ctime come from an image or a server (FUSE, squashfs, NFS …), another
-    file may have them all alike tomorrow: there the name is good for this process only, and what
-    is kept under it is swept as a leftover.
+    file may have them all alike tomorrow, and on tmpfs stores through mmap(2) change no time: there
+    the name is good for this process only, and what is kept under it is swept as a leftover.
+
+    This is no guard against another user who can write to the file (docs/security.md, "Files of
+    others"): the contents are read in place, after they were verified too; and elsewhere a store
+    through mmap(2) changes the times only at the first write to a page since it was last written
+    back, and root can set back the clock.
     """
     st = os.fstat(fd)
     parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
@@ -84,7 +91,7 @@ def _state(fd: int) -> bytes:
     numbers are another's (identity() says where), only size and mtime last."""
     st = os.fstat(fd)
     told = [st.st_size, st.st_mtime_ns]
-    if fs_type(fd) in _CTIME_IS_THE_KERNELS:
+    if fs_type(fd) in _CTIME_IS_THE_KERNELS | {_TMPFS}:  # nobody maps what is ours
         told += [st.st_ino, st.st_ctime_ns]
     return json.dumps(told).encode()
 
@@ -122,22 +129,28 @@ class Cache:
         name = f"{mark}file-{key}.idx" if diff_id is None else f"{Digest(diff_id).hex}.idx"
         return self.root / "index" / name
 
+    def facts_path(self, key: str) -> Path:
+        return self.root / "facts" / f"{key}.json"
+
     def facts(self, key: str) -> Facts | None:
-        data = read_sealed(self.root / "facts" / f"{key}.json", _VERSION)
+        data = read_sealed(self.facts_path(key), _VERSION, f"facts/{key}")
         return None if data is None else Facts(**json.loads(data))
 
     def keep_facts(self, key: str, facts: Facts) -> None:
-        self._keep_small(self.root / "facts" / f"{key}.json", json.dumps(asdict(facts)).encode())
+        data = json.dumps(asdict(facts)).encode()
+        self._keep_small(self.facts_path(key), data, f"facts/{key}")
 
-    def _keep_small(self, path: Path, data: bytes) -> None:
+    def _keep_small(self, path: Path, data: bytes, key: str) -> None:
         with self.replacing(path) as fd:
-            os.write(fd, sealed(data, _VERSION))
+            os.write(fd, sealed(data, _VERSION, key))
 
     def kind(self, key: str) -> str:
-        return (read_sealed(self.root / "facts" / f"{key}.kind", _VERSION) or b"").decode("ascii")
+        path = self.root / "facts" / f"{key}.kind"
+        return (read_sealed(path, _VERSION, f"kind/{key}") or b"").decode("ascii")
 
     def keep_kind(self, key: str, kind: str) -> None:
-        self._keep_small(self.root / "facts" / f"{key}.kind", kind.encode("ascii"))
+        path = self.root / "facts" / f"{key}.kind"
+        self._keep_small(path, kind.encode("ascii"), f"kind/{key}")
 
     def open_tar(self, path: Path, size: int | None = None) -> int:
         """A descriptor of a kept tar; -1 where it is not there as it was written."""
@@ -148,7 +161,7 @@ class Cache:
         except OSError as error:
             say_damaged(path, error)
             return -1
-        data = read_sealed(path.with_suffix(".json"), _VERSION)
+        data = read_sealed(path.with_suffix(".json"), _VERSION, _tar_key(path))
         if size in (None, os.fstat(fd).st_size) and data == _state(fd):
             return fd
         os.close(fd)
@@ -157,7 +170,7 @@ class Cache:
 
     def record_tar(self, path: Path, fd: int) -> None:
         """fd is the whole tar that now stands at path.  Raises NoSpace, ImgmountError."""
-        self._keep_small(path.with_suffix(".json"), _state(fd))
+        self._keep_small(path.with_suffix(".json"), _state(fd), _tar_key(path))
 
     def drop(self, made: Iterable[Path]) -> None:
         """Takes kept tars away; who has one open reads on."""
@@ -168,7 +181,7 @@ class Cache:
                 path.with_suffix(".json").unlink()
 
     def index(self, path: Path) -> LayerIndex | None:
-        """The index kept at path, None where there is none or it is damaged."""
+        """The index kept at path, None where there is none or it is damaged or another's."""
         try:
             fd = open_file(path)
         except NOT_THERE:
@@ -177,7 +190,7 @@ class Cache:
             say_damaged(path, error)
             return None
         try:
-            return LayerIndex.load(fd)
+            return LayerIndex.load(fd, path.name.encode())
         except (FormatError, OSError) as error:
             say_damaged(path, error)
             return None
@@ -186,7 +199,7 @@ class Cache:
 
     def keep_index(self, path: Path, index: LayerIndex) -> None:
         with self.replacing(path) as fd:
-            index.save(fd)
+            index.save(fd, path.name.encode())
 
     @contextmanager
     def replacing(self, path: Path, durable: bool = False) -> Iterator[int]:
@@ -224,6 +237,11 @@ class Cache:
                 path.unlink()
             if fd >= 0:
                 os.close(fd)
+
+
+def _tar_key(path: Path) -> str:
+    """Of a kept tar's state: layers/<hex>, archives/<identity>."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from fusemount._native import LayerIndex
+from fusemount._native import INDEX_BYTES_MAX, LayerIndex
 from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.digest import Digest
@@ -86,6 +86,7 @@ class _Opener:
         self._cache = cache
         self._progress = progress
         self._seen: dict[str, OpenLayer] = {}
+        self._index_bytes = 0
         self._facts: dict[str, Facts] = {}  # also where the cache keeps nothing
 
     def open(self, blob: LayerBlob) -> OpenLayer:
@@ -93,9 +94,11 @@ class _Opener:
             missing = blob.offset + blob.size - blob.file.size
             raise MalformedImage(f"{blob.description}: cut off, {missing} bytes are missing")
         key = identity(blob.fd, blob.offset, blob.size)
-        facts = self._facts.get(key) or self._cache.facts(key)
+        facts = self._facts.get(key)
         if facts is not None:
             self._check(blob, facts)
+        else:
+            facts = self._kept_facts(blob, key)
         seen = self._seen.get(key)
         if seen is not None:
             # claims may differ between the two, and were checked above where there are facts
@@ -108,9 +111,28 @@ class _Opener:
         else:
             layer = self._compressed(blob, key, facts, compression)
         blob.file.release()
+        self._index_bytes += layer.index.nbytes
+        if self._index_bytes > INDEX_BYTES_MAX:
+            layer.close()
+            raise MalformedImage(
+                f"{blob.description}: names, xattrs and members of the image's layers take more "
+                f"than {INDEX_BYTES_MAX} bytes of memory, the limit"
+            )
         _log_oddities(layer)
         self._seen[key] = layer
         return layer
+
+    def _kept_facts(self, blob: LayerBlob, key: str) -> Facts | None:
+        """None also where they contradict the claims: only the bytes themselves refuse an image."""
+        facts = self._cache.facts(key)
+        if facts is not None:
+            try:
+                self._check(blob, facts)
+            except VerificationFailed:
+                say_damaged(self._cache.facts_path(key), "not what manifest and config say")
+                self._seen.pop(key, None)
+                return None
+        return facts
 
     def _check(self, blob: LayerBlob, facts: Facts) -> None:
         if self._verify:

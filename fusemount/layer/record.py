@@ -1,9 +1,10 @@
 """Law: a small file that is kept says its version and its checksum in its first line.
 
-    {"version":1,"sha256":"<of what follows>"}
+    {"version":1,"sha256":"<of its key and what follows>"}
     ...
 
-One that is damaged, cut, or of another version is as good as none: it is made again, and a line in
+The key says what the file tells of ("facts/<identity>"): a whole file under another's name is as
+good as none, as one that is damaged, cut or of another version is.  It is made again, and a line in
 the log says so.  The checksum is against damage: who could forge it may not write there at all
 (beneath.own_directory).
 """
@@ -19,24 +20,25 @@ from fusemount.ownfile import read_file
 NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)  # nothing for us, that is
 
 
-def sealed(rest: bytes, version: int) -> bytes:
-    head = {"version": version, "sha256": hashlib.sha256(rest).hexdigest()}
+def sealed(rest: bytes, version: int, key: str) -> bytes:
+    checksum = hashlib.sha256(key.encode() + b"\0" + rest)
+    head = {"version": version, "sha256": checksum.hexdigest()}
     return json.dumps(head, separators=(",", ":")).encode() + b"\n" + rest
 
 
-def unsealed(data: bytes, version: int) -> bytes:
+def unsealed(data: bytes, version: int, key: str) -> bytes:
     """What sealed() was given. Raises ValueError for anything else."""
     head, _, rest = data.partition(b"\n")
-    if sealed(rest, version) != data:
+    if sealed(rest, version, key) != data:
         same = f'{{"version":{version},'.encode() == head[: len(str(version)) + 12]
         raise ValueError("its checksum is another" if same else "of another version, or damaged")
     return rest
 
 
-def read_sealed(path: Path, version: int) -> bytes | None:
-    """What is kept at path; None where nothing is, or nothing that is whole."""
+def read_sealed(path: Path, version: int, key: str) -> bytes | None:
+    """What is kept at path; None where nothing is, or nothing that is whole and of that key."""
     try:
-        return unsealed(read_file(path), version)
+        return unsealed(read_file(path), version, key)
     except NOT_THERE:
         return None
     except (OSError, ValueError) as error:

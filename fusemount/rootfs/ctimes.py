@@ -51,7 +51,7 @@ def read_ctimes(work: int) -> Ctimes:
     with open(fd, "rb") as file, suppress(OSError, ValueError):
         st = os.fstat(fd)
         if stat.S_ISREG(st.st_mode) and st.st_size <= _BYTES_MAX:
-            lines = unsealed(file.read(), _VERSION).splitlines()
+            lines = unsealed(file.read(), _VERSION, _NAME).splitlines()
             pairs = (line.split(b" ") for line in lines)
             return Ctimes({int(ino): int(told) for ino, told in pairs}, st.st_ctime_ns)
     return Ctimes()
@@ -61,7 +61,7 @@ def write_ctimes(work: int, told: Iterable[tuple[int, int]]) -> None:
     """told: (st_ino, ctime in ns). Raises OSError, and then the table is gone: it is never old."""
     with suppress(FileNotFoundError):
         os.unlink(_NAME, dir_fd=work)
-    data = sealed(b"".join(b"%d %d\n" % line for line in told), _VERSION)
+    data = sealed(b"".join(b"%d %d\n" % line for line in told), _VERSION, _NAME)
     with suppress(FileNotFoundError):
         os.unlink(_NEW, dir_fd=work)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -75,6 +75,7 @@ def open_rootfs(
     layers: Sequence[Layer],
     *,
     upper: Path | None,
+    upper_fd: int | None = None,
     work: Path | None,
     read_only: bool,
     follow_symlink_parents: bool = False,
@@ -87,6 +88,7 @@ def open_rootfs(
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
+    upper_fd: a descriptor of the upper, which is then not looked up by its path again.
     work: default `.<name>.imgmount-work` beside the upper.
     keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
     xattrs are, also where it is empty; else an empty one takes on those of the layers.
@@ -102,11 +104,13 @@ def open_rootfs(
     if upper is None:
         return RootFs(tree, None)
     if read_only:
-        looked_at = Upper(upper, None, userxattr=userxattr)
+        looked_at = Upper(upper, None, at=upper_fd, userxattr=userxattr)
         return _over(tree, looked_at, base, UpperOptions(), read_only=True, rebase=rebase)
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
-    opened = Upper(upper, work or beside, volatile=options.volatile, userxattr=userxattr)
+    opened = Upper(
+        upper, work or beside, at=upper_fd, volatile=options.volatile, userxattr=userxattr
+    )
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
     return _over(tree, opened, base, options, read_only=False, rebase=rebase)

@@ -150,11 +150,12 @@ def _usable(path: Path) -> Iterator[None]:
         raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
 
 
-def _open_dir(path: Path, *, make: bool = False) -> int:
+def _open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
     with _usable(path):
-        if make:
+        if make and at is None:
             path.mkdir(exist_ok=True)
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        return os.open(path, flags) if at is None else open_beneath(at, b"", flags)
 
 
 def _check_apart(upper: Path, work: Path) -> None:
@@ -176,12 +177,14 @@ class Upper:
         upper: Path,
         work: Path | None,
         *,
+        at: int | None = None,
         live: bool = False,
         volatile: bool = False,
         userxattr: bool = False,
     ) -> None:
         """work None: the upper is only looked at; nothing is made, written or swept.
 
+        at: a descriptor of the upper, whatever stands at its path by now; it stays the caller's.
         live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
         gone when it is looked at.
         volatile: nothing will be synced; what was so before the machine last started is refused.
@@ -194,21 +197,21 @@ class Upper:
         self.fd = self.work_fd = self._lock_fd = -1
         self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
-            self._open(upper, work, volatile)
+            self._open(upper, work, at, volatile)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, upper: Path, work: Path | None, volatile: bool) -> None:
+    def _open(self, upper: Path, work: Path | None, at: int | None, volatile: bool) -> None:
         if work is None:
-            self.fd = _open_dir(upper)
+            self.fd = _open_dir(upper, at)
             if not self.live:
                 self._lock(self.fd, fcntl.LOCK_SH)
             self.prefix = prefixes(self.fd, upper, self._userxattr)[-1]
             self.prefixed = has_prefixed_names(self.fd)
             return
         _check_apart(upper, work)
-        self.fd = _open_dir(upper, make=True)
+        self.fd = _open_dir(upper, at, make=True)
         with _usable(work):
             self._lock_fd = own_directory(work, by_descriptor=True)
         for fd in (self._lock_fd, self.fd):

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from fusemount import _native
+from fusemount.beneath import trusted
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.loaded import Loaded, Mending, nothing_loaded
@@ -90,6 +91,13 @@ def fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
+def _is_a_strangers(fd: int) -> bool:
+    """A directory of neither root's nor the caller's nor of who owns the directory above it, who
+    may well have made it for a mount with sudo."""
+    uid = os.fstat(fd).st_uid
+    return not trusted(uid) and uid != os.stat("..", dir_fd=fd, follow_symlinks=False).st_uid
+
+
 def kept_descriptors() -> int:
     """Of upper files: a quarter of what the process may have, and not more than are of use."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -152,10 +160,14 @@ class RootFs:
                 self._copy.whole(ino)
 
     def _start(self, upper: Upper, adopted: bool) -> Loaded:
-        """A new upper takes on the root's attributes; one that was used before is laid over."""
+        """A new upper takes on the root's attributes, unless it is a stranger's; one that was used
+        before is laid over."""
         fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
         if not fresh:
             return load_upper(self.tree, upper, adopted=adopted)
+        if not self.read_only and _is_a_strangers(upper.fd):
+            upper.set_mark(upper.fd, b".", b"imgmount", b"1")
+            return replace(load_upper(self.tree, upper), fresh=True)
         if not self.read_only:
             self._begin(upper)
         return nothing_loaded()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import posixpath
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,16 @@ from fusemount import tar
 from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
+from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.sources.place import (
+    NewFile,
+    Replacing,
+    open_directory,
+    open_file,
+    open_place,
+    read_file,
+    status,
+)
 
 Naming = Callable[[Digest], str]
 
@@ -76,23 +87,16 @@ def translated(path: Path) -> Iterator[None]:
         raise ImgmountError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside path, with the permissions that a new file gets."""
-    name = path.with_name(f".{path.name[:200]}.{os.getpid()}-{os.urandom(4).hex()}")
-    return name, os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-
 class ArchiveOutput:
     """A tar; of a symlink it is the target that is replaced, and nothing but a file is."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path = Path(os.path.realpath(path))
+        self._path = path
         self._names: set[str] = set()
         self._at = 0
         with translated(path):
-            if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-                raise OSError(errno.EEXIST, "it is there and no regular file")
-            self._temporary, self._fd = _temporary(path)
+            self._new = Replacing(path)
+        self._fd = self._new.fd
 
     @contextmanager
     def blob(self, naming: Naming = blob_path) -> Iterator[Blob]:
@@ -119,13 +123,10 @@ class ArchiveOutput:
         with translated(self._path):
             _write(self._fd, tar.END, self._at)
             os.ftruncate(self._fd, self._at + len(tar.END))
-            os.fsync(self._fd)
-            os.rename(self._temporary, self._path)
+            self._new.appear()
 
     def leave(self) -> None:
-        os.close(self._fd)
-        with suppress(OSError):  # renamed, when all went well
-            self._temporary.unlink()
+        self._new.close()
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
@@ -164,16 +165,14 @@ class PlainOutput:
     """One file, as a context manager: it is there, whole, once the block ended well."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path = Path(os.path.realpath(path))
+        self._path = path
         with translated(path):
-            if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-                raise OSError(errno.EEXIST, "it is there and no regular file")
-            self._temporary, self._fd = _temporary(path)
+            self._new = Replacing(path)
         self._at = 0
 
     def write(self, data: bytes) -> None:
         with translated(self._path):
-            _write(self._fd, data, self._at)
+            _write(self._new.fd, data, self._at)
         self._at += len(data)
 
     def __enter__(self) -> PlainOutput:
@@ -183,73 +182,80 @@ class PlainOutput:
         try:
             if kind is None:
                 with translated(self._path):
-                    os.fsync(self._fd)
-                    os.rename(self._temporary, self._path)
+                    self._new.appear()
         finally:
-            os.close(self._fd)
-            with suppress(OSError):  # renamed, when all went well
-                self._temporary.unlink()
+            self._new.close()
 
 
 class LayoutOutput:
     """An OCI layout's directory, new or one that is there: then its other images stay.
 
-    A new one is a layout once it has its oci-layout, which comes last.
+    A new one is a layout once it has its oci-layout, which comes last.  Its directories are opened
+    once; whoever may write to them can exchange their names, and not what is written here.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._made: list[Path] = []
+        self._fds: list[int] = []
+        self._made: list[tuple[int, str, os.stat_result | None]] = []  # None: a directory
         self._marker = b""
         with translated(path):
             try:
-                if path.is_dir() and not (path / "oci-layout").exists():
-                    self._check_free(path)
-                for directory in (path, path / "blobs", path / "blobs" / "sha256"):
-                    self._directory(directory)
-            except OSError:
+                above, name = open_place(path)
+                self._fds.append(above)
+                self._top = self._directory(above, name)
+                self._check_free()
+                self._blobs = self._directory(self._directory(self._top, "blobs"), "sha256")
+            except BaseException:
                 self.leave()
                 raise
 
-    @staticmethod
-    def _check_free(path: Path) -> None:
-        """Nothing is in it, or what was left when a layout's writer was killed."""
-        names = set(os.listdir(path)) - {"blobs", "index.json"}
+    def _check_free(self) -> None:
+        """It is a layout, or has nothing but what was left when a layout's writer was killed."""
+        if status(self._top, "oci-layout") is not None:
+            return
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._top)
+        try:
+            names = set(os.listdir(fd)) - {"blobs", "index.json"}
+        finally:
+            os.close(fd)
         if any(not name.startswith(".") for name in names):
             raise OSError(errno.EEXIST, "it is there and no OCI layout")
 
-    def _directory(self, path: Path) -> None:
-        try:
-            path.mkdir()
-        except FileExistsError:
-            if not path.is_dir():
-                raise
-        else:
-            self._made.append(path)
+    def _directory(self, dir_fd: int, name: str) -> int:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=dir_fd)
+            self._made.append((dir_fd, name, None))
+        fd = open_directory(dir_fd, name)
+        self._fds.append(fd)
+        return fd
 
     @contextmanager
     def blob(self, naming: Naming = blob_path) -> Iterator[Blob]:
-        with translated(self._path):
-            with self._appearing(self._path / "blobs" / "sha256" / "blob") as (temporary, fd):
-                blob = Blob(fd, 0)
-                yield blob
-                path = self._path / naming(blob.digest)
-                there = path.exists()
-                if there and path.stat().st_size == blob.size:
-                    return
-                os.fsync(fd)
-                self._made += [] if there else [path]  # one that was cut off is made whole
-                os.rename(temporary, path)
+        with translated(self._path), NewFile(self._blobs, "blob") as new:
+            blob = Blob(new.fd, 0)
+            yield blob
+            name = posixpath.basename(naming(blob.digest))
+            if not self._has(name, blob):  # one that was cut off is made whole
+                self._appear(new, self._blobs, name)
 
-    @contextmanager
-    def _appearing(self, path: Path) -> Iterator[tuple[Path, int]]:
-        temporary, fd = _temporary(path)
-        try:
-            yield temporary, fd
-        finally:
-            os.close(fd)
-            with suppress(OSError):  # renamed, when all went well: then nothing may fail any more
-                temporary.unlink()
+    def _has(self, name: str, blob: Blob) -> bool:
+        """Whether these very bytes are there: another user may have put others."""
+        st = status(self._blobs, name)
+        if st is None or not stat.S_ISREG(st.st_mode) or st.st_size != blob.size:
+            return False
+        found, left = hashlib.sha256(), blob.size
+        with open(open_file(self._blobs, name), "rb", buffering=0) as file:
+            while piece := file.read(min(PIECE, left)):
+                found.update(piece)
+                left -= len(piece)
+        return left == 0 and blob.digest == "sha256:" + found.hexdigest()
+
+    def _appear(self, new: NewFile, dir_fd: int, name: str) -> None:
+        there = status(dir_fd, name) is not None
+        new.appear(name)
+        if not there:
+            self._made.append((dir_fd, name, os.fstat(new.fd)))
 
     def document(self, name: str, data: bytes) -> None:
         """Replaces one of that name; oci-layout, which never changes, waits for the end."""
@@ -259,28 +265,31 @@ class LayoutOutput:
             self._replace(name, data)
 
     def _replace(self, name: str, data: bytes) -> None:
-        path = self._path / name
-        with translated(self._path), self._appearing(path) as (temporary, fd):
-            _write(fd, data, 0)
-            os.fsync(fd)
-            if not path.exists():
-                self._made.append(path)
-            os.rename(temporary, path)
+        with translated(self._path), NewFile(self._top, name) as new:
+            _write(new.fd, data, 0)
+            self._appear(new, self._top, name)
 
     def there(self, name: str) -> bytes | None:
         """A document of the layout, None: not there."""
         with translated(self._path):
             try:
-                return (self._path / name).read_bytes()
+                return read_file(self._top, name, DOCUMENT_BYTES_MAX)
             except FileNotFoundError:
                 return None
 
     def finish(self) -> None:
-        if self._marker and not (self._path / "oci-layout").exists():
+        if self._marker and status(self._top, "oci-layout") is None:
             self._replace("oci-layout", self._marker)
         self._made.clear()
 
     def leave(self) -> None:
-        for path in reversed(self._made):
+        """Removes what was made, unless another file has its name by now."""
+        for dir_fd, name, made in reversed(self._made):
             with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
+                if made is None:
+                    os.rmdir(name, dir_fd=dir_fd)
+                elif os.path.samestat(made, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
+                    os.unlink(name, dir_fd=dir_fd)
+        self._made.clear()
+        while self._fds:
+            os.close(self._fds.pop())

@@ -26,8 +26,12 @@ class Known(NamedTuple):
     size: int
 
 
+def _key(digest: Digest) -> str:
+    return f"diff_id of {digest}"
+
+
 def known(layout: Layout, digest: Digest) -> Known | None:
-    data = read_sealed(layout.diff_id(digest), _VERSION)
+    data = read_sealed(layout.diff_id(digest), _VERSION, _key(digest))
     if data is None:
         return None
     said = json.loads(data)
@@ -37,7 +41,7 @@ def known(layout: Layout, digest: Digest) -> Known | None:
 def remember(layout: Layout, digest: Digest, diff_id: Digest, size: int) -> None:
     """Raises NoSpace, ImgmountError."""
     path, now = layout.diff_id(digest), Known(diff_id, size)
-    data = sealed(json.dumps(now._asdict()).encode(), _VERSION)
+    data = sealed(json.dumps(now._asdict()).encode(), _VERSION, _key(digest))
     with locked(layout, exclusive=False), translated(path):
         if known(layout, digest) != now:
             replace_file(path, data)

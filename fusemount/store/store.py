@@ -336,15 +336,21 @@ class Store:
             for r in (*rows[1 - SEEN_MAX :], blob)
         ]  # fmt: skip
         with locked(self.layout, exclusive=False), translated(path):
-            replace_file(path, sealed(json.dumps(said).encode(), _SEEN_VERSION), durable=False)
+            data = sealed(json.dumps(said).encode(), _SEEN_VERSION, _seen_key(diff_id))
+            replace_file(path, data, durable=False)
 
     def known(self, diff_id: Digest) -> list[Seen]:
         """A layer's blobs in registries."""
-        data = read_sealed(self.layout.metadata / diff_id.hex, _SEEN_VERSION)
+        path = self.layout.metadata / diff_id.hex
+        data = read_sealed(path, _SEEN_VERSION, _seen_key(diff_id))
         return [
             Seen(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
             for r in json.loads(data or b"[]")
         ]
+
+
+def _seen_key(diff_id: Digest) -> str:
+    return f"registries of {diff_id}"
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:

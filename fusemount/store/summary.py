@@ -26,7 +26,7 @@ from fusemount.layer.record import read_sealed, sealed
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, translated
 
-_VERSION = 4
+_VERSION, _KEY = 4, "summaries"
 _UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
 
 
@@ -82,7 +82,7 @@ class Summaries:
         self._read_once: dict[Digest, Summary] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
-        self._known = json.loads(read_sealed(layout.summaries, _VERSION) or b"{}")
+        self._known = json.loads(read_sealed(layout.summaries, _VERSION, _KEY) or b"{}")
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         return self._as_it_is(self._bare(digest, media_type))
@@ -177,7 +177,7 @@ class Summaries:
             return
         rest = json.dumps(known, separators=(",", ":")).encode()
         with suppress(OSError):
-            replace_file(self._layout.summaries, sealed(rest, _VERSION), durable=False)
+            replace_file(self._layout.summaries, sealed(rest, _VERSION, _KEY), durable=False)
 
     # ---- from the blobs ---------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from fusemount.errors import (
 )
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
-from fusemount.image.parse import parse_index_or_manifest
+from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.decode import StretchReader, read_at
@@ -282,6 +282,7 @@ def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> byte
     there = layout.there("index.json") if layout is not None else None
     others: list[Any] = []
     if there is not None:
+        parse_index(there, "index.json of the layout that is there")
         document = dict(object_of(parse_json(there, "index.json"), "index.json").document)
         taken = {name for entry in manifests for name in _called(entry)}
         others = [

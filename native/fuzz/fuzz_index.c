@@ -19,7 +19,7 @@ static void write_again(const img_index *index, int from, size_t size) {
     int fd = memory_file("", 0);
     uint8_t *again = malloc(size), *data = malloc(size);
     struct stat st;
-    CHECK(again && data && img_index_write(index, fd, &err) == 0);
+    CHECK(again && data && img_index_write(index, fd, 0, &err) == 0);
     CHECK(fstat(fd, &st) == 0 && (size_t)st.st_size == size);
     CHECK(pread(fd, again, size, 0) == (ssize_t)size &&
           pread(from, data, size, 0) == (ssize_t)size);
@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     img_error err = {0};
     int fd = memory_file(data, size);
     seal(fd);
-    img_index *index = img_index_read(fd, &err);
+    img_index *index = img_index_read(fd, 0, &err);
     if (!index) {
         (void)close(fd);
         CHECK(err.code == EBADMSG && err.message[0]);

@@ -42,8 +42,8 @@ static void check_same(const img_index *a, const img_index *b) {
 static img_index *kept(const img_index *index) {
     img_error err = {0};
     int fd = memory_file("", 0);
-    CHECK(img_index_write(index, fd, &err) == 0);
-    img_index *again = img_index_read(fd, &err);
+    CHECK(img_index_write(index, fd, 0, &err) == 0);
+    img_index *again = img_index_read(fd, 0, &err);
     if (!again)
         (void)fprintf(stderr, "what was kept is refused: %s\n", err.message);
     CHECK(again);

@@ -28,7 +28,7 @@ static inline void seal(int fd) {
             index.entries = (const img_entry *)(file + head);
             index.extents = (const img_extent *)(file + extents);
             index.pool = file + pool;
-            uint64_t sum = img_index_checksum(&index);
+            uint64_t sum = img_index_checksum(&index, 0);
             off_t at = offsetof(img_index_header, checksum);
             CHECK(pwrite(fd, &sum, sizeof sum, at) == sizeof sum);
         }

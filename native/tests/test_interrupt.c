@@ -105,14 +105,14 @@ static void test_scan(void) {
 
     int kept = memfd_create("index", 0);
     listen_to(&a, 1);
-    CHECK(img_index_write(index, kept, &err) < 0 && err.code == EINTR);
+    CHECK(img_index_write(index, kept, 0, &err) < 0 && err.code == EINTR);
     stop_listening();
-    CHECK(lseek(kept, 0, SEEK_SET) == 0 && img_index_write(index, kept, &err) == 0);
+    CHECK(lseek(kept, 0, SEEK_SET) == 0 && img_index_write(index, kept, 0, &err) == 0);
     listen_to(&a, 0);
-    img_index *loaded = img_index_read(kept, &err);
+    img_index *loaded = img_index_read(kept, 0, &err);
     CHECK(loaded && a.questions > MEMBERS / IMG_STEPS_PER_LOOK);
     listen_to(&a, a.questions - 1); /* among the checks of its entries */
-    CHECK(!img_index_read(kept, &err) && err.code == EINTR);
+    CHECK(!img_index_read(kept, 0, &err) && err.code == EINTR);
     stop_listening();
     img_index_free(loaded);
     img_index_free(index);

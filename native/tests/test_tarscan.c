@@ -5,6 +5,7 @@
 #define _GNU_SOURCE /* memfd_create */
 
 #include "check.h"
+#include "indexbuild.h"
 #include "seal.h"
 #include "tarblock.h"
 #include "tarscan.h"
@@ -496,8 +497,8 @@ static uint64_t touch(const img_index *index) {
 static void check_keeps(const img_index *index) {
     img_error err = {0};
     int fd = memfd_create("index", MFD_CLOEXEC);
-    CHECK(fd >= 0 && img_index_write(index, fd, &err) == 0);
-    img_index *kept = img_index_read(fd, &err);
+    CHECK(fd >= 0 && img_index_write(index, fd, 0, &err) == 0);
+    img_index *kept = img_index_read(fd, 0, &err);
     if (!kept)
         fprintf(stderr, "%s\n", err.message);
     CHECK(kept);
@@ -563,7 +564,7 @@ static void test_t24_bent_indexes(void) {
     everything(&t);
     img_index *index = expect_index(&t);
     int fd = memfd_create("index", MFD_CLOEXEC);
-    CHECK(fd >= 0 && img_index_write(index, fd, &err) == 0);
+    CHECK(fd >= 0 && img_index_write(index, fd, 0, &err) == 0);
     off_t size = lseek(fd, 0, SEEK_CUR);
     img_index_free(index);
     for (unsigned round = 0; round < 30000; round++) {
@@ -571,7 +572,7 @@ static void test_t24_bent_indexes(void) {
         off_t at = (off_t)(dice(&seed) % (uint64_t)size);
         CHECK(pread(fd, &old, 1, at) == 1 && pwrite(fd, &new, 1, at) == 1);
         seal(fd);
-        img_index *bent = img_index_read(fd, &err);
+        img_index *bent = img_index_read(fd, 0, &err);
         if (bent)
             (void)touch(bent);
         else
@@ -583,9 +584,25 @@ static void test_t24_bent_indexes(void) {
     CHECK(mapped > 1000 && refused > 1000);
     for (off_t len = 0; len < size; len += 13) {
         CHECK(ftruncate(fd, len) == 0);
-        CHECK(!img_index_read(fd, &err) && err.code == EBADMSG);
+        CHECK(!img_index_read(fd, 0, &err) && err.code == EBADMSG);
     }
     close(fd);
+}
+
+/* Nothing is allocated: it is looked at before. */
+static void test_an_index_beyond_its_bytes(void) {
+    img_builder full = {.pool.len = IMG_INDEX_BYTES_MAX - 30};
+    const img_extent extents[2] = {{0}};
+    const img_entry entry = {0};
+    uint32_t at;
+    img_error err = {0};
+    CHECK(img_builder_text(&full, "0123456789012345678901234567890", 31, &at, &err) < 0);
+    CHECK(err.code == E2BIG && strstr(err.message, "2147483648 bytes of memory, the limit"));
+    CHECK(img_builder_entry(&full, &entry, &err) < 0 && err.code == E2BIG && !full.entries);
+    CHECK(img_builder_extents(&full, extents, 2, &at, &err) < 0 && err.code == E2BIG);
+    CHECK(img_builder_extents(&full, extents, 1, &at, &err) == 0);
+    CHECK(img_builder_text(&full, "0123456", 7, &at, &err) < 0 && err.code == E2BIG);
+    free(full.extents);
 }
 
 int main(void) {
@@ -600,5 +617,6 @@ int main(void) {
     test_t24_cut_anywhere();
     test_t24_bent_archives();
     test_t24_bent_indexes();
+    test_an_index_beyond_its_bytes();
     return 0;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -246,3 +247,25 @@ def test_what_is_written_to_is_no_layer(command: Command, stack: Path) -> None:
         line = f"{stack}/low: the {what} is a layer of this mount too"
         assert done.stderr == f"imgmount: {line}\n"
     assert sorted(os.listdir(stack / "low")) == ["d", "linked"]
+
+
+def test_what_is_another_file_by_now_is_not_read(command: Command, stack: Path) -> None:
+    """Who gives up a name, or is shut out of a file, does not read what is there by the mount."""
+    names = ("given-up", "closed", "given-away", "as-it-was")
+    for name in names:
+        (stack / "low" / name).write_text("anybody's\n")
+    with mounted(command, stack) as at:
+        low = stack / "low"
+        (stack / "new").write_text("private\n")
+        os.rename(stack / "new", low / "given-up")  # the same owner and mode: another inode
+        (low / "closed").write_text("private\n")
+        (low / "closed").chmod(0o600)
+        (low / "given-away").write_text("private\n")
+        os.chown(low / "given-away", 65533, 0)
+        found = {}
+        for name in names:
+            try:
+                found[name] = (at / name).read_text()
+            except OSError as e:
+                found[name] = errno.errorcode[e.errno or 0]
+        assert found == {**dict.fromkeys(names, "EIO"), "as-it-was": "anybody's\n"}

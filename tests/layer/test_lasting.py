@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from imagewriter import docker_archive
 from layers import open_layer
 from mounted import Command, mounted
+from oracle import run
 from tarwriter import TarWriter
 
 from fusemount import _native
@@ -50,6 +52,23 @@ def test_names_last_where_the_kernel_owns_the_ctime(
         assert kept.identity(fd, 0, 1) != mine
     finally:
         os.close(fd)
+
+
+def test_a_store_through_a_mapping_on_tmpfs_is_seen_by_the_next_process(tmp_path: Path) -> None:
+    """It changes no time there."""
+    command, disk = Command(tmp_path / "dirs"), tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
+    try:
+        archive = docker_archive(disk / "i.tar", [TarWriter().file("f", b"good").tar()])
+        with mounted(command, archive, tmp_path / "m") as at:
+            assert (at / "f").read_bytes() == b"good"
+        with open(archive, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            at_byte = mapping.find(b"good")
+            mapping[at_byte : at_byte + 4] = b"evil"
+        assert command("dump", archive, check=False).returncode == 5
+    finally:
+        run("umount", disk)
 
 
 def test_a_kept_index_that_shrinks_harms_nobody(tmp_path: Path) -> None:

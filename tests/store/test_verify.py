@@ -191,3 +191,15 @@ def test_an_orphan_is_no_damage(full: Store) -> None:
     assert report.mismatches == [] and report.unreached == [f"blobs/sha256/{orphan.name}"]
     prune(full)
     clean(full, images=3)
+
+
+def test_maps_that_changed_names_are_not_believed(full: Store) -> None:
+    """Each is whole, and tells of another blob."""
+    names = [row.digest for row in full.find("b:1").summary.layers]
+    one, other = (full.layout.diff_id(digest) for digest in names)
+    swapped = one.read_bytes(), other.read_bytes()
+    other.write_bytes(swapped[0])
+    one.write_bytes(swapped[1])
+    full.layout.summaries.unlink()
+    assert [row.diff_id for row in full.find("b:1").summary.layers] == names  # they are plain tars
+    assert [line.split(": ")[1] for line in checked(full).mismatches] == ["damaged", "damaged"]

@@ -1,0 +1,103 @@
+"""Law: the path of a user's upper is walked once, and the upper is that directory from then on.
+
+Whoever owns a directory above an upper can put a symlink in the place of anything below it, at any
+time; root would then give another directory the image root's owner. So the walk goes from
+descriptor to descriptor, and a symlink of another user's is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from fusemount.beneath import LINKS_MAX, trusted
+from fusemount.errors import UpperError
+
+_LOOK = os.O_PATH | os.O_NOFOLLOW
+
+
+def open_place(path: Path, *, make: bool) -> tuple[Path, int, bool]:
+    """(path without symlinks, O_PATH descriptor of the directory, whether it was made).
+
+    make: the last component is made if only that one is missing.
+    Raises UpperError: a symlink on the way that neither root nor the caller owns, no directory.
+    """
+    walk = _Walk(path)
+    try:
+        made = walk.to_the_end(make)
+        return Path(walk.here), walk.fd, made
+    except OSError as e:
+        walk.close()
+        place = os.path.join(walk.here, *walk.names[::-1])
+        raise UpperError(f"{place}: {os.strerror(e.errno or 0)}") from e
+    except BaseException:
+        walk.close()
+        raise
+
+
+class _Walk:
+    def __init__(self, path: Path) -> None:
+        self.path, self.followed = path, 0
+        self.here = "/" if path.is_absolute() else os.getcwd()
+        self.names = _names(os.fspath(path))  # the next one is the last
+        self.fd = os.open(self.here, os.O_PATH | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def to_the_end(self, make: bool) -> bool:
+        """Whether the last name was made."""
+        made = False
+        while self.names:
+            try:
+                found = os.open(self.names[-1], _LOOK, dir_fd=self.fd)
+            except FileNotFoundError:
+                if not make or made or len(self.names) > 1:
+                    raise
+                made = self._make(self.names[-1])
+                continue
+            try:
+                self._go(found, self.names.pop())
+            finally:
+                os.close(found)
+        return made
+
+    def _make(self, name: str) -> bool:
+        try:
+            os.mkdir(name, dir_fd=self.fd)
+        except FileExistsError:
+            return False
+        return True
+
+    def _go(self, found: int, name: str) -> None:
+        st = os.fstat(found)
+        place = os.path.join(self.here, name)
+        if stat.S_ISLNK(st.st_mode):
+            self._follow(found, place, st.st_uid)
+        elif stat.S_ISDIR(st.st_mode):
+            self._step(os.dup(found))
+            self.here = os.path.dirname(self.here) if name == ".." else place
+        else:
+            raise UpperError(f"{place}: not a directory")
+
+    def _follow(self, found: int, place: str, uid: int) -> None:
+        if not trusted(uid):
+            raise UpperError(f"{self.path}: {place} is a symlink of uid {uid}: it is not followed")
+        self.followed += 1
+        if self.followed > LINKS_MAX:
+            raise UpperError(f"{self.path}: {os.strerror(errno.ELOOP)}")
+        target = os.readlink("", dir_fd=found)
+        self.names += _names(target)
+        if target.startswith("/"):
+            self._step(os.open("/", os.O_PATH | os.O_DIRECTORY))
+            self.here = "/"
+
+    def _step(self, fd: int) -> None:
+        os.close(self.fd)
+        self.fd = fd
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/")[::-1] if name not in ("", ".")]

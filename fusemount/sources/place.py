@@ -1,0 +1,158 @@
+"""Law: what is written where another user may write too is made, read, renamed and removed by the
+directory's descriptor and one name, which is not followed.
+
+The caller names a path once.  Symlinks on it are followed that the caller or root made; those of
+another user could lead what the caller writes anywhere.  All raise OSError, whose message says what
+is there instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from fusemount.beneath import LINKS_MAX, trusted
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_place(path: str | os.PathLike[str]) -> tuple[int, str]:
+    """(descriptor of the directory, the name in it that path leads to, which need not be there)."""
+    whole = os.fspath(path)
+    names = _names(whole)
+    here = os.open("/" if whole.startswith("/") else ".", _DIRECTORY)
+    followed = 0
+    try:
+        while names:
+            name = names.pop()
+            try:
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            except FileNotFoundError:
+                if names:
+                    raise
+                return here, name
+            try:
+                target = _target(fd, name)
+                if target is not None:
+                    followed += 1
+                    if followed > LINKS_MAX:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    names += _names(target)
+                    if target.startswith("/"):
+                        here, fd = os.open("/", _DIRECTORY), here
+                elif names or name == "..":
+                    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                    here, fd = fd, here
+                else:
+                    return here, name
+            finally:
+                os.close(fd)
+        return here, "."
+    except BaseException:
+        os.close(here)
+        raise
+
+
+def _names(path: str) -> list[str]:
+    """Last first."""
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
+
+
+def _target(fd: int, name: str) -> str | None:
+    """Where the symlink leads that was opened, None: it is none."""
+    st = os.fstat(fd)
+    if not stat.S_ISLNK(st.st_mode):
+        return None
+    if not trusted(st.st_uid):
+        raise OSError(errno.ELOOP, f"{name} is a symlink of uid {st.st_uid}")
+    return os.readlink("", dir_fd=fd)
+
+
+def open_directory(dir_fd: int, name: str) -> int:
+    """An O_PATH descriptor."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=dir_fd)
+    except NotADirectoryError:
+        raise OSError(errno.ENOTDIR, f"{name} is a symlink or no directory") from None
+
+
+def open_file(dir_fd: int, name: str) -> int:
+    """A regular file, to be read; nothing that stands in its place is waited for."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    st = status(dir_fd, name)  # a device may do something when it is opened
+    if st is not None and not stat.S_ISREG(st.st_mode):
+        raise OSError(errno.EINVAL, f"{name} is no regular file")
+    fd = os.open(name, flags, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{name} is no regular file")
+    return fd
+
+
+def read_file(dir_fd: int, name: str, limit: int) -> bytes:
+    """limit: bytes; a longer file is an error."""
+    with open(open_file(dir_fd, name), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"{name} has more than {limit} bytes, the limit")
+    return data
+
+
+def status(dir_fd: int, name: str) -> os.stat_result | None:
+    """Of a symlink its own; None: nothing is there."""
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+class NewFile:
+    """A file beside the name that it gets in the end, with the mode that a new file gets."""
+
+    def __init__(self, dir_fd: int, name: str) -> None:
+        self._dir_fd = dir_fd
+        self._temporary = f".{name[:200]}.{os.getpid()}-{os.urandom(4).hex()}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.fd = os.open(self._temporary, flags, 0o666, dir_fd=dir_fd)
+
+    def appear(self, name: str) -> None:
+        """Replaces what has the name, be it a symlink."""
+        os.fsync(self.fd)
+        os.rename(self._temporary, name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        with suppress(OSError):  # renamed, when all went well: then nothing may fail any more
+            os.unlink(self._temporary, dir_fd=self._dir_fd)
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Replacing:
+    """A new file for the path that a caller named: it replaces a regular file or nothing."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._dir_fd, self._name = open_place(path)
+        try:
+            st = status(self._dir_fd, self._name)
+            if st is not None and not stat.S_ISREG(st.st_mode):
+                raise OSError(errno.EEXIST, "it is there and no regular file")
+            self._new = NewFile(self._dir_fd, self._name)
+        except BaseException:
+            os.close(self._dir_fd)
+            raise
+        self.fd = self._new.fd
+
+    def appear(self) -> None:
+        self._new.appear(self._name)
+
+    def close(self) -> None:
+        self._new.close()
+        os.close(self._dir_fd)

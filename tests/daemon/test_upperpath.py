@@ -1,0 +1,84 @@
+"""An upper below a directory of another user's: no other directory takes its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from imagewriter import docker_archive
+from mounted import Command
+from tarwriter import TarWriter
+
+from fusemount.daemon.upperpath import open_place
+from fusemount.errors import UpperError
+from fusemount.rootfs.upper import Upper
+
+STRANGER = 65533
+
+
+def test_the_path_is_walked(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    os.symlink("a/../a/b", tmp_path / "relative")
+    os.symlink(tmp_path / "relative/new", tmp_path / "absolute")
+    for path, is_new in ((tmp_path / "absolute", True), (tmp_path / "a/./b/../b/new", False)):
+        place, fd, made = open_place(path, make=True)
+        assert (place, made) == (tmp_path / "a/b/new", is_new)
+        assert os.path.samestat(os.fstat(fd), place.stat())
+        os.close(fd)
+    (tmp_path / "file").write_text("")
+    os.symlink("loop", tmp_path / "loop")
+    for name, why in (
+        ("file", "file: not a directory"),
+        ("file/new", "file: not a directory"),
+        ("none/new", "none/new: No such file or directory"),
+        ("loop", "loop: Too many levels of symbolic links"),
+    ):
+        with pytest.raises(UpperError) as caught:
+            open_place(tmp_path / name, make=True)
+        assert str(caught.value) == f"{tmp_path}/{why}"
+
+
+@pytest.mark.parametrize("at", ["home/chg", "home/dir/chg"])
+def test_a_strangers_symlink_is_refused(tmp_path: Path, at: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "victim/chg").mkdir(parents=True)
+    link = tmp_path / "/".join(at.split("/")[:2])
+    os.symlink(tmp_path / "victim", link)
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    with pytest.raises(UpperError) as caught:
+        open_place(tmp_path / at, make=True)
+    assert str(caught.value) == (
+        f"{tmp_path / at}: {link} is a symlink of uid {STRANGER}: it is not followed"
+    )
+    assert caught.value.exit_code == 8
+
+
+def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir(mode=0o700)
+    path, fd, _ = open_place(tmp_path / "chg", make=True)
+    was = os.fstat(fd)
+    os.rename(path, tmp_path / "old")
+    os.symlink(tmp_path / "victim", path)
+    upper = Upper(path, tmp_path / "work", at=fd)
+    assert os.path.samestat(os.fstat(upper.fd), was)
+    upper.close()
+    os.close(fd)
+
+
+def test_whose_directory_takes_on_the_roots_owner(tmp_path: Path) -> None:
+    """root's, and what a user has made in a directory of the user's own, for sudo."""
+    tar = TarWriter().dir(".", uid=7, gid=8, mode=0o751)
+    archive = docker_archive(tmp_path / "image.tar", [tar.tar()])
+    command = Command(tmp_path / "dirs")
+    for name in ("ours", "home", "home/theirs", "strangers", "mnt"):
+        (tmp_path / name).mkdir()
+    for name in ("home", "home/theirs", "strangers"):
+        os.chown(tmp_path / name, STRANGER, STRANGER)
+    for name, owner in (("ours", 7), ("home/theirs", 7), ("strangers", STRANGER)):
+        command(archive, tmp_path / "mnt", "--upper", tmp_path / name)
+        try:
+            assert (tmp_path / "mnt").stat().st_uid == owner
+        finally:
+            command("umount", tmp_path / "mnt")
+        assert (tmp_path / name).stat().st_uid == owner
