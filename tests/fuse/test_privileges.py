@@ -168,7 +168,7 @@ def open_to_all(tmp_path: Path, fastpath: bool) -> Iterator[Path]:
         for mode in MODES:
             layer.file(named(i, mode), b"data", mode=mode, uid=OWNER, gid=GROUP)
     workshop = Workshop(Command(tmp_path / "dirs", fastpath), tmp_path, [layer.tar()])
-    with workshop.mounted() as mount:
+    with workshop.mounted("-o", "suid") as mount:
         yield mount
         seen = dump_directory(mount)
     workshop.check_upper(seen)
