@@ -112,17 +112,20 @@ static PyObject *linux_umount2(PyObject *Py_UNUSED(module), PyObject *args) {
 PyDoc_STRVAR(mount_of_doc,
              "mount_of(fd, /)\n--\n\n"
              "(major, minor, unique mount ID) of what a descriptor is of, O_PATH too, without "
-             "asking the file system; the ID is 0 before Linux 6.8.");
+             "asking the file system; the ID is 0 before Linux 6.8, and where a user's FUSE mount "
+             "shuts us out.");
 
 static PyObject *linux_mount_of(PyObject *Py_UNUSED(module), PyObject *args) {
     /* linux/stat.h has it since 6.8: an ID that no other mount gets while the system runs. */
     const unsigned int mnt_id_unique = 0x4000;
     struct statx st;
+    const int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
     int fd;
 
     if (!PyArg_ParseTuple(args, "i:mount_of", &fd))
         return NULL;
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mnt_id_unique, &st) < 0)
+    if (statx(fd, "", flags, mnt_id_unique, &st) < 0 &&
+        (errno != EACCES || statx(fd, "", flags, 0, &st) < 0))
         return PyErr_SetFromErrno(PyExc_OSError);
     unsigned long long id = st.stx_mask & mnt_id_unique ? st.stx_mnt_id : 0;
     return Py_BuildValue("IIK", st.stx_dev_major, st.stx_dev_minor, id);

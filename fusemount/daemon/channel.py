@@ -18,9 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.daemon.mountid import Mount, connected, detach, held, mount_of, mount_on
-from fusemount.daemon.mountinfo import mount_at
-from fusemount.daemon.mountpoint import FSTYPE, unmount
+from fusemount.beneath import fd_path
+from fusemount.daemon.mountid import (
+    Mount,
+    connected,
+    covering,
+    detach,
+    entry_of,
+    held,
+    mount_of,
+    mount_on,
+    standing,
+)
+from fusemount.daemon.mountinfo import mounts
+from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
 # Word of mount(8) -> (bit of mount(2), whether the word sets or clears it).
@@ -53,7 +64,7 @@ class MountRequest:
     source: the first column of mount(8)'s output. words: keys of FLAG_WORDS, later ones win.
     """
 
-    mountpoint: Path
+    mountpoint: Mountpoint
     source: str
     words: tuple[str, ...] = ()
     allow_other: bool = False
@@ -96,16 +107,23 @@ class FuseChannel:
     def discard(self) -> None:
         """Undo of open_channel for a mount that nobody serves (any more). Never raises."""
         with suppress(OSError, ImgmountError):  # somebody else was quicker
-            with held(self.mountpoint) as place:
-                ours = self._made(place)
-                self.close_fd()  # first: else the kernel would wait for an answer of ours
-                if ours and os.geteuid() == 0:
-                    detach(place)
-                elif ours:
-                    # By its path.  fusermount3 takes only FUSE mounts of this user off, so another
-                    # one is in danger only if that user puts it there in this very moment.
-                    unmount(self.mountpoint, lazy=True)
+            # Wherever it was moved to, with a directory above it.
+            named = [e.mountpoint for e in mounts() if self.mount and e.device == self.device]
+            for target in reversed(named):
+                with suppress(OSError, ImgmountError), held(target) as place:
+                    if self._made(place):
+                        self.close_fd()  # first: else the kernel would wait for an answer of ours
+                        self._take_off(target, place)
+                        break
         self.close_fd()
+
+    def _take_off(self, target: Path, place: int) -> None:
+        if os.geteuid() == 0:
+            detach(place)
+        else:
+            # By its path.  fusermount3 takes only FUSE mounts of this user off, so another one is
+            # in danger only if that user puts it there in this very moment.
+            unmount(target, mount_of(place), lazy=True)
 
     def _made(self, place: int) -> bool:
         """Whether a descriptor is of the mount that open_channel made."""
@@ -115,16 +133,39 @@ class FuseChannel:
 
 
 def open_channel(request: MountRequest) -> FuseChannel:
-    """Mounts. The mountpoint is resolved and checked (mountpoint.check_mountpoint).
+    """Mounts on the very directory that was checked, which is where its path leads too.
 
     Raises NotPermitted (no /dev/fuse, no privilege, no fusermount3) or MountpointError.
     """
+    at = request.mountpoint
     fd = _mount_directly(request) if os.geteuid() == 0 else _mount_by_fusermount(request)
-    entry, mount = mount_at(request.mountpoint), mount_on(request.mountpoint)
-    # Whoever mounts there in this very moment does not get our descriptor's file system.
-    ours = entry is not None and mount is not None and entry.device == mount.device
-    named = ours and entry is not None and entry.fstype.startswith("fuse")
-    return FuseChannel(request.mountpoint, fd, mount if named else None)
+    channel = FuseChannel(at.path, fd, _mounted_on(at))
+    if channel.mount is not None and mount_on(at.path) == channel.mount:
+        return channel
+    channel.discard()
+    if os.geteuid() != 0 and channel.mount is None:
+        _clear(at.path, request)
+    raise MountpointError(
+        f"{at.path}: moved or replaced by somebody while it was to be mounted on; nothing was"
+    )
+
+
+def _mounted_on(at: Mountpoint) -> Mount | None:
+    """The FUSE mount that stands on it now. Nobody but root could mount on top of ours."""
+    with suppress(OSError), covering(at.fd, at.path) as place:
+        entry, mount = entry_of(place), mount_of(place)
+        if entry and entry.fstype.startswith("fuse") and mount != mount_of(at.fd):
+            return mount
+    return None
+
+
+def _clear(path: Path, request: MountRequest) -> None:
+    """What fusermount3 mounted on another directory; it is dead."""
+    entry, mount = standing(path)
+    named = f"fuse.{request.subtype}", request.source
+    if entry and mount and (entry.fstype, entry.source) == named:
+        with suppress(ImgmountError):
+            unmount(path, mount, lazy=True)
 
 
 def _open_device() -> int:
@@ -156,17 +197,19 @@ def _mount_directly(request: MountRequest) -> int:
     data += ",allow_other" if request.allow_other else ""
     fstype = FSTYPE if request.subtype == "imgmount" else f"fuse.{request.subtype}"
     try:
-        _native.mount(request.source, request.mountpoint, fstype, mount_flags(request.words), data)
+        target = fd_path(request.mountpoint.fd)
+        _native.mount(request.source, target, fstype, mount_flags(request.words), data)
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EPERM, errno.EACCES):
             raise NotPermitted(
-                f"{request.mountpoint}: mount(2): {os.strerror(error.errno)}: needs CAP_SYS_ADMIN"
+                f"{request.mountpoint.path}: mount(2): {os.strerror(error.errno)}: "
+                "needs CAP_SYS_ADMIN"
             ) from error
         if error.errno == errno.ENODEV:
             raise NotPermitted("the kernel has no FUSE (modprobe fuse)") from error
         raise MountpointError(
-            f"{request.mountpoint}: cannot mount: {os.strerror(error.errno or 0)}"
+            f"{request.mountpoint.path}: cannot mount: {os.strerror(error.errno or 0)}"
         ) from error
     except BaseException:
         os.close(fd)
@@ -193,7 +236,7 @@ def _mount_by_fusermount(request: MountRequest) -> int:
     with ours:
         with theirs:
             command = ["fusermount3", "-o", _fusermount_options(request), "--"]
-            command.append(str(request.mountpoint))
+            command.append(str(request.mountpoint.path))
             environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
             try:
                 result = subprocess.run(
@@ -209,7 +252,7 @@ def _mount_by_fusermount(request: MountRequest) -> int:
                 ) from error
         if result.returncode != 0:
             said = result.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
-            raise NotPermitted(f"{request.mountpoint}: {said or 'fusermount3 refused'}")
+            raise NotPermitted(f"{request.mountpoint.path}: {said or 'fusermount3 refused'}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     if not fds:
         raise NotPermitted("fusermount3 sent no descriptor")

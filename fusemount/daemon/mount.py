@@ -23,7 +23,7 @@ from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open
 from fusemount.daemon.control import listening, serve_control
 from fusemount.daemon.log import LOGGER, open_log
 from fusemount.daemon.measure import measure
-from fusemount.daemon.mountpoint import check_mountpoint
+from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.registry import Record
 from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.view import View, check_apart, hold_image, open_view
@@ -63,25 +63,25 @@ def mount_image(
 
     Raises any ImgmountError; then nothing is left mounted or running.
     """
-    target = check_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options)
-    check_apart(target, options)
-    registry.prepare(directories.runtime)
-    # With -d the log goes to the terminal, which a daemon has let go of: hence -d implies -f.
-    log_fd = open_log(options.log, directories.state,
-                      terminal=options.foreground, debug=options.debug)  # fmt: skip
-    for word in options.ignored:
-        LOGGER.info("-o %s: not known, ignored", word)
     with ExitStack() as stack:
-        view = open_view(reference, image_options, options, directories, progress, stack)
-        hold_image(view.image, target, stack)
-        stats = _native.Stats()
-        load_before_mount(options)
-        channel = open_channel(mount_request(reference, target, options))
-        stack.callback(channel.discard)
+        with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as place:
+            check_apart(place.path, options)
+            registry.prepare(directories.runtime)
+            # A daemon has let go of the terminal, where the log goes with -d: hence -d implies -f.
+            log_fd = open_log(options.log, directories.state,
+                              terminal=options.foreground, debug=options.debug)  # fmt: skip
+            for word in options.ignored:
+                LOGGER.info("-o %s: not known, ignored", word)
+            view = open_view(reference, image_options, options, directories, progress, stack)
+            hold_image(view.image, place.path, stack)
+            stats = _native.Stats()
+            load_before_mount(options)
+            channel = open_channel(mount_request(reference, place, options))
+            stack.callback(channel.discard)
         enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
             _serve_recorded(channel, enroll, lambda: None)
-            return MountResult(target, None, kept_upper(view, options), view.dropped)
+            return MountResult(place.path, None, kept_upper(view, options), view.dropped)
 
         def job(ready: Callable[[], None]) -> None:
             with stack:
@@ -130,7 +130,7 @@ def kept_upper(view: View, options: MountOptions) -> Path | None:
     return view.upper if options.keep and not options.read_only else None
 
 
-def mount_request(reference: Reference, target: Path, options: MountOptions) -> MountRequest:
+def mount_request(reference: Reference, target: Mountpoint, options: MountOptions) -> MountRequest:
     """kernel_options are words of FLAG_WORDS and `fsname=`, `subtype=`, `nonempty`."""
     words = [word for word in options.kernel_options if word in FLAG_WORDS]
     words += ["ro"] if options.read_only else []

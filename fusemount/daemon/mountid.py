@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.beneath import fd_path
+from fusemount.beneath import fd_path, open_in_root
+from fusemount.daemon.mountinfo import MountEntry, mounts
 
 
 @dataclass(frozen=True)
 class Mount:
-    """device: `major:minor`, as in mountinfo.  unique: the unique mount ID, 0 before Linux 6.8."""
+    """device: `major:minor`, as in mountinfo.  unique: the unique mount ID, 0 before Linux 6.8, and
+    of a FUSE mount that is another user's alone: root too is shut out of it."""
 
     device: str
     unique: int
@@ -52,6 +54,45 @@ def mount_on(path: Path) -> Mount | None:
             return mount_of(fd)
     except OSError:
         return None
+
+
+def entry_of(fd: int) -> MountEntry | None:
+    """What mountinfo says of the mount whose root that descriptor is; None for any other file."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        mount_id = next(int(line[7:]) for line in file if line.startswith("mnt_id:"))
+    for entry in mounts():
+        if entry.mount_id == mount_id:
+            return entry if os.fsencode(entry.mountpoint) == os.readlink(fd_path(fd)) else None
+    return None
+
+
+def standing(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
+    """The topmost mount at that path, looked at once; nothing where none is or can be looked at."""
+    try:
+        with held(path) as place:
+            entry = entry_of(place)
+            return (entry, mount_of(place)) if entry else (None, None)
+    except OSError:
+        return None, None
+
+
+@contextmanager
+def covering(directory: int, path: Path) -> Iterator[int]:
+    """A descriptor of the root of the topmost mount on a directory, or of the directory itself.
+
+    For a process whose root that directory is, its ".." is what is mounted on it: no name is asked
+    for, which somebody could move. Where openat2(2) is missing, the path is, if it still leads
+    there. Raises OSError.
+    """
+    fd = open_in_root(directory, b"..", os.O_PATH | os.O_DIRECTORY)
+    try:
+        uncovered = mount_of(fd) == mount_of(directory)
+        if uncovered and os.readlink(fd_path(directory)) == os.fsencode(path):
+            os.close(fd)
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def connected(fuse_fd: int) -> bool:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.beneath import fd_path, name_in
+from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
@@ -19,39 +24,66 @@ def resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_mountpoint(path: Path, *, nonempty: bool = False) -> Path:
-    """The resolved mountpoint, fit to be mounted on.
+@dataclass(frozen=True)
+class Mountpoint:
+    """fd: the directory itself (O_PATH), whatever becomes of its name. path: as mountinfo spelled
+    it when it was looked at; for messages, records, and fusermount3, which takes no descriptor."""
+
+    path: Path
+    fd: int
+
+
+@contextmanager
+def open_mountpoint(path: Path, *, nonempty: bool = False) -> Iterator[Mountpoint]:
+    """A directory that is fit to be mounted on: what was looked at is what is mounted on later.
 
     Raises MountpointError: missing, no directory, ours already (busy), dead, not empty (a mount
     would hide what is there; `nonempty` allows it), or not readable for this user.
     """
-    target = resolve(path)
-    entry = mount_at(target)
-    ours = entry is not None and entry.fstype == FSTYPE
     try:
-        if not os.path.isdir(target):
-            os.stat(target)
-            raise MountpointError(f"{path}: not a directory")
-        os.statvfs(target)  # never cached, where a dead mount still answers stat and readdir
-        if ours and entry:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _explain(path, error) from error
+    try:
+        _check(path, fd, nonempty)
+        yield Mountpoint(_path_of(path, fd), fd)
+    finally:
+        os.close(fd)
+
+
+def _path_of(path: Path, fd: int) -> Path:
+    try:
+        return Path(os.fsdecode(os.readlink(fd_path(fd))))
+    except OSError as error:
+        raise _explain(path, error) from error
+
+
+def _check(path: Path, fd: int, nonempty: bool) -> None:
+    try:
+        os.statvfs(fd)  # never cached, where a dead mount still answers stat and readdir
+        entry = entry_of(fd)
+        if entry and entry.fstype == FSTYPE:
             raise MountpointError(
                 f"{path}: busy: {entry.source} is mounted there (imgmount umount {path})"
             )
-        with os.scandir(target) as listing:
+        with os.scandir(fd_path(fd)) as listing:
             if not nonempty and next(listing, None):
                 raise MountpointError(
                     f"{path}: not empty: a mount would hide what is there (-o nonempty allows it)"
                 )
     except OSError as error:
         raise _explain(path, error) from error
-    _check_owner(path, target)
-    return target
+    # What fusermount3 would refuse later, said before the image is read (its check_perm()).
+    if os.geteuid() != 0 and not os.access(fd_path(fd), os.W_OK):
+        raise MountpointError(f"{path}: not permitted: a user can mount only where they may write")
 
 
 def _explain(path: Path, error: OSError) -> MountpointError:
     match error.errno:
         case errno.ENOENT:
             return MountpointError(f"{path}: no such directory")
+        case errno.ENOTDIR:
+            return MountpointError(f"{path}: not a directory")
         case errno.ENOTCONN:
             return MountpointError(
                 f"{path}: holds a mount whose daemon is gone; `imgmount umount {path}` clears it"
@@ -60,28 +92,50 @@ def _explain(path: Path, error: OSError) -> MountpointError:
             return MountpointError(f"{path}: {os.strerror(error.errno or 0)}")
 
 
-def _check_owner(path: Path, target: Path) -> None:
-    """What fusermount3 would refuse later, said before the image is read (its check_perm())."""
-    if os.geteuid() == 0:
-        return
-    if not os.access(target, os.W_OK):
-        raise MountpointError(f"{path}: not permitted: a user can mount only where they may write")
-
-
-def unmount(target: Path, *, lazy: bool = False) -> None:
+def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> None:
     """Takes the topmost mount off `target`; what is unwritten reaches the daemon first.
 
+    meant: which mount that must be; any other stays.
     `lazy` detaches a busy mount (MNT_DETACH): it lives on, unseen, until its last user leaves.
-    Raises MountpointError (busy, nothing mounted) or NotPermitted.
+    Raises MountpointError (busy, nothing mounted, another mount) or NotPermitted.
     """
-    if os.geteuid() != 0:
-        _fusermount(target, lazy)
-        return
-    flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
     try:
-        _native.umount2(target, flags)
+        with _parent(target) as (above, name):
+            if meant is not None and _taken_off(above, name, target, meant, lazy):
+                return
+            if os.geteuid() != 0:
+                _fusermount(target, lazy)
+                return
+            # Not by a descriptor of the mount, with which it is busy. Its name is looked up once
+            # more, but no directory above it.
+            flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
+            _native.umount2(name_in(above, name), flags)
     except OSError as error:
         raise _refused(target, error.errno or 0) from error
+
+
+@contextmanager
+def _parent(target: Path) -> Iterator[tuple[int, bytes]]:
+    fd = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd, os.fsencode(target.name) or b"."
+    finally:
+        os.close(fd)
+
+
+def _taken_off(above: int, name: bytes, target: Path, meant: Mount, lazy: bool) -> bool:
+    """Whether the mount is off already: it can be detached by a descriptor. Raises MountpointError
+    where another one stands there."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        if mount_of(fd) != meant:
+            raise MountpointError(f"{target}: something else stands there by now; it is left alone")
+        if lazy and os.geteuid() == 0:
+            detach(fd)
+            return True
+        return False
+    finally:
+        os.close(fd)
 
 
 def _refused(target: Path, number: int) -> ImgmountError:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.beneath import fd_path
 from fusemount.daemon import registry
 from fusemount.daemon.channel import FLAG_WORDS, mount_flags
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountid import entry_of, held
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.errors import MountpointError, NotPermitted, UpperError
 from fusemount.settings import Directories
@@ -31,20 +33,26 @@ def remount(
     Raises MountpointError (not ours, busy), UpperError (rw where nothing can be written),
     NotPermitted.
     """
-    target = resolve(mountpoint)
-    entry = mount_at(target)
-    record = registry.find(directories.runtime, entry) if entry else None
-    if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
-        raise MountpointError(f"{mountpoint}: no imgmount mount is there")
-    flags = mount_flags((*(word for word in entry.options if word in FLAG_WORDS), *words))
-    read_only = bool(flags & _native.MS_RDONLY)
-    if not read_only and record and not (record.upper and record.writable):
-        raise UpperError(f"{mountpoint}: mounted without a place for changes: it cannot become rw")
-    flags |= _native.MS_REMOUNT | (_native.MS_BIND if bind else 0)
-    try:
-        _native.mount("none", target, "none", flags, "")
-    except OSError as error:
-        raise _refused(mountpoint, error) from error
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(held(resolve(mountpoint)))
+            entry = entry_of(place)
+        except OSError:
+            place, entry = -1, None
+        record = registry.find(directories.runtime, entry) if entry else None
+        if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
+            raise MountpointError(f"{mountpoint}: no imgmount mount is there")
+        flags = mount_flags((*(word for word in entry.options if word in FLAG_WORDS), *words))
+        read_only = bool(flags & _native.MS_RDONLY)
+        if not read_only and record and not (record.upper and record.writable):
+            raise UpperError(
+                f"{mountpoint}: mounted without a place for changes: it cannot become rw"
+            )
+        flags |= _native.MS_REMOUNT | (_native.MS_BIND if bind else 0)
+        try:
+            _native.mount("none", fd_path(place), "none", flags, "")
+        except OSError as error:
+            raise _refused(mountpoint, error) from error
     if record and not bind:
         registry.register(directories.runtime, replace(record, read_only=read_only))
 

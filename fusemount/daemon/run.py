@@ -29,6 +29,7 @@ from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_en
 from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
 from fusemount.daemon.log import open_log
 from fusemount.daemon.mount import mount_request
+from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.sandbox import DIRECTORIES, FILES, Sandbox
 from fusemount.daemon.serving import load_before_mount, serve_mount
 from fusemount.daemon.userns import enter_user_namespace
@@ -74,7 +75,8 @@ def run_image(
         add_placeholders(view.rootfs.tree, DIRECTORIES, FILES)
         command, user = command_of(view.image.config, options)
         scratch = view.scratch or fresh_scratch(directories, stack)
-        channel = open_channel(mount_request(reference, scratch.root, mount_options))
+        with open_mountpoint(scratch.root) as place:
+            channel = open_channel(mount_request(reference, place, mount_options))
         stack.callback(channel.discard)
         load_before_mount(mount_options)
 

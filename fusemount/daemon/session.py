@@ -21,7 +21,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountid import detach, held
+from fusemount.daemon.mountid import detach, held, mount_of
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
@@ -148,7 +148,7 @@ def _take_away(target: Path, place: int) -> None:
         if os.geteuid() == 0:
             detach(place)
         else:
-            unmount(target, lazy=True)  # see FuseChannel.discard
+            unmount(target, mount_of(place), lazy=True)  # see FuseChannel.discard
         _native.syncfs(fd)
     finally:
         os.close(fd)

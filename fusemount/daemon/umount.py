@@ -7,11 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from fusemount import _native
+from fusemount.beneath import fd_path
 from fusemount.daemon import registry
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountinfo import MountEntry, mount_at, mounts
+from fusemount.daemon.mountid import Mount, held, mount_of, standing
+from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.registry import Record
 from fusemount.daemon.scratch import drop, is_scratch
@@ -40,7 +42,7 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
     could no longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
     """
     target = resolve(mountpoint)
-    entry = mount_at(target)
+    entry, mount = standing(target)
     record = registry.find(directories.runtime, entry) if entry else None
     if entry is None or (entry.fstype != FSTYPE and record is None):
         gone = _detached(target, directories)
@@ -50,9 +52,9 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
     pidfd = _open_pidfd(record)
     try:
         if pidfd >= 0:
-            _write_out(target)
+            _write_out(target, mount)
         before = _copies(record)
-        unmount(target, lazy=lazy)
+        unmount(target, mount, lazy=lazy)
         if record is None or lazy:
             return None
         here = [entry for entry in _copies(record) if entry in before]  # no later mount's number
@@ -73,10 +75,12 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
             os.close(pidfd)
 
 
-def _write_out(target: Path) -> None:
+def _write_out(target: Path, mount: Mount | None) -> None:
     """As the kernel does with the last mount; copies of this one would keep it from that."""
-    with suppress(OSError):
-        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(OSError), held(target) as place:
+        if mount_of(place) != mount:
+            return
+        fd = os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _native.syncfs(fd)
         finally:

@@ -22,6 +22,7 @@ from fusemount.daemon.background import ended
 from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
 from fusemount.daemon.mountid import held, mount_on
 from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.session import _flush_and_unmount
 from fusemount.settings import Directories
 
@@ -46,7 +47,8 @@ def channel(tmp_path: Path) -> Iterator[FuseChannel]:
     """Mounted, served by nobody."""
     at = tmp_path / "mnt"
     at.mkdir()
-    channel = open_channel(MountRequest(at, "ours"))
+    with open_mountpoint(at) as place:
+        channel = open_channel(MountRequest(place, "ours"))
     try:
         yield channel
     finally:
@@ -90,6 +92,21 @@ def test_a_mount_on_top_of_ours_stays(channel: FuseChannel) -> None:
         _flush_and_unmount(channel)
         channel.discard()
     _native.umount2(channel.mountpoint, _native.MNT_DETACH)  # ours, which was below
+
+
+def test_root_takes_off_a_mount_that_shuts_root_out(command: Command, tmp_path: Path) -> None:
+    """A user's without allow_other."""
+    at, user = tmp_path / "mnt", "rootmode=40000,user_id=65534,group_id=65534"
+    at.mkdir()
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        _native.mount("theirs", at, "fuse.imgmount", 0, f"fd={fd},{user}")
+        assert mount_on(at) is not None
+        assert command("umount", at).stdout == ""
+        assert mount_at(at) is None
+    finally:
+        os.close(fd)
+        run("umount", "--lazy", at, check=False)
 
 
 def test_holders_are_named(command: Command, busybox_image: Path, tmp_path: Path) -> None:

@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from fusemount.daemon.channel import mount_flags
-from fusemount.daemon.mountpoint import check_mountpoint, unmount
+from fusemount.daemon.mountpoint import open_mountpoint, unmount
 from fusemount.errors import MountpointError
+
+
+def check_mountpoint(path: Path, *, nonempty: bool = False) -> Path:
+    with open_mountpoint(path, nonempty=nonempty) as found:
+        assert os.path.samestat(os.fstat(found.fd), path.stat())
+        return found.path
 
 
 def test_an_empty_directory_is_fine_by_any_name(tmp_path: Path) -> None:
@@ -40,7 +46,7 @@ def test_not_empty(tmp_path: Path) -> None:
 
 
 def test_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def statvfs(path: object) -> None:
+    def statvfs(fd: int) -> None:
         raise OSError(errno.ENOTCONN, "x")
 
     monkeypatch.setattr(os, "statvfs", statvfs)
