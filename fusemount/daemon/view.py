@@ -46,6 +46,7 @@ class View:
 
     def settle(self) -> None:
         self.made.clear()
+        self.rootfs.told = True
 
 
 def open_view(

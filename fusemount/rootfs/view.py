@@ -130,6 +130,7 @@ class RootFs:
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
         self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
+        self.told = False  # anything to programs: else the work directory is left as it was
         if upper is None:
             return
         self.loaded = loaded = self._start(upper, adopted)
@@ -202,7 +203,7 @@ class RootFs:
         if self.upper is None or self.native is None:
             return
         self._copy.settle_again()
-        if not self.read_only:
+        if self.told and not self.read_only:
             self.upper.keep_ctimes(self.tree.ctimes())
         self.native.close()
         if self.upper.work_fd >= 0:
