@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fusemount.cli.arguments import (
     IMAGE_HELP,
@@ -21,6 +22,9 @@ from fusemount.cli.mountoptions import (
 from fusemount.errors import UsageError
 from fusemount.escape import escape
 from fusemount.reference import Reference, directories_reference
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def parser() -> Parser:
@@ -53,17 +57,7 @@ def run(argv: list[str]) -> int:
     words = parse_options(args.options)
     if words.remount:
         return _remount(args.mountpoint, words)
-    words.read_only = args.read_only or words.read_only
-    words.keep = args.keep or words.keep
-    words.upper = args.upper or words.upper
-    words.work = args.work or words.work
-    words.platform = args.platform or words.platform
-    words.max_unpacked = args.max_unpacked or words.max_unpacked
-    words.verify = words.verify and not args.no_verify
-    words.userxattr = words.userxattr or args.userxattr
-    if args.override_stat:
-        words.override_stat = args.override_stat == "on"
-    _check(words)
+    _take_flags(words, args)
     reference = _reference(args.image, words)
     if args.dry_run and not args.rebase:
         raise UsageError("--dry-run: of what? It goes with --rebase")
@@ -101,6 +95,21 @@ def run(argv: list[str]) -> int:
     if result.upper:
         print(f"changes are kept in {result.upper}")
     return 0
+
+
+def _take_flags(words: Words, args: argparse.Namespace) -> None:
+    """A flag says the same as its word of -o."""
+    words.read_only = args.read_only or words.read_only
+    words.keep = args.keep or words.keep
+    words.upper = args.upper or words.upper
+    words.work = args.work or words.work
+    words.platform = args.platform or words.platform
+    words.max_unpacked = args.max_unpacked or words.max_unpacked
+    words.verify = words.verify and not args.no_verify
+    words.userxattr = words.userxattr or args.userxattr
+    if args.override_stat:
+        words.override_stat = args.override_stat == "on"
+    _check(words)
 
 
 def _tell(dropped: Sequence[tuple[bytes, str]]) -> None:

@@ -58,22 +58,13 @@ def open_view(
     stack: ExitStack,
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
-    from fusemount.layer import open_directories, open_layers
     from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
-    unpacked = open_directories(image.directories, image_options.marks, image.origin)
-    for layer in unpacked:
-        stack.callback(layer.close)
-        if layer.note:
-            LOGGER.warning("%s", layer.note)
-    archived = open_layers(image, image_options, directories, progress)
-    for tar in archived:
-        stack.callback(tar.close)
-    layers: list[OpenLayer | OpenDirectory] = [*archived, *unpacked]
+    archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
     made: list[Path] = []
     stack.callback(_take_back, made)
     upper, upper_fd, work, scratch = _open_upper(options, directories, stack, made)
@@ -86,7 +77,7 @@ def open_view(
     base = base_of(reference, image_options, follow, image, archived)
     base = replace(base, moves=options.overlay)
     rootfs = open_rootfs(
-        layers,
+        [*archived, *unpacked],
         upper=upper,
         upper_fd=upper_fd,
         work=work,
@@ -105,16 +96,41 @@ def open_view(
         rootfs.tree.set_generation(generation)
     if options.static_nlink:
         rootfs.tree.set_static_nlink()
-    if options.volatile and not options.read_only:
-        LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
     if rootfs.upper is not None and not options.read_only:
-        if upper and not scratch and not options.suid and os.geteuid() == 0 and open_to_all(upper):
-            LOGGER.warning("%s: every user can enter it, and set-id files and devices of the image "
-                           "are real there once they change (docs/security.md)", upper)  # fmt: skip
+        _warn_of(upper, options, kept=scratch is None)
         with suppress(OSError):  # `diff` and `commit` then want --base
             keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
     return View(image, rootfs, upper, scratch, made, lost)
+
+
+def _open_layers(
+    image: Image,
+    options: ImageOptions,
+    directories: Directories,
+    progress: Progress,
+    stack: ExitStack,
+) -> tuple[list[OpenLayer], list[OpenDirectory]]:
+    """Those that are tars, and those that are directories; the stack closes them."""
+    from fusemount.layer import open_directories, open_layers
+
+    unpacked = open_directories(image.directories, options.marks, image.origin)
+    for layer in unpacked:
+        stack.callback(layer.close)
+        if layer.note:
+            LOGGER.warning("%s", layer.note)
+    archived = open_layers(image, options, directories, progress)
+    for tar in archived:
+        stack.callback(tar.close)
+    return archived, unpacked
+
+
+def _warn_of(upper: Path | None, options: MountOptions, *, kept: bool) -> None:
+    if options.volatile:
+        LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
+    if upper and kept and not options.suid and os.geteuid() == 0 and open_to_all(upper):
+        LOGGER.warning("%s: every user can enter it, and set-id files and devices of the image "
+                       "are real there once they change (docs/security.md)", upper)  # fmt: skip
 
 
 def open_to_all(path: Path) -> bool:
