@@ -35,6 +35,7 @@ class View:
     made: the user's directories that were not there before.  They go again with the stack, unless
     the view was settled (it is served) or they hold something.
     dropped: what an upper that came from another image loses over this one (rootfs.rebase).
+    directories: the layers are directories that the caller named (lowerdir=).
     """
 
     image: Image
@@ -43,10 +44,13 @@ class View:
     scratch: Scratch | None
     made: list[Path]
     dropped: list[tuple[bytes, str]]
+    directories: bool
 
     def settle(self) -> None:
         self.made.clear()
-        self.rootfs.told = True
+        # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
+        # is off, beside the daemon that ends: a file made there then would make that fail.
+        self.rootfs.told = not self.directories
 
 
 def open_view(
@@ -101,7 +105,7 @@ def open_view(
         with suppress(OSError):  # `diff` and `commit` then want --base
             keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
-    return View(image, rootfs, upper, scratch, made, lost)
+    return View(image, rootfs, upper, scratch, made, lost, options.overlay)
 
 
 def _open_layers(
