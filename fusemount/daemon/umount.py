@@ -18,6 +18,7 @@ from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.registry import Record
 from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
+from fusemount.rootfs.upperlock import sweep
 from fusemount.settings import Directories
 
 # The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
@@ -156,3 +157,4 @@ def _clear(record: Record, directories: Directories) -> None:
     registry.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))
+    sweep(directories.runtime)
