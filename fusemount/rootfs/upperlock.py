@@ -73,7 +73,8 @@ class UpperLocks:
             fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise self._in_use("") from e
-        if not os.path.samestat(os.fstat(work), os.stat("work", dir_fd=above, follow_symlinks=False)):
+        current = os.stat("work", dir_fd=above, follow_symlinks=False)
+        if not os.path.samestat(os.fstat(work), current):
             raise self._in_use("")
 
     def close(self) -> None:
