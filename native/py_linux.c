@@ -1,8 +1,8 @@
 /* py_linux.c: the Linux calls that CPython 3.11 has no door to; nothing here decides anything.
  *
- * Each function is one system call (clone_mount: two) with the GIL released. Paths are str, bytes or
- * path-like.
- * Errors are OSError with the errno and, where there is one, the path. No heap, no state.
+ * Each function is one system call (clone_mount: two) with the GIL released. Paths are str, bytes
+ * or path-like. Errors are OSError with the errno and, where there is one, the path. No heap, no
+ * state.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
