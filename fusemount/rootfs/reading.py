@@ -37,7 +37,7 @@ _VANISHED = (FileNotFoundError, NotADirectoryError)
 _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 
 
-@dataclass
+@dataclass(slots=True)
 class Object:
     """One object of the upper, as read.
 
