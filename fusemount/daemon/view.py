@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,14 +61,19 @@ def open_view(
     directories: Directories,
     progress: Progress,
     stack: ExitStack,
+    beside: Callable[[], None] = lambda: None,
 ) -> View:
-    """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
+    """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace.
+
+    beside: called before the core reads and merges indexes, to begin what can be done meanwhile.
+    """
     from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
+    beside()
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
     made: list[Path] = []
     stack.callback(_take_back, made)
