@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.registry import Record
 from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.view import View, check_apart, hold_image, open_view
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions

@@ -13,13 +13,13 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.session import ENDING, Service, flush_for, run_session
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.settings import MountOptions
 

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.daemon.upperpath import open_place
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions

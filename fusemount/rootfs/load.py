@@ -13,10 +13,11 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fusemount import _native
 from fusemount.beneath import open_beneath
+from fusemount.dataclass import dataclass
 from fusemount.rootfs.loaded import Loaded, Mending, Unmatched
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import (

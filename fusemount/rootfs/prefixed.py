@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusemount.beneath import open_beneath
+from fusemount.dataclass import dataclass
 
 if TYPE_CHECKING:
     from fusemount.rootfs.upper import Upper
