@@ -89,6 +89,24 @@ class Budget:
         return f"{name}: {words}{_FLAG}"
 
 
+class Holes:
+    """What is left of the zeros that one command may write or hash for holes of sparse files: a
+    file of 2^62 bytes takes no disk until it is written somewhere else."""
+
+    def __init__(self, limit: UnpackLimit = UNPACK_LIMIT) -> None:
+        self._limit, self._spent = limit.size, 0
+
+    def spend(self, where: str, size: int, hole: int) -> None:
+        """size: of the file; hole: bytes of it that are zeros to come.  Raises MalformedImage."""
+        self._spent += hole
+        if self._spent > self._limit:
+            others = "" if hole > self._limit else "together with others' "
+            raise MalformedImage(
+                f"{where}: a sparse file of {size} bytes, whose holes are {others}more than "
+                f"{_words(self._limit)} of zeros{_FLAG}"
+            )
+
+
 _FLAG = ", the limit (--max-unpacked SIZE allows more)"
 
 

@@ -17,7 +17,8 @@ class Directories:
 
     cache: what can be made again (indexes, decompressed layers, verdicts).
     state: what a user would miss (upper directories of mounts made without `--upper`).
-    runtime: one record a living mount; gone after a boot.
+    runtime: one record a living mount, and its upper's lock; gone after a boot.
+    roots_runtime: root's own, where users see what root has locked.
     store: the root of the image store (`--root`).
     """
 
@@ -25,6 +26,13 @@ class Directories:
     state: Path
     runtime: Path
     store: Path = Path("/var/lib/imgmount")
+    roots_runtime: Path = Path("/run/imgmount")
+
+    @property
+    def lock_places(self) -> tuple[Path, ...]:
+        """Of uppers (rootfs/upperlock.py): ours, where locks are taken, and root's."""
+        others = () if self.runtime == self.roots_runtime else (self.roots_runtime,)
+        return (self.runtime, *others)
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,21 @@ int img_content_copy(const img_content *content, int fd, uint64_t limit) {
     return result;
 }
 
+int img_content_data(const img_content *content, uint64_t offset, img_extent *out) {
+    origin from;
+    struct stat st;
+    if (offset >= content->size)
+        return 0;
+    int result = take(content, &from);
+    if (result < 0)
+        return result;
+    result = next_data(content, &from, offset, out);
+    if (content->directory && (fstat(from.fd, &st) < 0 || (uint64_t)st.st_size < content->size))
+        result = -EIO;
+    let_go(content, &from);
+    return result;
+}
+
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length) {
     origin from;

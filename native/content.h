@@ -48,6 +48,10 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
 /* lseek(2) with SEEK_DATA or SEEK_HOLE: the offset, or -ENXIO. */
 int64_t img_content_seek(const img_content *content, uint64_t offset, int whence);
 
+/* The next piece of data at or behind offset, of a directory layer's file as its own holes are: 1,
+ * 0 when there is none, -EIO for a file that has shrunk, or another negative errno. */
+int img_content_data(const img_content *content, uint64_t offset, img_extent *out);
+
 /* copy_file_range(2) of that range to to_at of another file: shares blocks where it can. The number
  * of bytes, or a negative errno, -EOPNOTSUPP for what has holes. */
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,

@@ -2,33 +2,20 @@
 #include "layerfile.h"
 
 #include "beneath.h"
+#include "clonemount.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <linux/mount.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Its own mount as a descriptor, or -1: no privilege, an old kernel, a mount that may not be had
- * without what is mounted in it. */
-static int private_mount(const char *path) {
-    long fd = syscall(SYS_open_tree, AT_FDCWD, path, (unsigned)OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME,
-                              .attr_clr = MOUNT_ATTR__ATIME};
-    (void)syscall(SYS_mount_setattr, (int)fd, "", AT_EMPTY_PATH, &attr, sizeof attr);
-    return (int)fd;
-}
-
 int img_layer_open_root(const char *path) {
     const int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    int mount = private_mount(path);
+    int mount = img_clone_mount(AT_FDCWD, path, true);
     int fd = mount >= 0 ? openat(mount, ".", flags) : open(path, flags);
     int code = errno;
     if (mount >= 0)

@@ -1,12 +1,14 @@
 /* py_linux.c: the Linux calls that CPython 3.11 has no door to; nothing here decides anything.
  *
- * Each function is one system call with the GIL released. Paths are str, bytes or path-like.
- * Errors are OSError with the errno and, where there is one, the path. No heap, no state.
+ * Each function is one system call (clone_mount: two) with the GIL released. Paths are str, bytes
+ * or path-like. Errors are OSError with the errno and, where there is one, the path. No heap, no
+ * state.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "caller.h"
+#include "clonemount.h"
 #include "py_native.h"
 
 #include <errno.h>
@@ -129,6 +131,24 @@ static PyObject *linux_mount_of(PyObject *Py_UNUSED(module), PyObject *args) {
         return PyErr_SetFromErrno(PyExc_OSError);
     unsigned long long id = st.stx_mask & mnt_id_unique ? st.stx_mnt_id : 0;
     return Py_BuildValue("IIK", st.stx_dev_major, st.stx_dev_minor, id);
+}
+
+PyDoc_STRVAR(clone_mount_doc, "clone_mount(fd, /)\n--\n\n"
+                              "An O_PATH descriptor of the same directory in a mount of its own, "
+                              "on which nothing is mounted (native/clonemount.h).");
+
+static PyObject *linux_clone_mount(PyObject *Py_UNUSED(module), PyObject *args) {
+    int fd, made;
+
+    if (!PyArg_ParseTuple(args, "i:clone_mount", &fd))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    made = img_clone_mount(fd, "", false);
+    Py_END_ALLOW_THREADS;
+    if (made >= 0)
+        return PyLong_FromLong(made);
+    errno = -made;
+    return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 PyDoc_STRVAR(pivot_root_doc, "pivot_root(new_root, put_old, /)\n--\n\npivot_root(2).");
@@ -296,6 +316,7 @@ static PyMethodDef linux_functions[] = {
     {"mount", linux_mount, METH_VARARGS, mount_doc},
     {"mount_setattr", linux_mount_setattr, METH_VARARGS, mount_setattr_doc},
     {"mount_of", linux_mount_of, METH_VARARGS, mount_of_doc},
+    {"clone_mount", linux_clone_mount, METH_VARARGS, clone_mount_doc},
     {"umount2", linux_umount2, METH_VARARGS, umount2_doc},
     {"pivot_root", linux_pivot_root, METH_VARARGS, pivot_root_doc},
     {"unshare", linux_unshare, METH_VARARGS, unshare_doc},

@@ -373,21 +373,22 @@ static PyObject *tree_copy_data(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *tree_extents(PyObject *self, PyObject *arg) {
-    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
+static PyObject *tree_next_data(PyObject *self, PyObject *args) {
+    unsigned long long ino, offset;
+    int result;
     img_content content;
     img_extent e;
-    if (PyErr_Occurred() || !content_or_raise(tree_of(self), ino, &content))
+    if (!PyArg_ParseTuple(args, "KK", &ino, &offset) ||
+        !content_or_raise(tree_of(self), ino, &content))
         return NULL;
-    PyObject *list = PyList_New(0);
-    for (uint32_t i = 0; list && img_content_extent(&content, i, &e); i++) {
-        PyObject *row =
-            Py_BuildValue("(KK)", (unsigned long long)e.file_offset, (unsigned long long)e.length);
-        if (!row || PyList_Append(list, row) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(row);
-    }
-    return list;
+    Py_BEGIN_ALLOW_THREADS;
+    result = img_content_data(&content, offset, &e);
+    Py_END_ALLOW_THREADS;
+    if (result < 0)
+        return raise_errno(result);
+    if (!result)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(KK)", (unsigned long long)e.file_offset, (unsigned long long)e.length);
 }
 
 /* ---- xattrs ------------------------------------------------------------------------------- */
@@ -459,7 +460,8 @@ static PyMethodDef tree_methods[] = {
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},
     {"copy_data", tree_copy_data, METH_VARARGS,
      "Copies a layer's file into fd, up to limit bytes."},
-    {"extents", tree_extents, METH_O, "(offset, length) of the data in a layer's file."},
+    {"next_data", tree_next_data, METH_VARARGS,
+     "(offset, length) of a layer's file's next data at or behind an offset, or None."},
     {"xattrs", tree_xattrs, METH_O, "All xattrs."},
     {"getxattr", tree_getxattr, METH_VARARGS, "One xattr or None."},
     {"setxattr", imgpy_tree_setxattr, METH_VARARGS, "Sets an xattr; None removes it."},

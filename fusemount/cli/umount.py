@@ -10,7 +10,11 @@ from fusemount.cli.arguments import Parser, directories
 def parser() -> Parser:
     p = Parser("umount", "Unmount, and wait until what was written is safe.")
     p.add_argument("mountpoint", type=Path)
-    p.add_argument("-l", "--lazy", action="store_true", help="detach it even when it is busy")
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("-l", "--lazy", action="store_true", help="detach it even when it is busy")
+    how.add_argument("-f", "--force", action="store_true",
+                     help="write out, and end it for everybody who has it, also in other mount "
+                          "namespaces: their programs get ENOTCONN")  # fmt: skip
     return p
 
 
@@ -19,7 +23,7 @@ def run(argv: list[str]) -> int:
 
     from fusemount.daemon.umount import umount_image
 
-    said = umount_image(args.mountpoint, directories(), lazy=args.lazy)
+    said = umount_image(args.mountpoint, directories(), lazy=args.lazy, force=args.force)
     if said:
         print(said)
     return 0

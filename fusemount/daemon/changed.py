@@ -87,7 +87,8 @@ def open_changed(
     if found.record is not None:
         _write_out(found.record)
     live, users = found.record is not None, asked.image_options.marks.overlay
-    upper = Upper(found.upper, None, live=live, userxattr=users)
+    places = directories.lock_places
+    upper = Upper(found.upper, None, live=live, userxattr=users, lock_places=places)
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)

@@ -13,7 +13,7 @@ from fusemount.daemon.changed import Asked, Changed, Warn, open_changed
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
-from fusemount.settings import Directories
+from fusemount.settings import Directories, UnpackLimit
 
 if TYPE_CHECKING:
     from fusemount.layer import Progress
@@ -59,7 +59,7 @@ def commit(
             _check_apart(options.target, changed)
         writer = _writer(options, directories, progress)
         with writer:
-            return _write(writer, changed, options, compression, warn)
+            return _write(writer, changed, options, compression, asked.image_options.unpack, warn)
 
 
 def _writer(
@@ -98,6 +98,7 @@ def _write(
     changed: Changed,
     options: CommitOptions,
     compression: Compression,
+    unpack: UnpackLimit,
     warn: Warn,
 ) -> Digest:
     from fusemount.image.commit import Step, committed_config
@@ -111,7 +112,7 @@ def _write(
     new: Sequence[WrittenLayer] = ()
     changes = _changes(changed)
     if changes:
-        new = (writer.add_layer(_layer_tar(changed, changes, options, warn), compression),)
+        new = (writer.add_layer(_layer_tar(changed, changes, options, unpack, warn), compression),)
     step = Step(
         created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
         changes=options.changes,
@@ -141,7 +142,11 @@ def _changes(changed: Changed) -> Sequence[Change]:
 
 
 def _layer_tar(
-    changed: Changed, changes: Sequence[Change], options: CommitOptions, warn: Warn
+    changed: Changed,
+    changes: Sequence[Change],
+    options: CommitOptions,
+    unpack: UnpackLimit,
+    warn: Warn,
 ) -> Iterator[bytes]:
     from fusemount.rootfs.layertar import layer_tar
 
@@ -150,4 +155,4 @@ def _layer_tar(
     def warned(what: str) -> None:
         warn(f"{what}: left out")
 
-    return layer_tar(changed.rootfs, changes, warned, newest_s=newest)
+    return layer_tar(changed.rootfs, changes, warned, newest_s=newest, limit=unpack)

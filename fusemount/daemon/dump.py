@@ -39,7 +39,7 @@ def dump_image(
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
         try:
-            yield from dump_lines(view.rootfs, path, digest)
+            yield from dump_lines(view.rootfs, path, digest, image_options.unpack)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise ImgmountError(f"{os.fsdecode(path)}: {why} in the image") from error

@@ -40,7 +40,7 @@ def export_place(
     """The tar of what a mount or an upper shows, in pieces.  Raises as open_changed does."""
     with ExitStack() as stack:
         changed = open_changed(asked, directories, progress, warn, stack)
-        yield from _whole(changed.rootfs, warn)
+        yield from _whole(changed.rootfs, asked, warn)
 
 
 def export_image(
@@ -51,10 +51,10 @@ def export_image(
     options = replace(MountOptions(read_only=True), follow_symlink_parents=follow)
     with ExitStack() as stack:
         view = open_view(reference, asked.image_options, options, directories, progress, stack)
-        yield from _whole(view.rootfs, warn)
+        yield from _whole(view.rootfs, asked, warn)
 
 
-def _whole(rootfs: RootFs, warn: Warn) -> Iterator[bytes]:
+def _whole(rootfs: RootFs, asked: Asked, warn: Warn) -> Iterator[bytes]:
     from fusemount import _native
     from fusemount.rootfs.changes import compare
     from fusemount.rootfs.layertar import layer_tar
@@ -62,4 +62,5 @@ def _whole(rootfs: RootFs, warn: Warn) -> Iterator[bytes]:
     nothing = _native.Tree()
     nothing.seal()
     changes = compare(nothing, rootfs.tree)
-    yield from layer_tar(rootfs, changes, lambda what: warn(f"{what}: left out"))
+    limit = asked.image_options.unpack
+    yield from layer_tar(rootfs, changes, lambda what: warn(f"{what}: left out"), limit=limit)

@@ -13,11 +13,13 @@ from fusemount.escape import printable
 
 @dataclass(frozen=True)
 class Holder:
-    """pid, name: the first process of a mount namespace; others: how many more are in it."""
+    """pid, name: the first process of a mount namespace; others: how many more are in it.
+    mountpoint: where it has the mount, as that process sees it."""
 
     pid: int
     name: str
     others: int
+    mountpoint: Path
 
     def __str__(self) -> str:
         more = f" and {self.others} more" if self.others else ""
@@ -35,8 +37,10 @@ def holders(device: str) -> list[Holder]:
             spaces.setdefault(space, []).append(pid)
     found = []
     for pids in spaces.values():
-        if any(e.device == device and e.fstype.startswith("fuse") for e in _mounts(pids)):
-            found.append(Holder(pids[0], _name(pids[0]), len(pids) - 1))
+        named = [entry.mountpoint for entry in _mounts(pids)
+                 if entry.device == device and entry.fstype.startswith("fuse")]  # fmt: skip
+        if named:
+            found.append(Holder(pids[0], _name(pids[0]), len(pids) - 1, named[0]))
     return found
 
 

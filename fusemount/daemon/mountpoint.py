@@ -104,7 +104,7 @@ def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> 
             if meant is not None and _taken_off(above, name, target, meant, lazy):
                 return
             if os.geteuid() != 0:
-                _fusermount(target, lazy)
+                _fusermount(above, name, target, lazy)
                 return
             # Not by a descriptor of the mount, with which it is busy. Its name is looked up once
             # more, but no directory above it.
@@ -157,12 +157,17 @@ class Busy(MountpointError):
     errno = errno.EBUSY
 
 
-def _fusermount(target: Path, lazy: bool) -> None:
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(target)]
+def _fusermount(above: int, name: bytes, target: Path, lazy: bool) -> None:
+    """fusermount3 resolves its working directory to a path and looks for a FUSE mount of this
+    user's there.  So nobody can have it take off what is not; but who renames a directory above
+    the mount in the moment between its two looks can have it take off another one of the user's.
+    """
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", "./" + os.fsdecode(name)]
     try:
         result = subprocess.run(
-            command, capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False
-        )
+            command, capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False,
+            cwd=fd_path(above),
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise NotPermitted("fusermount3 is missing: a user needs it (package fuse3)") from error
     if result.returncode == 0:

@@ -12,12 +12,13 @@ from fusemount.daemon import registry
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountid import Mount, held, mount_of, standing
+from fusemount.daemon.mountid import Mount, held, mount_of, mount_on, standing
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.registry import Record
 from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
+from fusemount.rootfs.upperlock import sweep
 from fusemount.settings import Directories
 
 # The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
@@ -33,18 +34,27 @@ HEARD_SECONDS = 1.0
 SOON_SECONDS = 2.0
 
 
-def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = False) -> str | None:
+def umount_image(
+    mountpoint: Path, directories: Directories, *, lazy: bool = False, force: bool = False
+) -> str | None:
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
     Where the mount has a copy (a bind mount, another mount namespace's), the daemon goes on for
     that one, and loses nothing: then it is not waited for, and what is returned says who holds it.
-    lazy: detaches a busy mount and does not wait.  A dead mount is cleared, and what its daemon
-    could no longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
+    lazy: detaches a busy mount and does not wait.  force: ends it for everybody (force.py), or as
+    lazy does where nothing tells its daemon.  A dead mount is cleared, and what its daemon could no
+    longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
     """
     target = resolve(mountpoint)
     entry, mount = standing(target)
     record = registry.find(directories.runtime, entry) if entry else None
-    if entry is None or (entry.fstype != FSTYPE and record is None):
+    here = entry is not None and (entry.fstype == FSTYPE or record is not None)
+    if force:
+        meant = record if here else _detached(target, directories)
+        ended_now = _ended_now(target, mount if here else None, meant, directories)
+        if ended_now and not (here and mount_on(target) == mount):
+            return None
+    if not here:
         gone = _detached(target, directories)
         if gone is None or ended(gone.pid, SOON_SECONDS):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
@@ -54,12 +64,12 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
         if pidfd >= 0:
             _write_out(target, mount)
         before = _copies(record)
-        unmount(target, mount, lazy=lazy)
+        unmount(target, mount, lazy=lazy or force)
         if record is None or lazy:
             return None
-        here = [entry for entry in _copies(record) if entry in before]  # no later mount's number
-        if pidfd >= 0 and (here or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
-            held = _held(mountpoint, record, here)
+        left = [entry for entry in _copies(record) if entry in before]  # no later mount's number
+        if pidfd >= 0 and (left or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
+            held = _held(mountpoint, record, left)
             if held is not None:
                 return held
             if _goes_on(record, pidfd, directories):
@@ -73,6 +83,23 @@ def umount_image(mountpoint: Path, directories: Directories, *, lazy: bool = Fal
     finally:
         if pidfd >= 0:
             os.close(pidfd)
+
+
+def _ended_now(
+    target: Path, mount: Mount | None, record: Record | None, directories: Directories
+) -> bool:
+    """Whether a daemon served that record, and has ended."""
+    pidfd = _open_pidfd(record)
+    if record is None or pidfd < 0:
+        return False
+    from fusemount.daemon.force import end_now
+
+    try:
+        end_now(record, pidfd, target, mount)
+    finally:
+        os.close(pidfd)
+    _clear(record, directories)
+    return True
 
 
 def _write_out(target: Path, mount: Mount | None) -> None:
@@ -156,3 +183,4 @@ def _clear(record: Record, directories: Directories) -> None:
     registry.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))
+    sweep(directories.runtime)

@@ -81,7 +81,7 @@ def open_view(
     upper, upper_fd, work, scratch = _open_upper(options, directories, stack, made)
     if upper and not scratch:
         _check_no_layer({"upper": upper, "work directory": work}, image)
-        await_upper(upper, work, directories.runtime)
+        await_upper(upper, directories)
     follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
     if upper and not scratch:
         follow = follows_symlink_parents(upper, options.follow_symlink_parents, userxattr=users)
@@ -100,6 +100,7 @@ def open_view(
         options=UpperOptions(options.metacopy, options.redirect, options.volatile),
         base=base,
         rebase=options.rebase,
+        lock_places=directories.lock_places if scratch is None else (),
     )
     stack.callback(rootfs.close)
     generation = handle_generation(base, [] if unpacked else archived)

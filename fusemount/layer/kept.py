@@ -29,6 +29,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, fs_type
-from fusemount.beneath import own_directory
+from fusemount.beneath import fd_path, own_directory
 from fusemount.budget import check_room
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -76,15 +77,47 @@ def identity(fd: int, offset: int, length: int) -> str:
     the name is good for this process only, and what is kept under it is swept as a leftover.
 
     This is no guard against another user who can write to the file (docs/security.md, "Files of
-    others"): the contents are read in place, after they were verified too; and elsewhere a store
-    through mmap(2) changes the times only at the first write to a page since it was last written
-    back, and root can set back the clock.
+    others"): the contents are read in place, after they were verified too; and root can set back
+    the clock.
     """
     st = os.fstat(fd)
     parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
     if fs_type(fd) in _CTIME_IS_THE_KERNELS:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
     return TMP + hashlib.sha256(repr((*parts, _THIS_PROCESS)).encode()).hexdigest()
+
+
+def lasting(fd: int, key: str) -> str:
+    """The name for what is found out about a file's state from now on: its identity, or one that is
+    good for this process alone, where somebody has the file open for writing.
+
+    A store through a mapping changes the times only at the first write to a page since the page was
+    last written back, so who has written already can write unseen. Who opens the file later cannot:
+    their first write to each page is seen. A lease says which of the two holds (fcntl(2)); to ask,
+    one must be root or the file's owner. Others believe the file's owner.
+    """
+    if key.startswith(TMP) or not _is_being_written(fd):
+        return key
+    return TMP + hashlib.sha256(key.encode() + _THIS_PROCESS).hexdigest()
+
+
+def _is_being_written(fd: int) -> bool:
+    """Also through a mapping whose descriptor is closed. False where that cannot be told."""
+    try:
+        again = os.open(fd_path(fd), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Who opens it for writing in this moment makes the kernel send a signal, by default SIGIO,
+        # which would end us; SIGURG is ignored.
+        fcntl.fcntl(again, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(again)
+    return False
 
 
 def _state(fd: int) -> bytes:

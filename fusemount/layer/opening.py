@@ -22,7 +22,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
-from fusemount.layer.kept import Cache, Facts, identity, settle
+from fusemount.layer.kept import Cache, Facts, identity, lasting, settle
 from fusemount.layer.progress import Progress
 from fusemount.layer.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
@@ -152,22 +152,24 @@ class _Opener:
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         settle(blob.fd)
+        name = lasting(blob.fd, key)
         self._progress.start(f"verifying {blob.description}", blob.size)
         try:
             facts, index = hash_in_place(blob, self._progress.advance)
         finally:
             self._progress.finish()
         self._check(blob, facts)
-        self._keep(blob, key, facts, index)
+        self._keep(blob, key, name, facts, index)
         return facts, index
 
     def _compressed(
         self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
     ) -> OpenLayer:
-        index = None
+        index, name = None, key
         fd = -1 if facts is None else self._open_tar(facts)
         if facts is None or fd < 0:
             settle(blob.fd)
+            name = lasting(blob.fd, key)
             self._progress.start(f"unpacking {blob.description}", blob.size)
             try:
                 facts, index, fd = unpack(
@@ -184,7 +186,7 @@ class _Opener:
         rebuild = None
         try:
             if index is not None:
-                self._keep(blob, key, facts, index)
+                self._keep(blob, key, name, facts, index)
             else:
                 index, rebuild = self._index(fd, 0, facts.archive_size, blob, facts.diff_id, key)
         except BaseException:
@@ -203,9 +205,10 @@ class _Opener:
         path = self._cache.index_path(diff_id, key)
 
         def build(fd: int) -> LayerIndex:
+            place = self._cache.index_path(diff_id, key if diff_id else lasting(fd, key))
             index = scan(fd, offset, size, blob.description)
             with suppress(ImgmountError):  # a cache that takes nothing costs time only
-                self._cache.keep_index(path, index)
+                self._cache.keep_index(place, index)
             return index
 
         def rebuild(fd: int) -> LayerIndex:
@@ -220,13 +223,14 @@ class _Opener:
             return build(fd), None
         return index, rebuild
 
-    def _keep(self, blob: LayerBlob, key: str, facts: Facts, index: LayerIndex) -> None:
+    def _keep(self, blob: LayerBlob, key: str, name: str, facts: Facts, index: LayerIndex) -> None:
+        """name: kept.lasting() of the key, from before the bytes were read."""
         if identity(blob.fd, blob.offset, blob.size) != key:
             raise ImgmountError(f"{blob.description}: changed while it was read")
         self._facts[key] = facts
         with suppress(ImgmountError):
             self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
-            self._cache.keep_facts(key, facts)
+            self._cache.keep_facts(name, facts)
 
 
 def _log_oddities(layer: OpenLayer) -> None:

@@ -32,8 +32,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from fusemount import _native
+from fusemount.budget import Holes
 from fusemount.escape import escape, format_xattrs
+from fusemount.rootfs.contents import contents
 from fusemount.rootfs.view import RootFs
+from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
 _TYPES = {
     stat.S_IFREG: b"f",
@@ -44,7 +47,6 @@ _TYPES = {
     stat.S_IFIFO: b"p",
     stat.S_IFSOCK: b"s",
 }
-_PIECE = 1 << 20
 _RUN = 1 << 16  # names sorted at once: signals are heard in between
 
 
@@ -80,8 +82,8 @@ def format_line(
 
 
 class _Dump:
-    def __init__(self, rootfs: RootFs, digest: bool) -> None:
-        self._rootfs, self._digest = rootfs, digest
+    def __init__(self, rootfs: RootFs, digest: bool, holes: Holes) -> None:
+        self._rootfs, self._digest, self._holes = rootfs, digest, holes
         self._first_names: dict[int, bytes] = {}
 
     def lines(self, ino: int, path: bytes) -> Iterator[bytes]:
@@ -116,25 +118,31 @@ class _Dump:
             attr,
             target=target,
             xattrs=format_xattrs(tree.xattrs(attr.ino)),
-            digest=self._contents(attr) if self._digest and stat.S_ISREG(attr.mode) else b"-",
+            digest=self._contents(attr, path) if self._digest and stat.S_ISREG(attr.mode) else b"-",
             layer=b"%d" % attr.layer if attr.layer >= 0 else b"-",
         )
 
-    def _contents(self, attr: _native.Attr) -> bytes:
-        digest, offset = hashlib.sha256(), 0
-        while offset < attr.size and (piece := self._rootfs.read(attr.ino, offset, _PIECE)):
+    def _contents(self, attr: _native.Attr, path: bytes) -> bytes:
+        digest = hashlib.sha256()
+        for piece in contents(self._rootfs, attr, path, self._holes):
             digest.update(piece)
-            offset += len(piece)
         return b"sha256:" + digest.hexdigest().encode()
 
 
-def dump_lines(rootfs: RootFs, path: bytes = b"/", digest: bool = False) -> Iterator[bytes]:
+def dump_lines(
+    rootfs: RootFs,
+    path: bytes = b"/",
+    digest: bool = False,
+    limit: UnpackLimit = UNPACK_LIMIT,
+) -> Iterator[bytes]:
     """The lines for path and all below it, without line ends.
 
     path is resolved inside the root, a symlink at its end not followed.
-    Raises FileNotFoundError, NotADirectoryError, OSError (ELOOP, EIO).
+    limit: of the zeros that are hashed for holes, all files together.
+    Raises FileNotFoundError, NotADirectoryError, OSError (ELOOP); ImgmountError for a file that
+    cannot be read, MalformedImage beyond the limit.
     """
     ino = rootfs.tree.resolve(path, False)
-    yield from _Dump(rootfs, digest).lines(
+    yield from _Dump(rootfs, digest, Holes(limit)).lines(
         ino, b"/" + path.strip(b"/") if path.strip(b"/") else b""
     )

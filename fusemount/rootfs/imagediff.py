@@ -7,6 +7,7 @@ all where one layer gave both: at one path it has one file.
 
 from __future__ import annotations
 
+import heapq
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +15,10 @@ from fusemount import _native
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.rootfs.changes import ADDED, CHANGED, DELETED
+from fusemount.rootfs.contents import PIECE, data_runs
 from fusemount.rootfs.view import RootFs
 
 _ALL = 2**31
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,16 @@ def _same(old: Side, was: int, new: Side, now: int) -> bool:
         return False
     if old.layer(a) is not None and old.layer(a) == new.layer(b):
         return True
-    return all(
-        old.rootfs.read(was, at, _PIECE) == new.rootfs.read(now, at, _PIECE)
-        for at in range(0, a.size, _PIECE)
-    )
+    return _same_contents(old.rootfs, a, new.rootfs, b)
+
+
+def _same_contents(old: RootFs, a: _native.Attr, new: RootFs, b: _native.Attr) -> bool:
+    """Of two files of one size; what is a hole in both is not read."""
+    done = 0
+    for start, length in heapq.merge(data_runs(old, a), data_runs(new, b)):
+        for at in range(max(start, done), start + length, PIECE):
+            size = min(PIECE, start + length - at)
+            if old.read(a.ino, at, size) != new.read(b.ino, at, size):
+                return False
+        done = max(done, start + length)
+    return True

@@ -6,27 +6,28 @@
     hardlinks       the first name whole, the others links to it
 
 Directories stand before what is in them, with their attributes, also where those did not change: a
-reader that unpacks each layer alone would make them up.  Contents are read through the RootFs, from
-wherever they are, and holes are not read.
+reader that unpacks each layer alone would make them up.  Holes are written as zeros: GNU's and
+PAX's sparse members are not read by every engine (containers/storage refuses type S).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fusemount import tar
 from fusemount._native import Attr
+from fusemount.budget import Holes
 from fusemount.errors import ImgmountError
 from fusemount.rootfs.changes import CHANGED, DELETED, Change
+from fusemount.rootfs.contents import contents
 from fusemount.rootfs.view import RootFs
+from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 NOT_OURS = frozenset((b"security.selinux",))  # the host's policy put it there
 _PIECE = 1 << 20
-_ZEROS = bytes(_PIECE)
 _KINDS = {
     stat.S_IFREG: tar.FILE,
     stat.S_IFDIR: tar.DIRECTORY,
@@ -43,13 +44,16 @@ def layer_tar(
     warn: Callable[[str], None],
     *,
     newest_s: int | None = None,
+    limit: UnpackLimit = UNPACK_LIMIT,
 ) -> Iterator[bytes]:
     """The tar in pieces of about 1 MiB. changes: of compare(), in its order.
 
     newest_s: later times become this one.  warn: told of what no layer can hold (sockets).
-    Raises ImgmountError for what cannot be read, or shrank or went while it was.
+    limit: of the zeros for holes, all files together.
+    Raises ImgmountError for what cannot be read, or shrank or went while it was; MalformedImage
+    beyond the limit.
     """
-    yield from _joined(_LayerTar(rootfs, warn, newest_s).pieces(changes))
+    yield from _joined(_LayerTar(rootfs, warn, newest_s, Holes(limit)).pieces(changes))
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -65,8 +69,10 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _LayerTar:
-    def __init__(self, rootfs: RootFs, warn: Callable[[str], None], newest_s: int | None) -> None:
-        self._rootfs, self._warn = rootfs, warn
+    def __init__(
+        self, rootfs: RootFs, warn: Callable[[str], None], newest_s: int | None, holes: Holes
+    ) -> None:
+        self._rootfs, self._warn, self._holes = rootfs, warn, holes
         self._newest = None if newest_s is None else newest_s * 10**9
         self._first_names: dict[int, bytes] = {}
 
@@ -102,7 +108,7 @@ class _LayerTar:
         if change.opaque:
             yield _mark(change.path, OPAQUE)
         if stat.S_ISREG(attr.mode):
-            yield from contents(self._rootfs, attr, change.path)
+            yield from contents(self._rootfs, attr, change.path, self._holes)
             yield tar.padding(attr.size)
 
     def _member(self, path: bytes, attr: Attr, link_to: bytes = b"") -> tar.Member:
@@ -129,66 +135,3 @@ class _LayerTar:
 def _mark(directory: bytes, name: bytes) -> bytes:
     path = directory + b"/" + name if directory else name
     return tar.header(tar.Member(path, tar.FILE, 0o600))
-
-
-# ---- contents ---------------------------------------------------------------------------------
-
-
-def contents(rootfs: RootFs, attr: Attr, path: bytes) -> Iterator[bytes]:
-    """Exactly attr.size bytes of a file, in pieces. Raises ImgmountError, which names path."""
-    at = 0
-    where = f"/{os.fsdecode(path)}"
-    try:
-        for start, length in data_runs(rootfs, attr):
-            yield from _zeros(start - at)
-            at = start
-            while at < start + length:
-                piece = rootfs.read(attr.ino, at, min(_PIECE, start + length - at))
-                if not piece:
-                    raise EOFError
-                yield piece
-                at += len(piece)
-    except EOFError:
-        raise ImgmountError(f"{where}: shrank while it was read") from None
-    except FileNotFoundError:
-        raise ImgmountError(f"{where}: was taken away while it was read") from None
-    except OSError as error:
-        raise ImgmountError(f"{where}: cannot be read: {error.strerror or error}") from error
-    yield from _zeros(attr.size - at)
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    for at in range(0, count, _PIECE):
-        yield _ZEROS[: min(_PIECE, count - at)]
-
-
-def data_runs(rootfs: RootFs, attr: Attr) -> Iterator[tuple[int, int]]:
-    """(offset, length) of a file's data, between holes. Raises EOFError where it ends too early."""
-    if rootfs.native is None or not attr.upper or attr.meta:
-        for start, length in rootfs.tree.extents(attr.ino):
-            if start < attr.size:
-                yield start, min(length, attr.size - start)
-        return
-    fd = rootfs.native.pin(attr.ino)
-    try:
-        end = 0
-        while end < attr.size:
-            start = _next_data(fd, end)
-            if start >= attr.size:
-                break
-            end = min(os.lseek(fd, start, os.SEEK_HOLE), attr.size)
-            yield start, end - start
-        if os.fstat(fd).st_size < attr.size:
-            raise EOFError
-    finally:
-        rootfs.native.unpin(attr.ino)
-
-
-def _next_data(fd: int, offset: int) -> int:
-    """Where data begin; beyond any file where only a hole follows."""
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return 2**63

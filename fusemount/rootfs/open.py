@@ -85,6 +85,7 @@ def open_rootfs(
     options: UpperOptions | None = None,
     base: Base | None = None,
     rebase: bool = False,
+    lock_places: Sequence[Path] = (),
 ) -> RootFs:
     """The layers with what an upper says about them; changes go there, unless read_only.
 
@@ -97,6 +98,7 @@ def open_rootfs(
     base: what the layers are.  An upper that belongs to others is refused (UpperError), unless
     rebase says that it shall belong to these; and where that is not certain, nothing of it that
     depends on the layers is mended.
+    lock_places: upperlock.py.
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -104,13 +106,14 @@ def open_rootfs(
     if upper is None:
         return RootFs(tree, None)
     if read_only:
-        looked_at = Upper(upper, None, at=upper_fd, userxattr=userxattr)
+        looked_at = Upper(upper, None, at=upper_fd, userxattr=userxattr, lock_places=lock_places)
         return _over(tree, looked_at, base, UpperOptions(), read_only=True, rebase=rebase)
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(
-        upper, work or beside, at=upper_fd, volatile=options.volatile, userxattr=userxattr
-    )
+        upper, work or beside, at=upper_fd, volatile=options.volatile, userxattr=userxattr,
+        lock_places=lock_places,
+    )  # fmt: skip
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")
     return _over(tree, opened, base, options, read_only=False, rebase=rebase)

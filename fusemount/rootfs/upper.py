@@ -42,11 +42,10 @@ is ours alone.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -64,6 +63,7 @@ from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.upperlock import UpperLocks
 from fusemount.rootfs.uppermarks import (
     ROOTS_WORD,
     TRUSTED,
@@ -72,6 +72,7 @@ from fusemount.rootfs.uppermarks import (
     prefixes,
     remember,
 )
+from fusemount.rootfs.upperplace import check_apart, open_dir, open_work, usable, without_mounts
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 OVERRIDE_STAT = b"user.containers.override_stat"
@@ -142,28 +143,6 @@ def _boot() -> bytes:
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
-@contextmanager
-def _usable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
-
-
-def _open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
-    with _usable(path):
-        if make and at is None:
-            path.mkdir(exist_ok=True)
-        flags = os.O_RDONLY | os.O_DIRECTORY
-        return os.open(path, flags) if at is None else open_beneath(at, b"", flags)
-
-
-def _check_apart(upper: Path, work: Path) -> None:
-    a, b = Path(os.path.realpath(upper)), Path(os.path.realpath(work))
-    if a == b or a in b.parents or b in a.parents:
-        raise UpperError(f"{work}: the work directory and the upper {upper} lie in each other")
-
-
 class Upper:
     """One upper directory and its work directory, locked for this process.
 
@@ -181,6 +160,7 @@ class Upper:
         live: bool = False,
         volatile: bool = False,
         userxattr: bool = False,
+        lock_places: Sequence[Path] = (),
     ) -> None:
         """work None: the upper is only looked at; nothing is made, written or swept.
 
@@ -188,13 +168,14 @@ class Upper:
         live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
         gone when it is looked at.
         volatile: nothing will be synced; what was so before the machine last started is refused.
-        userxattr: <P> is `user.overlay.`, whoever we are.
+        userxattr: <P> is `user.overlay.`, whoever we are.  lock_places: upperlock.py.
         """
         self.path, self.work_path, self.live = upper, work, live
         self._userxattr, self._opens_all = userxattr, userxattr and by_root()
         self._serial = count(1)
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
+        self._locks = UpperLocks(upper, lock_places, alone=work is not None)
         self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
             self._open(upper, work, at, volatile)
@@ -204,21 +185,23 @@ class Upper:
 
     def _open(self, upper: Path, work: Path | None, at: int | None, volatile: bool) -> None:
         if work is None:
-            self.fd = _open_dir(upper, at)
+            self.fd = open_dir(upper, at)
+            (self.fd,) = without_mounts(upper, self.fd)
             if not self.live:
-                self._lock(self.fd, fcntl.LOCK_SH)
+                self._lock()
             self.prefix = prefixes(self.fd, upper, self._userxattr)[-1]
             self.prefixed = has_prefixed_names(self.fd)
             return
-        _check_apart(upper, work)
-        self.fd = _open_dir(upper, at, make=True)
-        with _usable(work):
+        check_apart(upper, work)
+        self.fd = open_dir(upper, at, make=True)
+        with usable(work):
             self._lock_fd = own_directory(work, by_descriptor=True)
-        for fd in (self._lock_fd, self.fd):
-            self._lock(fd, fcntl.LOCK_EX)
+        self.fd, self._lock_fd = without_mounts(upper, self.fd, self._lock_fd)
+        self._lock()
         # As the kernel's: only the directory `work` in the user's is ours to sweep.
-        with _usable(work / "work"):
-            self.work_fd = own_directory(work / "work", inside=(self._lock_fd, "work"))
+        with usable(work / "work"):
+            self.work_fd = open_work(work / "work", self._lock_fd)
+            self._locks.take_work(self._lock_fd, self.work_fd)
         if os.fstat(self.fd).st_dev != os.fstat(self.work_fd).st_dev:
             raise UpperError(f"{work}: not on the file system of {upper}")
         self.prefix = self._probe_prefix()
@@ -251,11 +234,9 @@ class Upper:
         _native.syncfs(self.fd)
         self.remove_mark(self.fd, b".", VOLATILE)
 
-    def _lock(self, fd: int, how: int) -> None:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise UpperError(f"{self.path}: in use by another mount") from e
+    def _lock(self) -> None:
+        with usable(self.path):
+            self._locks.take(self.fd)
 
     def _probe_prefix(self) -> bytes:
         for prefix in prefixes(self.fd, self.path, self._userxattr):
@@ -276,6 +257,7 @@ class Upper:
                 write_ctimes(self._lock_fd, told)
 
     def close(self) -> None:
+        self._locks.close()
         for fd in (self.fd, self.work_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)

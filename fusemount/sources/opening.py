@@ -16,7 +16,7 @@ from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
-from fusemount.layer.kept import Cache, identity, settle
+from fusemount.layer.kept import Cache, identity, lasting, settle
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
@@ -180,19 +180,21 @@ def _unwrapped(
     compression = detect(head)
     if compression is Compression.NONE:
         return file
-    kept = cache.archive_path(identity(file.fd, 0, file.size))
+    key = identity(file.fd, 0, file.size)
+    kept = cache.archive_path(key)
     budget.enclose(file.size)
     fd = cache.open_tar(kept)
     if fd >= 0:
         os.close(fd)
     else:
         settle(file.fd)
+        kept = cache.archive_path(lasting(file.fd, key))
         progress.start(f"unpacking {label}", file.size)
         try:
             unpack_archive(file.fd, compression, label, cache, kept, progress.advance, budget)
         finally:
             progress.finish()
-        if cache.archive_path(identity(file.fd, 0, file.size)) != kept:
+        if identity(file.fd, 0, file.size) != key:
             kept.unlink(missing_ok=True)
             raise ImgmountError(f"{label}: changed while it was read")
         budget.made.append(kept)
@@ -215,6 +217,7 @@ def _recognised(
     if file.size == 0:
         raise MalformedImage(f"{label}: an empty file")
     settle(file.fd)
+    key = lasting(file.fd, key)
     index = _index(file, label)
     names = _names_of(index)
     if b"manifest.json" in names:

@@ -211,9 +211,12 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Waits for the lock.  Raises OSError."""
-    fd = open_or_make(path, os.O_RDWR, 0o644)
+    """Waits for the lock, which nobody but the owner can open, or they could have it.  Raises
+    OSError."""
+    fd = open_or_make(path, os.O_RDWR, 0o600)
     try:
+        if os.fstat(fd).st_mode & 0o077:  # of an older version
+            os.fchmod(fd, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:

@@ -71,7 +71,7 @@ class Lease:
         self._layout = layout
         self._path = layout.leases / f"{os.getpid()}-{os.urandom(8).hex()}"
         with locked(layout, exclusive=False), translated(self._path):
-            self._fd = make_file(self._path, 0o644, os.O_RDWR | os.O_APPEND)
+            self._fd = make_file(self._path, 0o600, os.O_RDWR | os.O_APPEND)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 self._append(json.dumps(asdict(holder)).encode() + b"\n")

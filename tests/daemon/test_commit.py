@@ -460,9 +460,8 @@ def test_a_signal_leaves_nothing(
         with open(at / "zeros", "wb") as file:
             file.truncate(1 << 40)  # as long as the test needs
         line = [sys.executable, "-m", "fusemount", "commit", at, "t", "-o", f"{form}:{there}/out"]
-        busy = subprocess.Popen(
-            [*map(str, line), "--compress", "none"], env=command.environment, stderr=-1
-        )
+        line += ["--compress", "none", "--max-unpacked", "unlimited"]
+        busy = subprocess.Popen(list(map(str, line)), env=command.environment, stderr=-1)
         try:
             while not any(path.stat().st_size > 1 << 20 for path in there.rglob("*")):
                 assert busy.poll() is None

@@ -57,6 +57,34 @@ print(json.dumps([code, sorted(str(e.mountpoint) for e in mounts() if base in st
 """
 
 
+# argv: the directory, an image. The mount that is meant has another path when fusermount3 runs.
+UNMOUNTING = """
+import os, sys
+from pathlib import Path
+import fusemount.daemon.mountpoint as mountpoint
+from fusemount.cli.main import main
+from fusemount.daemon.mountinfo import mounts
+
+base = Path(sys.argv[1])
+image = sys.argv[2]
+assert main([image, str(base / "dir/m")]) == main([image, str(base / "other/m"), "-o", "ro"]) == 0
+real = mountpoint._fusermount
+
+def hooked(*arguments):
+    for old, new in (("dir", "aside"), ("other", "dir"), ("aside", "other")):
+        os.rename(base / old, base / new)
+    real(*arguments)
+
+mountpoint._fusermount = hooked
+code = main(["umount", str(base / "dir/m")])
+mountpoint._fusermount = real
+left = [e for e in mounts() if str(base) in str(e.mountpoint)]
+print(code, [("ro" in e.options, str(e.mountpoint.relative_to(base))) for e in left], flush=True)
+for entry in left:
+    main(["umount", "--lazy", str(entry.mountpoint)])
+"""
+
+
 def exchange(base: Path) -> None:
     for old, new in (("dir", "aside"), ("other", "dir"), ("aside", "other")):
         (base / old).rename(base / new)
@@ -179,3 +207,18 @@ def test_a_mount_in_use_is_busy(command: Command, mounted: Path) -> None:
     assert done.returncode == 7 and "busy" in done.stderr
     assert (mounted / "bin").is_dir()
     command("umount", mounted)
+
+
+def test_a_user_takes_off_what_was_looked_at(
+    command: Command, busybox_image: Path, base: Path
+) -> None:
+    for path in (base, *base.rglob("*"), command.base):
+        os.chown(path, 65534, 65534)
+    for path in (*list(base.parents)[:3], *busybox_image.parents[:1]):
+        path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, HERE / "as_user.py", "65534", "0", sys.executable, "-c", UNMOUNTING, base,
+         busybox_image],
+        env=command.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "0 [(True, 'dir/m')]\n", done

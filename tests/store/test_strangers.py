@@ -237,3 +237,13 @@ def test_modes_are_set_whatever_the_umask(tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2]
     assert not {row for row in found[0] if int(row[1], 8) & 0o022}
     assert {int(mode, 8) & 0o777 for _, mode in found[0]} == {0o755, 0o700, 0o644, 0o600}
+
+
+def test_nobody_else_can_have_a_lock(full: Store) -> None:
+    """flock(2) needs no more than a descriptor, and root's stores may be open to users."""
+    full.root.chmod(0o755)
+    lock = full.root / "lock"
+    lock.chmod(0o644)  # an older version's
+    with full.lease("mount", "a:1", "/m"):
+        for path in (lock, *(full.root / "leases").iterdir()):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path

@@ -1,0 +1,92 @@
+"""Law: `umount --force`: a mount ends at once for everybody who has it, in whichever namespace.
+
+What was written is written out first; then the daemon gets SIGTERM, unmounts what it can reach and
+ends (session.py).  With its end the kernel aborts the connection: who still has the mount gets
+ENOTCONN.  Nothing here waits without a limit: a daemon that hangs is killed, and what it had not
+written yet is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from fusemount import _native
+from fusemount.beneath import fd_path, open_in_root
+from fusemount.daemon.background import ended, pidfd_ended
+from fusemount.daemon.holders import Holder, holders
+from fusemount.daemon.mountid import Mount, held, mount_of
+from fusemount.daemon.registry import Record
+from fusemount.errors import NotPermitted
+
+# For writing out, and for the daemon's own flush; to drop an upper takes longer, and is waited for.
+FLUSH_SECONDS = 10.0
+# After the second SIGTERM a daemon waits for no flush.
+LEAVE_SECONDS = 5.0
+
+
+def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> None:
+    """Returns when the daemon has ended. mount: what stands at target, None where it does not.
+
+    Raises NotPermitted: another user's daemon.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except PermissionError as error:
+        raise NotPermitted(f"{target}: {record.user}'s mount: only they can end it") from error
+    except ProcessLookupError:
+        return
+    if mount is not None:
+        _in_time(partial(_sync_here, target, mount))
+    else:
+        for holder in holders(record.device):
+            if _in_time(partial(_sync_there, holder, record.device)):
+                break
+    for number, seconds in (
+        (signal.SIGTERM, FLUSH_SECONDS),
+        (signal.SIGTERM, LEAVE_SECONDS),
+        (signal.SIGKILL, LEAVE_SECONDS),
+    ):
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, number)
+        if pidfd_ended(os.dup(pidfd), seconds):
+            return
+
+
+def _in_time(job: Callable[[], None]) -> bool:
+    """Whether it was done; by a process that can be killed where a file system does not answer."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with suppress(OSError):
+                job()
+                code = 0
+        finally:
+            os._exit(code)
+    if not ended(pid, FLUSH_SECONDS):
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _sync_here(target: Path, mount: Mount) -> None:
+    with held(target) as place:
+        if mount_of(place) == mount:
+            _sync(place)
+
+
+def _sync_there(holder: Holder, device: str) -> None:
+    """By the mount in another namespace. Names there are its owner's: the device is looked at."""
+    root = os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
+    if mount_of(place).device != device:
+        raise FileNotFoundError
+    _sync(place)
+
+
+def _sync(place: int) -> None:
+    _native.syncfs(os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -1,0 +1,122 @@
+"""Law: an upper and its work directory are opened so that nothing mounted in the upper is entered.
+
+Whoever owns a directory may mount a FUSE file system on it (fusermount3), which hangs or refuses
+everybody else.  With the privilege, both directories are opened through one clone of their mount
+(native/clonemount.h), as overlayfs does: one, since rename(2) does not lead from mount to mount.
+Without it, a mount inside the upper is an error that names the place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fusemount import _native
+from fusemount.beneath import fd_path, open_beneath, own_directory
+from fusemount.errors import UpperError
+from fusemount.rootfs.removal import remove_tree
+
+_READ = os.O_RDONLY | os.O_DIRECTORY
+_OPEN_TO_OTHERS = 0o077
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise UpperError(f"{path}: cannot be used for an upper: {e.strerror}") from e
+
+
+def open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
+    """at: a descriptor of the directory, whatever stands at its path by now."""
+    with usable(path):
+        if make and at is None:
+            path.mkdir(exist_ok=True)
+        return os.open(path, _READ) if at is None else open_beneath(at, b"", _READ)
+
+
+def check_apart(upper: Path, work: Path) -> None:
+    a, b = Path(os.path.realpath(upper)), Path(os.path.realpath(work))
+    if a == b or a in b.parents or b in a.parents:
+        raise UpperError(f"{work}: the work directory and the upper {upper} lie in each other")
+
+
+def without_mounts(path: Path, *fds: int) -> list[int]:
+    """The same directories, the upper first, so that nothing is mounted in it; takes the
+    descriptors over. path: for errors. Raises UpperError."""
+    found = _cloned(fds)
+    if found:
+        for fd in fds:
+            os.close(fd)
+        return found
+    here = os.readlink(fd_path(fds[0]))
+    for place in _mountpoints():
+        if place.startswith(here + b"/"):
+            raise UpperError(
+                f"{os.fsdecode(place)}: a file system is mounted there, inside the upper {path}: "
+                "unmount it first"
+            )
+    return list(fds)
+
+
+def _cloned(fds: tuple[int, ...]) -> list[int]:
+    """Empty where no clone can be had, or where one mount does not hold all of them."""
+    opened: list[int] = []
+    clone = -1
+    try:
+        paths = [os.readlink(fd_path(fd)) for fd in fds]
+        above = os.path.commonpath(paths)
+        top = os.open(above, os.O_PATH | os.O_DIRECTORY)
+        try:
+            clone = _native.clone_mount(top)
+        finally:
+            os.close(top)
+        for fd, path in zip(fds, paths, strict=True):
+            opened.append(open_beneath(clone, os.path.relpath(path, above), _READ))
+            if not os.path.samestat(os.fstat(fd), os.fstat(opened[-1])):
+                raise FileNotFoundError
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        return []
+    finally:
+        if clone >= 0:
+            os.close(clone)
+    return opened
+
+
+def _mountpoints() -> list[bytes]:
+    """proc_pid_mountinfo(5): the fifth field, with octal escapes."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        fields = [line.split(b" ")[4] for line in file]
+    return [re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field) for field in fields]
+
+
+def open_work(path: Path, above: int) -> int:
+    """The directory `work` in a work directory, which nobody but its owner can open. path: for
+    errors. Raises NotPermitted, OSError.
+
+    What others may have opened they may have locked: what is in such a one moves to a new one.
+    """
+    place = (above, "work")
+    fd = own_directory(path, inside=place)
+    if not os.fstat(fd).st_mode & _OPEN_TO_OTHERS:
+        return fd
+    try:
+        remove_tree(above, b"work.new")
+        fresh = own_directory(path, inside=(above, "work.new"))
+        try:
+            for name in os.listdir(fd):
+                os.rename(name, name, src_dir_fd=fd, dst_dir_fd=fresh)
+        except BaseException:
+            os.close(fresh)
+            raise
+        _native.renameat2(above, b"work.new", above, b"work", 2)  # RENAME_EXCHANGE
+        remove_tree(above, b"work.new")
+    finally:
+        os.close(fd)
+    return fresh

@@ -1,0 +1,201 @@
+"""A user who can open an upper, or owns a directory in it, keeps nobody else from using it; and
+still an upper has one mount (rootfs/upperlock.py, rootfs/upperplace.py)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from imagewriter import docker_archive
+from mounted import Command, mounted
+from oracle import run
+from tarwriter import TarWriter
+
+from fusemount import _native
+from fusemount.errors import UpperError
+from fusemount.rootfs import upperplace
+from fusemount.rootfs.upper import Upper
+
+STRANGER = 65533
+_LOCK = """
+import fcntl, os, sys
+for path in sys.argv[1:]:
+    fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents[:2]:
+        above.chmod(0o711)
+    return docker_archive(tmp_path / "image.tar", [TarWriter().dir("d").file("d/f", b"f").tar()])
+
+
+@contextmanager
+def locked(*paths: Path) -> Iterator[None]:
+    """By a user who may do no more than read the directories."""
+    who = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
+    words = [*who, sys.executable, "-c", _LOCK, *paths]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        yield
+    finally:
+        holder.communicate()
+
+
+def second_mount(command: Command, image: Path, upper: Path, work: Path, at: Path) -> str:
+    """What is said where the upper is mounted already."""
+    at.mkdir(exist_ok=True)
+    done = command(image, at, "--upper", upper, "--work", work, check=False, seconds=8)
+    if not done.returncode:
+        command("umount", at)
+    assert done.returncode == 8, done
+    return done.stderr
+
+
+def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_path: Path) -> None:
+    upper, work, at = tmp_path / "up", tmp_path / "wk", tmp_path / "mnt"
+    (work / "work").mkdir(parents=True)  # as an older version, or the user, left it
+    upper.mkdir()
+    options = ("--upper", upper, "--work", work)
+    with locked(upper, work, work / "work"):
+        with mounted(command, image, at, *options):
+            (at / "new").write_text("new")
+            # nor does it let a second one in
+            said = second_mount(command, image, upper, tmp_path / "wk2", tmp_path / "m2")
+            assert "in use" in said
+        assert command("diff", upper).stdout == "A /new\n"
+        command("commit", upper, "x:1", "-o", f"docker-archive:{tmp_path}/out.tar")
+        with mounted(command, image, at, *options, "-o", "ro"):
+            assert (at / "new").read_text() == "new"
+    assert (work / "work").stat().st_mode & 0o777 == 0o700
+    assert not list((tmp_path / "runtime").iterdir())
+
+
+def test_one_upper_has_one_mount(command: Command, image: Path, tmp_path: Path) -> None:
+    """By another path, with another work directory, with another runtime directory."""
+    upper, work, bound = tmp_path / "up", tmp_path / "wk", tmp_path / "bound"
+    bound.mkdir()
+    with mounted(command, image, tmp_path / "mnt", "--upper", upper, "--work", work):
+        run("mount", "--bind", upper, bound)
+        try:
+            for place in (upper, bound):
+                said = second_mount(command, image, place, tmp_path / "wk2", tmp_path / "m2")
+                assert said.count("\n") == 1 and "in use by another mount" in said
+        finally:
+            run("umount", bound)
+        other = tmp_path / "up2"
+        assert "in use" in second_mount(command, image, other, work, tmp_path / "m2")
+
+
+def test_those_without_a_runtime_directory_in_common_meet_too(tmp_path: Path) -> None:
+    one, two = (Upper, tmp_path / "r1"), (Upper, tmp_path / "r2")
+    first = one[0](tmp_path / "u", tmp_path / "w1", lock_places=(one[1],))
+    try:
+        with pytest.raises(UpperError, match=f"in use by another mount .process {os.getpid()}"):
+            two[0](tmp_path / "u", tmp_path / "w2", lock_places=(two[1],))
+        # A user sees no descriptor of root's processes, and looks for the lock itself.
+        os.chown(tmp_path / "u", STRANGER, STRANGER)
+        tmp_path.chmod(0o755)
+        for above in tmp_path.parents[:2]:
+            above.chmod(0o711)
+        (tmp_path / "home").mkdir()
+        os.chown(tmp_path / "home", STRANGER, STRANGER)
+        script = f"""
+from pathlib import Path
+from fusemount.rootfs.upper import Upper
+base = Path({str(tmp_path)!r})
+try:
+    Upper(base / "u", base / "home/w", lock_places=(base / "home/run", base / "r1"))
+except Exception as error:
+    print(error)
+"""
+        who = [f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
+        done = subprocess.run(["setpriv", *who, sys.executable, "-c", script], text=True,
+                              capture_output=True, cwd="/", env=_reachable())  # fmt: skip
+        assert "in use by another mount" in done.stdout, done
+    finally:
+        first.close()
+
+
+def _reachable() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@contextmanager
+def users_mount(at: Path) -> Iterator[None]:
+    """What fusermount3 mounts for a user on a directory that belongs to them: root is shut out."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    data = f"fd={fd},rootmode=40000,user_id={STRANGER},group_id={STRANGER}"
+    _native.mount("theirs", at, "fuse.theirs", 0, data)
+    try:
+        yield
+    finally:
+        os.close(fd)
+        run("umount", "--lazy", at)
+
+
+def test_a_users_mount_in_the_upper_is_not_entered(
+    command: Command, image: Path, tmp_path: Path, fastpath: bool
+) -> None:
+    upper, at = tmp_path / "up", tmp_path / "mnt"
+    (upper / "theirs").mkdir(parents=True)
+    (upper / "theirs/below").write_text("below")
+    command = Command(tmp_path, fastpath)
+    with users_mount(upper / "theirs"):
+        with mounted(command, image, at, "--upper", upper):
+            assert (at / "theirs/below").read_text() == "below"
+            (at / "d/f").write_text("copied up")  # rename(2) from the work directory
+        assert sorted(command("diff", upper, "--base", image).stdout.splitlines()) == [
+            "A /theirs", "A /theirs/below", "C /d", "C /d/f"
+        ]  # fmt: skip
+        command("commit", upper, "x:1", "-o", f"docker-archive:{tmp_path}/out.tar")
+    with mounted(command, image, at, "--upper", upper), users_mount(upper / "theirs"):
+        (at / "theirs/below").write_text("while it is served")
+        (at / "theirs/more").write_text("more")
+        assert "A /theirs/more" in command("diff", at).stdout
+    assert (upper / "theirs/more").read_text() == "more"
+
+
+def test_no_mount_is_handed_on_to_a_clone(tmp_path: Path) -> None:
+    """Of a shared mount, as systemd makes them all."""
+    run("mount", "-t", "tmpfs", "none", tmp_path)
+    try:
+        run("mount", "--make-shared", tmp_path)
+        (tmp_path / "u/d").mkdir(parents=True)
+        (tmp_path / "u/d/below").touch()
+        upper = Upper(tmp_path / "u", tmp_path / "w")
+        layer = _native.open_layer_root(tmp_path / "u")
+        run("mount", "-t", "tmpfs", "none", tmp_path / "u/d")
+        for fd in (upper.fd, layer):
+            assert os.listdir(f"/proc/self/fd/{fd}/d") == ["below"]
+        os.close(layer)
+        upper.close()
+    finally:
+        run("umount", "--recursive", "--lazy", tmp_path)
+
+
+def test_without_the_privilege_a_mount_in_the_upper_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(upperplace._native, "clone_mount", refused)
+    (tmp_path / "u/d d").mkdir(parents=True)
+    with users_mount(tmp_path / "u/d d"), pytest.raises(UpperError) as caught:
+        Upper(tmp_path / "u", tmp_path / "w")
+    assert str(caught.value) == (
+        f"{tmp_path}/u/d d: a file system is mounted there, inside the upper {tmp_path}/u: "
+        "unmount it first"
+    )
+    Upper(tmp_path / "u", tmp_path / "w").close()
