@@ -28,6 +28,7 @@ def classes(made: Callable[..., Any]) -> tuple[Any, Any, Any, Any]:
         y: int = 0
         secret: str = field(default="", repr=False)
         names: list[str] = field(default_factory=list)
+        origin: int = field(default=0, compare=False)
 
     @made(frozen=True)
     class Named(Point):
@@ -41,6 +42,7 @@ def classes(made: Callable[..., Any]) -> tuple[Any, Any, Any, Any]:
     class Mutable:
         a: int
         b: int = 2
+        c: int = field(init=False, default=3)
 
     @made(frozen=True)
     class Own:
@@ -81,7 +83,7 @@ ACTS: list[Callable[[Any, Any, Any, Any], Any]] = [
     lambda point, named, mutable, own: point(),
     lambda point, named, mutable, own: point(1, x=2),
     lambda point, named, mutable, own: point(1, z=2),
-    lambda point, named, mutable, own: point(1, 2, "", [], 5),
+    lambda point, named, mutable, own: point(1, 2, "", [], 5, 6),
     lambda point, named, mutable, own: named(1, name="m"),
     lambda point, named, mutable, own: named(-1),
     lambda point, named, mutable, own: (point(1).names is point(1).names, point(1).y),
@@ -89,7 +91,11 @@ ACTS: list[Callable[[Any, Any, Any, Any], Any]] = [
     lambda point, named, mutable, own: (point(1) == named(1), point(1) == 1, point(1) != point(1)),
     lambda point, named, mutable, own: hash(point(1, 2, "s", ())),  # type: ignore[arg-type]
     lambda point, named, mutable, own: hash(point(1)),
+    lambda point, named, mutable, own: point(1, origin=1) == point(1, origin=2),
+    lambda point, named, mutable, own: hash(point(1, names=(), origin=1)),
     lambda point, named, mutable, own: hash(mutable(1)),
+    lambda point, named, mutable, own: mutable(1, c=3),
+    lambda point, named, mutable, own: mutable(1, 2, 3),
     lambda point, named, mutable, own: (mutable(1) == mutable(1, 2), assigned(mutable(1))),
     lambda point, named, mutable, own: (own(1), own(1) == 5, hash(own(1))),
     lambda point, named, mutable, own: assigned(point(1)),
@@ -116,6 +122,23 @@ def test_what_is_frozen_says_so() -> None:
 @dataclass(frozen=True)
 class Sent:
     a: int
+
+
+UNKNOWN: list[dict[str, Any]] = [
+    {"kw_only": True, "default": 1},
+    {"hash": False},
+    {"init": False},
+    {"init": False, "default_factory": list},
+]
+
+
+@pytest.mark.parametrize("asked", UNKNOWN)
+def test_what_is_not_known_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="is not known here"):
+
+        @dataclass
+        class Unknown:
+            a: Any = field(**asked)
 
 
 def test_it_can_be_sent() -> None:
