@@ -519,14 +519,31 @@ void img_tree_drop_name(img_tree *tree, uint32_t d, bool mark) {
         (void)img_tree_release(tree, node);
 }
 
-void img_tree_drop_children(img_tree *tree, img_id id) {
-    img_dir *dir = img_node_at(tree, id)->u.dir;
-    /* from the end: removing the last slot never moves another */
-    while (dir && dir->used)
-        img_tree_drop_subtree(tree, dir->slots[dir->used - 1].dentry, false);
+/* The last name in a directory, 0: it has none.  Taking away the last never moves another. */
+static uint32_t last_name(const img_tree *tree, img_id id) {
+    const img_dir *dir = img_node_at(tree, id)->u.dir;
+    return dir && dir->used ? dir->slots[dir->used - 1].dentry : 0;
 }
 
-/* Recursion is as deep as the tree, which IMG_PATH_DEPTH_MAX and PATH_MAX bound. */
+/* Goes down and up by the tree's own names, without recursion: an upper's user decides how deep
+ * directories are. */
+void img_tree_drop_children(img_tree *tree, img_id id) {
+    for (img_id here = id;;) {
+        uint32_t d = last_name(tree, here);
+        if (!d && here == id)
+            return;
+        if (!d) { /* empty by now */
+            d = img_node_at(tree, here)->names;
+            here = img_dentry_at(tree, d)->parent;
+        }
+        img_id below = img_dentry_at(tree, d)->node;
+        if (below && img_is_dir(img_node_at(tree, below)) && last_name(tree, below))
+            here = below;
+        else
+            img_tree_drop_name(tree, d, false);
+    }
+}
+
 void img_tree_drop_subtree(img_tree *tree, uint32_t d, bool mark) {
     img_id id = img_dentry_at(tree, d)->node;
     if (id && img_is_dir(img_node_at(tree, id)))

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from fusemount import _native
 from fusemount.dataclass import dataclass
-from fusemount.rootfs.load import visible_path
+from fusemount.rootfs.paths import PathLimit, Paths, by_components
 
 _ROOT = 1
 _ALL = 2**31
@@ -55,11 +55,12 @@ def compare(base: _native.Tree, merged: _native.Tree) -> list[Change]:
     """All changes, parents before what is in them, names of one directory in order.
 
     Both trees are sealed and made of the same layers; merged has an upper laid over it.
+    Raises ImgmountError for paths beyond a limit (paths.py).
     """
     comparison = _Comparison(base, merged)
     comparison.walk()
     comparison.complete_hardlinks()
-    return sorted(comparison.found.values(), key=lambda change: change.path.split(b"/"))
+    return sorted(comparison.found.values(), key=lambda change: by_components(change.path))
 
 
 def shown(changes: Iterable[Change]) -> list[Change]:
@@ -71,6 +72,7 @@ def shown(changes: Iterable[Change]) -> list[Change]:
 class _Comparison:
     def __init__(self, base: _native.Tree, merged: _native.Tree) -> None:
         self._base, self._merged = base, merged
+        self._limit = PathLimit()
         self.found: dict[bytes, Change] = {}
 
     def walk(self) -> None:
@@ -92,7 +94,8 @@ class _Comparison:
             place = replace(place, whole=True)
         children = [self._child(place, name, ino, old.get(name, 0)) for name, ino in new.items()]
         for name in gone:
-            self._add(place, Change(_join(place.path, name), DELETED, 0, hidden=place.whole))
+            path = self._limit.join(place.path, name)
+            self._add(place, Change(path, DELETED, 0, hidden=place.whole))
         if emptied:
             self.found[place.path] = replace(self.found[place.path], opaque=True)
         return [below for below in children if below is not None]
@@ -108,10 +111,11 @@ class _Comparison:
 
     def _child(self, place: _Place, name: bytes, ino: int, was: int) -> _Place | None:
         """Notes one name; what must be looked into, where it is a directory."""
-        path, attr = _join(place.path, name), self._merged.getattr(ino)
+        attr = self._merged.getattr(ino)
         untouched = was == ino and (not attr.upper or self._only_names(was, attr))
         if untouched and not place.whole:
             return None
+        path = self._limit.join(place.path, name)
         if not stat.S_ISDIR(attr.mode):
             kind = ADDED if not was else SAME if untouched else CHANGED
             self._add(place, Change(path, kind, ino))
@@ -161,18 +165,13 @@ class _Comparison:
 
     def complete_hardlinks(self) -> None:
         """A layer that carries one name of a file must carry all, or they would be two files."""
-        for change in list(self.found.values()):
-            if not change.ino:
-                continue
-            attr = self._merged.getattr(change.ino)
+        paths = Paths(self._merged, self._limit)
+        for ino in {change.ino: None for change in self.found.values() if change.ino}:
+            attr = self._merged.getattr(ino)
             if stat.S_ISDIR(attr.mode) or attr.nlink == 1:
                 continue
-            for parent, name in self._merged.names(change.ino):
-                path = visible_path(self._merged, parent, name)
+            for parent, name in self._merged.names(ino):
+                path = paths.of(parent, name)
                 if path not in self.found:
-                    self.found[path] = Change(path, SAME, change.ino)
+                    self.found[path] = Change(path, SAME, ino)
                     self._add_parents(path, parent, SAME)
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name

@@ -168,12 +168,14 @@ class CopyUp:
         if failed is not None and not done:
             raise failed
 
-    def take_stray(self, parent: int, name: bytes) -> None:
-        """A whiteout goes that hides nothing, and keeps its name from being used."""
+    def take_strays(self, parent: int, names: Sequence[bytes]) -> None:
+        """Whiteouts go that hide nothing, and keep their names from being used."""
         with self._unseen({parent}):
             fd = self._native.pin(parent)
             try:
-                os.unlink(name, dir_fd=fd)
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=fd)
             finally:
                 self._native.unpin(parent)
 

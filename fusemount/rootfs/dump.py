@@ -35,6 +35,7 @@ from fusemount import _native
 from fusemount.budget import Holes
 from fusemount.escape import escape, format_xattrs
 from fusemount.rootfs.contents import contents
+from fusemount.rootfs.paths import LINE_PATH_BYTES_MAX, check_length
 from fusemount.rootfs.view import RootFs
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
@@ -87,13 +88,15 @@ class _Dump:
         self._first_names: dict[int, bytes] = {}
 
     def lines(self, ino: int, path: bytes) -> Iterator[bytes]:
-        todo = [(ino, path)]
+        todo = [(ino, path, b"")]
         while todo:
-            ino, path = todo.pop()
+            ino, directory, name = todo.pop()
+            path = directory + b"/" + name if name else directory
+            check_length(path, LINE_PATH_BYTES_MAX)
             attr = self._rootfs.getattr(ino)
             yield self._line(attr, path or b"/")
             if stat.S_ISDIR(attr.mode):
-                todo.extend((child, path + b"/" + name) for name, child in self._children(ino))
+                todo.extend((child, path, name) for name, child in self._children(ino))
 
     def _children(self, ino: int) -> Iterable[tuple[bytes, int]]:
         """By name, the last first."""
@@ -140,7 +143,7 @@ def dump_lines(
     path is resolved inside the root, a symlink at its end not followed.
     limit: of the zeros that are hashed for holes, all files together.
     Raises FileNotFoundError, NotADirectoryError, OSError (ELOOP); ImgmountError for a file that
-    cannot be read, MalformedImage beyond the limit.
+    cannot be read or a path beyond its limit (paths.py), MalformedImage beyond the limit of zeros.
     """
     ino = rootfs.tree.resolve(path, False)
     yield from _Dump(rootfs, digest, Holes(limit)).lines(

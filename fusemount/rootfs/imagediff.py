@@ -16,6 +16,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.rootfs.changes import ADDED, CHANGED, DELETED
 from fusemount.rootfs.contents import PIECE, data_runs
+from fusemount.rootfs.paths import PathLimit
 from fusemount.rootfs.view import RootFs
 
 _ALL = 2**31
@@ -40,8 +41,9 @@ def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
     """(ADDED, CHANGED or DELETED, path relative to the root), as `docker diff` tells them: a
     directory is CHANGED when something in it is, and of what was deleted only the top is named.
 
-    Raises OSError for contents that cannot be read.
+    Raises OSError for contents that cannot be read, ImgmountError for paths beyond a limit.
     """
+    limit = PathLimit()
     found: dict[bytes, str] = {}
     todo: list[tuple[bytes, int, int]] = [(b"", 1, 1)]
     while todo:
@@ -49,11 +51,11 @@ def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
         theirs = _children(old.tree, before)
         ours = _children(new.tree, after)
         for name in theirs.keys() | ours.keys():
-            child = path + b"/" + name if path else name
+            child = limit.join(path, name)
             was, now = theirs.get(name), ours.get(name)
             if was is None:
                 assert now is not None
-                found |= dict.fromkeys(_below(new.tree, child, now), ADDED)
+                found |= dict.fromkeys(_below(new.tree, child, now, limit), ADDED)
             elif now is None:
                 found[child] = DELETED
             else:
@@ -63,7 +65,7 @@ def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
                 if all(both):
                     todo.append((child, was, now))
                 elif both[1]:
-                    below = list(_below(new.tree, child, now))
+                    below = list(_below(new.tree, child, now, limit))
                     found |= {each: ADDED for each in below if each != child}
     for path in list(found):
         while path := path.rpartition(b"/")[0]:
@@ -79,13 +81,15 @@ def _is_dir(tree: _native.Tree, ino: int) -> bool:
     return stat.S_ISDIR(tree.getattr(ino).mode)
 
 
-def _below(tree: _native.Tree, path: bytes, ino: int) -> Iterator[bytes]:
+def _below(tree: _native.Tree, path: bytes, ino: int, limit: PathLimit) -> Iterator[bytes]:
     todo = [(path, ino)]
     while todo:
         path, ino = todo.pop()
         yield path
         if _is_dir(tree, ino):
-            todo += [(path + b"/" + name, child) for name, child, _ in tree.readdir(ino, 0, _ALL)]
+            todo += [
+                (limit.join(path, name), child) for name, child, _ in tree.readdir(ino, 0, _ALL)
+            ]
 
 
 def _same(old: Side, was: int, new: Side, now: int) -> bool:

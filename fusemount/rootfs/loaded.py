@@ -16,7 +16,7 @@ class Mending:
     links: nodes, whose first name has the object, and the names that lack it.  times: directories
     that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files
     that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.  strays: whiteouts
-    that hide nothing, (parent, name).
+    that hide nothing, by directory.
     """
 
     links: list[tuple[int, list[tuple[int, bytes]]]]
@@ -24,7 +24,7 @@ class Mending:
     files: list[int]
     cut: list[int]
     prefixed: list[Prefixed]
-    strays: list[tuple[int, bytes]]
+    strays: dict[int, list[bytes]]
 
 
 class Unmatched(Enum):
@@ -58,4 +58,4 @@ class Loaded:
 
 def nothing_loaded() -> Loaded:
     """Of an upper that is empty; who uses it adds redirects."""
-    return Loaded({}, Mending([], [], [], [], [], []), fresh=True)
+    return Loaded({}, Mending([], [], [], [], [], {}), fresh=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fusemount.beneath import open_beneath
@@ -30,29 +31,33 @@ _PREFIX, _META, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
 @dataclass(frozen=True)
 class Prefixed:
     """Of one directory: marks: their names.  hidden: what they hide and the directory has not.
-    others: names that are no marks."""
+    others: names that are no marks.  path: of the directory, where it has marks."""
 
-    path: bytes
     marks: Collection[bytes]
     hidden: Sequence[bytes]
     others: Sequence[bytes]
     opaque: bool
+    path: bytes = b""
 
 
-def list_names(fd: int, path: bytes, *, prefixed: bool) -> Prefixed:
+def list_names(fd: int, *, prefixed: bool) -> Prefixed:
     """Of an open directory, by name; prefixed: some may be marks."""
     names = sorted(map(os.fsencode, os.listdir(fd)))
     marks = {name for name in names if prefixed and name.startswith(_PREFIX) and _is_mark(fd, name)}
     others = [name for name in names if name not in marks]
     if _OPAQUE in marks:  # there is nothing to hide
-        return Prefixed(path, marks, [], others, opaque=True)
-    hidden = [name[len(_PREFIX) :] for name in marks if not name.startswith(_META)]
-    hidden = [name for name in hidden if name not in (b"", b".", b"..", *names)]
-    return Prefixed(path, marks, hidden, others, opaque=False)
+        return Prefixed(marks, [], others, opaque=True)
+    hidden = [name[len(_PREFIX) :] for name in sorted(marks) if not name.startswith(_META)]
+    there = {b"", b".", b"..", *names}
+    hidden = [name for name in hidden if name not in there]
+    return Prefixed(marks, hidden, others, opaque=False)
 
 
 def _is_mark(fd: int, name: bytes) -> bool:
-    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    try:
+        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:  # taken away since it was listed
+        return False
     whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
     return whiteout or (stat.S_ISREG(st.st_mode) and st.st_size == 0)
 
@@ -69,7 +74,8 @@ def convert(upper: Upper, found: Prefixed) -> None:
             for name in found.hidden:
                 upper.whiteout(fd, name)
         for name in found.marks:
-            os.unlink(name, dir_fd=fd)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=fd)
         upper.settle_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
     finally:
         os.close(fd)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from fusemount.rootfs.load import visible_path
 from fusemount.rootfs.loaded import Unmatched
+from fusemount.rootfs.paths import Paths, some_path, upper_error
 from fusemount.rootfs.view import RootFs
 
 _SAID = {
@@ -24,35 +24,40 @@ _SAID = {
 
 def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
     """(path, what becomes of it), sorted: all that another image makes different, after laying the
-    upper over it."""
+    upper over it. Raises ImgmountError for paths beyond a limit."""
     tree, loaded, found = rootfs.tree, rootfs.loaded, []
+    paths = Paths(tree)
     for how, parent, name in loaded.unmatched:
         with suppress(FileNotFoundError):  # in a directory that is covered itself
-            found.append((visible_path(tree, parent, name), _SAID[how]))
+            found.append((paths.of(parent, name), _SAID[how]))
     for ino, _ in loaded.borrowed:
         for parent, name in tree.names(ino):
             text = "only its attributes were changed: it shows the contents of this image"
-            found.append((visible_path(tree, parent, name), text))
+            found.append((paths.of(parent, name), text))
     for ino, missing in loaded.mending.links:
-        there = visible_path(tree, *tree.names(ino, 1)[0])
+        there = paths.of(*tree.names(ino, 1)[0])
         for parent, name in missing:
             text = f"a hard link of /{os.fsdecode(there)} in this image: it shows the upper's file"
-            found.append((visible_path(tree, parent, name), text))
+            found.append((paths.of(parent, name), text))
     return sorted(found)
 
 
 def take_sizes(rootfs: RootFs) -> None:
-    """A file whose contents are the layers' has their size, and keeps its times. Raises OSError."""
-    native = rootfs.native
-    assert native is not None
+    """A file whose contents are the layers' has their size, and keeps its times. Raises UpperError,
+    NoSpace."""
+    native, upper = rootfs.native, rootfs.upper
+    assert native is not None and upper is not None
     for ino, size in rootfs.loaded.borrowed:
         attr = rootfs.tree.getattr(ino)
         if attr.size == size:
             continue
-        fd = native.pin(ino)
         try:
-            os.ftruncate(fd, size)
-            os.utime(fd, ns=(attr.atime_ns, attr.mtime_ns))
-        finally:
-            native.unpin(ino)
+            fd = native.pin(ino)
+            try:
+                os.ftruncate(fd, size)
+                os.utime(fd, ns=(attr.atime_ns, attr.mtime_ns))
+            finally:
+                native.unpin(ino)
+        except OSError as error:
+            raise upper_error(upper.path, some_path(rootfs.tree, ino), error) from error
         rootfs.tree.set_attr(ino, size=size)

@@ -58,7 +58,7 @@ class UpperLocks:
         if self._places:
             self._take_file(self._places[0] / name)
         for place in self._places[1:]:
-            if _seen_locked(place / name):
+            if _seen_locked(place / name, shared=not self._alone):
                 raise self._in_use("")
         try:
             fcntl.flock(upper, (fcntl.LOCK_EX if self._alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -155,8 +155,9 @@ def _lock(fd: int, kind: int) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from e
 
 
-def _seen_locked(path: Path) -> bool:
-    """Whether a file that we may not open is locked, which proc_locks(5) shows to everybody."""
+def _seen_locked(path: Path, *, shared: bool) -> bool:
+    """Whether a file that we may not open is locked, which proc_locks(5) shows to everybody.
+    shared: locks that are shared too do not count."""
     try:
         st = os.stat(path, follow_symlinks=False)
         known = Path("/proc/locks").read_text()
@@ -165,7 +166,8 @@ def _seen_locked(path: Path) -> bool:
     if not stat.S_ISREG(st.st_mode):
         return False
     device = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}"
-    return re.search(rf"OFDLCK .* {device}:{st.st_ino} ", known) is not None
+    kinds = "WRITE" if shared else "WRITE|READ"
+    return re.search(rf"OFDLCK .* ({kinds}) .* {device}:{st.st_ino} ", known) is not None
 
 
 def _trusted_holders(upper: os.stat_result) -> Iterator[int]:

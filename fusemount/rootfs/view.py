@@ -30,10 +30,10 @@ from fusemount.beneath import trusted
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import load_upper, set_xattrs
-from fusemount.rootfs.loaded import Loaded, Mending, nothing_loaded
+from fusemount.rootfs.loaded import Loaded, nothing_loaded
 from fusemount.rootfs.make import Maker, New
+from fusemount.rootfs.mend import Mender
 from fusemount.rootfs.names import Names, changing
-from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import (
     ACL_ACCESS,
@@ -156,10 +156,7 @@ class RootFs:
         self._names = Names(tree, upper, native)
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
-            with changing(native):
-                self._mend(loaded.mending, fits)
-            for ino in loaded.mending.cut if fits else ():
-                self._copy.whole(ino)
+            Mender(tree, upper, native, self._copy, fits).mend(loaded.mending)
 
     def _start(self, upper: Upper, adopted: bool) -> Loaded:
         """A new upper takes on the root's attributes, unless it is a stranger's; one that was used
@@ -182,23 +179,6 @@ class RootFs:
         upper.set_mark(upper.fd, b".", b"imgmount", b"1")
         os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
         self.tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino)
-
-    def _mend(self, mending: Mending, fits: bool) -> None:
-        """Finishes on disk what a process that died had begun, and makes the upper ours; of other
-        layers than the upper's own nothing comes into it."""
-        assert self.upper is not None
-        for found in mending.prefixed:
-            convert(self.upper, found)
-        if self.upper.mark(self.upper.fd, b".", b"imgmount") is None:
-            self.upper.set_mark(self.upper.fd, b".", b"imgmount", b"1")
-        for ino, missing in mending.links if fits else ():
-            self._copy.complete_links(ino, missing)
-        for stray in mending.strays:
-            self._copy.take_stray(*stray)
-        for ino in mending.files:
-            self._copy.restore(ino)
-        for ino in mending.times:
-            self._copy.settle_times(ino)
 
     def close(self) -> None:
         if self.upper is None or self.native is None:

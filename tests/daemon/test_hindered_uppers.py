@@ -62,6 +62,22 @@ def second_mount(command: Command, image: Path, upper: Path, work: Path, at: Pat
     return done.stderr
 
 
+def test_readers_share_an_upper(tmp_path: Path) -> None:
+    """Of this user and, as /proc/locks tells, of root."""
+    (tmp_path / "u").mkdir()
+    (tmp_path / "r1").mkdir()
+    (tmp_path / "r2").mkdir()
+    one = Upper(tmp_path / "u", None, lock_places=(tmp_path / "r1",))
+    two = Upper(tmp_path / "u", None, lock_places=(tmp_path / "r2", tmp_path / "r1"))
+    with pytest.raises(UpperError, match="in use"):
+        Upper(tmp_path / "u", tmp_path / "w", lock_places=(tmp_path / "r2",))
+    one.close()
+    assert not list((tmp_path / "r1").iterdir())
+    two.close()
+    Upper(tmp_path / "u", tmp_path / "w", lock_places=(tmp_path / "r1",)).close()
+    assert not list((tmp_path / "r1").iterdir()) and not list((tmp_path / "r2").iterdir())
+
+
 def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_path: Path) -> None:
     upper, work, at = tmp_path / "up", tmp_path / "wk", tmp_path / "mnt"
     (work / "work").mkdir(parents=True)  # as an older version, or the user, left it

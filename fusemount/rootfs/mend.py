@@ -1,0 +1,64 @@
+"""Law: what a process that died had begun in an upper is finished, and the upper becomes ours.
+
+Users may have changed the upper since it was read, so what fails here names the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fusemount import _native
+from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.loaded import Mending
+from fusemount.rootfs.names import changing
+from fusemount.rootfs.paths import some_path, upper_error
+from fusemount.rootfs.prefixed import convert
+from fusemount.rootfs.upper import Upper
+
+
+class Mender:
+    """fits: the layers are certainly the upper's own; of others nothing comes into it."""
+
+    def __init__(
+        self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp, fits: bool
+    ) -> None:
+        self._tree, self._upper, self._native = tree, upper, native
+        self._copy, self._fits = copy, fits
+
+    def mend(self, mending: Mending) -> None:
+        """Raises UpperError, NoSpace."""
+        with changing(self._native):
+            self._change(mending)
+        for ino in mending.cut if self._fits else ():
+            with self._naming(ino):
+                self._copy.whole(ino)
+
+    def _change(self, mending: Mending) -> None:
+        for found in mending.prefixed:
+            with self._naming(found.path):
+                convert(self._upper, found)
+        with self._naming(b""):
+            if self._upper.mark(self._upper.fd, b".", b"imgmount") is None:
+                self._upper.set_mark(self._upper.fd, b".", b"imgmount", b"1")
+        for ino, missing in mending.links if self._fits else ():
+            with self._naming(ino):
+                self._copy.complete_links(ino, missing)
+        for parent, strays in mending.strays.items():
+            with self._naming(parent):
+                self._copy.take_strays(parent, strays)
+        for ino in mending.files:
+            with self._naming(ino):
+                self._copy.restore(ino)
+        for ino in mending.times:
+            with self._naming(ino):
+                self._copy.settle_times(ino)
+
+    @contextmanager
+    def _naming(self, at: int | bytes) -> Iterator[None]:
+        """at: the nodeid or the path of the object."""
+        try:
+            yield
+        except OSError as error:
+            path = at if isinstance(at, bytes) else some_path(self._tree, at)
+            raise upper_error(self._upper.path, path, error) from error

@@ -1,0 +1,298 @@
+"""Law: an upper directory that is there already is read whole, against the layers as they are; no
+disk is changed, and not the tree.
+
+The upper's own directories may be changed by who can write to them while they are read.  What is
+taken away then is not there; what fails otherwise is an UpperError that names the object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import field, replace
+
+from fusemount import _native
+from fusemount.dataclass import dataclass
+from fusemount.errors import UpperError
+from fusemount.rootfs.descent import Descent
+from fusemount.rootfs.paths import Paths, brief, upper_error
+from fusemount.rootfs.prefixed import Prefixed, list_names
+from fusemount.rootfs.upper import (
+    CAPABILITY,
+    HELD,
+    METACOPY,
+    OPAQUE,
+    ORIGIN,
+    REDIRECT,
+    TIMES,
+    Owner,
+    Upper,
+    parse_held,
+    parse_times,
+)  # fmt: skip
+
+ROOT = 1
+DEPTH_MAX = 4096  # directories; native/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
+_VANISHED = (FileNotFoundError, NotADirectoryError)
+_Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
+
+
+@dataclass
+class Object:
+    """One object of the upper, as read.
+
+    kind: S_IFMT of what it is or stands for, rdev with it.  lower: the layers' directory that it
+    merges with.  origin: the layers' node that it is, wherever it has moved; 0 when it is new.
+    meta: its data are those of the node `data` (0: they are nowhere).  mend: a mark says what its
+    times (and mode, capability) are, which the object itself does not.  parent, depth: None and 0
+    for the root.  gone: a directory that could not be entered, since somebody took it away.
+    """
+
+    name: bytes
+    parent: Object | None
+    depth: int
+    st: os.stat_result
+    kind: int
+    rdev: int
+    owner: Owner
+    xattrs: dict[bytes, bytes]
+    atime_ns: int
+    mtime_ns: int
+    target: bytes | None = None
+    whiteout: bool = False
+    opaque: bool = False
+    redirected: bool = False
+    lower: int = 0
+    origin: int = 0
+    meta: bool = False
+    data: int = 0
+    data_size: int = 0
+    mend: bool = False
+    cut: bool = False
+    gone: bool = False
+    children: list[Object] = field(default_factory=list)
+
+    @property
+    def path(self) -> bytes:
+        """In the upper, for messages."""
+        names, here = [], self
+        while here.parent is not None:
+            names.append(here.name)
+            here = here.parent
+        return b"/".join(reversed(names))
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.st.st_dev, self.st.st_ino
+
+
+class Reader:
+    """Works through lists, never by recursion: an upper may be as deep as its user likes.
+
+    redirects: where the layers have a directory that shows elsewhere, by nodeid.  claimed: the
+    object that is a node of the layers, by nodeid.  release() must be called once all is applied.
+    """
+
+    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
+        self._tree, self._upper = tree, upper
+        self.redirects: dict[int, bytes] = {}
+        self.claimed: dict[int, tuple[int, int]] = {}
+        self.prefixed: list[Prefixed] = []
+        self._held: list[int] = []
+        self._places = Paths(tree)
+        # Of what has several names: all its names have the same, which may be 64 KiB.
+        self._stored: dict[tuple[int, int], _Stored] = {}
+
+    def read(self) -> Object:
+        """The root, with all below it. Raises UpperError."""
+        try:
+            root = self._object(self._upper.fd, b".", b"", None)
+        except OSError as error:
+            raise upper_error(self._upper.path, b"", error) from error
+        root.lower = 0 if root.opaque else ROOT
+        with Descent(self._upper.fd) as walk:
+            todo = [self._directory(walk.fd, root)]
+            while todo:
+                if todo[-1]:
+                    child = todo[-1].pop()
+                    if self._enter(walk, child):
+                        todo.append(self._directory(walk.fd, child))
+                    continue
+                todo.pop()
+                if todo:
+                    self._leave(walk, todo[-1])
+        return root
+
+    def release(self) -> None:
+        for ino in self._held:
+            self._tree.forget(ino, 1)
+
+    def _enter(self, walk: Descent, child: Object) -> bool:
+        try:
+            walk.down(child.name)
+        except OSError as error:
+            # a symlink in its place is ELOOP
+            if not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
+                raise upper_error(self._upper.path, child.path, error) from error
+            child.gone = True
+        return not child.gone
+
+    def _leave(self, walk: Descent, left: list[Object]) -> None:
+        """left: the directories that are still to be entered from where the walk comes to."""
+        try:
+            walk.up()
+        except OSError as error:
+            if left and not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
+                raise upper_error(self._upper.path, left[-1].path, error) from error
+            for child in left:
+                child.gone = True
+            left.clear()
+
+    def _directory(self, fd: int, here: Object) -> list[Object]:
+        """Reads what is in a directory; returns the directories among it, the first last."""
+        found = []
+        try:
+            listed = list_names(fd, prefixed=self._upper.prefixed)
+        except OSError as error:
+            raise upper_error(self._upper.path, here.path, error) from error
+        if listed.marks:
+            self._take_prefixed(here, listed)
+        for name in listed.others:
+            try:
+                child = self._object(fd, name, name, here)
+            except _VANISHED:
+                continue
+            except OSError as error:
+                path = replace(here, name=name, parent=here).path
+                raise upper_error(self._upper.path, path, error) from error
+            here.children.append(child)
+            if stat.S_ISDIR(child.kind):
+                found.append(child)
+        return found[::-1]
+
+    def _take_prefixed(self, here: Object, found: Prefixed) -> None:
+        if here.depth > DEPTH_MAX:  # who mends them comes by their paths
+            raise UpperError(
+                f"{self._upper.path}: {brief(here.path)}: marks of fuse-overlayfs more than "
+                f"{DEPTH_MAX} directories deep, the limit"
+            )
+        found = replace(found, path=here.path)
+        if found.opaque and not here.redirected:
+            here.opaque, here.lower = True, 0
+        here.children += [
+            replace(here, name=n, parent=here, depth=here.depth + 1, whiteout=True, children=[])
+            for n in found.hidden
+        ]
+        self.prefixed.append(found)
+
+    def _object(self, fd: int, place: bytes, name: bytes, parent: Object | None = None) -> Object:
+        upper = self._upper
+        st = os.stat(place, dir_fd=fd, follow_symlinks=False)
+        stored, users = self._xattrs(fd, place, st)
+        kind, rdev = upper.kind_of(st, stored)
+        marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
+        found = Object(
+            name, parent, parent.depth + 1 if parent else 0,
+            st, kind, rdev, upper.owner_of(st, stored), users,
+            st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
+        )  # fmt: skip
+        if stat.S_ISDIR(kind):
+            self._take_times(found, stored)
+            if parent:
+                self._find_lower(found, marks[REDIRECT], parent)
+                if found.opaque and not found.redirected:
+                    self._claim(found, marks[ORIGIN])
+            return found
+        found.whiteout = upper.is_whiteout(st, stored)
+        if found.whiteout:
+            return found
+        if stat.S_ISLNK(kind):
+            found.target = _target(fd, place)
+        self._take_held(found, stored)
+        self._claim(found, marks[ORIGIN])
+        if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
+            found.meta = True
+            found.data = self._lower_of(marks[REDIRECT] or name, parent)
+            if found.data and not stat.S_ISREG(self._tree.getattr(found.data).mode):
+                found.data = 0
+            found.data = found.data or found.origin
+            found.data_size = self._tree.getattr(found.data).size if found.data else 0
+            found.cut = st.st_size < found.data_size
+            self._hold(found.data)
+        return found
+
+    def _xattrs(self, fd: int, place: bytes, st: os.stat_result) -> _Stored:
+        """As they are stored, and those that are the user's under their own names."""
+        key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
+        if several and key in self._stored:
+            return self._stored[key]
+        stored = self._upper.stored(fd, place)
+        both = stored, self._upper.users(stored)
+        if several:
+            self._stored[key] = both
+        return both
+
+    def _take_times(self, found: Object, stored: dict[bytes, bytes]) -> None:
+        if times := parse_times(stored.get(self._upper.prefix + TIMES)):
+            found.atime_ns, found.mtime_ns = times
+            found.mend = True
+
+    def _take_held(self, found: Object, stored: dict[bytes, bytes]) -> None:
+        held = parse_held(stored.get(self._upper.prefix + HELD))
+        if held:
+            found.owner = replace(found.owner, mode=held.mode)
+            found.atime_ns, found.mtime_ns = held.atime_ns, held.mtime_ns
+            if held.capability:
+                found.xattrs[CAPABILITY] = held.capability
+            found.mend = True
+
+    def _find_lower(self, found: Object, redirect: bytes | None, parent: Object) -> None:
+        if redirect:
+            found.redirected = True
+            found.lower = self._lower_of(redirect, parent)
+        elif not found.opaque:
+            found.lower = self._lower_of(found.name, parent)
+        if found.lower == ROOT or (
+            found.lower and not stat.S_ISDIR(self._tree.getattr(found.lower).mode)
+        ):
+            found.lower = 0
+        if found.redirected and found.lower:
+            self.redirects[found.lower] = self._places.of(found.lower)
+
+    def _lower_of(self, redirect: bytes, parent: Object) -> int:
+        """The layers' node at a path from the root, or at a name beside."""
+        if redirect.startswith(b"/"):
+            return self._resolve(redirect)
+        return self._tree.lookup(parent.lower, redirect) if parent.lower else 0
+
+    def _resolve(self, path: bytes) -> int:
+        try:
+            return self._tree.resolve(path, False)
+        except OSError:
+            return 0
+
+    def _claim(self, found: Object, origin: bytes | None) -> None:
+        """What was copied up is the node that it was in the layers, if those are still the same."""
+        ino = self._resolve(origin) if origin else 0
+        if not ino or stat.S_IFMT(self._tree.getattr(ino).mode) != found.kind:
+            return
+        if self.claimed.setdefault(ino, found.key) == found.key:
+            found.origin = ino
+            self._hold(ino)
+
+    def _hold(self, ino: int) -> None:
+        """It lives until all is applied, whatever becomes of its names."""
+        if ino:
+            self._tree.remember(ino)
+            self._held.append(ino)
+
+
+def _target(fd: int, place: bytes) -> bytes:
+    """Of a symlink. Raises FileNotFoundError where something else is in its place by now."""
+    try:
+        return os.readlink(place, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        raise
