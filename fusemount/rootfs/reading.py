@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fusemount import _native
+from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
 from fusemount.rootfs.paths import Paths, brief, upper_error
