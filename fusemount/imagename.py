@@ -10,8 +10,9 @@ is docker.io (another default where the user set one), and there a path without 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
 

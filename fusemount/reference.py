@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
 from fusemount.imagename import parse_name
 

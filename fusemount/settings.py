@@ -5,8 +5,10 @@ Nothing below floor 6 reads the environment or a file for a setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from fusemount.dataclass import dataclass
 
 
 @dataclass(frozen=True)

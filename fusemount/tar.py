@@ -15,7 +15,9 @@ from __future__ import annotations
 import base64
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from fusemount.dataclass import dataclass
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

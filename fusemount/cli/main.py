@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -71,11 +72,21 @@ def entry() -> NoReturn:
     """The command `imgmount`: what concerns the whole process, then main()."""
     open_standard_descriptors()
     argv = sys.argv[1:]
-    if _split(argv)[0] == "mount":
-        close_inherited_descriptors(argv)
-        # Imports make much and drop little: without looking for cycles they take 6 % less time.
-        gc.disable()  # until serving starts (daemon/serving.py)
-    sys.exit(main(argv, guarded=True))
+    if _split(argv)[0] != "mount":
+        sys.exit(main(argv, guarded=True))
+    close_inherited_descriptors(argv)
+    # Imports make much and drop little: without looking for cycles they take 6 % less time.
+    gc.disable()  # until serving starts (daemon/serving.py)
+    leave(main(argv, guarded=True))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends without taking modules and the image's tree apart: the daemon has its own, and whoever
+    mounts would wait 15 ms and more for that."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def open_standard_descriptors() -> None:

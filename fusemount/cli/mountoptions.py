@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
 from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners, UserMarks
 

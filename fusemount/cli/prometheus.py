@@ -11,10 +11,10 @@ seconds and bytes, and each sample names its mount, so that several mounts can b
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fusemount.cli.statsreport import counters, operations
+from fusemount.dataclass import dataclass
 from fusemount.escape import printable
 
 Labels = tuple[tuple[str, str], ...]

@@ -4,7 +4,8 @@ over a pipe that the child is ready, or why it is not, and touches nothing that 
     parent: load image, mount --- fork ------------ wait for a line ----- exit 0 or the reason
     child:                         setsid, /dev/null, serve ... ready! ... end, clean up, _exit
 
-The fork is safe because it comes before trio, pyfuse3 and every thread.
+The fork is safe because no thread lives when it comes: trio and pyfuse3 are imported (loading.py),
+and begin nothing before the child calls them.
 """
 
 from __future__ import annotations

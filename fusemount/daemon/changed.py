@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.registry import Record
 from fusemount.daemon.upperpath import open_place
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions

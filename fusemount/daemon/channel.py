@@ -14,7 +14,6 @@ import socket
 import stat
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
@@ -32,6 +31,7 @@ from fusemount.daemon.mountid import (
 )
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
 # Word of mount(8) -> (bit of mount(2), whether the word sets or clears it).

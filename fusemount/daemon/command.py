@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
 
 # dockerd, oci/defaults.go DefaultPathEnvUnix

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.codec import Compression
 from fusemount.daemon.changed import Asked, Changed, Warn, open_changed
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
 from fusemount.settings import Directories, UnpackLimit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.daemon.mountinfo import MountEntry, parse_mountinfo
+from fusemount.dataclass import dataclass
 from fusemount.escape import printable
 
 

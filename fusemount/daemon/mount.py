@@ -1,7 +1,8 @@
 """Law: `imgmount IMAGE MOUNTPOINT` as one function: everything that can fail, fails here.
 
-Order matters and is this: cheap checks of the mountpoint; the image; mount; fork; serve; record;
-answer.  Until the fork the exit stack undoes all of it; after the fork it is the child's.
+Order matters and is this: cheap checks of the mountpoint; the image, and beside it the imports of
+all that serves; mount; fork; serve; record; answer.  Until the fork the exit stack undoes all of
+it; after the fork it is the child's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,15 @@ from fusemount.daemon import registry
 from fusemount.daemon.background import DaemonLost, answers, launch
 from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
 from fusemount.daemon.control import listening, serve_control
+from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import LOGGER, open_log
 from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.registry import Record
-from fusemount.daemon.serving import load_before_mount, serve_mount
+from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.upperplaces import check_apart
 from fusemount.daemon.view import View, hold_image, open_view
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -73,10 +76,12 @@ def mount_image(
                               terminal=options.foreground, debug=options.debug)  # fmt: skip
             for word in options.ignored:
                 LOGGER.info("-o %s: not known, ignored", word)
-            view = open_view(reference, image_options, options, directories, progress, stack)
+            loading = Loading()
+            view = open_view(reference, image_options, options, directories, progress, stack,
+                             beside=loading.start)  # fmt: skip
             hold_image(view.image, place.path, stack)
             stats = _native.Stats()
-            load_before_mount(options)
+            loading.finish()
             channel = open_channel(mount_request(reference, place, options))
             stack.callback(channel.discard)
         enroll = _Enrolment(reference, view, options, directories, stats)

@@ -15,12 +15,12 @@ import os
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path, open_in_root
 from fusemount.daemon.mountinfo import MountEntry, mounts
+from fusemount.dataclass import dataclass
 
 
 @dataclass(frozen=True)

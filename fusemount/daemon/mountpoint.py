@@ -7,13 +7,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path, name_in
 from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of
 from fusemount.daemon.mountinfo import mount_at
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
 FSTYPE = "fuse.imgmount"

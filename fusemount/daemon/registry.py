@@ -11,12 +11,13 @@ import json
 import os
 import pwd
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mounts
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, NotPermitted
 from fusemount.ownfile import make_file, read_file
 

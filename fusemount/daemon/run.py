@@ -27,11 +27,12 @@ from fusemount.daemon.background import DaemonLost, ended, launch
 from fusemount.daemon.channel import FuseChannel, open_channel
 from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_environment
 from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
+from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import open_log
 from fusemount.daemon.mount import mount_request
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.sandbox import DIRECTORIES, FILES, Sandbox
-from fusemount.daemon.serving import load_before_mount, serve_mount
+from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.upperplaces import fresh_scratch
 from fusemount.daemon.userns import enter_user_namespace
 from fusemount.daemon.view import hold_image, open_view
@@ -71,7 +72,9 @@ def run_image(
     )  # fmt: skip
     log_fd = open_log(mount_options.log, directories.state)
     with ExitStack() as stack:
-        view = open_view(reference, image_options, mount_options, directories, progress, stack)
+        loading = Loading()
+        view = open_view(reference, image_options, mount_options, directories, progress, stack,
+                         beside=loading.start)  # fmt: skip
         hold_image(view.image, None, stack)
         add_placeholders(view.rootfs.tree, DIRECTORIES, FILES)
         command, user = command_of(view.image.config, options)
@@ -79,7 +82,7 @@ def run_image(
         with open_mountpoint(scratch.root) as place:
             channel = open_channel(mount_request(reference, place, mount_options))
         stack.callback(channel.discard)
-        load_before_mount(mount_options)
+        loading.finish()
 
         def job(ready: Callable[[], None]) -> None:
             def serving() -> None:

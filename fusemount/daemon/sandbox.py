@@ -13,12 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
 from fusemount.daemon.command import Volume
 from fusemount.daemon.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")

@@ -18,10 +18,10 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, NoSpace
 from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
 

@@ -2,8 +2,7 @@
 
 With the fast path the kernel's descriptor is read by threads of C, which answer as soon as there
 is a tree; pyfuse3, behind it on a socket pair, gets what they decline.  A mount is ready when both
-answer: all modules are imported and libfuse has been through its INIT.  Nothing is imported after
-that, so what was ready does not end because a file of ours went, or memory.
+answer: libfuse has been through its INIT, and all modules were imported before (loading.py).
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.session import ENDING, Service, flush_for, run_session
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.settings import MountOptions
 
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
 # one costs the caller 50-180 us.
 SPIN_US = 100
 
-# Imported by functions of others when they are first called.
-_LATE = ("fusemount.rootfs.removal",)
-
 # So long the kernel may write back what it holds when the session has failed.
 FLUSH_SECONDS = 10.0
 
@@ -44,32 +39,6 @@ FLUSH_SECONDS = 10.0
 def default_threads() -> int:
     """Enough for requests that wait for a disk; those that find nothing to do cost nothing."""
     return max(4, min(16, 2 * (os.cpu_count() or 1)))
-
-
-def load_before_mount(options: MountOptions) -> None:
-    """Imports now what serving needs, where nothing is answered before it is imported.
-
-    Where `sys.path` leads into the mountpoint (the current directory, with `python -m`), a later
-    import would wait for the mount, and the mount for the import.  The fast path answers it, and
-    others meanwhile.
-    """
-    if not options.fastpath:
-        _load()
-
-
-def _load() -> None:
-    """Imports what serves, and what is imported only when something happens.
-
-    Raises ImgmountError where there is no memory for it.
-    """
-    try:
-        for name in ("fusemount.fuse", *_LATE):
-            import_module(name)
-    except (MemoryError, ImportError, OSError) as error:
-        why = str(error) or "out of memory"
-        raise ImgmountError(f"cannot load what serves the mount: {why}") from error
-    gc.freeze()  # what was imported stays, and need not be looked at each time
-    gc.enable()
 
 
 def serve_mount(
@@ -83,6 +52,8 @@ def serve_mount(
     """Serves until the end; calls ready once, when requests are answered at both doors. Raises
     ImgmountError, OSError, and what pyfuse3 and ready raise."""
     os.umask(0)  # a request's mode is complete
+    gc.freeze()  # what was imported stays, and need not be looked at each time
+    gc.enable()
     if not options.fastpath:
         side = _Side(rootfs, options, stats, None)
         run_session(channel, side.serve, ready, services)
@@ -92,7 +63,6 @@ def serve_mount(
     with _fast_path(channel.fd, rootfs, options, stats) as front:
         side = _Side(rootfs, options, stats, front)
         try:
-            _load()
             run_session(channel, side.serve, ready, (*services, front.log))
         except BaseException:
             # What the kernel still holds can be written while the threads answer; what needs

@@ -14,10 +14,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from fusemount import _native
 from fusemount.beneath import fd_path, make_dirs_in_root, make_file_in_root, open_in_root
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 
 # linux/magic.h

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from fusemount.beneath import open_beneath, parent_beneath
 from fusemount.daemon import registry
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.daemon.upperpath import open_place
+from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.settings import Directories, MountOptions
 

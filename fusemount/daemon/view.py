@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch
 from fusemount.daemon.upperplaces import Made, check_no_layer, open_upper, remountable
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -59,14 +61,19 @@ def open_view(
     directories: Directories,
     progress: Progress,
     stack: ExitStack,
+    beside: Callable[[], None] = lambda: None,
 ) -> View:
-    """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace."""
+    """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace.
+
+    beside: called before the core reads and merges indexes, to begin what can be done meanwhile.
+    """
     from fusemount.rootfs import UpperOptions, open_rootfs
     from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
+    beside()
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
     made = Made()
     stack.callback(made.take_back)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
 from fusemount.image.model import History, ImageConfig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest, chain_ids
 from fusemount.image.model import ImageConfig
 from fusemount.imagename import parse_name

@@ -6,9 +6,10 @@ Nothing here reads a file; bytes become these values in parse.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.settings import Platform
 

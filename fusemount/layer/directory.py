@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
 from fusemount.beneath import by_root, fd_path, open_beneath
+from fusemount.dataclass import dataclass
 from fusemount.errors import (
     ImageNotFound,
     ImgmountError,

@@ -33,12 +33,13 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from fusemount._native import FormatError, LayerIndex, fs_type
 from fusemount.beneath import fd_path, own_directory
 from fusemount.budget import check_room
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
 from fusemount.layer.record import NOT_THERE, read_sealed, say_damaged, sealed

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from fusemount._native import (
@@ -30,6 +30,7 @@ from fusemount._native import (
     MARKS_USER,
 )
 from fusemount.beneath import in_first_user_namespace
+from fusemount.dataclass import dataclass
 from fusemount.errors import NotPermitted
 from fusemount.settings import UserMarks
 

@@ -19,11 +19,11 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import open_beneath
 from fusemount.codec import PIECE
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.image.fields import Fields, object_of, parse_json, shown

@@ -7,11 +7,11 @@ the same token at once wait for one of them to get it (distribution's "Token Aut
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import trio
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import MalformedImage, RegistryError, Unauthorized
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 from fusemount.registry.challenge import Challenge, parse_challenges

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from fusemount.dataclass import dataclass
 
 HEADER_MAX = 16 << 10
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

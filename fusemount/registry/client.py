@@ -9,12 +9,13 @@ would lead out of the repository, with its credentials.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from urllib.parse import urlencode
 
 import trio
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import (
     ImageNotFound,

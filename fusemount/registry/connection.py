@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from socket import gaierror
 from types import TracebackType
 from typing import TypeVar
@@ -22,6 +22,7 @@ from typing import TypeVar
 import httpx
 import trio
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, RegistryError, Unauthorized
 from fusemount.image.fields import shown
 from fusemount.registry import replies

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import MalformedImage, Unauthorized
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 from fusemount.imagename import DOCKER_HUB

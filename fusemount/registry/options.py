@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount import __version__
+from fusemount.dataclass import dataclass
 from fusemount.imagename import DOCKER_HUB
 
 DOCKER_HUB_HOST = "registry-1.docker.io"

@@ -17,10 +17,11 @@ Keys that say nothing are left out; keys that are not known are passed over.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.upper import Upper
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fusemount import _native
+from fusemount.dataclass import dataclass
 from fusemount.rootfs.paths import PathLimit, Paths, by_components
 
 _ROOT = 1

@@ -19,8 +19,9 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from fusemount.dataclass import dataclass
 from fusemount.layer.record import sealed, unsealed
 
 _NAME, _NEW = "imgmount.ctimes", "imgmount.ctimes.new"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 
 from fusemount.beneath import open_beneath
+from fusemount.dataclass import dataclass
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 KEPT = 64  # descriptors

@@ -10,9 +10,9 @@ from __future__ import annotations
 import heapq
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from fusemount import _native
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.rootfs.changes import ADDED, CHANGED, DELETED
 from fusemount.rootfs.contents import PIECE, data_runs

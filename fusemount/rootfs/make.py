@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from fusemount import _native
 from fusemount.beneath import open_beneath
+from fusemount.dataclass import dataclass
 from fusemount.rootfs.names import inside
 from fusemount.rootfs.upper import ACL_DEFAULT, Owner, Upper
 

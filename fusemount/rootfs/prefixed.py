@@ -17,10 +17,10 @@ import os
 import stat
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusemount.beneath import open_beneath
+from fusemount.dataclass import dataclass
 
 if TYPE_CHECKING:
     from fusemount.rootfs.upper import Upper

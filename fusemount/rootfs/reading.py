@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fusemount import _native
+from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
 from fusemount.rootfs.paths import Paths, brief, upper_error
@@ -37,7 +38,7 @@ _VANISHED = (FileNotFoundError, NotADirectoryError)
 _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 
 
-@dataclass(slots=True)
+@dataclass
 class Object:
     """One object of the upper, as read.
 

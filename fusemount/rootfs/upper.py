@@ -47,7 +47,6 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -60,6 +59,7 @@ from fusemount.beneath import (
     open_beneath,
     own_directory,
 )
+from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 from fusemount.rootfs.removal import remove_tree

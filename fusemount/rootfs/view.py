@@ -22,11 +22,12 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from fusemount import _native
 from fusemount.beneath import trusted
+from fusemount.dataclass import dataclass
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.loaded import Loaded, nothing_loaded
@@ -119,7 +120,7 @@ class RootFs:
         upper: Upper | None,
         *,
         read_only: bool = False,
-        options: UpperOptions = UpperOptions(),
+        options: UpperOptions = UpperOptions(),  # noqa: B008 (frozen)
         fits: bool = True,
         adopted: bool = False,
     ) -> None:

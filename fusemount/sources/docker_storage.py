@@ -18,9 +18,9 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageNotFound, MalformedImage, NotPermitted
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, object_of, parse_json, shown

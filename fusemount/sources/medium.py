@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import posixpath
-from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
 from fusemount._native import LayerIndex
 from fusemount.beneath import open_beneath, open_in_root
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MalformedImage
 from fusemount.image.fields import shown
 from fusemount.layer import BlobFile

@@ -7,8 +7,8 @@ Manifests whose bytes are not there are passed over: a save of one platform keep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, MalformedImage
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown

@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fusemount.codec import MAGIC_BYTES, PIECE, Compression, compressor, detect
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER

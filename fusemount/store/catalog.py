@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError
 from fusemount.image.fields import objects_of, parse_json

@@ -14,12 +14,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget, check_room
 from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
 from fusemount.imagename import ImageName

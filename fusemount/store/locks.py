@@ -23,10 +23,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from fusemount.beneath import own_directory
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.ownfile import make_file, open_file
 from fusemount.store.layout import Layout, flocked, names_in, translated

@@ -12,9 +12,10 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.image.fields import DOCUMENT_BYTES_MAX

@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import (
     ImageNotFound,

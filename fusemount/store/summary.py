@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.store.layout import translated
 from fusemount.store.locks import MOUNT, Held, living, locked

@@ -9,11 +9,12 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.codec import PIECE
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.model import Index

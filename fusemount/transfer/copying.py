@@ -17,11 +17,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.budget import Budget
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
 from fusemount.image.commit import rfc3339

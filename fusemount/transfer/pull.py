@@ -11,10 +11,11 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown

@@ -11,12 +11,13 @@ import json
 import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import trio
 
 from fusemount.codec import Compression, compressor
+from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
 from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor, Index

@@ -13,11 +13,12 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 import trio
 
+from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.transfer.bring import Stopped
 

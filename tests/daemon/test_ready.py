@@ -30,14 +30,33 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-# The address space may grow by so many MiB once trio is wanted.
+# Lines of what runs in another process, or is run by one, in the file that is named first.
+STARTED = """
+import os, sys
+
+log = sys.argv.pop(1)
+
+def hook(event, args):
+    if event.startswith(("subprocess.", "os.exec", "os.posix_spawn", "os.system", "os.fork")):
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"{event} {args}\\n".encode())
+        os.close(fd)
+
+sys.addaudithook(hook)
+from fusemount.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+# The address space may grow by so many MiB once trio is wanted.  One arena, for another thread's
+# reserves 64 MiB.
 LIMITED = """
 import os, resource, sys
 
 spare = int(sys.argv.pop(1)) << 20
 
 def hook(event, args):
-    if event == "import" and args[0] == "trio":
+    if event == "import" and args[0] == "trio._core":
         fd = os.open("/proc/self/statm", os.O_RDONLY)
         now = int(os.read(fd, 100).split()[0]) * resource.getpagesize()
         os.close(fd)
@@ -67,7 +86,7 @@ def record(command: Command) -> dict[str, object]:
     return found
 
 
-def test_all_is_imported_before(
+def test_all_is_imported_before_the_fork(
     command: Command, busybox_image: Path, tmp_path: Path, fastpath: bool
 ) -> None:
     at, log = tmp_path / "m", tmp_path / "log"
@@ -77,13 +96,23 @@ def test_all_is_imported_before(
         [sys.executable, "-c", WATCHED, log, *options, busybox_image, at],
         env=command.environment, check=True, timeout=60,
     )  # fmt: skip
-    pid, before = record(command)["pid"], log.read_text()
+    daemon = f"{record(command)['pid']} "
     use(at)
     command("stats", at)
     command("umount", at)
-    later = log.read_text().removeprefix(before).splitlines()
-    assert [line for line in later if line.startswith(f"{pid} ")] == []
-    assert "trio" in before
+    imports = log.read_text().splitlines()
+    assert [line for line in imports if line.startswith(daemon)] == []
+    assert any(line.endswith(" pyfuse3") for line in imports)
+
+
+def test_no_other_program_is_started(command: Command, busybox_image: Path, tmp_path: Path) -> None:
+    """By root, who needs no fusermount3: the daemon and who asks it are all."""
+    at, log = tmp_path / "m", tmp_path / "log"
+    at.mkdir()
+    subprocess.run([sys.executable, "-c", STARTED, log, busybox_image, at],
+                   env=command.environment, check=True, timeout=60)  # fmt: skip
+    command("umount", at)
+    assert log.read_text().splitlines() == ["os.fork ()", "os.fork ()"]
 
 
 @pytest.mark.parametrize("spare", [2, 500])
@@ -93,7 +122,8 @@ def test_short_of_memory(spare: int, command: Command, busybox_image: Path, tmp_
     at.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(spare), busybox_image, at],
-        env=command.environment, capture_output=True, text=True, timeout=60,
+        env=command.environment | {"MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     if spare < 10:
         assert done.returncode == 1

@@ -14,7 +14,7 @@ PACKAGE = TOP / "fusemount"
 FLOORS = {
     0: (
         *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
-        *("beneath", "budget", "magic", "__init__"),
+        *("beneath", "budget", "dataclass", "magic", "__init__"),
     ),
     1: ("image", "codec", "tar"),
     2: ("layer", "store"),  # of one floor, who is named later may use who is named before
