@@ -93,7 +93,12 @@ class UpperLocks:
         elif not path.parent.is_dir():
             return  # whoever mounts has made it
         while True:
-            fd = open_or_make(path, os.O_RDWR, 0o600)
+            try:
+                fd = open_or_make(path, os.O_RDWR, 0o600)
+            except OSError:
+                if self._alone:
+                    raise
+                return  # nor can a mount make one there
             try:
                 _lock(fd, fcntl.F_WRLCK if self._alone else fcntl.F_RDLCK)
                 current = os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))

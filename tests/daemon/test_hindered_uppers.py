@@ -76,6 +76,11 @@ def test_readers_share_an_upper(tmp_path: Path) -> None:
     two.close()
     Upper(tmp_path / "u", tmp_path / "w", lock_places=(tmp_path / "r1",)).close()
     assert not list((tmp_path / "r1").iterdir()) and not list((tmp_path / "r2").iterdir())
+    run("mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path / "r1")
+    try:
+        Upper(tmp_path / "u", None, lock_places=(tmp_path / "r1",)).close()
+    finally:
+        run("umount", tmp_path / "r1")
 
 
 def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_path: Path) -> None:
