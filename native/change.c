@@ -2,6 +2,9 @@
 #define _GNU_SOURCE /* renameat2, O_NOATIME */
 #include "changeinner.h"
 
+#include "beneath.h"
+#include "harmless.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
@@ -66,6 +69,12 @@ typedef struct making {
     struct stat st;
 } making;
 
+/* Whether an object of this mode has set-id bits that are to stand in a mark. */
+static bool is_marked(const img_upper *upper, uint32_t mode) {
+    return upper->options.harmless_files && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) &&
+           !S_ISLNK(mode);
+}
+
 /* R. What the object is to be, and whether the upper can hold that; 0, IMG_DECLINED or an errno. */
 static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
                 const img_maker *who, making *m, bool *direct) {
@@ -76,7 +85,9 @@ static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
     if (at->gone)
         return -ENOENT;
     bool device = S_ISCHR(what->mode) || S_ISBLK(what->mode);
-    if (device && (what->rdev == 0 || !upper->options.owners))
+    if (device && (what->rdev == 0 || !upper->options.owners || upper->options.harmless_devices))
+        return IMG_DECLINED;
+    if (is_marked(upper, what->mode))
         return IMG_DECLINED;
     if (link && what->target_len >= TARGET_BYTES)
         return -ENAMETOOLONG;
@@ -100,7 +111,7 @@ static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
     *direct = !at->lower && m->uid == upper->uid && same_group && ready;
     if (upper->options.owners)
         return 0;
-    /* What we serve must stay ours to open; upper.py keeps other owners and modes beside it. */
+    /* What we serve must stay ours to open; objects.py keeps other owners and modes beside it. */
     uint32_t mine = link ? 0 : S_ISDIR(m->mode) ? 0700 : 0600;
     bool kept = m->uid == upper->uid && m->gid == upper->gid && !hands_down;
     return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;
@@ -265,11 +276,12 @@ static int take_acl(img_upper *upper, img_id id, int fd) {
 }
 
 /* The node of a file in the work directory, where it goes on as that node's orphan. */
-static int adopt_nameless(img_upper *upper, const char *stage, int fd, img_id *out) {
+static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t bits, img_id *out) {
     struct stat st;
     char orphan[IMG_ORPHAN_BYTES];
     if (fstat(fd, &st) < 0)
         return -errno;
+    st.st_mode |= bits;
     img_attributes a = attributes_of(&st);
     lock_write(upper);
     img_id id = img_tree_new_node(upper->tree, &a, IMG_LAYER_UPPER);
@@ -294,6 +306,12 @@ static int adopt_nameless(img_upper *upper, const char *stage, int fd, img_id *o
     (void)img_tree_release(upper->tree, id);
     unlock(upper);
     return result;
+}
+
+static int give_bits(const img_upper *upper, int fd, uint32_t mode, uint32_t bits) {
+    char place[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, place);
+    return img_harmless_chmod(upper, place, mode, mode | bits);
 }
 
 /* R. The default ACL of the directory; NULL when there is none. To be freed. */
@@ -321,8 +339,10 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
         m.gid = above->gid;
     unlock(upper);
     m.mode = S_IFREG | (mode & 07777 & ~(acl ? 0 : who->umask));
+    uint32_t bits = is_marked(upper, m.mode) ? m.mode & IMG_SET_ID_BITS : 0;
+    m.mode &= ~bits;
     if (result == 0 && !upper->options.owners &&
-        (m.uid != upper->uid || m.gid != upper->gid || (m.mode & 0600) != 0600))
+        (m.uid != upper->uid || m.gid != upper->gid || (m.mode & 0600) != 0600 || bits))
         result = -EOPNOTSUPP;
     if (result == 0) {
         img_stage_name(upper, stage);
@@ -339,8 +359,10 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
         m.mode = (m.st.st_mode & ~07000u) | (m.mode & 07000);
     if (result == 0)
         result = settle(&m);
+    if (result == 0 && bits)
+        result = give_bits(upper, m.fd, m.mode, bits);
     if (result == 0)
-        result = adopt_nameless(upper, stage, m.fd, out);
+        result = adopt_nameless(upper, stage, m.fd, bits, out);
     if (result < 0)
         unmake(&m);
     else

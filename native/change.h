@@ -41,7 +41,7 @@ typedef struct img_new {
  * A set-gid directory hands down its group, and to directories the bit.
  * Declined: the directory is not in the upper or has a default ACL; a directory over a lower name;
  * an owner or mode that the upper cannot hold; a device that it cannot, or 0:0, which would be a
- * whiteout. */
+ * whiteout; set-id bits and devices that stand in marks (harmless.h). */
 int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
              const img_maker *who, img_id *out);
 
@@ -96,7 +96,8 @@ typedef struct img_set {
 } img_set;
 
 /* chmod, chown, truncate, utimens of a node in the upper. security.capability goes with chown and
- * truncate (unconditionally), set-id bits with chown, and with truncate when IMG_KILL_SUIDGID.
+ * truncate (unconditionally), set-id bits with chown, and with truncate when IMG_KILL_SUIDGID; they
+ * go before the rest of the change, be they real or in marks (harmless.h).
  * What changes nothing (the same mtime on a file of the layers: the kernel sends that after unlink
  * and link) is done at once. A node without names and without object is set in the tree.
  * -EROFS, -EINVAL (size of what is no file). Declined: not in the upper; mode of what has an ACL;

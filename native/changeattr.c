@@ -4,6 +4,7 @@
 
 #include "beneath.h"
 #include "content.h"
+#include "harmless.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -12,8 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see upper.py */
-#define XATTR_CAPS_BYTES 64 /* linux/capability.h: at most 24, XATTR_CAPS_SZ_3 */
+#define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see objects.py */
 #define COPY_PIECE (1u << 20)
 #define COPY_MOST (16u << 20) /* of a layer's file at once: the caller asks again */
 
@@ -43,8 +43,13 @@ static int strip_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
     if (!bits)
         return 0;
     struct stat st;
-    int result = upper->options.owners ? 0 : strip_override(fd, bits);
-    if (result == 0 && (fstat(fd, &st) < 0 || fchmod(fd, st.st_mode & 07777 & ~bits) < 0))
+    char place[IMG_FD_PATH_BYTES];
+    uint32_t had;
+    img_fd_path(fd, place);
+    int result =
+        upper->options.owners ? img_harmless_take(place, bits, &had) : strip_override(fd, bits);
+    if (result == 0 &&
+        (fstat(fd, &st) < 0 || (st.st_mode & bits && fchmod(fd, st.st_mode & 07777 & ~bits) < 0)))
         result = -errno;
     if (result < 0)
         return result;
@@ -55,27 +60,31 @@ static int strip_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
     return 0;
 }
 
-/* The system takes them from the object by itself when it is written, save where we leave out a
+/* Before what takes it: the system takes only real ones by itself, and none where we leave out a
  * truncation that changes nothing. */
-static void drop_capability(img_upper *upper, img_id id, int fd) {
+static int drop_capability(img_upper *upper, img_id id, int fd) {
+    char place[IMG_FD_PATH_BYTES];
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
     bool there = node && img_change_has_xattr(node, IMG_CAPABILITY);
     unlock(upper);
     if (!there)
-        return;
-    if (fd >= 0)
-        (void)fremovexattr(fd, IMG_CAPABILITY);
+        return 0;
+    img_fd_path(fd, place);
+    int result = img_harmless_set_capability(upper, place, NULL, 0);
+    if (result < 0)
+        return result;
     lock_write(upper);
     img_node *now = img_tree_node(upper->tree, id);
     if (now)
         (void)img_tree_set_xattr(upper->tree, now, IMG_CAPABILITY, strlen(IMG_CAPABILITY), NULL, 0);
     unlock(upper);
+    return 0;
 }
 
 /* And where it should not: what the tree has comes back. */
 static void put_capability_back(img_upper *upper, img_id id, int fd) {
-    char value[XATTR_CAPS_BYTES];
+    char value[IMG_CAPABILITY_BYTES], place[IMG_FD_PATH_BYTES];
     uint32_t len = 0;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
@@ -85,8 +94,9 @@ static void put_capability_back(img_upper *upper, img_id id, int fd) {
     if (fits)
         memcpy(value, kept, len);
     unlock(upper);
+    img_fd_path(fd, place);
     if (fits)
-        (void)fsetxattr(fd, IMG_CAPABILITY, value, len, 0);
+        (void)img_harmless_set_capability(upper, place, value, len);
 }
 
 /* A file's mtime is the kernel's, which caches writes: it says so by SETATTR, and only when it has
@@ -119,15 +129,31 @@ static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
     return 0;
 }
 
-static int set_owner(const object *o, const img_set *set) {
-    uid_t uid = set->what & IMG_SET_UID ? set->uid : (uid_t)-1;
-    gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
-    int result = o->open ? fchown(o->fd, uid, gid) : chown(o->place, uid, gid);
-    return result < 0 ? -errno : 0;
+/* Whether the set-id bits of what shows this mode may stand in a mark. */
+static bool may_be_marked(const img_upper *upper, uint32_t mode) {
+    return upper->options.owners && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) && !S_ISLNK(mode);
 }
 
-static int set_mode(const object *o, uint32_t mode, bool chowned) {
+static int set_owner(const img_upper *upper, const object *o, uint32_t before, const img_set *set) {
+    uid_t uid = set->what & IMG_SET_UID ? set->uid : (uid_t)-1;
+    gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
+    uint32_t had = 0;
+    int result = may_be_marked(upper, before)
+                     ? img_harmless_take(o->place, img_bits_lost_by_chown(before), &had)
+                     : 0;
+    if (result < 0)
+        return result;
+    result = (o->open ? fchown(o->fd, uid, gid) : chown(o->place, uid, gid)) < 0 ? -errno : 0;
+    if (result < 0 && had)
+        img_harmless_put_back(o->place, had);
+    return result;
+}
+
+static int set_mode(const img_upper *upper, const object *o, uint32_t before, uint32_t mode,
+                    bool chowned) {
     struct stat st; /* chown(2) may have made it what it shall be, and a step less cannot fail */
+    if (may_be_marked(upper, before | mode))
+        return img_harmless_chmod(upper, o->place, before, mode);
     bool known = chowned && fstat(o->fd, &st) == 0;
     if (known && (st.st_mode & 07777) == mode)
         return 0;
@@ -157,10 +183,12 @@ static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img
         return -EFBIG;
     /* To the size it has: the kernel, whose times count while it caches writes, leaves the file's
      * time alone, so the upper's must stay too. */
-    if (set->size != was && ftruncate(fd, (off_t)set->size) < 0)
-        return -errno;
-    drop_capability(upper, id, fd);
-    return set->what & IMG_KILL_SUIDGID ? strip_set_id(upper, id, fd, &set->caller) : 0;
+    int result = drop_capability(upper, id, fd);
+    if (result == 0 && set->what & IMG_KILL_SUIDGID)
+        result = strip_set_id(upper, id, fd, &set->caller);
+    if (result == 0 && set->size != was && ftruncate(fd, (off_t)set->size) < 0)
+        result = -errno;
+    return result;
 }
 
 static const unsigned OWNER = IMG_SET_UID | IMG_SET_GID;
@@ -173,16 +201,18 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
     if (set->what & IMG_SET_SIZE)
         result = set_size(upper, id, o->fd, before->size, set);
     if (result == 0 && set->what & OWNER) {
-        result = set_owner(o, set); /* takes set-id bits and capabilities, as chown(2) does */
+        if (S_ISREG(before->mode))
+            result = drop_capability(upper, id, o->fd);
+        if (result == 0) /* takes set-id bits, as chown(2) does */
+            result = set_owner(upper, o, before->mode, set);
         if (result == 0 && S_ISREG(before->mode)) {
-            drop_capability(upper, id, o->fd);
             /* and more from who may not keep it, which it cannot know: we are not the caller */
             if (set->caller.uid != 0)
                 result = strip_set_id(upper, id, o->fd, &set->caller);
         }
     }
     if (result == 0 && set->what & IMG_SET_MODE && !S_ISLNK(before->mode))
-        result = set_mode(o, set->mode & 07777, set->what & OWNER);
+        result = set_mode(upper, o, before->mode, set->mode & 07777, set->what & OWNER);
     return result;
 }
 
@@ -197,11 +227,11 @@ static void keep_ctime(img_node *node, const img_set *set) {
 
 /* W. Sizes and mtimes belong to those who change them: another thread may be writing just now. */
 static void take_over(const img_upper *upper, img_node *node, const struct stat *st,
-                      const img_set *set) {
+                      uint32_t marked, const img_set *set) {
     const unsigned touched = IMG_SET_SIZE | IMG_SET_MTIME | IMG_SET_MTIME_NOW;
     img_node before = *node;
     if (upper->options.owners) {
-        node->mode = (node->mode & S_IFMT) | (st->st_mode & 07777);
+        node->mode = (node->mode & S_IFMT) | (st->st_mode & 07777) | marked;
         node->uid = st->st_uid;
         node->gid = st->st_gid;
     }
@@ -274,9 +304,11 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
 }
 
 /* Sets times, and tells the tree what the object now says. what: that of set which was done. */
-static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
+static int finish(img_upper *upper, img_id id, const object *o, uint32_t before, img_set done) {
     struct stat st;
     int result = 0;
+    uint32_t shown = before | (done.what & IMG_SET_MODE ? done.mode : 0u);
+    uint32_t marked = may_be_marked(upper, shown) ? img_harmless_bits(o->place) : 0;
     pthread_mutex_t *times = times_of(upper, id);
     (void)pthread_mutex_lock(times);
     if (done.what & TIMES) {
@@ -288,7 +320,7 @@ static int finish(img_upper *upper, img_id id, const object *o, img_set done) {
         lock_write(upper);
         img_node *node = img_tree_node(upper->tree, id);
         if (node)
-            take_over(upper, node, &st, &done);
+            take_over(upper, node, &st, marked, &done);
         unlock(upper);
     }
     (void)pthread_mutex_unlock(times);
@@ -335,7 +367,7 @@ int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     result = apply(upper, id, &o, &before, set);
     if (result < 0) /* what came before the error has happened */
         done.what &= ~(TIMES | IMG_SET_SIZE);
-    int last = finish(upper, id, &o, done);
+    int last = finish(upper, id, &o, before.mode, done);
     if (last < 0 && done.what & IMG_SET_SIZE)
         last = 0; /* what is cut off cannot come back, and was cut off just now: so it is done */
     img_upper_let_go(upper, o.fd, o.pinned);
@@ -344,15 +376,23 @@ int img_setattr(img_upper *upper, img_id id, const img_set *what) {
 
 /* ---- data --------------------------------------------------------------------------------- */
 
-/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are the layers' still. */
-static ssize_t pin_to_write(img_upper *upper, img_id id) {
+/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are the layers' still.
+ * capability: writing takes security.capability, which goes before. */
+static ssize_t pin_to_write(img_upper *upper, img_id id, bool capability) {
     if (upper->options.read_only || upper->options.work_fd < 0)
         return -EROFS;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
     bool below = node && S_ISREG(node->mode) && !img_node_data_is_up(node);
+    bool dropped = capability && node && img_change_has_xattr(node, IMG_CAPABILITY);
     unlock(upper);
-    return below ? IMG_WRITE_DECLINED : img_upper_pin_to_write(upper, id);
+    if (below)
+        return IMG_WRITE_DECLINED;
+    int fd = img_upper_pin_to_write(upper, id);
+    int result = fd >= 0 && dropped ? drop_capability(upper, id, fd) : 0;
+    if (result < 0)
+        img_upper_unpin(upper, id);
+    return result < 0 ? result : fd;
 }
 
 /* After a change of data that ends at `end`: threads write one file at the same time, and the size
@@ -381,8 +421,6 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, bool
     (void)pthread_mutex_unlock(held);
     if (capability && cached)
         put_capability_back(upper, id, fd);
-    else if (capability)
-        drop_capability(upper, id, fd);
 }
 
 /* 0, or a negative errno; *done is what was written. */
@@ -402,7 +440,7 @@ ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data
     size_t done = 0;
     if (size > SSIZE_MAX || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
         return -EFBIG;
-    ssize_t fd = pin_to_write(upper, id);
+    ssize_t fd = pin_to_write(upper, id, !cached);
     if (fd < 0)
         return fd;
     int result = kill ? strip_set_id(upper, id, (int)fd, kill) : 0;
@@ -434,7 +472,7 @@ int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_
     uint64_t end;
     if (__builtin_add_overflow(offset, length, &end) || end > INT64_MAX)
         return -EFBIG;
-    ssize_t fd = pin_to_write(upper, id);
+    ssize_t fd = pin_to_write(upper, id, true);
     if (fd < 0)
         return fd == IMG_WRITE_DECLINED ? IMG_DECLINED : (int)fd;
     int result = kill ? strip_set_id(upper, id, (int)fd, kill) : 0;
@@ -522,7 +560,7 @@ ssize_t img_copy_range(img_upper *upper, img_id from, uint64_t from_offset, img_
         length = INT_MAX & ~4095;
     if (from_offset > INT64_MAX - length || to_offset > INT64_MAX - length)
         return -EFBIG;
-    ssize_t fd = pin_to_write(upper, to);
+    ssize_t fd = pin_to_write(upper, to, true);
     if (fd < 0)
         return fd;
     ssize_t n = kill ? strip_set_id(upper, to, (int)fd, kill) : 0;

@@ -3,13 +3,14 @@
 #include "changeinner.h"
 
 #include "beneath.h"
+#include "harmless.h"
 
 #include <linux/limits.h>
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define OURS "trusted.overlay." /* see upper.py: with owners, the prefix is this one */
+#define OURS "trusted.overlay." /* see objects.py: with owners, the prefix is this one */
 #define XATTR_NAME_BYTES 512    /* an escaped name and its NUL */
 
 /* The name under which it is stored; false when it is too long for that. */
@@ -74,10 +75,15 @@ static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, 
     img_fd_path(fd, place);
     if (fstat(fd, &st) < 0)
         return -errno;
+    if (!S_ISDIR(st.st_mode))
+        st.st_mode |= img_harmless_bits(place);
     if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
-        st.st_mode &= ~(mode_t)S_ISGID;
-        if (chmod(place, st.st_mode & 07777) < 0)
-            return -errno;
+        uint32_t shown = st.st_mode, mode = shown & 07777 & ~(uint32_t)S_ISGID;
+        st.st_mode = mode;
+        int result = S_ISDIR(shown) ? (chmod(place, mode) < 0 ? -errno : 0)
+                                    : img_harmless_chmod(upper, place, shown, mode);
+        if (result < 0)
+            return result;
     }
     ssize_t n = getxattr(place, name, value, sizeof value);
     if (n < 0 && errno != ENODATA)
@@ -120,6 +126,16 @@ static void take_ctime(img_upper *upper, img_id id, int fd) {
     unlock(upper);
 }
 
+static int store(const img_upper *upper, const char *place, const char *name, const char *value,
+                 size_t len) {
+    if (strcmp(name, IMG_CAPABILITY) == 0)
+        return img_harmless_set_capability(upper, place, value, len);
+    if ((value ? setxattr(place, name, value, len, 0) : removexattr(place, name)) == 0)
+        return 0;
+    return errno == ENODATA && !value ? 0 /* the upper could not have it; only the tree has */
+                                      : -errno;
+}
+
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *raise) {
     char place[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
@@ -138,10 +154,7 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
     if (fd < 0)
         return fd;
     img_fd_path(fd, place);
-    result = value ? setxattr(place, stored, value, value_len, 0) : removexattr(place, stored);
-    result = result < 0 ? -errno : 0;
-    if (result == -ENODATA && !value)
-        result = 0; /* one that the upper could not have, and only the tree has */
+    result = store(upper, place, stored, value, value_len);
     if (result == 0)
         result = is_acl(stored) ? take_over_acl(upper, id, fd, stored, kill)
                                 : take_over(upper, id, name, len, value, value_len);

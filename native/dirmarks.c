@@ -26,7 +26,7 @@
 #define FUSE_OVERLAYFS "user.fuseoverlayfs."
 #define ESCAPED "overlay."
 #define CAPABILITY "security.capability"
-/* As fusemount/rootfs/upper.py keeps a user's own xattr of that name. */
+/* As fusemount/rootfs/objects.py keeps a user's own xattr of that name. */
 #define ESCAPED_OVERRIDE "imgmount.override_stat"
 #define OVERRIDE "user.containers.override_stat"
 #define BEGUN "imgmount" /* on the root of an upper of ours, which keeps owners in OVERRIDE */
@@ -189,6 +189,12 @@ static void take_held(img_dirmarks *marks, const char *at) {
         marks->capability_len = 0;
 }
 
+/* "4000", "2000" or "6000" */
+static void take_set_id(img_dirmarks *marks, const char *at) {
+    uint32_t bits;
+    marks->set_id = number(&at, 8, &bits) && !*at ? bits & (S_ISUID | S_ISGID) : 0;
+}
+
 static void take_mark(img_dirmarks *marks, const char *mark, const char *value, size_t len) {
     if (strcmp(mark, "opaque") == 0) {
         marks->opaque = len == 1 && value[0] == 'y';
@@ -204,6 +210,8 @@ static void take_mark(img_dirmarks *marks, const char *mark, const char *value, 
         marks->origin_len = len;
     } else if (strcmp(mark, "imgmount.special") == 0) {
         marks->special = device(value, &marks->special_major, &marks->special_minor);
+    } else if (strcmp(mark, "imgmount.set_id") == 0) {
+        take_set_id(marks, value);
     } else if (strcmp(mark, "imgmount.times") == 0) {
         take_times(marks, value);
     } else if (strcmp(mark, "imgmount.held") == 0) {
@@ -213,8 +221,9 @@ static void take_mark(img_dirmarks *marks, const char *mark, const char *value, 
 
 /* A user's xattr that would have meant something, were it obeyed. */
 static bool means_something(const char *name) {
-    static const char *const marks[] = {"opaque", "whiteout", "redirect", "metacopy",
-                                        "imgmount.special"};
+    static const char *const marks[] = {
+        "opaque",           "whiteout",        "redirect",           "metacopy",
+        "imgmount.special", "imgmount.set_id", "imgmount.capability"};
     const char *mark = behind(name, USER);
     if (!mark)
         return is_owner(name) || strcmp(name, FUSE_OVERLAYFS "opaque") == 0;
@@ -250,12 +259,18 @@ static int take(img_dirmarks *marks, const char *name, const char *value, size_t
         } else if (escaped) {
             (void)snprintf(own, sizeof own, "%s%s", prefix, escaped);
             name = own;
+        } else if (strcmp(mark, "imgmount.capability") == 0) {
+            if (marks->capable)
+                return 0;
+            name = CAPABILITY;
         } else {
             take_mark(marks, mark, value, len);
             return 0;
         }
     } else if (means_something(name)) {
         marks->disobeyed = true;
+    } else if (strcmp(name, CAPABILITY) == 0) {
+        marks->capable = true; /* it counts: the last value stays */
     }
     return img_xattr_set_put(&marks->xattrs, name, strlen(name), value, len, err);
 }
@@ -279,9 +294,9 @@ int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned ob
     char list[LIST_MAX], place[IMG_NAME_IN_BYTES];
     img_xattr_set_reset(&marks->xattrs);
     marks->opaque = marks->whiteout = marks->metacopy = marks->owned = false;
-    marks->timed = marks->held = marks->disobeyed = false;
+    marks->timed = marks->held = marks->disobeyed = marks->capable = false;
     marks->redirect_len = marks->origin_len = marks->capability_len = 0;
-    marks->special = marks->rdev_major = marks->rdev_minor = 0;
+    marks->special = marks->rdev_major = marks->rdev_minor = marks->set_id = 0;
     ssize_t n = list_of(fd, name, list);
     if (n < 0)
         return absent(errno) ? 0 : img_fail(err, errno, "its xattrs: %s", strerror(errno));

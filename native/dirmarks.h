@@ -8,6 +8,8 @@
  *   <P>metacopy           the contents are those that the layers below have
  *   <P>overlay.NAME       a user's own xattr <P>NAME, shown as that
  *   <P>imgmount.special   on an empty file: the device that the file stands for
+ *   <P>imgmount.set_id    of what is no directory: set-id bits, octal, that its mode lacks
+ *   <P>imgmount.capability    its security.capability, where it has no real one
  *   <P>imgmount.times     of a directory: its atime and mtime
  *   <P>imgmount.origin    of anything else: where the layers below have what was copied up
  *   <P>imgmount.held      of anything else: its mode, atime, mtime and capability
@@ -17,7 +19,7 @@
  *                         symlink, pipe, socket, block-MAJOR-MINOR or char-MAJOR-MINOR
  *   user.fuseoverlayfs.*  with IMG_MARKS_USER: opaque is obeyed, all are hidden
  *
- * The four of imgmount are those of fusemount/rootfs/upper.py, and mean the same: an upper may be
+ * Those of imgmount are those of fusemount/rootfs/objects.py, and mean the same: an upper may be
  * a layer of the next mount.  Which marks a layer's are, its caller says
  * (fusemount/layer/marks.py); all other xattrs are data.
  * Sources: kernel Documentation/filesystems/overlayfs.rst; containers/storage pkg/idtools;
@@ -52,12 +54,14 @@ typedef struct img_dirmarks {
     uint32_t uid, gid, mode, rdev_major, rdev_minor;
     uint32_t special; /* S_IFCHR or S_IFBLK, 0: none; with its own rdev */
     uint32_t special_major, special_minor;
-    bool timed; /* atime_ns and mtime_ns are those of the directory */
-    bool held;  /* held_mode, atime_ns and mtime_ns are those of the object that is none */
+    uint32_t set_id; /* of 06000 */
+    bool timed;      /* atime_ns and mtime_ns are those of the directory */
+    bool held;       /* held_mode, atime_ns and mtime_ns are those of the object that is none */
     uint32_t held_mode;
     int64_t atime_ns, mtime_ns;
     unsigned char capability[IMG_HELD_CAPABILITY_MAX];
     size_t capability_len; /* 0: none */
+    bool capable;          /* it has a real capability */
     bool disobeyed;        /* a user's mark was data */
     char redirect[4096];
     size_t redirect_len; /* 0: none */

@@ -152,6 +152,8 @@ static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
         e->rdev_minor = marks->special_minor;
     }
     e->kind = kind_of(e->mode);
+    if (e->kind != IMG_DIR && e->kind != IMG_SYMLINK)
+        e->mode |= marks->set_id;
     if (e->kind == IMG_DIR ? !marks->timed : !marks->held)
         return;
     if (e->kind != IMG_DIR)

@@ -31,14 +31,16 @@ img_upper *imgpy_upper_get(PyObject *obj) {
 /* ---- life --------------------------------------------------------------------------------- */
 
 static PyObject *upper_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"tree",    "upper_fd", "work_fd",     "read_only", "owners",
-                            "max_fds", "no_sync",  "inodes_last", NULL};
+    static char *names[] = {"tree",           "upper_fd",         "work_fd", "read_only",
+                            "owners",         "max_fds",          "no_sync", "inodes_last",
+                            "harmless_files", "harmless_devices", NULL};
     PyObject *tree_object;
-    int read_only, owners, no_sync, inodes_last;
+    int read_only, owners, no_sync, inodes_last, harmless_files, harmless_devices;
     img_upper_options options = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppIpp", names, &tree_object,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oii$ppIpppp", names, &tree_object,
                                      &options.upper_fd, &options.work_fd, &read_only, &owners,
-                                     &options.max_fds, &no_sync, &inodes_last))
+                                     &options.max_fds, &no_sync, &inodes_last, &harmless_files,
+                                     &harmless_devices))
         return NULL;
     img_tree *tree = imgpy_tree_get(tree_object);
     if (!tree)
@@ -47,6 +49,8 @@ static PyObject *upper_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     options.owners = owners;
     options.no_sync = no_sync;
     options.inodes_last = inodes_last;
+    options.harmless_files = harmless_files;
+    options.harmless_devices = harmless_devices;
     UpperObject *self = (UpperObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;

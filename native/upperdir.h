@@ -39,9 +39,10 @@ typedef struct img_upper_options {
     int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
     bool read_only;
     bool no_sync;     /* volatile: fsync does nothing */
-    bool owners;      /* files can be given away (prefix trusted.overlay.): see upper.py */
+    bool owners;      /* files can be given away (prefix trusted.overlay.): see objects.py */
     bool inodes_last; /* an object of the upper's file system has one st_ino as long as it is */
-    unsigned max_fds; /* descriptors kept, at most */
+    bool harmless_files, harmless_devices; /* harmless.h */
+    unsigned max_fds;                      /* descriptors kept, at most */
 } img_upper_options;
 
 /* Public for change.c and changeattr.c alone. */

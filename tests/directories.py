@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fusemount.layer import open_directories
-from fusemount.rootfs import RootFs, open_rootfs
+from fusemount.rootfs import RootFs, UpperOptions, open_rootfs
 
 
 @contextmanager
@@ -17,6 +17,7 @@ def view_of(
     upper: Path | None = None,
     work: Path | None = None,
     userxattr: bool = False,
+    options: UpperOptions | None = None,
 ) -> Iterator[RootFs]:
     """The view over these layers, bottom first; read-only without work."""
     with ExitStack() as stack:
@@ -25,7 +26,7 @@ def view_of(
             stack.callback(layer.close)
         view = open_rootfs(
             opened, upper=upper, work=work, read_only=work is None, keep_root=True,
-            userxattr=userxattr,
+            userxattr=userxattr, options=options,
         )  # fmt: skip
         stack.callback(view.close)
         yield view

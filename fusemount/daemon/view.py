@@ -5,14 +5,13 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusemount.beneath import by_root
 from fusemount.daemon.handover import await_upper
 from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
@@ -26,6 +25,7 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.harmless import Harmless
     from fusemount.sources import Image
 
 
@@ -98,7 +98,9 @@ def open_view(
         keep_root=options.overlay,
         owners=options.owners,
         userxattr=users,
-        options=UpperOptions(options.metacopy, options.redirect, options.volatile),
+        options=UpperOptions(
+            options.metacopy, options.redirect, options.volatile, harmless_for(options)
+        ),
         base=base,
         rebase=options.rebase,
         lock_places=directories.lock_places if scratch is None else (),
@@ -110,7 +112,7 @@ def open_view(
     if options.static_nlink:
         rootfs.tree.set_static_nlink()
     if rootfs.upper is not None and not options.read_only:
-        _warn_of(upper, options, kept=scratch is None)
+        _tell(upper, rootfs, options)
         with suppress(OSError):  # `diff` and `commit` then want --base
             keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
@@ -138,18 +140,28 @@ def _open_layers(
     return archived, unpacked
 
 
-def _warn_of(upper: Path | None, options: MountOptions, *, kept: bool) -> None:
+def harmless_for(options: MountOptions) -> Harmless:
+    """What of an upper stands in marks: what the flags of root's mount of an image forbid in it."""
+    from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
+
+    if options.overlay or not by_root():
+        return AS_THEY_ARE
+    return Harmless(files=not options.suid, devices=not options.dev)
+
+
+def _tell(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
+    from fusemount.rootfs.paths import brief
+
     if options.volatile:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
-    if upper and kept and not options.suid and os.geteuid() == 0 and open_to_all(upper):
-        LOGGER.warning("%s: every user can enter it, and set-id files and devices of the image "
-                       "are real there once they change (docs/security.md)", upper)  # fmt: skip
-
-
-def open_to_all(path: Path) -> bool:
-    """Whether every user may go into the directory, as far as its and its parents' modes say."""
-    real = Path(os.path.realpath(path))
-    return all(os.stat(place).st_mode & stat.S_IXOTH for place in (real, *real.parents))
+    harmed = rootfs.loaded.harmed
+    if harmed.made:
+        LOGGER.info("%s: %d set-id files, files with capabilities and devices stand in marks from "
+                    "now on (docs/security.md)", upper, harmed.made)  # fmt: skip
+    if harmed.left:
+        LOGGER.warning("%s: %d set-id files, files with capabilities or devices have names "
+                       "elsewhere too or are too deep, and are left as they are, for one %s", upper,
+                       harmed.left, brief(harmed.one_left))  # fmt: skip
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:

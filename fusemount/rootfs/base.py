@@ -6,7 +6,7 @@ moved, renamed, compressed anew or in another form of archive, it is the same.  
 for the layers where they are not known (an upper that an older version recorded).  Directories, and
 tars that were not verified, have no identity: another path is another base, the same path may be.
 
-The bytes are compact JSON in the xattr <P>imgmount.base of the upper's root (upper.py has <P>):
+The bytes are compact JSON in the xattr <P>imgmount.base of the upper's root (objects.py has <P>):
 
     {"image":"docker-archive:/srv/ubuntu.tar","id":"sha256:…","chain":"sha256:…",
      "platform":"linux/arm64","symlink-parents":"follow","sole":"yes"}

@@ -34,18 +34,17 @@ from contextlib import contextmanager, suppress
 
 from fusemount import _native
 from fusemount.beneath import fd_path
+from fusemount.rootfs.harmless import CAPABILITY
+from fusemount.rootfs.heldmarks import Held, format_held
 from fusemount.rootfs.names import changing, inside, moving
-from fusemount.rootfs.upper import (
-    CAPABILITY,
+from fusemount.rootfs.objects import (
     HELD,
     METACOPY,
     ORIGIN,
     REDIRECT,
-    Held,
     Owner,
-    Upper,
-    format_held,
 )
+from fusemount.rootfs.upper import Upper
 
 WHOLE = 2**63 - 1
 LINKS_MAX = 1 << 14  # names of one file: to link so many takes about a second
@@ -109,8 +108,8 @@ class CopyUp:
 
     @contextmanager
     def place(self, ino: int) -> Iterator[tuple[int, bytes]]:
-        """(its descriptor, b""), as upper.py takes a node's object, be it in the upper or without a
-        name. OSError with EIO: another object has been put in its place."""
+        """(its descriptor, b""), as objects.py takes a node's object, be it in the upper or without
+        a name. OSError with EIO: another object has been put in its place."""
         fd = self._native.object(ino)
         try:
             yield fd, b""
@@ -453,7 +452,9 @@ class CopyUp:
 
     def _held(self, ino: int) -> Held:
         attr = self._tree.getattr(ino)
-        capability = self._tree.getxattr(ino, CAPABILITY)
+        # a mark is not taken by writing
+        taken = not self._upper.harmless.files
+        capability = self._tree.getxattr(ino, CAPABILITY) if taken else None
         return Held(stat.S_IMODE(attr.mode), attr.atime_ns, attr.mtime_ns, capability)
 
     def restore(self, ino: int) -> None:

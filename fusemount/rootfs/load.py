@@ -17,6 +17,7 @@ from __future__ import annotations
 import stat
 
 from fusemount import _native
+from fusemount.rootfs.harmless import NONE_HARMED, make_harmless
 from fusemount.rootfs.loaded import Loaded, Mending, Unmatched
 from fusemount.rootfs.paths import upper_error
 from fusemount.rootfs.reading import DEPTH_MAX, ROOT, Object, Reader
@@ -227,13 +228,21 @@ def set_xattrs(tree: _native.Tree, ino: int, xattrs: dict[bytes, bytes]) -> None
 
 
 def load_upper(tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> Loaded:
-    """Lays the upper over the sealed tree. Raises UpperError, which names the object, or NoSpace.
+    """Lays the upper over the sealed tree; before, it is made harmless if it is to be and can be.
+    Raises UpperError, which names the object, NoSpace, or OSError.
 
     adopted: it may have been made over other layers, so its whiteouts stay, whatever they hide.
     """
     reader = Reader(tree, upper)
-    root = reader.read()
+    root, harmed = reader.read(), NONE_HARMED
+    if reader.powerful.objects and upper.work_fd >= 0:
+        harmed = make_harmless(upper, reader.powerful)
+        reader.release()
+        reader = Reader(tree, upper)
+        root = reader.read()
     loader = _Loader(tree, upper, reader, adopted)
     loader.lay(root)
     reader.release()
-    return Loaded(reader.redirects, loader.mending, loader.unmatched, loader.borrowed)
+    return Loaded(
+        reader.redirects, loader.mending, loader.unmatched, loader.borrowed, harmed=harmed
+    )

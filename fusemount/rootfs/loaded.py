@@ -6,6 +6,7 @@ from dataclasses import field
 from enum import Enum
 
 from fusemount.dataclass import dataclass
+from fusemount.rootfs.harmless import NONE_HARMED, Harmed
 from fusemount.rootfs.prefixed import Prefixed
 
 
@@ -47,6 +48,7 @@ class Loaded:
     unmatched: (how, parent, name); none where the layers are those that the upper was made over.
     borrowed: files whose contents are the layers', while their attributes are the upper's, and the
     size of those contents.  fresh: the upper was empty.
+    harmed: what it had of power over the host.
     """
 
     redirects: dict[int, bytes]
@@ -54,6 +56,7 @@ class Loaded:
     unmatched: list[tuple[Unmatched, int, bytes]] = field(default_factory=list)
     borrowed: list[tuple[int, int]] = field(default_factory=list)
     fresh: bool = False
+    harmed: Harmed = NONE_HARMED
 
 
 def nothing_loaded() -> Loaded:

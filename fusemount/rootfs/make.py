@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from fusemount import _native
 from fusemount.beneath import open_beneath
 from fusemount.dataclass import dataclass
+from fusemount.rootfs.harmless import SET_ID_BITS
 from fusemount.rootfs.names import inside
-from fusemount.rootfs.upper import ACL_DEFAULT, Owner, Upper
+from fusemount.rootfs.objects import ACL_DEFAULT, Owner
+from fusemount.rootfs.upper import Upper
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,16 @@ class Maker:
             os.close(fd)
 
     def _make(self, fd: int, name: bytes, mode: int, new: New) -> None:
+        """Without set-id bits, save for a directory's: _finish gives them."""
         if stat.S_ISREG(mode):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(name, flags, mode & 0o7777, dir_fd=fd))
+            os.close(os.open(name, flags, mode & 0o1777, dir_fd=fd))
         elif stat.S_ISDIR(mode):
             os.mkdir(name, mode & 0o7777, dir_fd=fd)
         elif stat.S_ISLNK(mode):
             os.symlink(new.target, name, dir_fd=fd)
         elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            os.mknod(name, mode, dir_fd=fd)
+            os.mknod(name, mode & ~SET_ID_BITS, dir_fd=fd)
         else:
             self._upper.make_node(fd, name, mode, new.rdev)
 

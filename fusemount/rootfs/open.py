@@ -114,7 +114,7 @@ def open_rootfs(
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(
         upper, work or beside, at=upper_fd, work_above=work_above, volatile=options.volatile,
-        userxattr=userxattr, lock_places=lock_places,
+        userxattr=userxattr, lock_places=lock_places, harmless=options.harmless,
     )  # fmt: skip
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")

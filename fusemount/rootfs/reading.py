@@ -16,21 +16,12 @@ from fusemount import _native
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
+from fusemount.rootfs.harmless import CAPABILITY, Found
+from fusemount.rootfs.heldmarks import parse_held, parse_times
+from fusemount.rootfs.objects import HELD, METACOPY, OPAQUE, ORIGIN, REDIRECT, TIMES, Owner
 from fusemount.rootfs.paths import Paths, brief, upper_error
 from fusemount.rootfs.prefixed import Prefixed, list_names
-from fusemount.rootfs.upper import (
-    CAPABILITY,
-    HELD,
-    METACOPY,
-    OPAQUE,
-    ORIGIN,
-    REDIRECT,
-    TIMES,
-    Owner,
-    Upper,
-    parse_held,
-    parse_times,
-)  # fmt: skip
+from fusemount.rootfs.upper import Upper
 
 ROOT = 1
 DEPTH_MAX = 4096  # directories; native/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
@@ -91,7 +82,8 @@ class Reader:
     """Works through lists, never by recursion: an upper may be as deep as its user likes.
 
     redirects: where the layers have a directory that shows elsewhere, by nodeid.  claimed: the
-    object that is a node of the layers, by nodeid.  release() must be called once all is applied.
+    object that is a node of the layers, by nodeid.  powerful: what is to be made harmless.
+    release() must be called once all is applied.
     """
 
     def __init__(self, tree: _native.Tree, upper: Upper) -> None:
@@ -99,6 +91,7 @@ class Reader:
         self.redirects: dict[int, bytes] = {}
         self.claimed: dict[int, tuple[int, int]] = {}
         self.prefixed: list[Prefixed] = []
+        self.powerful = Found()
         self._held: list[int] = []
         self._places = Paths(tree)
         # Of what has several names: all its names have the same, which may be 64 KiB.
@@ -197,6 +190,8 @@ class Reader:
             st, kind, rdev, upper.owner_of(st, stored), users,
             st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
         )  # fmt: skip
+        if upper.harmless.forbids(st, stored):
+            self.powerful.add(found)
         if stat.S_ISDIR(kind):
             self._take_times(found, stored)
             if parent:

@@ -17,7 +17,8 @@ import stat
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
-from fusemount.rootfs.upper import OPAQUE, REDIRECT, RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
+from fusemount.rootfs.objects import OPAQUE, REDIRECT
+from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
 
 
 class Renamer:

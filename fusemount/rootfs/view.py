@@ -29,20 +29,15 @@ from fusemount import _native
 from fusemount.beneath import trusted
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.harmless import AS_THEY_ARE, CAPABILITY, Harmless
 from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.loaded import Loaded, nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.mend import Mender
 from fusemount.rootfs.names import Names, changing
+from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
 from fusemount.rootfs.rename import Renamer
-from fusemount.rootfs.upper import (
-    ACL_ACCESS,
-    ACL_DEFAULT,
-    CAPABILITY,
-    RENAME_WHITEOUT,
-    Owner,
-    Upper,
-)
+from fusemount.rootfs.upper import RENAME_WHITEOUT, Upper
 
 _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 
@@ -80,12 +75,13 @@ class UpperOptions:
     metacopy: attributes of a file may come up without its data; redirect: directories of the layers
     are renamed by a redirect, which metacopy needs too; None: where the kernel's overlayfs follows
     what is marked so, which it does not in `user.overlay.`.  Who reads the upper as plain files
-    wants neither.  volatile: nothing is synced.
+    wants neither.  volatile: nothing is synced.  harmless: what of it stands in marks.
     """
 
     metacopy: bool | None = None
     redirect: bool | None = None
     volatile: bool = False
+    harmless: Harmless = AS_THEY_ARE
 
 
 def fail(number: int) -> NoReturn:
@@ -147,6 +143,8 @@ class RootFs:
             max_fds=kept_descriptors(),
             no_sync=options.volatile,
             inodes_last=upper.inodes_last,
+            harmless_files=upper.harmless.files,
+            harmless_devices=upper.harmless.devices,
         )
         self._copy = CopyUp(
             tree, upper, native, loaded.redirects,
@@ -462,11 +460,10 @@ class RootFs:
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.place(ino) as (at, rest):
-            self.upper.give(at, rest, Owner(uid, gid, mode))
             if chown and self.tree.getxattr(ino, CAPABILITY) is not None:
-                if self.upper.raw_xattr(at, rest, CAPABILITY) is not None:
-                    self.upper.remove_xattr(at, rest, CAPABILITY)
+                self.upper.remove_xattr(at, rest, CAPABILITY)
                 self.tree.setxattr(ino, CAPABILITY, None)
+            self.upper.give(at, rest, Owner(uid, gid, mode))
         # chmod changes an ACL's mask
         self._refresh(ino, acls=self.tree.getxattr(ino, ACL_ACCESS) is not None)
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from mounted import Command, mounted
 from fusemount.daemon.background import ended
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
-from fusemount.daemon.view import open_to_all
 
 
 @pytest.fixture(autouse=True)
@@ -316,17 +314,3 @@ def test_an_fstab_line(command: Command, busybox_image: Path, at: Path, tmp_path
     fstab.write_text(f"{busybox_image} {at} fuse.imgmount {words} 0 0\n")
     assert "nodev" in mount_8(command, tmp_path, at, "-T", fstab, at)
     assert (tmp_path / "u/x").exists()
-
-
-def test_an_upper_that_everybody_can_enter_is_told_of(
-    command: Command, busybox_image: Path, at: Path, tmp_path: Path
-) -> None:
-    assert not open_to_all(tmp_path)  # pytest's own directory is for one user
-    with TemporaryDirectory() as open_place:
-        os.chmod(open_place, 0o755)
-        log = tmp_path / "log"
-        for upper, told in ((Path(open_place, "upper"), 1), (tmp_path / "upper", 0)):
-            with mounted(command, busybox_image, at, "--upper", upper, "--log", log):
-                pass
-            said = f"{upper}: every user can enter it"
-            assert log.read_text().count(said) == told

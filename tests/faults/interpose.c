@@ -65,6 +65,14 @@ static void path_of_fd(int fd, char *out, size_t size) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, out, size - 1);
     out[n > 0 ? n : 0] = 0;
+    /* Of a mount of its own (rootfs/upperplace.py) the path begins at that mount's root, which is
+     * the directory that is watched. */
+    char rest[480];
+    if (shared && (!strncmp(out, "/upper", 6) || !strncmp(out, "/work", 5))) {
+        size_t len = strlen(shared->prefix);
+        snprintf(rest, sizeof rest, "%s", out + (len && shared->prefix[len - 1] == '/'));
+        snprintf(out, size, "%s%s", shared->prefix, rest);
+    }
 }
 
 /* The path that a call means, without asking for symlinks on the way. */

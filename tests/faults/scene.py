@@ -33,7 +33,9 @@ from fusemount.rootfs.dump import dump_lines
 TIME = 1_400_000_000_123_456_789  # of all that the layers have, and that cases set
 LONG_AGO = 1_500_000_000
 NOW = b"now"
-MODES = {"fast": "fastpath=on,threads=1", "pyfuse3": "fastpath=off"}
+MODES = {"fast": "fastpath=on,threads=1,suid,dev", "pyfuse3": "fastpath=off,suid,dev"}
+HARMLESS = "harmless"  # nosuid,nodev, as root's mounts of images are
+_OPTIONS = MODES | {HARMLESS: "fastpath=on,threads=1"}
 Fields = tuple[bytes, ...]
 Dump = dict[bytes, Fields]
 
@@ -96,7 +98,7 @@ class Scene:
         with is in `ended`. Raises AssertionError when it ended badly without a kill."""
         at = self.base / "mnt"
         pid = self._launcher.mount(
-            at, self.image, "--upper", self.upper, "--work", self.work, "-o", MODES[mode]
+            at, self.image, "--upper", self.upper, "--work", self.work, "-o", _OPTIONS[mode]
         )
         self.pid = pid
         try:

@@ -53,7 +53,9 @@ from fusemount.reference import (
 from fusemount.registry import credentials, replies
 from fusemount.registry.challenge import parse_challenges
 from fusemount.rootfs.base import recorded_base
-from fusemount.rootfs.upper import OVERRIDE_STAT, Upper, format_held, parse_held, parse_times
+from fusemount.rootfs.heldmarks import format_held, parse_held, parse_times
+from fusemount.rootfs.objects import OVERRIDE_STAT
+from fusemount.rootfs.upper import Upper
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.containers_storage import open_containers_storage

@@ -19,7 +19,7 @@ from treediff import tree_diff
 # no marks of renamed directories and of attributes alone; an image's upper does.
 HOW = {
     "lowerdir": "lowerdir={top}:{low},upperdir={upper},workdir={work}",
-    "dir": "upperdir={upper},workdir={work}",
+    "dir": "upperdir={upper},workdir={work},suid,dev",
 }
 
 

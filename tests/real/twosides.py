@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import shortening
@@ -69,18 +69,22 @@ class TwoSides:
             return str(e)
         return ""
 
+    def _mounted(self, case: Case) -> AbstractContextManager[Path]:
+        words = ("--upper", case.upper, "-o", "suid,dev")  # the kernel's own format
+        return mounted(self._command, self._image, case.mount, *words)
+
     def _run(self, case: Case, choose: Callable[[Known], Iterator[Step]]) -> None:
         run("cp", "-a", self._base / "plain", case.plain)
         steps = choose(case.known)
         going_on = True
         while going_on:
-            with mounted(self._command, self._image, case.mount, "--upper", case.upper):
+            with self._mounted(case):
                 case.compare("mounted")
                 case.check_numbers()
                 going_on = case.perform(steps)
                 case.compare("before unmounting")
                 case.note_numbers()
-        with mounted(self._command, self._image, case.mount, "--upper", case.upper):
+        with self._mounted(case):
             case.compare("mounted again")
             case.check_numbers()
         work = case.base / "kernel-work"

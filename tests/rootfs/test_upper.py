@@ -13,8 +13,9 @@ from tarwriter import TarWriter
 from fusemount.errors import UpperError
 from fusemount.rootfs import Caller, Change
 from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.objects import OVERRIDE_STAT, Owner
 from fusemount.rootfs.removal import remove_tree
-from fusemount.rootfs.upper import OVERRIDE_STAT, Owner, Upper
+from fusemount.rootfs.upper import Upper
 
 ROOT = Caller(0, 0)
 DEEP = 1500

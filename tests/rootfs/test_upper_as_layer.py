@@ -1,6 +1,6 @@
 """Law: an upper shows the same as the upper of a mount and as a layer of the next one.
 
-One object or mark of each line of the table in fusemount/rootfs/upper.py.
+One object or mark of each line of the table in fusemount/rootfs/objects.py.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from layers import rootfs_of
 from tarwriter import TarWriter
 
 from fusemount.rootfs import Caller, Change
-from fusemount.rootfs.upper import ACL_ACCESS, ACL_DEFAULT, OVERRIDE_STAT, Upper
+from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, OVERRIDE_STAT
+from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import kept_descriptors
 
 ROOT = Caller(0, 0)

@@ -1,0 +1,387 @@
+"""Law: one object of an upper on disk: its xattrs, marks, times, owner, and what it stands for.
+
+Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h):
+
+    whiteout        character device 0:0, or an empty file with xattr <P>whiteout when the
+                    directory says <P>opaque = "x"
+    opaque          directory with <P>opaque = "y"
+    redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
+    metacopy        file with <P>metacopy: its attributes alone; its data are the layers', at
+                    <P>redirect or at its own path
+    escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
+    ours            the root's <P>imgmount = "1": used before; <P>imgmount.base: base.py
+
+and marks of our own, which overlayfs hides and passes over:
+
+    <P>imgmount             on the root: this upper was begun
+    <P>imgmount.origin      "path/in/the/layers" of what was copied up, so that it is the same inode
+                            at the next mount; not on symlinks and devices where <P> is user's
+    <P>imgmount.volatile    on the root: the boot in which nothing was synced; beside it the work
+                            directory has overlayfs' own incompat/volatile
+    <P>imgmount.times       "atime mtime" in ns: the directory's, while a copy-up comes into it
+    <P>imgmount.held        "mode atime mtime capability" (octal, ns, ns, hex or "-"): the file's,
+                            while its data come
+    <P>imgmount.special     "char-MAJOR-MINOR": what an empty file stands for, since a device 0:0
+                            would be a whiteout, and where devices are kept harmless
+    <P>imgmount.set_id      "4000", "2000" or "6000": set-id bits of what is no directory, beside
+                            those that its mode has
+    <P>imgmount.capability  the value of its security.capability, if it has no real one
+
+The last two, and `special` for other devices than 0:0, are those of mounts that keep their upper
+harmless (harmless.py): all mounts understand them.
+
+<P> is `trusted.overlay.` or `user.overlay.`: uppermarks.py says which.
+Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
+stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep
+them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR-MINOR" or "block-…"
+there.
+
+Whoever can write to a directory of the upper may swap what is in it at any time. So an object is
+(its own descriptor, b""), which native/upperdir.h gives and has checked; or (a directory's
+descriptor, one name), which is not followed: of what is only read, and of the work directory, which
+is ours alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from contextlib import suppress
+
+from fusemount.beneath import fd_path, name_in
+from fusemount.dataclass import dataclass
+from fusemount.rootfs.harmless import (
+    AS_THEY_ARE,
+    CAPABILITY,
+    CAPABILITY_MARK,
+    SET_ID,
+    SET_ID_BITS,
+    Harmless,
+    check_capability,
+    format_bits,
+    parse_bits,
+)
+from fusemount.rootfs.uppermarks import ROOTS_WORD, TRUSTED, USER
+
+OVERRIDE_STAT = b"user.containers.override_stat"
+_ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own, which must not say who owns a file
+ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
+OPAQUE, REDIRECT, METACOPY = b"opaque", b"redirect", b"metacopy"
+ORIGIN, TIMES, HELD = b"imgmount.origin", b"imgmount.times", b"imgmount.held"
+SPECIAL = b"imgmount.special"
+_OVERRIDE = re.compile(
+    rb"(\d{1,10}):(\d{1,10}):([0-7]{1,6})(?::((?:char|block)-\d{1,10}-\d{1,10}))?(?::|$)"
+)
+_SPECIAL = re.compile(rb"(char|block)-(\d{1,10})-(\d{1,10})")
+_ID_MAX = 2**32 - 2
+_KINDS = {b"char": stat.S_IFCHR, b"block": stat.S_IFBLK}
+_LONG_MARK = 256  # bytes
+_CANNOT_OWN = (errno.EPERM, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns an object and how it may be used; mode is the 07777 part."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def _special(override: bytes | None) -> bytes:
+    """ ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR" of an owner that stands beside a device."""
+    parts = _OVERRIDE.match(override or b"")
+    return b":" + parts[4] if parts and parts[4] else b""
+
+
+class Objects:
+    """What is done with one object of an upper, whichever; Upper opens the upper.
+
+    Every method raises OSError as the system does.  prefix: <P>.
+    """
+
+    prefix: bytes
+    harmless: Harmless = AS_THEY_ARE
+    opens_all = False  # what an object's mode forbids we may do nevertheless
+
+    @property
+    def privileged(self) -> bool:
+        """Files can be given away, and devices made."""
+        return self.prefix == TRUSTED
+
+    @staticmethod
+    def _name_of(fd: int, path: bytes) -> bytes:
+        """An object for calls that take no descriptor: to be followed if path is empty."""
+        return name_in(fd, path) if path else fd_path(fd)
+
+    # ---- xattrs ---------------------------------------------------------------------------
+
+    def encode(self, name: bytes) -> bytes:
+        """The name under which a user's xattr is stored."""
+        if name == CAPABILITY and self.harmless.files:
+            return self.prefix + CAPABILITY_MARK
+        if name.startswith(self.prefix):
+            return self.prefix + b"overlay." + name[len(self.prefix) :]
+        if name == OVERRIDE_STAT and self.prefix == USER:
+            return self.prefix + _ESCAPED_OVERRIDE
+        return name
+
+    def decode(self, name: bytes) -> bytes | None:
+        """The user's name of a stored xattr; None for those that are overlayfs' or ours."""
+        if self.prefix == USER and name in (OVERRIDE_STAT, ROOTS_WORD):
+            return None
+        if name.startswith(self.prefix):
+            rest = name[len(self.prefix) :]
+            if rest == _ESCAPED_OVERRIDE:
+                return OVERRIDE_STAT
+            if rest == CAPABILITY_MARK:
+                return CAPABILITY
+            return self.prefix + rest[8:] if rest.startswith(b"overlay.") else None
+        return name
+
+    def raw_xattr(self, fd: int, path: bytes, name: bytes) -> bytes | None:
+        try:
+            return os.getxattr(self._name_of(fd, path), name, follow_symlinks=not path)
+        except OSError as e:
+            if e.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                return None
+            raise
+
+    def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        """All xattrs of an object, as they are stored; not what goes while they are read."""
+        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=not path)
+        found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
+        return {name: value for name, value in found if value is not None}
+
+    def users(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Those that are the user's, under their own names."""
+        named = ((self.decode(name), value) for name, value in stored.items())
+        users = {name: value for name, value in named if name is not None}
+        if CAPABILITY in stored:  # which counts, beside a mark
+            users[CAPABILITY] = stored[CAPABILITY]
+        return users
+
+    def xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        """The user's xattrs of an object, under their own names."""
+        return self.users(self.stored(fd, path))
+
+    def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
+        if name == CAPABILITY and self.harmless.files:
+            check_capability(value)
+        place = self._name_of(fd, path)
+        os.setxattr(place, self.encode(name), value, follow_symlinks=not path)
+        if name == CAPABILITY:  # as real or in its mark
+            self._take(fd, path, CAPABILITY if self.harmless.files else self._capability_mark)
+
+    def remove_xattr(self, fd: int, path: bytes, name: bytes) -> None:
+        if name == CAPABILITY:
+            self._take(fd, path, self._capability_mark)
+            self._take(fd, path, CAPABILITY)
+        else:
+            os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=not path)
+
+    @property
+    def _capability_mark(self) -> bytes:
+        return self.prefix + CAPABILITY_MARK
+
+    def _take(self, fd: int, path: bytes, name: bytes) -> None:
+        """Removes an xattr, by its stored name, from what may not or cannot have it."""
+        if self.raw_xattr(fd, path, name) is not None:
+            os.removexattr(self._name_of(fd, path), name, follow_symlinks=not path)
+
+    def set_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
+        """Sets <P>mark (opaque, redirect)."""
+        place = self._name_of(fd, path)
+        os.setxattr(place, self.prefix + mark, value, follow_symlinks=not path)
+
+    def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
+        """The same, unless such an object cannot have it: user xattrs are for files and
+        directories, and a long path may find no room among others (ext4 has one block for all)."""
+        try:
+            self.set_mark(fd, path, mark, value)
+        except OSError as e:
+            long = len(value) > _LONG_MARK and e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
+            cannot = not self.privileged and e.errno in (errno.EPERM, errno.EOPNOTSUPP)
+            if not long and not cannot:
+                raise
+
+    def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
+        """Takes a mark away that may not be there."""
+        try:
+            os.removexattr(self._name_of(fd, path), self.prefix + mark, follow_symlinks=not path)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+
+    def mark(self, fd: int, path: bytes, mark: bytes) -> bytes | None:
+        return self.raw_xattr(fd, path, self.prefix + mark)
+
+    # ---- times ----------------------------------------------------------------------------
+
+    def mark_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """A directory is about to be changed in a way that does not show."""
+        self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+
+    def settle_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """It was, and looks as it did."""
+        self.set_times(fd, path, atime_ns, mtime_ns)
+        self.remove_mark(fd, path, TIMES)
+
+    def set_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        place = self._name_of(fd, path)
+        os.utime(place, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
+
+    # ---- owners ---------------------------------------------------------------------------
+
+    def owner(self, fd: int, path: bytes, st: os.stat_result) -> Owner:
+        """Owner and mode of an object, from where they are kept."""
+        name = self.prefix + SET_ID if self.privileged else OVERRIDE_STAT
+        has_none = stat.S_ISDIR(st.st_mode) and self.privileged
+        kept = None
+        if not has_none and not stat.S_ISLNK(st.st_mode):
+            kept = self.raw_xattr(fd, path, name)
+        return self.owner_of(st, {name: kept} if kept else {})
+
+    def owner_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> Owner:
+        """The same, where the xattrs are known."""
+        kept = b"" if self.privileged else stored.get(OVERRIDE_STAT, b"")
+        if parts := _OVERRIDE.match(kept):
+            uid, gid, mode = int(parts[1]), int(parts[2]), int(parts[3], 8)
+            if max(uid, gid) <= _ID_MAX:
+                return Owner(uid, gid, mode & 0o7777)
+        bits = 0
+        if self.privileged and not stat.S_ISDIR(st.st_mode):
+            bits = parse_bits(stored.get(self.prefix + SET_ID))
+        return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode) | bits)
+
+    def kind_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> tuple[int, int]:
+        """(S_IFMT, dev_t) of what an object is, or stands for."""
+        if stat.S_ISREG(st.st_mode) and not st.st_size:
+            kept = stored.get(self.prefix + SPECIAL)
+            if kept is None and not self.privileged:
+                parts = _OVERRIDE.match(stored.get(OVERRIDE_STAT, b""))
+                kept = parts and parts.group(4)
+            if kept and (parts := _SPECIAL.fullmatch(kept)):
+                major, minor = int(parts[2]), int(parts[3])
+                if major < 1 << 12 and minor < 1 << 20:  # Linux' dev_t
+                    return _KINDS[parts[1]], os.makedev(major, minor)
+        return stat.S_IFMT(st.st_mode), st.st_rdev
+
+    def make_node(self, fd: int, name: bytes, mode: int, rdev: int) -> None:
+        """mknod(2) in the work directory, of what the system or overlayfs will not have too; set-id
+        bits are give()'s."""
+        device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        whiteout = stat.S_ISCHR(mode) and rdev == 0
+        mode &= ~SET_ID_BITS
+        if not whiteout and not (device and self.harmless.devices):
+            try:
+                os.mknod(name, mode, rdev, dir_fd=fd)
+                return
+            except PermissionError:
+                if self.privileged or not device:
+                    raise
+        os.mknod(name, stat.S_IFREG | stat.S_IMODE(mode), dir_fd=fd)
+        word = b"char" if stat.S_ISCHR(mode) else b"block"
+        value = b"%s-%d-%d" % (word, os.major(rdev), os.minor(rdev))
+        if whiteout or self.privileged:
+            self.set_mark(fd, name, SPECIAL, value)
+        else:
+            # give() puts owner and mode before it
+            self._set_override(fd, name, b"0:0:0600:" + value)
+
+    def _set_override(self, fd: int, path: bytes, value: bytes) -> None:
+        place = self._name_of(fd, path)
+        os.setxattr(place, OVERRIDE_STAT, value, follow_symlinks=not path)
+
+    def _chmod(self, fd: int, path: bytes, mode: int) -> None:
+        os.chmod(self._name_of(fd, path), mode, follow_symlinks=not path)
+
+    def give(self, fd: int, path: bytes, owner: Owner) -> None:
+        """chown and chmod, in that order since chown drops set-id bits; kept beside the object
+        where the system does not let it go."""
+        place, follow = self._name_of(fd, path), not path
+        st = os.stat(place, follow_symlinks=follow)
+        link, directory = stat.S_ISLNK(st.st_mode), stat.S_ISDIR(st.st_mode)
+        marked = self.privileged and not link and not directory
+        had = parse_bits(self.mark(fd, path, SET_ID)) if marked else 0
+        override = False
+        if (st.st_uid, st.st_gid) != (owner.uid, owner.gid):
+            try:
+                if had:
+                    self._set_bits(fd, path, 0)
+                os.chown(place, owner.uid, owner.gid, follow_symlinks=follow)
+            except OSError as e:
+                if e.errno not in _CANNOT_OWN or self.privileged:
+                    if had:
+                        self._set_bits(fd, path, had)
+                    raise
+                override = True
+            else:
+                had = 0
+        if link:
+            return
+        if not self.privileged:
+            self._give_unprivileged(fd, path, owner, st, override)
+        elif not marked:
+            self._chmod(fd, path, owner.mode)
+        else:
+            self._chmod_marked(fd, path, owner.mode, stat.S_IMODE(st.st_mode), had)
+
+    def mark_bits(self, fd: int, path: bytes, st: os.stat_result, bits: int) -> None:
+        """Set-id bits stand beside the object, which has them still."""
+        if self.privileged:
+            self._set_bits(fd, path, self.owner(fd, path, st).mode & SET_ID_BITS | bits)
+        else:
+            self._keep_override(fd, path, self.owner(fd, path, st))
+
+    def _set_bits(self, fd: int, path: bytes, bits: int) -> None:
+        if bits:
+            self.set_mark(fd, path, SET_ID, format_bits(bits))
+        else:
+            self.remove_mark(fd, path, SET_ID)
+
+    def _chmod_marked(self, fd: int, path: bytes, mode: int, was: int, had: int) -> None:
+        """What goes, the mode, what comes (native/harmless.h, which does the same).
+
+        was: the real mode.  had: the bits that the mark has.
+        """
+        bits = mode & SET_ID_BITS if self.harmless.files else 0
+        if had & ~bits:
+            self._set_bits(fd, path, had & bits)
+        try:
+            self._chmod(fd, path, mode & ~bits)
+            if bits & ~had:
+                self._set_bits(fd, path, bits)
+        except OSError:
+            with suppress(OSError):
+                self._chmod(fd, path, was)
+                self._set_bits(fd, path, had)
+            raise
+
+    def _give_unprivileged(
+        self, fd: int, path: bytes, owner: Owner, st: os.stat_result, override: bool
+    ) -> None:
+        # The daemon must be able to open what it serves, so its own rights stay on the object.
+        mine = 0 if self.opens_all else 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
+        if self.harmless.files and stat.S_ISREG(st.st_mode) and owner.mode & SET_ID_BITS:
+            override = True
+        self._chmod(fd, path, (owner.mode & ~0o6000 if override else owner.mode) | mine)
+        before = self.raw_xattr(fd, path, OVERRIDE_STAT)
+        if override or _special(before) or owner.mode & mine != mine:
+            self._keep_override(fd, path, owner)
+        elif before is not None:
+            os.removexattr(self._name_of(fd, path), OVERRIDE_STAT, follow_symlinks=not path)
+
+    def _keep_override(self, fd: int, path: bytes, owner: Owner) -> None:
+        special = _special(self.raw_xattr(fd, path, OVERRIDE_STAT))
+        kept = b"%d:%d:0%o%s" % (owner.uid, owner.gid, owner.mode, special)
+        self._set_override(fd, path, kept)
+
+    def is_whiteout(self, st: os.stat_result, stored: dict[bytes, bytes]) -> bool:
+        if stat.S_ISCHR(st.st_mode):
+            return st.st_rdev == 0
+        if stat.S_ISREG(st.st_mode) and st.st_size == 0:
+            return self.prefix + b"whiteout" in stored
+        return False
