@@ -57,13 +57,13 @@ def commit(
         changed = open_changed(asked, directories, progress, warn, stack)
         if options.target is not None:
             _check_apart(options.target, changed)
-        writer = _writer(options, directories, progress)
+        writer = _writer(options, directories, asked.image_options.unpack, progress)
         with writer:
             return _write(writer, changed, options, compression, asked.image_options.unpack, warn)
 
 
 def _writer(
-    options: CommitOptions, directories: Directories, progress: Progress
+    options: CommitOptions, directories: Directories, unpack: UnpackLimit, progress: Progress
 ) -> ImageWriter | StoreWriter:
     from fusemount.imagename import parse_name
     from fusemount.sources.writing import ImageWriter
@@ -71,8 +71,8 @@ def _writer(
     from fusemount.transfer.storewriter import StoreWriter
 
     if options.target is not None:
-        return ImageWriter(options.target, progress)
-    store = Store(directories.store, create=True)
+        return ImageWriter(options.target, progress, unpack)
+    store = Store(directories.store, create=True, unpack=unpack)
     return StoreWriter(store, [parse_name(options.name).tagged()], progress)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fusemount.budget import Budget
 from fusemount.codec import MAGIC_BYTES, PIECE, Compression, compressor, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -28,7 +29,7 @@ from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
 from fusemount.layer.decode import Beside, StretchReader, read_at
 from fusemount.layer.progress import Progress
 from fusemount.reference import normalised_name
-from fusemount.settings import Platform
+from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
 
 FORMS = ("oci-archive", "docker-archive", "oci")
@@ -71,8 +72,11 @@ class ImageWriter:
     Raises NoSpace, ImgmountError; VerificationFailed where a layer's bytes are not what they were.
     """
 
-    def __init__(self, target: Target, progress: Progress) -> None:
-        self._form, self._progress = target.form, progress
+    def __init__(
+        self, target: Target, progress: Progress, unpack: UnpackLimit = UNPACK_LIMIT
+    ) -> None:
+        """unpack: what layers that are made again may come to together."""
+        self._form, self._progress, self._budget = target.form, progress, Budget(unpack)
         layout = LayoutOutput(target.path) if target.form == "oci" else None
         self._layout = layout
         self._output: Output = layout or ArchiveOutput(target.path)
@@ -108,10 +112,13 @@ class ImageWriter:
         return WrittenLayer(diff_id, blob.digest, blob.size, compression)
 
     def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
-        """A layer of another image, made of what its store unpacked; as add_layer()."""
+        """A layer of another image, made of what its store unpacked; as add_layer().
+
+        Raises MalformedImage beyond the limit: its files may be sparse.
+        """
         self._progress.start(f"writing {layer.description}", layer.size)
         try:
-            written = self.add_layer(self._counted(layer.tar()), compression)
+            written = self.add_layer(self._counted(layer), compression)
         finally:
             self._progress.finish()
         if written.diff_id != layer.diff_id:
@@ -121,8 +128,11 @@ class ImageWriter:
             )
         return written
 
-    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
+    def _counted(self, layer: UnpackedLayer) -> Iterator[bytes]:
+        made = 0
+        for piece in layer.tar():
+            made += len(piece)
+            self._budget.spend(layer.description, len(piece), made)
             self._progress.advance(len(piece))
             yield piece
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -16,9 +17,10 @@ from oracle import run
 from tarwriter import TarWriter
 
 from fusemount.codec import Compression
-from fusemount.errors import ImgmountError, UsageError, VerificationFailed
-from fusemount.layer import OpenLayer, SilentProgress, open_layers
-from fusemount.settings import Directories, ImageOptions
+from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage, UsageError, VerificationFailed
+from fusemount.layer import OpenLayer, SilentProgress, UnpackedLayer, open_layers
+from fusemount.settings import Directories, ImageOptions, UnpackLimit
 from fusemount.sources import Image
 from fusemount.sources.writing import FORMS, ImageWriter, Target, WrittenLayer, parse_target
 
@@ -208,3 +210,20 @@ def test_targets(text: str, form: str | None, target: tuple[str, str]) -> None:
 def test_bad_targets(text: str, form: str | None) -> None:
     with pytest.raises(UsageError):
         parse_target(text, form)
+
+
+def test_a_layer_that_is_made_again_has_a_limit(tmp_path: Path) -> None:
+    """What a store says of its sparse file, a user may have written there."""
+    said = b'{"type":1,"name":"f","size":%d}' % (1 << 40)
+    (tmp_path / "split.gz").write_bytes(gzip.compress(said))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/f").write_text("")
+    os.truncate(tmp_path / "tree/f", 1 << 40)
+    layer = UnpackedLayer(
+        Digest("sha256:" + "0" * 64), 1, tmp_path / "tree", tmp_path / "split.gz", "the layer"
+    )
+    target = Target("oci-archive", tmp_path / "out")
+    with ImageWriter(target, SilentProgress(), UnpackLimit(1 << 22, 0)) as writer:
+        with pytest.raises(MalformedImage, match=r"the layer: .* 4 MiB, the limit"):
+            writer.rebuild_layer(layer, Compression.NONE)
+    assert not (tmp_path / "out").exists()
