@@ -1,32 +1,30 @@
 """Law: a walk through a directory tree of any depth: each directory is opened from the one above,
 by one name, and few stay open.
 
-Each step costs the same at any depth.  On the way up, a directory that was closed meanwhile is
-opened as ".." of the one that is left, if that is still the same inode, since somebody may have
-moved directories meanwhile; else by its whole path.
+A directory that was closed meanwhile is opened again when the walk goes on from there, by its path,
+with those above it that may stay open: so that costs each level little.  ".." is no way back:
+somebody may have moved a directory, and in a mount of a part of a file system it costs the depth.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from fusemount.beneath import open_beneath
 from fusemount.dataclass import dataclass
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-KEPT = 64  # descriptors
+KEPT = 128  # descriptors
 
 
 @dataclass
 class _Level:
     name: bytes
     fd: int
-    key: tuple[int, int]
 
 
 class Descent:
-    """A context manager; fd: of the directory where the walk is. Methods raise OSError."""
+    """A context manager. Methods raise OSError."""
 
     def __init__(self, top: int) -> None:
         """top: the descriptor of the topmost directory, which stays the caller's."""
@@ -39,48 +37,46 @@ class Descent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for level in self._levels[self._first_open :]:
-            _close(level)
+        self._close_from(self._first_open)
 
     @property
     def fd(self) -> int:
+        """Of the directory where the walk is, after down()."""
         return self._levels[-1].fd
 
-    def down(self, name: bytes) -> int:
+    def down(self, name: bytes) -> None:
         """Goes into a directory; after an error the walk is where it was."""
-        return self._push(name, open_beneath(self.fd, name, _DIRECTORY))
+        if self.fd < 0:
+            self._open_again()
+        self._push(name, open_beneath(self.fd, name, _DIRECTORY))
 
     def up(self) -> None:
-        """Goes back; after an error nothing more can be opened from there, only left."""
-        left = self._levels.pop()
-        here = self._levels[-1]
-        try:
-            if here.fd < 0:
-                here.fd = self._again(left.fd, here)
-        finally:
-            _close(left)
-            self._first_open = min(self._first_open, len(self._levels) - 1)
+        self._close_from(len(self._levels) - 1)
+        self._levels.pop()
 
-    def _push(self, name: bytes, fd: int) -> int:
-        st = os.fstat(fd)
-        self._levels.append(_Level(name, fd, (st.st_dev, st.st_ino)))
+    def _push(self, name: bytes, fd: int) -> None:
+        self._levels.append(_Level(name, fd))
         if len(self._levels) - self._first_open > KEPT:
-            _close(self._levels[self._first_open])
+            os.close(self._levels[self._first_open].fd)
+            self._levels[self._first_open].fd = -1
             self._first_open += 1
-        return fd
 
-    def _again(self, below: int, level: _Level) -> int:
-        if below >= 0:
-            with suppress(OSError):  # it was removed
-                fd = os.open("..", _DIRECTORY | os.O_NOFOLLOW, dir_fd=below)
-                st = os.fstat(fd)
-                if (st.st_dev, st.st_ino) == level.key:
-                    return fd
-                os.close(fd)
-        return open_beneath(self._top, b"/".join(at.name for at in self._levels[1:]), _DIRECTORY)
+    def _open_again(self) -> None:
+        first = max(0, len(self._levels) - KEPT)
+        path = b"/".join(level.name for level in self._levels[1 : first + 1])
+        fd = open_beneath(self._top, path, _DIRECTORY)
+        self._first_open = first
+        self._levels[first].fd = fd
+        try:
+            for level in self._levels[first + 1 :]:
+                level.fd = fd = open_beneath(fd, level.name, _DIRECTORY)
+        except OSError:
+            self._close_from(first)
+            raise
 
-
-def _close(level: _Level) -> None:
-    if level.fd >= 0:
-        os.close(level.fd)
-        level.fd = -1
+    def _close_from(self, first: int) -> None:
+        for level in self._levels[first:]:
+            if level.fd >= 0:
+                os.close(level.fd)
+                level.fd = -1
+        self._first_open = min(self._first_open, first)

@@ -114,7 +114,7 @@ class Reader:
                     continue
                 todo.pop()
                 if todo:
-                    self._leave(walk, todo[-1])
+                    walk.up()
         return root
 
     def release(self) -> None:
@@ -130,17 +130,6 @@ class Reader:
                 raise upper_error(self._upper.path, child.path, error) from error
             child.gone = True
         return not child.gone
-
-    def _leave(self, walk: Descent, left: list[Object]) -> None:
-        """left: the directories that are still to be entered from where the walk comes to."""
-        try:
-            walk.up()
-        except OSError as error:
-            if left and not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
-                raise upper_error(self._upper.path, left[-1].path, error) from error
-            for child in left:
-                child.gone = True
-            left.clear()
 
     def _directory(self, fd: int, here: Object) -> list[Object]:
         """Reads what is in a directory; returns the directories among it, the first last."""

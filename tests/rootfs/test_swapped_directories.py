@@ -148,7 +148,7 @@ def test_a_directory_that_went_is_not_there(
 def test_a_directory_that_is_moved_while_it_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("fusemount.rootfs.descent.KEPT", 1)  # so ".." is gone back
+    monkeypatch.setattr("fusemount.rootfs.descent.KEPT", 1)  # so it is opened again
     lines = read_while(
         monkeypatch, tmp_path, b"sub", lambda p: (p / "d").rename(p.parent.parent / "elsewhere")
     )
