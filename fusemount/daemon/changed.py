@@ -20,6 +20,7 @@ from fusemount.daemon.identity import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.registry import Record
+from fusemount.daemon.upperpath import open_place
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
 from fusemount.reference import Reference, parse_reference
@@ -66,9 +67,11 @@ class Changed:
 
 @dataclass(frozen=True)
 class _Place:
-    """record: of the mount whose upper it is, None where none is mounted."""
+    """record: of the mount whose upper it is, None where none is mounted.  fd: of the upper, which
+    nobody looks up by its path again."""
 
     upper: Path
+    fd: int
     record: Record | None
 
 
@@ -83,12 +86,12 @@ def open_changed(
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import open_image
 
-    found = _find(asked.place, directories)
+    found = _find(asked.place, directories, stack)
     if found.record is not None:
         _write_out(found.record)
     live, users = found.record is not None, asked.image_options.marks.overlay
     places = directories.lock_places
-    upper = Upper(found.upper, None, live=live, userxattr=users, lock_places=places)
+    upper = Upper(found.upper, None, at=found.fd, live=live, userxattr=users, lock_places=places)
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
@@ -123,8 +126,9 @@ def open_changed(
     return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
 
 
-def _find(place: Path, directories: Directories) -> _Place:
-    """Raises MountpointError: a mount that is not ours to read, or has no upper; UpperError."""
+def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
+    """The stack closes the descriptor. Raises MountpointError: a mount that is not ours to read, or
+    has no upper; UpperError."""
     target = resolve(place)
     entry = mount_at(target)
     record = registry.find(directories.runtime, entry) if entry else None
@@ -133,14 +137,18 @@ def _find(place: Path, directories: Directories) -> _Place:
     if record is not None:
         if record.upper is None:
             raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
-        return _Place(Path(record.upper), record if record.alive else None)
+        upper, fd, _ = open_place(Path(record.upper), make=False)
+        stack.callback(os.close, fd)
+        return _Place(upper, fd, record if record.alive else None)
     if not target.is_dir():
         raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
+    upper, fd, _ = open_place(place, make=False)
+    stack.callback(os.close, fd)
     for mounted in registry.listing(directories.runtime):
-        upper = mounted.record.upper
-        if upper is not None and resolve(Path(upper)) == target and mounted.record.alive:
-            return _Place(target, mounted.record)
-    return _Place(target, None)
+        recorded = mounted.record.upper
+        if recorded is not None and resolve(Path(recorded)) == upper and mounted.record.alive:
+            return _Place(upper, fd, mounted.record)
+    return _Place(upper, fd, None)
 
 
 def _write_out(record: Record) -> None:

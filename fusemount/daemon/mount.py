@@ -28,7 +28,8 @@ from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.registry import Record
 from fusemount.daemon.serving import serve_mount
-from fusemount.daemon.view import View, check_apart, hold_image, open_view
+from fusemount.daemon.upperplaces import check_apart
+from fusemount.daemon.view import View, hold_image, open_view
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference

@@ -33,8 +33,9 @@ from fusemount.daemon.mount import mount_request
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.sandbox import DIRECTORIES, FILES, Sandbox
 from fusemount.daemon.serving import serve_mount
+from fusemount.daemon.upperplaces import fresh_scratch
 from fusemount.daemon.userns import enter_user_namespace
-from fusemount.daemon.view import fresh_scratch, hold_image, open_view
+from fusemount.daemon.view import hold_image, open_view
 from fusemount.errors import ImgmountError, NotPermitted, UsageError
 from fusemount.reference import STORE, Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions

@@ -5,7 +5,6 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.beneath import by_root
-from fusemount.daemon import registry
 from fusemount.daemon.handover import await_upper
 from fusemount.daemon.identity import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.scratch import Scratch, create_scratch, sweep
-from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.scratch import Scratch
+from fusemount.daemon.upperplaces import Made, check_no_layer, open_upper, remountable
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, UpperError
+from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
@@ -45,12 +43,12 @@ class View:
     rootfs: RootFs
     upper: Path | None
     scratch: Scratch | None
-    made: list[Path]
+    made: Made
     dropped: list[tuple[bytes, str]]
     directories: bool
 
     def settle(self) -> None:
-        self.made.clear()
+        self.made.stay()
         # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
         # is off, beside the daemon that ends: a file made there then would make that fail.
         self.rootfs.told = not self.directories
@@ -77,22 +75,24 @@ def open_view(
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     beside()
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
-    made: list[Path] = []
-    stack.callback(_take_back, made)
-    upper, upper_fd, work, scratch = _open_upper(options, directories, stack, made)
-    if upper and not scratch:
-        _check_no_layer({"upper": upper, "work directory": work}, image)
-        await_upper(upper, directories)
+    made = Made()
+    stack.callback(made.take_back)
+    places = open_upper(options, directories, stack, made)
+    upper, scratch = places.upper, places.scratch
     follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
-    if upper and not scratch:
-        follow = follows_symlink_parents(upper, options.follow_symlink_parents, userxattr=users)
+    if upper and places.upper_fd is not None:
+        check_no_layer(places, unpacked)
+        await_upper(upper, directories)
+        asked = options.follow_symlink_parents
+        follow = follows_symlink_parents(upper, places.upper_fd, asked, userxattr=users)
     base = base_of(reference, image_options, follow, image, archived)
     base = replace(base, moves=options.overlay)
     rootfs = open_rootfs(
         [*archived, *unpacked],
         upper=upper,
-        upper_fd=upper_fd,
-        work=work,
+        upper_fd=places.upper_fd,
+        work=places.work,
+        work_above=places.work_above,
         read_only=options.read_only and not remountable(options),
         follow_symlink_parents=follow,
         keep_root=options.overlay,
@@ -181,94 +181,3 @@ def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
         lease.hold([*known, *layers])
     except ImgmountError as error:
         LOGGER.warning("%s: not told to the store: %s", image.source, error)
-
-
-def _open_upper(
-    options: MountOptions, directories: Directories, stack: ExitStack, made: list[Path]
-) -> tuple[Path | None, int | None, Path | None, Scratch | None]:
-    """The user's own directory (path and descriptor), or a fresh one; a read-only mount without one
-    has none."""
-    if options.upper:
-        looked_at = options.read_only and not remountable(options)
-        upper, fd, is_new = open_place(options.upper, make=not looked_at)
-        stack.callback(os.close, fd)
-        if is_new:
-            made.append(upper)
-        if looked_at:
-            return upper, fd, None, None
-        work = _work_directory(_work_for(upper, options), made)
-        if not (work / "work").exists():
-            made.append(work / "work")  # rootfs makes it
-        return upper, fd, work, None
-    if options.read_only:
-        return None, None, None, None
-    scratch = fresh_scratch(directories, stack)
-    if options.keep:
-        scratch.keep()
-    return scratch.upper, None, scratch.work, scratch
-
-
-def remountable(options: MountOptions) -> bool:
-    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
-    rw later, where their file system lets them be written."""
-    places = (options.upper, options.work) if options.overlay else (None,)
-    return all(place is not None and os.access(place, os.W_OK) for place in places)
-
-
-def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
-    """A scratch that goes with the stack; what a power cut left of others goes first."""
-    recorded = [Path(m.record.scratch) for m in registry.listing(directories.runtime)
-                if m.record.scratch]  # fmt: skip
-    sweep(directories.state, recorded)
-    scratch = create_scratch(directories.state)
-    stack.callback(scratch.release)
-    return scratch
-
-
-def _work_for(upper: Path, options: MountOptions) -> Path:
-    return options.work or upper.with_name(f".{upper.name}.imgmount-work")
-
-
-def _check_no_layer(places: dict[str, Path | None], image: Image) -> None:
-    """What is written to a directory of the layers would change what is below it."""
-    for what, place in places.items():
-        for layer in image.directories if place is not None else ():
-            if place is not None and os.path.samefile(place, layer):
-                raise UpperError(f"{place}: the {what} is a layer of this mount too")
-
-
-def _work_directory(path: Path, made: list[Path]) -> Path:
-    """Made when only its last component is missing; a symlink is left for rootfs/upper.py to
-    refuse."""
-    path = Path(os.path.realpath(path.parent), path.name)
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError as error:
-        if not path.is_dir():
-            raise UpperError(f"{path}: not a directory") from error
-    except OSError as error:
-        raise UpperError(f"{path}: {os.strerror(error.errno or 0)}") from error
-    else:
-        made.append(path)
-    return path
-
-
-def _take_back(made: list[Path]) -> None:
-    for path in reversed(made):
-        with suppress(OSError):  # somebody put something there, or it was never made
-            path.rmdir()
-
-
-def check_apart(mountpoint: Path, options: MountOptions) -> None:
-    """An upper inside its own mount (or around it) would wait for itself for ever; a work too."""
-    if options.upper is None:
-        return
-    upper = Path(os.path.realpath(options.upper))
-    places = {"upper": upper}
-    if not options.read_only:
-        places["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
-    for what, path in places.items():
-        if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
-            raise UpperError(
-                f"{path}: the {what} and the mountpoint {mountpoint} lie in each other"
-            )

@@ -94,12 +94,14 @@ def difference(known: Base, now: Base) -> str:
     return f"made with {known.stacking}, not with {now.stacking}"
 
 
-def follows_symlink_parents(upper: Path, asked: bool | None, *, userxattr: bool) -> bool:
+def follows_symlink_parents(
+    upper: Path, upper_fd: int, asked: bool | None, *, userxattr: bool
+) -> bool:
     """How the layers are stacked below an upper that may be in use: as asked (None: nobody said),
-    else as the upper records it. Raises UpperError."""
+    else as the upper records it. upper: its path, for errors. Raises UpperError."""
     if asked is not None:
         return asked
-    looked_at = Upper(upper, None, live=True, userxattr=userxattr)
+    looked_at = Upper(upper, None, at=upper_fd, live=True, userxattr=userxattr)
     try:
         known = recorded_base(looked_at)
     finally:

@@ -77,6 +77,7 @@ def open_rootfs(
     upper: Path | None,
     upper_fd: int | None = None,
     work: Path | None,
+    work_above: int | None = None,
     read_only: bool,
     follow_symlink_parents: bool = False,
     keep_root: bool = False,
@@ -90,7 +91,8 @@ def open_rootfs(
     """The layers with what an upper says about them; changes go there, unless read_only.
 
     upper_fd: a descriptor of the upper, which is then not looked up by its path again.
-    work: default `.<name>.imgmount-work` beside the upper.
+    work: default `.<name>.imgmount-work` beside the upper.  work_above: a descriptor of the
+    directory that it is in, whose path is then not used again.
     keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
     xattrs are, also where it is empty; else an empty one takes on those of the layers.
     owners: how ids of layers and upper are shown.
@@ -111,8 +113,8 @@ def open_rootfs(
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(
-        upper, work or beside, at=upper_fd, volatile=options.volatile, userxattr=userxattr,
-        lock_places=lock_places, harmless=options.harmless,
+        upper, work or beside, at=upper_fd, work_above=work_above, volatile=options.volatile,
+        userxattr=userxattr, lock_places=lock_places, harmless=options.harmless,
     )  # fmt: skip
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")

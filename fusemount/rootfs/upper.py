@@ -56,6 +56,7 @@ class Upper(Objects):
         work: Path | None,
         *,
         at: int | None = None,
+        work_above: int | None = None,
         live: bool = False,
         volatile: bool = False,
         userxattr: bool = False,
@@ -64,7 +65,8 @@ class Upper(Objects):
     ) -> None:
         """work None: the upper is only looked at; nothing is made, written or swept.
 
-        at: a descriptor of the upper, whatever stands at its path by now; it stays the caller's.
+        at: a descriptor of the upper, whatever stands at its path by now; work_above: of the
+        directory that work is in, likewise.  Both stay the caller's.
         live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
         gone when it is looked at.
         volatile: nothing will be synced; what was so before the machine last started is refused.
@@ -80,12 +82,19 @@ class Upper(Objects):
         self._locks = UpperLocks(upper, lock_places, alone=work is not None)
         self.prefixed = False  # names `.wh.` are marks (prefixed.py)
         try:
-            self._open(upper, work, at, volatile)
+            self._open(upper, work, at, work_above, volatile)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, upper: Path, work: Path | None, at: int | None, volatile: bool) -> None:
+    def _open(
+        self,
+        upper: Path,
+        work: Path | None,
+        at: int | None,
+        work_above: int | None,
+        volatile: bool,
+    ) -> None:
         if work is None:
             self.fd = open_dir(upper, at)
             (self.fd,) = without_mounts(upper, self.fd)
@@ -97,7 +106,8 @@ class Upper(Objects):
         check_apart(upper, work)
         self.fd = open_dir(upper, at, make=True)
         with usable(work):
-            self._lock_fd = own_directory(work, by_descriptor=True)
+            inside = None if work_above is None else (work_above, work.name)
+            self._lock_fd = own_directory(work, inside=inside, by_descriptor=True)
         self.fd, self._lock_fd = without_mounts(upper, self.fd, self._lock_fd)
         self._lock()
         # As the kernel's: only the directory `work` in the user's is ours to sweep.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from mounted import Command
 from tarwriter import TarWriter
 
 from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.upperplaces import Made, open_upper
 from fusemount.errors import UpperError
 from fusemount.rootfs.upper import Upper
+from fusemount.settings import Directories, MountOptions
 
 STRANGER = 65533
 
@@ -64,6 +67,46 @@ def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
     assert os.path.samestat(os.fstat(upper.fd), was)
     upper.close()
     os.close(fd)
+
+
+def test_a_work_directory_is_a_name_in_a_directory(tmp_path: Path) -> None:
+    """Its owner exchanges the directory above for a link to one of root's, after it was walked."""
+    (tmp_path / "victim/w/work").mkdir(parents=True, mode=0o700)
+    (tmp_path / "victim/w/work/kept").write_text("")
+    (tmp_path / "home").mkdir()
+    with ExitStack() as stack:
+        made = Made()
+        stack.callback(made.take_back)
+        directories = Directories(tmp_path / "c", tmp_path / "s", tmp_path / "r")
+        asked = MountOptions(upper=tmp_path / "upper", work=tmp_path / "home/w")
+        places = open_upper(asked, directories, stack, made)
+        assert places.upper and places.work == tmp_path / "home/w"
+        os.rename(tmp_path / "home", tmp_path / "moved")
+        os.symlink(tmp_path / "victim", tmp_path / "home")
+        Upper(places.upper, places.work, at=places.upper_fd, work_above=places.work_above).close()
+        assert (tmp_path / "moved/w/work").is_dir()
+    assert os.listdir(tmp_path / "victim/w/work") == ["kept"]
+    assert os.listdir(tmp_path / "moved") == [] and not (tmp_path / "upper").exists()
+
+
+@pytest.mark.parametrize("verb", ["mount", "diff", "commit", "export"])
+def test_the_command_follows_no_strangers_symlink(tmp_path: Path, verb: str) -> None:
+    for path in ("home", "victim/chg", "mnt", "base", "upper"):
+        (tmp_path / path).mkdir(parents=True)
+    link = tmp_path / "home/link"
+    os.symlink(tmp_path / "victim", link)
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    base, upper, out = f"dir:{tmp_path / 'base'}", link / "chg", tmp_path / "out"
+    lines: dict[str, list[str | Path]] = {
+        "mount": [base, tmp_path / "mnt", "--upper", tmp_path / "upper", "--work", upper],
+        "diff": ["diff", "--base", base, upper],
+        "commit": ["commit", "--base", base, upper, "t", "-o", out],
+        "export": ["export", "--base", base, upper, "-o", out],
+    }
+    done = Command(tmp_path / "dirs")(*lines[verb], check=False)
+    assert done.returncode == 8, done.stderr
+    assert done.stderr.endswith(f"{link} is a symlink of uid {STRANGER}: it is not followed\n")
+    assert not out.exists() and os.listdir(tmp_path / "victim") == ["chg"]
 
 
 def test_whose_directory_takes_on_the_roots_owner(tmp_path: Path) -> None:

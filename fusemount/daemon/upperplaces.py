@@ -1,0 +1,167 @@
+"""Law: where a mount's changes go: the upper and the work directory, each by a descriptor.
+
+A path is walked once (upperpath.py).  Whoever owns a directory above may exchange it at any time,
+so from then on the upper is its descriptor, and the work directory one name in its parent's: what
+is made, looked at and taken back goes by these.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusemount.beneath import open_beneath, parent_beneath
+from fusemount.daemon import registry
+from fusemount.daemon.scratch import Scratch, create_scratch, sweep
+from fusemount.daemon.upperpath import open_place
+from fusemount.dataclass import dataclass
+from fusemount.errors import UpperError
+from fusemount.settings import Directories, MountOptions
+
+if TYPE_CHECKING:
+    from fusemount.layer import OpenDirectory
+
+_PARENT = os.O_PATH | os.O_DIRECTORY
+
+
+@dataclass(frozen=True)
+class Places:
+    """upper: None where there is no place for changes; upper_fd: its descriptor.  work: None where
+    the upper is only looked at; work_above: the descriptor of the directory that work is in.
+    Without descriptors, both are a scratch's: ours alone, below a directory of ours."""
+
+    upper: Path | None = None
+    upper_fd: int | None = None
+    work: Path | None = None
+    work_above: int | None = None
+    scratch: Scratch | None = None
+
+
+class Made:
+    """The user's directories that were not there before, which go again."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[int, str]] = []
+
+    def add(self, above: int, path: str) -> None:
+        """A path below a directory, which stays the caller's."""
+        self._places.append((os.dup(above), path))
+
+    def take_back(self) -> None:
+        for above, path in reversed(self._places):
+            # somebody put something there, or it was never made
+            with suppress(OSError), parent_beneath(above, path) as (fd, name):
+                os.rmdir(name, dir_fd=fd)
+        self.stay()
+
+    def stay(self) -> None:
+        for above, _ in self._places:
+            os.close(above)
+        self._places.clear()
+
+
+def open_upper(
+    options: MountOptions, directories: Directories, stack: ExitStack, made: Made
+) -> Places:
+    """The user's own directories, or fresh ones; a read-only mount without an upper has none.
+
+    Raises UpperError; the stack closes the descriptors.
+    """
+    if options.upper is None:
+        if options.read_only:
+            return Places()
+        scratch = fresh_scratch(directories, stack)
+        if options.keep:
+            scratch.keep()
+        return Places(scratch.upper, None, scratch.work, None, scratch)
+    looked_at = options.read_only and not remountable(options)
+    upper, fd, is_new = open_place(options.upper, make=not looked_at)
+    stack.callback(os.close, fd)
+    above = os.open("..", _PARENT | os.O_NOFOLLOW, dir_fd=fd)
+    stack.callback(os.close, above)
+    if is_new:
+        made.add(above, upper.name)
+    if looked_at:
+        return Places(upper, fd)
+    work = _work_for(upper, options)
+    if options.work:
+        if work.name in ("", ".."):
+            raise UpperError(f"{work}: names no directory")
+        parent, above, _ = open_place(work.parent, make=False)
+        stack.callback(os.close, above)
+        work = parent / work.name
+    _make_work(work, above, made)
+    return Places(upper, fd, work, above)
+
+
+def _work_for(upper: Path, options: MountOptions) -> Path:
+    return options.work or upper.with_name(f".{upper.name}.imgmount-work")
+
+
+def _make_work(path: Path, above: int, made: Made) -> None:
+    """A symlink in its place is left for rootfs/upper.py to refuse."""
+    name = path.name
+    try:
+        os.mkdir(name, 0o700, dir_fd=above)
+    except FileExistsError as error:
+        mode = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
+        if not (stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise UpperError(f"{path}: not a directory") from error
+    except OSError as error:
+        raise UpperError(f"{path}: {os.strerror(error.errno or 0)}") from error
+    else:
+        made.add(above, name)
+    try:
+        os.close(open_beneath(above, f"{name}/work", os.O_PATH | os.O_NOFOLLOW))
+    except OSError:
+        made.add(above, f"{name}/work")  # rootfs makes it
+
+
+def check_no_layer(places: Places, layers: Sequence[OpenDirectory]) -> None:
+    """What is written to a directory of the layers would change what is below it. Raises
+    UpperError."""
+    named: list[tuple[str, Path | None, os.stat_result]] = []
+    if places.upper_fd is not None:
+        named.append(("upper", places.upper, os.fstat(places.upper_fd)))
+    if places.work is not None and places.work_above is not None:
+        st = os.stat(places.work.name, dir_fd=places.work_above, follow_symlinks=False)
+        named.append(("work directory", places.work, st))
+    for what, path, st in named:
+        if any(os.path.samestat(st, os.fstat(layer.fd)) for layer in layers):
+            raise UpperError(f"{path}: the {what} is a layer of this mount too")
+
+
+def check_apart(mountpoint: Path, options: MountOptions) -> None:
+    """An upper inside its own mount (or around it) would wait for itself for ever; a work too."""
+    if options.upper is None:
+        return
+    upper = Path(os.path.realpath(options.upper))
+    places = {"upper": upper}
+    if not options.read_only:
+        places["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+    for what, path in places.items():
+        if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
+            raise UpperError(
+                f"{path}: the {what} and the mountpoint {mountpoint} lie in each other"
+            )
+
+
+def remountable(options: MountOptions) -> bool:
+    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
+    rw later, where their file system lets them be written."""
+    places = (options.upper, options.work) if options.overlay else (None,)
+    return all(place is not None and os.access(place, os.W_OK) for place in places)
+
+
+def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
+    """A scratch that goes with the stack; what a power cut left of others goes first."""
+    recorded = [Path(m.record.scratch) for m in registry.listing(directories.runtime)
+                if m.record.scratch]  # fmt: skip
+    sweep(directories.state, recorded)
+    scratch = create_scratch(directories.state)
+    stack.callback(scratch.release)
+    return scratch
