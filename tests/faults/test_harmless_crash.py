@@ -7,12 +7,12 @@ steps there may be found between them: set-id bits go before the rest of a chang
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
 import pytest
 from faultcases import (
-    CASES,
     Case,
     as_somebody,
     chmod,
@@ -23,10 +23,11 @@ from faultcases import (
     setxattr,
     write,
 )
-from interposer import Action
+from interposer import Action, Class
 from mounted import powerful
-from scene import HARMLESS, Scene
+from scene import HARMLESS, Scene, unlike
 from test_crash import Allowed, places_to_die, run, states_of
+from test_errors import run as run_to_error
 
 _CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 _CAP = "security.capability"
@@ -38,15 +39,12 @@ HARMLESS_CASES = [
     Case("chown a set-id file", (chown("meta", 7, 8),), requests=(chmod("meta", 0o711),)),
     Case("chown a privileged file", (chown("suid", 7, 8),),
          requests=(removexattr("suid", _CAP), chmod("suid", 0o755))),
-    Case("create", (make("fresh", 0o4755),)),
     Case("create under a default ACL", (make("updir/fresh", 0o4755),)),
     Case("mknod", (mknod("fresh", 0o060640, os.makedev(7, 8)),)),
     Case("a capability", (setxattr("newer", _CAP, _CAPABILITY), removexattr("suid", _CAP))),
     Case("somebody writes",
          (chmod("newer", 0o6777), as_somebody(write("newer", b"x"))), loose=(b"/newer",),
          requests=(chmod("newer", 0o777),)),
-    CASES["write to a file whose data are below"],
-    CASES["utimens a lower device"],
 ]  # fmt: skip
 
 
@@ -74,3 +72,21 @@ def dies(scene: Scene, allowed: Allowed, n: int, action: Action) -> str:
     if found := powerful(scene.upper) + powerful(scene.work):
         return f"on the disk: {found}"
     return allowed.unlike(scene.dump_of_upper(), answered)
+
+
+@pytest.mark.parametrize("case", HARMLESS_CASES[:4], ids=lambda case: case.name)
+def test_what_failed_has_changed_nothing(scene: Scene, case: Case) -> None:
+    """E1 and E2 of test_errors.py, for one error at each call."""
+    scene.fresh()
+    before = scene.seen(HARMLESS)
+    states, calls = states_of(scene, case.steps, HARMLESS)
+    for n, call in enumerate(calls, start=1):
+        scene.fresh()
+        with scene.mounted(HARMLESS) as at:
+            scene.faults.arm(at=n, action=Action.FAIL, error=errno.EIO, then=Class.NONE)
+            done, told = run_to_error(case.steps, at)
+            scene.faults.disarm()
+            assert told in (0, errno.EIO)
+            wanted = [before, *states][done]
+            assert not unlike(scene.dump(at), wanted), call
+            assert not unlike(scene.dump_of_copy(), wanted), call
