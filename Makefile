@@ -26,7 +26,7 @@ lint:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	@clang-format --dry-run --Werror native/*.c native/*.h native/tests/*.c native/fuzz/*.[ch]
+	@clang-format --dry-run --Werror native/*/*.[ch]
 
 native-check:
 	@$(MAKE) --no-print-directory -C native/tests check

@@ -17,7 +17,7 @@ class FormatError(ValueError):
 
 @final
 class Member:
-    """One member of an archive, as the tar says it (struct sequence, native/index.h)."""
+    """One member of an archive, as the tar says it (struct sequence, native/index/index.h)."""
 
     kind: str  # "file", "dir", "symlink", "hardlink", "char", "block", "fifo"; "socket", "whiteout"
     path: bytes  # normalised, b"" is the root
@@ -35,7 +35,7 @@ class Member:
     xattrs: tuple[tuple[bytes, bytes], ...]
     sparse: bool
 
-INDEX_BYTES_MAX: int  # native/index.h: nbytes of one LayerIndex, and of all of an image
+INDEX_BYTES_MAX: int  # native/index/index.h: nbytes of one LayerIndex, and of all of an image
 
 @final
 class LayerIndex:
@@ -60,7 +60,7 @@ class LayerIndex:
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 
-MARKS_TRUSTED: int  # native/dirmarks.h
+MARKS_TRUSTED: int  # native/dir/dirmarks.h
 MARKS_USER: int
 MARKS_OWNER: int
 MARKS_NAMES: int
@@ -69,7 +69,7 @@ MARKS_ROOTS_WORD: int
 
 def marks_said(fd: int, /) -> int: ...
 def scan_directory(fd: int, obeyed: int, /) -> tuple[LayerIndex, int, bytes, int, bytes]:
-    """A directory as a layer (native/dirscan.h), obeying these marks; how many of its directories
+    """A directory as a layer (native/dir/dirscan.h), obeying these marks; how many of its directories
     may not be read, and one of them; how many objects have a user's marks that were not obeyed, and
     one of them.
 
@@ -109,7 +109,7 @@ class Attr:
 
 @final
 class Tree:
-    """The merged tree (native/tree.h). Methods raise OSError: ESTALE for a nodeid that is gone,
+    """The merged tree (native/tree/tree.h). Methods raise OSError: ESTALE for a nodeid that is gone,
     ENOTDIR, and what they name."""
 
     def __init__(self) -> None: ...
@@ -124,7 +124,7 @@ class Tree:
         squash_uid: int,  # all are shown as that one; -1: no
         squash_gid: int,
         /,
-    ) -> None: ...  # native/idmap.h; all ids here, but those of shown and stored, are stored ones
+    ) -> None: ...  # native/tree/idmap.h; all ids here, but those of shown and stored, are stored ones
     def shown(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def stored(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def seal(self) -> None: ...
@@ -191,7 +191,7 @@ class Tree:
 @final
 class UpperFiles:
     """The objects of an upper by node, and the changes that one system call completes
-    (native/upperdir.h, native/change.h). Methods raise OSError and release the GIL.
+    (native/upper/upperdir.h, native/upper/change.h). Methods raise OSError and release the GIL.
 
     What is declined, None or False, was not even begun.  lock must be held for it all, save pin,
     forget, write and sync; between moving and moved nothing here may be called.
@@ -208,7 +208,7 @@ class UpperFiles:
         max_fds: int,
         no_sync: bool,
         inodes_last: bool,  # an object of the upper has one st_ino as long as it is
-        harmless_files: bool,  # native/harmless.h
+        harmless_files: bool,  # native/upper/harmless.h
         harmless_devices: bool,
     ) -> None: ...
     def close(self) -> None: ...
@@ -255,7 +255,7 @@ class UpperFiles:
 
 @final
 class FastPath:
-    """Answers the kernel on threads without the GIL (native/fastpath.h), from its making until
+    """Answers the kernel on threads without the GIL (native/fast/fastpath.h), from its making until
     stop(). Descriptors are borrowed; -1: none. Raises OSError."""
 
     def __new__(
@@ -279,7 +279,7 @@ class FastPath:
 
 @final
 class Stats:
-    """Counters (native/stats.h); adding is lock-free, also from C threads without the GIL."""
+    """Counters (native/base/stats.h); adding is lock-free, also from C threads without the GIL."""
 
     def __init__(self) -> None: ...
     def add(self, opcode: int, door: int, ns: int, failed: bool, bytes: int, /) -> None: ...
@@ -296,7 +296,7 @@ class Stats:
 DOOR_NATIVE: int
 DOOR_PYTHON: int
 
-# native/beneath.h; callers use fusemount/beneath.py
+# native/base/beneath.h; callers use fusemount/beneath.py
 def open_beneath(dir_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
 def open_in_root(root_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
 def beneath_step_by_step(on: bool, /) -> None: ...  # for tests: as if openat2 were not there

@@ -3,7 +3,7 @@
 Whoever can write to a directory can put a symlink in any place of it at any time, and who wrote an
 image chose every name in it. So a path of several names is never given to a system call: it becomes
 (descriptor of the directory, last name) or a descriptor here, and what is done after that follows
-no symlink. native/beneath.h does it (openat2(2), or name by name).
+no symlink. native/base/beneath.h does it (openat2(2), or name by name).
 
 "Beneath": no symlink is followed at all, ".." and absolute paths are refused (EXDEV).
 "In root": as for a process whose root directory is that descriptor.

@@ -14,7 +14,7 @@ a stretch of one state of one file: device, inode, size, mtime, ctime, offset, l
 computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
 
 Nothing kept is believed unless it is whole, and of the name that it has.  An index has a checksum
-(native/index.h), the small files have one (record.py), both of the name too: they are compared
+(native/index/index.h), the small files have one (record.py), both of the name too: they are compared
 whenever they are read.  A tar of gigabytes cannot be
 hashed at each mount: it was, in the pass that wrote it, and is used while it is the very file that
 was written then, in size, inode and times; after any write to it, or a copy of the cache, it is

@@ -11,7 +11,7 @@ which a user has linked to; so is one that is too deep, and what a user moves aw
 crash meanwhile leaves an object's powers real, in marks, or both, which shows the same; a device
 with several names may come apart.
 
-The other half is native/harmless.h.
+The other half is native/upper/harmless.h.
 """
 
 from __future__ import annotations

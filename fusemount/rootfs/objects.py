@@ -37,7 +37,7 @@ them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR
 there.
 
 Whoever can write to a directory of the upper may swap what is in it at any time. So an object is
-(its own descriptor, b""), which native/upperdir.h gives and has checked; or (a directory's
+(its own descriptor, b""), which native/upper/upperdir.h gives and has checked; or (a directory's
 descriptor, one name), which is not followed: of what is only read, and of the work directory, which
 is ours alone.
 """
@@ -343,7 +343,7 @@ class Objects:
             self.remove_mark(fd, path, SET_ID)
 
     def _chmod_marked(self, fd: int, path: bytes, mode: int, was: int, had: int) -> None:
-        """What goes, the mode, what comes (native/harmless.h, which does the same).
+        """What goes, the mode, what comes (native/upper/harmless.h, which does the same).
 
         was: the real mode.  had: the bits that the mark has.
         """

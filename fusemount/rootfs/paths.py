@@ -15,7 +15,7 @@ from fusemount.errors import ImgmountError, NoSpace, UpperError
 from fusemount.escape import quoted
 
 _ROOT = 1
-PATH_BYTES_MAX = 8192  # native/index.h, IMG_PATH_BYTES_MAX: no layer of ours has a longer one
+PATH_BYTES_MAX = 8192  # native/index/index.h, IMG_PATH_BYTES_MAX: no layer of ours has a longer one
 LINE_PATH_BYTES_MAX = 1 << 16  # that is only printed: directories in each other come to 1 GiB
 PATHS_BYTES_MAX = 1 << 30  # of all paths that one command holds: 8 million of 128 bytes
 _SHOWN = 120  # bytes of either end of a path in a message

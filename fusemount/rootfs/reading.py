@@ -24,7 +24,7 @@ from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import Upper
 
 ROOT = 1
-DEPTH_MAX = 4096  # directories; native/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
+DEPTH_MAX = 4096  # directories; native/index/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
 _VANISHED = (FileNotFoundError, NotADirectoryError)
 _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 

@@ -1,6 +1,6 @@
 """Law: the running file system, layers and upper as one; it knows no FUSE.
 
-An operation has two doors: the fast path's threads call native/change.c for what one system call
+An operation has two doors: the fast path's threads call native/upper/change.c for what one system call
 completes, and the methods here call the same, bring up what it declines (copy-up) and call it once
 more; what takes more steps even then is done here.  One lock, `change`, makes each operation one
 step to all others, whoever asks; data are copied up without it.  First the upper is changed, then
@@ -45,7 +45,7 @@ _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 @dataclass(frozen=True)
 class Caller:
     """Who asks. The umask is applied to new objects where no default ACL takes its place; pid, as
-    we see it (0: we do not), leads to supplementary groups (native/caller.h)."""
+    we see it (0: we do not), leads to supplementary groups (native/upper/caller.h)."""
 
     uid: int
     gid: int
@@ -236,7 +236,7 @@ class RootFs:
 
     @contextmanager
     def _changing(self) -> Iterator[_native.UpperFiles]:
-        """The door to native/change.c, and nobody else changes anything."""
+        """The door to native/upper/change.c, and nobody else changes anything."""
         door = self._writable()
         with changing(door):
             self._copy.settle_again()
@@ -511,6 +511,6 @@ def _set(door: _native.UpperFiles, ino: int, c: Change, caller: Caller) -> bool:
 
 
 def _done(done: bool) -> None:
-    """native/change.h declines nothing more once all that it wants is in the upper."""
+    """native/upper/change.h declines nothing more once all that it wants is in the upper."""
     if not done:
         fail(errno.EIO)

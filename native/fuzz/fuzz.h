@@ -19,9 +19,9 @@
 #ifndef IMG_FUZZ_H
 #define IMG_FUZZ_H
 
-#include "../bytes.h"
 #include "../tests/check.h"
-#include "../tree.h"
+#include "base/bytes.h"
+#include "tree/tree.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -6,8 +6,8 @@
  */
 #include "fuzz.h"
 
-#include "../merge.h"
 #include "../tests/seal.h"
+#include "tree/merge.h"
 
 #include <errno.h>
 #include <string.h>

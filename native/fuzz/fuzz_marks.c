@@ -12,9 +12,9 @@
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
 
-#include "../dirmarks.h"
-#include "../dirscan.h"
-#include "../mergedir.h"
+#include "dir/dirmarks.h"
+#include "dir/dirscan.h"
+#include "tree/mergedir.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -5,10 +5,10 @@
  */
 #include "fuzz.h"
 
-#include "../acl.h"
-#include "../pax.h"
-#include "../paxcode.h"
-#include "../tarblock.h"
+#include "tar/acl.h"
+#include "tar/pax.h"
+#include "tar/paxcode.h"
+#include "tar/tarblock.h"
 
 #include <errno.h>
 #include <string.h>

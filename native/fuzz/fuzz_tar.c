@@ -5,9 +5,9 @@
  */
 #include "fuzz.h"
 
-#include "../merge.h"
-#include "../tarblock.h"
-#include "../tarscan.h"
+#include "tar/tarblock.h"
+#include "tar/tarscan.h"
+#include "tree/merge.h"
 
 #include <errno.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  * mends sizes and checksums.  One change in eight is libFuzzer's own, of any bytes. */
 #include "fuzz.h"
 
-#include "../tarblock.h"
+#include "tar/tarblock.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 #define _GNU_SOURCE /* memfd_create */
 #include "fuzz.h"
 
-#include "../content.h"
+#include "tree/content.h"
 
 #include <inttypes.h>
 #include <stdarg.h>

@@ -1,8 +1,8 @@
 #define _GNU_SOURCE
 #include "fastrig.h"
 
-#include "indexbuild.h"
-#include "merge.h"
+#include "index/indexbuild.h"
+#include "tree/merge.h"
 
 #include <ftw.h>
 #include <poll.h>

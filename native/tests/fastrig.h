@@ -10,8 +10,8 @@
 #ifndef IMG_FASTRIG_H
 #define IMG_FASTRIG_H
 
-#include "../fast.h"
 #include "check.h"
+#include "fast/fast.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,8 +2,8 @@
 #ifndef IMG_SEAL_H
 #define IMG_SEAL_H
 
-#include "../index.h"
 #include "check.h"
+#include "index/index.h"
 
 #include <stddef.h>
 #include <string.h>

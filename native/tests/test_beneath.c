@@ -1,7 +1,7 @@
 /* Paths of strangers, by openat2 and name by name: each case through both doors, with one result.
  * tests/test_beneath.py asks more of it. */
 #define _GNU_SOURCE
-#include "../beneath.h"
+#include "base/beneath.h"
 
 #include "check.h"
 

@@ -1,6 +1,6 @@
 /* Groups of a process as proc(5) tells them. */
 #define _GNU_SOURCE
-#include "../caller.h"
+#include "upper/caller.h"
 
 #include "check.h"
 

@@ -1,8 +1,8 @@
 /* Changes of an upper in a temporary directory, under sanitizers: what each does to the disk and to
  * the tree, what it declines, descriptors, orphans; then all of it from several threads at once. */
 #define _GNU_SOURCE
-#include "change.h"
 #include "check.h"
+#include "upper/change.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* The checksum is XXH64: the values are those of its authors' program (xxhsum -H64). */
+#include "base/checksum.h"
 #include "check.h"
-#include "checksum.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* Set-id bits and capabilities in marks: what each change leaves on the object, in its marks and in
  * the tree, where they are kept so and where real ones take their place.  For root alone. */
 #define _GNU_SOURCE
-#include "change.h"
 #include "check.h"
-#include "harmless.h"
+#include "upper/change.h"
+#include "upper/harmless.h"
 
 #include <fcntl.h>
 #include <string.h>

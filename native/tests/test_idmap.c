@@ -1,5 +1,5 @@
 /* Ids there and back: ranges, what is in none, squashing, and the edges of 32 bits. */
-#include "../idmap.h"
+#include "tree/idmap.h"
 
 #include "check.h"
 

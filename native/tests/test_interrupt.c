@@ -2,15 +2,15 @@
  * questions, not in seconds.  And what two numbers of an archive multiply meets a limit. */
 #define _GNU_SOURCE /* memfd_create */
 
+#include "base/interrupt.h"
 #include "check.h"
-#include "content.h"
-#include "dirscan.h"
-#include "indexbuild.h"
-#include "interrupt.h"
-#include "merge.h"
-#include "mergedir.h"
-#include "mergewalk.h"
-#include "tarscan.h"
+#include "dir/dirscan.h"
+#include "index/indexbuild.h"
+#include "tar/tarscan.h"
+#include "tree/content.h"
+#include "tree/merge.h"
+#include "tree/mergedir.h"
+#include "tree/mergewalk.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* Counters: buckets at their edges, percentiles, opcodes nobody knows, and many threads at once. */
 
+#include "base/stats.h"
 #include "check.h"
-#include "stats.h"
 
 #include <pthread.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* The parts that a member is read with: names, numbers, times, codes, ACLs. */
 
-#include "acl.h"
 #include "check.h"
-#include "index.h"
-#include "paxcode.h"
-#include "tarblock.h"
-#include "tarname.h"
+#include "index/index.h"
+#include "tar/acl.h"
+#include "tar/paxcode.h"
+#include "tar/tarblock.h"
+#include "tar/tarname.h"
 
 #include <errno.h>
 #include <string.h>

@@ -5,10 +5,10 @@
 #define _GNU_SOURCE /* memfd_create */
 
 #include "check.h"
-#include "indexbuild.h"
+#include "index/indexbuild.h"
 #include "seal.h"
-#include "tarblock.h"
-#include "tarscan.h"
+#include "tar/tarblock.h"
+#include "tar/tarscan.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,0 +1,562 @@
+#define _GNU_SOURCE /* statx, O_NOATIME */
+#include "dir/dirscan.h"
+
+#include "base/beneath.h"
+#include "base/interrupt.h"
+#include "dir/dirmarks.h"
+#include "index/indexbuild.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define PREFIX ".wh."
+#define META ".wh..wh."
+#define OPAQUE ".wh..wh..opq"
+
+typedef struct directory { /* one that is to be listed */
+    uint32_t path;         /* in the pool */
+    uint32_t entry;
+    uint16_t len;
+    uint16_t depth;
+} directory;
+
+typedef struct object { /* what has several names */
+    uint64_t ino;
+    uint32_t major, minor;
+    uint32_t entry; /* 0: a free slot: the root has one name */
+} object;
+
+typedef struct scanning {
+    int root;
+    img_dirscan *scan;
+    img_builder builder;
+    img_error *err;
+    img_dirmarks marks;
+    img_bytes scratch;
+    uint64_t mount;     /* the root's mount id; 0: the kernel does not say */
+    directory *waiting; /* a stack */
+    size_t n_waiting, waiting_size;
+    object *objects; /* open addressing, a power of two, at most half full */
+    size_t n_objects, objects_size;
+    img_bytes names; /* of the directory at hand, NUL-terminated */
+    const char **sorted;
+    size_t n_sorted, sorted_size;
+    directory here;
+    uint32_t n_files;
+    bool interrupted;
+} scanning;
+
+static int no_memory(scanning *s) {
+    return img_fail(s->err, ENOMEM, "out of memory");
+}
+
+/* The path of a name in the directory at hand, "" being that directory; it may be cut. */
+static void spell(const scanning *s, char *out, size_t size, const char *name) {
+    (void)snprintf(out, size, "%.*s%s%s", (int)s->here.len,
+                   s->builder.pool.data ? s->builder.pool.data + s->here.path : "",
+                   s->here.len && *name ? "/" : "", name);
+}
+
+/* Says which name is at fault; returns -1. */
+static int at_fault(scanning *s, const char *name) {
+    if (s->err->member[0] == '\0')
+        spell(s, s->err->member, sizeof s->err->member, name);
+    return -1;
+}
+
+/* Room for one more item behind n. */
+static int grow(void **array, size_t n, size_t *size, size_t item) {
+    if (n < *size)
+        return 0;
+    size_t want = *size ? 2 * *size : 64;
+    void *grown = reallocarray(*array, want, item);
+    if (!grown)
+        return -1;
+    *array = grown;
+    *size = want;
+    return 0;
+}
+
+/* ---- what is there ------------------------------------------------------------------------ */
+
+static int look(int fd, const char *name, struct statx *st) {
+    const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
+    return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, st) < 0 ? -errno : 0;
+}
+
+static uint8_t kind_of(uint32_t mode) {
+    switch (mode & S_IFMT) {
+    case S_IFREG:
+        return IMG_FILE;
+    case S_IFDIR:
+        return IMG_DIR;
+    case S_IFLNK:
+        return IMG_SYMLINK;
+    case S_IFCHR:
+        return IMG_CHAR;
+    case S_IFBLK:
+        return IMG_BLOCK;
+    case S_IFIFO:
+        return IMG_FIFO;
+    default:
+        return IMG_SOCKET;
+    }
+}
+
+static void split_time(int64_t ns, int64_t *seconds, uint32_t *rest) {
+    const int64_t second = 1000000000;
+    int64_t left = ns % second;
+    *seconds = ns / second - (left < 0);
+    *rest = (uint32_t)(left < 0 ? left + second : left);
+}
+
+/* What the owner kept beside the object says that it is. */
+static void set_owner(const img_dirmarks *marks, img_entry *e, bool file) {
+    uint32_t type = marks->mode & S_IFMT;
+    e->uid = marks->uid;
+    e->gid = marks->gid;
+    /* only a file can stand for what could not be made */
+    e->mode = (marks->mode & 07777) | (type && file && !S_ISDIR(type) ? type : e->mode & S_IFMT);
+    if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
+        e->rdev_major = marks->rdev_major;
+        e->rdev_minor = marks->rdev_minor;
+    }
+}
+
+static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
+    const img_dirmarks *marks = &s->marks;
+    e->mode = st->stx_mode;
+    e->uid = st->stx_uid;
+    e->gid = st->stx_gid;
+    e->rdev_major = st->stx_rdev_major;
+    e->rdev_minor = st->stx_rdev_minor;
+    e->mtime_s = st->stx_mtime.tv_sec;
+    e->mtime_ns = st->stx_mtime.tv_nsec;
+    e->atime_s = st->stx_atime.tv_sec;
+    e->atime_ns = st->stx_atime.tv_nsec;
+    e->ctime_s = st->stx_ctime.tv_sec;
+    e->ctime_ns = st->stx_ctime.tv_nsec;
+    if (marks->owned && !S_ISLNK(st->stx_mode))
+        set_owner(marks, e, S_ISREG(st->stx_mode));
+    if (marks->special && S_ISREG(st->stx_mode) && !st->stx_size) {
+        e->mode = marks->special | (e->mode & 07777);
+        e->rdev_major = marks->special_major;
+        e->rdev_minor = marks->special_minor;
+    }
+    e->kind = kind_of(e->mode);
+    if (e->kind != IMG_DIR && e->kind != IMG_SYMLINK)
+        e->mode |= marks->set_id;
+    if (e->kind == IMG_DIR ? !marks->timed : !marks->held)
+        return;
+    if (e->kind != IMG_DIR)
+        e->mode = (e->mode & S_IFMT) | (marks->held_mode & 07777);
+    split_time(marks->mtime_ns, &e->mtime_s, &e->mtime_ns);
+    split_time(marks->atime_ns, &e->atime_s, &e->atime_ns);
+}
+
+static int set_marks(scanning *s, img_entry *e) {
+    const img_dirmarks *marks = &s->marks;
+    e->n_xattrs = (uint32_t)marks->xattrs.n;
+    s->scratch.len = 0;
+    if (img_xattr_set_write(&marks->xattrs, &s->scratch, s->err) < 0 ||
+        img_builder_intern(&s->builder, s->scratch.data, s->scratch.len, &e->xattrs, s->err) < 0)
+        return -1;
+    if (e->kind == IMG_DIR && marks->opaque)
+        e->flags |= IMG_ENTRY_OPAQUE;
+    if (e->kind == IMG_FILE && marks->metacopy)
+        e->flags |= IMG_ENTRY_METACOPY;
+    if (e->kind != IMG_DIR && marks->origin_len) {
+        e->flags |= IMG_ENTRY_ORIGIN;
+        e->n_extents = (uint32_t)marks->origin_len;
+        if (img_builder_text(&s->builder, marks->origin, marks->origin_len, &e->first_extent,
+                             s->err) < 0)
+            return -1;
+    }
+    if (!marks->redirect_len || (e->kind != IMG_DIR && !(e->flags & IMG_ENTRY_METACOPY)))
+        return 0;
+    e->flags |= IMG_ENTRY_REDIRECT;
+    e->link_len = (uint16_t)marks->redirect_len;
+    return img_builder_text(&s->builder, marks->redirect, marks->redirect_len, &e->link, s->err);
+}
+
+/* ---- what depends on the kind ------------------------------------------------------------- */
+
+/* Whether what was opened is what was looked at: the name may be another file's by now. */
+static bool is_still(int fd, const struct statx *st) {
+    struct statx now;
+    return look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode && now.stx_uid == st->stx_uid &&
+           now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
+}
+
+static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
+    char target[IMG_SYMLINK_BYTES_MAX + 1];
+    ssize_t n = -1;
+    if (!S_ISREG(st->stx_mode)) {
+        n = readlinkat(fd, name, target, sizeof target);
+    } else { /* the file holds the link's target: user.containers.override_stat says so */
+        int in = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (in >= 0) {
+            n = is_still(in, st) ? pread(in, target, sizeof target, 0) : (errno = EIO, -1);
+            (void)close(in);
+        }
+    }
+    if (n < 0)
+        return img_fail(s->err, errno, "a symlink that cannot be read: %s", strerror(errno));
+    if (n == 0 || n > (ssize_t)IMG_SYMLINK_BYTES_MAX || memchr(target, 0, (size_t)n))
+        return img_fail(s->err, EBADMSG, "a symlink without a proper target");
+    e->link_len = (uint16_t)n;
+    return img_builder_text(&s->builder, target, (size_t)n, &e->link, s->err);
+}
+
+/* The name stands in the file's record, so that both are there when the entries are gone. */
+static int put_record(scanning *s, img_entry *e, const struct statx *st, const char *name) {
+    img_file_record record = {.number = ++s->n_files,
+                              .dir = s->here.path,
+                              .dir_len = s->here.len,
+                              .name_len = e->name_len,
+                              .uid = st->stx_uid,
+                              .gid = st->stx_gid,
+                              .mode = st->stx_mode,
+                              .dev_major = st->stx_dev_major,
+                              .dev_minor = st->stx_dev_minor,
+                              .ino = st->stx_ino};
+    uint32_t at;
+    e->size = st->stx_size;
+    e->rdev_major = (uint32_t)st->stx_blocks;
+    e->rdev_minor = (uint32_t)(st->stx_blocks >> 32);
+    if (img_builder_text(&s->builder, (const char *)&record, sizeof record, &at, s->err) < 0 ||
+        img_builder_text(&s->builder, name, e->name_len, &e->name, s->err) < 0)
+        return -1;
+    e->archive_data = at;
+    return 0;
+}
+
+/* The path of a name in the directory at hand, into the pool. */
+static int put_path(scanning *s, const char *dir, size_t dir_len, const char *name, size_t name_len,
+                    uint32_t *at, uint16_t *len) {
+    char path[IMG_PATH_BYTES_MAX];
+    size_t n = dir_len ? dir_len + 1 : 0;
+    if (n + name_len > sizeof path)
+        return img_fail(s->err, E2BIG, "a path of more than %u bytes, the limit",
+                        IMG_PATH_BYTES_MAX);
+    memcpy(path, dir, dir_len);
+    path[dir_len] = '/';
+    memcpy(path + n, name, name_len);
+    *len = (uint16_t)(n + name_len);
+    return img_builder_text(&s->builder, path, n + name_len, at, s->err);
+}
+
+static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const char *name) {
+    void *waiting = s->waiting;
+    if (s->mount && st->stx_mask & STATX_MNT_ID && st->stx_mnt_id != s->mount)
+        return 0;
+    if (s->here.depth + 1u >= IMG_PATH_DEPTH_MAX)
+        return img_fail(s->err, E2BIG, "more than %u directories deep, the limit",
+                        IMG_PATH_DEPTH_MAX);
+    if (grow(&waiting, s->n_waiting, &s->waiting_size, sizeof *s->waiting) < 0)
+        return no_memory(s);
+    s->waiting = waiting;
+    directory *d = &s->waiting[s->n_waiting++];
+    d->entry = (uint32_t)s->builder.n_entries; /* which is about to be added */
+    d->depth = (uint16_t)(s->here.depth + 1);
+    return put_path(s, s->builder.pool.data + s->here.path, s->here.len, name, e->name_len,
+                    &d->path, &d->len);
+}
+
+static int grow_objects(scanning *s) {
+    size_t size = s->objects_size ? 2 * s->objects_size : 64;
+    object *grown = calloc(size, sizeof *grown);
+    if (!grown)
+        return no_memory(s);
+    for (size_t i = 0; i < s->objects_size; i++) {
+        if (!s->objects[i].entry)
+            continue;
+        size_t slot = s->objects[i].ino * 0x9e3779b97f4a7c15u >> 20 & (size - 1);
+        while (grown[slot].entry)
+            slot = (slot + 1) & (size - 1);
+        grown[slot] = s->objects[i];
+    }
+    free(s->objects);
+    s->objects = grown;
+    s->objects_size = size;
+    return 0;
+}
+
+/* The entry that has this object already, or 0: it is known from now on. */
+static int find_object(scanning *s, const struct statx *st, uint32_t *entry) {
+    if (2 * (s->n_objects + 1) > s->objects_size && grow_objects(s) < 0)
+        return -1;
+    size_t slot = st->stx_ino * 0x9e3779b97f4a7c15u >> 20 & (s->objects_size - 1);
+    for (; s->objects[slot].entry; slot = (slot + 1) & (s->objects_size - 1)) {
+        const object *o = &s->objects[slot];
+        if (o->ino == st->stx_ino && o->major == st->stx_dev_major &&
+            o->minor == st->stx_dev_minor) {
+            *entry = o->entry;
+            return 0;
+        }
+    }
+    s->objects[slot] =
+        (object){st->stx_ino, st->stx_dev_major, st->stx_dev_minor, (uint32_t)s->builder.n_entries};
+    s->n_objects++;
+    *entry = 0;
+    return 0;
+}
+
+static int put_hardlink(scanning *s, img_entry *e, uint32_t target) {
+    const img_entry *first = &s->builder.entries[target];
+    /* by offset: the pool may move */
+    char dir[IMG_PATH_BYTES_MAX], name[IMG_NAME_MAX];
+    memcpy(dir, s->builder.pool.data + first->dir, first->dir_len);
+    memcpy(name, s->builder.pool.data + first->name, first->name_len);
+    *e = (img_entry){.kind = IMG_HARDLINK,
+                     .archive_header = e->archive_header,
+                     .archive_data = target,
+                     .dir = e->dir,
+                     .dir_len = e->dir_len,
+                     .name = e->name,
+                     .name_len = e->name_len};
+    return put_path(s, dir, first->dir_len, name, first->name_len, &e->link, &e->link_len);
+}
+
+/* ---- one name ----------------------------------------------------------------------------- */
+
+static int put_whiteout(scanning *s, const char *name) {
+    img_entry e = {.kind = IMG_WHITEOUT,
+                   .archive_header = s->here.entry,
+                   .dir = s->here.path,
+                   .dir_len = s->here.len,
+                   .name_len = (uint16_t)strlen(name)};
+    if (img_builder_text(&s->builder, name, e.name_len, &e.name, s->err) < 0)
+        return -1;
+    return img_builder_entry(&s->builder, &e, s->err);
+}
+
+/* `.wh.` names, as a layer's tar has them (merge.h). */
+static int put_prefixed(scanning *s, const char *name) {
+    if (strcmp(name, OPAQUE) == 0) {
+        s->builder.entries[s->here.entry].flags |= IMG_ENTRY_OPAQUE;
+        return 0;
+    }
+    if (strncmp(name, META, strlen(META)) == 0 && strncmp(name, OPAQUE, strlen(OPAQUE)) != 0)
+        return 0;
+    name += strlen(PREFIX);
+    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return img_fail(s->err, EBADMSG, "is a whiteout of no name");
+    return put_whiteout(s, name);
+}
+
+static bool is_whiteout(const scanning *s, const struct statx *st) {
+    if (S_ISCHR(st->stx_mode))
+        return st->stx_rdev_major == 0 && st->stx_rdev_minor == 0;
+    return S_ISREG(st->stx_mode) && st->stx_size == 0 && s->marks.whiteout;
+}
+
+static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
+    uint32_t first = 0;
+    if (st->stx_nlink > 1 && e->kind != IMG_DIR && find_object(s, st, &first) < 0)
+        return -1;
+    if (e->kind != IMG_FILE || first) {
+        if (img_builder_text(&s->builder, name, e->name_len, &e->name, s->err) < 0)
+            return -1;
+    }
+    if (first)
+        return put_hardlink(s, e, first);
+    if (set_marks(s, e) < 0)
+        return -1;
+    switch (e->kind) {
+    case IMG_FILE:
+        return put_record(s, e, st, name);
+    case IMG_DIR:
+        return put_waiting(s, e, st, name);
+    case IMG_SYMLINK:
+        return put_target(s, e, st, fd, name);
+    default:
+        return 0;
+    }
+}
+
+static void count_disobeyed(scanning *s, const char *name) {
+    if (s->marks.disobeyed && s->scan->disobeyed++ == 0)
+        spell(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
+}
+
+static int put_name(scanning *s, int fd, const char *name) {
+    struct statx st;
+    if (s->scan->obeyed & IMG_MARKS_NAMES && strncmp(name, PREFIX, strlen(PREFIX)) == 0)
+        return put_prefixed(s, name);
+    int result = look(fd, name, &st);
+    if (result == -ENOENT)
+        return 0; /* gone since it was listed */
+    if (result < 0)
+        return img_fail(s->err, -result, "%s", strerror(-result));
+    if (img_dirmarks_read(&s->marks, fd, name, s->scan->obeyed, s->err) < 0)
+        return -1;
+    count_disobeyed(s, name);
+    if (is_whiteout(s, &st))
+        return put_whiteout(s, name);
+    img_entry e = {.archive_header = s->here.entry,
+                   .dir = s->here.path,
+                   .dir_len = s->here.len,
+                   .name_len = (uint16_t)strlen(name)};
+    set_attributes(s, &e, &st);
+    if (put_body(s, &e, &st, fd, name) < 0)
+        return -1;
+    return img_builder_entry(&s->builder, &e, s->err);
+}
+
+/* ---- directories -------------------------------------------------------------------------- */
+
+/* Once it is to end, all names are alike, and the sort is over soon. */
+static int by_name(const void *a, const void *b, void *scanned) {
+    scanning *s = scanned;
+    if (s->interrupted || img_interrupted(1, s->err) < 0) {
+        s->interrupted = true;
+        return 0;
+    }
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Fills s->sorted. */
+static int list(scanning *s, DIR *dir) {
+    s->names.len = s->n_sorted = 0;
+    size_t n = 0;
+    const struct dirent *entry;
+    int result = 0;
+    while (errno = 0, result == 0 && (entry = readdir(dir))) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (img_bytes_add(&s->names, entry->d_name, strlen(entry->d_name) + 1) < 0)
+            result = no_memory(s);
+        else
+            result = img_interrupted(1, s->err);
+        n++;
+    }
+    int code = errno;
+    if (result < 0)
+        return result;
+    if (code)
+        return img_fail(s->err, code, "cannot be listed: %s", strerror(code));
+    const char *name = s->names.data;
+    for (size_t i = 0; i < n; i++, name += strlen(name) + 1) {
+        void *sorted = s->sorted;
+        if (grow(&sorted, s->n_sorted, &s->sorted_size, sizeof *s->sorted) < 0)
+            return no_memory(s);
+        s->sorted = sorted;
+        s->sorted[s->n_sorted++] = name;
+    }
+    if (n)
+        qsort_r(s->sorted, n, sizeof *s->sorted, by_name, s);
+    return s->interrupted ? -1 : 0;
+}
+
+static void cannot_read(scanning *s) {
+    if (s->scan->unreadable++ == 0)
+        spell(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
+}
+
+static int open_here(const scanning *s, int flags) {
+    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path's limit */
+    if (s->here.len)
+        memcpy(path, s->builder.pool.data + s->here.path, s->here.len);
+    path[s->here.len] = 0;
+    return img_open_beneath(s->root, path, flags, 0);
+}
+
+static int put_directory(scanning *s) {
+    const int flags = O_RDONLY | O_DIRECTORY;
+    int fd = open_here(s, flags | O_NOATIME);
+    if (fd == -EPERM)
+        fd = open_here(s, flags);
+    if (fd == -EACCES) {
+        cannot_read(s);
+        return 0;
+    }
+    if (fd == -ENOENT)
+        return 0;
+    if (fd < 0) {
+        img_fail(s->err, -fd, "cannot be opened: %s", strerror(-fd));
+        return at_fault(s, "");
+    }
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        (void)close(fd);
+        return no_memory(s);
+    }
+    int result = list(s, dir);
+    if (result < 0)
+        (void)at_fault(s, "");
+    size_t above = s->n_waiting;
+    for (size_t i = 0; result == 0 && i < s->n_sorted; i++) {
+        result = img_interrupted(IMG_IO_STEP, s->err);
+        if (result == 0)
+            result = put_name(s, fd, s->sorted[i]);
+        if (result < 0)
+            (void)at_fault(s, s->sorted[i]);
+    }
+    (void)closedir(dir);
+    /* the first by name is to be the next that is listed */
+    for (size_t i = above, k = s->n_waiting; i + 1 < k; i++, k--) {
+        directory d = s->waiting[i];
+        s->waiting[i] = s->waiting[k - 1];
+        s->waiting[k - 1] = d;
+    }
+    return result;
+}
+
+static int put_root(scanning *s) {
+    struct statx st;
+    int result = look(s->root, "", &st);
+    if (result < 0)
+        return img_fail(s->err, -result, "%s", strerror(-result));
+    s->mount = st.stx_mask & STATX_MNT_ID ? st.stx_mnt_id : 0;
+    if (img_dirmarks_read(&s->marks, s->root, ".", s->scan->obeyed, s->err) < 0)
+        return -1;
+    count_disobeyed(s, "");
+    img_entry e = {0};
+    set_attributes(s, &e, &st);
+    s->marks.redirect_len = 0; /* a root stands where it stands */
+    if (set_marks(s, &e) < 0 || img_builder_entry(&s->builder, &e, s->err) < 0)
+        return -1;
+    s->waiting = malloc(sizeof *s->waiting);
+    if (!s->waiting)
+        return no_memory(s);
+    s->waiting[0] = (directory){0};
+    s->n_waiting = s->waiting_size = 1;
+    return 0;
+}
+
+img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
+    scanning s = {.root = fd, .scan = scan, .err = err};
+    img_index *index = NULL;
+    err->offset = 0;
+    err->member[0] = '\0';
+    scan->unreadable = scan->disobeyed = 0;
+    img_builder_init(&s.builder);
+    int result = put_root(&s);
+    while (result == 0 && s.n_waiting) {
+        s.here = s.waiting[--s.n_waiting];
+        result = img_interrupted(IMG_IO_STEP, err) < 0 ? -1 : put_directory(&s);
+    }
+    if (result == 0)
+        index = img_builder_take(&s.builder, 0, err);
+    if (index) {
+        index->directory = true;
+        index->n_files = s.n_files;
+    }
+    img_builder_free(&s.builder);
+    img_dirmarks_free(&s.marks);
+    img_bytes_free(&s.scratch);
+    img_bytes_free(&s.names);
+    free(s.waiting);
+    free(s.objects);
+    free(s.sorted);
+    return index;
+}

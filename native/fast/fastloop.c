@@ -1,0 +1,378 @@
+/* fastloop.c: threads: who reads the device, who sleeps, how it ends.
+ *
+ *     reading   at least one thread, save while all are busy
+ *     busy      has a request in hand
+ *     parked    asleep on a condition of ours: waking it is our choice, not the kernel's, which
+ *               would wake a sleeping reader for each request though a spinning one takes it
+ *
+ * A thread that finds the device empty parks if another one reads; the last reader looks again
+ * and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests in a
+ * row were there at once, before an operation that may wait, and by the watch thread when no one
+ * has been reading for a millisecond.
+ */
+#define _GNU_SOURCE /* pthread_setname_np */
+#include "fast/fast.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Waking a thread costs more than answering a few requests. */
+enum { QUEUED = 16 };
+
+enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* quiet looks before the watch sleeps too */ };
+
+typedef struct fast_loop fast_loop;
+
+typedef struct reader {
+    fast_loop *loop;
+    pthread_t thread;
+    int fd;
+    char *in, *out;
+} reader;
+
+struct fast_loop {
+    img_fastpath *path;
+    atomic_bool over;
+    atomic_int reading;  /* threads that read the device, or are about to */
+    atomic_ullong turns; /* requests taken */
+    pthread_mutex_t mutex;
+    pthread_cond_t wake, watch;
+    int parked, called; /* mutex: asleep, and of these told to get up */
+    atomic_bool watch_sleeps;
+    bool watch_made;
+    pthread_t watch_thread;
+    unsigned n_readers;
+    reader readers[];
+};
+
+/* ---- parking ------------------------------------------------------------------------------ */
+
+/* Wakes a parked thread to read the device; without one, nothing. */
+static void call_one(fast_loop *loop) {
+    (void)pthread_mutex_lock(&loop->mutex);
+    if (loop->called < loop->parked) {
+        loop->called++;
+        atomic_fetch_add(&loop->reading, 1); /* it reads from now on, so nobody else is called */
+        (void)pthread_cond_signal(&loop->wake);
+    }
+    (void)pthread_mutex_unlock(&loop->mutex);
+}
+
+/* Sleeps until called, unless nobody else reads: then false, and the caller goes on reading. */
+static bool park(reader *self) {
+    fast_loop *loop = self->loop;
+    int reading = atomic_load(&loop->reading);
+    do
+        if (reading < 2)
+            return false;
+    while (!atomic_compare_exchange_weak(&loop->reading, &reading, reading - 1));
+    (void)pthread_mutex_lock(&loop->mutex);
+    loop->parked++;
+    while (!loop->called && !atomic_load(&loop->over))
+        (void)pthread_cond_wait(&loop->wake, &loop->mutex);
+    if (loop->called)
+        loop->called--;
+    loop->parked--;
+    (void)pthread_mutex_unlock(&loop->mutex);
+    return true;
+}
+
+void fast_will_wait(img_fastpath *path) {
+    if (atomic_load(&path->loop->reading) == 0)
+        call_one(path->loop);
+}
+
+/* ---- the watch ---------------------------------------------------------------------------- */
+
+static void watch_sleep(fast_loop *loop, int *quiet) {
+    struct timespec pause = {0, WATCH_NS};
+    if (*quiet < WATCH_IDLE) {
+        (void)nanosleep(&pause, NULL);
+        return;
+    }
+    (void)pthread_mutex_lock(&loop->mutex);
+    atomic_store(&loop->watch_sleeps, true);
+    while (atomic_load(&loop->watch_sleeps) && !atomic_load(&loop->over))
+        (void)pthread_cond_wait(&loop->watch, &loop->mutex);
+    (void)pthread_mutex_unlock(&loop->mutex);
+    *quiet = 0;
+}
+
+static void *watch_main(void *arg) {
+    fast_loop *loop = arg;
+    unsigned long long before = 0;
+    int quiet = 0;
+    while (!atomic_load(&loop->over)) {
+        watch_sleep(loop, &quiet);
+        unsigned long long turns = atomic_load(&loop->turns);
+        bool nobody = atomic_load(&loop->reading) == 0;
+        if (turns == before && nobody)
+            call_one(loop); /* the one request of the last millisecond is still in hand */
+        quiet = turns == before && !nobody ? quiet + 1 : 0;
+        before = turns;
+    }
+    return NULL;
+}
+
+static void wake_watch(fast_loop *loop) {
+    if (!atomic_load(&loop->watch_sleeps))
+        return;
+    (void)pthread_mutex_lock(&loop->mutex);
+    atomic_store(&loop->watch_sleeps, false);
+    (void)pthread_cond_signal(&loop->watch);
+    (void)pthread_mutex_unlock(&loop->mutex);
+}
+
+/* ---- reading ------------------------------------------------------------------------------ */
+
+static void finish(fast_loop *loop) {
+    uint64_t one = 1;
+    atomic_store(&loop->over, true);
+    (void)!write(loop->path->options.end_fd, &one, sizeof one);
+    (void)pthread_mutex_lock(&loop->mutex);
+    (void)pthread_cond_broadcast(&loop->wake);
+    (void)pthread_cond_broadcast(&loop->watch);
+    (void)pthread_mutex_unlock(&loop->mutex);
+}
+
+/* The size of a request; 0: none is there; -1: the connection is closed. */
+static ssize_t take(reader *self) {
+    for (;;) {
+        ssize_t n = read(self->fd, self->in, FAST_BUFFER);
+        if (n > 0)
+            return n;
+        if (n == 0)
+            return -1; /* a socket's other end is closed */
+        if (errno == EAGAIN)
+            return 0;
+        /* fs/fuse/dev.c: ENOENT when the request was aborted while we read it */
+        if (errno != EINTR && errno != ENOENT)
+            return -1;
+    }
+}
+
+void fast_relax(void) {
+    for (int i = 0; i < 16; i++) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("isb");
+#endif
+    }
+}
+
+static ssize_t spin(reader *self) {
+    const img_fastpath *path = self->loop->path;
+    uint64_t end = img_stats_now() + path->options.spin_us * 1000ull;
+    do {
+        ssize_t n = take(self);
+        if (n) {
+            img_stats_count(&path->stats->spins, 1);
+            return n;
+        }
+        fast_relax();
+    } while (img_stats_now() < end && !atomic_load(&self->loop->over));
+    return 0;
+}
+
+static ssize_t sleep_and_take(reader *self) {
+    fast_loop *loop = self->loop;
+    struct pollfd fds[2] = {{.fd = self->fd, .events = POLLIN},
+                            {.fd = loop->path->options.end_fd, .events = POLLIN}};
+    while (!atomic_load(&loop->over)) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            return -1;
+        img_stats_count(&loop->path->stats->wakeups, 1);
+        wake_watch(loop);
+        ssize_t n = take(self);
+        if (n)
+            return n;
+    }
+    return -1;
+}
+
+/* The next request, which others are called for if it was there at once, as the one before. */
+static ssize_t next(reader *self, int *at_once) {
+    for (;;) {
+        ssize_t n = take(self);
+        if (n) {
+            if (++*at_once % QUEUED == 0)
+                call_one(self->loop);
+            return n;
+        }
+        *at_once = 0;
+        if (park(self)) {
+            if (atomic_load(&self->loop->over))
+                return -1;
+            continue;
+        }
+        n = spin(self);
+        if (!n)
+            n = sleep_and_take(self);
+        return n;
+    }
+}
+
+static void *reader_main(void *arg) {
+    reader *self = arg;
+    fast_loop *loop = self->loop;
+    int at_once = 0;
+    while (!atomic_load(&loop->over)) {
+        ssize_t n = next(self, &at_once);
+        if (n < 0)
+            break;
+        atomic_fetch_sub(&loop->reading, 1);
+        atomic_fetch_add(&loop->turns, 1);
+        fast_handle(loop->path, self->fd, self->in, (size_t)n, self->out);
+        atomic_fetch_add(&loop->reading, 1);
+    }
+    finish(loop);
+    return NULL;
+}
+
+/* ---- life --------------------------------------------------------------------------------- */
+
+/* A descriptor of the same connection (FUSE_DEV_IOC_CLONE), or the same one where that is not
+ * offered, as for a socket. */
+static int clone_device(int fd) {
+    uint32_t source = (uint32_t)fd;
+    int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (clone >= 0 && ioctl(clone, FUSE_DEV_IOC_CLONE, &source) == 0)
+        return clone;
+    if (clone >= 0)
+        close(clone);
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+static int set_up(fast_loop *loop, unsigned i) {
+    reader *self = &loop->readers[i];
+    self->loop = loop;
+    self->fd = clone_device(loop->path->options.device_fd);
+    if (self->fd < 0 || fcntl(self->fd, F_SETFL, fcntl(self->fd, F_GETFL) | O_NONBLOCK) < 0)
+        return errno;
+    /* Pages that were never used take no memory. */
+    self->in =
+        mmap(NULL, 2 * FAST_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (self->in == MAP_FAILED) {
+        self->in = NULL;
+        return errno;
+    }
+    self->out = self->in + FAST_BUFFER;
+    atomic_fetch_add(&loop->reading, 1);
+    int failed = pthread_create(&self->thread, NULL, reader_main, self);
+    if (failed)
+        atomic_fetch_sub(&loop->reading, 1);
+    else
+        loop->n_readers++;
+    return failed;
+}
+
+static void loop_stop(fast_loop *loop) {
+    finish(loop);
+    for (unsigned i = 0; i < loop->n_readers; i++)
+        (void)pthread_join(loop->readers[i].thread, NULL);
+    if (loop->watch_made)
+        (void)pthread_join(loop->watch_thread, NULL);
+}
+
+static void loop_free(fast_loop *loop, unsigned readers) {
+    for (unsigned i = 0; i < readers; i++) {
+        if (loop->readers[i].fd >= 0)
+            close(loop->readers[i].fd);
+        if (loop->readers[i].in)
+            (void)munmap(loop->readers[i].in, 2 * FAST_BUFFER);
+    }
+    pthread_cond_destroy(&loop->wake);
+    pthread_cond_destroy(&loop->watch);
+    pthread_mutex_destroy(&loop->mutex);
+    free(loop);
+}
+
+static fast_loop *loop_new(img_fastpath *path) {
+    unsigned n = path->options.threads;
+    fast_loop *loop = calloc(1, sizeof *loop + n * sizeof loop->readers[0]);
+    if (!loop)
+        return NULL;
+    loop->path = path;
+    for (unsigned i = 0; i < n; i++)
+        loop->readers[i].fd = -1;
+    pthread_mutex_init(&loop->mutex, NULL);
+    pthread_cond_init(&loop->wake, NULL);
+    pthread_cond_init(&loop->watch, NULL);
+    return loop;
+}
+
+static int loop_start(fast_loop *loop) {
+    int failed = pthread_create(&loop->watch_thread, NULL, watch_main, loop);
+    loop->watch_made = !failed;
+    for (unsigned i = 0; i < loop->path->options.threads && !failed; i++)
+        failed = set_up(loop, i);
+    return failed;
+}
+
+/* Signals are Python's: none of these threads takes one. */
+static int start_all(img_fastpath *path, img_error *err) {
+    path->notify = fast_notify_start(path, err);
+    if (!path->notify)
+        return -1;
+    if (path->options.relay_fd >= 0) {
+        path->relay = fast_relay_start(path, path->options.relay_fd, err);
+        if (!path->relay)
+            return -1;
+    }
+    int failed = loop_start(path->loop);
+    return failed ? img_fail(err, failed, "the fast path's threads: %s", strerror(failed)) : 0;
+}
+
+img_fastpath *img_fastpath_start(img_tree *tree, img_upper *upper, img_stats *stats,
+                                 const img_fastpath_options *options, img_error *err) {
+    sigset_t all, before;
+    img_fastpath *path = calloc(1, sizeof *path);
+    if (path) {
+        path->tree = tree;
+        path->upper = upper;
+        path->stats = stats;
+        path->options = *options;
+        path->options.threads = options->threads ? options->threads : 1;
+        path->loop = loop_new(path);
+    }
+    if (!path || !path->loop) {
+        free(path);
+        (void)img_fail(err, ENOMEM, "out of memory");
+        return NULL;
+    }
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = start_all(path, err);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failed)
+        return path;
+    img_fastpath_stop(path);
+    img_fastpath_free(path);
+    return NULL;
+}
+
+void img_fastpath_stop(img_fastpath *path) {
+    /* In the order of who may wait for whom: the notify thread for the kernel, which may wait for
+     * an answer of pyfuse3, which nobody gives any more, or of the readers. */
+    fast_relay_end(path->relay);
+    if (path->notify)
+        fast_notify_stop(path->notify);
+    loop_stop(path->loop);
+}
+
+void img_fastpath_free(img_fastpath *path) {
+    loop_free(path->loop, path->options.threads);
+    fast_relay_free(path->relay);
+    if (path->notify)
+        fast_notify_free(path->notify);
+    free(path);
+}

@@ -1,0 +1,39 @@
+/* xattrset.h: the xattrs of one member while its headers are read: a name once, last value wins.
+ *
+ * Names and values are copied in.  Limits: IMG_XATTRS_MAX names, IMG_XATTR_VALUE_MAX bytes a
+ * value, XATTR_NAME_MAX a name, IMG_EXTENDED_BYTES_MAX bytes of everything that was ever set since
+ * the last reset.
+ */
+#ifndef IMG_XATTRSET_H
+#define IMG_XATTRSET_H
+
+#include "base/bytes.h"
+#include "base/error.h"
+
+#include <stdint.h>
+
+typedef struct img_xattr_slot {
+    uint32_t hash, name, value, value_len; /* name, value: offsets in data */
+    uint16_t name_len;
+} img_xattr_slot;
+
+typedef struct img_xattr_set {
+    img_bytes data;
+    img_xattr_slot *slots; /* in the order their names came first */
+    size_t n, cap;
+} img_xattr_set;
+
+void img_xattr_set_reset(img_xattr_set *set); /* empties it, keeps the memory */
+void img_xattr_set_free(img_xattr_set *set);
+
+/* EBADMSG: an empty name or a NUL in it. E2BIG, ENOMEM. */
+int img_xattr_set_put(img_xattr_set *set, const char *name, size_t name_len, const void *value,
+                      size_t value_len, img_error *err);
+
+/* Puts every xattr of from. */
+int img_xattr_set_merge(img_xattr_set *set, const img_xattr_set *from, img_error *err);
+
+/* Appends the records of index.h's pool format to out. */
+int img_xattr_set_write(const img_xattr_set *set, img_bytes *out, img_error *err);
+
+#endif

@@ -1,0 +1,407 @@
+/* change.c: making objects; and what the files of change.h share. */
+#define _GNU_SOURCE /* renameat2, O_NOATIME */
+#include "upper/changeinner.h"
+
+#include "base/beneath.h"
+#include "upper/harmless.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define TARGET_BYTES 4096 /* PATH_MAX, with its NUL */
+
+/* ---- shared ------------------------------------------------------------------------------- */
+
+void img_change_times(img_node *node, const struct stat *st) {
+    node->mtime_s = st->st_mtim.tv_sec;
+    node->mtime_ns = (uint32_t)st->st_mtim.tv_nsec;
+    node->ctime_s = st->st_ctim.tv_sec;
+    node->ctime_ns = (uint32_t)st->st_ctim.tv_nsec;
+}
+
+bool img_change_has_xattr(const img_node *node, const char *name) {
+    uint32_t len;
+    return node->xattr_bytes && img_node_xattr(node, name, strlen(name), &len);
+}
+
+/* R. */
+int img_find_spot(const img_upper *upper, img_id parent, const char *name, size_t len,
+                  img_spot *out) {
+    const img_tree *tree = upper->tree;
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    if (len > IMG_NAME_MAX)
+        return -ENAMETOOLONG;
+    if (len == 0 || memchr(name, '/', len) || memchr(name, 0, len))
+        return -EINVAL;
+    const img_node *node = img_tree_node(tree, parent);
+    if (!node)
+        return -ESTALE;
+    if (!img_is_dir(node))
+        return -ENOTDIR;
+    memcpy(out->name, name, len);
+    out->name[len] = 0;
+    out->parent = parent;
+    out->dentry = img_tree_dentry(tree, parent, name, len);
+    out->node = out->dentry ? img_dentry_at(tree, out->dentry)->node : 0;
+    out->lower = out->dentry && img_dentry_at(tree, out->dentry)->flags & IMG_NAME_LOWER;
+    out->gone = parent != IMG_ROOT && !node->names;
+    out->reached = node->flags & IMG_NODE_UPPER;
+    return 0;
+}
+
+void img_stage_name(img_upper *upper, char *out) {
+    (void)snprintf(out, IMG_STAGE_BYTES, "c%llu", (unsigned long long)++upper->serial);
+}
+
+/* ---- making ------------------------------------------------------------------------------- */
+
+/* An object on its way: what it is to be, and where it stands now. */
+typedef struct making {
+    const img_new *what;
+    uint32_t mode, uid, gid;
+    char target[TARGET_BYTES];
+    int dir;          /* where it is made: the directory, or the work directory */
+    const char *name; /* its name there */
+    int fd;           /* of a regular file, else -1 */
+    struct stat st;
+} making;
+
+/* Whether an object of this mode has set-id bits that are to stand in a mark. */
+static bool is_marked(const img_upper *upper, uint32_t mode) {
+    return upper->options.harmless_files && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) &&
+           !S_ISLNK(mode);
+}
+
+/* R. What the object is to be, and whether the upper can hold that; 0, IMG_DECLINED or an errno. */
+static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
+                const img_maker *who, making *m, bool *direct) {
+    const img_node *above = img_tree_node(upper->tree, at->parent);
+    bool link = S_ISLNK(what->mode), hands_down = above->mode & S_ISGID;
+    if (at->node)
+        return -EEXIST;
+    if (at->gone)
+        return -ENOENT;
+    bool device = S_ISCHR(what->mode) || S_ISBLK(what->mode);
+    if (device && (what->rdev == 0 || !upper->options.owners || upper->options.harmless_devices))
+        return IMG_DECLINED;
+    if (is_marked(upper, what->mode))
+        return IMG_DECLINED;
+    if (link && what->target_len >= TARGET_BYTES)
+        return -ENAMETOOLONG;
+    if (!at->reached || (S_ISDIR(what->mode) && at->lower))
+        return IMG_DECLINED;
+    if (!link && img_change_has_xattr(above, IMG_ACL_DEFAULT))
+        return IMG_DECLINED;
+    m->what = what;
+    m->mode = link ? what->mode : what->mode & ~(who->umask & 0777u);
+    m->uid = who->uid;
+    m->gid = hands_down ? above->gid : who->gid;
+    if (hands_down && S_ISDIR(what->mode))
+        m->mode |= S_ISGID;
+    if (link) {
+        memcpy(m->target, what->target, what->target_len);
+        m->target[what->target_len] = 0;
+    }
+    bool same_group = hands_down && upper->options.owners ? true : m->gid == upper->gid;
+    /* Where others may write to the directory, what has no descriptor is made ready elsewhere. */
+    bool ready = S_ISREG(m->mode) || !hands_down;
+    *direct = !at->lower && m->uid == upper->uid && same_group && ready;
+    if (upper->options.owners)
+        return 0;
+    /* What we serve must stay ours to open; objects.py keeps other owners and modes beside it. */
+    uint32_t mine = link ? 0 : S_ISDIR(m->mode) ? 0700 : 0600;
+    bool kept = m->uid == upper->uid && m->gid == upper->gid && !hands_down;
+    return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;
+}
+
+static void unmake(const making *m) {
+    if (m->fd >= 0)
+        (void)close(m->fd);
+    (void)unlinkat(m->dir, m->name, S_ISDIR(m->mode) ? AT_REMOVEDIR : 0);
+}
+
+static int make_object(making *m) {
+    int result = 0;
+    m->fd = -1;
+    if (S_ISREG(m->mode)) {
+        const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOATIME;
+        m->fd = openat(m->dir, m->name, flags | O_EXCL, m->mode & 07777);
+        result = m->fd;
+    } else if (S_ISDIR(m->mode)) {
+        result = mkdirat(m->dir, m->name, m->mode & 07777);
+    } else if (S_ISLNK(m->mode)) {
+        result = symlinkat(m->target, m->dir, m->name);
+    } else {
+        result = mknodat(m->dir, m->name, m->mode, m->what->rdev);
+    }
+    if (result < 0)
+        return -errno;
+    result = m->fd >= 0 ? fstat(m->fd, &m->st) : stat_of(m->dir, m->name, &m->st);
+    if (result == 0)
+        return 0;
+    result = -errno;
+    unmake(m);
+    return result;
+}
+
+/* Gives it the owner and mode that it was not made with: chown first, which drops set-id bits. */
+static int settle(making *m) {
+    bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid;
+    if (given) {
+        if ((m->fd >= 0 ? fchown(m->fd, m->uid, m->gid)
+                        : fchownat(m->dir, m->name, m->uid, m->gid, AT_SYMLINK_NOFOLLOW)) < 0)
+            return -errno;
+    }
+    if (S_ISLNK(m->mode) || (m->st.st_mode == m->mode && !(given && m->mode & 06000)))
+        return 0;
+    uint32_t mode = m->mode & 07777;
+    return (m->fd >= 0 ? fchmod(m->fd, mode)
+                       : fchmodat(m->dir, m->name, mode, AT_SYMLINK_NOFOLLOW)) < 0
+               ? -errno
+               : 0;
+}
+
+/* Makes it at its place, in one step that shows: complete, or not at all. */
+static int make_at(img_upper *upper, const img_spot *at, int dir, making *m, bool direct) {
+    char stage[IMG_STAGE_BYTES];
+    m->dir = direct ? dir : upper->options.work_fd;
+    m->name = at->name;
+    if (!direct) {
+        img_stage_name(upper, stage);
+        m->name = stage;
+    }
+    int result = make_object(m);
+    if (result < 0)
+        return result;
+    bool unlike = (m->st.st_uid != m->uid || m->st.st_gid != m->gid ||
+                   (m->st.st_mode != m->mode && !S_ISLNK(m->mode)));
+    if (unlike)
+        result = settle(m);
+    if (result == 0 && !direct)
+        result = rename_to(m->dir, stage, dir, at->name, at->lower ? 0 : RENAME_NOREPLACE);
+    if (result < 0) {
+        unmake(m);
+        return result;
+    }
+    m->dir = dir;
+    m->name = at->name;
+    if (unlike || !direct)
+        result =
+            m->fd >= 0 ? (fstat(m->fd, &m->st) < 0 ? -errno : 0) : stat_of(dir, at->name, &m->st);
+    return result;
+}
+
+static img_attributes attributes_of(const struct stat *st) {
+    return (img_attributes){
+        .size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0,
+        .rdev = S_ISREG(st->st_mode) ? (uint64_t)st->st_blocks : st->st_rdev,
+        .mtime_s = st->st_mtim.tv_sec,
+        .atime_s = st->st_atim.tv_sec,
+        .ctime_s = st->st_ctim.tv_sec,
+        .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
+        .atime_ns = (uint32_t)st->st_atim.tv_nsec,
+        .ctime_ns = (uint32_t)st->st_ctim.tv_nsec,
+        .mode = st->st_mode,
+        .uid = st->st_uid,
+        .gid = st->st_gid,
+    };
+}
+
+/* W. The node of what was made, under its name. -ENOMEM, -EMLINK */
+static int adopt(img_upper *upper, const img_spot *at, const making *m, const struct stat *above,
+                 img_id *out) {
+    img_tree *tree = upper->tree;
+    img_attributes a = attributes_of(&m->st);
+    img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
+    if (!id)
+        return -ENOMEM;
+    int result = 0;
+    if (S_ISLNK(a.mode))
+        result = img_tree_set_target(tree, img_node_at(tree, id), m->target, m->what->target_len);
+    if (result == 0)
+        result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
+    if (result < 0) {
+        (void)img_tree_release(tree, id);
+        return result;
+    }
+    img_node_at(tree, id)->flags |= IMG_NODE_UPPER;
+    img_node_at(tree, id)->ino = IMG_INO_UPPER + m->st.st_ino;
+    img_node_at(tree, id)->object = m->st.st_ino;
+    img_change_times(img_node_at(tree, at->parent), above);
+    *out = id;
+    return 0;
+}
+
+/* ---- without a name ----------------------------------------------------------------------- */
+
+/* In a directory of the work directory that hands down the ACL, and then out of it. */
+static int open_inheriting(img_upper *upper, const char *stage, uint32_t mode, const char *acl,
+                           size_t acl_len) {
+    char nest[IMG_STAGE_BYTES];
+    int work = upper->options.work_fd, fd = -1, result = 0;
+    img_stage_name(upper, nest);
+    if (mkdirat(work, nest, 0700) < 0)
+        return -errno;
+    int dir = openat(work, nest, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0 || fsetxattr(dir, IMG_ACL_DEFAULT, acl, acl_len, 0) < 0)
+        result = -errno;
+    if (result == 0) {
+        fd = openat(dir, "new", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode & 07777);
+        result = fd < 0 ? -errno : rename_to(dir, "new", work, stage, 0);
+    }
+    if (result < 0 && fd >= 0) {
+        (void)unlinkat(dir, "new", 0);
+        (void)close(fd);
+    }
+    if (dir >= 0)
+        (void)close(dir);
+    (void)unlinkat(work, nest, AT_REMOVEDIR);
+    return result < 0 ? result : fd;
+}
+
+/* The ACL that it was made with; 0, or a negative errno. */
+static int take_acl(img_upper *upper, img_id id, int fd) {
+    char value[IMG_XATTR_VALUE_MAX];
+    ssize_t n = fgetxattr(fd, IMG_ACL_ACCESS, value, sizeof value);
+    if (n < 0)
+        return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;
+    lock_write(upper);
+    int result = img_tree_set_xattr(upper->tree, img_node_at(upper->tree, id), IMG_ACL_ACCESS,
+                                    strlen(IMG_ACL_ACCESS), value, (size_t)n);
+    unlock(upper);
+    return result;
+}
+
+/* The node of a file in the work directory, where it goes on as that node's orphan. */
+static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t bits, img_id *out) {
+    struct stat st;
+    char orphan[IMG_ORPHAN_BYTES];
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    st.st_mode |= bits;
+    img_attributes a = attributes_of(&st);
+    lock_write(upper);
+    img_id id = img_tree_new_node(upper->tree, &a, IMG_LAYER_UPPER);
+    if (id) {
+        img_node_at(upper->tree, id)->flags |= IMG_NODE_UPPER;
+        img_node_at(upper->tree, id)->ino = IMG_INO_UPPER + st.st_ino;
+        img_node_at(upper->tree, id)->object = st.st_ino;
+    }
+    unlock(upper);
+    if (!id)
+        return -ENOMEM;
+    img_upper_orphan(id, orphan);
+    int result = rename_to(upper->options.work_fd, stage, upper->options.work_fd, orphan, 0);
+    if (result == 0)
+        result = take_acl(upper, id, fd);
+    if (result == 0) {
+        *out = id;
+        return 0;
+    }
+    (void)unlinkat(upper->options.work_fd, orphan, 0);
+    lock_write(upper);
+    (void)img_tree_release(upper->tree, id);
+    unlock(upper);
+    return result;
+}
+
+static int give_bits(const img_upper *upper, int fd, uint32_t mode, uint32_t bits) {
+    char place[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, place);
+    return img_harmless_chmod(upper, place, mode, mode | bits);
+}
+
+/* R. The default ACL of the directory; NULL when there is none. To be freed. */
+static char *default_acl(const img_upper *upper, img_id parent, uint32_t *len) {
+    const char *value = img_node_xattr(img_tree_node(upper->tree, parent), IMG_ACL_DEFAULT,
+                                       strlen(IMG_ACL_DEFAULT), len);
+    char *copy = value ? malloc(*len) : NULL;
+    return copy ? memcpy(copy, value, *len) : NULL;
+}
+
+int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_maker *who,
+                      img_id *out) {
+    char stage[IMG_STAGE_BYTES];
+    uint32_t acl_len = 0;
+    making m = {.dir = upper->options.work_fd, .name = stage, .uid = who->uid, .gid = who->gid};
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    lock_read(upper);
+    const img_node *above = img_tree_node(upper->tree, parent);
+    int result = !above ? -ESTALE : !img_is_dir(above) ? -ENOTDIR : 0;
+    if (result == 0 && parent != IMG_ROOT && !above->names)
+        result = -ENOENT;
+    char *acl = result == 0 ? default_acl(upper, parent, &acl_len) : NULL;
+    if (result == 0 && above->mode & S_ISGID)
+        m.gid = above->gid;
+    unlock(upper);
+    m.mode = S_IFREG | (mode & 07777 & ~(acl ? 0 : who->umask));
+    uint32_t bits = is_marked(upper, m.mode) ? m.mode & IMG_SET_ID_BITS : 0;
+    m.mode &= ~bits;
+    if (result == 0 && !upper->options.owners &&
+        (m.uid != upper->uid || m.gid != upper->gid || (m.mode & 0600) != 0600 || bits))
+        result = -EOPNOTSUPP;
+    if (result == 0) {
+        img_stage_name(upper, stage);
+        m.fd = acl ? open_inheriting(upper, stage, m.mode, acl, acl_len)
+                   : openat(m.dir, stage, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, m.mode & 07777);
+        result = m.fd >= 0 ? 0 : acl ? m.fd : -errno;
+    }
+    free(acl);
+    if (result < 0)
+        return result;
+    if (fstat(m.fd, &m.st) < 0)
+        result = -errno;
+    if (acl_len) /* which has decided the rwx bits */
+        m.mode = (m.st.st_mode & ~07000u) | (m.mode & 07000);
+    if (result == 0)
+        result = settle(&m);
+    if (result == 0 && bits)
+        result = give_bits(upper, m.fd, m.mode, bits);
+    if (result == 0)
+        result = adopt_nameless(upper, stage, m.fd, bits, out);
+    if (result < 0)
+        unmake(&m);
+    else
+        img_upper_keep(upper, *out, m.fd);
+    return result;
+}
+
+/* ---- with a name -------------------------------------------------------------------------- */
+
+int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
+             const img_maker *who, img_id *out) {
+    img_spot at;
+    making m;
+    struct stat above;
+    bool direct = false;
+    lock_read(upper);
+    int result = img_find_spot(upper, parent, name, len, &at);
+    if (result == 0)
+        result = plan(upper, &at, what, who, &m, &direct);
+    unlock(upper);
+    if (result != 0)
+        return result;
+    int dir = img_upper_pin(upper, parent);
+    if (dir < 0)
+        return dir;
+    result = make_at(upper, &at, dir, &m, direct);
+    if (result == 0) {
+        if (fstat(dir, &above) < 0) {
+            result = -errno;
+        } else {
+            lock_write(upper);
+            result = adopt(upper, &at, &m, &above, out);
+            unlock(upper);
+        }
+        if (result < 0)
+            unmake(&m);
+        else if (m.fd >= 0)
+            img_upper_keep(upper, *out, m.fd);
+    }
+    img_upper_unpin(upper, parent);
+    return result;
+}

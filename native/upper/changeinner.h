@@ -1,0 +1,63 @@
+/* changeinner.h: what the files of change.h share; nobody else's. */
+#ifndef IMG_CHANGEINNER_H
+#define IMG_CHANGEINNER_H
+
+#include "upper/change.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define IMG_NAME_BYTES (IMG_NAME_MAX + 1)
+#define IMG_STAGE_BYTES 24
+#define IMG_ACL_ACCESS "system.posix_acl_access"
+#define IMG_ACL_DEFAULT "system.posix_acl_default"
+#define IMG_CAPABILITY "security.capability"
+
+/* A name in a directory, as the tree has it.  It stays so while change is held. */
+typedef struct img_spot {
+    char name[IMG_NAME_BYTES];
+    img_id parent;
+    uint32_t dentry;
+    img_id node;  /* 0: the name is free */
+    bool lower;   /* the layers have that name; with node 0 a whiteout stands there */
+    bool gone;    /* the directory was removed, and is only open */
+    bool reached; /* the directory stands in the upper */
+} img_spot;
+
+/* R. Fills out. -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
+int img_find_spot(const img_upper *upper, img_id parent, const char *name, size_t len,
+                  img_spot *out);
+
+/* A name in the work directory that nothing has; IMG_STAGE_BYTES. */
+void img_stage_name(img_upper *upper, char *out);
+
+/* W. The node's times of change become the object's. */
+void img_change_times(img_node *node, const struct stat *st);
+
+/* R. */
+bool img_change_has_xattr(const img_node *node, const char *name);
+
+static inline void lock_read(img_upper *upper) {
+    (void)pthread_rwlock_rdlock(&upper->tree->lock);
+}
+
+static inline void lock_write(img_upper *upper) {
+    (void)pthread_rwlock_wrlock(&upper->tree->lock);
+}
+
+static inline void unlock(img_upper *upper) {
+    (void)pthread_rwlock_unlock(&upper->tree->lock);
+}
+
+static inline int stat_of(int dir, const char *name, struct stat *st) {
+    return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+static inline int rename_to(int from, const char *name, int to, const char *new_name,
+                            unsigned flags) {
+    return renameat2(from, name, to, new_name, flags) < 0 ? -errno : 0;
+}
+
+#endif

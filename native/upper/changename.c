@@ -1,0 +1,364 @@
+/* changename.c: the part of change.h that takes names away, adds and moves them. */
+#define _GNU_SOURCE /* renameat2, O_PATH */
+#include "upper/changeinner.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* ---- taking away -------------------------------------------------------------------------- */
+
+/* A node that loses a name. */
+typedef struct loser {
+    img_id id;
+    bool in_upper, is_dir;
+    bool others; /* it has further names */
+    bool orphan; /* its object goes on in the work directory */
+} loser;
+
+/* R. */
+static loser loser_of(const img_tree *tree, img_id id) {
+    const img_node *node = img_node_at(tree, id);
+    loser l = {.id = id, .in_upper = node->flags & IMG_NODE_UPPER, .is_dir = img_is_dir(node)};
+    l.others = node->names && img_dentry_at(tree, node->names)->link_next;
+    l.orphan = l.in_upper && !l.is_dir && !l.others &&
+               __atomic_load_n(&node->lookups, __ATOMIC_RELAXED) > 0;
+    return l;
+}
+
+/* A whiteout in place of a file, or of nothing. */
+static int put_whiteout(img_upper *upper, int dir, const char *name) {
+    char stage[IMG_STAGE_BYTES];
+    img_stage_name(upper, stage);
+    if (mknodat(upper->options.work_fd, stage, S_IFCHR, 0) < 0)
+        return -errno;
+    int result = rename_to(upper->options.work_fd, stage, dir, name, 0);
+    if (result < 0)
+        (void)unlinkat(upper->options.work_fd, stage, 0);
+    return result;
+}
+
+/* The object gets a (second) name in the work directory. */
+static int link_orphan(const img_upper *upper, int dir, const char *name, img_id id) {
+    char orphan[IMG_ORPHAN_BYTES];
+    img_upper_orphan(id, orphan);
+    int work = upper->options.work_fd;
+    if (linkat(dir, name, work, orphan, 0) == 0)
+        return 0;
+    if (errno != EEXIST || unlinkat(work, orphan, 0) < 0) /* of an earlier life of that nodeid */
+        return -errno;
+    return linkat(dir, name, work, orphan, 0) < 0 ? -errno : 0;
+}
+
+static int move_to_orphan(img_upper *upper, int dir, const img_spot *at, img_id id) {
+    char orphan[IMG_ORPHAN_BYTES];
+    img_upper_orphan(id, orphan);
+    int work = upper->options.work_fd;
+    int result = rename_to(dir, at->name, work, orphan, at->lower ? RENAME_WHITEOUT : 0);
+    if (result != -EINVAL || !at->lower)
+        return result;
+    result = link_orphan(upper, dir, at->name, id); /* no RENAME_WHITEOUT there */
+    if (result < 0)
+        return result;
+    result = put_whiteout(upper, dir, at->name);
+    if (result < 0)
+        (void)unlinkat(work, orphan, 0);
+    return result;
+}
+
+static int take_away(img_upper *upper, int dir, const img_spot *at, const loser *l) {
+    if (l->orphan)
+        return move_to_orphan(upper, dir, at, l->id);
+    if (l->in_upper && at->lower)
+        return put_whiteout(upper, dir, at->name);
+    if (l->in_upper)
+        return unlinkat(dir, at->name, 0) < 0 ? -errno : 0;
+    if (mknodat(dir, at->name, S_IFCHR, 0) == 0)
+        return 0;
+    /* a copy-up that failed halfway may have left an object there */
+    return errno == EEXIST ? put_whiteout(upper, dir, at->name) : -errno;
+}
+
+/* W. The tree's part: st is of the directory, object of what goes on under other names (or NULL).
+ * True when an orphan was made for a node that nobody holds any more. */
+static bool drop(img_tree *tree, const img_spot *at, const loser *l, const struct stat *st,
+                 const struct stat *object) {
+    img_tree_drop_name(tree, at->dentry, true);
+    img_change_times(img_node_at(tree, at->parent), st);
+    img_node *node = img_tree_node(tree, l->id);
+    if (node && l->in_upper) { /* only known to the kernel, or with other names */
+        const struct timespec *ctime = object ? &object->st_ctim : &st->st_ctim;
+        node->ctime_s = ctime->tv_sec;
+        node->ctime_ns = (uint32_t)ctime->tv_nsec;
+    }
+    return l->orphan && !node;
+}
+
+static void unlink_orphan(const img_upper *upper, img_id id) {
+    char orphan[IMG_ORPHAN_BYTES];
+    img_upper_orphan(id, orphan);
+    (void)unlinkat(upper->options.work_fd, orphan, 0);
+}
+
+int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
+    img_spot at;
+    loser l = {0};
+    struct stat st = {0}, object = {0};
+    lock_read(upper);
+    int result = img_find_spot(upper, parent, name, len, &at);
+    if (result == 0 && !at.node)
+        result = -ENOENT;
+    if (result == 0) {
+        l = loser_of(upper->tree, at.node);
+        result = l.is_dir ? -EISDIR : at.reached ? 0 : IMG_DECLINED;
+    }
+    unlock(upper);
+    if (result != 0)
+        return result;
+    int dir = img_upper_pin(upper, parent);
+    if (dir < 0)
+        return dir;
+    int other = -1; /* to ask for the ctime of what goes on */
+    if (l.in_upper && l.others)
+        other = openat(dir, at.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    img_upper_moving(upper);
+    result = take_away(upper, dir, &at, &l);
+    if (result == 0) {
+        (void)fstat(dir, &st);
+        bool asked = other >= 0 && fstat(other, &object) == 0;
+        lock_write(upper);
+        bool unwanted = drop(upper->tree, &at, &l, &st, asked ? &object : NULL);
+        unlock(upper);
+        if (unwanted)
+            unlink_orphan(upper, l.id);
+    }
+    img_upper_moved(upper);
+    if (other >= 0)
+        (void)close(other);
+    img_upper_unpin(upper, parent);
+    return result;
+}
+
+/* R. */
+static int may_rmdir(const img_tree *tree, const img_spot *at) {
+    if (!at->node)
+        return -ENOENT;
+    const img_node *node = img_node_at(tree, at->node);
+    if (!img_is_dir(node))
+        return -ENOTDIR;
+    const img_dir *dir = node->u.dir;
+    if (dir && dir->live)
+        return -ENOTEMPTY;
+    bool whiteouts = dir && dir->used - dir->holes > 0;
+    bool simple = at->reached && node->flags & IMG_NODE_UPPER && !at->lower && !whiteouts;
+    return simple ? 0 : IMG_DECLINED;
+}
+
+int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
+    img_spot at;
+    struct stat st = {0};
+    lock_read(upper);
+    int result = img_find_spot(upper, parent, name, len, &at);
+    if (result == 0)
+        result = may_rmdir(upper->tree, &at);
+    unlock(upper);
+    if (result != 0)
+        return result;
+    int dir = img_upper_pin(upper, parent);
+    if (dir < 0)
+        return dir;
+    loser l = {.id = at.node, .in_upper = true, .is_dir = true};
+    img_upper_moving(upper);
+    if (unlinkat(dir, at.name, AT_REMOVEDIR) < 0) {
+        /* whiteouts that hide nothing, which only the upper knows */
+        result = errno == ENOTEMPTY ? IMG_DECLINED : -errno;
+    } else {
+        (void)fstat(dir, &st);
+        lock_write(upper);
+        (void)drop(upper->tree, &at, &l, &st, NULL);
+        unlock(upper);
+    }
+    img_upper_moved(upper);
+    img_upper_unpin(upper, parent);
+    return result;
+}
+
+/* ---- link --------------------------------------------------------------------------------- */
+
+static int link_at(img_upper *upper, int from, const char *name, int dir, const img_spot *at) {
+    if (!at->lower)
+        return linkat(from, name, dir, at->name, 0) < 0 ? -errno : 0;
+    char stage[IMG_STAGE_BYTES];
+    img_stage_name(upper, stage);
+    int work = upper->options.work_fd;
+    if (linkat(from, name, work, stage, 0) < 0)
+        return -errno;
+    int result = rename_to(work, stage, dir, at->name, 0);
+    if (result < 0)
+        (void)unlinkat(work, stage, 0);
+    return result;
+}
+
+/* Both directories pinned. A file without a name moves out of the work directory. */
+static int link_object(img_upper *upper, int from, const char *from_name, int dir,
+                       const img_spot *at, img_id id, bool orphan) {
+    struct stat st = {0}, object = {0};
+    if (orphan)
+        img_upper_moving(upper);
+    int result = orphan ? rename_to(from, from_name, dir, at->name, 0)
+                        : link_at(upper, from, from_name, dir, at);
+    if (result == 0) {
+        (void)fstat(dir, &st);
+        (void)stat_of(dir, at->name, &object);
+        lock_write(upper);
+        img_tree *tree = upper->tree;
+        result = img_upper_is(upper, img_node_at(tree, id), &object) ? 0 : -EIO;
+        if (result == 0)
+            result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
+        img_node_at(tree, id)->ctime_s = object.st_ctim.tv_sec;
+        img_node_at(tree, id)->ctime_ns = (uint32_t)object.st_ctim.tv_nsec;
+        img_change_times(img_node_at(tree, at->parent), &st);
+        unlock(upper);
+        if (result < 0 && orphan)
+            (void)rename_to(dir, at->name, from, from_name, 0);
+        else if (result < 0)
+            (void)unlinkat(dir, at->name, 0);
+    }
+    if (orphan)
+        img_upper_moved(upper);
+    return result;
+}
+
+int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_t len) {
+    img_spot at;
+    bool orphan = false;
+    lock_read(upper);
+    int result = img_find_spot(upper, parent, name, len, &at);
+    const img_node *node = img_tree_node(upper->tree, id);
+    if (result == 0 && !node)
+        result = -ESTALE;
+    if (result == 0) {
+        orphan = !node->names;
+        bool in_upper = at.reached && node->flags & IMG_NODE_UPPER;
+        result = img_is_dir(node) ? -EPERM
+                 : at.node        ? -EEXIST
+                 : at.gone        ? -ENOENT
+                 : in_upper       ? 0
+                                  : IMG_DECLINED;
+    }
+    unlock(upper);
+    if (result != 0)
+        return result;
+    int from, dir = img_upper_pin(upper, parent);
+    if (dir < 0)
+        return dir;
+    char from_name[IMG_NAME_BYTES];
+    img_id pinned;
+    result = img_upper_place(upper, id, &from, from_name, &pinned);
+    if (result == 0)
+        result = link_object(upper, from, from_name, dir, &at, id, orphan);
+    if (pinned)
+        img_upper_unpin(upper, pinned);
+    img_upper_unpin(upper, parent);
+    return result;
+}
+
+/* ---- rename ------------------------------------------------------------------------------- */
+
+/* R. */
+static int may_rename(const img_tree *tree, const img_spot *from, const img_spot *to,
+                      unsigned flags) {
+    if (!from->node)
+        return -ENOENT;
+    if (to->node && flags & RENAME_NOREPLACE)
+        return -EEXIST;
+    if (to->gone)
+        return -ENOENT;
+    const img_node *node = img_node_at(tree, from->node);
+    bool is_dir = img_is_dir(node);
+    if (to->node) {
+        const img_node *there = img_node_at(tree, to->node);
+        if (is_dir != img_is_dir(there))
+            return is_dir ? -ENOTDIR : -EISDIR;
+        if (is_dir && there->u.dir && there->u.dir->live)
+            return -ENOTEMPTY;
+    }
+    bool in_upper = from->reached && to->reached && node->flags & IMG_NODE_UPPER;
+    bool simple = !is_dir || (node->layer == IMG_LAYER_UPPER && !to->node && !to->lower);
+    return in_upper && simple ? 0 : IMG_DECLINED;
+}
+
+/* W. The tree's part of a rename. st: of both directories and of what moved. */
+static int move_in_tree(img_tree *tree, const img_spot *from, const img_spot *to, const loser *l,
+                        const struct stat st[3], bool *unwanted) {
+    if (to->node)
+        *unwanted = drop(tree, to, l, &st[1], NULL);
+    int result = img_tree_move(tree, from->dentry, to->parent, to->name, strlen(to->name), true);
+    if (result < 0)
+        return result;
+    img_change_times(img_node_at(tree, from->parent), &st[0]);
+    img_change_times(img_node_at(tree, to->parent), &st[1]);
+    img_node *node = img_node_at(tree, from->node);
+    node->ctime_s = st[2].st_ctim.tv_sec;
+    node->ctime_ns = (uint32_t)st[2].st_ctim.tv_nsec;
+    return 0;
+}
+
+static int move_object(img_upper *upper, int dir, const img_spot *from, int to_dir,
+                       const img_spot *to, const loser *l) {
+    struct stat st[3] = {{0}};
+    int result = 0;
+    img_upper_moving(upper);
+    if (l->orphan)
+        result = link_orphan(upper, to_dir, to->name, l->id);
+    if (result == 0) {
+        result = rename_to(dir, from->name, to_dir, to->name, from->lower ? RENAME_WHITEOUT : 0);
+        if (result < 0 && l->orphan)
+            unlink_orphan(upper, l->id);
+    }
+    if (result == 0) {
+        bool unwanted = false;
+        (void)fstat(dir, &st[0]);
+        (void)fstat(to_dir, &st[1]);
+        (void)stat_of(to_dir, to->name, &st[2]);
+        lock_write(upper);
+        result = move_in_tree(upper->tree, from, to, l, st, &unwanted);
+        unlock(upper);
+        if (unwanted)
+            unlink_orphan(upper, l->id);
+    }
+    img_upper_moved(upper);
+    return result;
+}
+
+int img_rename(img_upper *upper, img_id parent, const char *name, size_t len, img_id to,
+               const char *new_name, size_t new_len, unsigned flags) {
+    img_spot source, target;
+    loser l = {0};
+    if (flags & ~(unsigned)RENAME_NOREPLACE)
+        return IMG_DECLINED;
+    lock_read(upper);
+    int result = img_find_spot(upper, parent, name, len, &source);
+    if (result == 0)
+        result = img_find_spot(upper, to, new_name, new_len, &target);
+    bool same = result == 0 && source.node && source.node == target.node;
+    if (result == 0)
+        result = may_rename(upper->tree, &source, &target, flags);
+    if (result == 0 && target.node)
+        l = loser_of(upper->tree, target.node);
+    unlock(upper);
+    if (same && result != -EEXIST)
+        return 0; /* names of one file: POSIX wants nothing done */
+    if (result != 0)
+        return result;
+    int dir = img_upper_pin(upper, parent);
+    if (dir < 0)
+        return dir;
+    int to_dir = img_upper_pin(upper, to);
+    result = to_dir;
+    if (to_dir >= 0) {
+        result = move_object(upper, dir, &source, to_dir, &target, &l);
+        img_upper_unpin(upper, to);
+    }
+    img_upper_unpin(upper, parent);
+    return result;
+}

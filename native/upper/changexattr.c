@@ -1,0 +1,164 @@
+/* changexattr.c: the part of change.h that sets and removes xattrs. */
+#define _GNU_SOURCE /* O_PATH */
+#include "upper/changeinner.h"
+
+#include "base/beneath.h"
+#include "upper/harmless.h"
+
+#include <linux/limits.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define OURS "trusted.overlay." /* see objects.py: with owners, the prefix is this one */
+#define XATTR_NAME_BYTES 512    /* an escaped name and its NUL */
+
+/* The name under which it is stored; false when it is too long for that. */
+static bool encode(const char *name, size_t len, char *out) {
+    size_t skip = strlen(OURS);
+    bool escape = len >= skip && memcmp(name, OURS, skip) == 0;
+    int n = escape ? snprintf(out, XATTR_NAME_BYTES, OURS "overlay.%.*s", (int)(len - skip),
+                              name + skip)
+                   : snprintf(out, XATTR_NAME_BYTES, "%.*s", (int)len, name);
+    return n > 0 && n <= XATTR_NAME_MAX;
+}
+
+static bool is_acl(const char *name) {
+    return strcmp(name, IMG_ACL_ACCESS) == 0 || strcmp(name, IMG_ACL_DEFAULT) == 0;
+}
+
+bool img_is_xattr_name(const char *name) {
+    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_"};
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
+        if (strncmp(name, spaces[i], strlen(spaces[i])) == 0 && name[strlen(spaces[i])])
+            return true;
+    return false;
+}
+
+/* A prefix with nothing behind it, which other file systems do not take for a name. */
+static bool is_bare(const char *name) {
+    return !strcmp(name, "user.") || !strcmp(name, "trusted.") || !strcmp(name, "security.");
+}
+
+/* R. 0, IMG_DECLINED, or an errno. */
+static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
+                   const char *value, int flags, bool *raise) {
+    const img_node *node = img_tree_node(upper->tree, id);
+    uint32_t found_len;
+    if (upper->options.read_only || upper->options.work_fd < 0)
+        return -EROFS;
+    if (!node)
+        return -ESTALE;
+    bool there = node->xattr_bytes && img_node_xattr(node, name, len, &found_len);
+    if (there && value && flags & XATTR_CREATE)
+        return -EEXIST;
+    int unknown = img_is_xattr_name(name) ? 0 : is_bare(name) ? -EINVAL : -EOPNOTSUPP;
+    if (!there && (!value || flags & XATTR_REPLACE))
+        return unknown ? unknown : -ENODATA;
+    if (!there && unknown)
+        return unknown;
+    bool nameless = id != IMG_ROOT && !node->names;
+    if (!upper->options.owners ||
+        (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))
+        return IMG_DECLINED;
+    *raise = !(node->flags & IMG_NODE_UPPER);
+    return *raise ? IMG_DECLINED : 0;
+}
+
+/* An ACL and the mode are one thing: both become what the object now has. The kernel asks for the
+ * set-gid bit to go with a default ACL as well, which leaves the mode alone on every other system.
+ */
+static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, bool kill) {
+    char value[IMG_XATTR_VALUE_MAX];
+    struct stat st;
+    char place[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, place);
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        st.st_mode |= img_harmless_bits(place);
+    if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
+        uint32_t shown = st.st_mode, mode = shown & 07777 & ~(uint32_t)S_ISGID;
+        st.st_mode = mode;
+        int result = S_ISDIR(shown) ? (chmod(place, mode) < 0 ? -errno : 0)
+                                    : img_harmless_chmod(upper, place, shown, mode);
+        if (result < 0)
+            return result;
+    }
+    ssize_t n = getxattr(place, name, value, sizeof value);
+    if (n < 0 && errno != ENODATA)
+        return -errno;
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    int result = node ? 0 : -ESTALE;
+    if (node) {
+        node->mode = (node->mode & S_IFMT) | (st.st_mode & 07777);
+        if (n >= 0)
+            result = img_tree_set_xattr(upper->tree, node, name, strlen(name), value, (size_t)n);
+        else
+            (void)img_tree_set_xattr(upper->tree, node, name, strlen(name), NULL, 0);
+    }
+    unlock(upper);
+    return result;
+}
+
+/* W. Into the tree; the object has it already. */
+static int take_over(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
+                     size_t value_len) {
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    int result =
+        node ? img_tree_set_xattr(upper->tree, node, name, len, value, value_len) : -ESTALE;
+    unlock(upper);
+    return result == -ENODATA ? 0 : result;
+}
+
+static void take_ctime(img_upper *upper, img_id id, int fd) {
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return;
+    lock_write(upper);
+    img_node *node = img_tree_node(upper->tree, id);
+    if (node) {
+        node->ctime_s = st.st_ctim.tv_sec;
+        node->ctime_ns = (uint32_t)st.st_ctim.tv_nsec;
+    }
+    unlock(upper);
+}
+
+static int store(const img_upper *upper, const char *place, const char *name, const char *value,
+                 size_t len) {
+    if (strcmp(name, IMG_CAPABILITY) == 0)
+        return img_harmless_set_capability(upper, place, value, len);
+    if ((value ? setxattr(place, name, value, len, 0) : removexattr(place, name)) == 0)
+        return 0;
+    return errno == ENODATA && !value ? 0 /* the upper could not have it; only the tree has */
+                                      : -errno;
+}
+
+int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
+                  size_t value_len, int flags, bool kill, bool *raise) {
+    char place[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
+    img_id pinned;
+    *raise = false;
+    lock_read(upper);
+    int result = may_set(upper, id, name, len, value, flags, raise);
+    unlock(upper);
+    if (result == -ENODATA && !value && is_acl(name))
+        return 0; /* as other file systems have it, whose set_acl removes what is not there */
+    if (result != 0)
+        return result;
+    if (!encode(name, len, stored))
+        return -ERANGE;
+    int fd = img_upper_hold(upper, id, &pinned);
+    if (fd < 0)
+        return fd;
+    img_fd_path(fd, place);
+    result = store(upper, place, stored, value, value_len);
+    if (result == 0)
+        result = is_acl(stored) ? take_over_acl(upper, id, fd, stored, kill)
+                                : take_over(upper, id, name, len, value, value_len);
+    take_ctime(upper, id, fd);
+    img_upper_let_go(upper, fd, pinned);
+    return result;
+}
