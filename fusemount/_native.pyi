@@ -69,9 +69,9 @@ MARKS_ROOTS_WORD: int
 
 def marks_said(fd: int, /) -> int: ...
 def scan_directory(fd: int, obeyed: int, /) -> tuple[LayerIndex, int, bytes, int, bytes]:
-    """A directory as a layer (native/dir/dirscan.h), obeying these marks; how many of its directories
-    may not be read, and one of them; how many objects have a user's marks that were not obeyed, and
-    one of them.
+    """A directory as a layer (native/dir/dirscan.h), obeying these marks; how many of its
+    directories may not be read, and one of them; how many objects have a user's marks that were not
+    obeyed, and one of them.
 
     Raises FormatError; OSError whose filename is the name at fault, in the layer.
     """
@@ -109,8 +109,8 @@ class Attr:
 
 @final
 class Tree:
-    """The merged tree (native/tree/tree.h). Methods raise OSError: ESTALE for a nodeid that is gone,
-    ENOTDIR, and what they name."""
+    """The merged tree (native/tree/tree.h). Methods raise OSError: ESTALE for a nodeid that is
+    gone, ENOTDIR, and what they name."""
 
     def __init__(self) -> None: ...
     def add_layer(
@@ -124,7 +124,8 @@ class Tree:
         squash_uid: int,  # all are shown as that one; -1: no
         squash_gid: int,
         /,
-    ) -> None: ...  # native/tree/idmap.h; all ids here, but those of shown and stored, are stored ones
+    ) -> None: ...
+    # native/tree/idmap.h; all ids here, but those of shown and stored, are stored ones
     def shown(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def stored(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def seal(self) -> None: ...

@@ -1,6 +1,6 @@
 """The suite's oracles: what GNU tar, the kernel's overlayfs and lstat(2) say, as dump lines.
 
-Law: nothing of ours decides here; only the line format is shared (fusemount.rootfs.dump).
+Law: nothing of ours decides here; only the line format is shared (fusemount.rootfs.treetext).
 
     unpack(tar, directory)             one layer alone, by GNU tar; `.wh.` made overlayfs' own
     overlay(layers_bottom_first, at)   context manager: the kernel's overlayfs over unpacked layers
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fusemount.escape import escape, format_xattrs
-from fusemount.rootfs.dump import _TYPES, format_line
+from fusemount.rootfs.treetext import _TYPES, format_line
 
 PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"

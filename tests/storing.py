@@ -21,8 +21,8 @@ from fusemount.sources.opening import open_medium, path_exists
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
 from fusemount.store.verify import Report, verify
-from fusemount.transfer.load import load_medium
-from fusemount.transfer.progress import SilentTransfers
+from fusemount.transfer.archiveload import load_medium
+from fusemount.transfer.reports import SilentTransfers
 from fusemount.transfer.save import save as save_images
 
 LAYERS = [

@@ -19,8 +19,8 @@ import trio
 from imagewriter import Files
 from oracle import run
 
+from fusemount.capture.dumpimage import dump_image
 from fusemount.codec import Compression
-from fusemount.daemon.dump import dump_image
 from fusemount.digest import Digest
 from fusemount.imagename import DOCKER_HUB, parse_name
 from fusemount.layer import SilentProgress
@@ -31,9 +31,9 @@ from fusemount.settings import Directories, ImageOptions, Platform
 from fusemount.sources.opening import path_exists
 from fusemount.store import Store
 from fusemount.transfer.copying import CopyOptions, copy, source_end, target_end
-from fusemount.transfer.progress import SilentTransfers
 from fusemount.transfer.pull import Pulled, PullOptions, RegistryAccess, pull
 from fusemount.transfer.push import Pushed, PushOptions, push
+from fusemount.transfer.reports import SilentTransfers
 
 QUICK = RegistryAccess(RegistryOptions(retry_delays=(0.0, 0.0)))
 

@@ -21,7 +21,7 @@ from fusemount.settings import (
 )
 
 if TYPE_CHECKING:
-    from fusemount.daemon.changed import Asked
+    from fusemount.capture.changed import Asked
     from fusemount.store import Store
 
 
@@ -103,7 +103,7 @@ def add_changed(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_of(args: argparse.Namespace) -> Asked:
-    from fusemount.daemon.changed import Asked
+    from fusemount.capture.changed import Asked
 
     return Asked(
         place=args.place,
@@ -118,7 +118,7 @@ def reference_of(text: str) -> Reference:
 
     reference = parse_reference(text, path_exists, directories().store)
     if reference.transport in FOREIGN_STORES:
-        from fusemount.daemon.storages import located
+        from fusemount.sources.storages import located
 
         reference = located(reference, os.environ, user_id())
     if reference.transport == STORE and os.environ.get("IMGMOUNT_DEFAULT_REGISTRY"):

@@ -33,9 +33,9 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.progress import terminal_progress
+    from fusemount.capture.commitchanges import CommitOptions, commit
+    from fusemount.cli.bars import terminal_progress
     from fusemount.codec import Compression
-    from fusemount.daemon.commit import CommitOptions, commit
     from fusemount.layer import SilentProgress
     from fusemount.sources.writing import parse_target
 

@@ -35,15 +35,15 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.changed import open_changed
+    from fusemount.capture.changed import open_changed
+    from fusemount.cli.bars import terminal_progress
     from fusemount.rootfs.changes import shown
 
     progress = terminal_progress()
     if args.other is not None:
         if args.base:
             raise UsageError("--base: of two images neither has another one below it")
-        from fusemount.daemon.imagediff import diff_images
+        from fusemount.capture.diffimages import diff_images
 
         first, second = reference_of(str(args.place)), reference_of(args.other)
         changes = diff_images(first, second, asked_of(args), directories(), progress)

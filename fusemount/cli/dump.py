@@ -28,8 +28,8 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.dump import dump_image, dump_layer
+    from fusemount.capture.dumpimage import dump_image, dump_layer
+    from fusemount.cli.bars import terminal_progress
 
     image = (reference_of(args.image), image_options_of(args), directories(), terminal_progress())
     if args.layer is not None:

@@ -28,8 +28,8 @@ def run(argv: list[str]) -> int:
     if args.output is None and sys.stdout.isatty():
         raise UsageError("a tar is not for a terminal: -o FILE, or redirect it")
 
-    from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.export import export_image, export_place, is_place
+    from fusemount.capture.exportroot import export_image, export_place, is_place
+    from fusemount.cli.bars import terminal_progress
     from fusemount.sources.output import PlainOutput
 
     asked, progress = asked_of(args), terminal_progress()

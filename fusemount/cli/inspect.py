@@ -39,7 +39,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.progress import terminal_progress
+    from fusemount.cli.bars import terminal_progress
     from fusemount.image import docker_inspect
     from fusemount.sources import open_image
     from fusemount.sources.stored import kept_layers

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
 
     from fusemount.budget import Budget
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.transfer.load import load_medium
+    from fusemount.transfer.archiveload import load_medium
 
     files = [*args.input, *args.file] or ["-"]
     if "-" in files and sys.stdin.isatty():
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
 def _medium(
     store: Store, file: str, budget: Budget, *, quiet: bool
 ) -> AbstractContextManager[Medium]:
-    from fusemount.cli.progress import terminal_progress
+    from fusemount.cli.bars import terminal_progress
     from fusemount.layer import SilentProgress
     from fusemount.transfer.spool import medium_at, medium_of
 

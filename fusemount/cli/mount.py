@@ -71,7 +71,7 @@ def run(argv: list[str]) -> int:
         rebase=args.rebase,
     )
 
-    from fusemount.cli.progress import terminal_progress
+    from fusemount.cli.bars import terminal_progress
     from fusemount.daemon.mount import mount_image, would_drop
 
     if args.dry_run:

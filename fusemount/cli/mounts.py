@@ -10,7 +10,7 @@ from fusemount.cli.arguments import Parser, directories
 from fusemount.cli.table import table
 
 if TYPE_CHECKING:
-    from fusemount.daemon.registry import Mounted
+    from fusemount.daemon.mountrecords import Mounted
 
 
 def parser() -> Parser:
@@ -26,7 +26,7 @@ def _described(mounted: Mounted) -> dict[str, object]:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.daemon.registry import listing
+    from fusemount.daemon.mountrecords import listing
 
     found = listing(directories().runtime)
     if args.json:

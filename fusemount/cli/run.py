@@ -77,9 +77,9 @@ def run(argv: list[str]) -> int:
     if not rest:
         raise UsageError("run needs an image (imgmount run --help)")
 
-    from fusemount.cli.progress import terminal_progress
-    from fusemount.daemon.command import RunOptions, parse_volume
-    from fusemount.daemon.run import run_image
+    from fusemount.cli.bars import terminal_progress
+    from fusemount.sandbox.command import RunOptions, parse_volume
+    from fusemount.sandbox.run import run_image
     from fusemount.settings import MountOptions
 
     return run_image(

@@ -14,7 +14,7 @@ from fusemount.cli.terminal import drive
 from fusemount.errors import UsageError
 
 if TYPE_CHECKING:
-    from fusemount.daemon.registry import Record
+    from fusemount.daemon.mountrecords import Record
 
 _DEFAULT_SECONDS = "2"
 _SECONDS_MIN, _SECONDS_MAX = 0.1, 86400.0

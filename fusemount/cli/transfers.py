@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fusemount.escape import printable
-from fusemount.transfer.progress import SilentTransfers, Task, Transfers
+from fusemount.transfer.reports import SilentTransfers, Task, Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.progress import terminal_progress
+    from fusemount.cli.bars import terminal_progress
     from fusemount.escape import printable
     from fusemount.layer import SilentProgress
     from fusemount.store.verify import verify

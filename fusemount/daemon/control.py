@@ -21,11 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.mountinfo import mount_at, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _BACKLOG = 32
 @contextmanager
 def _beside(runtime: Path, record: Record) -> Iterator[str]:
     """The socket's path, short whatever the runtime directory is called. Raises OSError."""
-    path = registry.socket_path(runtime, record.pid)
+    path = mountrecords.socket_path(runtime, record.pid)
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(path.parent, flags)
     try:
@@ -60,14 +60,14 @@ def _beside(runtime: Path, record: Record) -> Iterator[str]:
 def listening(runtime: Path, record: Record) -> Iterator[socket.socket | None]:
     """The socket that serve_control answers on; None (and a line in the log) when there is none.
 
-    registry.forget takes its name away, as it does for daemons that were killed.
+    mountrecords.forget takes its name away, as it does for daemons that were killed.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         yield listener if _bound(listener, runtime, record) else None
 
 
 def _bound(listener: socket.socket, runtime: Path, record: Record) -> bool:
-    path = registry.socket_path(runtime, record.pid)
+    path = mountrecords.socket_path(runtime, record.pid)
     try:
         path.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
         os.fchmod(listener.fileno(), 0o600)  # before bind: its name never has another mode
@@ -148,7 +148,7 @@ def find_record(mountpoint: Path, runtime: Path) -> Record:
     """Whose mount that is. Raises MountpointError: no mount of ours, or its daemon is gone;
     NotPermitted: another user's."""
     entry = mount_at(resolve(mountpoint))
-    record = registry.find(runtime, entry) if entry else None
+    record = mountrecords.find(runtime, entry) if entry else None
     if record is not None:
         if record.alive:
             return record
@@ -178,7 +178,7 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
         raise NotPermitted(f"{record.mountpoint}: {record.user}'s mount: only they can ask"
                            ) from error  # fmt: skip
     except (OSError, ValueError) as error:
-        if not record.alive or not any(registry.shows(record, entry) for entry in mounts()):
+        if not record.alive or not any(mountrecords.shows(record, entry) for entry in mounts()):
             raise _gone(record.mountpoint) from error  # or just about to end, after its mount
         why = "no control socket" if isinstance(error, FileNotFoundError) else str(error)
         raise ImgmountError(

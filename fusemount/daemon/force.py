@@ -20,7 +20,7 @@ from fusemount.beneath import fd_path, open_in_root
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.holders import Holder, holders
 from fusemount.daemon.mountid import Mount, held, mount_of
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
 
 # For writing out, and for the daemon's own flush; to drop an upper takes longer, and is waited for.

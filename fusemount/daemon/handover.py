@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.rootfs.upperlock import is_free
 from fusemount.settings import Directories
@@ -24,7 +24,7 @@ def await_upper(upper: Path, directories: Directories) -> None:
     nobody let go in time: who then holds one is told by who opens the upper."""
     deadline = time.monotonic() + HANDOVER_SECONDS
     while not is_free(upper, directories.lock_places) and time.monotonic() < deadline:
-        records = (m.record for m in registry.listing(directories.runtime) if m.record.alive)
+        records = (m.record for m in mountrecords.listing(directories.runtime) if m.record.alive)
         if any(_same(record.upper, upper) and _stands(record) for record in records):
             return
         time.sleep(_STEP_SECONDS)
@@ -38,7 +38,7 @@ def _same(one: str | None, upper: Path) -> bool:
         return False
 
 
-def _stands(record: registry.Record) -> bool:
+def _stands(record: mountrecords.Record) -> bool:
     """By its mountpoint too: a device number that was given back may be another mount's already."""
     entry = mount_at(Path(record.mountpoint))
-    return entry is not None and registry.shows(record, entry)
+    return entry is not None and mountrecords.shows(record, entry)

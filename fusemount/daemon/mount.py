@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusemount import _native
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.background import DaemonLost, answers, launch
 from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
 from fusemount.daemon.control import listening, serve_control
@@ -26,10 +26,10 @@ from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import LOGGER, open_log
 from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
+from fusemount.daemon.openview import View, hold_image, open_view
 from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.upperplaces import check_apart
-from fusemount.daemon.view import View, hold_image, open_view
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
@@ -70,7 +70,7 @@ def mount_image(
     with ExitStack() as stack:
         with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as place:
             check_apart(place.path, options)
-            registry.prepare(directories.runtime)
+            mountrecords.prepare(directories.runtime)
             # A daemon has let go of the terminal, where the log goes with -d: hence -d implies -f.
             log_fd = open_log(options.log, directories.state,
                               terminal=options.foreground, debug=options.debug)  # fmt: skip
@@ -174,7 +174,7 @@ class _Enrolment:
         scratch = self.view.scratch
         return Record(
             pid=os.getpid(),
-            start_time=registry.start_time(os.getpid()) or 0,
+            start_time=mountrecords.start_time(os.getpid()) or 0,
             mountpoint=str(channel.mountpoint),
             device=channel.device,
             mount_id=channel.mount.unique if channel.mount else 0,
@@ -202,7 +202,7 @@ def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable
     runtime = enrolment.directories.runtime
 
     def serving() -> None:
-        registry.register(runtime, record)
+        mountrecords.register(runtime, record)
         enrolment.view.settle()
         LOGGER.info("%s: mounted on %s%s", record.image, record.mountpoint,
                     _limits(enrolment.options))  # fmt: skip
@@ -216,4 +216,4 @@ def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable
                         services)  # fmt: skip
         LOGGER.info("%s: unmounted", record.mountpoint)
     finally:
-        registry.forget(runtime, record)
+        mountrecords.forget(runtime, record)

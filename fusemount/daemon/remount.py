@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.channel import FLAG_WORDS, mount_flags
 from fusemount.daemon.mountid import entry_of, held
 from fusemount.daemon.mountpoint import FSTYPE, resolve
@@ -39,7 +39,7 @@ def remount(
             entry = entry_of(place)
         except OSError:
             place, entry = -1, None
-        record = registry.find(directories.runtime, entry) if entry else None
+        record = mountrecords.find(directories.runtime, entry) if entry else None
         if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
         flags = mount_flags((*(word for word in entry.options if word in FLAG_WORDS), *words))
@@ -54,7 +54,7 @@ def remount(
         except OSError as error:
             raise _refused(mountpoint, error) from error
     if record and not bind:
-        registry.register(directories.runtime, replace(record, read_only=read_only))
+        mountrecords.register(directories.runtime, replace(record, read_only=read_only))
 
 
 def _refused(mountpoint: Path, error: OSError) -> MountpointError | NotPermitted:

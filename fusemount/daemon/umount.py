@@ -8,14 +8,14 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
 from fusemount.daemon.mountid import Mount, held, mount_of, mount_on, standing
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
 from fusemount.rootfs.upperlock import sweep
@@ -47,7 +47,7 @@ def umount_image(
     """
     target = resolve(mountpoint)
     entry, mount = standing(target)
-    record = registry.find(directories.runtime, entry) if entry else None
+    record = mountrecords.find(directories.runtime, entry) if entry else None
     here = entry is not None and (entry.fstype == FSTYPE or record is not None)
     if force:
         meant = record if here else _detached(target, directories)
@@ -116,7 +116,7 @@ def _write_out(target: Path, mount: Mount | None) -> None:
 
 def _detached(target: Path, directories: Directories) -> Record | None:
     """Of a mount that was there, and whose daemon lives."""
-    for mounted in reversed(registry.listing(directories.runtime)):
+    for mounted in reversed(mountrecords.listing(directories.runtime)):
         if mounted.record.alive and mounted.record.mountpoint == str(target):
             return mounted.record
     return None
@@ -126,7 +126,7 @@ def _copies(record: Record | None) -> list[MountEntry]:
     """All mounts of it in our mount namespace, while its daemon lives."""
     if record is None or not record.alive:
         return []
-    return [entry for entry in mounts() if registry.shows(record, entry)]
+    return [entry for entry in mounts() if mountrecords.shows(record, entry)]
 
 
 def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
@@ -180,7 +180,7 @@ def _open_pidfd(record: Record | None) -> int:
 
 def _clear(record: Record, directories: Directories) -> None:
     """What a daemon that was killed left; nothing after an orderly end."""
-    registry.forget(directories.runtime, record)
+    mountrecords.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))
     sweep(directories.runtime)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.beneath import open_beneath, parent_beneath
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.daemon.upperpath import open_place
 from fusemount.dataclass import dataclass
@@ -159,7 +159,7 @@ def remountable(options: MountOptions) -> bool:
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
     """A scratch that goes with the stack; what a power cut left of others goes first."""
-    recorded = [Path(m.record.scratch) for m in registry.listing(directories.runtime)
+    recorded = [Path(m.record.scratch) for m in mountrecords.listing(directories.runtime)
                 if m.record.scratch]  # fmt: skip
     sweep(directories.state, recorded)
     scratch = create_scratch(directories.state)

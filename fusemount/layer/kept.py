@@ -14,8 +14,8 @@ a stretch of one state of one file: device, inode, size, mtime, ctime, offset, l
 computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
 
 Nothing kept is believed unless it is whole, and of the name that it has.  An index has a checksum
-(native/index/index.h), the small files have one (record.py), both of the name too: they are compared
-whenever they are read.  A tar of gigabytes cannot be
+(native/index/index.h), the small files have one (record.py), both of the name too: they are
+compared whenever they are read.  A tar of gigabytes cannot be
 hashed at each mount: it was, in the pass that wrote it, and is used while it is the very file that
 was written then, in size, inode and times; after any write to it, or a copy of the cache, it is
 made again.  What a disk changes by itself in a tar, `verify` finds.  The directories must be ours
@@ -42,8 +42,8 @@ from fusemount.budget import check_room
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
-from fusemount.layer.record import NOT_THERE, read_sealed, say_damaged, sealed
 from fusemount.ownfile import make_file, open_file
+from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 TMP = ".tmp-"
 HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size

@@ -24,7 +24,7 @@ from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
 from fusemount.layer.kept import Cache, Facts, identity, lasting, settle
 from fusemount.layer.progress import Progress
-from fusemount.layer.record import say_damaged
+from fusemount.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
 
 _LOG = logging.getLogger("imgmount")

@@ -1,4 +1,5 @@
-"""Law: the text twin of a layer's index (native/index/index.h): one line a member, in archive order.
+"""Law: the text twin of a layer's index (native/index/index.h): one line a member, in archive
+order.
 
     kind path mode uid gid size mtime atime ctime rdev link xattrs header extents
 

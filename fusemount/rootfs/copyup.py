@@ -19,8 +19,8 @@ kernel's overlayfs mount, and that shows the old or the new state of what was go
     C6  A copy-up does not show: the directory's times are put back, and stand in its mark
         `imgmount.times` meanwhile.
 
-Names that go or move are names.py's, rename.py's and native/upper/change.h's; theirs is C7: one system
-call, or steps that do not show and then one.
+Names that go or move are names.py's, rename.py's and native/upper/change.h's; theirs is C7: one
+system call, or steps that do not show and then one.
 """
 
 from __future__ import annotations

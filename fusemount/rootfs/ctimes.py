@@ -5,7 +5,7 @@ With the writeback cache the kernel keeps a regular file's ctime itself and tell
 attributes arrive there; a copy-up gives a directory a new ctime, too, though nothing in it changed.
 No system call sets a ctime. So an orderly end writes a table:
 
-    WORK/imgmount.ctimes    first line: version and checksum (layer/record.py); one more an object:
+    WORK/imgmount.ctimes    first line: version and checksum (record.py); one more an object:
     ST_INO CTIME            the object in the upper; what was told, in ns
 
 A line counts while the object's own ctime is not later than the table's: then nobody has changed
@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import field
 
 from fusemount.dataclass import dataclass
-from fusemount.layer.record import sealed, unsealed
+from fusemount.record import sealed, unsealed
 
 _NAME, _NEW = "imgmount.ctimes", "imgmount.ctimes.new"
 _VERSION = 1

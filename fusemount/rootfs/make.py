@@ -1,8 +1,8 @@
 """Law: new objects that take more than one step: inherited ACLs, opaque marks, stored owners.
 
-native/upper/change.c makes all others.  Each is made in the work directory, made ready there, and moved
-in by one rename, over the whiteout if the layers have the name: what is half made, or below, never
-shows.
+native/upper/change.c makes all others.  Each is made in the work directory, made ready there, and
+moved in by one rename, over the whiteout if the layers have the name: what is half made, or below,
+never shows.
 """
 
 from __future__ import annotations

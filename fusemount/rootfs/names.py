@@ -1,8 +1,8 @@
 """Law: a name of the upper goes or moves together with the tree, and nobody looks in between.
 
-Threads of the fast path turn names into descriptors at any time (native/upper/upperdir.h, "places");
-inside `moving` they wait.  So, once an upper is served, nothing else calls the tree's drop_name,
-move and exchange, and nothing in there copies data or empties a directory.
+Threads of the fast path turn names into descriptors at any time (native/upper/upperdir.h,
+"places"); inside `moving` they wait.  So, once an upper is served, nothing else calls the tree's
+drop_name, move and exchange, and nothing in there copies data or empties a directory.
 
 These are the moves that take more than one step; native/upper/change.c has the others.
 """

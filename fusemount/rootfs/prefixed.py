@@ -4,9 +4,9 @@
     .wh..wh..opq      an empty file: nothing of the layers shows in the directory
     .wh..wh.*         an empty file: bookkeeping, of aufs once
 
-An upper of overlayfs' or ours has no such marks (native/dir/dirmarks.h says how that is told): there
-each is a file of its user's.  So that this stays so, they become overlayfs' own marks before the
-upper is marked as ours; a crash in between leaves some of both, which means the same.
+An upper of overlayfs' or ours has no such marks (native/dir/dirmarks.h says how that is told):
+there each is a file of its user's.  So that this stays so, they become overlayfs' own marks before
+the upper is marked as ours; a crash in between leaves some of both, which means the same.
 A name that does not stand for an empty file is a file of its user's in every upper.
 Source: fuse-overlayfs 1.10, main.c (hide_node, set_fd_opaque).
 """

@@ -64,8 +64,8 @@ class Renamer:
             self._copy.whole(ino)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> set[int]:
-        """renameat2(2) with NOREPLACE and EXCHANGE, of what native/upper/change.c has declined. Returns
-        the nodes whose attributes are to be read anew. Raises OSError."""
+        """renameat2(2) with NOREPLACE and EXCHANGE, of what native/upper/change.c has declined.
+        Returns the nodes whose attributes are to be read anew. Raises OSError."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         ino, there = self._tree.lookup(parent, name), self._tree.lookup(to, new_name)

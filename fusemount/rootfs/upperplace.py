@@ -2,8 +2,8 @@
 
 Whoever owns a directory may mount a FUSE file system on it (fusermount3), which hangs or refuses
 everybody else.  With the privilege, both directories are opened through one clone of their mount
-(native/base/clonemount.h), as overlayfs does: one, since rename(2) does not lead from mount to mount.
-Without it, a mount inside the upper is an error that names the place.
+(native/base/clonemount.h), as overlayfs does: one, since rename(2) does not lead from mount to
+mount. Without it, a mount inside the upper is an error that names the place.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Law: the running file system, layers and upper as one; it knows no FUSE.
 
-An operation has two doors: the fast path's threads call native/upper/change.c for what one system call
-completes, and the methods here call the same, bring up what it declines (copy-up) and call it once
-more; what takes more steps even then is done here.  One lock, `change`, makes each operation one
-step to all others, whoever asks; data are copied up without it.  First the upper is changed, then
-the tree; what fails in the upper has changed neither.  Errors are OSError with the errno that the
-caller is to see.
+An operation has two doors: the fast path's threads call native/upper/change.c for what one system
+call completes, and the methods here call the same, bring up what it declines (copy-up) and call it
+once more; what takes more steps even then is done here.  One lock, `change`, makes each operation
+one step to all others, whoever asks; data are copied up without it.  First the upper is changed,
+then the tree; what fails in the upper has changed neither.  Errors are OSError with the errno that
+the caller is to see.
 
 A file that loses its last name while the kernel knows it moves to the work directory, and stays
 there until it is forgotten: there are no handles, any file that is known may be open.
@@ -30,7 +30,6 @@ from fusemount.beneath import trusted
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.harmless import AS_THEY_ARE, CAPABILITY, Harmless
-from fusemount.rootfs.load import load_upper, set_xattrs
 from fusemount.rootfs.loaded import Loaded, nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.mend import Mender
@@ -38,6 +37,7 @@ from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
 from fusemount.rootfs.rename import Renamer
 from fusemount.rootfs.upper import RENAME_WHITEOUT, Upper
+from fusemount.rootfs.upperload import load_upper, set_xattrs
 
 _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 

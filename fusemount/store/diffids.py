@@ -1,6 +1,6 @@
 """Law: a blob's diff_id, and its tar's size, as ROOT/distribution/diffid-by-digest has them.
 
-    sha256/<hex of the blob>    {"version":1,"sha256":...}      (layer/record.py)
+    sha256/<hex of the blob>    {"version":1,"sha256":...}      (record.py)
                                 {"diff_id": "sha256:...", "size": N}
 
 A blob of which nothing is said, or nothing that is whole, is measured again when it matters.
@@ -12,7 +12,7 @@ import json
 from typing import NamedTuple
 
 from fusemount.digest import Digest
-from fusemount.layer.record import read_sealed, sealed
+from fusemount.record import read_sealed, sealed
 from fusemount.store.layout import Layout, replace_file, translated
 from fusemount.store.locks import locked
 

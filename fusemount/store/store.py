@@ -26,8 +26,8 @@ from fusemount.errors import (
 )
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
-from fusemount.layer.record import read_sealed, sealed
 from fusemount.ownfile import read_file
+from fusemount.record import read_sealed, sealed
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry

@@ -3,7 +3,7 @@
 cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
 the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
 change, so it is never stale: only which manifests of an index the store has is asked each time.
-What is taken away is told from it, so that a checksum guards it (layer/record.py).
+What is taken away is told from it, so that a checksum guards it (record.py).
 
     {"version":4,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
@@ -23,7 +23,7 @@ from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
-from fusemount.layer.record import read_sealed, sealed
+from fusemount.record import read_sealed, sealed
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, translated
 

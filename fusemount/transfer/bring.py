@@ -21,7 +21,7 @@ from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
 from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
 from fusemount.store import Lease, Store, diffids
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
-from fusemount.transfer.progress import Task, Transfers
+from fusemount.transfer.reports import Task, Transfers
 
 JOBS = 3  # layers at once, as docker has it
 

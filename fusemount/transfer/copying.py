@@ -31,10 +31,10 @@ from fusemount.settings import UNPACK_LIMIT, Directories, ImageOptions, Platform
 from fusemount.sources.opening import open_image, open_medium
 from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
-from fusemount.transfer.load import load_medium, load_opened
-from fusemount.transfer.progress import Transfers
+from fusemount.transfer.archiveload import load_medium, load_opened
 from fusemount.transfer.pull import PullOptions, pull
 from fusemount.transfer.push import PushOptions, push
+from fusemount.transfer.reports import Transfers
 from fusemount.transfer.save import save
 
 REGISTRY = "docker://"

@@ -9,15 +9,15 @@ from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
-from fusemount.image.commit import rfc3339
 from fusemount.image.model import Descriptor
+from fusemount.image.nextconfig import rfc3339
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.imagename import ImageName
 from fusemount.settings import UNLIMITED, Platform
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
-from fusemount.transfer.progress import Transfers
+from fusemount.transfer.archiveload import MANIFEST_TYPE, docker_manifest
+from fusemount.transfer.reports import Transfers
 
 _KEPT = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
 

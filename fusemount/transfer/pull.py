@@ -31,7 +31,7 @@ from fusemount.store import Seen, Store, StoredImage
 from fusemount.store.intake import Read
 from fusemount.transfer.bring import Bringing, Stopped
 from fusemount.transfer.ociform import as_oci
-from fusemount.transfer.progress import Transfers
+from fusemount.transfer.reports import Transfers
 from fusemount.transfer.running import run, when_cancelled
 
 PIECE = 1 << 20  # handed over at once: a thread is woken for each

@@ -27,8 +27,8 @@ from fusemount.registry.client import Registry
 from fusemount.store import Lease, Seen, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
-from fusemount.transfer.progress import Task, Transfers
 from fusemount.transfer.pull import RegistryAccess
+from fusemount.transfer.reports import Task, Transfers
 from fusemount.transfer.running import run
 from fusemount.transfer.save import plain_pieces
 

@@ -38,7 +38,7 @@ from fusemount.sources.writing import Target
 from fusemount.store import Store, StoredImage
 from fusemount.store.catalog import Entry
 from fusemount.store.summary import LayerRow, Summaries, Summary
-from fusemount.transfer.progress import Transfers
+from fusemount.transfer.reports import Transfers
 
 Chosen = tuple[StoredImage, tuple[ImageName, ...]]  # an image, and its names where it goes
 

@@ -21,9 +21,9 @@ from fusemount.settings import UNLIMITED, Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.load import MANIFEST_TYPE, docker_manifest
-from fusemount.transfer.progress import SilentTransfers
-from fusemount.transfer.unpacked import reading, take_unpacked
+from fusemount.transfer.archiveload import MANIFEST_TYPE, docker_manifest
+from fusemount.transfer.remadetar import reading, take_unpacked
+from fusemount.transfer.reports import SilentTransfers
 
 
 class StoreWriter:

@@ -241,7 +241,7 @@ from pathlib import Path
 from fusemount.imagename import ImageName
 from fusemount.store import Store
 from fusemount.transfer.importing import ImportOptions, import_tar
-from fusemount.transfer.progress import SilentTransfers
+from fusemount.transfer.reports import SilentTransfers
 import io, tarfile
 store = Store(Path(sys.argv[1]), create=True)
 for i in range(int(sys.argv[2])):

@@ -28,7 +28,7 @@ from fusemount.daemon.background import ended
 from fusemount.daemon.control import ask, find_record, listening, serve_control
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
 ANSWERS = {"stats": lambda: {"one": 1}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from imagewriter import oci_layout
 from tarwriter import TarWriter
 
-from fusemount.daemon.view import open_view
+from fusemount.daemon.openview import open_view
 from fusemount.layer import SilentProgress
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions, Platform

@@ -40,8 +40,8 @@ def _child(arguments: Sequence[str]) -> None:
 
 
 def _serve() -> None:
+    import fusemount.cli.bars
     import fusemount.cli.mount
-    import fusemount.cli.progress
     import fusemount.daemon.mount
     import fusemount.fuse
     import fusemount.image

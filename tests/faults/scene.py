@@ -28,7 +28,7 @@ from launcher import Launcher, alive
 from layers import rootfs_of
 from oracle import dump_directory, unpack, without_layer
 
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 TIME = 1_400_000_000_123_456_789  # of all that the layers have, and that cases set
 LONG_AGO = 1_500_000_000

@@ -25,7 +25,6 @@ from tarwriter import TarWriter
 
 from fusemount._native import LayerIndex
 from fusemount.cli.template import Map, Nil, Struct, Template
-from fusemount.daemon.command import resolve_identity
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, Unauthorized, UsageError
 from fusemount.image.changeline import apply_changes
@@ -56,6 +55,7 @@ from fusemount.rootfs.base import recorded_base
 from fusemount.rootfs.heldmarks import format_held, parse_held, parse_times
 from fusemount.rootfs.objects import OVERRIDE_STAT
 from fusemount.rootfs.upper import Upper
+from fusemount.sandbox.command import resolve_identity
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.containers_storage import open_containers_storage

@@ -10,7 +10,7 @@ import pytest
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
 from fusemount.image.changeline import apply_changes
-from fusemount.image.commit import Step, committed_config, rfc3339
+from fusemount.image.nextconfig import Step, committed_config, rfc3339
 from fusemount.image.parse import parse_config
 
 BASE = {

@@ -17,7 +17,7 @@ from oracle import differences, dump_directory, overlay, run, without_layer
 from tarwriter import TarWriter
 
 from fusemount.rootfs import Caller, RootFs, open_rootfs
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 FIRST = r"""
 mkdir -p a/b/c d/e x

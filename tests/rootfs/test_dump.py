@@ -10,7 +10,7 @@ from tarwriter import TarWriter
 
 from fusemount.escape import escape, format_xattrs
 from fusemount.layer.text import index_lines
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 
 def unescape(field: bytes) -> bytes:

@@ -17,8 +17,8 @@ from mounted import powerful
 from oracle import differences, run, without_layer
 
 from fusemount.rootfs import Caller, Change, RootFs, UpperOptions, load
-from fusemount.rootfs.dump import dump_lines
 from fusemount.rootfs.harmless import CAPABILITY, Found, Harmed, Harmless, parse_bits
+from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
 
 ROOT = Caller(0, 0)

@@ -16,8 +16,8 @@ from fusemount.errors import ImgmountError
 from fusemount.rootfs import descent, dump, paths
 from fusemount.rootfs.changes import compare
 from fusemount.rootfs.copyup import CopyUp
-from fusemount.rootfs.dump import dump_lines
 from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.treetext import dump_lines
 
 MANY, DEEP = 20_000, 1_000
 SECONDS = 8  # of this process, which needs a tenth of them

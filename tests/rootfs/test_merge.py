@@ -16,7 +16,7 @@ from oracle import differences, dump_directory, overlay, unpack, without_layer
 from tarwriter import TarWriter
 
 from fusemount.errors import MalformedImage
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 TIME = 1_600_000_000_123_456_789
 

@@ -8,8 +8,8 @@ import pytest
 from layers import rootfs_of
 from tarwriter import TarWriter
 
-from fusemount.rootfs.dump import dump_lines
 from fusemount.rootfs.placeholder import add_placeholders
+from fusemount.rootfs.treetext import dump_lines
 
 
 @pytest.mark.parametrize(

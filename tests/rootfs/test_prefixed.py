@@ -13,7 +13,7 @@ import pytest
 from directories import view_of
 from oracle import differences, dump_directory, overlay, run, without_layer
 
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 LOW = "mkdir -p d/e opaque/below kept; touch f g d/e/x d/e/y opaque/below/z kept/k stays"
 THEIRS = """

@@ -17,7 +17,7 @@ from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import reading
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.view import Caller, RootFs
 
 NAMES = [b"a", b"b", b"c"]

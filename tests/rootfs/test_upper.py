@@ -12,9 +12,9 @@ from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import Caller, Change
-from fusemount.rootfs.dump import dump_lines
 from fusemount.rootfs.objects import OVERRIDE_STAT, Owner
 from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
 
 ROOT = Caller(0, 0)

@@ -15,7 +15,7 @@ from oracle import differences, run, without_layer
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import Caller, Change, RootFs
-from fusemount.rootfs.dump import dump_lines
+from fusemount.rootfs.treetext import dump_lines
 
 ROOT = Caller(0, 0)
 BASE = """

@@ -14,7 +14,7 @@ import pytest
 from imagewriter import oci_archive, oci_layout
 from storing import LAYERS, checked, load
 
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import create_scratch
 from fusemount.errors import ImgmountError, MalformedImage, NotPermitted
 from fusemount.layer import SilentProgress, open_layers
@@ -217,12 +217,12 @@ def everything(top: Path) -> set[tuple[str, str]]:
     with store.lease("test", "a"):
         scratch = create_scratch(made_here.state)
         scratch.keep()
-        registry.prepare(made_here.runtime)
-        started = registry.start_time(os.getpid()) or 0
-        record = registry.Record(
+        mountrecords.prepare(made_here.runtime)
+        started = mountrecords.start_time(os.getpid()) or 0
+        record = mountrecords.Record(
             os.getpid(), started, "/", "0:0", "i", "", None, None, False, 0, ""
         )
-        registry.register(made_here.runtime, record)
+        mountrecords.register(made_here.runtime, record)
         found = modes(made)
         os.close(scratch.lock)
     return found

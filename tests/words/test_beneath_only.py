@@ -19,8 +19,8 @@ ROOM = PACKAGE / "beneath.py"
 SOCKETS = PACKAGE / "daemon/control.py"
 CHECKED = sorted(
     p
-    for where in ("rootfs", "layer", "store", "daemon/sandbox.py", "daemon/init.py",
-                  "daemon/scratch.py", "daemon/target.py")
+    for where in ("rootfs", "layer", "store", "sandbox/newroot.py", "sandbox/init.py",
+                  "daemon/scratch.py", "sandbox/target.py")
     for p in ((PACKAGE / where).rglob("*.py") if (PACKAGE / where).is_dir() else [PACKAGE / where])
 )  # fmt: skip
 SOURCES = sorted(p for p in NATIVE.glob("*.c") if p.name != "beneath.c")

@@ -25,19 +25,19 @@ from fusemount import _native
 from fusemount.beneath import own_directory
 from fusemount.daemon.background import DaemonLost, ended, launch
 from fusemount.daemon.channel import FuseChannel, open_channel
-from fusemount.daemon.command import Command, RunOptions, merged_argv, merged_environment
-from fusemount.daemon.init import FAILED, FORWARDED, fork_init, supervise
 from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import open_log
 from fusemount.daemon.mount import mount_request
 from fusemount.daemon.mountpoint import open_mountpoint
-from fusemount.daemon.sandbox import DIRECTORIES, FILES, Sandbox
+from fusemount.daemon.openview import hold_image, open_view
 from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.upperplaces import fresh_scratch
-from fusemount.daemon.userns import enter_user_namespace
-from fusemount.daemon.view import hold_image, open_view
 from fusemount.errors import ImgmountError, NotPermitted, UsageError
 from fusemount.reference import STORE, Reference
+from fusemount.sandbox.command import Command, RunOptions, merged_argv, merged_environment
+from fusemount.sandbox.init import FAILED, FORWARDED, fork_init, supervise
+from fusemount.sandbox.newroot import DIRECTORIES, FILES, Sandbox
+from fusemount.sandbox.userns import enter_user_namespace
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.daemon.view import open_view
+from fusemount.daemon.openview import open_view
 from fusemount.errors import ImgmountError, UsageError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
@@ -29,7 +29,7 @@ def dump_image(
     follow_symlink_parents: bool = False,
 ) -> Iterator[bytes]:
     """The lines of rootfs.dump. Raises every error of an image; ImgmountError for path."""
-    from fusemount.rootfs.dump import dump_lines
+    from fusemount.rootfs.treetext import dump_lines
 
     options = MountOptions(
         read_only=True,

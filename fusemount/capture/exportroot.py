@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.daemon.changed import Asked, Warn, open_changed
+from fusemount.capture.changed import Asked, Warn, open_changed
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
-from fusemount.daemon.view import open_view
+from fusemount.daemon.openview import open_view
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, MountOptions

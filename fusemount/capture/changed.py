@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount import _native
-from fusemount.daemon import registry
-from fusemount.daemon.identity import base_of
+from fusemount.daemon import mountrecords
+from fusemount.daemon.imageidentity import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.upperpath import open_place
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
@@ -131,7 +131,7 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
     has no upper; UpperError."""
     target = resolve(place)
     entry = mount_at(target)
-    record = registry.find(directories.runtime, entry) if entry else None
+    record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
         raise MountpointError(f"{place}: no record of this mount in {directories.runtime}")
     if record is not None:
@@ -144,7 +144,7 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
         raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
     upper, fd, _ = open_place(place, make=False)
     stack.callback(os.close, fd)
-    for mounted in registry.listing(directories.runtime):
+    for mounted in mountrecords.listing(directories.runtime):
         recorded = mounted.record.upper
         if recorded is not None and resolve(Path(recorded)) == upper and mounted.record.alive:
             return _Place(upper, fd, mounted.record)

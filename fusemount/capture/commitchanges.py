@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusemount.capture.changed import Asked, Changed, Warn, open_changed
 from fusemount.codec import Compression
-from fusemount.daemon.changed import Asked, Changed, Warn, open_changed
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
@@ -101,7 +101,7 @@ def _write(
     unpack: UnpackLimit,
     warn: Warn,
 ) -> Digest:
-    from fusemount.image.commit import Step, committed_config
+    from fusemount.image.nextconfig import Step, committed_config
 
     image = changed.image
     carried = [

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fusemount.daemon import init
 from fusemount.errors import ImgmountError
+from fusemount.sandbox import init
 
 SI_USER, SI_TKILL, SI_KERNEL = 0, -6, 0x80
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from fusemount.daemon.changed import Asked
+from fusemount.capture.changed import Asked
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
 from fusemount.settings import Directories
 
 if TYPE_CHECKING:
     from fusemount.layer import Progress
-    from fusemount.rootfs.imagediff import Side
+    from fusemount.rootfs.treediff import Side
 
 
 def diff_images(
     old: Reference, new: Reference, asked: Asked, directories: Directories, progress: Progress
 ) -> list[tuple[str, bytes]]:
     """(A, C or D, path relative to the root), sorted.  Raises every error of an image."""
-    from fusemount.rootfs.imagediff import image_changes
+    from fusemount.rootfs.treediff import image_changes
 
     with ExitStack() as stack:
         sides = [_side(each, asked, directories, progress, stack) for each in (old, new)]
@@ -38,8 +38,8 @@ def _side(
 ) -> Side:
     from fusemount.layer import OpenDirectory, OpenLayer, open_directories, open_layers
     from fusemount.rootfs import RootFs
-    from fusemount.rootfs.imagediff import Side
     from fusemount.rootfs.open import build_tree
+    from fusemount.rootfs.treediff import Side
     from fusemount.sources import open_image
 
     options = asked.image_options

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fusemount.daemon.command import (
+from fusemount.errors import UsageError
+from fusemount.sandbox.command import (
     DEFAULT_PATH,
     Identity,
     RunOptions,
@@ -17,7 +18,6 @@ from fusemount.daemon.command import (
     parse_volume,
     resolve_identity,
 )
-from fusemount.errors import UsageError
 
 PASSWD = "root:x:0:0::/root:/bin/sh\n# x\nbroken\nalice:x:1000:1001::/home/a:\n7:x:70:71::/seven:\n"
 GROUP = "root:x:0:\nalice:x:1001:\nextra:x:50:bob,alice\nextra2:x:51:alice\n"

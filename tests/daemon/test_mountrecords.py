@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from fusemount.daemon import registry
+from fusemount.daemon import mountrecords
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mount_at
-from fusemount.daemon.registry import Record
+from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
 
 
 @pytest.fixture
 def record() -> Record:
     """Ours, of no mount that is visible."""
-    started = registry.start_time(os.getpid())
+    started = mountrecords.start_time(os.getpid())
     assert started
     return Record(os.getpid(), started, "/mnt", "999:999", "i.tar", "sha256:0", None, None, False,
                   os.geteuid(), "2026-01-01T00:00:00Z")  # fmt: skip
@@ -31,30 +31,30 @@ def visible(monkeypatch: pytest.MonkeyPatch) -> MountEntry:
     root = mount_at(Path("/"))
     assert root
     entry = replace(root, fstype="fuse.imgmount")
-    monkeypatch.setattr(registry, "mounts", lambda: [entry])
+    monkeypatch.setattr(mountrecords, "mounts", lambda: [entry])
     return entry
 
 
 def test_register_and_forget(tmp_path: Path, record: Record) -> None:
-    registry.prepare(tmp_path / "run")
-    registry.register(tmp_path / "run", record)
-    (found,) = registry.listing(tmp_path / "run")
+    mountrecords.prepare(tmp_path / "run")
+    mountrecords.register(tmp_path / "run", record)
+    (found,) = mountrecords.listing(tmp_path / "run")
     assert found.record == record
-    registry.forget(tmp_path / "run", record)
-    assert registry.listing(tmp_path / "run") == []
+    mountrecords.forget(tmp_path / "run", record)
+    assert mountrecords.listing(tmp_path / "run") == []
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_states(tmp_path: Path, record: Record, visible: MountEntry) -> None:
     dead = replace(record, pid=record.pid, start_time=1)
-    registry.register(tmp_path, record)
-    assert registry.listing(tmp_path)[0].state == "detached"
-    registry.register(tmp_path, replace(record, device=visible.device))
-    assert registry.listing(tmp_path)[0].state == "mounted"
-    registry.register(tmp_path, replace(dead, device=visible.device))
-    assert registry.listing(tmp_path)[0].state == "dead"
-    registry.register(tmp_path, dead)
-    assert registry.listing(tmp_path) == []
+    mountrecords.register(tmp_path, record)
+    assert mountrecords.listing(tmp_path)[0].state == "detached"
+    mountrecords.register(tmp_path, replace(record, device=visible.device))
+    assert mountrecords.listing(tmp_path)[0].state == "mounted"
+    mountrecords.register(tmp_path, replace(dead, device=visible.device))
+    assert mountrecords.listing(tmp_path)[0].state == "dead"
+    mountrecords.register(tmp_path, dead)
+    assert mountrecords.listing(tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -66,10 +66,10 @@ def test_a_device_number_is_given_again(
     living = replace(record, device=entry.device)
     dead = replace(living, pid=1, start_time=record.start_time + 1, mountpoint="/gone")
     for number in (1, 2**22):  # whichever file is read first
-        registry.register(tmp_path, living)
-        registry.register(tmp_path, replace(dead, pid=number))
-        assert registry.find(tmp_path, entry) == living
-        assert [found.record for found in registry.listing(tmp_path)] == [living]
+        mountrecords.register(tmp_path, living)
+        mountrecords.register(tmp_path, replace(dead, pid=number))
+        assert mountrecords.find(tmp_path, entry) == living
+        assert [found.record for found in mountrecords.listing(tmp_path)] == [living]
         assert [path.stem for path in tmp_path.iterdir()] == [str(living.pid)]
 
 
@@ -80,11 +80,11 @@ def test_the_number_of_a_dead_mount_is_given_to_a_stranger(
     mount = mount_on(Path("/"))
     assert mount and mount.unique  # Linux 6.8
     dead = replace(record, pid=1, start_time=1, device=visible.device, mount_id=mount.unique)
-    registry.register(tmp_path, dead)
-    assert registry.find(tmp_path, visible) == dead
-    registry.register(tmp_path, replace(dead, mount_id=mount.unique + 1))
-    assert registry.find(tmp_path, visible) is None
-    assert registry.listing(tmp_path) == []
+    mountrecords.register(tmp_path, dead)
+    assert mountrecords.find(tmp_path, visible) == dead
+    mountrecords.register(tmp_path, replace(dead, mount_id=mount.unique + 1))
+    assert mountrecords.find(tmp_path, visible) is None
+    assert mountrecords.listing(tmp_path) == []
 
 
 def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:
@@ -95,7 +95,7 @@ def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:
 def test_a_zombie_is_not_alive() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert registry.start_time(child.pid) is None
+    assert mountrecords.start_time(child.pid) is None
     child.wait()
 
 
@@ -103,7 +103,7 @@ def test_rubbish_is_removed(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text("{")
     (tmp_path / "2.json").write_text('{"pid": 1}')
     (tmp_path / "3.json").write_text("[]")
-    assert registry.listing(tmp_path) == []
+    assert mountrecords.listing(tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -113,28 +113,28 @@ def test_a_directory_that_others_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("open", "link"):
         with pytest.raises(NotPermitted, match="only you can write"):
-            registry.prepare(tmp_path / name)
+            mountrecords.prepare(tmp_path / name)
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 12345, 12345)
     with pytest.raises(NotPermitted):
-        registry.prepare(tmp_path / "theirs")
+        mountrecords.prepare(tmp_path / "theirs")
 
 
 def test_somebody_elses_directory_is_not_believed(tmp_path: Path, record: Record) -> None:
-    registry.prepare(tmp_path / "run")
-    registry.register(tmp_path / "run", record)
+    mountrecords.prepare(tmp_path / "run")
+    mountrecords.register(tmp_path / "run", record)
     os.chown(tmp_path / "run", 65534, 65534)
-    for read in (registry.listing, registry.prepare):
+    for read in (mountrecords.listing, mountrecords.prepare):
         with pytest.raises(NotPermitted, match="only you can write to"):
             read(tmp_path / "run")
     entry = mount_at(Path("/"))
     assert entry
     with pytest.raises(NotPermitted):
-        registry.find(tmp_path / "run", entry)
-    assert registry.listing(tmp_path / "none") == []
+        mountrecords.find(tmp_path / "run", entry)
+    assert mountrecords.listing(tmp_path / "none") == []
 
 
 def test_a_record_names_its_user(record: Record) -> None:

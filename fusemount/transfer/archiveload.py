@@ -41,8 +41,8 @@ from fusemount.store.intake import (
 )
 from fusemount.transfer.bring import Bringing
 from fusemount.transfer.ociform import as_oci
-from fusemount.transfer.progress import Transfers
-from fusemount.transfer.unpacked import reading, take_unpacked
+from fusemount.transfer.remadetar import reading, take_unpacked
+from fusemount.transfer.reports import Transfers
 
 LISTED_MAX = 20  # names in one message
 _SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}

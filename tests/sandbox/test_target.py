@@ -13,7 +13,7 @@ from pathlib import Path
 RACED = """
 import os, sys
 from fusemount import _native
-from fusemount.daemon.target import ImageRoot
+from fusemount.sandbox.target import ImageRoot
 from fusemount.errors import ImgmountError
 
 base = sys.argv[1]

@@ -21,11 +21,11 @@ from typing import NoReturn
 
 from fusemount import _native
 from fusemount.beneath import make_dirs_in_root, open_in_root
-from fusemount.daemon.command import Command, Identity, candidates, resolve_identity
-from fusemount.daemon.program import leads_through_proc
-from fusemount.daemon.sandbox import Sandbox, close_from, enter
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
+from fusemount.sandbox.command import Command, Identity, candidates, resolve_identity
+from fusemount.sandbox.newroot import Sandbox, close_from, enter
+from fusemount.sandbox.program import leads_through_proc
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fusemount.daemon import storages
-from fusemount.daemon.storages import located
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference, parse_reference
+from fusemount.sources import storages
+from fusemount.sources.storages import located
 
 
 def reference(text: str) -> Reference:

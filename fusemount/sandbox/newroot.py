@@ -16,10 +16,10 @@ import socket
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.daemon.command import Volume
-from fusemount.daemon.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
+from fusemount.sandbox.command import Volume
+from fusemount.sandbox.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",

@@ -51,9 +51,9 @@ def chain_of(image: Image, layers: Sequence[OpenLayer]) -> str:
 
 
 def handle_generation(base: Base, layers: Sequence[OpenLayer]) -> int | None:
-    """A generation (native/tree/tree.h) that the same layers get at each mount, so that file handles of
-    what they gave outlive a mount. None where the same nodeid may be another file next time: the
-    layers are not known, or are directories, which change.
+    """A generation (native/tree/tree.h) that the same layers get at each mount, so that file
+    handles of what they gave outlive a mount. None where the same nodeid may be another file next
+    time: the layers are not known, or are directories, which change.
 
     The version counts, for another one may number the nodes in another way.
     """

@@ -10,7 +10,7 @@ from fusemount.codec import Compression
 from fusemount.layer import UnpackedLayer
 from fusemount.store import Lease, Store
 from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
-from fusemount.transfer.progress import Transfers
+from fusemount.transfer.reports import Transfers
 
 
 def take_unpacked(
