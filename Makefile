@@ -8,8 +8,10 @@ AT ?= /mnt/imgmount
 IMAGE ?=
 MINUTES ?= 20
 SECONDS ?= 60
+# Processes that run tests side by side.
+JOBS ?= $(shell nproc)
 
-.PHONY: mount check setup lint native-check test stress soak faults fuzz install clean
+.PHONY: mount check quick long setup lint native-check test stress soak faults fuzz install clean
 
 mount: setup
 	@scripts/make-mount "$(IMAGE)" "$(AT)" $(OPTIONS)
@@ -29,11 +31,22 @@ lint:
 	@clang-format --dry-run --Werror native/*/*.[ch]
 
 native-check:
-	@$(MAKE) --no-print-directory -C native/tests check
-	@$(MAKE) --no-print-directory -C native/fuzz check
+	@$(MAKE) --no-print-directory -j$(JOBS) -C native/tests check
+	@$(MAKE) --no-print-directory -j$(JOBS) -C native/fuzz check
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(JOBS)
+
+# For the inner loop, 90 seconds: what needs no mount, no other program and no second process.
+quick:
+	@scripts/setup check
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j$(JOBS) -C native/tests units
+	$(PYTHON) -m pytest -q -n $(JOBS) $(QUICK)
+
+# Before a release: all tests three times in random order, once beside a load, and every fault.
+long:
+	@scripts/long
 
 # A mount under sanitizers with stress-ng on it: two minutes, not part of check.
 stress: setup

@@ -93,6 +93,11 @@ def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
         finally:
             (tmp_path / "undone").touch()
 
-    with pytest.raises(KeyboardInterrupt):
-        launch(job, log_fd=-1)
+    # Who runs the tests may have left another handler, or SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch(job, log_fd=-1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "undone").exists()
