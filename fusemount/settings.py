@@ -1,6 +1,6 @@
-"""Law: every setting is a field of a frozen dataclass, filled once by floors 6 and 7.
+"""Law: every setting is a field of a frozen dataclass, filled once by the command line.
 
-Nothing below floor 6 reads the environment or a file for a setting.
+Only the command line (cli/) reads the environment.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def run(argv: list[str]) -> int:
             arguments=tuple(rest[1:]),
             volumes=tuple(parse_volume(text) for text in args.volume),
             environment=tuple(args.env),
+            inherited=os.environ,
             working_dir=args.workdir,
             user=args.user,
             entrypoint=args.entrypoint,

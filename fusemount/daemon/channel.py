@@ -34,6 +34,8 @@ from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
+_NOT_FOUND = 127  # env(1): the program is nowhere in PATH
+
 # Word of mount(8) -> (bit of mount(2), whether the word sets or clears it).
 FLAG_WORDS: dict[str, tuple[int, bool]] = {
     "ro": (_native.MS_RDONLY, True),
@@ -235,21 +237,14 @@ def _mount_by_fusermount(request: MountRequest) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with theirs:
-            command = ["fusermount3", "-o", _fusermount_options(request), "--"]
-            command.append(str(request.mountpoint.path))
-            environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
-            try:
-                result = subprocess.run(
-                    command,
-                    env=environment,
-                    pass_fds=[theirs.fileno()],
-                    stderr=subprocess.PIPE,
-                    check=False,
-                )
-            except FileNotFoundError as error:
-                raise NotPermitted(
-                    "fusermount3 is missing: a user needs it to mount (package fuse3)"
-                ) from error
+            # env(1) adds one variable to the environment that the child inherits.
+            command = ["env", f"_FUSE_COMMFD={theirs.fileno()}", "fusermount3"]
+            command += ["-o", _fusermount_options(request), "--", str(request.mountpoint.path)]
+            result = subprocess.run(
+                command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, check=False
+            )
+        if result.returncode == _NOT_FOUND:
+            raise NotPermitted("fusermount3 is missing: a user needs it to mount (package fuse3)")
         if result.returncode != 0:
             said = result.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
             raise NotPermitted(f"{request.mountpoint.path}: {said or 'fusermount3 refused'}")

@@ -164,10 +164,7 @@ def _fusermount(above: int, name: bytes, target: Path, lazy: bool) -> None:
     """
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", "./" + os.fsdecode(name)]
     try:
-        result = subprocess.run(
-            command, capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False,
-            cwd=fd_path(above),
-        )  # fmt: skip
+        result = subprocess.run(command, capture_output=True, check=False, cwd=fd_path(above))
     except FileNotFoundError as error:
         raise NotPermitted("fusermount3 is missing: a user needs it (package fuse3)") from error
     if result.returncode == 0:

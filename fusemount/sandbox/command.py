@@ -30,11 +30,15 @@ class Volume:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """`imgmount run`'s flags. entrypoint: None not given, "" none at all. environment: K=V or K."""
+    """`imgmount run`'s flags. entrypoint: None not given, "" none at all. environment: K=V or K.
+
+    inherited: the caller's environment, from which a bare K takes its value.
+    """
 
     arguments: tuple[str, ...] = ()
     volumes: tuple[Volume, ...] = ()
     environment: tuple[str, ...] = ()
+    inherited: Mapping[str, str] = field(default_factory=dict)
     working_dir: str | None = None
     user: str | None = None
     entrypoint: str | None = None

@@ -176,7 +176,7 @@ def command_of(config: ImageConfig, options: RunOptions) -> tuple[Command, str]:
     environment = merged_environment(
         image.env,
         options.environment,
-        os.environ,
+        options.inherited,
         hostname=options.hostname or socket.gethostname(),
         terminal=os.isatty(0),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -114,7 +115,7 @@ def _expanded(value: object, environment: Mapping[str, str], uid: int) -> str:
 
 
 def _home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("HOME") or os.path.expanduser("~"))
+    return Path(environment.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
 
 
 def _data_home(environment: Mapping[str, str]) -> Path:

@@ -23,7 +23,7 @@ import trio
 from busyboximage import left_behind
 from mounted import Command, mounted
 
-from fusemount.daemon import control, registry
+from fusemount.daemon import control, mountrecords
 from fusemount.daemon.background import ended
 from fusemount.daemon.control import ask, find_record, listening, serve_control
 from fusemount.daemon.mountinfo import mount_at
@@ -47,7 +47,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     """Of a mount that is visible: the root, as if it were a FUSE mount."""
-    started = registry.start_time(os.getpid())
+    started = mountrecords.start_time(os.getpid())
     assert started
     root = mount_at(Path("/"))
     assert root
@@ -74,7 +74,7 @@ def served(
         try:
             return trio.run(session, partial(serve_control, listener, answers))
         finally:
-            registry.forget(runtime, record)
+            mountrecords.forget(runtime, record)
 
 
 @contextmanager
@@ -118,10 +118,10 @@ def test_only_its_user_may_ask(mask: int, tmp_path: Path, record: Record) -> Non
     before = os.umask(mask)
     try:
         with listening(tmp_path, record):
-            mode = registry.socket_path(tmp_path, record.pid).stat().st_mode
+            mode = mountrecords.socket_path(tmp_path, record.pid).stat().st_mode
     finally:
         os.umask(before)
-        registry.forget(tmp_path, record)
+        mountrecords.forget(tmp_path, record)
     assert mode & 0o077 == 0 and (mask == 0o777 or mode & 0o777 == 0o600)
 
 
@@ -237,26 +237,26 @@ def test_an_answer_that_fails_does_not_end_the_mount(tmp_path: Path, record: Rec
 
 
 def test_a_socket_of_a_dead_daemon_with_our_pid(tmp_path: Path, record: Record) -> None:
-    registry.socket_path(tmp_path, record.pid).write_text("stale")
+    mountrecords.socket_path(tmp_path, record.pid).write_text("stale")
     assert served(tmp_path, record, lambda: ask(tmp_path, record, "stats")) == {"one": 1}
 
 
 def test_without_a_socket_the_mount_goes_on(tmp_path: Path, record: Record) -> None:
-    registry.socket_path(tmp_path, record.pid).mkdir()
+    mountrecords.socket_path(tmp_path, record.pid).mkdir()
     with listening(tmp_path, record) as listener:
         assert listener is None
     with listening(tmp_path / "none", record) as listener:
         assert listener is None
-    registry.socket_path(tmp_path, record.pid).rmdir()
+    mountrecords.socket_path(tmp_path, record.pid).rmdir()
 
 
 def test_listing_sweeps_what_the_dead_left(tmp_path: Path, record: Record) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     for pid in (dead.pid, os.getpid()):
-        registry.socket_path(tmp_path, pid).touch()
+        mountrecords.socket_path(tmp_path, pid).touch()
     (tmp_path / "other.sock").touch()
-    assert registry.listing(tmp_path) == []
+    assert mountrecords.listing(tmp_path) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{os.getpid()}.sock", "other.sock"]
 
 
@@ -274,7 +274,7 @@ def test_a_daemon_that_is_gone_hung_or_mute(
         ask(tmp_path, record, "stats")
     with pytest.raises(MountpointError, match="its daemon is gone"):  # its mount is, it ends
         ask(tmp_path, replace(record, device="999:999"), "stats")
-    registry.forget(tmp_path, record)
+    mountrecords.forget(tmp_path, record)
 
 
 # ---- real mounts ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from fusemount.daemon.umount import umount_image
 from fusemount.errors import MountpointError
 from fusemount.settings import Directories
 
-HERE = Path(__file__).resolve().parent
+AS_USER = Path(__file__).resolve().parents[1] / "sandbox/as_user.py"
 
 # argv: the directory; when to exchange: "before" mount(2), "after" it, or "back" again after it.
 MOUNTING = """
@@ -133,7 +133,7 @@ def test_a_user_is_told_where_fusermount_mounted(
     for path in (*list(base.parents)[:3], *busybox_image.parents[:1]):
         path.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, HERE / "as_user.py", "65534", "0", sys.executable, "-c", MOUNTING, base,
+        [sys.executable, AS_USER, "65534", "0", sys.executable, "-c", MOUNTING, base,
          when, busybox_image, base / "dir/m"],
         env=command.environment, capture_output=True, timeout=60,
     )  # fmt: skip
@@ -217,7 +217,7 @@ def test_a_user_takes_off_what_was_looked_at(
     for path in (*list(base.parents)[:3], *busybox_image.parents[:1]):
         path.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, HERE / "as_user.py", "65534", "0", sys.executable, "-c", UNMOUNTING, base,
+        [sys.executable, AS_USER, "65534", "0", sys.executable, "-c", UNMOUNTING, base,
          busybox_image],
         env=command.environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip

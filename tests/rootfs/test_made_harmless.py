@@ -16,7 +16,7 @@ from directories import view_of
 from mounted import powerful
 from oracle import differences, run, without_layer
 
-from fusemount.rootfs import Caller, Change, RootFs, UpperOptions, load
+from fusemount.rootfs import Caller, Change, RootFs, UpperOptions, upperload
 from fusemount.rootfs.harmless import CAPABILITY, Found, Harmed, Harmless, parse_bits
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
@@ -125,7 +125,7 @@ def test_an_error_in_between_changes_nothing_that_shows(
         change(view)
         view.unlink(view.lookup(1, b"d"), b"disk2")  # which may come apart
         before = shown(view)
-    make, left, step = load.make_harmless, count(), 0
+    make, left, step = upperload.make_harmless, count(), 0
 
     def failing(opened: Upper, found: Found) -> Harmed:
         with monkeypatch.context() as patch:
@@ -137,14 +137,14 @@ def test_an_error_in_between_changes_nothing_that_shows(
         upper, work, step = tmp_path / f"upper{step}", tmp_path / f"work{step}", step + 1
         run("cp", "-a", tmp_path / "whole", upper)
         left = count(step, -1)
-        monkeypatch.setattr(load, "make_harmless", failing)
+        monkeypatch.setattr(upperload, "make_harmless", failing)
         try:
             with view_of([base], upper=upper, work=work, options=ALL):
                 break
         except OSError as e:
             assert e.errno == errno.EIO
         finally:
-            monkeypatch.setattr(load, "make_harmless", make)
+            monkeypatch.setattr(upperload, "make_harmless", make)
         with view_of([base], upper=upper) as view:
             assert not differences(shown(view), before), step
         with view_of([base], upper=upper, work=work, options=ALL) as view:

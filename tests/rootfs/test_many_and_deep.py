@@ -13,7 +13,7 @@ from layers import rootfs_of
 from tarwriter import TarWriter
 
 from fusemount.errors import ImgmountError
-from fusemount.rootfs import descent, dump, paths
+from fusemount.rootfs import descent, paths, treetext
 from fusemount.rootfs.changes import compare
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.removal import remove_tree
@@ -52,7 +52,7 @@ def test_nested_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(descent, "open_beneath", one_name)
     monkeypatch.setattr(paths, "PATH_BYTES_MAX", 1900)
-    monkeypatch.setattr(dump, "LINE_PATH_BYTES_MAX", 1900)
+    monkeypatch.setattr(treetext, "LINE_PATH_BYTES_MAX", 1900)
     with rootfs_of([low]) as base:
         with rootfs_of([low], upper=upper, work=tmp_path / "work") as view:
             here = 1

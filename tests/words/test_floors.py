@@ -1,4 +1,4 @@
-"""The floors: imports point down only, and pyfuse3 has one room (the README's picture)."""
+"""The rooms of fusemount/: imports point down only, and pyfuse3 has one room."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
-FLOORS = {
-    0: (
-        *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
-        *("beneath", "budget", "dataclass", "magic", "__init__"),
-    ),
-    1: ("image", "codec", "tar"),
-    2: ("layer", "store"),  # of one floor, who is named later may use who is named before
-    3: ("registry", "sources", "transfer"),
-    4: ("rootfs",),
-    5: ("fuse",),
-    6: ("daemon",),
-    7: ("cli", "__main__"),
+# Values and names that every room may use. They stand on no room, and on each other.
+WORDS = (
+    *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
+    *("beneath", "budget", "dataclass", "magic", "record", "tar", "__init__"),
+)
+# Two towers, and what stands on both. A room may import the words and the rooms that are named.
+IMAGES = ("image", "codec", "layer", "store", "registry", "sources", "transfer")
+STANDS_ON = {
+    "codec": (),
+    "image": (),
+    "layer": ("image", "codec"),
+    "store": ("image", "codec", "layer"),
+    "registry": ("image",),
+    "sources": ("image", "codec", "layer", "store"),
+    "transfer": ("image", "codec", "layer", "store", "registry", "sources"),
+    "rootfs": (),
+    "fuse": ("rootfs",),
+    "daemon": ("image", "layer", "store", "sources", "rootfs", "fuse"),
+    "capture": (*IMAGES, "rootfs", "daemon"),
+    "sandbox": (*IMAGES, "rootfs", "daemon"),
+    "cli": (*IMAGES, "rootfs", "daemon", "capture", "sandbox"),
+    "__main__": ("cli",),
 }
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "common", "misc", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -50,19 +59,30 @@ def rooms_used(path: Path) -> set[str]:
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "fusemount" and len(parts) > 1:
-            used.add(parts[1] if parts[1] in FLOOR_OF else "__init__")
+            used.add(parts[1] if parts[1] in (*STANDS_ON, *WORDS) else "__init__")
     return used
+
+
+def test_every_module_has_a_room() -> None:
+    assert len(MODULES) > 150
+    assert {room(path) for path in MODULES} | {"_native"} == {*STANDS_ON, *WORDS}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    here = FLOOR_OF[room(path)]
-    up = {r for r in rooms_used(path) if FLOOR_OF[r] > here}
-    assert not up, f"floor {here} reaches up to {up}"
-    rooms = FLOORS[here]
-    beside = {r for r in rooms_used(path) if FLOOR_OF[r] == here} - {room(path), "cli"}
-    across = {r for r in beside if rooms.index(r) > rooms.index(room(path))}
-    assert not across or here == 0, f"floor {here}: {room(path)} reaches across to {across}"
+    here = room(path)
+    below = {*WORDS, *STANDS_ON.get(here, ()), here}
+    if here in WORDS and here != "__init__":
+        assert rooms_used(path) <= set(WORDS)
+    up = rooms_used(path) - below
+    assert not up, f"{here} may not import {up}"
+
+
+def test_no_room_stands_on_itself() -> None:
+    """Each room is named after the rooms that it stands on."""
+    rooms = list(STANDS_ON)
+    for name, below in STANDS_ON.items():
+        assert all(rooms.index(each) < rooms.index(name) for each in below), name
 
 
 def test_pyfuse3_has_one_room() -> None:
@@ -70,22 +90,14 @@ def test_pyfuse3_has_one_room() -> None:
     assert users == {"fuse"}
 
 
-def test_the_core_never_includes_python() -> None:
-    for source in (TOP / "native").glob("*.[ch]"):
-        if not source.name.startswith("py_"):
-            assert "Python.h" not in source.read_text(), source.name
-
-
 def test_settings_come_from_above() -> None:
-    """Nothing below floor 6 reads the environment."""
+    """Only the command line reads the environment."""
     for path in MODULES:
-        if FLOOR_OF[room(path)] < 6:
-            used = {
-                n.attr
-                for n in ast.walk(ast.parse(path.read_text()))
-                if isinstance(n, ast.Attribute)
-            }
-            assert not used & {"environ", "environb", "getenv"}, path.name
+        if room(path) != "cli":
+            tree = ast.parse(path.read_text())
+            used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+            used |= {name.rpartition(".")[2] for name in imports(path)}
+            assert not used & {"environ", "environb", "getenv", "expanduser"}, path.name
 
 
 def test_no_room_without_a_name_of_its_own() -> None:
