@@ -203,7 +203,7 @@ def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable
 
     def serving() -> None:
         mountrecords.register(runtime, record)
-        enrolment.view.settle()
+        enrolment.view.begin_serving()
         LOGGER.info("%s: mounted on %s%s", record.image, record.mountpoint,
                     _limits(enrolment.options))  # fmt: skip
         ready()

@@ -47,7 +47,7 @@ class View:
     dropped: list[tuple[bytes, str]]
     directories: bool
 
-    def settle(self) -> None:
+    def begin_serving(self) -> None:
         self.made.stay()
         # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
         # is off, beside the daemon that ends: a file made there then would make that fail.

@@ -28,7 +28,7 @@ import trio
 
 from fusemount import _native
 from fusemount.fuse.numbers import Numbers
-from fusemount.rootfs import Caller, Change, RootFs
+from fusemount.rootfs import AttrChange, Caller, RootFs
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         uid, gid = self._view.tree.stored(attr.st_uid, attr.st_gid)
-        change = Change(
+        change = AttrChange(
             mode=attr.st_mode & 0o7777 if fields.update_mode else None,
             uid=uid if fields.update_uid else None,
             gid=gid if fields.update_gid else None,
@@ -252,14 +252,14 @@ class Operations(pyfuse3.Operations):
         now = self._view.getattr(inode)
         # chown(2) with -1 and -1 says no more than a ctime, and that of regular files alone; a
         # write that takes privileges may say nothing.
-        if change == Change() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
+        if change == AttrChange() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
             change = self._view.same_owner(inode, ctx.uid)
-        elif change == Change() and not _native.caller_keeps_set_id(ctx.uid):
+        elif change == AttrChange() and not _native.caller_keeps_set_id(ctx.uid):
             change = self._view.without_set_id(inode, _caller(ctx))
         elif change.mode is not None and not self.behind_fast_path:
             _, group = self._view.tree.shown(now.uid, now.gid)
             change = replace(change, mode=_allowed_mode(change.mode, group, ctx))
-        if change != Change():
+        if change != AttrChange():
             # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
             resized = change.size is not None
             copies = self._view.bytes_to_copy(inode) if resized else self._copies(inode)

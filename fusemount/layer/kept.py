@@ -56,7 +56,7 @@ _CTIME_IS_THE_KERNELS = frozenset(
 _TMPFS = 0x01021994  # its ctime is the kernel's, but no store through mmap(2) changes it
 _VERSION = 1  # of the small files
 _DIRECTORIES = ("layers", "archives", "index", "facts")
-_SETTLED_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
+_CLOCK_TICK_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ def _state(fd: int) -> bytes:
     return json.dumps(told).encode()
 
 
-def settle(fd: int) -> None:
+def await_new_ctime(fd: int) -> None:
     """Waits until a write from now on would change the file's identity.
 
     A file written to within the last tick of the clock could change again without a new ctime.
     """
     age = time.time_ns() - os.fstat(fd).st_ctime_ns
-    if 0 <= age < _SETTLED_NS:
-        time.sleep((_SETTLED_NS - age) / 1e9)
+    if 0 <= age < _CLOCK_TICK_NS:
+        time.sleep((_CLOCK_TICK_NS - age) / 1e9)
 
 
 class Cache:

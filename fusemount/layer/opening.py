@@ -22,7 +22,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
-from fusemount.layer.kept import Cache, Facts, identity, lasting, settle
+from fusemount.layer.kept import Cache, Facts, await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress
 from fusemount.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
@@ -151,7 +151,7 @@ class _Opener:
         return OpenLayer(known, index, fd, blob.offset, blob.size, blob.description, rebuild)
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
-        settle(blob.fd)
+        await_new_ctime(blob.fd)
         name = lasting(blob.fd, key)
         self._progress.start(f"verifying {blob.description}", blob.size)
         try:
@@ -168,7 +168,7 @@ class _Opener:
         index, name = None, key
         fd = -1 if facts is None else self._open_tar(facts)
         if facts is None or fd < 0:
-            settle(blob.fd)
+            await_new_ctime(blob.fd)
             name = lasting(blob.fd, key)
             self._progress.start(f"unpacking {blob.description}", blob.size)
             try:

@@ -77,7 +77,7 @@ class CopyUp:
         self.metacopy = metacopy
         self._sync = sync
         self._guard = threading.Lock()
-        self._unsettled: set[int] = set()
+        self._times_left: set[int] = set()
         self._lines: dict[int, tuple[threading.Lock, list[None]]] = {}
 
     # ---- places ---------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class CopyUp:
         """Whether the marks of an object, which share one block, have room for its path."""
         return len(self.lower_path(ino)) <= _REDIRECT_MAX
 
-    def is_whole(self, ino: int) -> bool:
+    def needs_data(self, ino: int) -> bool:
         """Whether a file's attributes cannot come up alone."""
         named = ino != 1 and bool(self._tree.names(ino, 1))
         return not (self.metacopy and named and self.is_sayable(ino))
@@ -154,20 +154,20 @@ class CopyUp:
                 marked.append(parent)
             yield
         finally:
-            self._settle_all(marked, done=done)
+            self._restore_all_times(marked, done=done)
 
-    def _settle_all(self, parents: list[int], *, done: bool) -> None:
+    def _restore_all_times(self, parents: list[int], *, done: bool) -> None:
         """All of them, whatever becomes of one; what is left is settled later."""
         failed: OSError | None = None
         for parent in parents:
             try:
-                self.settle_times(parent)
+                self.restore_times(parent)
             except OSError as e:
                 failed = failed or e
         if failed is not None and not done:
             raise failed
 
-    def take_strays(self, parent: int, names: Sequence[bytes]) -> None:
+    def remove_needless_whiteouts(self, parent: int, names: Sequence[bytes]) -> None:
         """Whiteouts go that hide nothing, and keep their names from being used."""
         with self._unseen({parent}):
             fd = self._native.pin(parent)
@@ -178,27 +178,27 @@ class CopyUp:
             finally:
                 self._native.unpin(parent)
 
-    def settle_times(self, ino: int) -> None:
+    def restore_times(self, ino: int) -> None:
         """A directory's times become what the tree shows."""
         attr = self._tree.getattr(ino)
-        self._unsettled.add(ino)
+        self._times_left.add(ino)
         try:
             with self.place(ino) as (fd, rest):
-                self._upper.settle_times(fd, rest, attr.atime_ns, attr.mtime_ns)
+                self._upper.restore_times(fd, rest, attr.atime_ns, attr.mtime_ns)
         except OSError:
             self._native.reserve(True)
             raise
-        self._unsettled.discard(ino)
+        self._times_left.discard(ino)
 
-    def settle_again(self) -> None:
+    def retry_times(self) -> None:
         """Takes away the marks of C6 that an error left: the next start would believe them, and
         what shows in such a directory must not change before."""
-        if not self._unsettled:
+        if not self._times_left:
             return
-        for ino in list(self._unsettled):
+        for ino in list(self._times_left):
             with suppress(OSError):
-                self.settle_times(ino)
-        self._native.reserve(bool(self._unsettled))
+                self.restore_times(ino)
+        self._native.reserve(bool(self._times_left))
 
     # ---- attributes -----------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class CopyUp:
         try:
             if stat.S_ISREG(attr.mode):
                 # what has no name in the layers any more has no place that a redirect could say
-                meta = attr.size > 0 and not self.is_whole(ino)
+                meta = attr.size > 0 and not self.needs_data(ino)
                 self._make_file(staged, ino, attr, 0 if meta else WHOLE)
             elif stat.S_ISLNK(attr.mode):
                 os.symlink(self._tree.readlink(ino), staged, dir_fd=self._upper.work_fd)
@@ -366,13 +366,13 @@ class CopyUp:
             self._complete(ino, attr, size)
             return False
         uncut = attr.nlink > 1 and size < attr.size  # C5: names come one by one
-        if not stat.S_ISREG(attr.mode) or not attr.size or (uncut and not self.is_whole(ino)):
+        if not stat.S_ISREG(attr.mode) or not attr.size or (uncut and not self.needs_data(ino)):
             with changing(self._native):
                 self.node(ino)
         elif uncut:
-            self._bring_file(ino, attr, WHOLE, None)
+            self._copy_up_file(ino, attr, WHOLE, None)
         else:
-            self._bring_file(ino, attr, size, mtime_ns)
+            self._copy_up_file(ino, attr, size, mtime_ns)
         return True
 
     def _make_file(self, name: bytes, ino: int, attr: _native.Attr, size: int) -> None:
@@ -384,15 +384,15 @@ class CopyUp:
                 os.ftruncate(fd, attr.size)
             elif attr.size:
                 self._tree.copy_data(ino, fd, size)
-                self._settle(fd)
+                self._sync_data(fd)
         finally:
             os.close(fd)
 
-    def _settle(self, fd: int) -> None:
+    def _sync_data(self, fd: int) -> None:
         if self._sync:
             os.fdatasync(fd)
 
-    def _bring_file(self, ino: int, attr: _native.Attr, size: int, mtime_ns: int | None) -> None:
+    def _copy_up_file(self, ino: int, attr: _native.Attr, size: int, mtime_ns: int | None) -> None:
         self._check_links(attr)
         staged = self._upper.temporary()
         try:
@@ -418,7 +418,7 @@ class CopyUp:
             try:
                 if size:
                     self._tree.copy_data(ino, fd, size)
-                    self._settle(fd)
+                    self._sync_data(fd)
             except OSError:
                 with suppress(OSError):  # what was copied keeps no room
                     _native.fallocate(fd, _PUNCH_HOLE, 0, attr.size)

@@ -177,4 +177,4 @@ def _put_over(upper: Upper, staged: bytes, fd: int, name: bytes) -> None:
         upper.mark_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
     os.rename(spare, name, src_dir_fd=work, dst_dir_fd=fd)
     if not marked:
-        upper.settle_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
+        upper.restore_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)

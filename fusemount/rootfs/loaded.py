@@ -11,13 +11,13 @@ from fusemount.rootfs.prefixed import Prefixed
 
 
 @dataclass(frozen=True)
-class Mending:
+class Repairs:
     """What the disk does not say as it should, since a process died: all of it shows right.
 
     links: nodes, whose first name has the object, and the names that lack it.  times: directories
     that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files
-    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.  strays: whiteouts
-    that hide nothing, by directory.
+    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
+    needless_whiteouts: whiteouts that hide nothing, by directory.
     """
 
     links: list[tuple[int, list[tuple[int, bytes]]]]
@@ -25,7 +25,7 @@ class Mending:
     files: list[int]
     cut: list[int]
     prefixed: list[Prefixed]
-    strays: dict[int, list[bytes]]
+    needless_whiteouts: dict[int, list[bytes]]
 
 
 class Unmatched(Enum):
@@ -52,7 +52,7 @@ class Loaded:
     """
 
     redirects: dict[int, bytes]
-    mending: Mending
+    repairs: Repairs
     unmatched: list[tuple[Unmatched, int, bytes]] = field(default_factory=list)
     borrowed: list[tuple[int, int]] = field(default_factory=list)
     fresh: bool = False
@@ -61,4 +61,4 @@ class Loaded:
 
 def nothing_loaded() -> Loaded:
     """Of an upper that is empty; who uses it adds redirects."""
-    return Loaded({}, Mending([], [], [], [], [], {}), fresh=True)
+    return Loaded({}, Repairs([], [], [], [], [], {}), fresh=True)

@@ -224,7 +224,7 @@ class Objects:
         """A directory is about to be changed in a way that does not show."""
         self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
 
-    def settle_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+    def restore_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """It was, and looks as it did."""
         self.set_times(fd, path, atime_ns, mtime_ns)
         self.remove_mark(fd, path, TIMES)

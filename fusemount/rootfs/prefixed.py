@@ -76,6 +76,6 @@ def convert(upper: Upper, found: Prefixed) -> None:
         for name in found.marks:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=fd)
-        upper.settle_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
+        upper.restore_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
     finally:
         os.close(fd)

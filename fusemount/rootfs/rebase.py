@@ -34,7 +34,7 @@ def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
         for parent, name in tree.names(ino):
             text = "only its attributes were changed: it shows the contents of this image"
             found.append((paths.of(parent, name), text))
-    for ino, missing in loaded.mending.links:
+    for ino, missing in loaded.repairs.links:
         there = paths.of(*tree.names(ino, 1)[0])
         for parent, name in missing:
             text = f"a hard link of /{os.fsdecode(there)} in this image: it shows the upper's file"

@@ -48,7 +48,7 @@ class Renamer:
         attr = self._tree.getattr(ino)
         if stat.S_ISDIR(attr.mode):
             return attr.layer >= 0 and not self._redirects(ino) and ino not in self._prepared
-        return not attr.upper and self._copy.is_whole(ino) and self._copy.bytes_below(ino) > 0
+        return not attr.upper and self._copy.needs_data(ino) and self._copy.bytes_below(ino) > 0
 
     def _redirects(self, ino: int) -> bool:
         return self._redirect and self._copy.is_sayable(ino)

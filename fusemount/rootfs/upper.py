@@ -199,7 +199,7 @@ class Upper(Objects):
                     os.unlink(name, dir_fd=here)
         finally:
             os.close(here)
-        self.settle_times(fd, path, atime_ns, mtime_ns)
+        self.restore_times(fd, path, atime_ns, mtime_ns)
 
     @contextmanager
     def _whiteout(self) -> Iterator[bytes]:

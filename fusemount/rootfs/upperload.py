@@ -18,7 +18,7 @@ import stat
 
 from fusemount import _native
 from fusemount.rootfs.harmless import NONE_HARMED, make_harmless
-from fusemount.rootfs.loaded import Loaded, Mending, Unmatched
+from fusemount.rootfs.loaded import Loaded, Repairs, Unmatched
 from fusemount.rootfs.paths import upper_error
 from fusemount.rootfs.reading import DEPTH_MAX, ROOT, Object, Reader
 from fusemount.rootfs.upper import Upper
@@ -36,7 +36,7 @@ class _Loader:
         self._names: dict[tuple[int, int], set[tuple[int, bytes]]] = {}  # of files, by object
         self._placed = {ROOT}  # directories of the layers that are applied
         self._at: Object | None = None
-        self.mending = Mending([], [], [], [], reader.prefixed, {})
+        self.repairs = Repairs([], [], [], [], reader.prefixed, {})
         self.unmatched: list[tuple[Unmatched, int, bytes]] = []
         self.borrowed: list[tuple[int, int]] = []
 
@@ -72,7 +72,7 @@ class _Loader:
             self._at = here
             self._set(ino, here)
             if here.mend:
-                self.mending.times.append(ino)
+                self.repairs.times.append(ino)
             if here.opaque and here.lower == 0:
                 self._drop_children(ino)
                 self._tree.set_opaque(ino)
@@ -105,7 +105,7 @@ class _Loader:
                 if self._adopted or child.depth > DEPTH_MAX:
                     self._keep_unseen(Unmatched.WHITEOUT, parent, child)
                 else:
-                    self.mending.strays.setdefault(parent, []).append(child.name)
+                    self.repairs.needless_whiteouts.setdefault(parent, []).append(child.name)
             return 0
         if child.meta and not child.data:
             if there:
@@ -131,9 +131,9 @@ class _Loader:
         if not linked:
             self._set(ino, child)
             if child.mend:
-                self.mending.files.append(ino)
+                self.repairs.files.append(ino)
             if child.cut:
-                self.mending.cut.append(ino)
+                self.repairs.cut.append(ino)
             if child.meta:
                 self.borrowed.append((ino, child.data_size))
             if child.st.st_nlink > 1:
@@ -207,7 +207,7 @@ class _Loader:
                 continue
             missing = [name for name in self._tree.names(ino) if name not in there]
             if missing:
-                self.mending.links.append((ino, missing))
+                self.repairs.links.append((ino, missing))
                 self._put_first(ino, there)
 
     def _put_first(self, ino: int, there: set[tuple[int, bytes]]) -> None:
@@ -244,5 +244,5 @@ def load_upper(tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> Lo
     loader.lay(root)
     reader.release()
     return Loaded(
-        reader.redirects, loader.mending, loader.unmatched, loader.borrowed, harmed=harmed
+        reader.redirects, loader.repairs, loader.unmatched, loader.borrowed, harmed=harmed
     )

@@ -32,10 +32,10 @@ from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.harmless import AS_THEY_ARE, CAPABILITY, Harmless
 from fusemount.rootfs.loaded import Loaded, nothing_loaded
 from fusemount.rootfs.make import Maker, New
-from fusemount.rootfs.mend import Mender
 from fusemount.rootfs.names import Names, changing
 from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
 from fusemount.rootfs.rename import Renamer
+from fusemount.rootfs.repair import Mender
 from fusemount.rootfs.upper import RENAME_WHITEOUT, Upper
 from fusemount.rootfs.upperload import load_upper, set_xattrs
 
@@ -57,7 +57,7 @@ _ROOT_USER = Caller(0, 0)
 
 
 @dataclass(frozen=True)
-class Change:
+class AttrChange:
     """What SETATTR is to change; None leaves a field alone. Times in ns, mode the 07777 part."""
 
     mode: int | None = None
@@ -154,7 +154,7 @@ class RootFs:
         self._names = Names(tree, upper, native)
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
-            Mender(tree, upper, native, self._copy, fits).mend(loaded.mending)
+            Mender(tree, upper, native, self._copy, fits).mend(loaded.repairs)
 
     def _start(self, upper: Upper, adopted: bool) -> Loaded:
         """A new upper takes on the root's attributes, unless it is a stranger's; one that was used
@@ -181,7 +181,7 @@ class RootFs:
     def close(self) -> None:
         if self.upper is None or self.native is None:
             return
-        self._copy.settle_again()
+        self._copy.retry_times()
         if self.told and not self.read_only:
             self.upper.keep_ctimes(self.tree.ctimes())
         self.native.close()
@@ -239,7 +239,7 @@ class RootFs:
         """The door to native/upper/change.c, and nobody else changes anything."""
         door = self._writable()
         with changing(door):
-            self._copy.settle_again()
+            self._copy.retry_times()
             yield door
 
     def bytes_to_copy(self, ino: int) -> int:
@@ -248,7 +248,7 @@ class RootFs:
 
     def moves_data(self, ino: int) -> bool:
         """Whether a change of its attributes brings up its data too."""
-        return self.native is not None and self._copy.is_whole(ino)
+        return self.native is not None and self._copy.needs_data(ino)
 
     @property
     def metacopy(self) -> bool:
@@ -268,7 +268,7 @@ class RootFs:
     def _with_attributes(self, ino: int) -> None:
         """Before the lock: where attributes cannot come up alone, data are copied without it."""
         self._writable()
-        if self._has_object(ino) and self._copy.is_whole(ino):
+        if self._has_object(ino) and self._copy.needs_data(ino):
             self._copy.whole(ino)
 
     def _refresh(self, ino: int, acls: bool = False) -> None:
@@ -362,7 +362,7 @@ class RootFs:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._writable()
         if flags & os.O_TRUNC:
-            self.setattr(ino, Change(size=0, mtime_ns=time.time_ns()), caller)
+            self.setattr(ino, AttrChange(size=0, mtime_ns=time.time_ns()), caller)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
         door = self._writable()
@@ -379,7 +379,7 @@ class RootFs:
 
     # ---- attributes -----------------------------------------------------------------------
 
-    def setattr(self, ino: int, change: Change, caller: Caller = _ROOT_USER) -> None:
+    def setattr(self, ino: int, change: AttrChange, caller: Caller = _ROOT_USER) -> None:
         """chown, chmod, utimens and truncate, which the kernel has allowed.
 
         A change of size or owner takes set-id bits as it does for that caller.
@@ -407,22 +407,22 @@ class RootFs:
                 return
             self._give(ino, change, caller)
             rest = replace(change, mode=None, uid=None, gid=None)
-            _done(rest == Change() or _set(door, ino, rest, caller))
+            _done(rest == AttrChange() or _set(door, ino, rest, caller))
 
-    def same_owner(self, ino: int, caller: int) -> Change:
+    def same_owner(self, ino: int, caller: int) -> AttrChange:
         """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
         the caller may; nothing to what the upper does not have."""
         attr = self.tree.getattr(ino)
         if not self._has_object(ino) or caller not in (0, self.tree.shown(attr.uid, attr.gid)[0]):
-            return Change()
-        return Change(uid=attr.uid, gid=attr.gid)
+            return AttrChange()
+        return AttrChange(uid=attr.uid, gid=attr.gid)
 
-    def without_set_id(self, ino: int, caller: Caller) -> Change:
+    def without_set_id(self, ino: int, caller: Caller) -> AttrChange:
         """What a write, which the kernel is about to send, takes before."""
         now = self.tree.getattr(ino)
         group = self.tree.shown(now.uid, now.gid)[1]
         lost = _native.caller_loses((caller.uid, caller.gid, caller.pid), now.mode, group)
-        return Change(mode=stat.S_IMODE(now.mode) & ~lost) if lost else Change()
+        return AttrChange(mode=stat.S_IMODE(now.mode) & ~lost) if lost else AttrChange()
 
     def keep_ctime(self, ino: int, ctime_ns: int) -> None:
         """The kernel's word of a file's ctime: it caches writes and keeps that time itself, so what
@@ -430,12 +430,12 @@ class RootFs:
         if stat.S_ISREG(self.tree.getattr(ino).mode):
             self.tree.set_attr(ino, ctime_ns=ctime_ns)
 
-    def _nothing_new(self, ino: int, change: Change) -> bool:
+    def _nothing_new(self, ino: int, change: AttrChange) -> bool:
         """The kernel's word of an mtime that it had from us (after unlink and link)."""
-        return change == Change(mtime_ns=change.mtime_ns) and change.mtime_ns in (
+        return change == AttrChange(mtime_ns=change.mtime_ns) and change.mtime_ns in (
             None, self.tree.getattr(ino).mtime_ns)  # fmt: skip
 
-    def _bring_up_for(self, ino: int, change: Change) -> bool:
+    def _bring_up_for(self, ino: int, change: AttrChange) -> bool:
         """Before the lock. True when a file came up shorter than it was."""
         if change.size is None:
             self._with_attributes(ino)
@@ -448,7 +448,7 @@ class RootFs:
         self._copy.whole(ino, change.size, mtime if change.size < attr.size else None)
         return self.tree.getattr(ino).size == change.size < attr.size
 
-    def _give(self, ino: int, change: Change, caller: Caller) -> None:
+    def _give(self, ino: int, change: AttrChange, caller: Caller) -> None:
         """chown and chmod of what has an ACL, or where owners are kept beside the object."""
         assert self.upper is not None
         now = self.tree.getattr(ino)
@@ -505,7 +505,7 @@ class RootFs:
             self._refresh(ino)
 
 
-def _set(door: _native.UpperFiles, ino: int, c: Change, caller: Caller) -> bool:
+def _set(door: _native.UpperFiles, ino: int, c: AttrChange, caller: Caller) -> bool:
     who, kill = (caller.uid, caller.gid, caller.pid), not _native.caller_keeps_set_id(caller.uid)
     return door.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns, who, kill)
 

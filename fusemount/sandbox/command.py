@@ -47,7 +47,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunAs:
     """Who the command is; groups: supplementary ones."""
 
     uid: int = 0
@@ -134,7 +134,7 @@ def parse_volume(text: str) -> Volume:
     return Volume(Path(host).absolute(), os.path.normpath(container), "ro" in words)
 
 
-def resolve_identity(spec: str, passwd: str, group: str) -> Identity:
+def resolve_user(spec: str, passwd: str, group: str) -> RunAs:
     """`USER[:GROUP]`, names or numbers, by the image's own /etc/passwd and /etc/group.
 
     moby/sys/user GetExecUser: a number may have no entry; supplementary groups only without
@@ -150,10 +150,10 @@ def resolve_identity(spec: str, passwd: str, group: str) -> Identity:
     groups = list(_records(group, 4))
     if not wanted_group:
         more = (int(g[2]) for g in groups if name and name in g[3].split(","))
-        return Identity(uid, gid, tuple(dict.fromkeys(more)), home)
+        return RunAs(uid, gid, tuple(dict.fromkeys(more)), home)
     found = _find(groups, wanted_group, id_field=2)
     gid = int(found[2]) if found else _number(wanted_group, "group", "group")
-    return Identity(uid, gid, (), home)
+    return RunAs(uid, gid, (), home)
 
 
 def _records(text: str, fields: int) -> list[list[str]]:

@@ -23,7 +23,7 @@ from fusemount import _native
 from fusemount.beneath import make_dirs_in_root, open_in_root
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
-from fusemount.sandbox.command import Command, Identity, candidates, resolve_identity
+from fusemount.sandbox.command import Command, RunAs, candidates, resolve_user
 from fusemount.sandbox.newroot import Sandbox, close_from, enter
 from fusemount.sandbox.program import leads_through_proc
 
@@ -53,7 +53,7 @@ def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
         gc.disable()  # what it would close has been closed, and the number is another file's now
         enter(sandbox)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        identity = resolve_identity(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
+        identity = resolve_user(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
         # What runs in here, be it root of its user namespace, can neither trace us nor follow
         # /proc/1/exe and /proc/1/fd, which are the host's (CVE-2016-9962, CVE-2019-5736).
         _native.set_dumpable(False)
@@ -106,7 +106,7 @@ def _open_file(root: int, path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
 
 
-def _execute(command: Command, identity: Identity, root: int) -> NoReturn:
+def _execute(command: Command, identity: RunAs, root: int) -> NoReturn:
     """The command's own process: drops to the user, then execve."""
     code = FAILED
     try:
@@ -164,7 +164,7 @@ def _change_directory(root: int, path: str) -> None:
         raise ImgmountError(f"the working directory {path!r} does not lie in the image")
 
 
-def _become(identity: Identity) -> None:
+def _become(identity: RunAs) -> None:
     try:
         os.setgroups(identity.groups)
     except PermissionError:

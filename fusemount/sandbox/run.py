@@ -86,7 +86,7 @@ def run_image(
 
         def job(ready: Callable[[], None]) -> None:
             def serving() -> None:
-                view.settle()
+                view.begin_serving()
                 ready()
 
             with stack:
@@ -166,7 +166,7 @@ def _end_server(pid: int, channel: FuseChannel) -> None:
 
 
 def command_of(config: ImageConfig, options: RunOptions) -> tuple[Command, str]:
-    """The command and the user to run it as (a spec for resolve_identity).
+    """The command and the user to run it as (a spec for resolve_user).
 
     Raises UsageError: no command, or a working directory that is relative, which docker refuses.
     """

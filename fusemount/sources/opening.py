@@ -16,7 +16,7 @@ from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.decode import read_at, scan, unpack_archive
-from fusemount.layer.kept import Cache, identity, lasting, settle
+from fusemount.layer.kept import Cache, await_new_ctime, identity, lasting
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
@@ -187,7 +187,7 @@ def _unwrapped(
     if fd >= 0:
         os.close(fd)
     else:
-        settle(file.fd)
+        await_new_ctime(file.fd)
         kept = cache.archive_path(lasting(file.fd, key))
         progress.start(f"unpacking {label}", file.size)
         try:
@@ -216,7 +216,7 @@ def _recognised(
         return ROOTFS, None
     if file.size == 0:
         raise MalformedImage(f"{label}: an empty file")
-    settle(file.fd)
+    await_new_ctime(file.fd)
     key = lasting(file.fd, key)
     index = _index(file, label)
     names = _names_of(index)

@@ -1,7 +1,7 @@
 """Law: a manifest and all that it leads to come into a store, layers side by side; the image is
 there when all is, and else nothing of it shows.
 
-An Origin gives documents whole and layers as streams; it is called from several threads.
+An BlobSource gives documents whole and layers as streams; it is called from several threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fusemount.transfer.reports import Task, Transfers
 JOBS = 3  # layers at once, as docker has it
 
 
-class Origin(Protocol):
+class BlobSource(Protocol):
     """Where an image comes from.  label names it in messages."""
 
     @property
@@ -62,7 +62,7 @@ class Bringing:
         self,
         store: Store,
         lease: Lease,
-        origin: Origin,
+        origin: BlobSource,
         progress: Transfers,
         suits: Callable[[Descriptor], bool] = lambda _: True,
         budget: Budget | None = None,

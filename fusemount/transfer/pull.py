@@ -149,7 +149,7 @@ async def _choose(
 
 
 class RegistryOrigin:
-    """An Origin (bring.py) whose methods are called from threads, while trio serves the nursery."""
+    """A BlobSource (bring.py). Threads call its methods while trio serves the nursery."""
 
     def __init__(self, registry: Registry, name: ImageName, nursery: trio.Nursery) -> None:
         self._registry, self._name, self._nursery = registry, name, nursery

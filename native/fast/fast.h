@@ -26,14 +26,14 @@ enum {
 };
 
 /* What a handler returns: 0 and it has answered, a negative errno to answer, or one of these. */
-enum { FAST_RELAY = 1, FAST_PREPARE, FAST_RAISE, FAST_SILENT };
+enum { FAST_RELAY = 1, FAST_COPY_UP_DATA, FAST_COPY_UP_ATTRIBUTES, FAST_SILENT };
 
 /* What Python is asked to bring up for a request: nothing (it gets the request itself), attributes,
  * or data as well. */
 typedef enum fast_need { FAST_NOTHING, FAST_ATTRIBUTES, FAST_DATA } fast_need;
 
 /* How far a request has come: fresh; brought up by Python; let through by the notify thread. */
-typedef enum fast_stage { FAST_FRESH, FAST_PREPARED, FAST_LET_THROUGH } fast_stage;
+typedef enum fast_stage { FAST_FRESH, FAST_COPIED_UP, FAST_LET_THROUGH } fast_stage;
 
 typedef struct fast_relay fast_relay;
 typedef struct fast_notify fast_notify;
@@ -59,7 +59,7 @@ typedef struct fast_request {
     char *out; /* FAST_BUFFER bytes for an answer's body */
     uint64_t start;
     uint64_t bytes;  /* for the statistics */
-    uint64_t wanted; /* with FAST_PREPARE and FAST_RAISE: the node to bring up */
+    uint64_t wanted; /* with FAST_COPY_UP_DATA and FAST_COPY_UP_ATTRIBUTES: the node to bring up */
     int error;       /* what was answered: 0 or a positive errno */
 } fast_request;
 
@@ -119,7 +119,7 @@ void fast_notify_stop(fast_notify *notify);
 void fast_notify_free(fast_notify *notify);
 /* Before an answer that lets a program see or change the node's pages: nothing is pushed into them
  * from here on. */
-void fast_notify_touch(fast_notify *notify, img_id id);
+void fast_notify_stop_pushing(fast_notify *notify, img_id id);
 /* Whether something is being pushed into the node: then its size must not change. */
 bool fast_notify_is_pushing(const fast_notify *notify, img_id id);
 /* Has the request run again by the notify thread, after what it is doing (and, with flush, after

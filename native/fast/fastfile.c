@@ -36,7 +36,7 @@ static ssize_t read_upper(fast_request *req, uint64_t offset, size_t size) {
 
 static ssize_t read_layer(fast_request *req, const img_content *content, uint64_t offset,
                           size_t size) {
-    fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
+    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
     ssize_t n = img_content_read_now(content, offset, req->out, size);
     if (n == -EAGAIN) {
         fast_will_wait(req->path);
@@ -86,7 +86,7 @@ static int no_upper(fast_request *req) {
 
 static int prepare(fast_request *req, uint64_t id) {
     req->wanted = id;
-    return FAST_PREPARE;
+    return FAST_COPY_UP_DATA;
 }
 
 int fast_write(fast_request *req) {
@@ -96,7 +96,7 @@ int fast_write(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
+    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
         fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
     img_caller caller = fast_caller(req);
@@ -175,7 +175,7 @@ int fast_fallocate(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
+    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
@@ -192,7 +192,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
         return result;
     if (in->nodeid_out > UINT32_MAX)
         return -ESTALE;
-    fast_notify_touch(req->path->notify, (img_id)in->nodeid_out);
+    fast_notify_stop_pushing(req->path->notify, (img_id)in->nodeid_out);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,

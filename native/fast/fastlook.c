@@ -330,7 +330,7 @@ int fast_getxattr(fast_request *req) {
         return -EINVAL;
     /* The kernel asks for this one before the first write to an inode (file_remove_privs). */
     if (len == sizeof caps - 1 && memcmp(name, caps, len) == 0)
-        fast_notify_touch(req->path->notify, (img_id)req->in->nodeid);
+        fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     const char *value = node ? img_node_xattr(node, name, len, &size) : NULL;

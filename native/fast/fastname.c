@@ -59,7 +59,7 @@ static int make(fast_request *req, const char *name, size_t len, const img_new *
     result = img_make(req->path->upper, (img_id)req->in->nodeid, name, len, what, &who, &id);
     if (!result) {
         /* Its number may be that of a file that something was just pushed into. */
-        fast_notify_touch(req->path->notify, id);
+        fast_notify_stop_pushing(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -149,7 +149,7 @@ int fast_tmpfile(fast_request *req) {
     img_upper_lock(req->path->upper);
     int result = img_make_nameless(req->path->upper, (img_id)req->in->nodeid, in->mode, &who, &id);
     if (!result) {
-        fast_notify_touch(req->path->notify, id);
+        fast_notify_stop_pushing(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -291,7 +291,7 @@ int fast_setattr(fast_request *req) {
     understand(req, &set);
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
-        fast_notify_touch(req->path->notify, id);
+        fast_notify_stop_pushing(req->path->notify, id);
         if (fast_notify_is_pushing(req->path->notify, id)) {
             result = fast_notify_defer(req->path->notify, req, false);
             return result ? result : FAST_SILENT;
@@ -317,7 +317,7 @@ static int set_xattr(fast_request *req, const char *name, size_t len, const char
     result = end(req, result);
     if (result == FAST_RELAY && raise) {
         req->wanted = req->in->nodeid;
-        return FAST_RAISE;
+        return FAST_COPY_UP_ATTRIBUTES;
     }
     return result ? result : fast_reply(req, NULL, 0);
 }

@@ -177,7 +177,7 @@ static void pass_on(fast_relay *relay, const pending *one, char *answer, size_t 
     if (!out->error)
         set_ino(relay->path->tree, in, node, answer, size);
     if (node && node <= UINT32_MAX)
-        fast_notify_touch(relay->path->notify, (img_id)node);
+        fast_notify_stop_pushing(relay->path->notify, (img_id)node);
     if (write(one->fd, answer, size) < 0 && node)
         img_forget(relay->path->tree, relay->path->upper, node, 1);
     img_stats_add(relay->path->stats, IMG_DOOR_PYTHON, in->opcode, img_stats_now() - one->start,
@@ -194,13 +194,13 @@ static void answered(fast_relay *relay, char *answer, size_t size) {
         return; /* our INIT's */
     if (fast_is_full(out.error) && !one->again && relay->path->upper) {
         one->again = true;
-        img_upper_settle(relay->path->upper);
+        img_upper_await_release(relay->path->upper);
         if (put(relay, one) == 0)
             return;
     }
     if (one->need != FAST_NOTHING)
         fast_resume(relay->path, one->fd, one->message, one->size, relay->out, one->start,
-                    FAST_PREPARED, out.error);
+                    FAST_COPIED_UP, out.error);
     else
         pass_on(relay, one, answer, size);
     free(one);

@@ -177,9 +177,9 @@ static size_t shorten_setxattr(char *message, size_t size) {
 /* Sends to Python what a handler declined. */
 static void decline(fast_request *req, int how) {
     img_fastpath *path = req->path;
-    fast_need need = how == FAST_PREPARE ? FAST_DATA
-                     : how == FAST_RAISE ? FAST_ATTRIBUTES
-                                         : FAST_NOTHING;
+    fast_need need = how == FAST_COPY_UP_DATA         ? FAST_DATA
+                     : how == FAST_COPY_UP_ATTRIBUTES ? FAST_ATTRIBUTES
+                                                      : FAST_NOTHING;
     char *message = (char *)(uintptr_t)req->in; /* the thread's own buffer */
     size_t size = sizeof *req->in + req->arg_len;
     if (need == FAST_DATA)
@@ -225,13 +225,13 @@ static void dispatch(fast_request *req) {
         result = op->handler(req);
         if (fast_is_full(result) && req->path->upper) {
             fast_will_wait(req->path);
-            img_upper_settle(req->path->upper);
+            img_upper_await_release(req->path->upper);
             result = op->handler(req);
         }
     }
-    if (result == FAST_RELAY || result == FAST_PREPARE || result == FAST_RAISE) {
+    if (result == FAST_RELAY || result == FAST_COPY_UP_DATA || result == FAST_COPY_UP_ATTRIBUTES) {
         /* Prepared, and yet not in the upper: it was removed meanwhile, or nobody can. */
-        if (req->stage == FAST_PREPARED && result != FAST_RELAY)
+        if (req->stage == FAST_COPIED_UP && result != FAST_RELAY)
             (void)fast_reply_error(req, -EIO);
         else {
             decline(req, result);

@@ -94,7 +94,7 @@ static uint32_t *pages_of(const img_tree *tree, img_id id) {
     return &img_node_at(tree, id)->pages;
 }
 
-void fast_notify_touch(fast_notify *notify, img_id id) {
+void fast_notify_stop_pushing(fast_notify *notify, img_id id) {
     img_tree *tree = notify->path->tree;
     (void)pthread_rwlock_rdlock(&tree->lock);
     bool there = img_tree_node(tree, id);
@@ -196,7 +196,7 @@ static void unclaim(fast_notify *notify, img_id id, bool again) {
 /* Makes the node the current one; false when it must not be pushed. */
 static bool claim(fast_notify *notify, img_id id, img_content *content) {
     img_tree *tree = notify->path->tree;
-    atomic_store(&notify->current, id); /* before the look at pages: see fast_notify_touch */
+    atomic_store(&notify->current, id); /* before the look at pages: see fast_notify_stop_pushing */
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, id);
     uint32_t none = 0;

@@ -27,8 +27,8 @@ bool img_change_has_xattr(const img_node *node, const char *name) {
 }
 
 /* R. */
-int img_find_spot(const img_upper *upper, img_id parent, const char *name, size_t len,
-                  img_spot *out) {
+int img_find_named(const img_upper *upper, img_id parent, const char *name, size_t len,
+                   img_named *out) {
     const img_tree *tree = upper->tree;
     if (upper->options.read_only || upper->options.work_fd < 0)
         return -EROFS;
@@ -76,7 +76,7 @@ static bool is_marked(const img_upper *upper, uint32_t mode) {
 }
 
 /* R. What the object is to be, and whether the upper can hold that; 0, IMG_DECLINED or an errno. */
-static int plan(const img_upper *upper, const img_spot *at, const img_new *what,
+static int plan(const img_upper *upper, const img_named *at, const img_new *what,
                 const img_maker *who, making *m, bool *direct) {
     const img_node *above = img_tree_node(upper->tree, at->parent);
     bool link = S_ISLNK(what->mode), hands_down = above->mode & S_ISGID;
@@ -148,7 +148,7 @@ static int make_object(making *m) {
 }
 
 /* Gives it the owner and mode that it was not made with: chown first, which drops set-id bits. */
-static int settle(making *m) {
+static int give_owner_and_mode(making *m) {
     bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid;
     if (given) {
         if ((m->fd >= 0 ? fchown(m->fd, m->uid, m->gid)
@@ -165,7 +165,7 @@ static int settle(making *m) {
 }
 
 /* Makes it at its place, in one step that shows: complete, or not at all. */
-static int make_at(img_upper *upper, const img_spot *at, int dir, making *m, bool direct) {
+static int make_at(img_upper *upper, const img_named *at, int dir, making *m, bool direct) {
     char stage[IMG_STAGE_BYTES];
     m->dir = direct ? dir : upper->options.work_fd;
     m->name = at->name;
@@ -179,7 +179,7 @@ static int make_at(img_upper *upper, const img_spot *at, int dir, making *m, boo
     bool unlike = (m->st.st_uid != m->uid || m->st.st_gid != m->gid ||
                    (m->st.st_mode != m->mode && !S_ISLNK(m->mode)));
     if (unlike)
-        result = settle(m);
+        result = give_owner_and_mode(m);
     if (result == 0 && !direct)
         result = rename_to(m->dir, stage, dir, at->name, at->lower ? 0 : RENAME_NOREPLACE);
     if (result < 0) {
@@ -211,7 +211,7 @@ static img_attributes attributes_of(const struct stat *st) {
 }
 
 /* W. The node of what was made, under its name. -ENOMEM, -EMLINK */
-static int adopt(img_upper *upper, const img_spot *at, const making *m, const struct stat *above,
+static int adopt(img_upper *upper, const img_named *at, const making *m, const struct stat *above,
                  img_id *out) {
     img_tree *tree = upper->tree;
     img_attributes a = attributes_of(&m->st);
@@ -358,7 +358,7 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
     if (acl_len) /* which has decided the rwx bits */
         m.mode = (m.st.st_mode & ~07000u) | (m.mode & 07000);
     if (result == 0)
-        result = settle(&m);
+        result = give_owner_and_mode(&m);
     if (result == 0 && bits)
         result = give_bits(upper, m.fd, m.mode, bits);
     if (result == 0)
@@ -374,12 +374,12 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
 
 int img_make(img_upper *upper, img_id parent, const char *name, size_t len, const img_new *what,
              const img_maker *who, img_id *out) {
-    img_spot at;
+    img_named at;
     making m;
     struct stat above;
     bool direct = false;
     lock_read(upper);
-    int result = img_find_spot(upper, parent, name, len, &at);
+    int result = img_find_named(upper, parent, name, len, &at);
     if (result == 0)
         result = plan(upper, &at, what, who, &m, &direct);
     unlock(upper);

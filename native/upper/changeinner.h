@@ -16,7 +16,7 @@
 #define IMG_CAPABILITY "security.capability"
 
 /* A name in a directory, as the tree has it.  It stays so while change is held. */
-typedef struct img_spot {
+typedef struct img_named {
     char name[IMG_NAME_BYTES];
     img_id parent;
     uint32_t dentry;
@@ -24,11 +24,11 @@ typedef struct img_spot {
     bool lower;   /* the layers have that name; with node 0 a whiteout stands there */
     bool gone;    /* the directory was removed, and is only open */
     bool reached; /* the directory stands in the upper */
-} img_spot;
+} img_named;
 
 /* R. Fills out. -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
-int img_find_spot(const img_upper *upper, img_id parent, const char *name, size_t len,
-                  img_spot *out);
+int img_find_named(const img_upper *upper, img_id parent, const char *name, size_t len,
+                   img_named *out);
 
 /* A name in the work directory that nothing has; IMG_STAGE_BYTES. */
 void img_stage_name(img_upper *upper, char *out);

@@ -49,7 +49,7 @@ static int link_orphan(const img_upper *upper, int dir, const char *name, img_id
     return linkat(dir, name, work, orphan, 0) < 0 ? -errno : 0;
 }
 
-static int move_to_orphan(img_upper *upper, int dir, const img_spot *at, img_id id) {
+static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id id) {
     char orphan[IMG_ORPHAN_BYTES];
     img_upper_orphan(id, orphan);
     int work = upper->options.work_fd;
@@ -65,7 +65,7 @@ static int move_to_orphan(img_upper *upper, int dir, const img_spot *at, img_id 
     return result;
 }
 
-static int take_away(img_upper *upper, int dir, const img_spot *at, const loser *l) {
+static int take_away(img_upper *upper, int dir, const img_named *at, const loser *l) {
     if (l->orphan)
         return move_to_orphan(upper, dir, at, l->id);
     if (l->in_upper && at->lower)
@@ -80,7 +80,7 @@ static int take_away(img_upper *upper, int dir, const img_spot *at, const loser 
 
 /* W. The tree's part: st is of the directory, object of what goes on under other names (or NULL).
  * True when an orphan was made for a node that nobody holds any more. */
-static bool drop(img_tree *tree, const img_spot *at, const loser *l, const struct stat *st,
+static bool drop(img_tree *tree, const img_named *at, const loser *l, const struct stat *st,
                  const struct stat *object) {
     img_tree_drop_name(tree, at->dentry, true);
     img_change_times(img_node_at(tree, at->parent), st);
@@ -100,11 +100,11 @@ static void unlink_orphan(const img_upper *upper, img_id id) {
 }
 
 int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
-    img_spot at;
+    img_named at;
     loser l = {0};
     struct stat st = {0}, object = {0};
     lock_read(upper);
-    int result = img_find_spot(upper, parent, name, len, &at);
+    int result = img_find_named(upper, parent, name, len, &at);
     if (result == 0 && !at.node)
         result = -ENOENT;
     if (result == 0) {
@@ -139,7 +139,7 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
 }
 
 /* R. */
-static int may_rmdir(const img_tree *tree, const img_spot *at) {
+static int may_rmdir(const img_tree *tree, const img_named *at) {
     if (!at->node)
         return -ENOENT;
     const img_node *node = img_node_at(tree, at->node);
@@ -154,10 +154,10 @@ static int may_rmdir(const img_tree *tree, const img_spot *at) {
 }
 
 int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
-    img_spot at;
+    img_named at;
     struct stat st = {0};
     lock_read(upper);
-    int result = img_find_spot(upper, parent, name, len, &at);
+    int result = img_find_named(upper, parent, name, len, &at);
     if (result == 0)
         result = may_rmdir(upper->tree, &at);
     unlock(upper);
@@ -184,7 +184,7 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
 
 /* ---- link --------------------------------------------------------------------------------- */
 
-static int link_at(img_upper *upper, int from, const char *name, int dir, const img_spot *at) {
+static int link_at(img_upper *upper, int from, const char *name, int dir, const img_named *at) {
     if (!at->lower)
         return linkat(from, name, dir, at->name, 0) < 0 ? -errno : 0;
     char stage[IMG_STAGE_BYTES];
@@ -200,7 +200,7 @@ static int link_at(img_upper *upper, int from, const char *name, int dir, const 
 
 /* Both directories pinned. A file without a name moves out of the work directory. */
 static int link_object(img_upper *upper, int from, const char *from_name, int dir,
-                       const img_spot *at, img_id id, bool orphan) {
+                       const img_named *at, img_id id, bool orphan) {
     struct stat st = {0}, object = {0};
     if (orphan)
         img_upper_moving(upper);
@@ -229,10 +229,10 @@ static int link_object(img_upper *upper, int from, const char *from_name, int di
 }
 
 int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_t len) {
-    img_spot at;
+    img_named at;
     bool orphan = false;
     lock_read(upper);
-    int result = img_find_spot(upper, parent, name, len, &at);
+    int result = img_find_named(upper, parent, name, len, &at);
     const img_node *node = img_tree_node(upper->tree, id);
     if (result == 0 && !node)
         result = -ESTALE;
@@ -265,7 +265,7 @@ int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_
 /* ---- rename ------------------------------------------------------------------------------- */
 
 /* R. */
-static int may_rename(const img_tree *tree, const img_spot *from, const img_spot *to,
+static int may_rename(const img_tree *tree, const img_named *from, const img_named *to,
                       unsigned flags) {
     if (!from->node)
         return -ENOENT;
@@ -288,7 +288,7 @@ static int may_rename(const img_tree *tree, const img_spot *from, const img_spot
 }
 
 /* W. The tree's part of a rename. st: of both directories and of what moved. */
-static int move_in_tree(img_tree *tree, const img_spot *from, const img_spot *to, const loser *l,
+static int move_in_tree(img_tree *tree, const img_named *from, const img_named *to, const loser *l,
                         const struct stat st[3], bool *unwanted) {
     if (to->node)
         *unwanted = drop(tree, to, l, &st[1], NULL);
@@ -303,8 +303,8 @@ static int move_in_tree(img_tree *tree, const img_spot *from, const img_spot *to
     return 0;
 }
 
-static int move_object(img_upper *upper, int dir, const img_spot *from, int to_dir,
-                       const img_spot *to, const loser *l) {
+static int move_object(img_upper *upper, int dir, const img_named *from, int to_dir,
+                       const img_named *to, const loser *l) {
     struct stat st[3] = {{0}};
     int result = 0;
     img_upper_moving(upper);
@@ -332,14 +332,14 @@ static int move_object(img_upper *upper, int dir, const img_spot *from, int to_d
 
 int img_rename(img_upper *upper, img_id parent, const char *name, size_t len, img_id to,
                const char *new_name, size_t new_len, unsigned flags) {
-    img_spot source, target;
+    img_named source, target;
     loser l = {0};
     if (flags & ~(unsigned)RENAME_NOREPLACE)
         return IMG_DECLINED;
     lock_read(upper);
-    int result = img_find_spot(upper, parent, name, len, &source);
+    int result = img_find_named(upper, parent, name, len, &source);
     if (result == 0)
-        result = img_find_spot(upper, to, new_name, new_len, &target);
+        result = img_find_named(upper, to, new_name, new_len, &target);
     bool same = result == 0 && source.node && source.node == target.node;
     if (result == 0)
         result = may_rename(upper->tree, &source, &target, flags);

@@ -399,7 +399,7 @@ void img_upper_let_go(img_upper *upper, int fd, img_id pinned) {
 /* ---- forgetting --------------------------------------------------------------------------- */
 
 #define LARGE_FILE (1u << 20)
-enum { SETTLE_NS = 20000000, SETTLE_MOST = 100 };
+enum { AWAIT_NS = 20000000, AWAIT_MOST = 100 };
 
 /* R. Takes count off; true when nothing holds the node any more. */
 static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
@@ -456,9 +456,9 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
     __atomic_fetch_sub(&upper->releasing, 1, __ATOMIC_SEQ_CST);
 }
 
-void img_upper_settle(img_upper *upper) {
-    struct timespec pause = {0, SETTLE_NS};
-    for (int i = 0; i < SETTLE_MOST; i++) {
+void img_upper_await_release(img_upper *upper) {
+    struct timespec pause = {0, AWAIT_NS};
+    for (int i = 0; i < AWAIT_MOST; i++) {
         (void)nanosleep(&pause, NULL);
         if (!__atomic_load_n(&upper->releasing, __ATOMIC_SEQ_CST))
             return;

@@ -107,7 +107,7 @@ void img_upper_orphan(img_id id, char *out);
 
 /* Waits until the kernel's word of files that are gone, which follows their removal, has been heard
  * and their space given back: who found the upper full tries once more after it. */
-void img_upper_settle(img_upper *upper);
+void img_upper_await_release(img_upper *upper);
 
 /* The kernel has forgotten `count` lookups of the node.  Frees it when that was its last hold, and
  * then removes its orphan and closes its descriptor. upper may be NULL (no upper). */

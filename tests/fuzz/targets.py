@@ -55,7 +55,7 @@ from fusemount.rootfs.base import recorded_base
 from fusemount.rootfs.heldmarks import format_held, parse_held, parse_times
 from fusemount.rootfs.objects import OVERRIDE_STAT
 from fusemount.rootfs.upper import Upper
-from fusemount.sandbox.command import resolve_identity
+from fusemount.sandbox.command import resolve_user
 from fusemount.settings import ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.containers_storage import open_containers_storage
@@ -247,7 +247,7 @@ def users(data: bytes) -> None:
     """Who a program of an image runs as: USER[:GROUP], NUL, /etc/passwd, NUL, /etc/group."""
     user, passwd, group = (data.decode("utf-8", "replace").split("\0") + ["", "", ""])[:3]
     with refusing(UsageError):
-        who = resolve_identity(user, passwd, group)
+        who = resolve_user(user, passwd, group)
         assert max(who.uid, who.gid, *who.groups) < 2**31, who
     with refusing(UsageError):
         apply_changes({}, [user])

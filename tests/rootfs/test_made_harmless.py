@@ -16,7 +16,7 @@ from directories import view_of
 from mounted import powerful
 from oracle import differences, run, without_layer
 
-from fusemount.rootfs import Caller, Change, RootFs, UpperOptions, upperload
+from fusemount.rootfs import AttrChange, Caller, RootFs, UpperOptions, upperload
 from fusemount.rootfs.harmless import CAPABILITY, Found, Harmed, Harmless, parse_bits
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
@@ -40,15 +40,15 @@ def base(tmp_path: Path) -> Path:
 def change(view: RootFs) -> None:
     """All kinds of objects with power, some with several names, and a whiteout."""
     d = view.lookup(1, b"d")
-    view.setattr(view.lookup(1, b"su"), Change(mode=0o6711))
+    view.setattr(view.lookup(1, b"su"), AttrChange(mode=0o6711))
     view.setxattr(view.lookup(1, b"cap"), CAPABILITY, VALUE)
-    view.setattr(view.lookup(d, b"null"), Change(uid=5, mode=0o640))
+    view.setattr(view.lookup(d, b"null"), AttrChange(uid=5, mode=0o640))
     view.unlink(1, b"gone")
     device = view.mknod(1, b"disk", stat.S_IFBLK | 0o660, os.makedev(8, 300), ROOT)
     view.setxattr(device, b"trusted.k", b"v")
     view.link(device, d, b"disk2")
     view.mknod(d, b"pipe", stat.S_IFIFO | 0o2600, 0, ROOT)
-    view.setattr(d, Change(mtime_ns=10**18 + 1, atime_ns=10**18))
+    view.setattr(d, AttrChange(mtime_ns=10**18 + 1, atime_ns=10**18))
 
 
 def shown(view: RootFs) -> list[bytes]:

@@ -112,13 +112,13 @@ def test_whiteouts_that_hide_nothing_go_a_directory_at_a_time(
     os.setxattr(upper, "trusted.overlay.imgmount", b"1")
     for i in range(100):
         os.mknod(upper / "d" / str(i), 0o020000, 0)
-    settled, original = [], CopyUp.settle_times
+    settled, original = [], CopyUp.restore_times
 
     def settle(self: CopyUp, ino: int) -> None:
         settled.append(ino)
         original(self, ino)
 
-    monkeypatch.setattr(CopyUp, "settle_times", settle)
+    monkeypatch.setattr(CopyUp, "restore_times", settle)
     with rootfs_of([low], upper=upper, work=tmp_path / "work") as view:
         assert os.listdir(upper / "d") == [] and settled == [view.tree.resolve(b"d")]
 

@@ -11,7 +11,7 @@ from layers import rootfs_of
 from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
-from fusemount.rootfs import Caller, Change
+from fusemount.rootfs import AttrChange, Caller
 from fusemount.rootfs.objects import OVERRIDE_STAT, Owner
 from fusemount.rootfs.removal import remove_tree
 from fusemount.rootfs.treetext import dump_lines
@@ -105,9 +105,9 @@ def test_r32_times_that_do_not_change_copy_nothing(tmp_path: Path) -> None:
     """As the kernel sends them for the other names when one of a set is unlinked."""
     tar = TarWriter().file("a", b"lower", mtime_ns=5).hardlink("b", "a").tar()
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
-        view.setattr(view.lookup(1, b"b"), Change(mtime_ns=5))
+        view.setattr(view.lookup(1, b"b"), AttrChange(mtime_ns=5))
         assert os.listdir(tmp_path / "upper") == []
-        view.setattr(view.lookup(1, b"b"), Change(mtime_ns=6))
+        view.setattr(view.lookup(1, b"b"), AttrChange(mtime_ns=6))
         assert sorted(os.listdir(tmp_path / "upper")) == ["a", "b"]
 
 
@@ -116,9 +116,9 @@ def test_blocks_are_the_uppers(tmp_path: Path) -> None:
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
         ino = view.lookup(1, b"s")
         assert view.getattr(ino).blocks == 8
-        view.setattr(ino, Change(mode=0o600))
+        view.setattr(ino, AttrChange(mode=0o600))
         assert view.getattr(ino).blocks == os.stat(tmp_path / "upper/s").st_blocks < 2048
-        view.setattr(ino, Change(size=1 << 30))
+        view.setattr(ino, AttrChange(size=1 << 30))
         assert view.getattr(ino).blocks == os.stat(tmp_path / "upper/s").st_blocks < 2048
 
 
@@ -126,7 +126,7 @@ def test_xattrs_that_the_upper_cannot_have_keep_no_file_from_changing(tmp_path: 
     odd = {"system.posix_acl_access": b"nonsense", "nonsense": b"1", "user.good": b"2"}
     tar = TarWriter().file("f", b"", xattrs=odd).tar()
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
-        view.setattr(view.lookup(1, b"f"), Change(mtime_ns=7))
+        view.setattr(view.lookup(1, b"f"), AttrChange(mtime_ns=7))
     assert os.getxattr(tmp_path / "upper/f", "user.good") == b"2"
 
 

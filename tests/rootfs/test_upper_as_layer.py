@@ -14,7 +14,7 @@ from directories import view_of
 from oracle import differences, run, without_layer
 
 from fusemount.errors import UpperError
-from fusemount.rootfs import Caller, Change, RootFs
+from fusemount.rootfs import AttrChange, Caller, RootFs
 from fusemount.rootfs.treetext import dump_lines
 
 ROOT = Caller(0, 0)
@@ -27,9 +27,9 @@ touch d/sub/f; ln file d/linked; echo one > a; ln a b; ln a d/sub/c
 
 def change(view: RootFs) -> None:
     """All that a mount can write."""
-    view.setattr(view.lookup(1, b"file"), Change(mode=0o4711, uid=5, gid=6))  # metacopy, links
+    view.setattr(view.lookup(1, b"file"), AttrChange(mode=0o4711, uid=5, gid=6))  # metacopy, links
     for name in (b"cut", b"held", b"a"):
-        view.setattr(view.lookup(1, name), Change(mode=0o640))
+        view.setattr(view.lookup(1, name), AttrChange(mode=0o640))
     view.rename(1, b"d", 1, b"moved", 0)  # redirect
     view.unlink(1, b"gone")  # whiteout
     opaque = view.lookup(1, b"opaque")

@@ -111,7 +111,7 @@ def test_what_was_put_back_is_no_change(tmp_path: Path) -> None:
     with changing(tmp_path) as rootfs:
         ino = rootfs.tree.resolve(b"b/x")
         for mode in (0o600, 0o644):
-            rootfs.setattr(ino, view.Change(mode=mode))
+            rootfs.setattr(ino, view.AttrChange(mode=mode))
     with changed(tmp_path) as (_, changes):
         assert changes == []
 

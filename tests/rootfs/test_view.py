@@ -11,7 +11,7 @@ import pytest
 from layers import rootfs_of
 from tarwriter import TarWriter
 
-from fusemount.rootfs import Caller, Change
+from fusemount.rootfs import AttrChange, Caller
 from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, OVERRIDE_STAT
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import kept_descriptors
@@ -78,7 +78,7 @@ def test_r29_orphans_end_with_the_view(tmp_path: Path) -> None:
             view.unlink(1, name)
             view.write(ino, 5, b"!")
             assert view.read(ino, 0, 9) == b"lower!"
-        view.setattr(ino, Change(size=2))
+        view.setattr(ino, AttrChange(size=2))
         view.link(ino, 1, b"back")  # over nothing, out of the work directory
         assert view.read(ino, 0, 9) == b"lo"
         assert len(os.listdir(tmp_path / "work/work")) == 1
@@ -91,10 +91,10 @@ def test_r34_chown_drops_what_it_must_where_an_acl_declines(tmp_path: Path) -> N
     tar = TarWriter().file("f", b"", mode=0o6777, xattrs=odd).tar()
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
         ino = view.lookup(1, b"f")
-        view.setattr(ino, Change(mode=0o6710))
+        view.setattr(ino, AttrChange(mode=0o6710))
         assert view.tree.getxattr(ino, ACL_ACCESS) != OPEN_ACL  # its mask went with the mode
         assert b"security.capability" in view.tree.xattrs(ino)
-        view.setattr(ino, Change(uid=5, gid=6, mtime_ns=9))
+        view.setattr(ino, AttrChange(uid=5, gid=6, mtime_ns=9))
         attr = view.getattr(ino)
         assert (mode(attr.mode), attr.uid, attr.gid, attr.mtime_ns) == (0o710, 5, 6, 9)
         assert b"security.capability" not in view.tree.xattrs(ino)
@@ -112,7 +112,7 @@ def test_owners_beside_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         made = view.create(1, b"made", 0o444, ROOT)
         assert mode(view.getattr(made).mode) == 0o444
         assert os.getxattr(tmp_path / "upper/made", OVERRIDE_STAT) == b"0:0:0444"
-        view.setattr(made, Change(mode=0o4111, size=3))
+        view.setattr(made, AttrChange(mode=0o4111, size=3))
         view.write(view.lookup(1, b"f"), 5, b"!")
         view.rename(1, b"f", 1, b"g", 0)
         seen = {n: mode(view.getattr(view.lookup(1, n)).mode) for n in (b"made", b"g")}
@@ -162,7 +162,7 @@ def test_a_set_of_too_many_hardlinks_does_not_come_up(
                 if change == "write":
                     view.write(ino, 0, b"x")
                 else:
-                    view.setattr(ino, Change(mode=0o600))
+                    view.setattr(ino, AttrChange(mode=0o600))
                 failed = 0
             except OSError as error:
                 failed = error.errno or 0

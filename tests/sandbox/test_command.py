@@ -9,14 +9,14 @@ import pytest
 from fusemount.errors import UsageError
 from fusemount.sandbox.command import (
     DEFAULT_PATH,
-    Identity,
+    RunAs,
     RunOptions,
     Volume,
     candidates,
     merged_argv,
     merged_environment,
     parse_volume,
-    resolve_identity,
+    resolve_user,
 )
 
 PASSWD = "root:x:0:0::/root:/bin/sh\n# x\nbroken\nalice:x:1000:1001::/home/a:\n7:x:70:71::/seven:\n"
@@ -84,29 +84,29 @@ def test_the_images_path_wins_and_term_needs_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("spec", "identity"),
     [
-        ("", Identity(0, 0, (), "/root")),
-        ("alice", Identity(1000, 1001, (50, 51), "/home/a")),
-        ("1000", Identity(1000, 1001, (50, 51), "/home/a")),
-        ("alice:root", Identity(1000, 0, (), "/home/a")),
-        ("alice:77", Identity(1000, 77, (), "/home/a")),
-        ("4711", Identity(4711, 0, (), "/")),
-        ("4711:extra", Identity(4711, 50, (), "/")),
-        ("7", Identity(70, 71, (), "/seven")),  # a name made of digits is a name first
-        (":extra", Identity(0, 50, (), "/root")),
+        ("", RunAs(0, 0, (), "/root")),
+        ("alice", RunAs(1000, 1001, (50, 51), "/home/a")),
+        ("1000", RunAs(1000, 1001, (50, 51), "/home/a")),
+        ("alice:root", RunAs(1000, 0, (), "/home/a")),
+        ("alice:77", RunAs(1000, 77, (), "/home/a")),
+        ("4711", RunAs(4711, 0, (), "/")),
+        ("4711:extra", RunAs(4711, 50, (), "/")),
+        ("7", RunAs(70, 71, (), "/seven")),  # a name made of digits is a name first
+        (":extra", RunAs(0, 50, (), "/root")),
     ],
 )
-def test_users(spec: str, identity: Identity) -> None:
-    assert resolve_identity(spec, PASSWD, GROUP) == identity
+def test_users(spec: str, identity: RunAs) -> None:
+    assert resolve_user(spec, PASSWD, GROUP) == identity
 
 
 def test_an_image_without_passwd_has_root() -> None:
-    assert resolve_identity("", "", "") == Identity(0, 0, (), "/")
+    assert resolve_user("", "", "") == RunAs(0, 0, (), "/")
 
 
 @pytest.mark.parametrize("spec", ["bob", "alice:nogroup", "-1", "2147483648", "²"])
 def test_users_that_are_not_there(spec: str) -> None:
     with pytest.raises(UsageError):
-        resolve_identity(spec, PASSWD, GROUP)
+        resolve_user(spec, PASSWD, GROUP)
 
 
 def test_volumes() -> None:

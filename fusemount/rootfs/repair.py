@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
-from fusemount.rootfs.loaded import Mending
+from fusemount.rootfs.loaded import Repairs
 from fusemount.rootfs.names import changing
 from fusemount.rootfs.paths import some_path, upper_error
 from fusemount.rootfs.prefixed import convert
@@ -26,33 +26,33 @@ class Mender:
         self._tree, self._upper, self._native = tree, upper, native
         self._copy, self._fits = copy, fits
 
-    def mend(self, mending: Mending) -> None:
+    def mend(self, repairs: Repairs) -> None:
         """Raises UpperError, NoSpace."""
         with changing(self._native):
-            self._change(mending)
-        for ino in mending.cut if self._fits else ():
+            self._change(repairs)
+        for ino in repairs.cut if self._fits else ():
             with self._naming(ino):
                 self._copy.whole(ino)
 
-    def _change(self, mending: Mending) -> None:
-        for found in mending.prefixed:
+    def _change(self, repairs: Repairs) -> None:
+        for found in repairs.prefixed:
             with self._naming(found.path):
                 convert(self._upper, found)
         with self._naming(b""):
             if self._upper.mark(self._upper.fd, b".", b"imgmount") is None:
                 self._upper.set_mark(self._upper.fd, b".", b"imgmount", b"1")
-        for ino, missing in mending.links if self._fits else ():
+        for ino, missing in repairs.links if self._fits else ():
             with self._naming(ino):
                 self._copy.complete_links(ino, missing)
-        for parent, strays in mending.strays.items():
+        for parent, needless_whiteouts in repairs.needless_whiteouts.items():
             with self._naming(parent):
-                self._copy.take_strays(parent, strays)
-        for ino in mending.files:
+                self._copy.remove_needless_whiteouts(parent, needless_whiteouts)
+        for ino in repairs.files:
             with self._naming(ino):
                 self._copy.restore(ino)
-        for ino in mending.times:
+        for ino in repairs.times:
             with self._naming(ino):
-                self._copy.settle_times(ino)
+                self._copy.restore_times(ino)
 
     @contextmanager
     def _naming(self, at: int | bytes) -> Iterator[None]:
