@@ -41,8 +41,8 @@ from fusemount.beneath import fd_path, own_directory
 from fusemount.budget import check_room
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
-from fusemount.ownfile import make_file, open_file
+from fusemount.errors import of_os_error
+from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 TMP = ".tmp-"
@@ -283,9 +283,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the cache at {path}: {os.strerror(error.errno)}") from error
-        raise ImgmountError(f"{path}: {error.strerror or error}") from error
+        raise of_os_error(error, f"the cache at {path}", str(path)) from error
 
 
 def _sweep(directory: Path) -> None:
@@ -296,10 +294,7 @@ def _sweep(directory: Path) -> None:
         except OSError:
             continue
         try:
-            # a writer between creating and locking its file is younger than this
-            old = time.time() - os.fstat(fd).st_mtime > 60
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if old:
+            if is_abandoned(fd):
                 path.unlink()
         except OSError:
             pass

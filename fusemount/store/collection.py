@@ -8,7 +8,6 @@ whatever nothing leads to: what a crash left (S3), too.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.layer.kept import identity
-from fusemount.ownfile import open_file
+from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.layout import TMP, Layout, names_in, translated
@@ -210,11 +209,8 @@ def _idle(part: Path) -> Iterator[bool]:
         yield not stat.S_ISDIR(os.lstat(part).st_mode)  # nobody works at what is no file
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield _is_still(fd, part)  # else it became a blob, and another's part stands there
+        # if it became a blob meanwhile, another process's part may have the path
+        yield lock_if_free(fd) and is_still(fd, part)
     finally:
         os.close(fd)
 
@@ -222,13 +218,6 @@ def _idle(part: Path) -> Iterator[bool]:
 def is_at_work(part: Path) -> bool:
     with _idle(part) as idle:
         return not idle
-
-
-def _is_still(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) -> int:
