@@ -1,4 +1,5 @@
-/* decimal.h: plain decimal numbers as PAX records write them; no sign, no blanks, all digits. */
+/* decimal.h: reads plain decimal numbers as PAX records have them: digits only, no sign, no blank.
+ */
 #ifndef IMG_DECIMAL_H
 #define IMG_DECIMAL_H
 
