@@ -1,5 +1,4 @@
-/* decimal.h: reads plain decimal numbers as PAX records have them: digits only, no sign, no blank.
- */
+/* decimal.h: reads decimal numbers as PAX records have them: only digits, no sign and no blank. */
 #ifndef IMG_DECIMAL_H
 #define IMG_DECIMAL_H
 
