@@ -20,7 +20,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.imagename import parse_name
-from fusemount.layer.cache import identity
+from fusemount.layer.filestate import identity
 from fusemount.ownfile import open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
