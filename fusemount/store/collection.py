@@ -19,7 +19,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
-from fusemount.layer.kept import identity
+from fusemount.layer.filestate import identity
 from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
@@ -105,7 +105,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
-    """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
+    """Where layer/cache.py keeps what it knows of a blob; None: there is no such blob."""
     try:
         fd = open_file(blob)
     except OSError:

@@ -21,8 +21,9 @@ from fusemount.codec import PIECE, Compression, decompress, recognise
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
+from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, compression_at
-from fusemount.layer.kept import Cache, Facts, identity
+from fusemount.layer.filestate import identity
 from fusemount.ownfile import (
     file_size,
     is_still,
