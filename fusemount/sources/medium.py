@@ -36,7 +36,7 @@ class Stretch:
 
 
 @dataclass
-class Budget:
+class DocumentBudget:
     """What was read of one medium, whose lists may name the same document again and again."""
 
     size: int = 0
@@ -57,7 +57,7 @@ class Medium(Protocol):
     """label names it in messages; files() are closed with the image."""
 
     @property
-    def budget(self) -> Budget: ...
+    def budget(self) -> DocumentBudget: ...
 
     @property
     def label(self) -> str: ...
@@ -108,7 +108,7 @@ class Directory:
 
     def __init__(self, path: Path, links: Links = Links.FOLLOWED) -> None:
         self._path, self._links = path, links
-        self.budget = Budget()
+        self.budget = DocumentBudget()
         self._files: dict[str, BlobFile] = {}
 
     def _file(self, name: str) -> BlobFile:
@@ -163,7 +163,7 @@ class Archive:
 
     def __init__(self, label: str, file: BlobFile, index: LayerIndex) -> None:
         self._label = label
-        self.budget = Budget()
+        self.budget = DocumentBudget()
         self._file = file
         self._index = index
         self._members = {index.member(i).path: i for i in range(len(index))}

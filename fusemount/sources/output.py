@@ -25,12 +25,12 @@ from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import of_os_error
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
-from fusemount.sources.place import (
+from fusemount.sources.newfile import (
     NewFile,
     Replacing,
     open_directory,
     open_file,
-    open_place,
+    open_parent,
     read_file,
     status,
 )
@@ -199,7 +199,7 @@ class LayoutOutput:
         self._marker = b""
         with translated(path):
             try:
-                above, name = open_place(path)
+                above, name = open_parent(path)
                 self._fds.append(above)
                 self._top = self._directory(above, name)
                 self._check_free()
@@ -267,7 +267,7 @@ class LayoutOutput:
             _write(new.fd, data, 0)
             self._appear(new, self._top, name)
 
-    def there(self, name: str) -> bytes | None:
+    def existing_document(self, name: str) -> bytes | None:
         """A document of the layout, None: not there."""
         with translated(self._path):
             try:

@@ -204,7 +204,7 @@ class ImageWriter:
         """A layout's other images stay, save the one that had this name."""
         document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         others: list[Any] = []
-        there = self._layout.there("index.json") if self._layout is not None else None
+        there = self._layout.existing_document("index.json") if self._layout is not None else None
         if there is not None:
             parse_index(there, "index.json of the layout that is there")
             document = json.loads(there)

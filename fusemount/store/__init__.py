@@ -8,6 +8,6 @@ layers are; store.py is the door; removal.py, verify.py and usage.py are what it
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import Layout
 from fusemount.store.locks import Lease
-from fusemount.store.store import Seen, Store, StoredImage
+from fusemount.store.store import RegistryBlob, Store, StoredImage
 
-__all__ = ["Catalog", "Entry", "Layout", "Lease", "Seen", "Store", "StoredImage"]
+__all__ = ["Catalog", "Entry", "Layout", "Lease", "RegistryBlob", "Store", "StoredImage"]

@@ -47,7 +47,7 @@ class Entry:
         return self.descriptor.digest
 
     @property
-    def strange_name(self) -> str:
+    def foreign_name(self) -> str:
         """What others call it, where that is no name of ours."""
         return self.descriptor.annotations.get(REF_NAME, "") if self.name is None else ""
 
@@ -113,7 +113,7 @@ def _parsed(text: str | None) -> ImageName | None:
     return None if name is None or name.reads_as_id else name
 
 
-def _is_strange(document: Mapping[str, Any]) -> bool:
+def _is_foreign(document: Mapping[str, Any]) -> bool:
     digest = document.get("digest")
     return isinstance(digest, str) and ":" in digest and not digest.startswith("sha256:")
 
@@ -122,13 +122,13 @@ def _is_strange(document: Mapping[str, Any]) -> bool:
 class Catalog:
     """The entries of one index.json, in its order; changed() makes another, write() the file.
 
-    digest: of the file.  strange: entries with digests that are no sha256, which only stay.
+    digest: of the file.  foreign: entries with digests that are no sha256, which only stay.
     """
 
     entries: tuple[Entry, ...] = ()
     document: Mapping[str, Any] | None = None
     digest: Digest | None = None
-    strange: tuple[Mapping[str, Any], ...] = ()
+    foreign: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, layout: Layout) -> Catalog:
@@ -148,15 +148,15 @@ class Catalog:
             raise MalformedImage(f"{where}: no index of manifests")
         listed = document["manifests"]  # null, where Go had none
         fields = objects_of([] if listed is None else listed, f"{where}: manifests")
-        strange = tuple(f.document for f in fields if _is_strange(f.document))
+        foreign = tuple(f.document for f in fields if _is_foreign(f.document))
         entries = tuple(
-            entry_of(parse_descriptor(f), f.document) for f in fields if not _is_strange(f.document)
+            entry_of(parse_descriptor(f), f.document) for f in fields if not _is_foreign(f.document)
         )
-        return cls(entries, document, Digest.of(data), strange)
+        return cls(entries, document, Digest.of(data), foreign)
 
     def write(self, layout: Layout) -> Catalog:
         """S2, S3: what it says is so from here on.  Under the exclusive lock."""
-        manifests = [*(entry.document() for entry in self.entries), *self.strange]
+        manifests = [*(entry.document() for entry in self.entries), *self.foreign]
         head = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         document = head | dict(self.document or {}) | {"manifests": manifests}
         data = json.dumps(document, separators=(",", ":")).encode()
@@ -193,7 +193,7 @@ class Catalog:
         rest = [
             replace(entry, repo_digests=digests) if entry in own else entry
             for entry in others
-            if not (entry in own and entry.name is None and not entry.strange_name and names)
+            if not (entry in own and entry.name is None and not entry.foreign_name and names)
         ]
         base = next(iter(self.of(descriptor.digest)), Entry(descriptor))
         new = [replace(base, name=name, repo_digests=digests) for name in names]

@@ -24,7 +24,7 @@ from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.layout import TMP, Layout, names_in, translated
-from fusemount.store.locks import Held
+from fusemount.store.locks import LiveLease
 from fusemount.store.store import Store
 from fusemount.store.summary import LayerRow, Summaries
 
@@ -44,7 +44,7 @@ def take(
     gone: Mapping[Digest, Removed],
     others: Iterable[Digest],
     summaries: Summaries,
-    held: Sequence[Held],
+    held: Sequence[LiveLease],
 ) -> None:
     """What only these manifests need.  What a damaged image needs nobody knows: beside one, the
     manifests alone go, and what they led to stays for `prune`."""
@@ -74,10 +74,10 @@ def take(
             staying |= {c: kept_chains[c] for c in summary.chain if c in kept_chains}
         new = [ident for ident in chains if ident not in taken]
         taken |= set(new)
-        layerdb.take_away(store.layout, new)
+        layerdb.remove_entries(store.layout, new)
         blobs = dict.fromkeys([*(d for d, _ in of_gone), *sorted(summaries.blobs(manifest))])
         away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
-        layerdb.lead_to(store.layout, staying, {digest.hex for digest in away})
+        layerdb.repoint(store.layout, staying, {digest.hex for digest in away})
         removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
         removed.deleted += new
         removed.freed += _unlink_blobs(store.layout, away)
@@ -134,7 +134,7 @@ def unlink(path: Path) -> int:
     return size
 
 
-def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
+def collect(store: Store, catalog: Catalog, held: Sequence[LiveLease]) -> int:
     """Bytes freed.  Under the exclusive lock.  A damaged image keeps all that may be its own."""
     layout, summaries = store.layout, Summaries(store.layout)
     blobs = {digest for h in held for digest in h.digests}
@@ -152,8 +152,8 @@ def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
     diff_ids = {layer.diff_id.hex for layer in chains.values()}
     diff_ids |= {_diff_of(layout, digest) for h in held for digest in h.digests}
     layerdb.sweep(layout)
-    layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
-    layerdb.lead_to(layout, chains, frozenset(unreached))
+    layerdb.remove_entries(layout, [c for c in layerdb.chains(layout) if c not in chains])
+    layerdb.repoint(layout, chains, frozenset(unreached))
     for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
         freed += unlink(layout.blobs / name)
     freed += _sweep(layout.diff_ids, hexes)

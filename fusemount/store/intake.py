@@ -83,7 +83,7 @@ class Part:
             self._fd = _locked(self.path, waiting)
             self.size = os.fstat(self._fd).st_size
 
-    def there(self) -> bool:
+    def is_stored(self) -> bool:
         """Whether the blob is in the store already: another process may just have brought it."""
         return self._digest is not None and self._layout.has_blob(self._digest)
 

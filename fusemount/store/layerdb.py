@@ -75,7 +75,7 @@ def _write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
+def repoint(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
     """Chain IDs that stay, and a blob for each; who leads to a blob that goes leads to this one.
 
     going: hex digits.
@@ -94,7 +94,7 @@ def chains(layout: Layout) -> list[Digest]:
     return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
 
 
-def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
+def remove_entries(layout: Layout, gone: Iterable[Digest]) -> None:
     """The caller gives the highest first."""
     with translated(layout.layerdb):
         for ident in gone:

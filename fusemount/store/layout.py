@@ -84,7 +84,7 @@ class Layout:
     def exists(self) -> bool:
         return is_file(self.root / "oci-layout")
 
-    def check_ours(self) -> None:
+    def check_owner(self) -> None:
         """Raises NotPermitted where another user could have put something into the store.
 
         It would guide what we remove, write and show.  With the root and these directories ours,

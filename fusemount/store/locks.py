@@ -46,7 +46,7 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Held:
+class LiveLease:
     holder: Holder
     digests: frozenset[Digest]
 
@@ -126,7 +126,7 @@ class NoLease:
         pass
 
 
-def living(layout: Layout) -> list[Held]:
+def live_leases(layout: Layout) -> list[LiveLease]:
     """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
     found = []
     with translated(layout.leases):
@@ -137,7 +137,7 @@ def living(layout: Layout) -> list[Held]:
     return found
 
 
-def _read(path: Path) -> Held | None:
+def _read(path: Path) -> LiveLease | None:
     try:
         fd = open_file(path)
     except FileNotFoundError:  # it has just ended
@@ -157,7 +157,7 @@ def _read(path: Path) -> Held | None:
         os.close(fd)
 
 
-def _parsed(fd: int, name: str) -> Held:
+def _parsed(fd: int, name: str) -> LiveLease:
     """Of a damaged one what can be read."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
     head, *lines = data.decode("utf-8", "replace").split("\n")
@@ -169,4 +169,4 @@ def _parsed(fd: int, name: str) -> Held:
     for line in lines:
         with suppress(ValueError):
             digests.add(Digest(line))
-    return Held(holder, frozenset(digests))
+    return LiveLease(holder, frozenset(digests))

@@ -15,7 +15,7 @@ from fusemount.imagename import parse_name
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.collection import Removed, collect, take, unlink
 from fusemount.store.layout import Layout, translated
-from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
 from fusemount.store.store import LISTED_MAX, Store, StoredImage
 from fusemount.store.summary import Summaries
 
@@ -40,23 +40,23 @@ def remove_all(
     outcomes: list[Removed | ImgmountError] = []
     with translated(layout.root), locked(layout, exclusive=True):
         before = after = Catalog.read(layout)
-        summaries, held = Summaries(layout, tolerant=True), living(layout)
+        summaries, held = Summaries(layout, tolerant=True), live_leases(layout)
         gone: dict[Digest, Removed] = {}
         for text in texts:
             try:
-                going = _going(store, text, after, summaries, force)
-                for each in going:
-                    if each.whole:
+                removals = _removals(store, text, after, summaries, force)
+                for each in removals:
+                    if each.image_goes:
                         _check_unused(each.image, summaries, held, force)
             except ImgmountError as error:
                 outcomes.append(error)
                 continue
             removed = Removed()
             outcomes.append(removed)
-            for each in going:
+            for each in removals:
                 after = _without(after, each)
                 removed.untagged += _untagged(each.entries, each.digests)
-                if each.whole:
+                if each.image_goes:
                     gone[each.image.digest] = removed
         if after is not before:
             after = _write(after, layout)
@@ -66,7 +66,7 @@ def remove_all(
 
 
 @dataclass(frozen=True)
-class _Going:
+class _Removal:
     """entries, digests: the names, and NAME@DIGESTs, that an image loses.  left: NAME@DIGESTs of
     other repositories, which it keeps.  whole: it has no name of any kind then."""
 
@@ -76,13 +76,13 @@ class _Going:
     left: Sequence[str] = ()
 
     @property
-    def whole(self) -> bool:
+    def image_goes(self) -> bool:
         return len(self.entries) == len(self.image.entries) and not self.left
 
 
-def _going(
+def _removals(
     store: Store, text: str, catalog: Catalog, summaries: Summaries, force: bool
-) -> list[_Going]:
+) -> list[_Removal]:
     """What a name, NAME@DIGEST or ID takes; an ID may have several manifests."""
     image = store.find(text, catalog, summaries)
     called = store.called(catalog, text)
@@ -93,7 +93,7 @@ def _going(
             listed = ", ".join(names[:LISTED_MAX]) or f"{len(same)} manifests"
             more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
             raise ImageInUse(f"{text}: is named {listed}{more}: remove that, or use --force")
-        return [_Going(each, each.entries, each.repo_digests) for each in same]
+        return [_Removal(each, each.entries, each.repo_digests) for each in same]
     entries = called
     if "@" in text:  # the names of that repository, of which it is the digest
         own = {store.name(text).repository}
@@ -106,10 +106,10 @@ def _going(
     named = [entry for entry in image.entries if entry not in entries and entry.name is not None]
     if not named:  # what is without a tag goes on only for its NAME@DIGESTs
         entries = list(image.entries)
-    return [_Going(image, entries, lost, left)]
+    return [_Removal(image, entries, lost, left)]
 
 
-def _without(catalog: Catalog, going: _Going) -> Catalog:
+def _without(catalog: Catalog, going: _Removal) -> Catalog:
     """An image that keeps NAME@DIGESTs alone has an entry without a name."""
     image, digests = going.image, tuple(going.left)
     kept = [entry for entry in image.entries if entry not in going.entries]
@@ -132,10 +132,10 @@ def _write(catalog: Catalog, layout: Layout) -> Catalog:
         return catalog.write(layout)
 
 
-def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
+def users(store: Store, image: StoredImage, summaries: Summaries) -> list[LiveLease]:
     """The living mounts that show it."""
     with locked(store.layout, exclusive=True):
-        return _mounts(image, summaries, living(store.layout))
+        return _mounts(image, summaries, live_leases(store.layout))
 
 
 def broken_by(store: Store, text: str) -> list[str]:
@@ -145,8 +145,8 @@ def broken_by(store: Store, text: str) -> list[str]:
     """
     catalog, summaries = Catalog.read(store.layout), Summaries(store.layout, tolerant=True)
     lines = []
-    for each in _going(store, text, catalog, summaries, True):
-        if not each.whole:
+    for each in _removals(store, text, catalog, summaries, True):
+        if not each.image_goes:
             continue
         for held in users(store, each.image, summaries):
             lines.append(
@@ -159,13 +159,13 @@ def broken_by(store: Store, text: str) -> list[str]:
     return lines
 
 
-def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
+def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[LiveLease]) -> list[LiveLease]:
     manifests = {digest for digest, _ in summaries.reached(image.digest)}
     return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
 
 
 def _check_unused(
-    image: StoredImage, summaries: Summaries, held: Sequence[Held], force: bool
+    image: StoredImage, summaries: Summaries, held: Sequence[LiveLease], force: bool
 ) -> None:
     mounts = _mounts(image, summaries, held)
     if mounts and not force:
@@ -200,7 +200,7 @@ def prune(
         return removed
     with translated(layout.root), locked(layout, exclusive=True):
         catalog, images, summaries = store.read()
-        held = living(layout)
+        held = live_leases(layout)
         going = [
             image for image in images
             if ((unnamed and image.is_dangling) or everything)

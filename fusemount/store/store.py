@@ -65,7 +65,7 @@ class StoredImage:
     @property
     def is_dangling(self) -> bool:
         """Without a name, in our words or another's."""
-        return not any(entry.name or entry.strange_name for entry in self.entries)
+        return not any(entry.name or entry.foreign_name for entry in self.entries)
 
     @property
     def repo_digests(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RegistryBlob:
     """A layer's blob in a registry.  size: bytes; media_type: "" where that was not said."""
 
     digest: Digest
@@ -104,7 +104,7 @@ class Store:
         self.unpack = unpack
         self.layout = Layout(root)
         self.default_domain = default_domain
-        self.layout.check_ours()
+        self.layout.check_owner()
         if create:
             self.layout.make()
 
@@ -155,7 +155,7 @@ class Store:
         try:
             name = self.name(text)
         except UsageError:
-            return [e for e in catalog.entries if text and e.strange_name == text]
+            return [e for e in catalog.entries if text and e.foreign_name == text]
         if name.digest is not None:
             wanted = str(name.with_digest(name.digest))
             own = {name.repository}
@@ -326,11 +326,11 @@ class Store:
 
     # ---- where blobs were seen ----------------------------------------------------------------
 
-    def seen(self, diff_id: Digest, blob: Seen) -> None:
+    def remember_blob(self, diff_id: Digest, blob: RegistryBlob) -> None:
         """A registry's repository has this blob of that layer; the last seen comes last."""
         path = self.layout.metadata / diff_id.hex
         place = (blob.digest, blob.repository)
-        rows = [r for r in self.known(diff_id) if (r.digest, r.repository) != place]
+        rows = [r for r in self.known_blobs(diff_id) if (r.digest, r.repository) != place]
         said = [
             {"Digest": r.digest, "Size": r.size, "SourceRepository": r.repository,
              "MediaType": r.media_type}
@@ -340,12 +340,12 @@ class Store:
             data = sealed(json.dumps(said).encode(), _SEEN_VERSION, _seen_key(diff_id))
             replace_file(path, data, durable=False)
 
-    def known(self, diff_id: Digest) -> list[Seen]:
+    def known_blobs(self, diff_id: Digest) -> list[RegistryBlob]:
         """A layer's blobs in registries."""
         path = self.layout.metadata / diff_id.hex
         data = read_sealed(path, _SEEN_VERSION, _seen_key(diff_id))
         return [
-            Seen(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
+            RegistryBlob(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
             for r in json.loads(data or b"[]")
         ]
 

@@ -99,7 +99,7 @@ class Summaries:
                 self._read_once[digest] = self._from_json(known)
                 return self._read_once[digest]
         try:
-            summary = self.found_out(digest, media_type)
+            summary = self.computed(digest, media_type)
         except ImgmountError as error:
             if not self._tolerant:
                 raise
@@ -182,7 +182,7 @@ class Summaries:
 
     # ---- from the blobs ---------------------------------------------------------------------
 
-    def found_out(self, digest: Digest, media_type: str) -> Summary:
+    def computed(self, digest: Digest, media_type: str) -> Summary:
         """From the blobs, whatever is remembered; of an index all that it lists."""
         where = f"manifest {digest} of the store {self._layout.root}"
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)

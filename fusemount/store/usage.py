@@ -14,7 +14,7 @@ from pathlib import Path
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.store.layout import translated
-from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
 from fusemount.store.store import Store, StoredImage
 
 
@@ -53,7 +53,7 @@ def usage(store: Store) -> Use:
     if not layout.exists:
         return Use((), 0, 0, 0, 0, 0)
     with locked(layout, exclusive=True):
-        held = living(layout)
+        held = live_leases(layout)
         _, images, summaries = store.read()
     sizes = _sizes(layout.blobs)
     needs = {image.digest: summaries.blobs(image.digest) for image in images}
@@ -79,7 +79,7 @@ def usage(store: Store) -> Use:
     )  # fmt: skip
 
 
-def _mounts(held: list[Held], manifests: set[Digest]) -> int:
+def _mounts(held: list[LiveLease], manifests: set[Digest]) -> int:
     return sum(1 for h in held if h.holder.kind == MOUNT and manifests & h.digests)
 
 

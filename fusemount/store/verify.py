@@ -28,7 +28,7 @@ from fusemount.store.catalog import Catalog
 from fusemount.store.collection import facts_of, is_at_work
 from fusemount.store.intake import Measured, measure
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
-from fusemount.store.locks import Lease, living, locked
+from fusemount.store.locks import Lease, live_leases, locked
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import LayerRow, Summaries, Summary
 
@@ -79,7 +79,7 @@ class _Check:
 
     def run(self, lease: Lease | None, only: Sequence[Digest] | None) -> Report:
         self._writable = lease is not None
-        catalog = self._held(lease)
+        catalog = self._hold_images(lease)
         if only is None:
             self._marker()
             with translated(self._layout.blobs):
@@ -114,7 +114,7 @@ class _Check:
         if said != json.loads(OCI_LAYOUT):
             self._wrong(f"oci-layout: {said}, it should be {OCI_LAYOUT.decode()}")
 
-    def _held(self, lease: Lease | None) -> Catalog:
+    def _hold_images(self, lease: Lease | None) -> Catalog:
         """The images, which do not go from here on."""
         while lease is not None:
             catalog = Catalog.read(self._layout)
@@ -189,7 +189,7 @@ class _Check:
                 d.digest for d in (document.config, *document.layers)
             ):
                 return
-            summary = self._summaries.found_out(digest, media_type)
+            summary = self._summaries.computed(digest, media_type)
             if not _same(summary, self._summaries.of(digest, media_type)):
                 self._wrong(f"cache/summaries.json: {digest}: not what the image is")
             self._image(summary, names)
@@ -333,7 +333,7 @@ class _Check:
 
     def _unreached(self) -> list[str]:
         layout = self._layout
-        leases = living(layout) if self._writable else ()
+        leases = live_leases(layout) if self._writable else ()
         held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
         for entry in Catalog.read(layout).entries:  # what came meanwhile

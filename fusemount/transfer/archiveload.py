@@ -46,7 +46,7 @@ Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
 
 @dataclass(frozen=True)
-class MediumOrigin:
+class MediumSource:
     """An OCI layout, in a directory or a tar."""
 
     medium: Medium
@@ -135,7 +135,7 @@ class _Loading:
         what, store = names[0].familiar if names else descriptor.digest, self.store
         with store.lease("load", what) as lease:
             bringing = Bringing(
-                store, lease, MediumOrigin(self.medium), self.progress,
+                store, lease, MediumSource(self.medium), self.progress,
                 lambda d: not d.is_attestation, self.budget,
             )  # fmt: skip
             brought = bringing.bring(descriptor)

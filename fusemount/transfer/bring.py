@@ -63,12 +63,12 @@ class Bringing:
         self,
         store: Store,
         lease: Lease,
-        origin: BlobSource,
+        source: BlobSource,
         progress: Transfers,
         suits: Callable[[Descriptor], bool] = lambda _: True,
         budget: Budget | None = None,
     ) -> None:
-        self._store, self._lease, self._origin = store, lease, origin
+        self._store, self._lease, self._source = store, lease, source
         self._progress, self._suits = progress, suits
         self._budget = budget or Budget(store.unpack)
         self._visited = self._bytes = 0
@@ -84,7 +84,7 @@ class Bringing:
         found = self._documents(descriptor, data, NESTING_MAX)
         if not found:
             raise MalformedImage(
-                f"{self._origin.label}: none of the manifests that it lists is there"
+                f"{self._source.label}: none of the manifests that it lists is there"
             )
         images = [(m, d) for d, m in found if isinstance(m, Manifest)]
         layers: dict[Digest, tuple[Descriptor, Digest | None]] = {}
@@ -106,10 +106,10 @@ class Bringing:
     ) -> list[tuple[bytes, Index | Manifest]]:
         """Itself and all below it, the innermost first; [] where it is not there."""
         self._visited += 1
-        where = f"{self._origin.label}: manifest {descriptor.digest}"
+        where = f"{self._source.label}: manifest {descriptor.digest}"
         if depth == 0 or self._visited > MANIFESTS_MAX:
             raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep, or too many")
-        data = self._origin.document(descriptor) if data is None else data
+        data = self._source.document(descriptor) if data is None else data
         if data is None:
             return []
         self._bytes += len(data)
@@ -130,9 +130,9 @@ class Bringing:
 
     def _configured(self, manifest: Manifest) -> Sequence[Digest | None]:
         """Brings the config, which tells the layers' diff_ids; an artifact's tells none."""
-        where = f"{self._origin.label}: config {manifest.config.digest}"
+        where = f"{self._source.label}: config {manifest.config.digest}"
         self._lease.hold([manifest.config.digest, *(layer.digest for layer in manifest.layers)])
-        data = self._at_hand(manifest.config.digest) or self._origin.document(manifest.config)
+        data = self._at_hand(manifest.config.digest) or self._source.document(manifest.config)
         if data is None:
             raise MalformedImage(f"{where}: listed, but not there")
         verified(data, manifest.config.digest, where, True)
@@ -178,12 +178,12 @@ class Bringing:
             raise error
 
     def _layer(self, descriptor: Descriptor, diff_id: Digest | None, task: Task) -> None:
-        where = f"{self._origin.label}: layer {descriptor.digest}"
+        where = f"{self._source.label}: layer {descriptor.digest}"
         if "encrypted" in descriptor.media_type:
             raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
         with Part(layout, descriptor.digest, self._go_on) as part, self._dropped(part):
-            if part.there() and self._is_known(descriptor, diff_id, where):
+            if part.is_stored() and self._is_known(descriptor, diff_id, where):
                 part.drop()
                 task.done("Already exists")
                 return
@@ -224,7 +224,7 @@ class Bringing:
         if part.size == descriptor.size:  # a registry has no range that begins at the end
             take_layer(layout, lease, part, lambda _: b"", claims, where, budget, task.advance)
             return
-        with self._origin.layer(descriptor, part.size) as read:
+        with self._source.layer(descriptor, part.size) as read:
             reading = self._unless_stopped(read)
             take_layer(layout, lease, part, reading, claims, where, budget, task.advance)
 

@@ -105,18 +105,18 @@ def copy(
     source: End, target: End, options: CopyOptions, directories: Directories, progress: Transfers
 ) -> Digest:
     """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
-    with _through(source, target, options, directories) as store:
-        image, names = _in(store, source, target, options, directories, progress)
+    with _store_between(source, target, options, directories) as store:
+        image, names = _load_source(store, source, target, options, directories, progress)
         if options.platform is not None and image.summary.what == "index":
             raise UsageError(
                 f"{source.reference or source.name}: has several platforms, which are copied "
                 "together; --platform chooses of a registry's, docker's and podman's images"
             )
-        return _out(store, image, names, target, options, progress)
+        return _write_target(store, image, names, target, options, progress)
 
 
 @contextmanager
-def _through(
+def _store_between(
     source: End, target: End, options: CopyOptions, directories: Directories
 ) -> Iterator[Store]:
     """The store at one of the ends, the target's first, or one for a while."""
@@ -154,7 +154,7 @@ def _sweep(cache: Path) -> None:
                 os.close(fd)
 
 
-def _in(
+def _load_source(
     store: Store,
     source: End,
     target: End,
@@ -196,7 +196,7 @@ def _in(
     return images[0], images[0].names[:1]
 
 
-def _out(
+def _write_target(
     store: Store,
     image: StoredImage,
     names: tuple[ImageName, ...],

@@ -27,7 +27,7 @@ from fusemount.registry.client import Registry
 from fusemount.registry.credentials import CredentialSources, find_credentials
 from fusemount.registry.options import RegistryOptions
 from fusemount.settings import Platform
-from fusemount.store import Seen, Store, StoredImage
+from fusemount.store import RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Read
 from fusemount.transfer.bring import Bringing, Stopped
 from fusemount.transfer.ociform import as_oci
@@ -104,29 +104,29 @@ async def _pull(
         before = {(entry.digest, entry.name) for image in store.images() for entry in image.entries}
         with store.lease("pull", str(name)) as lease:
             async with trio.open_nursery() as nursery:
-                origin = RegistryOrigin(registry, name, nursery)
-                chosen, suits = await _choose(origin, top, found.data, options)
+                source = RegistrySource(registry, name, nursery)
+                chosen, suits = await _choose(source, top, found.data, options)
                 data = found.data if chosen == top else None
-                bringing = Bringing(store, lease, origin, progress, suits)
+                bringing = Bringing(store, lease, source, progress, suits)
                 nursery.start_soon(when_cancelled, bringing.stop)
                 await trio.to_thread.run_sync(bringing.bring, chosen, data)
                 nursery.cancel_scope.cancel()
             image = store.add(as_oci(store, lease, chosen), names, [known])
         for row in image.summary.layers:
-            store.seen(row.diff_id, Seen(row.digest, row.size, name.repository))
+            store.remember_blob(row.diff_id, RegistryBlob(row.digest, row.size, name.repository))
     after = {(entry.digest, entry.name) for entry in image.entries}
     return Pulled(image, found.digest, not after <= before)
 
 
 async def _choose(
-    origin: RegistryOrigin,
+    source: RegistrySource,
     top: Descriptor,
     data: bytes,
     options: PullOptions,
     depth: int = NESTING_MAX,
 ) -> tuple[Descriptor, Callable[[Descriptor], bool]]:
     """What is brought, and which manifests of an index."""
-    where = origin.label
+    where = source.label
     document = parse_index_or_manifest(data, where, top.media_type)
     if not isinstance(document, Index):
         return top, lambda _: True
@@ -143,12 +143,12 @@ async def _choose(
     if chosen.media_type in INDEX_TYPES:
         if depth == 0:
             raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
-        inner = await origin.fetch(chosen)
-        return await _choose(origin, chosen, inner, options, depth - 1)
+        inner = await source.fetch(chosen)
+        return await _choose(source, chosen, inner, options, depth - 1)
     return chosen, lambda _: True
 
 
-class RegistryOrigin:
+class RegistrySource:
     """A BlobSource (bring.py). Threads call its methods while trio serves the nursery."""
 
     def __init__(self, registry: Registry, name: ImageName, nursery: trio.Nursery) -> None:

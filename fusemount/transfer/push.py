@@ -25,7 +25,7 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
 from fusemount.sources.writing import compact_json
-from fusemount.store import Lease, Seen, Store, StoredImage
+from fusemount.store import Lease, RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
 from fusemount.transfer.pull import RegistryAccess
@@ -102,7 +102,7 @@ class _Pushing:
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         original = document.annotations.get(ORIGINAL)
-        if original and (there := self._kept(original)) is not None:
+        if original and (there := self._original(original)) is not None:
             descriptor, data = there
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
@@ -136,7 +136,7 @@ class _Pushing:
             left.append(entry)
         return compact_json(said | {"manifests": left}) if changed else data
 
-    def _kept(self, original: str) -> tuple[Descriptor, bytes] | None:
+    def _original(self, original: str) -> tuple[Descriptor, bytes] | None:
         """What a manifest is the twin of (ociform.py), if the store has it."""
         try:
             digest = Digest(original)
@@ -188,9 +188,9 @@ class _Pushing:
         compression = self._options.compression
         media_type = _PACKED.get((descriptor.media_type, compression))
         if row is None or media_type is None:
-            await self._up(descriptor, row, task)
+            await self._send_unchanged(descriptor, row, task)
             return descriptor
-        packed = await self._known(media_type, row, task)
+        packed = await self._known_packed(media_type, row, task)
         if packed is None:
             task.say("Compressing")
             with Part(self._store.layout, None) as part:
@@ -200,15 +200,15 @@ class _Pushing:
         self._seen(row, packed)
         return packed
 
-    async def _known(self, media_type: str, row: LayerRow, task: Task) -> Descriptor | None:
+    async def _known_packed(self, media_type: str, row: LayerRow, task: Task) -> Descriptor | None:
         """The compressed blob of a layer, where this repository or another one of this registry
         has it from us."""
-        for seen in reversed(self._store.known(row.diff_id)):
-            if seen.media_type == media_type and await self._taken_over(seen, task):
+        for seen in reversed(self._store.known_blobs(row.diff_id)):
+            if seen.media_type == media_type and await self._is_in_registry(seen, task):
                 return Descriptor(media_type, seen.digest, seen.size)
         return None
 
-    async def _taken_over(self, seen: Seen, task: Task) -> bool:
+    async def _is_in_registry(self, seen: RegistryBlob, task: Task) -> bool:
         if seen.repository == self._name.repository:
             if await self._registry.has_blob(self._name.path, seen.digest):
                 task.done("Layer already exists")
@@ -236,7 +236,9 @@ class _Pushing:
             raise VerificationFailed(f"layer {row.digest} of the store: not what it should be")
         return Descriptor("", Digest("sha256:" + packed.hexdigest()), part.size)
 
-    async def _up(self, descriptor: Descriptor, row: LayerRow | None, task: Task) -> None:
+    async def _send_unchanged(
+        self, descriptor: Descriptor, row: LayerRow | None, task: Task
+    ) -> None:
         if await self._registry.has_blob(self._name.path, descriptor.digest):
             task.done("Layer already exists")
         elif row is not None and (source := await self._mounted_anywhere(descriptor.digest, row)):
@@ -253,7 +255,7 @@ class _Pushing:
         if row is not None:
             self._seen(row, descriptor)
 
-    async def _mounted(self, seen: Seen) -> str:
+    async def _mounted(self, seen: RegistryBlob) -> str:
         """The repository of this registry that it was taken over from, "" where it was not."""
         domain, _, path = seen.repository.partition("/")
         if domain == self._name.domain and path != self._name.path:
@@ -263,7 +265,7 @@ class _Pushing:
         return ""
 
     async def _mounted_anywhere(self, digest: Digest, row: LayerRow) -> str:
-        for seen in reversed(self._store.known(row.diff_id)):
+        for seen in reversed(self._store.known_blobs(row.diff_id)):
             if seen.digest == digest and (source := await self._mounted(seen)):
                 return source
         return ""
@@ -288,8 +290,8 @@ class _Pushing:
 
     def _seen(self, row: LayerRow, descriptor: Descriptor) -> None:
         repository, media_type = self._name.repository, descriptor.media_type
-        self._store.seen(
-            row.diff_id, Seen(descriptor.digest, descriptor.size, repository, media_type)
+        self._store.remember_blob(
+            row.diff_id, RegistryBlob(descriptor.digest, descriptor.size, repository, media_type)
         )
 
     def _read(self, digest: Digest) -> bytes:

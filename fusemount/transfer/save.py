@@ -150,7 +150,7 @@ class _Saving:
         entries: dict[Digest, dict[str, Any]] = {}
         written: set[Digest] = set()
         for image, names in images:
-            summary = self._one(image)
+            summary = self._only_image(image)
             assert summary.config is not None
             for layer in summary.layers:
                 if layer.diff_id not in written:
@@ -166,7 +166,7 @@ class _Saving:
             entry["RepoTags"] += [name.familiar for name in names]
         self._output.document("manifest.json", compact_json(list(entries.values())))
 
-    def _one(self, image: StoredImage) -> Summary:
+    def _only_image(self, image: StoredImage) -> Summary:
         """The image of an index that has one only."""
         media_type = image.descriptor.media_type
         found = [
@@ -203,7 +203,7 @@ class _Saving:
         manifests: list[dict[str, Any]] = []
         docker: dict[Digest, dict[str, Any]] = {}
         for image, names in images:
-            self._below(image.descriptor)
+            self._copy_manifest(image.descriptor)
             for name in names or (None,):
                 entry = Entry(image.descriptor, name).document()
                 if entry not in manifests:
@@ -230,7 +230,7 @@ class _Saving:
         tagged = [name.tagged().familiar for name in names]
         entry["RepoTags"] += [text for text in tagged if text not in entry["RepoTags"]]
 
-    def _below(self, descriptor: Descriptor) -> None:
+    def _copy_manifest(self, descriptor: Descriptor) -> None:
         """Copies a manifest and what it leads to, that first."""
         data = self._document(descriptor.digest)
         where = f"manifest {descriptor.digest}"
@@ -238,7 +238,7 @@ class _Saving:
         if isinstance(document, Index):
             for child in document.manifests:
                 if self._store.layout.has_blob(child.digest):
-                    self._below(child)
+                    self._copy_manifest(child)
         else:
             for blob in (*document.layers, document.config):
                 self._copy(blob)
@@ -278,7 +278,7 @@ class _Saving:
 def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> bytes:
     """A layout's other images stay, save those that had one of these names."""
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
-    there = layout.there("index.json") if layout is not None else None
+    there = layout.existing_document("index.json") if layout is not None else None
     others: list[Any] = []
     if there is not None:
         parse_index(there, "index.json of the layout that is there")

@@ -18,7 +18,7 @@ from fusemount.beneath import LINKS_MAX, trusted
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_place(path: str | os.PathLike[str]) -> tuple[int, str]:
+def open_parent(path: str | os.PathLike[str]) -> tuple[int, str]:
     """(descriptor of the directory, the name in it that path leads to, which need not be there)."""
     whole = os.fspath(path)
     names = _names(whole)
@@ -139,7 +139,7 @@ class Replacing:
     """A new file for the path that a caller named: it replaces a regular file or nothing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._dir_fd, self._name = open_place(path)
+        self._dir_fd, self._name = open_parent(path)
         try:
             st = status(self._dir_fd, self._name)
             if st is not None and not stat.S_ISREG(st.st_mode):
