@@ -8,7 +8,11 @@ codes is printed from this module (`scripts/exit-codes`), and a test holds the t
 from __future__ import annotations
 
 import errno as _errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+DISK_FULL = (_errno.ENOSPC, _errno.EDQUOT)
 
 
 class ImgmountError(Exception):
@@ -100,3 +104,19 @@ class ImageInUse(ImgmountError):
 
     exit_code = 13
     errno = _errno.EBUSY
+
+
+@contextmanager
+def translated(
+    what: object, kind: type[ImgmountError] = ImgmountError, *, only: tuple[int, ...] = ()
+) -> Iterator[None]:
+    """An OSError of the block is raised as kind, with the message "WHAT: its reason".
+
+    only: the errno values that are translated, () for all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        raise kind(f"{what}: {error.strerror or error}") from error

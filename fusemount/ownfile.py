@@ -9,6 +9,7 @@ message says what is there instead.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -80,6 +81,18 @@ def make_directory(path: _Path, mode: int) -> None:
     """A directory that was not there."""
     os.mkdir(path, mode)
     os.chmod(path, mode)
+
+
+def try_lock(fd: int) -> bool:
+    """Takes the flock(2) of an open file for it alone; False if another open file has the lock.
+
+    The lock ends with the last descriptor of the open file.  Raises OSError.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _refused(path: _Path, what: str) -> OSError:

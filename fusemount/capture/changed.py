@@ -22,7 +22,7 @@ from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.upperpath import open_place
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
+from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
@@ -117,10 +117,8 @@ def open_changed(
     now = base_of(reference, image_options, follow, image, archived)
     _check_base(found.upper, known, now, warn)
     lower = build_tree(layers, follow_symlink_parents=follow, again=True)
-    try:
+    with translated(found.upper):
         rootfs = RootFs(build_tree(layers, follow_symlink_parents=follow), upper, read_only=True)
-    except OSError as error:
-        raise ImgmountError(f"{found.upper}: {error.strerror or error}") from error
     undo.pop_all()
     stack.callback(rootfs.close)
     return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
@@ -153,16 +151,12 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
 
 def _write_out(record: Record) -> None:
     """What programs wrote lies in the kernel's cache until it is written to the upper."""
-    try:
+    with translated(f"{record.mountpoint}: cannot be written out", MountpointError):
         fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _native.syncfs(fd)
         finally:
             os.close(fd)
-    except OSError as error:
-        raise MountpointError(
-            f"{record.mountpoint}: cannot be written out: {error.strerror or error}"
-        ) from error
     _await_requests(record)
 
 

@@ -18,7 +18,7 @@ from fusemount.beneath import own_directory
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.errors import NotPermitted, translated
 from fusemount.ownfile import make_file, read_file
 
 
@@ -89,12 +89,11 @@ def prepare(runtime: Path) -> None:
 
 def _check_ours(runtime: Path, *, make: bool = False) -> None:
     """In /tmp a name can be taken by another user first; their records must not guide us."""
-    try:
-        fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
+    with translated(runtime):
+        try:
+            fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
+        except FileNotFoundError:
+            return
     try:
         if os.fstat(fd).st_uid != os.geteuid():  # root's records are of root's mounts
             raise NotPermitted(f"{runtime}: must be a directory that only you can write to: "
@@ -106,13 +105,11 @@ def _check_ours(runtime: Path, *, make: bool = False) -> None:
 def register(runtime: Path, record: Record) -> None:
     path = _path(runtime, record)
     temporary = path.with_suffix(".tmp")
-    try:
+    with translated(path):
         temporary.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
         with open(make_file(temporary, 0o644), "w") as file:
             file.write(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
-    except OSError as error:
-        raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
 
 def forget(runtime: Path, record: Record) -> None:

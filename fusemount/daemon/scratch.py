@@ -13,7 +13,6 @@ cut left behind: the next mount sweeps it.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -22,8 +21,8 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, NoSpace
-from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
+from fusemount.errors import DISK_FULL, ImgmountError, NoSpace, translated
+from fusemount.ownfile import make_directory, make_file, open_file, open_or_make, try_lock
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,18 @@ def is_scratch(path: str, state: Path) -> bool:
 def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)
-    try:
+    what = f"{path}: cannot make an upper"
+    with translated(what), translated(what, NoSpace, only=DISK_FULL):
         for directory in (state, path.parent):
             os.close(own_directory(directory, mode=0o700))
-        with _gate(state):  # or a sweep between mkdir and flock would take it away
+        with _gate(state):  # a sweep between mkdir and flock would remove the directory
             make_directory(path, 0o700)
             lock = make_file(path / "lock", 0o600, os.O_RDWR)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(lock)
         scratch = Scratch(path, lock)
         make_directory(scratch.upper, 0o755)
         make_directory(scratch.work, 0o700)
         make_directory(scratch.root, 0o700)
-    except OSError as error:
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ImgmountError
-        raise kind(f"{path}: cannot make an upper: {os.strerror(error.errno or 0)}") from error
     return scratch
 
 
@@ -121,12 +118,9 @@ def _unused(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(fd)
     finally:
         os.close(fd)
-    return True
 
 
 def drop(path: Path) -> None:

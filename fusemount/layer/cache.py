@@ -24,7 +24,6 @@ made again.  What a disk changes by itself in a tar, `verify` finds.  The direct
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -38,9 +37,9 @@ from fusemount._native import FormatError, LayerIndex
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import DISK_FULL, NoSpace, translated
 from fusemount.layer.filestate import TMP, kept_state
-from fusemount.ownfile import make_file, open_file
+from fusemount.ownfile import make_file, open_file, try_lock
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
@@ -197,12 +196,8 @@ def _tar_key(path: Path) -> str:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    try:
+    with translated(path), translated(f"the cache at {path}", NoSpace, only=DISK_FULL):
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the cache at {path}: {os.strerror(error.errno)}") from error
-        raise ImgmountError(f"{path}: {error.strerror or error}") from error
 
 
 def _sweep(directory: Path) -> None:
@@ -213,10 +208,9 @@ def _sweep(directory: Path) -> None:
         except OSError:
             continue
         try:
-            # a writer between creating and locking its file is younger than this
+            # A file that its writer has made and not locked yet is younger than this.
             old = time.time() - os.fstat(fd).st_mtime > 60
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if old:
+            if try_lock(fd) and old:
                 path.unlink()
         except OSError:
             pass

@@ -21,7 +21,7 @@ from types import TracebackType
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
 from fusemount.codec import INPUT, PIECE, Compression, decompress
-from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.errors import ImgmountError, MalformedImage, translated
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.cache import Cache, Facts
@@ -74,12 +74,8 @@ class StretchReader:
 
 
 def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
-    try:
+    with translated(f"{description}: reading at byte {offset}"):
         return os.pread(fd, size, offset)
-    except OSError as error:
-        raise ImgmountError(
-            f"{description}: reading at byte {offset}: {error.strerror or error}"
-        ) from error
 
 
 class Beside:
@@ -173,12 +169,11 @@ def check_empty(description: str, head: bytes) -> None:
 def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
     """The index of an uncompressed tar, contents skipped."""
     try:
-        index = LayerIndex.scan(fd, offset, size)
+        with translated(description):
+            index = LayerIndex.scan(fd, offset, size)
     except FormatError as error:
         head = read_at(fd, offset, min(size, HEAD_BYTES), description)
         raise malformed(description, error, head) from None
-    except OSError as error:
-        raise ImgmountError(f"{description}: {error.strerror or error}") from error
     if len(index) == 0:
         check_empty(description, read_at(fd, offset, min(size, HEAD_BYTES), description))
     return index

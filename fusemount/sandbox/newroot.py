@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError
+from fusemount.errors import ImgmountError, translated
 from fusemount.sandbox.command import Volume
 from fusemount.sandbox.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
 
@@ -95,10 +95,8 @@ def close_from(first: int) -> None:
 
 def _open_host(sandbox: Sandbox) -> _Host:
     def handle(path: Path) -> int:
-        try:
+        with translated(path):
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
     devices = {name: handle(Path("/dev", name)) for name in _DEVICES}
     volumes = [(volume, handle(volume.host)) for volume in sandbox.volumes]

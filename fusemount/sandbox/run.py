@@ -32,7 +32,7 @@ from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.openview import hold_image, open_view
 from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.upperplaces import fresh_scratch
-from fusemount.errors import ImgmountError, NotPermitted, UsageError
+from fusemount.errors import ImgmountError, NotPermitted, UsageError, translated
 from fusemount.reference import STORE, Reference
 from fusemount.sandbox.command import Command, RunOptions, merged_argv, merged_environment
 from fusemount.sandbox.init import FAILED, FORWARDED, fork_init, supervise
@@ -107,17 +107,13 @@ def _check_owners(places: list[Path]) -> None:
 
 def _private_mounts(places: list[Path]) -> None:
     """A mount namespace that sees the host's later mounts and shows it none of ours."""
-    try:
+    with translated("no private mount namespace to be had", NotPermitted):
         if os.geteuid() != 0:
             _check_owners(places)
             enter_user_namespace()
         else:
             _native.unshare(_native.CLONE_NEWNS)
         _native.mount("", "/", "", _native.MS_REC | _native.MS_SLAVE, "")
-    except OSError as error:
-        raise NotPermitted(
-            f"no private mount namespace to be had: {os.strerror(error.errno or 0)}"
-        ) from error
 
 
 def _launch(job: Callable[[Callable[[], None]], None], stack: ExitStack, log_fd: int) -> int:

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.errors import NotPermitted, translated
 
 _SUBIDS_MAX = 65536
 
@@ -72,12 +72,10 @@ def _map_from_outside(
 
 
 def _map_ourselves(uid: int, gid: int) -> None:
-    try:
-        Path("/proc/self/setgroups").write_text("deny")  # the kernel's price for a gid_map
+    with translated("cannot map ids"):
+        Path("/proc/self/setgroups").write_text("deny")  # the kernel then allows a gid_map
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    except OSError as error:
-        raise ImgmountError(f"cannot map ids: {os.strerror(error.errno or 0)}") from error
 
 
 def sub_ids(file: Path, uid: int) -> list[tuple[int, int, int]]:
