@@ -20,7 +20,7 @@ from fusemount.daemon.imagebase import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.mountrecords import Record
-from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
-SETTLE_SECONDS = 2.0
+REQUESTS_SECONDS = 2.0
 
 Warn = Callable[[str], None]
 
@@ -135,12 +135,12 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
     if record is not None:
         if record.upper is None:
             raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
-        upper, fd, _ = open_place(Path(record.upper), make=False)
+        upper, fd, _ = open_walked(Path(record.upper), make=False)
         stack.callback(os.close, fd)
         return _Place(upper, fd, record if record.alive else None)
     if not target.is_dir():
         raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
-    upper, fd, _ = open_place(place, make=False)
+    upper, fd, _ = open_walked(place, make=False)
     stack.callback(os.close, fd)
     for mounted in mountrecords.listing(directories.runtime):
         recorded = mounted.record.upper
@@ -165,7 +165,7 @@ def _await_requests(record: Record) -> None:
     FUSE's), but the kernel tells how much has not. Somebody busy must not keep us for ever, and
     where the kernel cannot be asked there is nothing to wait for."""
     path = Path("/sys/fs/fuse/connections", record.device.rpartition(":")[2], "waiting")
-    end = time.monotonic() + SETTLE_SECONDS
+    end = time.monotonic() + REQUESTS_SECONDS
     with suppress(OSError, ValueError):
         while int(path.read_text()) and time.monotonic() < end:
             time.sleep(0.002)

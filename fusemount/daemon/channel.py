@@ -24,10 +24,10 @@ from fusemount.daemon.mountid import (
     covering,
     detach,
     entry_of,
-    held,
     mount_of,
     mount_on,
-    standing,
+    mount_root,
+    topmost,
 )
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
@@ -112,7 +112,7 @@ class FuseChannel:
             # Wherever it was moved to, with a directory above it.
             named = [e.mountpoint for e in mounts() if self.mount and e.device == self.device]
             for target in reversed(named):
-                with suppress(OSError, ImgmountError), held(target) as place:
+                with suppress(OSError, ImgmountError), mount_root(target) as place:
                     if self._made(place):
                         self.close_fd()  # first: else the kernel would wait for an answer of ours
                         self._take_off(target, place)
@@ -163,7 +163,7 @@ def _mounted_on(at: Mountpoint) -> Mount | None:
 
 def _clear(path: Path, request: MountRequest) -> None:
     """What fusermount3 mounted on another directory; it is dead."""
-    entry, mount = standing(path)
+    entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
     if entry and mount and (entry.fstype, entry.source) == named:
         with suppress(ImgmountError):

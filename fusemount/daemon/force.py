@@ -19,7 +19,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path, open_in_root
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.holders import Holder, holders
-from fusemount.daemon.mountid import Mount, held, mount_of
+from fusemount.daemon.mountid import Mount, mount_of, mount_root
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
 
@@ -74,7 +74,7 @@ def _in_time(job: Callable[[], None]) -> bool:
 
 
 def _sync_here(target: Path, mount: Mount) -> None:
-    with held(target) as place:
+    with mount_root(target) as place:
         if mount_of(place) == mount:
             _sync(place)
 

@@ -29,7 +29,7 @@ from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.openview import View, hold_image, open_view
 from fusemount.daemon.serving import serve_mount
-from fusemount.daemon.upperplaces import check_apart
+from fusemount.daemon.upperdirs import check_apart
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference

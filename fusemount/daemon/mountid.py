@@ -33,7 +33,7 @@ class Mount:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[int]:
+def mount_root(path: Path) -> Iterator[int]:
     """A descriptor of the root of the topmost mount at that path. Raises OSError."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -50,7 +50,7 @@ def mount_of(fd: int) -> Mount:
 def mount_on(path: Path) -> Mount | None:
     """The topmost mount at that path; None where it cannot be looked at."""
     try:
-        with held(path) as fd:
+        with mount_root(path) as fd:
             return mount_of(fd)
     except OSError:
         return None
@@ -66,10 +66,10 @@ def entry_of(fd: int) -> MountEntry | None:
     return None
 
 
-def standing(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
+def topmost(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
     """The topmost mount at that path, looked at once; nothing where none is or can be looked at."""
     try:
-        with held(path) as place:
+        with mount_root(path) as place:
             entry = entry_of(place)
             return (entry, mount_of(place)) if entry else (None, None)
     except OSError:

@@ -16,7 +16,7 @@ from fusemount.daemon.handover import await_upper
 from fusemount.daemon.imagebase import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch
-from fusemount.daemon.upperplaces import Made, check_no_layer, open_upper, remountable
+from fusemount.daemon.upperdirs import NewDirs, check_not_a_layer, open_upper, remountable
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
@@ -43,12 +43,12 @@ class View:
     rootfs: RootFs
     upper: Path | None
     scratch: Scratch | None
-    made: Made
+    made: NewDirs
     dropped: list[tuple[bytes, str]]
     directories: bool
 
     def begin_serving(self) -> None:
-        self.made.stay()
+        self.made.keep()
         # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
         # is off, beside the daemon that ends: a file made there then would make that fail.
         self.rootfs.told = not self.directories
@@ -75,13 +75,13 @@ def open_view(
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     beside()
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
-    made = Made()
-    stack.callback(made.take_back)
+    made = NewDirs()
+    stack.callback(made.remove)
     places = open_upper(options, directories, stack, made)
     upper, scratch = places.upper, places.scratch
     follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
     if upper and places.upper_fd is not None:
-        check_no_layer(places, unpacked)
+        check_not_a_layer(places, unpacked)
         await_upper(upper, directories)
         asked = options.follow_symlink_parents
         follow = follows_symlink_parents(upper, places.upper_fd, asked, userxattr=users)

@@ -18,7 +18,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon import mountrecords
 from fusemount.daemon.channel import FLAG_WORDS, mount_flags
-from fusemount.daemon.mountid import entry_of, held
+from fusemount.daemon.mountid import entry_of, mount_root
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.errors import MountpointError, NotPermitted, UpperError
 from fusemount.settings import Directories
@@ -35,7 +35,7 @@ def remount(
     """
     with ExitStack() as stack:
         try:
-            place = stack.enter_context(held(resolve(mountpoint)))
+            place = stack.enter_context(mount_root(resolve(mountpoint)))
             entry = entry_of(place)
         except OSError:
             place, entry = -1, None

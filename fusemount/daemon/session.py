@@ -21,7 +21,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountid import detach, held, mount_of
+from fusemount.daemon.mountid import detach, mount_of, mount_root
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
@@ -130,7 +130,7 @@ def _flush_and_unmount(channel: FuseChannel) -> None:
     to) and bind mounts of its parts, which would be dead without us."""
     for entry in reversed(mounts()):
         if entry.device == channel.device:
-            with suppress(FileNotFoundError), held(entry.mountpoint) as place:
+            with suppress(FileNotFoundError), mount_root(entry.mountpoint) as place:
                 if channel.serves(place):  # else another one stands on it, or in its place
                     _take_away(entry.mountpoint, place)
     # The last descriptor of a mount that nobody uses has ended it, when all was written.

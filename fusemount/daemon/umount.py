@@ -12,7 +12,7 @@ from fusemount.daemon import mountrecords
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountid import Mount, held, mount_of, mount_on, standing
+from fusemount.daemon.mountid import Mount, mount_of, mount_on, mount_root, topmost
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.mountrecords import Record
@@ -46,19 +46,19 @@ def umount_image(
     longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
     """
     target = resolve(mountpoint)
-    entry, mount = standing(target)
+    entry, mount = topmost(target)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     here = entry is not None and (entry.fstype == FSTYPE or record is not None)
     if force:
         meant = record if here else _detached(target, directories)
-        ended_now = _ended_now(target, mount if here else None, meant, directories)
-        if ended_now and not (here and mount_on(target) == mount):
+        has_ended = _force_end(target, mount if here else None, meant, directories)
+        if has_ended and not (here and mount_on(target) == mount):
             return None
     if not here:
         gone = _detached(target, directories)
         if gone is None or ended(gone.pid, SOON_SECONDS):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
-        return _held(mountpoint, gone, _copies(gone)) or _served(mountpoint, gone)
+        return _still_mounted(mountpoint, gone, _copies(gone)) or _still_used(mountpoint, gone)
     pidfd = _open_pidfd(record)
     try:
         if pidfd >= 0:
@@ -69,23 +69,23 @@ def umount_image(
             return None
         left = [entry for entry in _copies(record) if entry in before]  # no later mount's number
         if pidfd >= 0 and (left or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
-            held = _held(mountpoint, record, left)
-            if held is not None:
-                return held
-            if _goes_on(record, pidfd, directories):
-                return _served(mountpoint, record)
+            kept_by = _still_mounted(mountpoint, record, left)
+            if kept_by is not None:
+                return kept_by
+            if _still_serves(record, pidfd, directories):
+                return _still_used(mountpoint, record)
             if not pidfd_ended(os.dup(pidfd), END_SECONDS):
                 raise ImgmountError(
                     f"{mountpoint}: unmounted, but its daemon (process {record.pid}) has not ended"
                 )
-        _clear(record, directories)
+        _clean_up(record, directories)
         return None
     finally:
         if pidfd >= 0:
             os.close(pidfd)
 
 
-def _ended_now(
+def _force_end(
     target: Path, mount: Mount | None, record: Record | None, directories: Directories
 ) -> bool:
     """Whether a daemon served that record, and has ended."""
@@ -98,13 +98,13 @@ def _ended_now(
         end_now(record, pidfd, target, mount)
     finally:
         os.close(pidfd)
-    _clear(record, directories)
+    _clean_up(record, directories)
     return True
 
 
 def _write_out(target: Path, mount: Mount | None) -> None:
     """As the kernel does with the last mount; copies of this one would keep it from that."""
-    with suppress(OSError), held(target) as place:
+    with suppress(OSError), mount_root(target) as place:
         if mount_of(place) != mount:
             return
         fd = os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,7 +129,7 @@ def _copies(record: Record | None) -> list[MountEntry]:
     return [entry for entry in mounts() if mountrecords.shows(record, entry)]
 
 
-def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
+def _still_mounted(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
     """What to say where the mount has copies; None where none is known. Those of our own mount
     namespace come first: others may be of processes that are just being started."""
     if here:
@@ -144,7 +144,7 @@ def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | Non
     )
 
 
-def _goes_on(record: Record, pidfd: int, directories: Directories) -> bool:
+def _still_serves(record: Record, pidfd: int, directories: Directories) -> bool:
     """Whether the daemon serves: it answers until the kernel has told it of the mount's end, and
     afterwards drops its upper."""
     try:
@@ -157,7 +157,7 @@ def _goes_on(record: Record, pidfd: int, directories: Directories) -> bool:
     return True
 
 
-def _served(mountpoint: Path, record: Record) -> str:
+def _still_used(mountpoint: Path, record: Record) -> str:
     return (
         f"{mountpoint}: unmounted here, but still in use by somebody whom this user cannot see: "
         f"its daemon (process {record.pid}) ends with its last user"
@@ -178,7 +178,7 @@ def _open_pidfd(record: Record | None) -> int:
     return -1
 
 
-def _clear(record: Record, directories: Directories) -> None:
+def _clean_up(record: Record, directories: Directories) -> None:
     """What a daemon that was killed left; nothing after an orderly end."""
     mountrecords.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):

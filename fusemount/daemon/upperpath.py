@@ -18,7 +18,7 @@ from fusemount.errors import UpperError
 _LOOK = os.O_PATH | os.O_NOFOLLOW
 
 
-def open_place(path: Path, *, make: bool) -> tuple[Path, int, bool]:
+def open_walked(path: Path, *, make: bool) -> tuple[Path, int, bool]:
     """(path without symlinks, O_PATH descriptor of the directory, whether it was made).
 
     make: the last component is made if only that one is missing.

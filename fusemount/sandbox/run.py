@@ -31,7 +31,7 @@ from fusemount.daemon.mount import mount_request
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.openview import hold_image, open_view
 from fusemount.daemon.serving import serve_mount
-from fusemount.daemon.upperplaces import fresh_scratch
+from fusemount.daemon.upperdirs import fresh_scratch
 from fusemount.errors import ImgmountError, NotPermitted, UsageError, translated
 from fusemount.reference import STORE, Reference
 from fusemount.sandbox.command import Command, RunOptions, merged_argv, merged_environment

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fusemount.beneath import open_beneath, parent_beneath
 from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
-from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.settings import Directories, MountOptions
@@ -29,7 +29,7 @@ _PARENT = os.O_PATH | os.O_DIRECTORY
 
 
 @dataclass(frozen=True)
-class Places:
+class UpperDirs:
     """upper: None where there is no place for changes; upper_fd: its descriptor.  work: None where
     the upper is only looked at; work_above: the descriptor of the directory that work is in.
     Without descriptors, both are a scratch's: ours alone, below a directory of ours."""
@@ -41,7 +41,7 @@ class Places:
     scratch: Scratch | None = None
 
 
-class Made:
+class NewDirs:
     """The user's directories that were not there before, which go again."""
 
     def __init__(self) -> None:
@@ -51,58 +51,58 @@ class Made:
         """A path below a directory, which stays the caller's."""
         self._places.append((os.dup(above), path))
 
-    def take_back(self) -> None:
+    def remove(self) -> None:
         for above, path in reversed(self._places):
             # somebody put something there, or it was never made
             with suppress(OSError), parent_beneath(above, path) as (fd, name):
                 os.rmdir(name, dir_fd=fd)
-        self.stay()
+        self.keep()
 
-    def stay(self) -> None:
+    def keep(self) -> None:
         for above, _ in self._places:
             os.close(above)
         self._places.clear()
 
 
 def open_upper(
-    options: MountOptions, directories: Directories, stack: ExitStack, made: Made
-) -> Places:
+    options: MountOptions, directories: Directories, stack: ExitStack, made: NewDirs
+) -> UpperDirs:
     """The user's own directories, or fresh ones; a read-only mount without an upper has none.
 
     Raises UpperError; the stack closes the descriptors.
     """
     if options.upper is None:
         if options.read_only:
-            return Places()
+            return UpperDirs()
         scratch = fresh_scratch(directories, stack)
         if options.keep:
             scratch.keep()
-        return Places(scratch.upper, None, scratch.work, None, scratch)
+        return UpperDirs(scratch.upper, None, scratch.work, None, scratch)
     looked_at = options.read_only and not remountable(options)
-    upper, fd, is_new = open_place(options.upper, make=not looked_at)
+    upper, fd, is_new = open_walked(options.upper, make=not looked_at)
     stack.callback(os.close, fd)
     above = os.open("..", _PARENT | os.O_NOFOLLOW, dir_fd=fd)
     stack.callback(os.close, above)
     if is_new:
         made.add(above, upper.name)
     if looked_at:
-        return Places(upper, fd)
+        return UpperDirs(upper, fd)
     work = _work_for(upper, options)
     if options.work:
         if work.name in ("", ".."):
             raise UpperError(f"{work}: names no directory")
-        parent, above, _ = open_place(work.parent, make=False)
+        parent, above, _ = open_walked(work.parent, make=False)
         stack.callback(os.close, above)
         work = parent / work.name
     _make_work(work, above, made)
-    return Places(upper, fd, work, above)
+    return UpperDirs(upper, fd, work, above)
 
 
 def _work_for(upper: Path, options: MountOptions) -> Path:
     return options.work or upper.with_name(f".{upper.name}.imgmount-work")
 
 
-def _make_work(path: Path, above: int, made: Made) -> None:
+def _make_work(path: Path, above: int, made: NewDirs) -> None:
     """A symlink in its place is left for rootfs/upper.py to refuse."""
     name = path.name
     try:
@@ -121,7 +121,7 @@ def _make_work(path: Path, above: int, made: Made) -> None:
         made.add(above, f"{name}/work")  # rootfs makes it
 
 
-def check_no_layer(places: Places, layers: Sequence[OpenDirectory]) -> None:
+def check_not_a_layer(places: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
     """What is written to a directory of the layers would change what is below it. Raises
     UpperError."""
     named: list[tuple[str, Path | None, os.stat_result]] = []
