@@ -5,7 +5,7 @@ Everything that is opened pushes its undo on the caller's exit stack, last opene
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,13 @@ from fusemount.daemon.handover import await_upper
 from fusemount.daemon.imagebase import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch
-from fusemount.daemon.upperdirs import NewDirs, check_not_a_layer, open_upper, remountable
+from fusemount.daemon.upperdirs import (
+    NewDirs,
+    UpperDirs,
+    check_not_a_layer,
+    open_upper,
+    remountable,
+)
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
@@ -25,7 +31,9 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.base import Base
     from fusemount.rootfs.harmless import Harmless
+    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
@@ -65,10 +73,9 @@ def open_view(
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace.
 
-    beside: called before the core reads and merges indexes, to begin what can be done meanwhile.
+    beside: called before the core reads and merges indexes, so that it can start other work to run
+    at the same time.
     """
-    from fusemount.rootfs import UpperOptions, open_rootfs
-    from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
@@ -77,34 +84,12 @@ def open_view(
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
     made = NewDirs()
     stack.callback(made.remove)
-    places = open_upper(options, directories, stack, made)
-    upper, scratch = places.upper, places.scratch
-    follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
-    if upper and places.upper_fd is not None:
-        check_not_a_layer(places, unpacked)
-        await_upper(upper, directories)
-        asked = options.follow_symlink_parents
-        follow = follows_symlink_parents(upper, places.upper_fd, asked, userxattr=users)
+    dirs = open_upper(options, directories, stack, made)
+    userxattr = image_options.marks.overlay
+    follow = _ready_upper(dirs, unpacked, options, directories, userxattr)
     base = base_of(reference, image_options, follow, image, archived)
     base = replace(base, moves=options.overlay)
-    rootfs = open_rootfs(
-        [*archived, *unpacked],
-        upper=upper,
-        upper_fd=places.upper_fd,
-        work=places.work,
-        work_above=places.work_above,
-        read_only=options.read_only and not remountable(options),
-        follow_symlink_parents=follow,
-        keep_root=options.overlay,
-        owners=options.owners,
-        userxattr=users,
-        options=UpperOptions(
-            options.metacopy, options.redirect, options.volatile, harmless_for(options)
-        ),
-        base=base,
-        rebase=options.rebase,
-        lock_places=directories.lock_places if scratch is None else (),
-    )
+    rootfs = _open_rootfs([*archived, *unpacked], dirs, base, options, directories, userxattr)
     stack.callback(rootfs.close)
     generation = handle_generation(base, [] if unpacked else archived)
     if generation is not None:
@@ -112,11 +97,69 @@ def open_view(
     if options.static_nlink:
         rootfs.tree.set_static_nlink()
     if rootfs.upper is not None and not options.read_only:
-        _tell(upper, rootfs, options)
-        with suppress(OSError):  # `diff` and `commit` then want --base
-            keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
+        _log_dangers(dirs.upper, rootfs, options)
+        _keep_base(rootfs.upper, rootfs, base, options)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
-    return View(image, rootfs, upper, scratch, made, lost, options.overlay)
+    return View(image, rootfs, dirs.upper, dirs.scratch, made, lost, options.overlay)
+
+
+def _ready_upper(
+    dirs: UpperDirs,
+    unpacked: Sequence[OpenDirectory],
+    options: MountOptions,
+    directories: Directories,
+    userxattr: bool,
+) -> bool:
+    """Whether symlinked parents are followed, which the mark on a user's upper may say.
+
+    First checks that the upper is no layer, and waits until a mount that just ended has left it.
+    """
+    from fusemount.rootfs.base import follows_symlink_parents
+
+    asked = options.follow_symlink_parents
+    if dirs.upper is None or dirs.upper_fd is None:
+        return bool(asked)
+    check_not_a_layer(dirs, unpacked)
+    await_upper(dirs.upper, directories)
+    return follows_symlink_parents(dirs.upper, dirs.upper_fd, asked, userxattr=userxattr)
+
+
+def _open_rootfs(
+    layers: Sequence[OpenLayer | OpenDirectory],
+    dirs: UpperDirs,
+    base: Base,
+    options: MountOptions,
+    directories: Directories,
+    userxattr: bool,
+) -> RootFs:
+    from fusemount.rootfs import UpperOptions, open_rootfs
+
+    return open_rootfs(
+        layers,
+        upper=dirs.upper,
+        upper_fd=dirs.upper_fd,
+        work=dirs.work,
+        work_above=dirs.work_above,
+        read_only=options.read_only and not remountable(options),
+        follow_symlink_parents=base.follow_symlink_parents,
+        keep_root=options.overlay,
+        owners=options.owners,
+        userxattr=userxattr,
+        options=UpperOptions(
+            options.metacopy, options.redirect, options.volatile, harmless_for(options)
+        ),
+        base=base,
+        rebase=options.rebase,
+        lock_places=directories.lock_places if dirs.scratch is None else (),
+    )
+
+
+def _keep_base(upper: Upper, rootfs: RootFs, base: Base, options: MountOptions) -> None:
+    """Writes the base into its mark. Where that fails, `diff` and `commit` need --base."""
+    from fusemount.rootfs.base import keep_base
+
+    with suppress(OSError):
+        keep_base(upper, base, rebase=options.rebase, adopted=rootfs.adopted)
 
 
 def _open_layers(
@@ -149,7 +192,7 @@ def harmless_for(options: MountOptions) -> Harmless:
     return Harmless(files=not options.suid, devices=not options.dev)
 
 
-def _tell(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
+def _log_dangers(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
     from fusemount.rootfs.paths import brief
 
     if options.volatile:
