@@ -84,7 +84,7 @@ def start_time(pid: int) -> int | None:
 
 
 def prepare(runtime: Path) -> None:
-    """Makes the runtime directory. Raises NotPermitted if another user can write to it."""
+    """Makes the runtime directory. Raises NotPermitted unless only this user can write to it."""
     _check_ours(runtime, make=True)
 
 
@@ -131,7 +131,7 @@ def listing(runtime: Path) -> list[Mounted]:
     """The mounts of this runtime directory, oldest first. Removes records that have neither a
     daemon nor a mount.
 
-    Raises NotPermitted if another user can write to the directory; so does find.
+    Raises NotPermitted unless only this user can write to the directory; so does find.
     """
     here = mounts()
     records = list(_records(runtime))

@@ -1,6 +1,6 @@
-"""Law: from an image's name to a file system that can be served, and back to nothing.
+"""Law: opens an image, its layers and an upper as a file system that can be served.
 
-Everything that is opened pushes its undo on the caller's exit stack, last opened first closed.
+The closing of each is pushed on the caller's exit stack, so that all are closed in reverse order.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """upper: where changes go; None when there is no place for any. scratch: made for this view.
+    """upper: the directory for changes; None if changes are not possible. scratch: made for this
+    view, None if the upper is the user's.
 
-    made: the user's directories that were not there before.  They go again with the stack, unless
-    the view was settled (it is served) or they hold something.
-    dropped: what an upper that came from another image loses over this one (rootfs.rebase).
+    made: the user's directories that this view made.  The stack removes them again, unless the
+    view is served or they are not empty.
+    dropped: the changes that an upper of another image loses over this one (rootfs.rebase).
     directories: the layers are directories that the caller named (lowerdir=).
     """
 
@@ -57,8 +58,9 @@ class View:
 
     def begin_serving(self) -> None:
         self.made.keep()
-        # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
-        # is off, beside the daemon that ends: a file made there then would make that fail.
+        # Programs that mount directories (podman, buildah) remove the work directory as soon as
+        # the mount is gone, while the daemon is ending. A file that the daemon made there then
+        # would make the removal fail.
         self.rootfs.told = not self.directories
 
 
@@ -110,9 +112,8 @@ def _ready_upper(
     directories: Directories,
     userxattr: bool,
 ) -> bool:
-    """Whether symlinked parents are followed, which the mark on a user's upper may say.
-
-    First checks that the upper is no layer, and waits until a mount that just ended has left it.
+    """Checks a user's upper, and waits for its last mount to release it. Returns whether symlinked
+    parents are followed, which a mark on the upper may decide.
     """
     from fusemount.rootfs.base import follows_symlink_parents
 
@@ -169,7 +170,7 @@ def _open_layers(
     progress: Progress,
     stack: ExitStack,
 ) -> tuple[list[OpenLayer], list[OpenDirectory]]:
-    """Those that are tars, and those that are directories; the stack closes them."""
+    """The layers that are tars, and those that are directories; the stack closes them."""
     from fusemount.layer import open_directories, open_layers
 
     unpacked = open_directories(image.directories, options.marks, image.origin)
@@ -184,7 +185,8 @@ def _open_layers(
 
 
 def harmless_for(options: MountOptions) -> Harmless:
-    """What of an upper stands in marks: what the flags of root's mount of an image forbid in it."""
+    """Which modes and devices an upper keeps in marks: those that the flags of root's mount of an
+    image forbid."""
     from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
 
     if options.overlay or not by_root():
@@ -208,9 +210,10 @@ def _log_dangers(upper: Path | None, rootfs: RootFs, options: MountOptions) -> N
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
-    """A mount says that it relies on an image of a store, as long as it lives.
+    """Takes a lease on an image of a store, so that nothing removes it while the mount lives.
 
-    A store that we may not write to takes no such word, and nobody but its owner removes there.
+    If we may not write to the store there is no lease, only a warning: then only the owner of the
+    store can remove images.
     """
     if image.store is None or image.manifest_digest is None:
         return

@@ -1,4 +1,4 @@
-"""Law: the directory that a mount owns while it lives, and drops when it ends.
+"""Law: makes the scratch: the directory that a mount owns while it lives and removes when it ends.
 
     STATE/uppers/<id>/   lock      flock held by the processes of the mount (see below)
                          keep      present: the user asked to keep the changes; never dropped
@@ -6,9 +6,9 @@
                          work/     overlayfs' work directory
                          root/     a private mountpoint, for `imgmount run`
 
-Whoever may be using a scratch holds its lock, over fork too (flock belongs to the open file).  A
-scratch without `keep` whose lock is free and that no record names is what a SIGKILL or a power
-cut left behind: the next mount sweeps it.
+All processes that may use a scratch have its lock; a forked child shares it, because flock(2)
+belongs to the open file.  A scratch without `keep` whose lock is free and that no record names was
+left by a SIGKILL or a power cut.  The next mount removes it (sweep).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scratch:
         os.close(open_or_make(self.path / "keep", os.O_RDONLY, 0o600))
 
     def release(self) -> None:
-        """The mount has ended: drops everything unless kept. Never raises."""
+        """To call when the mount has ended: removes the scratch; with `keep`, all but the upper."""
         if (self.path / "keep").exists():
             drop(self.work)
             self.root.rmdir()
@@ -57,7 +57,7 @@ class Scratch:
 
 
 def is_scratch(path: str, state: Path) -> bool:
-    """Whether it names a scratch under `state` and nothing else: what may be dropped by name."""
+    """Whether the path names a scratch under `state`: only such a path may be dropped."""
     name = path.rpartition("/")[2]
     return name not in ("", ".", "..") and path == str(state / "uppers" / name)
 
@@ -81,7 +81,7 @@ def create_scratch(state: Path) -> Scratch:
 
 
 class _gate:
-    """Serialises making and sweeping: a context manager over flock of STATE/uppers."""
+    """A context manager that takes the flock(2) of STATE/uppers: for making, and for sweeping."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / "uppers"
@@ -96,9 +96,10 @@ class _gate:
 
 
 def sweep(state: Path, recorded: Iterable[Path]) -> None:
-    """Drops what nobody uses, keeps or records; what it cannot drop, the next mount tries again.
+    """Drops scratches that are not used, kept or recorded. If one cannot be dropped, the next mount
+    tries again.
 
-    Raises NotPermitted where somebody else could have put a directory there.
+    Raises NotPermitted if another user could have put a directory there.
     """
     spared = set(recorded)
     try:
@@ -130,7 +131,7 @@ def drop(path: Path) -> None:
     try:
         parent = own_directory(path.parent, make=False)
     except (OSError, ImgmountError):
-        return  # what others can change is theirs to remove
+        return  # another user can write there: we remove nothing
     try:
         remove_tree(parent, os.fsencode(path.name))
     except OSError:

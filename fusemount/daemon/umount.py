@@ -1,4 +1,4 @@
-"""Law: `imgmount umount` as one function; works on dead mounts and without a record too."""
+"""Law: `imgmount umount` as one function; a mount may be dead, or have no record."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fusemount.errors import ImgmountError, MountpointError
 from fusemount.rootfs.upperlock import sweep
 from fusemount.settings import Directories
 
-# The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
+# For a daemon whose mount is gone: what remains is to drop the upper, which is deleting files.
 END_SECONDS = 60.0
 
-# A daemon that has answered although its mount seems to be gone from everywhere may just have been
-# about to hear of that.
+# If a daemon answers although its mount seems to be gone from everywhere, the news of the mount's
+# end may just not have reached it yet.
 HEARD_SECONDS = 1.0
 
-# A daemon whose mount is gone from everywhere has ended by then, but for a large upper to drop; and
-# so have most processes that are just being started in a mount namespace of their own, which has a
-# copy of every mount until they take those away.
+# A daemon whose mount is gone from everywhere has ended after this time, unless it drops a large
+# upper.  And most processes that are just being started in a mount namespace of their own have
+# unmounted their copies by then; a new namespace has a copy of every mount.
 SOON_SECONDS = 2.0
 
 
@@ -39,11 +39,12 @@ def umount_image(
 ) -> str | None:
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
-    Where the mount has a copy (a bind mount, another mount namespace's), the daemon goes on for
-    that one, and loses nothing: then it is not waited for, and what is returned says who holds it.
-    lazy: detaches a busy mount and does not wait.  force: ends it for everybody (force.py), or as
-    lazy does where nothing tells its daemon.  A dead mount is cleared, and what its daemon could no
-    longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
+    If the mount has a copy (a bind mount, or one in another mount namespace), the daemon goes on
+    serving the copy and loses nothing.  Then this does not wait, and returns a line that says who
+    uses the copy.
+    lazy: detaches a busy mount and does not wait.  force: ends the mount for all users (force.py);
+    if its daemon cannot be found, as lazy.  A dead mount is unmounted, and the scratch that its
+    daemon left is dropped.  Raises MountpointError (no imgmount mount, busy), NotPermitted.
     """
     target = resolve(mountpoint)
     entry, mount = topmost(target)
@@ -67,7 +68,7 @@ def umount_image(
         unmount(target, mount, lazy=lazy or force)
         if record is None or lazy:
             return None
-        left = [entry for entry in _copies(record) if entry in before]  # no later mount's number
+        left = [entry for entry in _copies(record) if entry in before]  # no later mount
         if pidfd >= 0 and (left or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
             kept_by = _still_mounted(mountpoint, record, left)
             if kept_by is not None:
@@ -88,7 +89,7 @@ def umount_image(
 def _force_end(
     target: Path, mount: Mount | None, record: Record | None, directories: Directories
 ) -> bool:
-    """Whether a daemon served that record, and has ended."""
+    """Ends the daemon of that record. False if there is none."""
     pidfd = _open_pidfd(record)
     if record is None or pidfd < 0:
         return False
@@ -103,7 +104,7 @@ def _force_end(
 
 
 def _write_out(target: Path, mount: Mount | None) -> None:
-    """As the kernel does with the last mount; copies of this one would keep it from that."""
+    """Syncs the mount. The kernel does it only when the last copy of a mount is unmounted."""
     with suppress(OSError), mount_root(target) as place:
         if mount_of(place) != mount:
             return
@@ -115,7 +116,7 @@ def _write_out(target: Path, mount: Mount | None) -> None:
 
 
 def _detached(target: Path, directories: Directories) -> Record | None:
-    """Of a mount that was there, and whose daemon lives."""
+    """The record of a mount that was on target and whose daemon lives."""
     for mounted in reversed(mountrecords.listing(directories.runtime)):
         if mounted.record.alive and mounted.record.mountpoint == str(target):
             return mounted.record
@@ -123,15 +124,15 @@ def _detached(target: Path, directories: Directories) -> Record | None:
 
 
 def _copies(record: Record | None) -> list[MountEntry]:
-    """All mounts of it in our mount namespace, while its daemon lives."""
+    """All mounts of that record in our mount namespace; none if its daemon is dead."""
     if record is None or not record.alive:
         return []
     return [entry for entry in mounts() if mountrecords.shows(record, entry)]
 
 
 def _still_mounted(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
-    """What to say where the mount has copies; None where none is known. Those of our own mount
-    namespace come first: others may be of processes that are just being started."""
+    """The line for a mount that has copies; None if none is known. Copies in our own mount
+    namespace are named first: others may belong to processes that are just being started."""
     if here:
         where = f"it is still mounted on {', '.join(str(entry.mountpoint) for entry in here)}"
     elif found := holders(record.device):
@@ -145,8 +146,8 @@ def _still_mounted(mountpoint: Path, record: Record, here: list[MountEntry]) -> 
 
 
 def _still_serves(record: Record, pidfd: int, directories: Directories) -> bool:
-    """Whether the daemon serves: it answers until the kernel has told it of the mount's end, and
-    afterwards drops its upper."""
+    """Whether the daemon still serves. It answers until the kernel has reported the mount's end to
+    it; then it drops its upper and answers no more."""
     try:
         ask(directories.runtime, record, "stats")
         if pidfd_ended(os.dup(pidfd), HEARD_SECONDS):
@@ -165,7 +166,7 @@ def _still_used(mountpoint: Path, record: Record) -> str:
 
 
 def _open_pidfd(record: Record | None) -> int:
-    """A pidfd of the record's daemon; -1 when it is dead. Holds against reuse of the pid."""
+    """A pidfd of the record's daemon, never of a later process with its pid; -1 if it is dead."""
     if record is None:
         return -1
     try:
@@ -179,7 +180,7 @@ def _open_pidfd(record: Record | None) -> int:
 
 
 def _clean_up(record: Record, directories: Directories) -> None:
-    """What a daemon that was killed left; nothing after an orderly end."""
+    """Removes what a killed daemon left; after an orderly end there is nothing to remove."""
     mountrecords.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))
