@@ -1,7 +1,7 @@
-"""Law: from a mountpoint or an upper directory to what was changed there, and in which image.
+"""Law: opens a mountpoint or an upper directory with its image, and compares the two.
 
-A living mount is asked for nothing: what the kernel still holds of it is written out first, then
-its upper is read as it lies there.  What is changed meanwhile may be seen or not.
+A living mount's upper is read directly, without a request to the mount.  Before that, the kernel
+writes out its dirty pages of the mount.  A change that is made meanwhile may be seen or not.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What of: place: a mountpoint or an upper.
+    """What to open. place: the path of a mountpoint or of an upper.
 
-    base: the image, where it is another than the upper's record says; follow_symlink_parents: how
-    its layers are stacked, None as the record says.
+    base: the image, None for the one in the upper's mark; follow_symlink_parents: how its layers
+    are stacked, None for what the mark says.
     """
 
     place: Path
@@ -55,8 +55,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Changed:
-    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order.
-    layers: those of an archive, lowest first."""
+    """rootfs: the layers with the upper on top, to read from. changes: from compare(), in its
+    order. layers: those that are tars, lowest first."""
 
     upper: Path
     image: Image
@@ -67,8 +67,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class _Place:
-    """record: of the mount whose upper it is, None where none is mounted.  fd: of the upper, which
-    nobody looks up by its path again."""
+    """record: of the mount that uses the upper, None if it is not mounted.  fd: of the upper, whose
+    path is not looked up again."""
 
     upper: Path
     fd: int
@@ -125,8 +125,8 @@ def open_changed(
 
 
 def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
-    """The stack closes the descriptor. Raises MountpointError: a mount that is not ours to read, or
-    has no upper; UpperError."""
+    """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
+    without an upper; UpperError."""
     target = resolve(place)
     entry = mount_at(target)
     record = mountrecords.find(directories.runtime, entry) if entry else None
@@ -150,7 +150,7 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
 
 
 def _write_out(record: Record) -> None:
-    """What programs wrote lies in the kernel's cache until it is written to the upper."""
+    """Syncs the mount: until then the kernel's cache has writes that are not in the upper."""
     with translated(f"{record.mountpoint}: cannot be written out", MountpointError):
         fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -161,9 +161,11 @@ def _write_out(record: Record) -> None:
 
 
 def _await_requests(record: Record) -> None:
-    """syncfs(2) of FUSE need not wait until what it sent has been answered (it is no promise of
-    FUSE's), but the kernel tells how much has not. Somebody busy must not keep us for ever, and
-    where the kernel cannot be asked there is nothing to wait for."""
+    """Waits until the mount's requests are answered: syncfs(2) of FUSE may return before that.
+
+    fusectl counts the open requests. A program that never stops writing must not keep us waiting
+    for ever, and without fusectl this does not wait.
+    """
     path = Path("/sys/fs/fuse/connections", record.device.rpartition(":")[2], "waiting")
     end = time.monotonic() + REQUESTS_SECONDS
     with suppress(OSError, ValueError):
@@ -175,7 +177,7 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
     from fusemount.rootfs.base import Base, recorded_base
 
     known = recorded_base(upper)
-    if known is None and found.record is not None:  # an older upper, shown read-only
+    if known is None and found.record is not None:  # an old upper without a mark, mounted read-only
         return Base(found.record.image, found.record.image_id)
     return known
 
@@ -183,7 +185,7 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
 def _chosen(
     known: Base | None, asked: Asked, upper: Path, store: Path
 ) -> tuple[Reference, ImageOptions]:
-    """The image to open, and how. Raises UpperError where nobody says which it is."""
+    """The image to open, and how. Raises UpperError if neither the user nor the upper names it."""
     from fusemount.image import parse_platform
     from fusemount.sources import path_exists
 
@@ -198,7 +200,7 @@ def _chosen(
 
 
 def _check_base(upper: Path, known: Base | None, now: Base, warn: Warn) -> None:
-    """Raises UpperError where the upper belongs to other layers than those."""
+    """Raises UpperError if the upper was made over other layers."""
     from fusemount.rootfs.base import Fit, difference, fit
 
     if known is None:

@@ -1,4 +1,4 @@
-"""Law: `imgmount diff IMAGE IMAGE` as one function."""
+"""Law: `imgmount diff IMAGE IMAGE` as one function: compares the trees of two images."""
 
 from __future__ import annotations
 
