@@ -1,4 +1,4 @@
-"""Law: `imgmount dump` as functions: a tree or a layer's index as lines of text, without a mount."""
+"""Law: `imgmount dump` as functions: a tree or a layer's index as lines of text; mounts nothing."""
 
 from __future__ import annotations
 
