@@ -8,11 +8,10 @@ codes is printed from this module (`scripts/exit-codes`), and a test holds the t
 from __future__ import annotations
 
 import errno as _errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
-
-DISK_FULL = (_errno.ENOSPC, _errno.EDQUOT)
 
 
 class ImgmountError(Exception):
@@ -106,17 +105,20 @@ class ImageInUse(ImgmountError):
     errno = _errno.EBUSY
 
 
-@contextmanager
-def translated(
-    what: object, kind: type[ImgmountError] = ImgmountError, *, only: tuple[int, ...] = ()
-) -> Iterator[None]:
-    """An OSError of the block is raised as kind, with the message "WHAT: its reason".
+def of_os_error(error: OSError, full: str, failed: str) -> ImgmountError:
+    """The error of ours for a system call that failed; it begins with one of the two texts.
 
-    only: the errno values that are translated, () for all.
+    full: for NoSpace, when the disk or the user's quota of it is full; failed: for all other cases.
     """
+    if error.errno in (_errno.ENOSPC, _errno.EDQUOT):
+        return NoSpace(f"{full}: {os.strerror(error.errno)}")
+    return ImgmountError(f"{failed}: {error.strerror or error}")
+
+
+@contextmanager
+def translated(what: object, kind: type[ImgmountError] = ImgmountError) -> Iterator[None]:
+    """An OSError of the block is raised as kind, with the message "WHAT: its reason"."""
     try:
         yield
     except OSError as error:
-        if only and error.errno not in only:
-            raise
         raise kind(f"{what}: {error.strerror or error}") from error

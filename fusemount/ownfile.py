@@ -12,8 +12,10 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 _Path = str | os.PathLike[str]
+_LOCKED_BY = 60  # seconds after its making
 
 
 def open_file(path: _Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -77,22 +79,39 @@ def is_file(path: _Path) -> bool:
         return False
 
 
+def lock_if_free(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody held a lock in the way, so that the descriptor has it now (flock(2)).
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_abandoned(fd: int) -> bool:
+    """Whether the process is gone that made this file or directory and locked it.
+
+    Between its making and its locking a file is younger than _LOCKED_BY.  Raises OSError.
+    """
+    old = time.time() - os.fstat(fd).st_mtime > _LOCKED_BY
+    return lock_if_free(fd) and old
+
+
+def is_still(fd: int, path: _Path) -> bool:
+    """Whether the path still leads to the file that was opened there."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
 def make_directory(path: _Path, mode: int) -> None:
     """A directory that was not there."""
     os.mkdir(path, mode)
     os.chmod(path, mode)
-
-
-def try_lock(fd: int) -> bool:
-    """Takes the flock(2) of an open file for it alone; False if another open file has the lock.
-
-    The lock ends with the last descriptor of the open file.  Raises OSError.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _refused(path: _Path, what: str) -> OSError:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
-from fusemount.errors import DISK_FULL, ImgmountError, NoSpace, translated
-from fusemount.ownfile import make_directory, make_file, open_file, open_or_make, try_lock
+from fusemount.errors import ImgmountError, of_os_error
+from fusemount.ownfile import lock_if_free, make_directory, make_file, open_file, open_or_make
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,20 @@ def is_scratch(path: str, state: Path) -> bool:
 def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)
-    what = f"{path}: cannot make an upper"
-    with translated(what), translated(what, NoSpace, only=DISK_FULL):
+    try:
         for directory in (state, path.parent):
             os.close(own_directory(directory, mode=0o700))
         with _gate(state):  # a sweep between mkdir and flock would remove the directory
             make_directory(path, 0o700)
             lock = make_file(path / "lock", 0o600, os.O_RDWR)
-            try_lock(lock)
+            lock_if_free(lock)
         scratch = Scratch(path, lock)
         make_directory(scratch.upper, 0o755)
         make_directory(scratch.work, 0o700)
         make_directory(scratch.root, 0o700)
+    except OSError as error:
+        what = f"{path}: cannot make an upper"
+        raise of_os_error(error, what, what) from error
     return scratch
 
 
@@ -119,7 +121,7 @@ def _unused(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        return try_lock(fd)
+        return lock_if_free(fd)
     finally:
         os.close(fd)
 

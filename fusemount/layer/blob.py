@@ -1,4 +1,4 @@
-"""Law: describes a layer that is a tar: as the image stores it (LayerBlob), and opened (OpenLayer)."""
+"""Law: describes a layer that is a tar: as an image stores it (LayerBlob), or open (OpenLayer)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -39,9 +38,9 @@ from fusemount._native import FormatError, LayerIndex
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import DISK_FULL, NoSpace, translated
+from fusemount.errors import of_os_error
 from fusemount.layer.filestate import TMP, kept_state
-from fusemount.ownfile import make_file, open_file, try_lock
+from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
@@ -202,8 +201,10 @@ def _tar_key(path: Path) -> str:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    with translated(path), translated(f"the cache at {path}", NoSpace, only=DISK_FULL):
+    try:
         yield
+    except OSError as error:
+        raise of_os_error(error, f"the cache at {path}", str(path)) from error
 
 
 def _sweep(directory: Path) -> None:
@@ -214,9 +215,7 @@ def _sweep(directory: Path) -> None:
         except OSError:
             continue
         try:
-            # A file that its writer has made and not locked yet is younger than this.
-            old = time.time() - os.fstat(fd).st_mtime > 60
-            if try_lock(fd) and old:
+            if is_abandoned(fd):
                 path.unlink()
         except OSError:
             pass

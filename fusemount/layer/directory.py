@@ -52,7 +52,10 @@ class OpenDirectory:
 def open_directories(
     paths: Iterable[Path], wish: UserMarks = _UNASKED, origin: Origin = ANYBODYS
 ) -> list[OpenDirectory]:
-    """Opens each as a layer, in that order; the caller closes them. Raises as open_directory does."""
+    """Opens each as a layer, in that order; the caller closes them.
+
+    Raises as open_directory does.
+    """
     with ExitStack() as undo:
         opened = (open_directory(path, wish, origin) for path in paths)
         layers = [undo.enter_context(layer) for layer in opened]
