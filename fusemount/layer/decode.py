@@ -20,7 +20,8 @@ from types import TracebackType
 
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
-from fusemount.codec import INPUT, PIECE, Compression, decompress
+from fusemount.codec import INPUT, PIECE, decompress
+from fusemount.compression import Compression
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob

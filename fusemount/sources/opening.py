@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine

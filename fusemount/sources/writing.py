@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, PIECE, Compression, compressor, detect
+from fusemount.codec import PIECE, compressor
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
@@ -33,7 +34,6 @@ from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
 
 FORMS = ("oci-archive", "docker-archive", "oci")
-_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class ImageWriter:
         compression, else uncompressed."""
         head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
         compression = detect(head)
-        if self._form == "docker-archive" or compression not in _SUFFIX:
+        if self._form == "docker-archive" or compression.media_suffix is None:
             compression = Compression.NONE
         stored = detect(head) is compression
         fd, offset, size = (
@@ -180,7 +180,7 @@ class ImageWriter:
         config_descriptor = self._blob(config, OCI + "config.v1+json")
         described = [
             {
-                "mediaType": TAR_LAYER + _SUFFIX[layer.compression],
+                "mediaType": TAR_LAYER + (layer.compression.media_suffix or ""),
                 "digest": layer.digest,
                 "size": layer.size,
             }

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget, check_room
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.codec import INPUT, PIECE, decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
@@ -45,7 +46,6 @@ from fusemount.transfer.remadetar import reading, take_unpacked
 from fusemount.transfer.reports import Transfers
 
 LISTED_MAX = 20  # names in one message
-_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
 
 
@@ -318,7 +318,7 @@ def _take(
     head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
     read: Read = reader.read
-    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+    if (compression := detect(head)).media_suffix is None:  # no manifest has a word for it
         claims = Claims(None, None, blob.diff_id)
         plain = decompress(reader.read, compression, blob.description, budget, blob.size)
         read, budget = reading(plain), Budget(UNLIMITED)  # it spends before it is taken
@@ -363,7 +363,7 @@ def docker_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
     """The manifest of an image that came without one."""
     described: list[dict[str, Any]] = [
         {
-            "mediaType": TAR_LAYER + _SUFFIX.get(layer.compression, ""),
+            "mediaType": TAR_LAYER + (layer.compression.media_suffix or ""),
             "digest": layer.digest,
             "size": layer.size,
         }

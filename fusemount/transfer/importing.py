@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes

@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
+from fusemount.codec import PIECE, decompress
+from fusemount.compression import MAGIC_BYTES, detect
 from fusemount.digest import Digest
 from fusemount.errors import (
     ImageNotFound,

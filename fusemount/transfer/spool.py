@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fusemount.beneath import fd_path
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, scan

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName
@@ -100,7 +100,7 @@ class StoreWriter:
 
 
 def _compression(blob: LayerBlob) -> Compression:
-    from fusemount.codec import MAGIC_BYTES, detect
+    from fusemount.compression import MAGIC_BYTES, detect
     from fusemount.layer.decode import read_at
 
     return detect(read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description))

@@ -14,7 +14,7 @@ PACKAGE = TOP / "fusemount"
 # Values and names that every room may use. They stand on no room, and on each other.
 WORDS = (
     *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
-    *("beneath", "budget", "dataclass", "magic", "record", "tar", "__init__"),
+    *("beneath", "budget", "compression", "dataclass", "magic", "record", "tar", "__init__"),
 )
 # Two towers, and what stands on both. A room may import the words and the rooms that are named.
 IMAGES = ("image", "codec", "layer", "store", "registry", "sources", "transfer")
