@@ -17,7 +17,7 @@ import stat
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
-from fusemount.rootfs.objects import OPAQUE, REDIRECT
+from fusemount.rootfs.objects import OPAQUE, ORIGIN, REDIRECT
 from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
 
 
@@ -58,7 +58,7 @@ class Renamer:
         if not self._copies(ino):
             return
         if stat.S_ISDIR(self._tree.getattr(ino).mode):
-            self._copy.tree(ino)
+            self._copy_tree(ino)
             self._prepared.add(ino)  # what comes below it now is brought up with the lock
         else:
             self._copy.whole(ino)
@@ -94,7 +94,7 @@ class Renamer:
         """A directory that shows nothing is made to hold nothing, so that one rename replaces it.
         It stays what it shows if nothing more happens."""
         if self._tree.getattr(ino).layer >= 0:
-            self._copy.make_opaque(ino)
+            self._make_opaque(ino)
         else:  # whiteouts that hide nothing, which only the upper knows
             attr = self._tree.getattr(ino)
             with self._copy.place(ino) as (fd, rest):
@@ -106,7 +106,7 @@ class Renamer:
         if not stat.S_ISDIR(attr.mode):
             return
         if attr.layer >= 0 and not self._redirects(ino):
-            self._copy.seal(ino)
+            self._seal(ino)
             self._prepared.discard(ino)
         with self._copy.place(ino) as (fd, rest):
             if self._tree.getattr(ino).layer < 0:
@@ -116,3 +116,45 @@ class Renamer:
                 path = self._copy.lower_path(ino)
                 self._upper.set_mark(fd, rest, REDIRECT, b"/" + path)
                 self._copy.redirects[ino] = path
+
+    # ---- whole trees ----------------------------------------------------------------------
+
+    def _copy_tree(self, top: int) -> None:
+        """Brings up a directory and all below it, with data: for who may not leave a redirect."""
+        todo = [top]
+        while todo:
+            here = todo.pop()
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self._copy.whole(ino)
+
+    def _seal(self, top: int) -> None:
+        """Makes a directory whose files are up, and those below it, opaque: nothing merges.
+
+        Innermost first, so that what is opaque holds all it shows.
+        """
+        todo, order = [top], []
+        while todo:
+            here = todo.pop()
+            order.append(here)
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self._copy.node(ino)
+        for directory in reversed(order):
+            self._copy.directory(directory)
+            self._make_opaque(directory)
+
+    def _make_opaque(self, ino: int) -> None:
+        """A directory that holds all it shows says so, and then needs its whiteouts no more."""
+        attr = self._tree.getattr(ino)
+        if attr.layer < 0:
+            return
+        with self._copy.place(ino) as (fd, rest):
+            self._upper.try_mark(fd, rest, ORIGIN, self._copy.lower_path(ino))
+            self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
+        self._copy.redirects.pop(ino, None)
+        self._tree.set_opaque(ino)

@@ -151,7 +151,7 @@ def test_a_set_of_too_many_hardlinks_does_not_come_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """Each name is linked in the same step, so an image's number of names needs a bound."""
-    monkeypatch.setattr("fusemount.rootfs.copyup.LINKS_MAX", 2)
+    monkeypatch.setattr("fusemount.rootfs.copyupnodes.LINKS_MAX", 2)
     tar = TarWriter().file("a", b"data").hardlink("b", "a").file("c", b"data").hardlink("d", "c")
     with rootfs_of(
         [tar.hardlink("e", "c").tar()], upper=tmp_path / "upper", work=tmp_path / "work"
