@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import Enum
 
 from fusemount.dataclass import dataclass
-from fusemount.rootfs.harmless import NONE_HARMED, Harmed
+from fusemount.rootfs.makeharmless import NONE_HARMED, Harmed
 from fusemount.rootfs.prefixed import Prefixed
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusemount import _native
-from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_WHITEOUT, Upper
+from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_WHITEOUT
+from fusemount.rootfs.upper import Upper
 
 _Both = tuple[int, bytes, int, bytes]  # directory and name: from and to
 

@@ -16,8 +16,9 @@ from fusemount import _native
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
-from fusemount.rootfs.harmless import CAPABILITY, Found
+from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import parse_held, parse_times
+from fusemount.rootfs.makeharmless import Found
 from fusemount.rootfs.objects import HELD, METACOPY, OPAQUE, ORIGIN, REDIRECT, TIMES, Owner
 from fusemount.rootfs.paths import Paths, brief, upper_error
 from fusemount.rootfs.prefixed import Prefixed, list_names

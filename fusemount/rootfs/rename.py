@@ -18,7 +18,8 @@ from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
 from fusemount.rootfs.objects import OPAQUE, ORIGIN, REDIRECT
-from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
+from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_NOREPLACE
+from fusemount.rootfs.upper import Upper
 
 
 class Renamer:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import stat
 
 from fusemount import _native
-from fusemount.rootfs.harmless import NONE_HARMED, make_harmless
 from fusemount.rootfs.loaded import Loaded, Repairs, Unmatched
+from fusemount.rootfs.makeharmless import NONE_HARMED, make_harmless
 from fusemount.rootfs.paths import upper_error
 from fusemount.rootfs.reading import DEPTH_MAX, ROOT, Object, Reader
 from fusemount.rootfs.upper import Upper
