@@ -1,4 +1,4 @@
-"""Law: the running file system (floor 4): layers and an upper in, one view out; no pyfuse3."""
+"""Law: the running file system.  Layers and an upper become one view (RootFs); no pyfuse3 here."""
 
 from fusemount.rootfs.open import open_rootfs
 from fusemount.rootfs.request import AttrChange, Caller

@@ -29,7 +29,7 @@ class Attributes:
         """
         resized = False
         if not self._nothing_new(ino, change):
-            resized = self._bring_up_for(ino, change)
+            resized = self._copy_up_for(ino, change)
         with self._writer.locked() as core:
             if resized and change.mtime_ns is None:
                 # only so much was copied, so that nothing is cut off any more
@@ -48,7 +48,7 @@ class Attributes:
             self._copy.node(ino)
             if _set(core, ino, change, caller):
                 return
-            self._give(ino, change, caller)
+            self._chown_chmod(ino, change, caller)
             rest = replace(change, mode=None, uid=None, gid=None)
             check_done(rest == AttrChange() or _set(core, ino, rest, caller))
 
@@ -57,19 +57,19 @@ class Attributes:
         return change == AttrChange(mtime_ns=change.mtime_ns) and change.mtime_ns in (
             None, self._tree.getattr(ino).mtime_ns)  # fmt: skip
 
-    def _bring_up_for(self, ino: int, change: AttrChange) -> bool:
+    def _copy_up_for(self, ino: int, change: AttrChange) -> bool:
         """Before the lock. True when a file came up shorter than it was."""
         if change.size is None:
-            self._writer.with_attributes(ino)
+            self._writer.copy_data_if_needed(ino)
             return False
         attr = self._tree.getattr(ino)
-        if not stat.S_ISREG(attr.mode) or not self._copy.bytes_below(ino):
+        if not stat.S_ISREG(attr.mode) or not self._copy.bytes_in_layers(ino):
             return False
         mtime = time.time_ns() if change.mtime_ns is None else change.mtime_ns
-        self._copy.whole(ino, change.size, mtime if change.size < attr.size else None)
+        self._copy.with_data(ino, change.size, mtime if change.size < attr.size else None)
         return self._tree.getattr(ino).size == change.size < attr.size
 
-    def _give(self, ino: int, change: AttrChange, caller: Caller) -> None:
+    def _chown_chmod(self, ino: int, change: AttrChange, caller: Caller) -> None:
         """chown and chmod of what has an ACL, or where owners are kept beside the object."""
         now = self._tree.getattr(ino)
         mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
@@ -79,7 +79,7 @@ class Attributes:
             mode &= ~_native.caller_loses(who, mode, self._tree.shown(now.uid, now.gid)[1])
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
-        with self._copy.place(ino) as (at, rest):
+        with self._copy.object(ino) as (at, rest):
             if chown and self._tree.getxattr(ino, CAPABILITY) is not None:
                 self._upper.remove_xattr(at, rest, CAPABILITY)
                 self._tree.setxattr(ino, CAPABILITY, None)
@@ -93,7 +93,7 @@ class Attributes:
         absent = value is None and self._tree.getxattr(ino, name) is None
         if absent and name in (ACL_ACCESS, ACL_DEFAULT):
             return
-        self._writer.with_attributes(ino)
+        self._writer.copy_data_if_needed(ino)
         with self._writer.locked():
             if value is None and self._tree.getxattr(ino, name) is None:
                 if name in (ACL_ACCESS, ACL_DEFAULT):
@@ -106,7 +106,7 @@ class Attributes:
                 self._tree.setxattr(ino, name, value)
 
     def _store_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        with self._copy.place(ino) as (at, rest):
+        with self._copy.object(ino) as (at, rest):
             if value is None:
                 self._upper.remove_xattr(at, rest, name)
             else:

@@ -1,5 +1,7 @@
-"""Law: how directories of the layers are copied up, and how no copy-up shows in a directory's
-times (copyup.py: C2, C6)."""
+"""Law: copy-up of directories.  No copy-up changes the times that a directory shows.
+
+The rules, C2 and C6 here, are in copyup.py.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ _REDIRECT_MAX = 1000  # bytes of a path; the kernel's own redirects end at 256 (
 
 
 class DirectoryCopyUp:
-    """Copies directories up. Raises OSError: of the upper (ENOSPC, …) or the archive (EIO).
+    """Copies directories up.  Raises OSError of the upper (ENOSPC, …) or of the archive (EIO).
 
-    The lock `change` must be held.  metacopy: attributes may come up alone.  redirects: by the
-    nodeid of a directory, where the layers have it, if that is not where it shows.  sync: data are
-    synced.
+    The caller holds the lock `change`.
+    metacopy: attributes may be copied up without data.  redirects: by nodeid, the path in the
+    layers of each directory that shows at another path.  sync: data are synced.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class DirectoryCopyUp:
         self._sync = sync
         self._guard = threading.Lock()
         self._times_left: set[int] = set()
-        self._lines: dict[int, tuple[threading.Lock, list[None]]] = {}
+        self._locks: dict[int, tuple[threading.Lock, list[None]]] = {}
 
-    # ---- places ---------------------------------------------------------------------------
+    # ---- paths in the layers --------------------------------------------------------------
 
     def lower_path(self, ino: int) -> bytes:
-        """Where the layers have a node that is not up, or a directory that merges with theirs."""
+        """The path in the layers of a node that is not in the upper yet, or of a directory that
+        merges with one of theirs."""
         parts: list[bytes] = []
         while ino != 1 and ino not in self.redirects:
             ino, name = self._tree.names(ino, 1)[0]
@@ -57,19 +60,23 @@ class DirectoryCopyUp:
             parts.append(self.redirects[ino])
         return b"/".join(reversed(parts))
 
-    def is_sayable(self, ino: int) -> bool:
-        """Whether the marks of an object, which share one block, have room for its path."""
+    def fits_redirect(self, ino: int) -> bool:
+        """Whether a mark has room for the node's path in the layers: on ext4 all xattrs of an
+        object share one block."""
         return len(self.lower_path(ino)) <= _REDIRECT_MAX
 
     def needs_data(self, ino: int) -> bool:
-        """Whether a file's attributes cannot come up alone."""
+        """Whether a file cannot be copied up without its data: metacopy is off, or no redirect can
+        name the file in the layers."""
         named = ino != 1 and bool(self._tree.names(ino, 1))
-        return not (self.metacopy and named and self.is_sayable(ino))
+        return not (self.metacopy and named and self.fits_redirect(ino))
 
     @contextmanager
-    def place(self, ino: int) -> Iterator[tuple[int, bytes]]:
-        """(its descriptor, b""), as objects.py takes a node's object, be it in the upper or without
-        a name. OSError with EIO: another object has been put in its place."""
+    def object(self, ino: int) -> Iterator[tuple[int, bytes]]:
+        """A node's object in the upper, as objects.py takes it: (its descriptor, b"").
+
+        The object may have lost its last name.  Raises OSError with EIO if another object has been
+        put at its path."""
         fd = self._native.object(ino)
         try:
             yield fd, b""
@@ -79,6 +86,7 @@ class DirectoryCopyUp:
     # ---- directories ----------------------------------------------------------------------
 
     def directory(self, ino: int) -> None:
+        """Copies a directory up, and before it those above that are not in the upper yet (C2)."""
         todo = []
         while not self._tree.getattr(ino).upper:
             todo.append(ino)
@@ -90,45 +98,48 @@ class DirectoryCopyUp:
         name = self._upper.temporary()
         os.mkdir(name, 0o700, dir_fd=self._upper.work_fd)
         try:
-            self._dress(name, ino)
+            self._give_attributes(name, ino)
             st = os.stat(name, dir_fd=self._upper.work_fd, follow_symlinks=False)
             parent, shown = self._tree.names(ino)[0]
-            with self._unseen({parent}), inside(self._native, parent) as fd:
+            with self._keeping_times({parent}), inside(self._native, parent) as fd:
                 self._upper.put_in(name, fd, shown)
         except OSError:
             self._upper.leave(name)
             raise
         self._tree.set_attr(ino, upper=True, object=st.st_ino)
 
-    def _dress(self, name: bytes, ino: int, mtime_ns: int | None = None) -> None:
+    def _give_attributes(self, name: bytes, ino: int, mtime_ns: int | None = None) -> None:
+        """Gives an object in the work directory the node's owner, mode, xattrs and times."""
         upper, attr = self._upper, self._tree.getattr(ino)
         work = upper.work_fd
         upper.give(work, name, Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
         for key, value in self._tree.xattrs(ino).items():
-            # after chown, which drops security.capability
+            # This comes after chown, which drops security.capability.
             try:
                 upper.set_xattr(work, name, key, value)
             except OSError as e:
-                # An xattr that the upper cannot have (a malformed ACL; without privilege
-                # security.* and trusted.*) is in the tree for this mount, and must not keep the
-                # file from being changed.
+                # The upper cannot store some xattrs: a malformed ACL, and security.* and trusted.*
+                # without privilege.  They must not keep the file from being changed, and the tree
+                # still has them until the mount ends.
                 if e.errno not in _NOT_TAKEN:
                     raise
         times = (attr.atime_ns, attr.mtime_ns if mtime_ns is None else mtime_ns)
         os.utime(name, ns=times, dir_fd=work, follow_symlinks=False)
 
-    # ---- their times ----------------------------------------------------------------------
+    # ---- times of directories -------------------------------------------------------------
 
     @contextmanager
-    def _unseen(self, parents: set[int], *, done: bool = False) -> Iterator[None]:
-        """What comes into these directories leaves their times as the tree has them (C6).
+    def _keeping_times(self, parents: set[int], *, done: bool = False) -> Iterator[None]:
+        """Objects may be put into these directories inside; afterwards the directories have the
+        times again that the tree has (C6).
 
-        done: what comes shows, and cannot be taken back: an error after it is no error of it."""
+        done: the change inside shows and cannot be undone, so an error of restoring times
+        afterwards is not reported as an error of the change."""
         marked: list[int] = []
         try:
             for parent in parents:
                 attr = self._tree.getattr(parent)
-                with self.place(parent) as (fd, rest):
+                with self.object(parent) as (fd, rest):
                     self._upper.mark_times(fd, rest, attr.atime_ns, attr.mtime_ns)
                 marked.append(parent)
             yield
@@ -136,7 +147,7 @@ class DirectoryCopyUp:
             self._restore_all_times(marked, done=done)
 
     def _restore_all_times(self, parents: list[int], *, done: bool) -> None:
-        """All of them, whatever becomes of one; what is left is settled later."""
+        """Tries every directory even if one fails; retry_times() tries the failed ones again."""
         failed: OSError | None = None
         for parent in parents:
             try:
@@ -147,11 +158,11 @@ class DirectoryCopyUp:
             raise failed
 
     def restore_times(self, ino: int) -> None:
-        """A directory's times become what the tree shows."""
+        """Sets a directory's times to those of the tree and removes its mark `times`."""
         attr = self._tree.getattr(ino)
         self._times_left.add(ino)
         try:
-            with self.place(ino) as (fd, rest):
+            with self.object(ino) as (fd, rest):
                 self._upper.restore_times(fd, rest, attr.atime_ns, attr.mtime_ns)
         except OSError:
             self._native.reserve(True)
@@ -159,8 +170,10 @@ class DirectoryCopyUp:
         self._times_left.discard(ino)
 
     def retry_times(self) -> None:
-        """Takes away the marks of C6 that an error left: the next start would believe them, and
-        what shows in such a directory must not change before."""
+        """Restores times that an error has left unrestored (C6).
+
+        This comes before the next change: until the mark `times` is gone, the next start would set
+        the directory's times back to it, and so undo the times of a later change."""
         if not self._times_left:
             return
         for ino in list(self._times_left):
@@ -169,8 +182,9 @@ class DirectoryCopyUp:
         self._native.reserve(bool(self._times_left))
 
     def remove_needless_whiteouts(self, parent: int, names: Sequence[bytes]) -> None:
-        """Whiteouts go that hide nothing, and keep their names from being used."""
-        with self._unseen({parent}):
+        """Removes whiteouts that hide nothing: they are in the way of new objects of these
+        names."""
+        with self._keeping_times({parent}):
             fd = self._native.pin(parent)
             try:
                 for name in names:

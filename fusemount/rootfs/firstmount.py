@@ -20,7 +20,7 @@ def start_upper(tree: _native.Tree, upper: Upper, *, adopted: bool, read_only: b
     fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
     if not fresh:
         return load_upper(tree, upper, adopted=adopted)
-    if not read_only and _is_a_strangers(upper.fd):
+    if not read_only and _is_untrusted(upper.fd):
         upper.set_mark(upper.fd, b".", b"imgmount", b"1")
         return replace(load_upper(tree, upper), fresh=True)
     if not read_only:
@@ -38,7 +38,7 @@ def _begin(tree: _native.Tree, upper: Upper) -> None:
     tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino)
 
 
-def _is_a_strangers(fd: int) -> bool:
+def _is_untrusted(fd: int) -> bool:
     """A directory of neither root's nor the caller's nor of who owns the directory above it, who
     may well have made it for a mount with sudo."""
     uid = os.fstat(fd).st_uid

@@ -1,9 +1,10 @@
-"""Law: what has power over the host stands in marks, while a mount by root is nosuid or nodev.
+"""Law: while a mount by root is nosuid or nodev, its upper has no objects with power over the host;
+marks take the place of their powers.
 
-The flags of a mount mean nothing on the disk that its upper lies on, where users may enter: a
-set-id file, a file with a capability or a device that comes up there is theirs to use.  So a mount
-by root with `nosuid` keeps set-id bits and capabilities in marks (objects.py), and one with `nodev`
-keeps devices as empty files that a mark says are devices.  Every mount shows what the marks say.
+The flags of a mount do not protect the directory that its upper is in, which users may be able to
+enter: they could use a set-id file, a file with a capability or a device that is copied up there.
+So a mount by root with `nosuid` keeps set-id bits and capabilities in marks (objects.py), and one
+with `nodev` keeps a device as an empty file with a mark.  Every mount shows what the marks mean.
 
 makeharmless.py changes an upper that is not harmless yet.  The C core keeps the same rule
 (native/upper/harmless.h).
@@ -28,14 +29,14 @@ _EFFECTIVE = 1
 
 @dataclass(frozen=True)
 class Harmless:
-    """What stands in marks. files: set-id bits and capabilities, as the mount is nosuid.  devices:
-    as it is nodev."""
+    """What is kept in marks. files: set-id bits and capabilities, because the mount is nosuid.
+    devices: because it is nodev."""
 
     files: bool = False
     devices: bool = False
 
     def forbids(self, st: os.stat_result, stored: Iterable[bytes]) -> bool:
-        """Whether an object with these xattrs has power over the host that it is not to have."""
+        """Whether an object with these xattrs has power over the host that it must not have."""
         if stat.S_ISREG(st.st_mode):
             return self.files and bool(st.st_mode & SET_ID_BITS or CAPABILITY in stored)
         return self.devices and is_device(st)
@@ -45,7 +46,7 @@ AS_THEY_ARE = Harmless()
 
 
 def is_device(st: os.stat_result) -> bool:
-    """Or else a whiteout, or neither."""
+    """Whether it is a device; a character device 0:0 is a whiteout."""
     return stat.S_ISBLK(st.st_mode) or (stat.S_ISCHR(st.st_mode) and st.st_rdev != 0)
 
 
@@ -54,12 +55,13 @@ def format_bits(bits: int) -> bytes:
 
 
 def parse_bits(text: bytes | None) -> int:
-    """0 for a mark that is not there, or that nobody of us wrote."""
+    """0 for a mark that is not there or that we did not write."""
     return int(text, 8) if text in (b"2000", b"4000", b"6000") else 0
 
 
 def check_capability(value: bytes) -> None:
-    """Raises OSError with EINVAL, as setxattr(2), for what is none (fs: cap_convert_nscap)."""
+    """Raises OSError with EINVAL, as setxattr(2) does, for a value that is no capability
+    (security/commoncap.c, cap_convert_nscap)."""
     magic = int.from_bytes(value[:4], "little") & ~_EFFECTIVE
     if _CAPABILITIES.get(len(value)) != magic:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -1,10 +1,10 @@
 """Law: objects of an upper that have power over the host, from a mount with `suid` and `dev`, are
 made harmless before a mount without these options serves the upper (harmless.py).
 
-An object that has names outside the upper is left as it is: it may be a file of the host,
-which a user has linked to; so is one that is too deep, and what a user moves away meanwhile.  A
-crash meanwhile leaves an object's powers real, in marks, or both, which shows the same; a device
-with several names may come apart.
+Some objects are left as they are: those with names outside the upper, because they may be files of
+the host that a user has linked; those that are too deep; and those that a user moves away
+meanwhile. A crash in between leaves an object's powers real, in marks, or both; the mount shows the
+same.  But the names of a device may then be different objects.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEPTH_MAX = 4096  # directories; reading.py, DEPTH_MAX
 
 @dataclass
 class Found:
-    """Objects of an upper that have power over the host, by what they are known by: their names."""
+    """Objects of an upper that have power over the host: all names of each, by (st_dev, st_ino)."""
 
     objects: dict[tuple[int, int], list[Object]] = field(default_factory=dict)
 
@@ -40,8 +40,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Harmed:
-    """made: objects whose powers have moved into marks.  left: objects that have them still, and
-    the path of one."""
+    """made: how many objects have their powers in marks now.  left: how many still have real
+    powers.
+    one_left: the path of one of these."""
 
     made: int = 0
     left: int = 0
@@ -52,7 +53,7 @@ NONE_HARMED = Harmed()
 
 
 def make_harmless(upper: Upper, found: Found) -> Harmed:
-    """Moves the powers of these objects into marks. Raises OSError."""
+    """Moves the powers of the found objects into marks. Raises OSError."""
     made, left, one_left = 0, 0, b""
     for names in found.objects.values():
         st = names[0].st
@@ -71,15 +72,15 @@ def make_harmless(upper: Upper, found: Found) -> Harmed:
     return Harmed(made, left, one_left)
 
 
-def _is(st: os.stat_result, other: os.stat_result) -> bool:
-    """Users may put other objects in an object's place meanwhile."""
+def _is_same(st: os.stat_result, other: os.stat_result) -> bool:
+    """Whether it is still the same object: users may have put another at its path."""
     return (st.st_dev, st.st_ino, st.st_mode) == (other.st_dev, other.st_ino, other.st_mode)
 
 
 def _take_powers(upper: Upper, st: os.stat_result, path: bytes) -> None:
     fd = open_beneath(upper.fd, path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        if not _is(os.fstat(fd), st):
+        if not _is_same(os.fstat(fd), st):
             return
         if bits := st.st_mode & SET_ID_BITS:
             upper.mark_bits(fd, b"", st, bits)
@@ -93,28 +94,30 @@ def _take_powers(upper: Upper, st: os.stat_result, path: bytes) -> None:
 
 
 def _replace_device(upper: Upper, st: os.stat_result, paths: list[bytes]) -> None:
-    """An empty file takes its place, name by name."""
+    """Replaces a device by an empty file, name by name."""
     work, staged = upper.work_fd, upper.temporary()
     try:
         with parent_beneath(upper.fd, paths[0]) as (fd, name):
             stored = upper.stored(fd, name)
         upper.make_node(work, staged, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
         upper.give(work, staged, upper.owner_of(st, stored))
-        for key, value in upper.users(stored).items():
+        for key, value in upper.user_xattrs(stored).items():
             upper.set_xattr(work, staged, key, value)
         if origin := stored.get(upper.prefix + b"imgmount.origin"):
             upper.try_mark(work, staged, b"imgmount.origin", origin)
         os.utime(staged, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=work, follow_symlinks=False)
         for path in paths:
             with parent_beneath(upper.fd, path) as (fd, name):
-                if _is(os.stat(name, dir_fd=fd, follow_symlinks=False), st):
+                if _is_same(os.stat(name, dir_fd=fd, follow_symlinks=False), st):
                     _put_over(upper, staged, fd, name)
     finally:
         upper.leave(staged)
 
 
 def _put_over(upper: Upper, staged: bytes, fd: int, name: bytes) -> None:
-    """The directory's times stay (copyup.py, C6); what a crash has left there counts."""
+    """Moves a link of the staged file over a name; the directory keeps its times (copyup.py, C6).
+
+    If a crash has left a mark `times` there, that mark has the right times and stays."""
     work, spare, st = upper.work_fd, upper.temporary(), os.fstat(fd)
     os.link(staged, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
     marked = upper.mark(fd, b".", TIMES) is not None

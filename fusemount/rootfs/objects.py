@@ -155,7 +155,7 @@ class Objects:
         found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
         return {name: value for name, value in found if value is not None}
 
-    def users(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    def user_xattrs(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Those that are the user's, under their own names."""
         named = ((self.decode(name), value) for name, value in stored.items())
         users = {name: value for name, value in named if name is not None}
@@ -165,20 +165,22 @@ class Objects:
 
     def xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         """The user's xattrs of an object, under their own names."""
-        return self.users(self.stored(fd, path))
+        return self.user_xattrs(self.stored(fd, path))
 
     def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
         if name == CAPABILITY and self.harmless.files:
             check_capability(value)
-        place = self._name_of(fd, path)
-        os.setxattr(place, self.encode(name), value, follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.setxattr(target, self.encode(name), value, follow_symlinks=not path)
         if name == CAPABILITY:  # as real or in its mark
-            self._take(fd, path, CAPABILITY if self.harmless.files else self._capability_mark)
+            self._remove_if_there(
+                fd, path, CAPABILITY if self.harmless.files else self._capability_mark
+            )
 
     def remove_xattr(self, fd: int, path: bytes, name: bytes) -> None:
         if name == CAPABILITY:
-            self._take(fd, path, self._capability_mark)
-            self._take(fd, path, CAPABILITY)
+            self._remove_if_there(fd, path, self._capability_mark)
+            self._remove_if_there(fd, path, CAPABILITY)
         else:
             os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=not path)
 
@@ -186,15 +188,15 @@ class Objects:
     def _capability_mark(self) -> bytes:
         return self.prefix + CAPABILITY_MARK
 
-    def _take(self, fd: int, path: bytes, name: bytes) -> None:
+    def _remove_if_there(self, fd: int, path: bytes, name: bytes) -> None:
         """Removes an xattr, by its stored name, from what may not or cannot have it."""
         if self.raw_xattr(fd, path, name) is not None:
             os.removexattr(self._name_of(fd, path), name, follow_symlinks=not path)
 
     def set_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """Sets <P>mark (opaque, redirect)."""
-        place = self._name_of(fd, path)
-        os.setxattr(place, self.prefix + mark, value, follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.setxattr(target, self.prefix + mark, value, follow_symlinks=not path)
 
     def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """The same, unless such an object cannot have it: user xattrs are for files and
@@ -230,8 +232,8 @@ class Objects:
         self.remove_mark(fd, path, TIMES)
 
     def set_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        place = self._name_of(fd, path)
-        os.utime(place, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.utime(target, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
 
     # ---- owners ---------------------------------------------------------------------------
 
@@ -292,8 +294,8 @@ class Objects:
             self._set_override(fd, name, b"0:0:0600:" + value)
 
     def _set_override(self, fd: int, path: bytes, value: bytes) -> None:
-        place = self._name_of(fd, path)
-        os.setxattr(place, OVERRIDE_STAT, value, follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.setxattr(target, OVERRIDE_STAT, value, follow_symlinks=not path)
 
     def _chmod(self, fd: int, path: bytes, mode: int) -> None:
         os.chmod(self._name_of(fd, path), mode, follow_symlinks=not path)
@@ -301,8 +303,8 @@ class Objects:
     def give(self, fd: int, path: bytes, owner: Owner) -> None:
         """chown and chmod, in that order since chown drops set-id bits; kept beside the object
         where the system does not let it go."""
-        place, follow = self._name_of(fd, path), not path
-        st = os.stat(place, follow_symlinks=follow)
+        target, follow = self._name_of(fd, path), not path
+        st = os.stat(target, follow_symlinks=follow)
         link, directory = stat.S_ISLNK(st.st_mode), stat.S_ISDIR(st.st_mode)
         marked = self.privileged and not link and not directory
         had = parse_bits(self.mark(fd, path, SET_ID)) if marked else 0
@@ -311,7 +313,7 @@ class Objects:
             try:
                 if had:
                     self._set_bits(fd, path, 0)
-                os.chown(place, owner.uid, owner.gid, follow_symlinks=follow)
+                os.chown(target, owner.uid, owner.gid, follow_symlinks=follow)
             except OSError as e:
                 if e.errno not in _CANNOT_OWN or self.privileged:
                     if had:

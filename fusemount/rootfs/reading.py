@@ -60,7 +60,7 @@ class Object:
     meta: bool = False
     data: int = 0
     data_size: int = 0
-    mend: bool = False
+    repair: bool = False
     cut: bool = False
     gone: bool = False
     children: list[Object] = field(default_factory=list)
@@ -93,8 +93,8 @@ class Reader:
         self.claimed: dict[int, tuple[int, int]] = {}
         self.prefixed: list[Prefixed] = []
         self.powerful = Found()
-        self._held: list[int] = []
-        self._places = Paths(tree)
+        self._remembered: list[int] = []
+        self._paths = Paths(tree)
         # Of what has several names: all its names have the same, which may be 64 KiB.
         self._stored: dict[tuple[int, int], _Stored] = {}
 
@@ -119,7 +119,7 @@ class Reader:
         return root
 
     def release(self) -> None:
-        for ino in self._held:
+        for ino in self._remembered:
             self._tree.forget(ino, 1)
 
     def _enter(self, walk: Descent, child: Object) -> bool:
@@ -169,10 +169,10 @@ class Reader:
         ]
         self.prefixed.append(found)
 
-    def _object(self, fd: int, place: bytes, name: bytes, parent: Object | None = None) -> Object:
+    def _object(self, fd: int, at: bytes, name: bytes, parent: Object | None = None) -> Object:
         upper = self._upper
-        st = os.stat(place, dir_fd=fd, follow_symlinks=False)
-        stored, users = self._xattrs(fd, place, st)
+        st = os.stat(at, dir_fd=fd, follow_symlinks=False)
+        stored, users = self._xattrs(fd, at, st)
         kind, rdev = upper.kind_of(st, stored)
         marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
         found = Object(
@@ -193,7 +193,7 @@ class Reader:
         if found.whiteout:
             return found
         if stat.S_ISLNK(kind):
-            found.target = _target(fd, place)
+            found.target = _target(fd, at)
         self._take_held(found, stored)
         self._claim(found, marks[ORIGIN])
         if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
@@ -207,13 +207,13 @@ class Reader:
             self._hold(found.data)
         return found
 
-    def _xattrs(self, fd: int, place: bytes, st: os.stat_result) -> _Stored:
+    def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
         """As they are stored, and those that are the user's under their own names."""
         key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
         if several and key in self._stored:
             return self._stored[key]
-        stored = self._upper.stored(fd, place)
-        both = stored, self._upper.users(stored)
+        stored = self._upper.stored(fd, at)
+        both = stored, self._upper.user_xattrs(stored)
         if several:
             self._stored[key] = both
         return both
@@ -221,7 +221,7 @@ class Reader:
     def _take_times(self, found: Object, stored: dict[bytes, bytes]) -> None:
         if times := parse_times(stored.get(self._upper.prefix + TIMES)):
             found.atime_ns, found.mtime_ns = times
-            found.mend = True
+            found.repair = True
 
     def _take_held(self, found: Object, stored: dict[bytes, bytes]) -> None:
         held = parse_held(stored.get(self._upper.prefix + HELD))
@@ -230,7 +230,7 @@ class Reader:
             found.atime_ns, found.mtime_ns = held.atime_ns, held.mtime_ns
             if held.capability:
                 found.xattrs[CAPABILITY] = held.capability
-            found.mend = True
+            found.repair = True
 
     def _find_lower(self, found: Object, redirect: bytes | None, parent: Object) -> None:
         if redirect:
@@ -243,7 +243,7 @@ class Reader:
         ):
             found.lower = 0
         if found.redirected and found.lower:
-            self.redirects[found.lower] = self._places.of(found.lower)
+            self.redirects[found.lower] = self._paths.of(found.lower)
 
     def _lower_of(self, redirect: bytes, parent: Object) -> int:
         """The layers' node at a path from the root, or at a name beside."""
@@ -270,13 +270,13 @@ class Reader:
         """It lives until all is applied, whatever becomes of its names."""
         if ino:
             self._tree.remember(ino)
-            self._held.append(ino)
+            self._remembered.append(ino)
 
 
-def _target(fd: int, place: bytes) -> bytes:
+def _target(fd: int, at: bytes) -> bytes:
     """Of a symlink. Raises FileNotFoundError where something else is in its place by now."""
     try:
-        return os.readlink(place, dir_fd=fd)
+        return os.readlink(at, dir_fd=fd)
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error

@@ -17,7 +17,7 @@ from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.upper import Upper
 
 
-class Mender:
+class Repairer:
     """fits: the layers are certainly the upper's own; of others nothing comes into it."""
 
     def __init__(
@@ -26,13 +26,13 @@ class Mender:
         self._tree, self._upper, self._native = tree, upper, native
         self._copy, self._fits = copy, fits
 
-    def mend(self, repairs: Repairs) -> None:
+    def repair(self, repairs: Repairs) -> None:
         """Raises UpperError, NoSpace."""
         with changing(self._native):
             self._change(repairs)
         for ino in repairs.cut if self._fits else ():
             with self._naming(ino):
-                self._copy.whole(ino)
+                self._copy.with_data(ino)
 
     def _change(self, repairs: Repairs) -> None:
         for found in repairs.prefixed:
@@ -49,7 +49,7 @@ class Mender:
                 self._copy.remove_needless_whiteouts(parent, needless_whiteouts)
         for ino in repairs.files:
             with self._naming(ino):
-                self._copy.restore(ino)
+                self._copy.restore_held(ino)
         for ino in repairs.times:
             with self._naming(ino):
                 self._copy.restore_times(ino)

@@ -34,7 +34,7 @@ class _Loader:
         self._claimed = reader.claimed
         self._links: dict[tuple[int, int], int] = {}  # nodes of what was applied, by object
         self._names: dict[tuple[int, int], set[tuple[int, bytes]]] = {}  # of files, by object
-        self._placed = {ROOT}  # directories of the layers that are applied
+        self._applied = {ROOT}  # directories of the layers that are applied
         self._at: Object | None = None
         self.repairs = Repairs([], [], [], [], reader.prefixed, {})
         self.unmatched: list[tuple[Unmatched, int, bytes]] = []
@@ -71,7 +71,7 @@ class _Loader:
             ino, here = todo.pop()
             self._at = here
             self._set(ino, here)
-            if here.mend:
+            if here.repair:
                 self.repairs.times.append(ino)
             if here.opaque and here.lower == 0:
                 self._drop_children(ino)
@@ -82,7 +82,7 @@ class _Loader:
                 self._at = child
                 directory = self._apply_child(ino, child)
                 if directory:
-                    self._placed.add(directory)
+                    self._applied.add(directory)
                     todo.append((directory, child))
 
     def _drop_children(self, ino: int) -> None:
@@ -130,7 +130,7 @@ class _Loader:
             self._names.setdefault(child.key, set()).add((parent, child.name))
         if not linked:
             self._set(ino, child)
-            if child.mend:
+            if child.repair:
                 self.repairs.files.append(ino)
             if child.cut:
                 self.repairs.cut.append(ino)
@@ -145,8 +145,8 @@ class _Loader:
         over the layers that it was made for it has its meaning again."""
         self.unmatched.append((how, parent, child.name))
         if not self._tree.is_lower_name(parent, child.name):
-            nobody = self._tree.new_node(stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0)
-            self._tree.add_name(parent, child.name, nobody, True)
+            hidden = self._tree.new_node(stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0)
+            self._tree.add_name(parent, child.name, hidden, True)
             self._tree.drop_name(parent, child.name)
 
     def _add_name(self, parent: int, child: Object, ino: int) -> None:
@@ -160,7 +160,7 @@ class _Loader:
         if stat.S_ISDIR(child.kind):
             if child.lower:
                 return child.lower if child.redirected or child.lower == there else 0
-            return child.origin if child.origin not in self._placed else 0
+            return child.origin if child.origin not in self._applied else 0
         if child.origin or not there or self._upper.privileged:
             return child.origin
         # Where the mark cannot be had: the same kind of thing in the same place.

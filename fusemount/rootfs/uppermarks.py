@@ -30,13 +30,13 @@ def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
     """Prefixes that the marks of an upper may have; the first that can be written is the one, the
     last where nothing is written.  Raises UpperError for a user's upper that root was not asked to
     believe."""
-    said = marks_said(fd)
-    trusted = bool(said & MARKS_TRUSTED)
-    if userxattr or (said & MARKS_ROOTS_WORD and not trusted):
+    flags = marks_said(fd)
+    trusted = bool(flags & MARKS_TRUSTED)
+    if userxattr or (flags & MARKS_ROOTS_WORD and not trusted):
         return (USER,)
     if not by_root():
-        return (USER,) if said & MARKS_USER and not trusted else (TRUSTED, USER)
-    if said & (MARKS_USER | MARKS_OWNER) and not trusted:
+        return (USER,) if flags & MARKS_USER and not trusted else (TRUSTED, USER)
+    if flags & (MARKS_USER | MARKS_OWNER) and not trusted:
         raise UpperError(
             f"{path}: an upper with a user's marks (user.*), which root does not obey unasked: "
             "--userxattr (-o userxattr)"

@@ -31,7 +31,7 @@ from fusemount.rootfs.loaded import nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names
 from fusemount.rootfs.rename import Renamer
-from fusemount.rootfs.repair import Mender
+from fusemount.rootfs.repair import Repairer
 from fusemount.rootfs.request import ROOT_CALLER, AttrChange, Caller
 from fusemount.rootfs.staging import RENAME_WHITEOUT
 from fusemount.rootfs.upper import Upper
@@ -117,7 +117,7 @@ class RootFs:
         self._names = Names(tree, upper, native)
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
-            Mender(tree, upper, native, self._copy, fits).mend(loaded.repairs)
+            Repairer(tree, upper, native, self._copy, fits).repair(loaded.repairs)
 
     def close(self) -> None:
         if self.upper is None or self.native is None:
@@ -178,9 +178,9 @@ class RootFs:
 
     def bytes_to_copy(self, ino: int) -> int:
         """How many bytes a change of a file's data (without metacopy: any change) copies first."""
-        return self._copy.bytes_below(ino) if self.native else 0
+        return self._copy.bytes_in_layers(ino) if self.native else 0
 
-    def moves_data(self, ino: int) -> bool:
+    def needs_data(self, ino: int) -> bool:
         """Whether a change of its attributes brings up its data too."""
         return self.native is not None and self._copy.needs_data(ino)
 
@@ -188,14 +188,14 @@ class RootFs:
     def metacopy(self) -> bool:
         return self.native is not None and self._copy.metacopy
 
-    def prepare(self, ino: int) -> None:
+    def copy_up_data(self, ino: int) -> None:
         """Brings a node up whole, so that it can be written."""
         self._writable()
-        self._copy.whole(ino)
+        self._copy.with_data(ino)
 
-    def bring_up(self, ino: int) -> None:
+    def copy_up(self, ino: int) -> None:
         """Brings a node up, its data if they cannot stay below."""
-        self._writable().with_attributes(ino)
+        self._writable().copy_data_if_needed(ino)
         with self._writable().locked():
             self._copy.node(ino)
 
@@ -220,7 +220,7 @@ class RootFs:
         return self.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, caller)
 
     def link(self, ino: int, parent: int, name: bytes) -> None:
-        self._writable().with_attributes(ino)
+        self._writable().copy_data_if_needed(ino)
         with self._writable().locked() as core:
             if not core.link(ino, parent, name):
                 self._copy.directory(parent)
@@ -248,7 +248,7 @@ class RootFs:
         while not self._rename(parent, name, to, new_name, flags):
             for place in ((parent, name), (to, new_name)):
                 if ino := self.lookup(*place):
-                    self._renamer.prepare(ino)
+                    self._renamer.copy_data(ino)
         if whiteout:
             self.mknod(parent, name, stat.S_IFCHR, 0, Caller(0, 0))
 
@@ -257,7 +257,7 @@ class RootFs:
         with self._writable().locked() as core:
             if core.rename(parent, name, to, new_name, flags):
                 return True
-            if not self._renamer.is_prepared(parent, name, to, new_name, flags):
+            if not self._renamer.needs_no_copy(parent, name, to, new_name, flags):
                 return False
             for changed in self._renamer.rename(parent, name, to, new_name, flags):
                 self._writer.refresh(changed)
@@ -275,7 +275,7 @@ class RootFs:
         core = self._writable().native
         written = core.write(ino, offset, data)
         if written is None:
-            self.prepare(ino)
+            self.copy_up_data(ino)
             written = core.write(ino, offset, data)
         return fail(errno.EIO) if written is None else written
 

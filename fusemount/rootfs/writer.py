@@ -49,15 +49,15 @@ class Writer:
             self.copy.retry_times()
             yield self.native
 
-    def with_attributes(self, ino: int) -> None:
+    def copy_data_if_needed(self, ino: int) -> None:
         """Before the lock: where attributes cannot come up alone, data are copied without it."""
         if has_object(self.tree, ino) and self.copy.needs_data(ino):
-            self.copy.whole(ino)
+            self.copy.with_data(ino)
 
     def refresh(self, ino: int, acls: bool = False) -> None:
         """The tree takes over what the upper's object now says; of a file not size and mtime, which
         belong to who writes it, perhaps in another thread just now."""
-        with self.copy.place(ino) as (at, rest):
+        with self.copy.object(ino) as (at, rest):
             st = os.fstat(at)
             owner = self.upper.owner(at, rest, st)
             xattrs = self.upper.xattrs(at, rest) if acls else None
