@@ -1,4 +1,4 @@
-"""Law: owner, mode, times, size and xattrs of nodes change here, first in the upper, then in the
+"""Law: changes owner, mode, times, size and xattrs of nodes, first in the upper, then in the
 tree."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fusemount.rootfs.writer import Writer, check_done, fail, has_object
 
 
 class Attributes:
-    """Raises OSError."""
+    """Changes attributes of nodes. Raises OSError."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -25,16 +25,16 @@ class Attributes:
     def setattr(self, ino: int, change: AttrChange, caller: Caller) -> None:
         """chown, chmod, utimens and truncate, which the kernel has allowed.
 
-        A change of size or owner takes set-id bits as it does for that caller.
+        A change of size or owner removes set-id bits as it does for that caller elsewhere.
         """
         resized = False
         if not self._nothing_new(ino, change):
             resized = self._copy_up_for(ino, change)
         with self._writer.locked() as core:
             if resized and change.mtime_ns is None:
-                # only so much was copied, so that nothing is cut off any more
+                # The copy-up has cut the file, so setattr sees no change of size that sets mtime.
                 change = replace(change, mtime_ns=time.time_ns())
-            if resized and self._tree.getattr(ino).meta:  # cut, but the layers have its data still
+            if resized and self._tree.getattr(ino).meta:  # cut, but still a metacopy
                 change = replace(change, size=None)
             try:
                 if _set(core, ino, change, caller):
@@ -42,7 +42,7 @@ class Attributes:
             except OSError:
                 if not resized or change.mtime_ns is None:
                     raise
-                # it is cut already, which cannot be taken back
+                # The file is cut already, which cannot be undone.
                 self._tree.set_attr(ino, mtime_ns=change.mtime_ns)
                 return
             self._copy.node(ino)
@@ -53,12 +53,13 @@ class Attributes:
             check_done(rest == AttrChange() or _set(core, ino, rest, caller))
 
     def _nothing_new(self, ino: int, change: AttrChange) -> bool:
-        """The kernel's word of an mtime that it had from us (after unlink and link)."""
+        """Whether the kernel only sends back an mtime that we gave it (after unlink and link)."""
         return change == AttrChange(mtime_ns=change.mtime_ns) and change.mtime_ns in (
             None, self._tree.getattr(ino).mtime_ns)  # fmt: skip
 
     def _copy_up_for(self, ino: int, change: AttrChange) -> bool:
-        """Before the lock. True when a file came up shorter than it was."""
+        """Copies up what the change needs, without the lock `change`. True if the copy-up has cut
+        the file already."""
         if change.size is None:
             self._writer.copy_data_if_needed(ino)
             return False
@@ -70,7 +71,7 @@ class Attributes:
         return self._tree.getattr(ino).size == change.size < attr.size
 
     def _chown_chmod(self, ino: int, change: AttrChange, caller: Caller) -> None:
-        """chown and chmod of what has an ACL, or where owners are kept beside the object."""
+        """chown and chmod of an object that has an ACL, or whose owner is stored in an xattr."""
         now = self._tree.getattr(ino)
         mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
@@ -84,12 +85,14 @@ class Attributes:
                 self._upper.remove_xattr(at, rest, CAPABILITY)
                 self._tree.setxattr(ino, CAPABILITY, None)
             self._upper.give(at, rest, Owner(uid, gid, mode))
-        # chmod changes an ACL's mask
+        # chmod changes the mask of an ACL.
         self._writer.refresh(ino, acls=self._tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Sets an xattr; None removes it (ENODATA when it is not there, but for an ACL that is
-        not there: to remove it is to have the mode alone, as on ext4)."""
+        """Sets an xattr; None removes it.
+
+        Raises OSError with ENODATA if there is none to remove, except for an ACL: removing an
+        absent ACL succeeds, as on ext4 and other file systems."""
         absent = value is None and self._tree.getxattr(ino, name) is None
         if absent and name in (ACL_ACCESS, ACL_DEFAULT):
             return
@@ -97,7 +100,7 @@ class Attributes:
         with self._writer.locked():
             if value is None and self._tree.getxattr(ino, name) is None:
                 if name in (ACL_ACCESS, ACL_DEFAULT):
-                    return  # as other file systems have it, whose set_acl removes what is not there
+                    return
                 fail(errno.ENODATA)
             if has_object(self._tree, ino):
                 self._copy.node(ino)
@@ -112,7 +115,7 @@ class Attributes:
             else:
                 self._upper.set_xattr(at, rest, name, value)
         if name in (ACL_ACCESS, ACL_DEFAULT):
-            self._writer.refresh(ino, acls=True)  # an ACL and the mode are one thing
+            self._writer.refresh(ino, acls=True)  # the ACL changes the mode
         else:
             self._tree.setxattr(ino, name, value)
             self._writer.refresh(ino)
@@ -124,8 +127,8 @@ def _set(core: _native.UpperFiles, ino: int, c: AttrChange, caller: Caller) -> b
 
 
 def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
-    """What chown(2) to nobody is to do: as one to the owner it has (set-id bits, ctime), if
-    the caller may; nothing to what the upper does not have."""
+    """The change that chown(2) with -1 and -1 makes: as a chown to the present owner (set-id bits,
+    ctime), if the caller may do that.  A removed object that the upper does not have: no change."""
     attr = tree.getattr(ino)
     if not has_object(tree, ino) or caller not in (0, tree.shown(attr.uid, attr.gid)[0]):
         return AttrChange()
@@ -133,7 +136,8 @@ def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
 
 
 def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
-    """What a write, which the kernel is about to send, takes before."""
+    """The change of mode that a write makes, which the kernel sends next: set-id bits that the
+    caller loses."""
     now = tree.getattr(ino)
     group = tree.shown(now.uid, now.gid)[1]
     lost = _native.caller_loses((caller.uid, caller.gid, caller.pid), now.mode, group)
@@ -141,7 +145,7 @@ def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
 
 
 def keep_ctime(tree: _native.Tree, ino: int, ctime_ns: int) -> None:
-    """The kernel's word of a file's ctime: it caches writes and keeps that time itself, so what
-    it asks for after it dropped the inode must be what it had."""
+    """Keeps a ctime that the kernel sends: with the writeback cache the kernel keeps the ctime of a
+    file itself, and after it has dropped the inode it must get the same one back."""
     if stat.S_ISREG(tree.getattr(ino).mode):
         tree.set_attr(ino, ctime_ns=ctime_ns)

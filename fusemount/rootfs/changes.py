@@ -42,7 +42,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Compared:
     """A directory of the changed tree.
 
     was: the layers' directory at that path, 0 if there is none.  whole: a layer must contain all
@@ -68,8 +68,8 @@ def compare(base: _native.Tree, merged: _native.Tree) -> list[Change]:
 
 def shown(changes: Iterable[Change]) -> list[Change]:
     """The changes that `diff` prints: without the root and without SAME, sorted as bytes."""
-    told = (change for change in changes if change.kind != SAME and change.path)
-    return sorted(told, key=lambda change: change.path)
+    printed = (change for change in changes if change.kind != SAME and change.path)
+    return sorted(printed, key=lambda change: change.path)
 
 
 class _Comparison:
@@ -80,27 +80,27 @@ class _Comparison:
 
     def walk(self) -> None:
         if self._differs(_ROOT, _ROOT):
-            self._add(_Place(b"", 0, 0, False), Change(b"", CHANGED, _ROOT))
-        todo = [_Place(b"", _ROOT, _ROOT, False)]
+            self._add(_Compared(b"", 0, 0, False), Change(b"", CHANGED, _ROOT))
+        todo = [_Compared(b"", _ROOT, _ROOT, False)]
         while todo:
             todo += self._directory(todo.pop())
 
-    def _directory(self, place: _Place) -> list[_Place]:
+    def _directory(self, here: _Compared) -> list[_Compared]:
         """Adds the changes of the names in a directory; returns the directories to compare next."""
-        new = {name: ino for name, ino, _ in self._merged.readdir(place.ino, 0, _ALL)}
+        new = {name: ino for name, ino, _ in self._merged.readdir(here.ino, 0, _ALL)}
         old = {}
-        if place.was:
-            old = {name: ino for name, ino, _ in self._base.readdir(place.was, 0, _ALL)}
+        if here.was:
+            old = {name: ino for name, ino, _ in self._base.readdir(here.was, 0, _ALL)}
         gone = old.keys() - new.keys()
-        emptied = bool(gone and place.path) and not place.whole and not self._survives(old, new)
+        emptied = bool(gone and here.path) and not here.whole and not self._survives(old, new)
         if emptied:
-            place = replace(place, whole=True)
-        children = [self._child(place, name, ino, old.get(name, 0)) for name, ino in new.items()]
+            here = replace(here, whole=True)
+        children = [self._child(here, name, ino, old.get(name, 0)) for name, ino in new.items()]
         for name in gone:
-            path = self._limit.join(place.path, name)
-            self._add(place, Change(path, DELETED, 0, hidden=place.whole))
+            path = self._limit.join(here.path, name)
+            self._add(here, Change(path, DELETED, 0, hidden=here.whole))
         if emptied:
-            self.found[place.path] = replace(self.found[place.path], opaque=True)
+            self.found[here.path] = replace(self.found[here.path], opaque=True)
         return [below for below in children if below is not None]
 
     def _survives(self, old: Mapping[bytes, int], new: Mapping[bytes, int]) -> bool:
@@ -112,27 +112,27 @@ class _Comparison:
                     return True
         return False
 
-    def _child(self, place: _Place, name: bytes, ino: int, was: int) -> _Place | None:
+    def _child(self, here: _Compared, name: bytes, ino: int, was: int) -> _Compared | None:
         """Adds the change of one name; returns the directory to compare next, if it is one."""
         attr = self._merged.getattr(ino)
         untouched = was == ino and (not attr.upper or self._only_names(was, attr))
-        if untouched and not place.whole:
+        if untouched and not here.whole:
             return None
-        path = self._limit.join(place.path, name)
+        path = self._limit.join(here.path, name)
         if not stat.S_ISDIR(attr.mode):
             kind = ADDED if not was else SAME if untouched else CHANGED
-            self._add(place, Change(path, kind, ino))
+            self._add(here, Change(path, kind, ino))
             return None
         merges = bool(was) and stat.S_ISDIR(self._base.getattr(was).mode)
-        whole = place.whole or ino != was
-        opaque = merges and ino != was and not place.whole
+        whole = here.whole or ino != was
+        opaque = merges and ino != was and not here.whole
         if not was:
             kind = ADDED
         else:
             kind = CHANGED if not merges or opaque or self._differs(was, ino) else SAME
-        if kind != SAME or place.whole:
-            self._add(place, Change(path, kind, ino, opaque=opaque))
-        return _Place(path, ino, was if merges else 0, whole)
+        if kind != SAME or here.whole:
+            self._add(here, Change(path, kind, ino, opaque=opaque))
+        return _Compared(path, ino, was if merges else 0, whole)
 
     def _differs(self, was: int, ino: int) -> bool:
         """Whether attributes other than the size differ."""
@@ -150,9 +150,9 @@ class _Comparison:
         same = attr.meta and (before.inode, before.size) == (attr.inode, attr.size)
         return same and not self._differs(was, attr.ino)
 
-    def _add(self, place: _Place, change: Change) -> None:
+    def _add(self, here: _Compared, change: Change) -> None:
         self.found[change.path] = change
-        self._add_parents(change.path, place.ino, SAME if change.kind == SAME else CHANGED)
+        self._add_parents(change.path, here.ino, SAME if change.kind == SAME else CHANGED)
 
     def _add_parents(self, path: bytes, parent: int, kind: str) -> None:
         """A layer that contains a path contains the directories above it; if the path changed,

@@ -32,16 +32,16 @@ _BYTES_MAX = 1 << 28  # some 7 million objects
 
 @dataclass(frozen=True)
 class Ctimes:
-    """told: the ctime in ns that programs have seen, by st_ino. until_ns: the table's own ctime."""
+    """shown: the ctime in ns that programs have seen, by st_ino. until_ns: the table's own ctime."""
 
-    told: Mapping[int, int] = field(default_factory=dict)
+    shown: Mapping[int, int] = field(default_factory=dict)
     until_ns: int = 0
 
     def of(self, st: os.stat_result) -> int:
         """The ctime to show of an object in the upper, in ns."""
         if st.st_ctime_ns > self.until_ns:
             return st.st_ctime_ns
-        return self.told.get(st.st_ino, st.st_ctime_ns)
+        return self.shown.get(st.st_ino, st.st_ctime_ns)
 
 
 def read_ctimes(work: int) -> Ctimes:
@@ -55,16 +55,16 @@ def read_ctimes(work: int) -> Ctimes:
         if stat.S_ISREG(st.st_mode) and st.st_size <= _BYTES_MAX:
             lines = unsealed(file.read(), _VERSION, _NAME).splitlines()
             pairs = (line.split(b" ") for line in lines)
-            return Ctimes({int(ino): int(told) for ino, told in pairs}, st.st_ctime_ns)
+            return Ctimes({int(ino): int(shown) for ino, shown in pairs}, st.st_ctime_ns)
     return Ctimes()
 
 
-def write_ctimes(work: int, told: Iterable[tuple[int, int]]) -> None:
-    """told: (st_ino, ctime in ns). Raises OSError, and then there is no table: an old one
+def write_ctimes(work: int, shown: Iterable[tuple[int, int]]) -> None:
+    """shown: (st_ino, ctime in ns). Raises OSError, and then there is no table: an old one
     never stays."""
     with suppress(FileNotFoundError):
         os.unlink(_NAME, dir_fd=work)
-    data = sealed(b"".join(b"%d %d\n" % line for line in told), _VERSION, _NAME)
+    data = sealed(b"".join(b"%d %d\n" % line for line in shown), _VERSION, _NAME)
     with suppress(FileNotFoundError):
         os.unlink(_NEW, dir_fd=work)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,4 +1,5 @@
-"""Law: how an upper is begun by its first mount, or laid over the layers by a later one."""
+"""Law: starts an upper: the first mount marks it and gives it the root's attributes, later mounts
+lay it over the layers."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from fusemount.rootfs.upperload import load_upper
 
 
 def start_upper(tree: _native.Tree, upper: Upper, *, adopted: bool, read_only: bool) -> Loaded:
-    """A new upper takes on the root's attributes, unless it is a stranger's; one that was used
-    before is laid over."""
+    """Gives a new upper the attributes of the layers' root, unless an untrusted user owns it; lays
+    a used one over the tree.  Raises as load_upper()."""
     fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
     if not fresh:
         return load_upper(tree, upper, adopted=adopted)
@@ -39,7 +40,7 @@ def _begin(tree: _native.Tree, upper: Upper) -> None:
 
 
 def _is_untrusted(fd: int) -> bool:
-    """A directory of neither root's nor the caller's nor of who owns the directory above it, who
-    may well have made it for a mount with sudo."""
+    """Whether the directory belongs neither to root, nor to us, nor to the owner of the directory
+    above it, who may have made it for a mount with sudo."""
     uid = os.fstat(fd).st_uid
     return not trusted(uid) and uid != os.stat("..", dir_fd=fd, follow_symlinks=False).st_uid

@@ -1,8 +1,8 @@
-"""Law: an upper directory that is there already is read whole, against the layers as they are; no
-disk is changed, and not the tree.
+"""Law: reads a complete upper directory and compares it with the layers; it changes neither the
+disk nor the tree.
 
-The upper's own directories may be changed by who can write to them while they are read.  What is
-taken away then is not there; what fails otherwise is an UpperError that names the object.
+Users who can write to directories of the upper may change them meanwhile.  An object that is
+removed meanwhile counts as absent; any other failure is an UpperError that names the object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import Upper
 
 ROOT = 1
-DEPTH_MAX = 4096  # directories; native/index/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
+DEPTH_MAX = 4096  # directories of a path that is resolved; native/index/index.h: IMG_PATH_DEPTH_MAX
 _VANISHED = (FileNotFoundError, NotADirectoryError)
 _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 
@@ -34,11 +34,13 @@ _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 class Object:
     """One object of the upper, as read.
 
-    kind: S_IFMT of what it is or stands for, rdev with it.  lower: the layers' directory that it
-    merges with.  origin: the layers' node that it is, wherever it has moved; 0 when it is new.
-    meta: its data are those of the node `data` (0: they are nowhere).  mend: a mark says what its
-    times (and mode, capability) are, which the object itself does not.  parent, depth: None and 0
-    for the root.  gone: a directory that could not be entered, since somebody took it away.
+    kind, rdev: S_IFMT and device number of the object, or of the device that it stands for.
+    lower: the layers' directory that it merges with.  origin: the layers' node that was copied up
+    to it, also if it has moved since; 0 for a new object.
+    meta: its data are those of the node `data` (0: the layers do not have them).
+    cut: it shows only a first part of them.
+    repair: its real times (and mode, capability) are in a mark, and the object has others.
+    parent, depth: None and 0 for the root.  gone: a directory that was removed meanwhile.
     """
 
     name: bytes
@@ -67,7 +69,7 @@ class Object:
 
     @property
     def path(self) -> bytes:
-        """In the upper, for messages."""
+        """Its path in the upper, for messages."""
         names, here = [], self
         while here.parent is not None:
             names.append(here.name)
@@ -80,11 +82,11 @@ class Object:
 
 
 class Reader:
-    """Works through lists, never by recursion: an upper may be as deep as its user likes.
+    """Reads the objects of an upper, without recursion: an upper may be nested to any depth.
 
-    redirects: where the layers have a directory that shows elsewhere, by nodeid.  claimed: the
-    object that is a node of the layers, by nodeid.  powerful: what is to be made harmless.
-    release() must be called once all is applied.
+    redirects: by nodeid, the path in the layers of each directory that shows at another path.
+    claimed: by nodeid, the object that is this node of the layers.  powerful: objects to make
+    harmless.  release() must be called when everything is applied to the tree.
     """
 
     def __init__(self, tree: _native.Tree, upper: Upper) -> None:
@@ -95,11 +97,12 @@ class Reader:
         self.powerful = Found()
         self._remembered: list[int] = []
         self._paths = Paths(tree)
-        # Of what has several names: all its names have the same, which may be 64 KiB.
+        # Xattrs of objects with several names: they may take 64 KiB, and are kept once for all
+        # names.
         self._stored: dict[tuple[int, int], _Stored] = {}
 
     def read(self) -> Object:
-        """The root, with all below it. Raises UpperError."""
+        """Returns the root with all objects below it. Raises UpperError."""
         try:
             root = self._object(self._upper.fd, b".", b"", None)
         except OSError as error:
@@ -126,14 +129,15 @@ class Reader:
         try:
             walk.down(child.name)
         except OSError as error:
-            # a symlink in its place is ELOOP
+            # ELOOP: a symlink has taken its place
             if not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
                 raise upper_error(self._upper.path, child.path, error) from error
             child.gone = True
         return not child.gone
 
     def _directory(self, fd: int, here: Object) -> list[Object]:
-        """Reads what is in a directory; returns the directories among it, the first last."""
+        """Reads the objects in a directory; returns the directories among them, the first one
+        last."""
         found = []
         try:
             listed = list_names(fd, prefixed=self._upper.prefixed)
@@ -155,7 +159,7 @@ class Reader:
         return found[::-1]
 
     def _take_prefixed(self, here: Object, found: Prefixed) -> None:
-        if here.depth > DEPTH_MAX:  # who mends them comes by their paths
+        if here.depth > DEPTH_MAX:  # the repair opens the directory by its path
             raise UpperError(
                 f"{self._upper.path}: {brief(here.path)}: marks of fuse-overlayfs more than "
                 f"{DEPTH_MAX} directories deep, the limit"
@@ -208,7 +212,7 @@ class Reader:
         return found
 
     def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
-        """As they are stored, and those that are the user's under their own names."""
+        """The xattrs as they are stored, and the user's under their own names."""
         key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
         if several and key in self._stored:
             return self._stored[key]
@@ -246,7 +250,8 @@ class Reader:
             self.redirects[found.lower] = self._paths.of(found.lower)
 
     def _lower_of(self, redirect: bytes, parent: Object) -> int:
-        """The layers' node at a path from the root, or at a name beside."""
+        """The layers' node at a path from the root, or of a name in the lower directory of
+        `parent`."""
         if redirect.startswith(b"/"):
             return self._resolve(redirect)
         return self._tree.lookup(parent.lower, redirect) if parent.lower else 0
@@ -258,7 +263,8 @@ class Reader:
             return 0
 
     def _claim(self, found: Object, origin: bytes | None) -> None:
-        """What was copied up is the node that it was in the layers, if those are still the same."""
+        """Finds the layers' node that was copied up to this object, if these layers still have
+        it."""
         ino = self._resolve(origin) if origin else 0
         if not ino or stat.S_IFMT(self._tree.getattr(ino).mode) != found.kind:
             return
@@ -267,14 +273,14 @@ class Reader:
             self._hold(ino)
 
     def _hold(self, ino: int) -> None:
-        """It lives until all is applied, whatever becomes of its names."""
+        """Keeps a node until release(), even if it loses its names."""
         if ino:
             self._tree.remember(ino)
             self._remembered.append(ino)
 
 
 def _target(fd: int, at: bytes) -> bytes:
-    """Of a symlink. Raises FileNotFoundError where something else is in its place by now."""
+    """The target of a symlink. Raises FileNotFoundError if another object has taken its place."""
     try:
         return os.readlink(at, dir_fd=fd)
     except OSError as error:

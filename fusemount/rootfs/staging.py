@@ -29,11 +29,12 @@ class Staging(Objects):
         self._serial = count(1)
 
     def temporary(self) -> bytes:
-        """A name in the work directory that nothing has. Any thread may ask."""
+        """An unused name in the work directory. Any thread may call this."""
         return b"#%d" % next(self._serial)
 
     def make_opaque(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        """A directory that holds all it shows is marked so, and its whiteouts go."""
+        """Marks a directory opaque, all of whose names are in the upper, and removes its
+        whiteouts."""
         self.mark_times(fd, path, atime_ns, mtime_ns)
         self.set_mark(fd, path, OPAQUE, b"y")
         self.remove_mark(fd, path, REDIRECT)
@@ -52,7 +53,7 @@ class Staging(Objects):
 
     @contextmanager
     def _whiteout(self) -> Iterator[bytes]:
-        """A whiteout in the work directory, under a name that is free again after an error."""
+        """Makes a whiteout in the work directory; it is removed after an error."""
         name = self.temporary()
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
         try:
@@ -62,12 +63,12 @@ class Staging(Objects):
             raise
 
     def whiteout(self, fd: int, name: bytes) -> None:
-        """Puts a whiteout where nothing is, or in place of a non-directory."""
+        """Puts a whiteout at a free name, or over an object that is no directory."""
         with self._whiteout() as made:
             os.rename(made, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
 
     def replace_dir_by_whiteout(self, fd: int, name: bytes) -> bytes:
-        """In one step; returns the directory's name in the work directory."""
+        """Exchanges both in one step; returns the directory's name in the work directory."""
         with self._whiteout() as made:
             _native.renameat2(self.work_fd, made, fd, name, RENAME_EXCHANGE)
         return made
@@ -79,8 +80,8 @@ class Staging(Objects):
         return left
 
     def link_in(self, staged: bytes, fd: int, name: bytes) -> None:
-        """Gives an object of the work directory a name where nothing is, or what a copy-up left
-        that failed and could not be undone."""
+        """Links an object of the work directory to a name that is free, or that a failed copy-up
+        has left because it could not be undone."""
         work = self.work_fd
         try:
             os.link(staged, name, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
@@ -96,7 +97,7 @@ class Staging(Objects):
                 raise
 
     def put_in(self, staged: bytes, fd: int, name: bytes) -> None:
-        """Moves an object from the work directory to where nothing is, or a whiteout."""
+        """Moves an object from the work directory to a free name, or over a whiteout."""
         if stat.S_ISDIR(os.stat(staged, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
             self._put_dir_in(staged, fd, name)
         else:
@@ -105,13 +106,13 @@ class Staging(Objects):
     def _put_dir_in(self, name: bytes, fd: int, rest: bytes) -> None:
         try:
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
-        except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
+        except FileExistsError:  # a whiteout: rename(2) does not replace it by a directory
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
             self.leave(name)
 
     def leave(self, name: bytes) -> None:
-        """Removes what an operation that is done has left in the work directory, if it can: the
-        operation is done all the same, and the next start removes the rest."""
+        """Removes what a finished operation has left in the work directory.  A failure is ignored:
+        the operation is done, and the next start removes the rest."""
         with suppress(OSError):
             self.discard(name)
 

@@ -1,8 +1,7 @@
-"""Law: an upper directory and its work directory: opened, locked, and what comes in or goes; this
-module knows no tree.  What is on the disk there is objects.py's.
+"""Law: opens and locks an upper directory and its work directory, and chooses the prefix of the
+marks.
 
-Crash rule: what takes more than one step is made in the work directory and comes into the upper by
-one rename; the work directory's leftovers mean nothing and are removed at the next start.
+It uses no tree.  staging.py moves objects between the two directories; objects.py has the format.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def _boot() -> bytes:
 class Upper(Staging):
     """One upper directory and its work directory, locked for this process.
 
-    Raises UpperError when it cannot be used, NotPermitted for a work directory that others can
-    write to; every method raises OSError as the system does.
-    inodes_last: an object has one st_ino as long as it is.
+    Raises UpperError when the upper cannot be used, NotPermitted for a work directory that other
+    users can write to; every method raises OSError of its system calls.
+    inodes_last: an object keeps its st_ino as long as it exists.
     """
 
     def __init__(
@@ -59,15 +58,16 @@ class Upper(Staging):
         harmless: Harmless = AS_THEY_ARE,
         lock_places: Sequence[Path] = (),
     ) -> None:
-        """work None: the upper is only looked at; nothing is made, written or swept.
+        """work None: the upper is only read; nothing is made, written or removed.
 
-        at: a descriptor of the upper, whatever stands at its path by now; work_above: of the
-        directory that work is in, likewise.  Both stay the caller's.
-        live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
-        gone when it is looked at.
-        volatile: nothing will be synced; what was so before the machine last started is refused.
-        userxattr: <P> is `user.overlay.`, whoever we are.  lock_places: upperlock.py.
-        harmless: what is kept in marks; made so where it is not (load.py).
+        at: a descriptor of the upper, used even if its path leads elsewhere by now.  work_above:
+        likewise, of the directory that contains the work directory.  The caller closes both.
+        live: a mount may be writing to the upper, so it is not locked, and an object may be gone
+        after it was listed.
+        volatile: nothing will be synced.  An upper that was volatile when the machine stopped is
+        refused.
+        userxattr: <P> is `user.overlay.` even for root.  lock_places: upperlock.py.
+        harmless: which powers are kept in marks; upperload.py makes an older upper harmless.
         """
         super().__init__()
         self.path, self.work_path, self.live = upper, work, live
@@ -76,7 +76,7 @@ class Upper(Staging):
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
         self._locks = UpperLocks(upper, lock_places, alone=work is not None)
-        self.prefixed = False  # names `.wh.` are marks (prefixed.py)
+        self.prefixed = False  # names `.wh.…` are marks (prefixed.py)
         try:
             self._open(upper, work, at, work_above, volatile)
         except BaseException:
@@ -106,7 +106,7 @@ class Upper(Staging):
             self._lock_fd = own_directory(work, inside=inside, by_descriptor=True)
         self.fd, self._lock_fd = without_mounts(upper, self.fd, self._lock_fd)
         self._lock()
-        # As the kernel's: only the directory `work` in the user's is ours to sweep.
+        # As with overlayfs, we empty only the directory `work` in the user's work directory.
         with usable(work / "work"):
             self.work_fd = open_work(work / "work", self._lock_fd)
             self._locks.take_work(self._lock_fd, self.work_fd)
@@ -127,8 +127,9 @@ class Upper(Staging):
             os.close(make_dirs_in_root(self.work_fd, _INCOMPAT))
 
     def _end_volatile(self, incompat: Path) -> None:
-        """What a volatile mount wrote is whole while the machine has not failed since: then it is
-        synced, and volatile no more (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
+        """Ends the volatile state of an upper: if the machine has not stopped since, all that the
+        volatile mount wrote is complete, and is synced now; otherwise the upper is refused
+        (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
         try:
             os.close(open_beneath(self.work_fd, _INCOMPAT, os.O_PATH))
         except FileNotFoundError:
@@ -158,11 +159,11 @@ class Upper(Staging):
         kinds = "trusted. xattrs (see -o userxattr)" if prefix == TRUSTED else "xattrs"
         raise UpperError(f"{self.path}: its file system keeps no {kinds}: {reason.strerror}")
 
-    def keep_ctimes(self, told: list[tuple[int, int]]) -> None:
-        """For the next mount; without room for them it tells the objects' own."""
-        if self.inodes_last and (told or self.ctimes.told):
+    def keep_ctimes(self, shown: list[tuple[int, int]]) -> None:
+        """Keeps ctimes for the next mount (ctimes.py); if that fails, it shows the objects' own."""
+        if self.inodes_last and (shown or self.ctimes.shown):
             with suppress(OSError):
-                write_ctimes(self._lock_fd, told)
+                write_ctimes(self._lock_fd, shown)
 
     def close(self) -> None:
         self._locks.close()

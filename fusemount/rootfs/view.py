@@ -1,16 +1,18 @@
-"""Law: the running file system, layers and upper as one; it knows no FUSE.
+"""Law: the running file system, layers and upper as one view; nothing of FUSE is used here.
 
-An operation has two doors: the fast path's threads call native/upper/change.c for what one system
-call completes, and the methods here call the same, bring up what it declines (copy-up) and call it
-once more; what takes more steps even then is done here.  One lock, `change`, makes each operation
-one step to all others, whoever asks; data are copied up without it.  First the upper is changed,
-then the tree; what fails in the upper has changed neither.  Errors are OSError with the errno that
-the caller is to see.
+A request comes through one of two doors.  The threads of the fast path call native/upper/change.c,
+which does what one system call completes.  The methods here call the same functions; if these
+decline, the methods copy up what is needed and call them again; if they decline again, the methods
+do the operation themselves in several steps.
 
-A file that loses its last name while the kernel knows it moves to the work directory, and stays
-there until it is forgotten: there are no handles, any file that is known may be open.
+The lock `change` makes each operation one step for all others, from either door; only data are
+copied without it.  The upper is changed first, then the tree; an operation that fails in the upper
+has changed neither.  Errors are OSError with the errno for the caller.
 
-Any thread may call any method.  What may copy much data takes its time: bytes_to_copy says so.
+A file that loses its last name while the kernel knows it becomes an orphan: it moves to the work
+directory until the kernel forgets it.  There are no file handles, so any known file may be open.
+
+Any thread may call any method.  Some methods copy data first; bytes_to_copy returns how much.
 """
 
 from __future__ import annotations
@@ -44,10 +46,10 @@ _MOST_DESCRIPTORS, _FEWEST_DESCRIPTORS = 4096, 64
 class UpperOptions:
     """How an upper is used.
 
-    metacopy: attributes of a file may come up without its data; redirect: directories of the layers
-    are renamed by a redirect, which metacopy needs too; None: where the kernel's overlayfs follows
-    what is marked so, which it does not in `user.overlay.`.  Who reads the upper as plain files
-    wants neither.  volatile: nothing is synced.  harmless: what of it stands in marks.
+    metacopy: attributes of a file may be copied up without its data.  redirect: directories of the
+    layers are renamed by a redirect; metacopy needs this too.  None: yes, if the kernel's overlayfs
+    follows such marks, which it does in `trusted.overlay.` only.  A program that reads the upper as
+    plain files needs both off.  volatile: nothing is synced.  harmless: which powers are in marks.
     """
 
     metacopy: bool | None = None
@@ -57,7 +59,8 @@ class UpperOptions:
 
 
 def kept_descriptors() -> int:
-    """Of upper files: a quarter of what the process may have, and not more than are of use."""
+    """How many descriptors of upper files stay open: a quarter of the process's limit, between
+    _FEWEST_ and _MOST_DESCRIPTORS."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     quarter = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft // 4
     return max(_FEWEST_DESCRIPTORS, min(_MOST_DESCRIPTORS, quarter))
@@ -66,9 +69,9 @@ def kept_descriptors() -> int:
 class RootFs:
     """A merged tree and an upper, if there is one.
 
-    tree: sealed.  read_only: every change is refused, and an upper is only shown.  native: the
-    upper as the fast path uses it, None without an upper.  close() leaves the upper ready for the
-    next mount; nobody else may be using native then.
+    tree: sealed.  read_only: every change is refused; an upper is only read.  native: the C core's
+    side of the upper, which the fast path uses too; None without an upper.  close() leaves the
+    upper ready for the next mount; no thread may use native then.
     """
 
     def __init__(
@@ -81,14 +84,14 @@ class RootFs:
         fits: bool = True,
         adopted: bool = False,
     ) -> None:
-        """fits: the layers are certainly those that the upper belongs to.  adopted: it may have
-        been made over others."""
+        """fits: the layers are certainly the upper's base.  adopted: the upper may have been over
+        other layers."""
         self.tree = tree
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
         self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
-        self.told = False  # anything to programs: else the work directory is left as it was
+        self.told = False  # programs have seen ctimes; otherwise close() keeps none (ctimes.py)
         if upper is None:
             return
         self.loaded = loaded = start_upper(tree, upper, adopted=adopted, read_only=self.read_only)
@@ -144,7 +147,7 @@ class RootFs:
         return self.tree.getattr(ino)
 
     def statfs(self) -> os.statvfs_result | None:
-        """What the upper's file system says; None when there is no upper."""
+        """statvfs(3) of the upper's file system; None when there is no upper."""
         return os.statvfs(self.upper.fd) if self.upper else None
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
@@ -158,30 +161,31 @@ class RootFs:
             self.native.unpin(ino)
 
     def forget(self, ino: int, count: int) -> None:
-        """The kernel has forgotten so many look-ups."""
+        """The kernel has forgotten a node `count` times (lookup count)."""
         (self.native or self.tree).forget(ino, count)
 
     def lives(self, ino: int) -> bool:
+        """Whether the node still exists."""
         try:
             self.tree.getattr(ino)
         except OSError:
             return False
         return True
 
-    # ---- the upper's side -----------------------------------------------------------------
+    # ---- copy-up --------------------------------------------------------------------------
 
     def _writable(self) -> Writer:
-        """For a change. Raises OSError with EROFS where nothing may be changed."""
+        """Raises OSError with EROFS if nothing may be changed."""
         if self.native is None or self.read_only:
             fail(errno.EROFS)
         return self._writer
 
     def bytes_to_copy(self, ino: int) -> int:
-        """How many bytes a change of a file's data (without metacopy: any change) copies first."""
+        """How many bytes a change of a file's data copies first; without metacopy, any change."""
         return self._copy.bytes_in_layers(ino) if self.native else 0
 
     def needs_data(self, ino: int) -> bool:
-        """Whether a change of its attributes brings up its data too."""
+        """Whether a change of a file's attributes copies up its data too."""
         return self.native is not None and self._copy.needs_data(ino)
 
     @property
@@ -189,12 +193,12 @@ class RootFs:
         return self.native is not None and self._copy.metacopy
 
     def copy_up_data(self, ino: int) -> None:
-        """Brings a node up whole, so that it can be written."""
+        """Copies a node up with its data, so that it can be written."""
         self._writable()
         self._copy.with_data(ino)
 
     def copy_up(self, ino: int) -> None:
-        """Brings a node up, its data if they cannot stay below."""
+        """Copies a node up, with its data only if they cannot stay in the layers."""
         self._writable().copy_data_if_needed(ino)
         with self._writable().locked():
             self._copy.node(ino)
@@ -204,15 +208,15 @@ class RootFs:
     def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b""
     ) -> int:
-        """Makes any object; mode has its type, target is a symlink's. Returns the nodeid."""
-        who = (*self.tree.stored(caller.uid, caller.gid), caller.umask)
+        """Makes any object and returns its nodeid; mode has its type, target is for a symlink."""
+        ids = (*self.tree.stored(caller.uid, caller.gid), caller.umask)
         with self._writable().locked() as core:
-            ino = core.make(parent, name, mode, rdev, *who, target)
+            ino = core.make(parent, name, mode, rdev, *ids, target)
             if ino is None:
                 self._copy.directory(parent)
-                ino = core.make(parent, name, mode, rdev, *who, target)
+                ino = core.make(parent, name, mode, rdev, *ids, target)
             if ino is None:
-                ino = self._maker.make(parent, name, New(mode, rdev, *who, target))
+                ino = self._maker.make(parent, name, New(mode, rdev, *ids, target))
                 self._writer.refresh(parent)
             return ino
 
@@ -242,12 +246,12 @@ class RootFs:
                     self._writer.refresh(parent)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> None:
-        """renameat2(2). After RENAME_WHITEOUT a character device 0:0 stands at the old name, as on
-        other file systems: the rename is one step, the device another."""
+        """renameat2(2).  RENAME_WHITEOUT leaves a character device 0:0 at the old name, as on other
+        file systems, but here the rename is one step and the device another."""
         whiteout, flags = flags & RENAME_WHITEOUT, flags & ~RENAME_WHITEOUT
         while not self._rename(parent, name, to, new_name, flags):
-            for place in ((parent, name), (to, new_name)):
-                if ino := self.lookup(*place):
+            for where in ((parent, name), (to, new_name)):
+                if ino := self.lookup(*where):
                     self._renamer.copy_data(ino)
         if whiteout:
             self.mknod(parent, name, stat.S_IFCHR, 0, Caller(0, 0))
@@ -280,7 +284,7 @@ class RootFs:
         return fail(errno.EIO) if written is None else written
 
     def fsync(self, ino: int, data_only: bool) -> None:
-        """Of a file or a directory."""
+        """Syncs a file or a directory; data_only: as fdatasync(2)."""
         if self.native:
             self.native.sync(ino, data_only)
 

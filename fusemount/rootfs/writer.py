@@ -1,5 +1,5 @@
-"""Law: what every change needs: leave to change, the lock `change`, attributes in the upper, and
-the tree made equal to the upper afterwards."""
+"""Law: the steps that changes of the view share: copying up data before, holding the lock `change`
+meanwhile, and giving the tree the upper's attributes afterwards."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ def fail(number: int) -> NoReturn:
 
 
 def check_done(done: bool) -> None:
-    """native/upper/change.h declines nothing more once all that it wants is in the upper."""
+    """Raises OSError with EIO for an operation that was declined although all it needs is in the
+    upper, which does not happen (native/upper/change.h)."""
     if not done:
         fail(errno.EIO)
 
 
 def has_object(tree: _native.Tree, ino: int) -> bool:
-    """Or can have one: what was removed, and is only known, is not brought up for this."""
+    """Whether a node has an object in the upper, or can be copied up because it has a name."""
     attr = tree.getattr(ino)
     named = ino == 1 or bool(tree.names(ino, 1))
     return named or (attr.upper and not stat.S_ISDIR(attr.mode))
 
 
 class Writer:
-    """What a change of the view does before and after it. Raises OSError."""
+    """What changes of the view do before and after. Raises OSError."""
 
     def __init__(
         self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp
@@ -44,19 +45,21 @@ class Writer:
 
     @contextmanager
     def locked(self) -> Iterator[_native.UpperFiles]:
-        """The core to native/upper/change.c, and nobody else changes anything."""
+        """Holds the lock `change`: no other operation changes anything.  Yields the C core."""
         with changing(self.native):
             self.copy.retry_times()
             yield self.native
 
     def copy_data_if_needed(self, ino: int) -> None:
-        """Before the lock: where attributes cannot come up alone, data are copied without it."""
+        """Copies a node's data up if its attributes cannot be copied up without them.  The caller
+        does not hold the lock `change`, so that other requests go on."""
         if has_object(self.tree, ino) and self.copy.needs_data(ino):
             self.copy.with_data(ino)
 
     def refresh(self, ino: int, acls: bool = False) -> None:
-        """The tree takes over what the upper's object now says; of a file not size and mtime, which
-        belong to who writes it, perhaps in another thread just now."""
+        """Gives the tree the attributes that the upper's object has now.
+
+        A file keeps size and mtime: another thread may be writing it, and sets these itself."""
         with self.copy.object(ino) as (at, rest):
             st = os.fstat(at)
             owner = self.upper.owner(at, rest, st)
