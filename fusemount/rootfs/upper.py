@@ -24,7 +24,7 @@ from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
 from fusemount.rootfs.staging import Staging
 from fusemount.rootfs.upperlock import UpperLocks
 from fusemount.rootfs.uppermarks import TRUSTED, has_prefixed_names, prefixes, remember
-from fusemount.rootfs.upperplace import check_apart, open_dir, open_work, usable, without_mounts
+from fusemount.rootfs.upperopen import check_apart, open_dir, open_work, usable, without_mounts
 
 VOLATILE = b"imgmount.volatile"
 _INCOMPAT = "incompat/volatile"
