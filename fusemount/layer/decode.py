@@ -21,11 +21,12 @@ from types import TracebackType
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
 from fusemount.codec import INPUT, PIECE, decompress
-from fusemount.compression import Compression
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
-from fusemount.layer.kept import Cache, Facts, SparseWriter
+from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.sparse import SparseWriter
 from fusemount.magic import HEAD_BYTES, foreign
 from fusemount.ownfile import open_file
 
@@ -80,6 +81,11 @@ def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
         raise ImgmountError(
             f"{description}: reading at byte {offset}: {error.strerror or error}"
         ) from error
+
+
+def compression_at(fd: int, offset: int, size: int, description: str) -> Compression:
+    """How the stretch of a file is compressed.  Raises ImgmountError."""
+    return detect(read_at(fd, offset, min(MAGIC_BYTES, size), description))
 
 
 class Beside:

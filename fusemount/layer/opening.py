@@ -17,12 +17,13 @@ from typing import Protocol
 
 from fusemount._native import INDEX_BYTES_MAX, LayerIndex
 from fusemount.budget import Budget
-from fusemount.compression import MAGIC_BYTES, Compression, detect
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
-from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
-from fusemount.layer.kept import Cache, Facts, await_new_ctime, identity, lasting
+from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
+from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress
 from fusemount.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
@@ -104,8 +105,7 @@ class _Opener:
             # claims may differ between the two, and were checked above where there are facts
             layer = replace(seen, fd=os.dup(seen.fd), description=blob.description)
             return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
-        head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
-        compression = detect(head)
+        compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
         if compression is Compression.NONE:
             layer = self._plain(blob, key, facts)
         else:
@@ -224,7 +224,7 @@ class _Opener:
         return index, rebuild
 
     def _keep(self, blob: LayerBlob, key: str, name: str, facts: Facts, index: LayerIndex) -> None:
-        """name: kept.lasting() of the key, from before the bytes were read."""
+        """name: filestate.lasting() of the key, from before the bytes were read."""
         if identity(blob.fd, blob.offset, blob.size) != key:
             raise ImgmountError(f"{blob.description}: changed while it was read")
         self._facts[key] = facts

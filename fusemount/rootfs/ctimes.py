@@ -32,7 +32,7 @@ _BYTES_MAX = 1 << 28  # some 7 million objects
 
 @dataclass(frozen=True)
 class Ctimes:
-    """shown: the ctime in ns that programs have seen, by st_ino. until_ns: the table's own ctime."""
+    """shown: by st_ino, the ctime in ns that programs have seen. until_ns: the table's own."""
 
     shown: Mapping[int, int] = field(default_factory=dict)
     until_ns: int = 0
