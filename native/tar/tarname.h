@@ -2,7 +2,7 @@
  *
  * "./a//b/", "/a/b" and "a/x/../b" are all "a/b"; ".", "/" and "./" are "", the root.  ".." is
  * resolved lexically; one that would leave the root stays there, as umoci, buildah and containerd
- * read it, and is told of (semantics M 9).
+ * read it, and is told of (docs/semantics.md, M 9).
  * Bytes are not interpreted otherwise: any encoding passes through exactly.
  */
 #ifndef IMG_TARNAME_H

@@ -96,7 +96,7 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
-    uint32_t pages;      /* atomic: whether the kernel may hold its pages; push.h */
+    uint32_t pages;      /* atomic: whether the kernel may hold its pages; notify.c */
     uint32_t generation; /* 0: the tree's; img_node_generation */
     const char *xattrs;
     union {
