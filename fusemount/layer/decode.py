@@ -21,7 +21,8 @@ from types import TracebackType
 
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.codec import INPUT, PIECE, decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImgmountError, MalformedImage, translated
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob

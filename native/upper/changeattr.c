@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see objects.py */
+#define OVERRIDE_STAT "user.containers.override_stat" /* "uid:gid:0mode": see rootfs/objects.py */
 #define COPY_PIECE (1u << 20)
 #define COPY_MOST (16u << 20) /* of a layer's file at once: the caller asks again */
 
