@@ -1,7 +1,13 @@
 /* fastfile.c: contents: READ, WRITE, FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE. */
 #define _GNU_SOURCE /* preadv2, syncfs */
-#include "fast/fast.h"
+#include "fast/fastfile.h"
+
+#include "fast/defer.h"
+#include "fast/fastloop.h"
+#include "fast/fastrequest.h"
+#include "fast/push.h"
 #include "tree/content.h"
+#include "upper/changedata.h"
 
 #include <errno.h>
 #include <string.h>
@@ -36,7 +42,7 @@ static ssize_t read_upper(fast_request *req, uint64_t offset, size_t size) {
 
 static ssize_t read_layer(fast_request *req, const img_content *content, uint64_t offset,
                           size_t size) {
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     ssize_t n = img_content_read_now(content, offset, req->out, size);
     if (n == -EAGAIN) {
         fast_will_wait(req->path);
@@ -74,7 +80,7 @@ int fast_read(fast_request *req) {
     req->bytes = (uint64_t)n;
     (void)fast_reply(req, req->out, (size_t)n);
     if (!in_upper)
-        fast_notify_read(req->path->notify, (img_id)req->in->nodeid);
+        fast_push_was_read(req->path->notify, (img_id)req->in->nodeid);
     return 0;
 }
 
@@ -96,7 +102,7 @@ int fast_write(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
         fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
     img_caller caller = fast_caller(req);
@@ -140,7 +146,7 @@ int fast_lseek(fast_request *req) {
     int64_t found = -1;
     if (req->stage != FAST_LET_THROUGH) {
         /* The kernel asks without having written back what it holds: first it must. */
-        int failed = fast_notify_defer(req->path->notify, req, true);
+        int failed = fast_defer(req->path->notify, req, true);
         return failed ? failed : FAST_SILENT;
     }
     if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE)
@@ -175,7 +181,7 @@ int fast_fallocate(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
@@ -192,7 +198,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
         return result;
     if (in->nodeid_out > UINT32_MAX)
         return -ESTALE;
-    fast_notify_stop_pushing(req->path->notify, (img_id)in->nodeid_out);
+    fast_push_stop(req->path->notify, (img_id)in->nodeid_out);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,

@@ -3,8 +3,14 @@
  * Each handler copies what it answers while it holds the tree's read lock, and answers without it.
  */
 #define _GNU_SOURCE /* statx */
-#include "fast/fast.h"
+#include "fast/fastlook.h"
+
+#include "fast/fastrequest.h"
+#include "fast/push.h"
 #include "tree/content.h"
+#include "tree/xattrs.h"
+#include "upper/changexattr.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,11 +37,7 @@ static uint32_t encode_dev(uint64_t dev) {
     return (lo & 0xffu) | (hi << 8) | ((lo & ~0xffu) << 12);
 }
 
-img_caller fast_caller(const fast_request *req) {
-    return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
-}
-
-void fast_fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
+static void fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
     const img_node *node = img_node_at(tree, id);
     *attr = (struct fuse_attr){
         .ino = img_node_ino(node, id),
@@ -65,7 +67,7 @@ int fast_entry(fast_request *req, img_id id, struct fuse_entry_out *entry) {
                                      .generation = img_node_generation(req->path->tree, node),
                                      .entry_valid = FAST_FOREVER,
                                      .attr_valid = FAST_FOREVER};
-    fast_fill_attr(req->path->tree, id, &entry->attr);
+    fill_attr(req->path->tree, id, &entry->attr);
     return 0;
 }
 
@@ -74,7 +76,7 @@ int fast_getattr(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node)
-        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &out.attr);
+        fill_attr(req->path->tree, (img_id)req->in->nodeid, &out.attr);
     unlock(req);
     return node ? fast_reply(req, &out, sizeof out) : -ESTALE;
 }
@@ -100,7 +102,7 @@ int fast_statx(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node) {
-        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &a);
+        fill_attr(req->path->tree, (img_id)req->in->nodeid, &a);
         birth = node->flags & IMG_NODE_UPPER && (S_ISREG(node->mode) || S_ISDIR(node->mode));
     }
     unlock(req);
@@ -298,7 +300,7 @@ static int answer_listing(fast_request *req, bool plus) {
         return result;
     result = fast_reply(req, req->out, (size_t)(to.at - req->out));
     if (plus && to.at > req->out && in->offset <= UINT32_MAX)
-        fast_notify_listed(req->path->notify, id, (uint32_t)in->offset);
+        fast_push_was_listed(req->path->notify, id, (uint32_t)in->offset);
     return 0;
 }
 
@@ -330,7 +332,7 @@ int fast_getxattr(fast_request *req) {
         return -EINVAL;
     /* The kernel asks for this one before the first write to an inode (file_remove_privs). */
     if (len == sizeof caps - 1 && memcmp(name, caps, len) == 0)
-        fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+        fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     const char *value = node ? img_node_xattr(node, name, len, &size) : NULL;

@@ -11,12 +11,15 @@
  * has been reading for a millisecond.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
-#include "fast/fast.h"
+#include "fast/fastloop.h"
+
+#include "fast/fastrequest.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -28,8 +31,6 @@
 enum { QUEUED = 16 };
 
 enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* quiet looks before the watch sleeps too */ };
-
-typedef struct fast_loop fast_loop;
 
 typedef struct reader {
     fast_loop *loop;
@@ -159,7 +160,7 @@ static ssize_t take(reader *self) {
     }
 }
 
-void fast_relax(void) {
+static void relax(void) {
     for (int i = 0; i < 16; i++) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -178,7 +179,7 @@ static ssize_t spin(reader *self) {
             img_stats_count(&path->stats->spins, 1);
             return n;
         }
-        fast_relax();
+        relax();
     } while (img_stats_now() < end && !atomic_load(&self->loop->over));
     return 0;
 }
@@ -275,7 +276,7 @@ static int set_up(fast_loop *loop, unsigned i) {
     return failed;
 }
 
-static void loop_stop(fast_loop *loop) {
+void fast_loop_stop(fast_loop *loop) {
     finish(loop);
     for (unsigned i = 0; i < loop->n_readers; i++)
         (void)pthread_join(loop->readers[i].thread, NULL);
@@ -283,8 +284,8 @@ static void loop_stop(fast_loop *loop) {
         (void)pthread_join(loop->watch_thread, NULL);
 }
 
-static void loop_free(fast_loop *loop, unsigned readers) {
-    for (unsigned i = 0; i < readers; i++) {
+void fast_loop_free(fast_loop *loop) {
+    for (unsigned i = 0; i < loop->path->options.threads; i++) {
         if (loop->readers[i].fd >= 0)
             close(loop->readers[i].fd);
         if (loop->readers[i].in)
@@ -296,7 +297,7 @@ static void loop_free(fast_loop *loop, unsigned readers) {
     free(loop);
 }
 
-static fast_loop *loop_new(img_fastpath *path) {
+fast_loop *fast_loop_new(img_fastpath *path) {
     unsigned n = path->options.threads;
     fast_loop *loop = calloc(1, sizeof *loop + n * sizeof loop->readers[0]);
     if (!loop)
@@ -310,69 +311,10 @@ static fast_loop *loop_new(img_fastpath *path) {
     return loop;
 }
 
-static int loop_start(fast_loop *loop) {
+int fast_loop_start(fast_loop *loop) {
     int failed = pthread_create(&loop->watch_thread, NULL, watch_main, loop);
     loop->watch_made = !failed;
     for (unsigned i = 0; i < loop->path->options.threads && !failed; i++)
         failed = set_up(loop, i);
     return failed;
-}
-
-/* Signals are Python's: none of these threads takes one. */
-static int start_all(img_fastpath *path, img_error *err) {
-    path->notify = fast_notify_start(path, err);
-    if (!path->notify)
-        return -1;
-    if (path->options.relay_fd >= 0) {
-        path->relay = fast_relay_start(path, path->options.relay_fd, err);
-        if (!path->relay)
-            return -1;
-    }
-    int failed = loop_start(path->loop);
-    return failed ? img_fail(err, failed, "the fast path's threads: %s", strerror(failed)) : 0;
-}
-
-img_fastpath *img_fastpath_start(img_tree *tree, img_upper *upper, img_stats *stats,
-                                 const img_fastpath_options *options, img_error *err) {
-    sigset_t all, before;
-    img_fastpath *path = calloc(1, sizeof *path);
-    if (path) {
-        path->tree = tree;
-        path->upper = upper;
-        path->stats = stats;
-        path->options = *options;
-        path->options.threads = options->threads ? options->threads : 1;
-        path->loop = loop_new(path);
-    }
-    if (!path || !path->loop) {
-        free(path);
-        (void)img_fail(err, ENOMEM, "out of memory");
-        return NULL;
-    }
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = start_all(path, err);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!failed)
-        return path;
-    img_fastpath_stop(path);
-    img_fastpath_free(path);
-    return NULL;
-}
-
-void img_fastpath_stop(img_fastpath *path) {
-    /* In the order of who may wait for whom: the notify thread for the kernel, which may wait for
-     * an answer of pyfuse3, which nobody gives any more, or of the readers. */
-    fast_relay_end(path->relay);
-    if (path->notify)
-        fast_notify_stop(path->notify);
-    loop_stop(path->loop);
-}
-
-void img_fastpath_free(img_fastpath *path) {
-    loop_free(path->loop, path->options.threads);
-    fast_relay_free(path->relay);
-    if (path->notify)
-        fast_notify_free(path->notify);
-    free(path);
 }

@@ -3,7 +3,17 @@
  * All of it happens under the lock `change`, which Python may hold for long; who does not get it
  * at once leaves the request to Python, which has its turn when the lock is free.
  */
-#include "fast/fast.h"
+#include "fast/fastname.h"
+
+#include "fast/defer.h"
+#include "fast/fastlook.h"
+#include "fast/fastloop.h"
+#include "fast/fastrequest.h"
+#include "fast/push.h"
+#include "upper/changeattr.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
+#include "upper/changexattr.h"
 
 #include <errno.h>
 #include <string.h>
@@ -59,7 +69,7 @@ static int make(fast_request *req, const char *name, size_t len, const img_new *
     result = img_make(req->path->upper, (img_id)req->in->nodeid, name, len, what, &who, &id);
     if (!result) {
         /* Its number may be that of a file that something was just pushed into. */
-        fast_notify_stop_pushing(req->path->notify, id);
+        fast_push_stop(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -149,7 +159,7 @@ int fast_tmpfile(fast_request *req) {
     img_upper_lock(req->path->upper);
     int result = img_make_nameless(req->path->upper, (img_id)req->in->nodeid, in->mode, &who, &id);
     if (!result) {
-        fast_notify_stop_pushing(req->path->notify, id);
+        fast_push_stop(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -291,9 +301,9 @@ int fast_setattr(fast_request *req) {
     understand(req, &set);
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
-        fast_notify_stop_pushing(req->path->notify, id);
-        if (fast_notify_is_pushing(req->path->notify, id)) {
-            result = fast_notify_defer(req->path->notify, req, false);
+        fast_push_stop(req->path->notify, id);
+        if (fast_push_is_current(req->path->notify, id)) {
+            result = fast_defer(req->path->notify, req, false);
             return result ? result : FAST_SILENT;
         }
     }
@@ -308,14 +318,14 @@ int fast_setattr(fast_request *req) {
 
 static int set_xattr(fast_request *req, const char *name, size_t len, const char *value,
                      size_t size, int flags, bool kill) {
-    bool raise = false;
+    bool copy_up = false;
     int result = begin(req);
     if (result)
         return result;
     result = img_set_xattr(req->path->upper, (img_id)req->in->nodeid, name, len, value, size, flags,
-                           kill, &raise);
+                           kill, &copy_up);
     result = end(req, result);
-    if (result == FAST_RELAY && raise) {
+    if (result == FAST_RELAY && copy_up) {
         req->wanted = req->in->nodeid;
         return FAST_COPY_UP_ATTRIBUTES;
     }

@@ -14,7 +14,7 @@
  * without sleeping for spin_us.  Another reads as well when requests come faster than they are
  * answered, before an operation that may wait for a disk, and when one takes longer than a
  * millisecond (the watch thread sees to that).  A thread of its own reads the socket of pyfuse3,
- * and one more is the only one that may wait for the kernel's page locks (notify.h).
+ * and one more is the only one that may wait for the kernel's page locks (notify.c).
  *
  * Every answer goes to the descriptor that its request was read from (FUSE_DEV_IOC_CLONE: each
  * thread has its own).

@@ -11,7 +11,11 @@
  * Nobody waits for room in the socket: what it does not take queues up, no more than the kernel
  * has requests.
  */
-#include "fast/fast.h"
+#include "fast/fastrelay.h"
+
+#include "fast/fastrequest.h"
+#include "fast/push.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -177,7 +181,7 @@ static void pass_on(fast_relay *relay, const pending *one, char *answer, size_t 
     if (!out->error)
         set_ino(relay->path->tree, in, node, answer, size);
     if (node && node <= UINT32_MAX)
-        fast_notify_stop_pushing(relay->path->notify, (img_id)node);
+        fast_push_stop(relay->path->notify, (img_id)node);
     if (write(one->fd, answer, size) < 0 && node)
         img_forget(relay->path->tree, relay->path->upper, node, 1);
     img_stats_add(relay->path->stats, IMG_DOOR_PYTHON, in->opcode, img_stats_now() - one->start,

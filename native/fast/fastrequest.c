@@ -1,5 +1,11 @@
 /* fastrequest.c: one request: checked, dispatched, answered, counted. */
-#include "fast/fast.h"
+#include "fast/fastrequest.h"
+
+#include "fast/fastfile.h"
+#include "fast/fastlook.h"
+#include "fast/fastloop.h"
+#include "fast/fastname.h"
+#include "fast/fastrelay.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -8,7 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-void fast_log(img_fastpath *path, const char *format, ...) {
+static void __attribute__((format(printf, 2, 3)))
+log_line(img_fastpath *path, const char *format, ...) {
     char line[256];
     va_list args;
     va_start(args, format);
@@ -36,7 +43,7 @@ int fast_reply(fast_request *req, const void *body, size_t size) {
     return send_answer(req, 0, body, size);
 }
 
-int fast_reply_error(fast_request *req, int negative) {
+static int reply_error(fast_request *req, int negative) {
     return send_answer(req, negative, NULL, 0);
 }
 
@@ -57,7 +64,7 @@ static int init(fast_request *req) {
         return -EPROTO;
     memcpy(&in, req->arg, req->arg_len < sizeof in ? req->arg_len : sizeof in);
     if (in.major != FUSE_KERNEL_VERSION || in.minor < 34) {
-        fast_log(req->path,
+        log_line(req->path,
                  "the kernel's FUSE is %u.%u; the fast path needs 7.34 (Linux 5.14): "
                  "use -o fastpath=off",
                  in.major, in.minor);
@@ -190,7 +197,7 @@ static void decline(fast_request *req, int how) {
                                                need, req->wanted)
                              : -ENOSYS;
     if (failed) {
-        (void)fast_reply_error(req, failed);
+        (void)reply_error(req, failed);
         count(req);
     }
 }
@@ -210,11 +217,11 @@ static void dispatch(fast_request *req) {
     if (!op) {
         /* Newer kernels try operations once; that is no reason for a line each time. */
         img_stats_count(&req->path->stats->malformed, 1);
-        fast_log(req->path, "request %u is not known: ENOSYS", req->in->opcode);
+        log_line(req->path, "request %u is not known: ENOSYS", req->in->opcode);
         result = -ENOSYS;
     } else if (req->arg_len < op->least) {
         img_stats_count(&req->path->stats->malformed, 1);
-        fast_log(req->path, "request %u is %zu bytes short: EINVAL", req->in->opcode,
+        log_line(req->path, "request %u is %zu bytes short: EINVAL", req->in->opcode,
                  op->least - req->arg_len);
         result = -EINVAL;
     } else if (req->in->nodeid > UINT32_MAX) {
@@ -232,7 +239,7 @@ static void dispatch(fast_request *req) {
     if (result == FAST_RELAY || result == FAST_COPY_UP_DATA || result == FAST_COPY_UP_ATTRIBUTES) {
         /* Prepared, and yet not in the upper: it was removed meanwhile, or nobody can. */
         if (req->stage == FAST_COPIED_UP && result != FAST_RELAY)
-            (void)fast_reply_error(req, -EIO);
+            (void)reply_error(req, -EIO);
         else {
             decline(req, result);
             return;
@@ -241,7 +248,7 @@ static void dispatch(fast_request *req) {
     if (result == FAST_SILENT)
         return;
     if (result < 0)
-        (void)fast_reply_error(req, result);
+        (void)reply_error(req, result);
     count(req);
 }
 
@@ -250,7 +257,7 @@ void fast_handle(img_fastpath *path, int fd, char *message, size_t size, char *o
     req.in = (const struct fuse_in_header *)(const void *)message;
     if (size < sizeof *req.in || req.in->len != size) {
         img_stats_count(&path->stats->malformed, 1);
-        fast_log(path, "a request of %zu bytes that says it has %u: dropped", size,
+        log_line(path, "a request of %zu bytes that says it has %u: dropped", size,
                  size < sizeof *req.in ? 0 : req.in->len);
         return;
     }
@@ -266,7 +273,7 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
     req.arg = message + sizeof *req.in;
     req.arg_len = size - sizeof *req.in;
     if (error) {
-        (void)fast_reply_error(&req, error);
+        (void)reply_error(&req, error);
         count(&req);
     } else {
         dispatch(&req);
@@ -275,7 +282,7 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
 
 int fast_malformed(const fast_request *req, const char *why) {
     img_stats_count(&req->path->stats->malformed, 1);
-    fast_log(req->path, "request %u: %s: EINVAL", req->in->opcode, why);
+    log_line(req->path, "request %u: %s: EINVAL", req->in->opcode, why);
     return -EINVAL;
 }
 
@@ -289,4 +296,8 @@ const char *fast_name(const fast_request *req, size_t *at, size_t *len) {
     *len = (size_t)(end - name);
     *at += *len + 1;
     return name;
+}
+
+img_caller fast_caller(const fast_request *req) {
+    return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
 }
