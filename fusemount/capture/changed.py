@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon import mountrecords
-from fusemount.daemon.imageidentity import base_of
+from fusemount.daemon.imagebase import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.mountrecords import Record

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fusemount.beneath import by_root
 from fusemount.daemon.handover import await_upper
-from fusemount.daemon.imageidentity import base_of, handle_generation
+from fusemount.daemon.imagebase import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch
 from fusemount.daemon.upperplaces import Made, check_no_layer, open_upper, remountable

@@ -2,7 +2,7 @@
 
 blob.py says where bytes stand, opening.py makes them readable,
 directory.py and unpacked.py those that are unpacked, decode.py is the one slow pass,
-kept.py the cache directory, progress.py how slowness is told.
+cache.py the cache directory, progress.py how slowness is told.
 """
 
 from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer

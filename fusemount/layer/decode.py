@@ -24,7 +24,8 @@ from fusemount.codec import INPUT, PIECE, Compression, decompress
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
-from fusemount.layer.kept import Cache, Facts, SparseWriter
+from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.sparse import SparseWriter
 from fusemount.magic import HEAD_BYTES, foreign
 from fusemount.ownfile import open_file
 

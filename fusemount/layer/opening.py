@@ -21,8 +21,9 @@ from fusemount.codec import MAGIC_BYTES, Compression, detect
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
+from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
-from fusemount.layer.kept import Cache, Facts, await_new_ctime, identity, lasting
+from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress
 from fusemount.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
@@ -224,7 +225,7 @@ class _Opener:
         return index, rebuild
 
     def _keep(self, blob: LayerBlob, key: str, name: str, facts: Facts, index: LayerIndex) -> None:
-        """name: kept.lasting() of the key, from before the bytes were read."""
+        """name: filestate.lasting() of the key, from before the bytes were read."""
         if identity(blob.fd, blob.offset, blob.size) != key:
             raise ImgmountError(f"{blob.description}: changed while it was read")
         self._facts[key] = facts

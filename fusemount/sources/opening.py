@@ -15,8 +15,9 @@ from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, Platf
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
+from fusemount.layer.cache import Cache
 from fusemount.layer.decode import read_at, scan, unpack_archive
-from fusemount.layer.kept import Cache, await_new_ctime, identity, lasting
+from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci

@@ -22,8 +22,9 @@ from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
+from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
-from fusemount.layer.kept import Cache, Facts, identity
+from fusemount.layer.filestate import identity
 from fusemount.ownfile import file_size, open_file, open_or_make, read_file
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids

@@ -8,7 +8,7 @@
                                                           and the blob it is read from
       distribution/diffid-by-digest/sha256/<hex>      a blob's diff_id
       distribution/v2metadata-by-diffid/sha256/<hex>  where blobs of a diff_id were seen
-      cache/{index,layers,facts}/                     what can be made again (layer/kept.py)
+      cache/{index,layers,facts}/                     what can be made again (layer/cache.py)
       cache/summaries.json                            what `ls` shows of each manifest; derived
       ingest/<hex>.part                               blobs on their way in, or broken off
       leases/<pid>-<random>                           what living processes rely on (locks.py)

@@ -20,7 +20,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.imagename import parse_name
-from fusemount.layer.kept import identity
+from fusemount.layer.filestate import identity
 from fusemount.ownfile import open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
@@ -271,7 +271,7 @@ def _unlink(layout: Layout, blobs: Iterable[Digest]) -> int:
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
-    """Where layer/kept.py keeps what it knows of a blob; None: there is no such blob."""
+    """Where layer/cache.py keeps what it knows of a blob; None: there is no such blob."""
     try:
         fd = open_file(blob)
     except OSError:

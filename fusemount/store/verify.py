@@ -19,8 +19,8 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.model import Index
 from fusemount.image.parse import parse_index_or_manifest
+from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import StretchReader
-from fusemount.layer.kept import Cache, Facts
 from fusemount.layer.progress import Progress
 from fusemount.ownfile import open_file, read_file
 from fusemount.store import diffids, layerdb

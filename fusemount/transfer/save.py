@@ -30,8 +30,8 @@ from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, In
 from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
+from fusemount.layer.cache import Cache
 from fusemount.layer.decode import StretchReader, read_at
-from fusemount.layer.kept import Cache
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target

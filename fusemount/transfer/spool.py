@@ -17,8 +17,8 @@ from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, scan
-from fusemount.layer.kept import SparseWriter
 from fusemount.layer.progress import Progress
+from fusemount.layer.sparse import SparseWriter
 from fusemount.sources.medium import Archive, Directory, Medium
 from fusemount.store import Store
 from fusemount.store.layout import translated

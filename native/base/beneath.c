@@ -17,7 +17,7 @@
 enum {
     LINKS_MAX = 40, /* MAXSYMLINKS of the kernel */
     STEPS_MAX = 1 << 16,
-    TRIES_MAX = 32, /* of openat2, which others' renames may disturb */
+    TRIES_MAX = 32, /* openat2 gives EAGAIN when another process renames a directory meanwhile */
     PROC_ROOT = 1,  /* st_ino of the root of procfs: PROC_ROOT_INO */
 };
 static const int DIRECTORY = O_PATH | O_DIRECTORY;
@@ -38,7 +38,7 @@ static long try_openat2(int dir, const char *path, int flags, mode_t mode, uint6
     return syscall(SYS_openat2, dir, path, &how, sizeof how);
 }
 
-/* EPERM may be what the file says (O_NOATIME), or a filter that does not know the call. */
+/* EPERM has two causes: the file itself (O_NOATIME), or a seccomp filter that forbids the call. */
 static bool openat2_is_missing(int dir) {
     int is = __atomic_load_n(&openat2_is, __ATOMIC_RELAXED);
     if (is == UNKNOWN) {
@@ -51,7 +51,8 @@ static bool openat2_is_missing(int dir) {
     return is == MISSING;
 }
 
-/* False: it is not to be had, or others move directories all the time; *fd is nothing then. */
+/* False, with *fd unset: there is no openat2, or other processes rename directories all the time.
+ */
 static bool by_openat2(int dir, const char *path, int flags, mode_t mode, uint64_t resolve,
                        int *fd) {
     if (__atomic_load_n(&openat2_is, __ATOMIC_RELAXED) == MISSING)
@@ -69,25 +70,25 @@ static bool by_openat2(int dir, const char *path, int flags, mode_t mode, uint64
 
 /* ---- name by name ------------------------------------------------------------------------- */
 
-/* Where a walk has come to. */
+/* The state of a walk along a path. */
 typedef struct walk {
-    int root, at; /* the directory reached; closed at the end unless it is root */
-    bool links;   /* followed; else -ELOOP */
-    char *rest;   /* what is still to be resolved, from `next` on */
+    int root, at; /* at: the directory reached; closed at the end unless it is root */
+    bool links;   /* symlinks are followed; else they are -ELOOP */
+    char *rest;   /* the path still to be resolved, from offset `next` on */
     size_t next;
-    char *below; /* links: the path of `at` below root, without links in it */
+    char *below; /* only with links: the path of `at` below root, without symlinks in it */
     size_t len;
     unsigned depth, followed, steps;
 } walk;
 
-static void reach(walk *w, int fd) {
+static void move_to(walk *w, int fd) {
     if (w->at != w->root)
         (void)close(w->at);
     w->at = fd;
 }
 
-static int push(walk *w, int fd, const char *name) {
-    reach(w, fd);
+static int step_down(walk *w, int fd, const char *name) {
+    move_to(w, fd);
     if (!w->links)
         return 0;
     size_t n = strlen(name);
@@ -103,9 +104,9 @@ static int push(walk *w, int fd, const char *name) {
     return 0;
 }
 
-/* "..": the way is gone once more from the root, since the directory's own ".." may lie elsewhere
- * by now. */
-static int pop(walk *w) {
+/* Resolves "..".  The path is opened once more from the root, because another process may have
+ * moved the directory, and its own ".." then leads elsewhere. */
+static int step_up(walk *w) {
     if (!w->depth)
         return 0;
     const char *cut = memrchr(w->below, '/', w->len);
@@ -115,7 +116,7 @@ static int pop(walk *w) {
     int fd = w->depth ? img_open_beneath(w->root, w->below, DIRECTORY, 0) : w->root;
     if (fd < 0)
         return fd;
-    reach(w, fd);
+    move_to(w, fd);
     return 0;
 }
 
@@ -124,7 +125,7 @@ static bool is_link(int dir, const char *name) {
     return fstatat(dir, name, &st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode);
 }
 
-/* -ELOOP for a symlink, unless flags ask for no more than that. */
+/* -ELOOP for a symlink, unless flags ask for the symlink itself (O_PATH | O_NOFOLLOW). */
 static int open_name(int dir, const char *name, int flags, mode_t mode) {
     int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0) {
@@ -139,7 +140,8 @@ static int open_name(int dir, const char *name, int flags, mode_t mode) {
     return fd;
 }
 
-/* The magic links of procfs lead where no text says; the links in its root are plain. */
+/* True if the symlinks in dir may be magic: those of procfs lead to an object that their text does
+ * not name.  The symlinks in the root of procfs are plain. */
 static bool may_be_magic(int dir) {
     struct statfs fs;
     struct stat st;
@@ -147,14 +149,14 @@ static bool may_be_magic(int dir) {
            (fstat(dir, &st) < 0 || st.st_ino != PROC_ROOT);
 }
 
-/* Puts the target of the link `name` before what is still to be resolved. */
+/* Puts the target of the symlink `name` before the path that is still to be resolved. */
 static int follow(walk *w, const char *name) {
     char target[PATH_MAX];
     if (++w->followed > LINKS_MAX || may_be_magic(w->at))
         return -ELOOP;
     ssize_t n = readlinkat(w->at, name, target, sizeof target);
     if (n < 0)
-        return errno == EINVAL ? -ELOOP : -errno; /* it was a link a moment ago */
+        return errno == EINVAL ? -ELOOP : -errno; /* EINVAL: it is no symlink any more */
     if (!n || (size_t)n == sizeof target)
         return n ? -ENAMETOOLONG : -ENOENT;
     size_t left = strlen(w->rest + w->next);
@@ -167,13 +169,14 @@ static int follow(walk *w, const char *name) {
     w->rest = rest;
     w->next = 0;
     if (*target == '/') {
-        reach(w, w->root);
+        move_to(w, w->root);
         w->len = w->depth = 0;
     }
     return 0;
 }
 
-/* One name. Returns the descriptor of the whole path, or -EINPROGRESS, or another error. */
+/* Resolves one name.  Returns the descriptor of the complete path, -EINPROGRESS if names are left,
+ * or another error. */
 static int step(walk *w, int flags, mode_t mode) {
     char name[NAME_MAX + 1];
     w->next += strspn(w->rest + w->next, "/");
@@ -191,7 +194,7 @@ static int step(walk *w, int flags, mode_t mode) {
         return -EINPROGRESS;
     int result = -EXDEV;
     if (!strcmp(name, "..")) {
-        result = w->links ? pop(w) : -EXDEV;
+        result = w->links ? step_up(w) : -EXDEV;
         return result ? result : -EINPROGRESS;
     }
     bool last = !w->rest[w->next];
@@ -201,7 +204,7 @@ static int step(walk *w, int flags, mode_t mode) {
     else if (fd < 0 || last)
         return fd;
     else
-        result = push(w, fd, name);
+        result = step_down(w, fd, name);
     return result ? result : -EINPROGRESS;
 }
 
@@ -210,7 +213,7 @@ static int by_steps(int root, const char *path, int flags, mode_t mode, bool lin
     int fd = w.rest ? -EINPROGRESS : -ENOMEM;
     while (fd == -EINPROGRESS)
         fd = step(&w, flags, mode);
-    reach(&w, root);
+    move_to(&w, root);
     free(w.rest);
     free(w.below);
     return fd;
@@ -218,7 +221,7 @@ static int by_steps(int root, const char *path, int flags, mode_t mode, bool lin
 
 /* ---- both --------------------------------------------------------------------------------- */
 
-/* open(2) passes over what O_PATH has no use for; openat2 refuses it. */
+/* open(2) ignores the flags that have no meaning with O_PATH; openat2 refuses them. */
 static int plain(int flags) {
     return flags & O_PATH ? flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW) : flags;
 }
@@ -244,7 +247,7 @@ int img_open_beneath(int dir, const char *path, int flags, mode_t mode) {
     size_t len = strlen(path);
     flags = plain(flags);
     if (!(flags & O_PATH))
-        flags &= ~O_NOFOLLOW; /* which would say ENOTDIR of a link that should be a directory */
+        flags &= ~O_NOFOLLOW; /* with it, a symlink instead of a directory would be ENOTDIR */
     if (*path == '/' || has_dotdot(path))
         return -EXDEV;
     for (;;) {
@@ -283,7 +286,7 @@ int img_open_in_root(int root, const char *path, int flags, mode_t mode) {
     return by_steps(root, path, flags, mode, true);
 }
 
-/* ---- for calls that take no descriptor ---------------------------------------------------- */
+/* ---- paths for system calls that take no descriptor --------------------------------------- */
 
 void img_fd_path(int fd, char *out) {
     (void)snprintf(out, IMG_FD_PATH_BYTES, "/proc/self/fd/%d", fd);

@@ -27,7 +27,7 @@ static uint64_t take(uint64_t lane, uint64_t input) {
     return turned(lane + input * P2, 31) * P1;
 }
 
-/* What is left after the last whole stripe. */
+/* Takes in the bytes after the last full stripe. */
 static uint64_t take_rest(uint64_t sum, const unsigned char *at, size_t size) {
     for (; size >= 8; at += 8, size -= 8)
         sum = turned(sum ^ take(0, word(at)), 27) * P1 + P4;

@@ -1,4 +1,4 @@
-/* decimal.h: plain decimal numbers as PAX records write them; no sign, no blanks, all digits. */
+/* decimal.h: reads decimal numbers as PAX records have them: only digits, no sign and no blank. */
 #ifndef IMG_DECIMAL_H
 #define IMG_DECIMAL_H
 

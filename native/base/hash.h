@@ -1,7 +1,8 @@
-/* hash.h: a hash of strangers' names, which they cannot make collide.
+/* hash.h: a hash of untrusted names; an attacker cannot choose names that collide.
  *
- * The seed is secret and takes part in every step: with a step that multiplies by a known number,
- * two bits toggled in each of W words cancel whatever the seed, and 2^W names share one hash.
+ * The seed is secret and takes part in every step.  If a step only multiplied by a known number,
+ * an attacker could toggle two bits in each of W words so that the changes cancel for every seed,
+ * and 2^W names would share one hash.
  */
 #ifndef IMG_HASH_H
 #define IMG_HASH_H

@@ -13,7 +13,7 @@ typedef struct asking {
 
 static _Thread_local asking mine;
 
-/* A tick of it is 4 ms at most, and it costs a few nanoseconds. */
+/* The coarse clock ticks every 4 ms or faster, and reading it costs a few nanoseconds. */
 static int64_t now_ns(void) {
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);

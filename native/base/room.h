@@ -1,8 +1,8 @@
 /* Room base/.
  *
- * What every room stands on: bytes, numbers in text, errors, counters, signals, hashes, checksums,
- * descriptors of the upper's files that are kept open, and names resolved beneath a descriptor.
- * Nothing here knows a layer, a tree or FUSE.
+ * The basics that every room uses: byte buffers, decimal numbers, errors, counters, interruption by
+ * signals, hashes, checksums, clones of mounts, a cache of descriptors, and paths resolved beneath
+ * a descriptor.  The room has no code for layers, the tree or FUSE.
  *
  * May include: nothing of ours.
  */

@@ -1,11 +1,11 @@
-/* stats.c: relaxed atomic counters; no locks, so a thread that adds waits for nobody. */
+/* stats.c: relaxed atomic counters without locks, so a thread that adds never waits. */
 
 #include "base/stats.h"
 
 #include <stdlib.h>
 #include <time.h>
 
-/* linux/fuse.h's enum fuse_opcode, written out: a kernel's header may be older than the kernel. */
+/* linux/fuse.h's enum fuse_opcode, written out because the header may be older than the kernel. */
 static const char *const names[IMG_STATS_OPCODES] = {
     [1] = "LOOKUP",        [2] = "FORGET",         [3] = "GETATTR",
     [4] = "SETATTR",       [5] = "READLINK",       [6] = "SYMLINK",
@@ -36,11 +36,11 @@ void img_stats_free(img_stats *stats) {
 
 uint64_t img_stats_now(void) {
     struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock cannot fail */
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* floor(log2(ns)); 0 shares a bucket with 1, and the last bucket has no upper end. */
+/* floor(log2(ns)).  0 is in the bucket of 1.  The last bucket has no upper edge. */
 static unsigned bucket_of(uint64_t ns) {
     unsigned log = 63u - (unsigned)__builtin_clzll(ns | 1);
     return log < IMG_STATS_BUCKETS ? log : IMG_STATS_BUCKETS - 1;
@@ -63,7 +63,8 @@ void img_stats_add(img_stats *stats, unsigned door, uint32_t opcode, uint64_t ns
 uint64_t img_stats_percentile(const img_op_stats *op, double p) {
     uint64_t counts[IMG_STATS_BUCKETS], total = 0, seen = 0;
     unsigned highest = 0;
-    /* The buckets are read once: others may add meanwhile, and count runs ahead of them. */
+    /* Each bucket is read once, because other threads add meanwhile.  Their sum is the total: the
+     * counter `count` is increased before the bucket is. */
     for (unsigned b = 0; b < IMG_STATS_BUCKETS; b++) {
         counts[b] = __atomic_load_n(&op->buckets[b], __ATOMIC_RELAXED);
         total += counts[b];

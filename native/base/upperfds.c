@@ -6,9 +6,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define FEWEST 16u    /* so that every thread can pin what it needs, whatever the limit */
-#define SPARE 256u    /* places for nodes that are pinned without a descriptor */
-#define WAITING 64u   /* dropped descriptors that wait to be closed */
+#define FEWEST 16u    /* descriptors kept at least, so that every thread can pin what it needs */
+#define SPARE 256u    /* further elements, for keys that are pinned without a descriptor */
+#define WAITING 64u   /* dropped descriptors that may wait to be closed */
 #define ASK_EVERY 32u /* descriptors taken over between two looks at the process' limit */
 
 typedef struct stale {
@@ -16,21 +16,21 @@ typedef struct stale {
     int fd;
 } stale;
 
-/* One node. In the hash by id; in the line from oldest to newest while it has no pins. */
+/* One key.  It is in the hash by id, and in the list from oldest to newest while it has no pins. */
 typedef struct kept {
     uint32_t id;
-    int fd; /* -1: dropped, and still pinned */
+    int fd; /* -1: dropped, but the key is still pinned */
     uint32_t pins;
-    uint32_t next; /* in its bucket, or of the free ones */
+    uint32_t next; /* in its bucket, or in the list of free elements */
     uint32_t older, newer;
-    stale *stale; /* dropped while pinned */
+    stale *stale; /* descriptors that were dropped while pinned */
 } kept;
 
 struct img_fds {
     pthread_mutex_t lock;
     uint32_t max, n_open;
-    uint32_t most, until_asked; /* max, or less where the process' limit wants it */
-    kept *all;                  /* element 0 is none */
+    uint32_t most, until_asked; /* most: max, or less if the process' limit is low */
+    kept *all;                  /* element 0 is unused: index 0 means none */
     uint32_t n_all, used, free_head;
     uint32_t *buckets, mask;
     uint32_t oldest, newest;
@@ -175,8 +175,8 @@ void img_fds_unpin(img_fds *fds, uint32_t id) {
     close_all(gone);
 }
 
-/* How many may be kept now. */
-static uint32_t room(const img_fds *fds) {
+/* How many descriptors may be kept under the present limit of the process. */
+static uint32_t most_now(const img_fds *fds) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 4 >= fds->max)
         return fds->max;
@@ -184,7 +184,7 @@ static uint32_t room(const img_fds *fds) {
     return quarter < FEWEST ? FEWEST : quarter;
 }
 
-/* Lock held. Closed by the next img_fds_close_dropped. */
+/* The caller holds the lock.  The next img_fds_close_dropped closes fd. */
 static void close_later(img_fds *fds, int fd) {
     if (fds->n_waiting < WAITING)
         fds->waiting[fds->n_waiting++] = fd;
@@ -192,7 +192,7 @@ static void close_later(img_fds *fds, int fd) {
         (void)close(fd);
 }
 
-/* The oldest goes; false when all are pinned. */
+/* Drops the oldest descriptor; false if all are pinned. */
 static bool evict(img_fds *fds) {
     if (!fds->oldest)
         return false;
@@ -207,7 +207,7 @@ static bool evict(img_fds *fds) {
 int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
     (void)pthread_mutex_lock(&fds->lock);
     if (fds->until_asked-- == 0) {
-        fds->most = room(fds);
+        fds->most = most_now(fds);
         fds->until_asked = ASK_EVERY;
     }
     kept *k = find(fds, id);
@@ -217,7 +217,7 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
         if (pinned)
             (void)pin(fds, k);
     } else {
-        /* at most two, so that the number falls, bit by bit, where the limit was lowered */
+        /* Up to two go for one that comes, so that the number falls slowly to a lowered limit. */
         for (int i = 0; i < 2 && fds->n_open >= fds->most && evict(fds); i++)
             ;
         if (!k && fds->n_open < fds->max)
@@ -237,10 +237,10 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
     return fd;
 }
 
-/* ---- letting go --------------------------------------------------------------------------- */
+/* ---- dropping ----------------------------------------------------------------------------- */
 
-/* Lock held. fd waits until k has no pins; short of memory it stays open for ever, which is better
- * than closing it under its users. */
+/* The caller holds the lock.  fd stays open until k has no pins.  Without memory it stays open for
+ * ever, which is better than closing it while a thread uses it. */
 static void outlive_pins(kept *k, int fd) {
     stale *s = malloc(sizeof *s);
     if (!s)

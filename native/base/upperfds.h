@@ -1,16 +1,17 @@
-/* upperfds.h: descriptors by node, a bounded number of them.
+/* upperfds.h: a cache of open descriptors, one for each key, with a limit on their number.
  *
- * Law: which descriptor a node has and when it is closed; what it is of, and how it is opened, is
- * upperdir.h's.
+ * Law: this module decides which descriptor a key has and when it is closed.  The caller decides
+ * what the key means and how the descriptor is opened.  The upper's key is the node
+ * (upper/upperdir.h); the layers' key is a number of the file (tree/content.h).
  *
- * The least recently used that nobody has pinned goes first.  Never more than a quarter of the
- * process' own limit are kept, whatever was asked for: that limit may be lowered while we run, and
- * others here need descriptors too.
+ * The least recently used descriptor without a pin is closed first.  The cache never keeps more
+ * than a quarter of the process' limit (RLIMIT_NOFILE), whatever was asked for.  The limit may be
+ * lowered while the program runs, and other modules need descriptors too.
  *
- * Pins belong to a node, not to one of its descriptors: when a descriptor is dropped while it is
- * pinned, it is closed when the node has no pins left.
+ * A pin belongs to a key, not to one of its descriptors: a descriptor that is dropped while its key
+ * is pinned is closed when the key has no pins left.
  *
- * One lock of its own, held for a few memory accesses; all functions may be called from any thread.
+ * Threads: any thread may call.  One lock, held for a few memory accesses.
  */
 #ifndef IMG_UPPERFDS_H
 #define IMG_UPPERFDS_H
@@ -20,21 +21,22 @@
 
 typedef struct img_fds img_fds;
 
-img_fds *img_fds_new(uint32_t max); /* NULL when memory is short */
-void img_fds_free(img_fds *fds);    /* closes all */
+img_fds *img_fds_new(uint32_t max); /* NULL: out of memory */
+void img_fds_free(img_fds *fds);    /* closes all descriptors */
 
-/* Pins the descriptor kept for id; -1 when there is none. */
+/* Pins and returns the descriptor of id; -1 if id has none. */
 int img_fds_pin(img_fds *fds, uint32_t id);
-/* Takes over fd as id's, pinned if asked. Returns the one that id has now: another thread's when
- * that was faster (fd goes then). -EMFILE: no room, all being pinned, and fd goes.
- * What goes is closed by the next img_fds_close_dropped: this may be called under locks. */
+/* Takes over fd as the descriptor of id, pinned if asked.  Returns the descriptor that id has now.
+ * That is another one if another thread was faster; fd is then dropped.  -EMFILE: all are pinned,
+ * so there is no room, and fd is dropped.  A dropped descriptor is closed by the next
+ * img_fds_close_dropped, because this function may be called under locks. */
 int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned);
 void img_fds_unpin(img_fds *fds, uint32_t id);
-/* id has no descriptor any more. It is closed by the next img_fds_close_dropped, since closing the
- * last one of a removed file takes its time. */
+/* Takes the descriptor away from id.  It is closed by the next img_fds_close_dropped, because it is
+ * slow to close the last descriptor of a removed file. */
 void img_fds_drop(img_fds *fds, uint32_t id);
 void img_fds_close_dropped(img_fds *fds);
-/* Closes about half of those that nobody has pinned; false when there was none. */
+/* Closes descriptors without pins, up to half of all; false if all are pinned. */
 bool img_fds_shrink(img_fds *fds);
 
 #endif

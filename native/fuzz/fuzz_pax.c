@@ -32,10 +32,10 @@ static void check_map(img_sparse *map) {
         stored += e->length;
     }
     CHECK(stored == map->stored && end <= map->end);
-    CHECK(img_sparse_place(map, map->end, map->stored, FAR, &err) == 0);
+    CHECK(img_sparse_finish(map, map->end, map->stored, FAR, &err) == 0);
     if (map->end)
-        CHECK(img_sparse_place(map, map->end - 1, map->stored, 0, &err) < 0);
-    CHECK(img_sparse_place(map, map->end, map->stored + 1, 0, &err) < 0);
+        CHECK(img_sparse_finish(map, map->end - 1, map->stored, 0, &err) < 0);
+    CHECK(img_sparse_finish(map, map->end, map->stored + 1, 0, &err) < 0);
 }
 
 static void header(img_pax *pax, const piece *p) {

@@ -10,15 +10,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-_Static_assert(sizeof(img_index_header) % 8 == 0, "entries stand aligned behind the header");
-_Static_assert(sizeof(img_entry) % 8 == 0, "extents stand aligned behind the entries");
+_Static_assert(sizeof(img_index_header) % 8 == 0, "entries are aligned behind the header");
+_Static_assert(sizeof(img_entry) % 8 == 0, "extents are aligned behind the entries");
 _Static_assert((IMG_ENTRY_SPARSE | IMG_ENTRY_OWNER | IMG_ENTRY_CLAMPED | IMG_ENTRY_OPAQUE |
                 IMG_ENTRY_REDIRECT | IMG_ENTRY_METACOPY | IMG_ENTRY_ORIGIN) ==
                    IMG_ENTRY_SPARSE + IMG_ENTRY_OWNER + IMG_ENTRY_CLAMPED + IMG_ENTRY_OPAQUE +
                        IMG_ENTRY_REDIRECT + IMG_ENTRY_METACOPY + IMG_ENTRY_ORIGIN,
                "each flag has a bit of its own");
 
-#define PIECE ((size_t)16 << 20) /* of one read or write, between which signals are heard */
+#define PIECE ((size_t)16 << 20) /* bytes of one read or write; signals are noticed in between */
 enum { NS_PER_S = 1000000000, RECORD_HEAD = sizeof(uint16_t) + sizeof(uint32_t) };
 
 void img_index_free(img_index *index) {
@@ -82,12 +82,13 @@ int img_index_write(const img_index *index, int fd, uint64_t key, img_error *err
     return write_all(fd, index->pool, head->pool_bytes, err);
 }
 
-/* Where the arrays stand in a file of this header; false when that is not size bytes. */
+/* Sets the pointers to the arrays in a file with this header; false if it is not size bytes long.
+ */
 static bool lay_out(img_index *index, const char *base, uint64_t size) {
     const img_index_header *head = &index->head;
     if (head->n_entries > IMG_ENTRIES_MAX || head->n_extents > UINT32_MAX ||
         head->pool_bytes > IMG_INDEX_BYTES_MAX)
-        return false; /* so that no sum below overflows */
+        return false; /* with larger numbers, the sums below could overflow */
     uint64_t entries = sizeof *head;
     uint64_t extents = entries + head->n_entries * sizeof(img_entry);
     uint64_t pool = extents + head->n_extents * sizeof(img_extent);
@@ -144,7 +145,7 @@ static bool contents_hold(const img_index *index, const img_entry *entry) {
     return true;
 }
 
-/* Whether one component may stand in a tree. */
+/* True if a tree may have a name like this. */
 static bool component_holds(const char *name, size_t len) {
     if (len == 0 || len > IMG_NAME_MAX || memchr(name, '/', len) || memchr(name, 0, len))
         return false;

@@ -12,7 +12,7 @@ enum { TABLE_FIRST = 1024, ENTRIES_FIRST = 256 };
 void img_builder_init(img_builder *builder) {
     *builder = (img_builder){0};
     if (getrandom(&builder->seed, sizeof builder->seed, GRND_NONBLOCK) < 0)
-        builder->seed = 0x9e3779b97f4a7c15u; /* early boot: no randomness yet */
+        builder->seed = 0x9e3779b97f4a7c15u; /* early in a boot there is no randomness */
 }
 
 void img_builder_free(img_builder *builder) {
@@ -27,7 +27,7 @@ static int no_memory(img_error *err) {
     return img_fail(err, ENOMEM, "out of memory");
 }
 
-/* n more items: E2BIG where the arrays would be beyond their limit. */
+/* E2BIG if the arrays would exceed their limit with n more items. */
 static int has_room(const img_builder *builder, size_t n, size_t item, img_error *err) {
     size_t used = builder->n_entries * sizeof(img_entry) + builder->n_extents * sizeof(img_extent) +
                   builder->pool.len;
@@ -103,7 +103,7 @@ int img_builder_intern(img_builder *builder, const char *text, size_t len, uint3
     return 0;
 }
 
-/* Room for extra more items behind n. */
+/* Makes room for `extra` more items behind n. */
 static int grow(void **array, size_t n, size_t *cap, size_t item, size_t extra, img_error *err) {
     if (*cap - n >= extra)
         return 0;
@@ -148,8 +148,7 @@ int img_builder_extents(img_builder *builder, const img_extent *extents, size_t 
     return result;
 }
 
-/* Gives back what doubling left over; a shrink that fails leaves the larger block, which is fine.
- */
+/* Frees the unused end of an array; if that fails, the larger block is used. */
 static void *trim(void *array, size_t bytes) {
     void *less = realloc(array, bytes ? bytes : 1);
     return less ? less : array;

@@ -1,8 +1,9 @@
-/* indexbuild.h: the growing arrays of an img_index, and the sharing of equal strings in its pool.
+/* indexbuild.h: builds an img_index: arrays that grow, and a pool in which equal strings are
+ * shared.
  *
- * No allocation an entry: arrays double.  Directory paths and xattr runs are interned, so that the
- * members of one directory, or of one SELinux label, share an offset.  Errors: E2BIG at the limits
- * of index.h, ENOMEM.
+ * An entry needs no allocation of its own, because the arrays double when they are full.  Directory
+ * paths and the xattr records of a member are interned: the members of one directory, or those with
+ * the same SELinux label, have one offset.  Errors: E2BIG at the limits of index.h, ENOMEM.
  */
 #ifndef IMG_INDEXBUILD_H
 #define IMG_INDEXBUILD_H
@@ -13,7 +14,7 @@
 
 typedef struct img_interned {
     uint64_t hash;
-    uint32_t at, len; /* in the pool; len 0: a free slot */
+    uint32_t at, len; /* offset and length in the pool; len 0: a free slot */
 } img_interned;
 
 typedef struct img_builder {
@@ -25,8 +26,8 @@ typedef struct img_builder {
     img_interned *table; /* open addressing, a power of two, at most half full */
     size_t table_size, table_used;
     img_oddities oddities;
-    uint64_t seed;              /* keeps a hostile archive from choosing what collides */
-    uint32_t last_at, last_len; /* what was interned last: runs of one directory are the rule */
+    uint64_t seed;              /* secret, so that a hostile archive cannot choose collisions */
+    uint32_t last_at, last_len; /* the string interned last: most members share their directory */
 } img_builder;
 
 void img_builder_init(img_builder *builder);
@@ -35,16 +36,17 @@ void img_builder_free(img_builder *builder);
 /* Appends bytes to the pool. */
 int img_builder_text(img_builder *builder, const char *text, size_t len, uint32_t *at,
                      img_error *err);
-/* The same, but equal bytes get an equal offset. */
+/* Appends bytes to the pool, unless the same bytes were interned before: *at is then their offset.
+ */
 int img_builder_intern(img_builder *builder, const char *text, size_t len, uint32_t *at,
                        img_error *err);
 
-/* A copy of entry becomes the next one. */
+/* Appends a copy of entry. */
 int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *err);
 int img_builder_extents(img_builder *builder, const img_extent *extents, size_t n, uint32_t *first,
                         img_error *err);
 
-/* The index, which takes the arrays; the builder is empty afterwards. */
+/* Returns the index, which takes over the arrays; the builder is empty afterwards. */
 img_index *img_builder_take(img_builder *builder, uint64_t archive_bytes, img_error *err);
 
 #endif

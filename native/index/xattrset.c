@@ -19,7 +19,7 @@ void img_xattr_set_free(img_xattr_set *set) {
 }
 
 static uint32_t hash_name(const char *name, size_t len) {
-    uint32_t hash = 2166136261u; /* FNV-1a; slots are at most IMG_XATTRS_MAX, floods are bounded */
+    uint32_t hash = 2166136261u; /* FNV-1a; collisions cost little among IMG_XATTRS_MAX slots */
     for (size_t i = 0; i < len; i++)
         hash = (hash ^ (unsigned char)name[i]) * 16777619u;
     return hash;
@@ -37,7 +37,7 @@ static int check(const char *name, size_t name_len, size_t value_len, img_error 
     return 0;
 }
 
-/* Copies bytes into data; *at tells where. */
+/* Copies bytes into data; *at is their offset. */
 static int keep(img_xattr_set *set, const void *bytes, size_t len, uint32_t *at, img_error *err) {
     if (set->data.len + len > IMG_EXTENDED_BYTES_MAX)
         return img_fail(err, E2BIG, "more than %u bytes of xattrs in one member, the limit",

@@ -1,8 +1,8 @@
-/* xattrset.h: the xattrs of one member while its headers are read: a name once, last value wins.
+/* xattrset.h: collects the xattrs of one member.  Each name is there once; its last value counts.
  *
- * Names and values are copied in.  Limits: IMG_XATTRS_MAX names, IMG_XATTR_VALUE_MAX bytes a
- * value, XATTR_NAME_MAX a name, IMG_EXTENDED_BYTES_MAX bytes of everything that was ever set since
- * the last reset.
+ * Names and values are copied.  Limits: IMG_XATTRS_MAX names, XATTR_NAME_MAX bytes of a name,
+ * IMG_XATTR_VALUE_MAX bytes of a value, and IMG_EXTENDED_BYTES_MAX bytes of all names and values
+ * that were put since the last reset, replaced ones included.
  */
 #ifndef IMG_XATTRSET_H
 #define IMG_XATTRSET_H
@@ -19,7 +19,7 @@ typedef struct img_xattr_slot {
 
 typedef struct img_xattr_set {
     img_bytes data;
-    img_xattr_slot *slots; /* in the order their names came first */
+    img_xattr_slot *slots; /* in the order in which their names first came */
     size_t n, cap;
 } img_xattr_set;
 
@@ -30,10 +30,10 @@ void img_xattr_set_free(img_xattr_set *set);
 int img_xattr_set_put(img_xattr_set *set, const char *name, size_t name_len, const void *value,
                       size_t value_len, img_error *err);
 
-/* Puts every xattr of from. */
+/* Puts every xattr of `from` into set. */
 int img_xattr_set_merge(img_xattr_set *set, const img_xattr_set *from, img_error *err);
 
-/* Appends the records of index.h's pool format to out. */
+/* Appends the xattrs to out, as the xattr records of index.h. */
 int img_xattr_set_write(const img_xattr_set *set, img_bytes *out, img_error *err);
 
 #endif

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* linux/posix_acl.h and posix_acl_xattr.h, whose user-space copies lack the tags. */
+/* From linux/posix_acl.h and posix_acl_xattr.h; the headers for user space lack the tags. */
 enum { USER_OBJ = 1, USER = 2, GROUP_OBJ = 4, GROUP = 8, MASK = 0x10, OTHER = 0x20 };
 #define ACL_VERSION 2u
 #define ACL_NO_ID 0xffffffffu
-enum { ENTRIES_MAX = (65536 - 4) / 8 }; /* what XATTR_SIZE_MAX bytes hold */
+enum { ENTRIES_MAX = (65536 - 4) / 8 }; /* the entries that fit in XATTR_SIZE_MAX bytes */
 
 typedef struct acl_entry {
     uint16_t tag, permissions;
@@ -22,7 +22,7 @@ typedef struct acl_entry {
 typedef struct acl {
     acl_entry *entries;
     size_t n;
-    unsigned tags; /* those seen, names that were dropped included */
+    unsigned tags; /* the tags seen, including those of dropped entries */
 } acl;
 
 typedef struct span {
@@ -44,7 +44,7 @@ static bool is(span text, const char *word) {
     return text.len == strlen(word) && memcmp(text.at, word, text.len) == 0;
 }
 
-/* Cuts text at the first of stop; *rest is what follows it (NULL at: nothing did). */
+/* Returns the text before the first `stop`; *rest is the text after it (at NULL: no stop found). */
 static span cut(span text, char stop, span *rest) {
     const char *found = text.len ? memchr(text.at, stop, text.len) : NULL;
     if (!found) {
@@ -93,7 +93,8 @@ static uint16_t parse_tag(span tag, bool qualified) {
     return 0;
 }
 
-/* Whether an id is known: the fourth field, else a numeric qualifier, else root. */
+/* Sets *out to the id: the fourth field, else a numeric qualifier, else 0 for "root".  False if
+ * there is none. */
 static bool parse_id(span qualifier, span fourth, uint32_t *out) {
     uint64_t id;
     if (img_decimal(fourth.at, fourth.len, &id) < 0 &&
@@ -171,7 +172,7 @@ static bool well_formed(const acl *list) {
         return false;
     for (size_t i = 1; i < list->n; i++)
         if (compare(&list->entries[i - 1], &list->entries[i]) == 0)
-            return false; /* one user or group twice: the kernel refuses that */
+            return false; /* the kernel refuses two entries for one user or group */
     return true;
 }
 

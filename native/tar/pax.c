@@ -52,7 +52,8 @@ static int take_number(img_pax *pax, const record *rec, void *field, img_error *
     return 0;
 }
 
-/* A number that cannot be an id is for the member to judge; only what is no number is an error. */
+/* Only a value that is no number is an error.  A number that is no id is PAX_NO_ID, and
+ * tarmember.c decides what it means. */
 static int take_id(img_pax *pax, const record *rec, void *field, img_error *err) {
     (void)pax;
     uint64_t *number = field, ignored;
@@ -130,7 +131,7 @@ static bool is_key(const record *rec, const char *key) {
     return rec->key_len == strlen(key) && memcmp(rec->key, key, rec->key_len) == 0;
 }
 
-/* What follows prefix in the key, or NULL. */
+/* The rest of the key after prefix, or NULL. */
 static const char *after(const record *rec, const char *prefix, size_t *len) {
     size_t skip = strlen(prefix);
     if (rec->key_len <= skip || memcmp(rec->key, prefix, skip) != 0)
@@ -200,14 +201,14 @@ static int take_record(img_pax *pax, const record *rec, bool global, img_error *
     return take_extension(pax, rec, err);
 }
 
-/* Cuts the record at data; returns its length, or -1 when the length lies or there is no "=". */
+/* Splits the record at data.  Returns its length; -1: the length is wrong or "=" is missing. */
 static long cut_record(const char *data, size_t len, record *rec) {
-    const size_t digits_max = 10; /* of a length; IMG_EXTENDED_BYTES_MAX has 7 */
+    const size_t digits_max = 10; /* digits of a length; IMG_EXTENDED_BYTES_MAX has 7 */
     const char *blank = memchr(data, ' ', len < digits_max + 1 ? len : digits_max + 1);
     uint64_t whole;
     if (!blank || img_decimal(data, (size_t)(blank - data), &whole) < 0 || whole > len)
         return -1;
-    const char *key = blank + 1, *end = data + whole - 1; /* of the value: the newline */
+    const char *key = blank + 1, *end = data + whole - 1; /* end: the newline after the value */
     if (end <= key || *end != '\n')
         return -1;
     const char *equals = memchr(key, '=', (size_t)(end - key));
@@ -221,7 +222,7 @@ static long cut_record(const char *data, size_t len, record *rec) {
 }
 
 int img_pax_parse(img_pax *pax, const char *data, size_t len, bool global, img_error *err) {
-    while (len && *data) { /* a NUL where a record should start: padding that was counted in */
+    while (len && *data) { /* a NUL: the size of the header includes its padding */
         record rec;
         long whole = cut_record(data, len, &rec);
         if (whole < 0)

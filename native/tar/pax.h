@@ -1,10 +1,10 @@
-/* pax.h: the records of PAX extended headers ('x' and 'g'), gathered for the members they apply to.
+/* pax.h: collects the records of PAX extended headers ('x' and 'g') for the members they apply to.
  *
- *   record = decimal length of all of it | " " | key | "=" | value | "\n"
+ *   record = decimal length of the whole record | " " | key | "=" | value | "\n"
  *
  * Source: POSIX.1-2017 pax, "pax Header Block"; star(5) for SCHILY.*; libarchive tar(5) for
- * LIBARCHIVE.*.  Keys that do not change what a file system shows are skipped.  An empty value
- * takes the field back to what the header block says (but an xattr may be empty).
+ * LIBARCHIVE.*.  Keys that do not change what a file system shows are skipped.  With an empty
+ * value, the field of the header block counts again (but an xattr may be empty).
  */
 #ifndef IMG_PAX_H
 #define IMG_PAX_H
@@ -33,10 +33,10 @@ enum {
     PAX_SPARSE_MAJOR = 1 << 12,
     PAX_SPARSE_MINOR = 1 << 13,
     PAX_SPARSE_BLOCKS = 1 << 14,
-    PAX_SPARSE_MAP = 1 << 15, /* at least one piece, PAX 0.0 or 0.1 */
+    PAX_SPARSE_MAP = 1 << 15, /* the map of PAX 0.0 or 0.1 has at least one piece */
 };
 
-#define PAX_NO_ID UINT64_MAX /* uid, gid: negative, or beyond 63 bits */
+#define PAX_NO_ID UINT64_MAX /* value of uid, gid: the number is negative or beyond 63 bits */
 
 typedef struct img_time {
     int64_t s;
@@ -44,10 +44,11 @@ typedef struct img_time {
 } img_time;
 
 typedef struct img_pax {
-    uint32_t have;    /* PAX_*: which fields below mean something */
-    uint32_t dropped; /* PAX_*: given with an empty value; hides a global header's */
+    uint32_t have; /* PAX_*: which of the fields below are set */
+    uint32_t
+        dropped; /* PAX_*: given with an empty value, which also hides a global header's value */
     img_bytes path, linkpath, sparse_name;
-    uint64_t size, uid, gid, devmajor, devminor, realsize; /* ids and devices: checked by user */
+    uint64_t size, uid, gid, devmajor, devminor, realsize; /* the caller checks ids and devices */
     uint64_t sparse_major, sparse_minor, sparse_blocks;
     img_time mtime, atime, ctime;
     img_sparse sparse;
@@ -58,9 +59,9 @@ typedef struct img_pax {
 void img_pax_reset(img_pax *pax); /* empties it, keeps the memory */
 void img_pax_free(img_pax *pax);
 
-/* Adds the records in data (those of one header: img_pax_reset comes before the next 'x'); a key
- * given again replaces its value.  global: data is of a 'g' header, where a sparse map (one file's)
- * is refused.  EBADMSG, E2BIG, ENOMEM. */
+/* Adds the records of one header; the caller calls img_pax_reset before the next 'x' header.  If a
+ * key comes again, its value is replaced.  global: data is a 'g' header, in which a sparse map is
+ * refused, because it belongs to one file.  EBADMSG, E2BIG, ENOMEM. */
 int img_pax_parse(img_pax *pax, const char *data, size_t len, bool global, img_error *err);
 
 #endif

@@ -7,7 +7,7 @@
 
 enum { NS_DIGITS = 9, NS_PER_S = 1000000000 };
 
-/* Digits behind the point; *finer: some beyond the ninth were not 0. */
+/* The digits behind the point.  *finer: a digit beyond the ninth is not 0. */
 static int fraction(const char *text, size_t len, uint32_t *ns, bool *finer) {
     uint32_t value = 0;
     *finer = false;
@@ -39,7 +39,7 @@ int img_pax_time(const char *text, size_t len, int64_t *s, uint32_t *ns) {
     *s = (int64_t)seconds;
     if (!negative)
         return 0;
-    /* -(s + ns/10^9 + finer) rounded down, with ns made positive again */
+    /* -(s + ns/10^9 + finer), rounded down; ns is made positive again */
     uint32_t below = *ns + (finer ? 1 : 0);
     *s = -(int64_t)seconds - (below ? 1 : 0);
     *ns = below ? (uint32_t)(NS_PER_S - below) : 0;
@@ -81,7 +81,7 @@ static int base64_digit(char c) {
 }
 
 long img_pax_base64(const char *text, size_t len, char *out) {
-    uint32_t bits = 0, held = 0; /* held: how many of bits are not written yet */
+    uint32_t bits = 0, pending = 0; /* pending: the number of bits that are not written yet */
     size_t used = 0;
     while (len && text[len - 1] == '=')
         len--;
@@ -90,11 +90,11 @@ long img_pax_base64(const char *text, size_t len, char *out) {
         if (digit < 0)
             return -1;
         bits = bits << 6 | (uint32_t)digit;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            out[used++] = (char)(bits >> held & 0xff);
+        pending += 6;
+        if (pending >= 8) {
+            pending -= 8;
+            out[used++] = (char)(bits >> pending & 0xff);
         }
     }
-    return held >= 6 ? -1 : (long)used;
+    return pending >= 6 ? -1 : (long)used;
 }

@@ -24,7 +24,7 @@ void img_sparse_free(img_sparse *sparse) {
 static int keep_piece(img_sparse *sparse, uint64_t offset, uint64_t length, img_error *err) {
     img_extent *last = sparse->n ? &sparse->extents[sparse->n - 1] : NULL;
     if (last && last->file_offset + last->length == offset) {
-        last->length += length; /* adjoining in the file, so in the archive too */
+        last->length += length; /* pieces that adjoin in the file adjoin in the archive too */
         return 0;
     }
     if (sparse->n == sparse->cap) {
@@ -49,7 +49,7 @@ int img_sparse_add(img_sparse *sparse, uint64_t offset, uint64_t length, img_err
     if (length && keep_piece(sparse, offset, length, err) < 0)
         return -1;
     sparse->end = offset + length;
-    sparse->stored += length; /* <= end: pieces do not overlap */
+    sparse->stored += length; /* stored <= end, because pieces do not overlap */
     return 0;
 }
 
@@ -90,7 +90,7 @@ int img_sparse_add_text(img_sparse *sparse, const char *text, size_t len, img_er
     return 0;
 }
 
-/* One whole number of a PAX 1.0 map: the count first, then offsets and lengths in turn. */
+/* Takes one complete number of a PAX 1.0 map: first the count, then offsets and lengths in turn. */
 static int take_line(img_sparse *sparse, img_error *err) {
     if (!sparse->has_count) {
         if (sparse->number > IMG_SPARSE_MAX)
@@ -130,8 +130,8 @@ int img_sparse_add_lines(img_sparse *sparse, const unsigned char *block, img_err
     return 0;
 }
 
-int img_sparse_place(img_sparse *sparse, uint64_t real_size, uint64_t stored_size,
-                     uint64_t archive_offset, img_error *err) {
+int img_sparse_finish(img_sparse *sparse, uint64_t real_size, uint64_t stored_size,
+                      uint64_t archive_offset, img_error *err) {
     if (sparse->end > real_size)
         return img_fail(err, EBADMSG,
                         "a sparse map that reaches byte %" PRIu64 " of a file of %" PRIu64,

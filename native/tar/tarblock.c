@@ -30,7 +30,7 @@ tar_dialect tar_block_dialect(const unsigned char *block) {
 }
 
 bool tar_block_is_zero(const unsigned char *block) {
-    /* First byte first: all but the last blocks of an archive leave here. */
+    /* The first byte first: it is 0 only in the last blocks of an archive. */
     return block[0] == 0 && memcmp(block, block + 1, TAR_BLOCK - 1) == 0;
 }
 
@@ -38,7 +38,7 @@ bool tar_block_checksum_holds(const unsigned char *block) {
     int64_t stored;
     if (tar_number(block + CHECKSUM.at, CHECKSUM.width, &stored) < 0)
         return false;
-    /* The field itself counts as blanks. */
+    /* The checksum field itself counts as blanks. */
     int32_t sum = 8 * ' ', high = 0;
     for (unsigned i = 0; i < TAR_BLOCK; i++)
         sum += block[i];
@@ -58,7 +58,7 @@ static int base256(const unsigned char *digits, size_t width, int64_t *out) {
     for (size_t i = 0; i < width; i++) {
         unsigned char byte = digits[i];
         if (i == 0)
-            byte &= 0x7f; /* the mark; bit 6 is the sign and is already "extended" below */
+            byte &= 0x7f; /* bit 7 marks base-256; bit 6 is the sign, which the next lines extend */
         if (negative)
             byte = (unsigned char)(i == 0 ? ~byte & 0x7f : ~byte);
         if (value >> 55)

@@ -16,7 +16,7 @@ enum {
     DEV_MAJOR_MAX = (1 << 12) - 1, /* linux/kdev_t.h: MINORBITS 20 of 32 */
     DEV_MINOR_MAX = (1 << 20) - 1,
 };
-#define ID_MAX (UINT32_MAX - 1) /* the last is "no id" to chown(2) */
+#define ID_MAX (UINT32_MAX - 1) /* UINT32_MAX means "no id" to chown(2) */
 
 void img_headers_reset(img_headers *headers) {
     if (!headers->any)
@@ -33,8 +33,8 @@ void img_headers_free(img_headers *headers) {
     img_bytes_free(&headers->long_link);
 }
 
-/* The header, of this member or global, that gives the field; NULL: the block does. */
-static const img_pax *giver(const img_headers *headers, uint32_t bit) {
+/* The extended header, local or global, that has the field; NULL: only the block has it. */
+static const img_pax *header_with(const img_headers *headers, uint32_t bit) {
     if (headers->local.have & bit)
         return &headers->local;
     if (headers->local.dropped & bit)
@@ -42,8 +42,8 @@ static const img_pax *giver(const img_headers *headers, uint32_t bit) {
     return headers->global.have & bit ? &headers->global : NULL;
 }
 
-/* Go before 1.8 wrote a ustar prefix into GNU headers, where atime and ctime are: when those are
- * no numbers, it is a prefix (archive/tar reads it so too). */
+/* Go before 1.8 wrote a ustar prefix into GNU headers, over atime and ctime.  If these fields are
+ * no numbers, they are a prefix; archive/tar reads them in this way too. */
 static bool gnu_has_prefix(const unsigned char *block) {
     int64_t ignored;
     return block[TAR_GNU_ATIME.at] != 0 &&
@@ -53,7 +53,7 @@ static bool gnu_has_prefix(const unsigned char *block) {
 
 static size_t prefix_width(const unsigned char *block) {
     if (block[TAR_TYPEFLAG] == 'S')
-        return 0; /* its map stands there */
+        return 0; /* the sparse map is there */
     switch (tar_block_dialect(block)) {
     case TAR_USTAR:
         return USTAR_PREFIX;
@@ -71,9 +71,9 @@ const char *img_member_name(const img_headers *headers, const unsigned char *blo
                             char joined[257], size_t *len) {
     const img_pax *pax;
     const img_bytes *bytes = NULL;
-    if ((pax = giver(headers, PAX_SPARSE_NAME)))
+    if ((pax = header_with(headers, PAX_SPARSE_NAME)))
         bytes = &pax->sparse_name;
-    else if ((pax = giver(headers, PAX_PATH)))
+    else if ((pax = header_with(headers, PAX_PATH)))
         bytes = &pax->path;
     else if (headers->has_long_name)
         bytes = &headers->long_name;
@@ -84,7 +84,7 @@ const char *img_member_name(const img_headers *headers, const unsigned char *blo
 }
 
 static const char *link_text(const img_headers *headers, const unsigned char *block, size_t *len) {
-    const img_pax *pax = giver(headers, PAX_LINKPATH);
+    const img_pax *pax = header_with(headers, PAX_LINKPATH);
     if (!pax && !headers->has_long_link)
         return tar_block_link(block, len);
     const img_bytes *bytes = pax ? &pax->linkpath : &headers->long_link;
@@ -195,16 +195,16 @@ static int read_link(const img_headers *headers, const unsigned char *block, img
         len = (size_t)normal;
     }
     entry->link_len = (uint16_t)len;
-    /* Shared like directories: a global linkpath must not be kept once a member. */
+    /* Interned like directories: a global linkpath must not be stored once for each member. */
     return img_builder_intern(builder, text, len, &entry->link, err);
 }
 
-/* A number of PAX, or else of the block, from 0 to max. */
+/* Reads a number from 0 to max: the PAX value if there is one, else the block's field. */
 static int read_limited(const uint64_t *pax, const unsigned char *block, tar_field field,
                         uint32_t max, uint32_t *out, img_error *err) {
     int64_t number;
     if (pax)
-        number = (int64_t)*pax; /* <= INT64_MAX, pax.c saw to it */
+        number = (int64_t)*pax; /* pax.c checked that it is <= INT64_MAX */
     else if (tar_block_number(block, field, &number, err) < 0)
         return -1;
     if (number < 0)
@@ -216,8 +216,8 @@ static int read_limited(const uint64_t *pax, const unsigned char *block, tar_fie
     return 0;
 }
 
-/* Numbers that are no id of Linux show as 0, as GNU tar unpacks them: the highest 32-bit one, to
- * which chown(2) gives no owner, is in images that everybody else reads. */
+/* A number that is no id of Linux becomes 0, as GNU tar unpacks it.  It must not be an error: real
+ * images, which other programs read, have UINT32_MAX, which chown(2) cannot set. */
 static int read_id(const uint64_t *pax, const unsigned char *block, tar_field field,
                    img_entry *entry, uint32_t *out, img_error *err) {
     int64_t number;
@@ -234,10 +234,10 @@ static int read_id(const uint64_t *pax, const unsigned char *block, tar_field fi
 
 static int read_owner(const img_headers *headers, const unsigned char *block, img_entry *entry,
                       img_error *err) {
-    const img_pax *pax = giver(headers, PAX_UID);
+    const img_pax *pax = header_with(headers, PAX_UID);
     if (read_id(pax ? &pax->uid : NULL, block, TAR_UID, entry, &entry->uid, err) < 0)
         return -1;
-    pax = giver(headers, PAX_GID);
+    pax = header_with(headers, PAX_GID);
     return read_id(pax ? &pax->gid : NULL, block, TAR_GID, entry, &entry->gid, err);
 }
 
@@ -245,16 +245,16 @@ static int read_device(const img_headers *headers, const unsigned char *block, i
                        img_error *err) {
     if (entry->kind != IMG_CHAR && entry->kind != IMG_BLOCK)
         return 0;
-    const img_pax *pax = giver(headers, PAX_DEVMAJOR);
+    const img_pax *pax = header_with(headers, PAX_DEVMAJOR);
     if (read_limited(pax ? &pax->devmajor : NULL, block, TAR_DEVMAJOR, DEV_MAJOR_MAX,
                      &entry->rdev_major, err) < 0)
         return -1;
-    pax = giver(headers, PAX_DEVMINOR);
+    pax = header_with(headers, PAX_DEVMINOR);
     return read_limited(pax ? &pax->devminor : NULL, block, TAR_DEVMINOR, DEV_MINOR_MAX,
                         &entry->rdev_minor, err);
 }
 
-/* atime or ctime where the dialect has them and they are given; else unchanged. */
+/* Reads atime or ctime if the dialect has the field and it is set; else *time is unchanged. */
 static void read_block_time(const unsigned char *block, tar_field gnu, tar_field star,
                             img_time *time) {
     tar_dialect dialect = tar_block_dialect(block);
@@ -269,17 +269,17 @@ static void read_block_time(const unsigned char *block, tar_field gnu, tar_field
 static int read_times(const img_headers *headers, const unsigned char *block, img_entry *entry,
                       img_error *err) {
     img_time mtime = {0, 0}, atime, ctime;
-    const img_pax *pax = giver(headers, PAX_MTIME);
+    const img_pax *pax = header_with(headers, PAX_MTIME);
     if (pax)
         mtime = pax->mtime;
     else if (tar_block_number(block, TAR_MTIME, &mtime.s, err) < 0)
         return -1;
     atime = ctime = mtime;
-    if ((pax = giver(headers, PAX_ATIME)))
+    if ((pax = header_with(headers, PAX_ATIME)))
         atime = pax->atime;
     else
         read_block_time(block, TAR_GNU_ATIME, TAR_STAR_ATIME, &atime);
-    if ((pax = giver(headers, PAX_CTIME)))
+    if ((pax = header_with(headers, PAX_CTIME)))
         ctime = pax->ctime;
     else
         read_block_time(block, TAR_GNU_CTIME, TAR_STAR_CTIME, &ctime);
@@ -299,7 +299,7 @@ static int read_xattrs(img_headers *headers, img_builder *builder, img_entry *en
     if (global->xattrs.n && !local->xattrs.n) {
         given = &global->xattrs;
     } else if (global->xattrs.n) {
-        /* One pass that keeps order and lets the member's own win: global first, then local. */
+        /* First the global xattrs, then the member's own, which replace those of the same name. */
         img_xattr_set both = {0};
         int result = img_xattr_set_merge(&both, &global->xattrs, err);
         if (result == 0)
@@ -325,7 +325,7 @@ static int read_stored(const img_headers *headers, const unsigned char *block, i
     member->stored = 0;
     if (member->entry.kind != IMG_FILE && block[TAR_TYPEFLAG] != 'D')
         return 0;
-    const img_pax *pax = giver(headers, PAX_SIZE);
+    const img_pax *pax = header_with(headers, PAX_SIZE);
     if (pax)
         size = (int64_t)pax->size;
     else if (tar_block_number(block, TAR_SIZE, &size, err) < 0)
@@ -339,7 +339,7 @@ static int read_stored(const img_headers *headers, const unsigned char *block, i
 static int read_gnu_sparse(img_headers *headers, const unsigned char *block, img_member *member,
                            img_error *err) {
     int64_t size;
-    const img_pax *pax = giver(headers, PAX_REALSIZE);
+    const img_pax *pax = header_with(headers, PAX_REALSIZE);
     if (pax)
         size = (int64_t)pax->realsize;
     else if (tar_block_number(block, TAR_REALSIZE, &size, err) < 0)
@@ -348,7 +348,7 @@ static int read_gnu_sparse(img_headers *headers, const unsigned char *block, img
         return img_fail(err, EBADMSG, "a negative size");
     member->real = (uint64_t)size;
     member->map = IMG_MAP_GNU;
-    headers->any = true; /* its map is kept there: have it emptied */
+    headers->any = true; /* so that img_headers_reset empties local.sparse, which has the map */
     img_sparse_reset(&headers->local.sparse);
     return img_sparse_add_block(&headers->local.sparse, block + TAR_SPARSE_AT, TAR_SPARSE_PAIRS,
                                 err);
@@ -418,7 +418,7 @@ int img_member_read(img_headers *headers, const unsigned char *block, uint64_t h
     size_t len;
     img_kind kind = IMG_FILE;
     img_entry *entry = &member->entry;
-    memset(entry, 0, sizeof *entry); /* padding too: it is written to files */
+    memset(entry, 0, sizeof *entry); /* the padding too, because entries are written to files */
     entry->archive_header = headers->any ? headers->start : header;
     const char *name = img_member_name(headers, block, joined, &len);
     if (read_kind(block[TAR_TYPEFLAG], name, len, &kind, err) < 0)

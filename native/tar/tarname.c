@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* Every component takes at least two bytes ("a/"), so the limit on bytes implies that on depth. */
+/* A component takes at least two bytes ("a/"), so the limit of bytes is also a limit of depth. */
 _Static_assert(IMG_PATH_BYTES_MAX / 2 <= IMG_PATH_DEPTH_MAX, "depth needs a check of its own");
 
 /* The length of out[0..len) without its last component. */

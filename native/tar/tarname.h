@@ -1,9 +1,9 @@
-/* tarname.h: the one form of a member's name that the rest of the program sees.
+/* tarname.h: normalises a member's name; the rest of the program sees only this form.
  *
  * "./a//b/", "/a/b" and "a/x/../b" are all "a/b"; ".", "/" and "./" are "", the root.  ".." is
- * resolved lexically; one that would leave the root stays there, as umoci, buildah and containerd
- * read it, and is told of (semantics M 9).
- * Bytes are not interpreted otherwise: any encoding passes through exactly.
+ * resolved lexically.  A ".." that would leave the root stays in the root, as umoci, buildah and
+ * containerd read it, and is reported in *clamped (docs/semantics.md, M 9).
+ * Bytes are not interpreted in any other way, so a name may have any encoding.
  */
 #ifndef IMG_TARNAME_H
 #define IMG_TARNAME_H
@@ -13,11 +13,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Writes the normalised name[0..len) to out, which holds IMG_PATH_BYTES_MAX bytes, without a NUL;
- * returns its length, or -1.  *clamped becomes true where a ".." would have left the root, and is
- * left alone otherwise.  EBADMSG: empty, a NUL inside.  E2BIG: the whole or a component is too
- * long.
- */
+/* Writes the normalised name[0..len) to out, without a NUL at the end.  out has room for
+ * IMG_PATH_BYTES_MAX bytes.  Returns the length, or -1.  *clamped is set to true if a ".." would
+ * have left the root; else it is unchanged.  EBADMSG: the name is empty or has a NUL.  E2BIG: the
+ * name or one of its components is too long. */
 long img_tarname_normalise(const char *name, size_t len, char *out, bool *clamped, img_error *err);
 
 #endif

@@ -10,30 +10,30 @@
 
 typedef enum scan_state {
     AT_HEADER = 0, /* the next block is a header or a zero block */
-    IN_EXTENDED,   /* collecting the contents of x, g, L, K */
+    IN_EXTENDED,   /* the next bytes are the contents of x, g, L or K */
     IN_GNU_MAP,    /* the next block extends a GNU sparse map */
-    IN_LINES_MAP,  /* the next block is of a PAX 1.0 sparse map */
+    IN_LINES_MAP,  /* the next block belongs to a PAX 1.0 sparse map */
     ENDED,
     FAILED,
 } scan_state;
 
 struct img_scanner {
     scan_state state;
-    uint64_t offset;    /* archive offset of the next byte to take */
-    uint64_t at;        /* of the block or member at hand, for errors */
-    uint64_t end;       /* ENDED: where the zero block stands */
-    uint64_t skip, pad; /* bytes to pass over; the last pad of them are padding */
+    uint64_t offset;    /* archive offset of the next byte */
+    uint64_t at;        /* archive offset of the current block or member, for errors */
+    uint64_t end;       /* ENDED: archive offset of the zero block */
+    uint64_t skip, pad; /* bytes to skip; the last `pad` of them are padding */
     unsigned char block[TAR_BLOCK];
     size_t block_used;
     bool any_block;
     unsigned char extended_flag;
-    uint64_t extended_left; /* bytes of it still to come */
+    uint64_t extended_left; /* bytes of the extended header that are still to come */
     img_bytes extended;
     img_headers headers;
     img_member member; /* while its sparse map is read */
     img_builder builder;
-    img_error failure;                           /* FAILED: why */
-    char name[sizeof(((img_error *)0)->member)]; /* of the member at hand */
+    img_error failure;                           /* FAILED: the error */
+    char name[sizeof(((img_error *)0)->member)]; /* of the current member */
 };
 
 img_scanner *img_scanner_new(void) {
@@ -52,7 +52,7 @@ void img_scanner_free(img_scanner *scanner) {
     free(scanner);
 }
 
-/* For messages only: cut, and ended by the first NUL. */
+/* Keeps the name for messages; it may be cut, and ends at its first NUL. */
 static void note_name(img_scanner *scanner, const char *name, size_t len) {
     size_t kept = len < sizeof scanner->name ? len : sizeof scanner->name - 1;
     if (kept)
@@ -63,7 +63,7 @@ static void note_name(img_scanner *scanner, const char *name, size_t len) {
 /* Skips size bytes of contents and their padding to a whole block. */
 static int skip_contents(img_scanner *scanner, uint64_t size, img_error *err) {
     uint64_t pad = (TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK;
-    /* offset may already stand behind the header; past 2^63 no file reaches */
+    /* offset may already be behind the header; no file is longer than 2^63 bytes */
     if (size > (uint64_t)INT64_MAX - TAR_BLOCK ||
         scanner->offset > (uint64_t)INT64_MAX - TAR_BLOCK - size)
         return img_fail(err, E2BIG, "a size of %" PRIu64 " bytes, beyond the largest file", size);
@@ -78,7 +78,7 @@ static int finish_member(img_scanner *scanner, img_error *err) {
     img_sparse *sparse = &scanner->headers.local.sparse;
     img_entry *entry = &member->entry;
     if (member->map != IMG_MAP_NONE) {
-        if (img_sparse_place(sparse, member->real, member->stored, scanner->offset, err) < 0 ||
+        if (img_sparse_finish(sparse, member->real, member->stored, scanner->offset, err) < 0 ||
             img_builder_extents(&scanner->builder, sparse->extents, sparse->n, &entry->first_extent,
                                 err) < 0)
             return -1;
@@ -130,7 +130,7 @@ static int extend_lines_map(img_scanner *scanner, const unsigned char *block, im
     return done <= 0 ? done : finish_member(scanner, err);
 }
 
-/* Every later member repeats what a global header gives, so it may give little. */
+/* A global header is copied to each later member, so it may have only few xattrs. */
 static int take_global(img_headers *headers, const img_bytes *data, img_error *err) {
     if (img_pax_parse(&headers->global, data->data, data->len, true, err) < 0)
         return -1;
@@ -143,7 +143,7 @@ static int take_global(img_headers *headers, const img_bytes *data, img_error *e
     return 0;
 }
 
-/* The collected contents of an extended header. */
+/* Takes the complete contents of an extended header. */
 static int take_extended(img_scanner *scanner, img_error *err) {
     img_headers *headers = &scanner->headers;
     img_bytes *data = &scanner->extended;
@@ -163,7 +163,7 @@ static int take_extended(img_scanner *scanner, img_error *err) {
         return 0;
     case 'g':
         return take_global(headers, data, err);
-    default: /* of several in a row the last counts alone, as GNU tar and bsdtar have it */
+    default: /* only the last of several in a row counts, as with GNU tar and bsdtar */
         img_pax_reset(&headers->local);
         return img_pax_parse(&headers->local, data->data, data->len, false, err);
     }
@@ -174,10 +174,10 @@ static int begin_extended(img_scanner *scanner, const unsigned char *block, img_
     int64_t size;
     if (tar_block_number(block, TAR_SIZE, &size, err) < 0)
         return -1;
-    uint64_t held = block[TAR_TYPEFLAG] == 'g' ? 0 : headers->bytes;
-    if (size < 0 || (uint64_t)size > IMG_EXTENDED_BYTES_MAX - held)
+    uint64_t before = block[TAR_TYPEFLAG] == 'g' ? 0 : headers->bytes;
+    if (size < 0 || (uint64_t)size > IMG_EXTENDED_BYTES_MAX - before)
         return img_fail(err, E2BIG, "extended headers of %" PRId64 " bytes, the limit is %u",
-                        size < 0 ? size : size + (int64_t)held, IMG_EXTENDED_BYTES_MAX);
+                        size < 0 ? size : size + (int64_t)before, IMG_EXTENDED_BYTES_MAX);
     scanner->extended_flag = block[TAR_TYPEFLAG];
     scanner->extended_left = (uint64_t)size;
     scanner->extended.len = 0;
@@ -191,7 +191,7 @@ static int begin_extended(img_scanner *scanner, const unsigned char *block, img_
     return size ? 0 : take_extended(scanner, err);
 }
 
-/* A vendor's member that means nothing here; the headers before it were its own. */
+/* Skips a member of an unknown extension, with the extended headers before it. */
 static int skip_member(img_scanner *scanner, const unsigned char *block, img_error *err) {
     int64_t size;
     const img_pax *local = &scanner->headers.local;
@@ -243,7 +243,7 @@ static int take_zero_block(img_scanner *scanner, img_error *err) {
     return 0;
 }
 
-/* One whole block; offset stands behind it. */
+/* Takes one complete block; scanner->offset is already behind it. */
 static int take_block(img_scanner *scanner, const unsigned char *block, img_error *err) {
     int result;
     switch (scanner->state) {
@@ -265,7 +265,7 @@ static int take_block(img_scanner *scanner, const unsigned char *block, img_erro
     return 0;
 }
 
-/* Collects from data what the extended header still lacks; returns how much, or -1. */
+/* Copies bytes that the extended header still lacks from data; returns their number, or -1. */
 static long take_extended_bytes(img_scanner *scanner, const unsigned char *data, size_t size,
                                 img_error *err) {
     size_t piece = size < scanner->extended_left ? size : (size_t)scanner->extended_left;
@@ -282,7 +282,8 @@ static long take_extended_bytes(img_scanner *scanner, const unsigned char *data,
     return (long)piece;
 }
 
-/* Fills a block over several calls, or takes it where it lies; returns how much, or -1. */
+/* Takes bytes of a block from data; returns their number, or -1.  A complete block in data is not
+ * copied; else the block is filled over several calls. */
 static long take_block_bytes(img_scanner *scanner, const unsigned char *data, size_t size,
                              img_error *err) {
     if (scanner->block_used == 0 && size >= TAR_BLOCK) {
@@ -299,7 +300,7 @@ static long take_block_bytes(img_scanner *scanner, const unsigned char *data, si
     return take_block(scanner, scanner->block, err) < 0 ? -1 : (long)piece;
 }
 
-/* Remembers why, and where; every later call fails alike. */
+/* Keeps the error and its offset, with which every later call fails. */
 static int give_up(img_scanner *scanner, img_error *err) {
     if (scanner->state != FAILED) {
         err->offset = scanner->at;

@@ -12,7 +12,8 @@ from tarwriter import TarWriter
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, VerificationFailed
 from fusemount.layer import LayerBlob, SilentProgress
-from fusemount.layer.kept import Cache, Facts, identity
+from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.filestate import identity
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions
 from fusemount.sources import open_image

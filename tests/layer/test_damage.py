@@ -12,7 +12,7 @@ from tarwriter import TarWriter
 
 from fusemount._native import LayerIndex
 from fusemount.errors import MalformedImage
-from fusemount.layer.kept import Cache
+from fusemount.layer.cache import Cache
 from fusemount.rootfs.open import build_tree
 
 

@@ -16,7 +16,7 @@ from layersetting import CODECS, DIFF_ID, TAR, Setting, blob, tar_of
 from tarwriter import TarWriter
 
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace
-from fusemount.layer.kept import SparseWriter
+from fusemount.layer.sparse import SparseWriter
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip"])
@@ -84,7 +84,7 @@ def test_t24_a_full_disk(
     def full(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("fusemount.layer.kept.os.pwrite", full)
+    monkeypatch.setattr("fusemount.layer.sparse.os.pwrite", full)
     made = blob(tmp_path / "f", compress(TAR, "gzip"))
     with pytest.raises(NoSpace, match=r"the cache at .*layers: "):
         setting.open(made)

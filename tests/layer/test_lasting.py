@@ -15,7 +15,7 @@ from oracle import run
 from tarwriter import TarWriter
 
 from fusemount import _native
-from fusemount.layer import kept
+from fusemount.layer import filestate
 
 
 def outer(inner: Path) -> bytes:
@@ -44,13 +44,13 @@ def test_names_last_where_the_kernel_owns_the_ctime(
 ) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        assert not kept.identity(fd, 0, 1).startswith(kept.TMP)
-        monkeypatch.setattr(kept, "fs_type", lambda fd: 0x65735546)
-        mine = kept.identity(fd, 0, 1)
-        assert mine == kept.identity(fd, 0, 1)
-        assert mine.startswith(kept.TMP)
-        monkeypatch.setattr(kept, "_THIS_PROCESS", b"another")
-        assert kept.identity(fd, 0, 1) != mine
+        assert not filestate.identity(fd, 0, 1).startswith(filestate.TMP)
+        monkeypatch.setattr(filestate, "fs_type", lambda fd: 0x65735546)
+        mine = filestate.identity(fd, 0, 1)
+        assert mine == filestate.identity(fd, 0, 1)
+        assert mine.startswith(filestate.TMP)
+        monkeypatch.setattr(filestate, "_THIS_PROCESS", b"another")
+        assert filestate.identity(fd, 0, 1) != mine
     finally:
         os.close(fd)
 
@@ -118,4 +118,4 @@ def test_a_store_through_a_mapping_that_was_written_to_is_seen_by_the_next_proce
     os.sync()
     command("dump", docker_archive(archive, [TarWriter().file("f", b"good").tar()]))
     facts = [path.name for path in (tmp_path / "dirs/cache/facts").glob("*.json")]
-    assert any(not name.startswith(kept.TMP) for name in facts)
+    assert any(not name.startswith(filestate.TMP) for name in facts)

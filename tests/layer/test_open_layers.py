@@ -26,7 +26,7 @@ from fusemount._native import LayerIndex
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, VerificationFailed
 from fusemount.layer import SilentProgress, open_layers
-from fusemount.layer.kept import Cache
+from fusemount.layer.cache import Cache
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources import open_image

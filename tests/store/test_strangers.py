@@ -18,7 +18,7 @@ from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import create_scratch
 from fusemount.errors import ImgmountError, MalformedImage, NotPermitted
 from fusemount.layer import SilentProgress, open_layers
-from fusemount.layer.kept import Cache
+from fusemount.layer.cache import Cache
 from fusemount.reference import STORE, Reference
 from fusemount.settings import Directories, ImageOptions, Platform
 from fusemount.sources import open_image

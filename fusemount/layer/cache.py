@@ -26,37 +26,25 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex, fs_type
-from fusemount.beneath import fd_path, own_directory
-from fusemount.budget import check_room
+from fusemount._native import FormatError, LayerIndex
+from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, NoSpace
+from fusemount.layer.filestate import TMP, kept_state
 from fusemount.ownfile import make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
-TMP = ".tmp-"
-HOLE = 1 << 16  # a run of zeros is looked for in pieces of this size
-_ZEROS = bytes(HOLE)
-_THIS_PROCESS = os.urandom(16)
-# linux/magic.h: ext2 to ext4, XFS, btrfs, F2FS; bcachefs and ZFS by their own headers
-_CTIME_IS_THE_KERNELS = frozenset(
-    (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
-)
-_TMPFS = 0x01021994  # its ctime is the kernel's, but no store through mmap(2) changes it
 _VERSION = 1  # of the small files
 _DIRECTORIES = ("layers", "archives", "index", "facts")
-_CLOCK_TICK_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
 
 
 @dataclass(frozen=True)
@@ -67,77 +55,6 @@ class Facts:
     digest: str
     diff_id: str
     archive_size: int
-
-
-def identity(fd: int, offset: int, length: int) -> str:
-    """Names the state of a stretch of a file; changes whenever the file is written to.
-
-    Where inode numbers and ctime come from an image or a server (FUSE, squashfs, NFS …), another
-    file may have them all alike tomorrow, and on tmpfs stores through mmap(2) change no time: there
-    the name is good for this process only, and what is kept under it is swept as a leftover.
-
-    This is no guard against another user who can write to the file (docs/security.md, "Files of
-    others"): the contents are read in place, after they were verified too; and root can set back
-    the clock.
-    """
-    st = os.fstat(fd)
-    parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
-    if fs_type(fd) in _CTIME_IS_THE_KERNELS:
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
-    return TMP + hashlib.sha256(repr((*parts, _THIS_PROCESS)).encode()).hexdigest()
-
-
-def lasting(fd: int, key: str) -> str:
-    """The name for what is found out about a file's state from now on: its identity, or one that is
-    good for this process alone, where somebody has the file open for writing.
-
-    A store through a mapping changes the times only at the first write to a page since the page was
-    last written back, so who has written already can write unseen. Who opens the file later cannot:
-    their first write to each page is seen. A lease says which of the two holds (fcntl(2)); to ask,
-    one must be root or the file's owner. Others believe the file's owner.
-    """
-    if key.startswith(TMP) or not _is_being_written(fd):
-        return key
-    return TMP + hashlib.sha256(key.encode() + _THIS_PROCESS).hexdigest()
-
-
-def _is_being_written(fd: int) -> bool:
-    """Also through a mapping whose descriptor is closed. False where that cannot be told."""
-    try:
-        again = os.open(fd_path(fd), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # Who opens it for writing in this moment makes the kernel send a signal, by default SIGIO,
-        # which would end us; SIGURG is ignored.
-        fcntl.fcntl(again, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    finally:
-        os.close(again)
-    return False
-
-
-def _state(fd: int) -> bytes:
-    """What tells a file from every other, and from itself after a write.  Where ctime and inode
-    numbers are another's (identity() says where), only size and mtime last."""
-    st = os.fstat(fd)
-    told = [st.st_size, st.st_mtime_ns]
-    if fs_type(fd) in _CTIME_IS_THE_KERNELS | {_TMPFS}:  # nobody maps what is ours
-        told += [st.st_ino, st.st_ctime_ns]
-    return json.dumps(told).encode()
-
-
-def await_new_ctime(fd: int) -> None:
-    """Waits until a write from now on would change the file's identity.
-
-    A file written to within the last tick of the clock could change again without a new ctime.
-    """
-    age = time.time_ns() - os.fstat(fd).st_ctime_ns
-    if 0 <= age < _CLOCK_TICK_NS:
-        time.sleep((_CLOCK_TICK_NS - age) / 1e9)
 
 
 class Cache:
@@ -196,7 +113,7 @@ class Cache:
             say_damaged(path, error)
             return -1
         data = read_sealed(path.with_suffix(".json"), _VERSION, _tar_key(path))
-        if size in (None, os.fstat(fd).st_size) and data == _state(fd):
+        if size in (None, os.fstat(fd).st_size) and data == kept_state(fd):
             return fd
         os.close(fd)
         say_damaged(path, "not the file that was written, or changed since")
@@ -204,7 +121,7 @@ class Cache:
 
     def record_tar(self, path: Path, fd: int) -> None:
         """fd is the whole tar that now stands at path.  Raises NoSpace, ImgmountError."""
-        self._keep_small(path.with_suffix(".json"), _state(fd), _tar_key(path))
+        self._keep_small(path.with_suffix(".json"), kept_state(fd), _tar_key(path))
 
     def drop(self, made: Iterable[Path]) -> None:
         """Takes kept tars away; who has one open reads on."""
@@ -305,39 +222,3 @@ def _sweep(directory: Path) -> None:
             pass
         finally:
             os.close(fd)
-
-
-class SparseWriter:
-    """Writes a stream to a descriptor with runs of zeros as holes."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.size = 0
-
-    def write(self, piece: bytes) -> None:
-        view = memoryview(piece)
-        for start, stop in _data_runs(piece):
-            check_room(self._fd, stop - start)
-            at = start
-            while at < stop:
-                at += os.pwrite(self._fd, view[at:stop], self.size + at)
-        self.size += len(piece)
-
-    def finish(self) -> None:
-        """Must be called: the end may be a hole."""
-        os.ftruncate(self._fd, self.size)
-
-
-def _data_runs(piece: bytes) -> Iterable[tuple[int, int]]:
-    """The stretches of piece that are not all zero, joined where they touch."""
-    start = None
-    for at in range(0, len(piece), HOLE):
-        part = piece[at : at + HOLE]
-        if part == _ZEROS[: len(part)]:
-            if start is not None:
-                yield start, at
-                start = None
-        elif start is None:
-            start = at
-    if start is not None:
-        yield start, len(piece)
