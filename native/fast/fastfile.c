@@ -1,4 +1,4 @@
-/* fastfile.c: contents: READ, WRITE, FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE. */
+/* fastfile.c: reads and changes contents: READ, WRITE, FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE. */
 #define _GNU_SOURCE /* preadv2, syncfs */
 #include "fast/fastfile.h"
 
@@ -15,8 +15,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* One COPY_FILE_RANGE copies at most this much: the caller comes again for the rest, and others
- * have their turn. */
+/* One COPY_FILE_RANGE copies at most this many bytes. The caller asks again for the rest; other
+ * requests come in between. */
 #define COPY_MOST (16u << 20)
 
 /* ---- READ --------------------------------------------------------------------------------- */
@@ -84,13 +84,13 @@ int fast_read(fast_request *req) {
     return 0;
 }
 
-/* ---- WRITE and what goes with it ---------------------------------------------------------- */
+/* ---- WRITE and the other operations ---------------------------------------------------------- */
 
 static int no_upper(fast_request *req) {
     return req->path->upper ? 0 : -EROFS;
 }
 
-static int prepare(fast_request *req, uint64_t id) {
+static int copy_up_data(fast_request *req, uint64_t id) {
     req->wanted = id;
     return FAST_COPY_UP_DATA;
 }
@@ -104,13 +104,13 @@ int fast_write(fast_request *req) {
         return result;
     fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
-        fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
+        fast_will_wait(req->path); /* the upper's file system may throttle writers */
     img_caller caller = fast_caller(req);
     ssize_t n = img_write(req->path->upper, (img_id)req->in->nodeid, in->offset,
                           req->arg + sizeof *in, in->size, in->write_flags & FUSE_WRITE_CACHE,
                           in->write_flags & FUSE_WRITE_KILL_SUIDGID ? &caller : NULL);
     if (n == IMG_WRITE_DECLINED)
-        return prepare(req, req->in->nodeid);
+        return copy_up_data(req, req->in->nodeid);
     if (n < 0)
         return (int)n;
     struct fuse_write_out out = {.size = (uint32_t)n};
@@ -145,7 +145,7 @@ int fast_lseek(fast_request *req) {
     struct fuse_lseek_out out = {0};
     int64_t found = -1;
     if (req->stage != FAST_LET_THROUGH) {
-        /* The kernel asks without having written back what it holds: first it must. */
+        /* The kernel sends LSEEK without writing back its dirty pages first; have it do so. */
         int failed = fast_defer(req->path->notify, req, true);
         return failed ? failed : FAST_SILENT;
     }
@@ -187,7 +187,7 @@ int fast_fallocate(fast_request *req) {
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
                           in->length, img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (result == IMG_DECLINED)
-        return prepare(req, req->in->nodeid);
+        return copy_up_data(req, req->in->nodeid);
     return result ? result : fast_reply(req, NULL, 0);
 }
 
@@ -206,7 +206,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
                              in->len < COPY_MOST ? in->len : COPY_MOST,
                              img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (*copied == IMG_WRITE_DECLINED)
-        return prepare(req, in->nodeid_out);
+        return copy_up_data(req, in->nodeid_out);
     if (*copied < 0)
         return (int)*copied;
     req->bytes = (uint64_t)*copied;

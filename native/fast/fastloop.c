@@ -1,14 +1,15 @@
-/* fastloop.c: threads: who reads the device, who sleeps, how it ends.
+/* fastloop.c: the threads that read the device: which of them read, which sleep, and how they end.
  *
- *     reading   at least one thread, save while all are busy
- *     busy      has a request in hand
- *     parked    asleep on a condition of ours: waking it is our choice, not the kernel's, which
- *               would wake a sleeping reader for each request though a spinning one takes it
+ * A thread is in one of three states:
+ *     reading   reads the device; at least one thread does, except when all are busy
+ *     busy      works on a request
+ *     parked    sleeps on a condition variable, so that this code decides when it wakes.  If it
+ * slept in the kernel, each request would wake it, even when a spinning thread takes it.
  *
- * A thread that finds the device empty parks if another one reads; the last reader looks again
- * and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests in a
- * row were there at once, before an operation that may wait, and by the watch thread when no one
- * has been reading for a millisecond.
+ * A thread that finds the device empty parks if another thread is reading.  The last reader looks
+ * again and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests
+ * in a row were there without waiting, before an operation that may wait, and by the watch thread
+ * when no thread has been reading for a millisecond.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
 #include "fast/fastloop.h"
@@ -30,7 +31,7 @@
 /* Waking a thread costs more than answering a few requests. */
 enum { QUEUED = 16 };
 
-enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* quiet looks before the watch sleeps too */ };
+enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* looks without events before the watch sleeps too */ };
 
 typedef struct reader {
     fast_loop *loop;
@@ -46,7 +47,7 @@ struct fast_loop {
     atomic_ullong turns; /* requests taken */
     pthread_mutex_t mutex;
     pthread_cond_t wake, watch;
-    int parked, called; /* mutex: asleep, and of these told to get up */
+    int parked, called; /* mutex: threads that sleep, and how many of these were woken */
     atomic_bool watch_sleeps;
     bool watch_made;
     pthread_t watch_thread;
@@ -56,18 +57,19 @@ struct fast_loop {
 
 /* ---- parking ------------------------------------------------------------------------------ */
 
-/* Wakes a parked thread to read the device; without one, nothing. */
+/* Wakes a parked thread, if there is one, to read the device. */
 static void call_one(fast_loop *loop) {
     (void)pthread_mutex_lock(&loop->mutex);
     if (loop->called < loop->parked) {
         loop->called++;
-        atomic_fetch_add(&loop->reading, 1); /* it reads from now on, so nobody else is called */
+        /* Counts as reading from now on, so that no second thread is woken. */
+        atomic_fetch_add(&loop->reading, 1);
         (void)pthread_cond_signal(&loop->wake);
     }
     (void)pthread_mutex_unlock(&loop->mutex);
 }
 
-/* Sleeps until called, unless nobody else reads: then false, and the caller goes on reading. */
+/* Sleeps until woken. False, without sleeping, when no other thread reads: then the caller must. */
 static bool park(reader *self) {
     fast_loop *loop = self->loop;
     int reading = atomic_load(&loop->reading);
@@ -114,10 +116,10 @@ static void *watch_main(void *arg) {
     while (!atomic_load(&loop->over)) {
         watch_sleep(loop, &quiet);
         unsigned long long turns = atomic_load(&loop->turns);
-        bool nobody = atomic_load(&loop->reading) == 0;
-        if (turns == before && nobody)
-            call_one(loop); /* the one request of the last millisecond is still in hand */
-        quiet = turns == before && !nobody ? quiet + 1 : 0;
+        bool all_busy = atomic_load(&loop->reading) == 0;
+        if (turns == before && all_busy)
+            call_one(loop); /* no request was taken in the last millisecond */
+        quiet = turns == before && !all_busy ? quiet + 1 : 0;
         before = turns;
     }
     return NULL;
@@ -144,22 +146,23 @@ static void finish(fast_loop *loop) {
     (void)pthread_mutex_unlock(&loop->mutex);
 }
 
-/* The size of a request; 0: none is there; -1: the connection is closed. */
+/* Reads a request if one is there. Its size; 0: none; -1: the connection is closed. */
 static ssize_t take(reader *self) {
     for (;;) {
         ssize_t n = read(self->fd, self->in, FAST_BUFFER);
         if (n > 0)
             return n;
         if (n == 0)
-            return -1; /* a socket's other end is closed */
+            return -1; /* the other end of a socket is closed */
         if (errno == EAGAIN)
             return 0;
-        /* fs/fuse/dev.c: ENOENT when the request was aborted while we read it */
+        /* ENOENT: the request was aborted while it was read (fs/fuse/dev.c) */
         if (errno != EINTR && errno != ENOENT)
             return -1;
     }
 }
 
+/* A short pause for a thread that spins. */
 static void relax(void) {
     for (int i = 0; i < 16; i++) {
 #if defined(__x86_64__)
@@ -200,7 +203,8 @@ static ssize_t sleep_and_take(reader *self) {
     return -1;
 }
 
-/* The next request, which others are called for if it was there at once, as the one before. */
+/* Waits for the next request; its size, or -1. *at_once counts requests in a row that were there
+ * without waiting: then another thread is woken to read as well. */
 static ssize_t next(reader *self, int *at_once) {
     for (;;) {
         ssize_t n = take(self);
@@ -241,8 +245,8 @@ static void *reader_main(void *arg) {
 
 /* ---- life --------------------------------------------------------------------------------- */
 
-/* A descriptor of the same connection (FUSE_DEV_IOC_CLONE), or the same one where that is not
- * offered, as for a socket. */
+/* A descriptor of the same connection (FUSE_DEV_IOC_CLONE). For a socket, which cannot be cloned, a
+ * duplicate. */
 static int clone_device(int fd) {
     uint32_t source = (uint32_t)fd;
     int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -259,7 +263,7 @@ static int set_up(fast_loop *loop, unsigned i) {
     self->fd = clone_device(loop->path->options.device_fd);
     if (self->fd < 0 || fcntl(self->fd, F_SETFL, fcntl(self->fd, F_GETFL) | O_NONBLOCK) < 0)
         return errno;
-    /* Pages that were never used take no memory. */
+    /* mmap, because pages that are never used then take no memory. */
     self->in =
         mmap(NULL, 2 * FAST_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (self->in == MAP_FAILED) {

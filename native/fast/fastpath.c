@@ -1,4 +1,4 @@
-/* fastpath.c: starts and ends the fast path: its threads in order, and what they share. */
+/* fastpath.c: starts and ends the fast path. */
 #include "fast/fastpath.h"
 
 #include "fast/fast.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Signals are Python's: none of these threads takes one. */
+/* Starts all threads. The caller has blocked all signals: Python's threads handle them. */
 static int start_all(img_fastpath *path, img_error *err) {
     path->notify = fast_notify_start(path, err);
     if (!path->notify)
@@ -54,8 +54,9 @@ img_fastpath *img_fastpath_start(img_tree *tree, img_upper *upper, img_stats *st
 }
 
 void img_fastpath_stop(img_fastpath *path) {
-    /* In the order of who may wait for whom: the notify thread for the kernel, which may wait for
-     * an answer of pyfuse3, which nobody gives any more, or of the readers. */
+    /* The order matters: the notify thread may wait for the kernel, and the kernel for the answer
+     * to a request.  Ending the relay answers the requests that wait for pyfuse3, and the readers
+     * answer the others while the notify thread ends. */
     fast_relay_end(path->relay);
     if (path->notify)
         fast_notify_stop(path->notify);

@@ -1,5 +1,5 @@
-/* notify.c: the one thread that may wait for the kernel's page locks; push.c and defer.c have its
- * work.
+/* notify.c: the one thread that may wait for the kernel's page locks. It does the work of push.c
+ * and defer.c.
  *
  * FUSE_NOTIFY_STORE and FUSE_NOTIFY_INVAL_INODE wait for pages that a READ or WRITE has locked, and
  * these pages stay locked until that request is answered.  So a thread that answers READ or WRITE

@@ -45,15 +45,20 @@ enum {
     PUSH_FILE = 128 * 1024, /* larger files profit from readahead anyway */
     BATCH_FILES = 256,
     BATCH_BYTES = 8 << 20,
-    NOT_YET = 6, /* the kernel has not come to these entries of a listing: looks, 100 us apart */
+    /* The kernel may still be working through the entries of a listing: tries, and their distance.
+     */
+    NOT_YET = 6,
     NOT_YET_NS = 100000,
-    READER_NS = 200000000 /* a listing this long after a READ is no reader's */
+    READER_NS =
+        200000000 /* a listing later than this after a READ is not by a program that reads */
 };
 
-/* node.pages: 0, or why the node is not pushed (any more) */
+/* node.pages: 0, or why the node must not be pushed: fast_push_stop was called, or it was pushed.
+ */
 enum { STOPPED = 1, PUSHED };
 
-/* ---- what others call --------------------------------------------------------------------- */
+/* ---- called by the threads that answer requests
+ * --------------------------------------------------------------------- */
 
 /* R. */
 static uint32_t *pages_of(const img_tree *tree, img_id id) {
@@ -122,12 +127,13 @@ static bool may_push(const img_node *node) {
            __atomic_load_n(&node->lookups, __ATOMIC_RELAXED) > 0;
 }
 
-/* The kernel did not know the inode: it may be pushed later, unless somebody touched it. */
+/* Ends a push. again: the kernel did not have the inode, so the node may be pushed later, unless
+ * fast_push_stop was called since. */
 static void unclaim(fast_notify *notify, img_id id, bool again) {
     img_tree *tree = notify->path->tree;
     (void)pthread_mutex_lock(&notify->mutex);
     if (again) {
-        uint32_t pushed = PUSHED; /* else it was touched, and stays so */
+        uint32_t pushed = PUSHED; /* if it is STOPPED now, that stays */
         (void)pthread_rwlock_rdlock(&tree->lock);
         if (img_tree_node(tree, id))
             (void)__atomic_compare_exchange_n(pages_of(tree, id), &pushed, 0, false,
@@ -144,7 +150,7 @@ static void unclaim(fast_notify *notify, img_id id, bool again) {
 /* Makes the node the current one; false when it must not be pushed. */
 static bool claim(fast_notify *notify, img_id id, img_content *content) {
     img_tree *tree = notify->path->tree;
-    atomic_store(&notify->push.current, id); /* before the look at pages: see fast_push_stop */
+    atomic_store(&notify->push.current, id); /* before node.pages is read: see 1. above */
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, id);
     uint32_t none = 0;
@@ -155,13 +161,15 @@ static bool claim(fast_notify *notify, img_id id, img_content *content) {
         *content = img_content_of(tree, node);
     (void)pthread_rwlock_unlock(&tree->lock);
     if (!good)
-        unclaim(notify, id, false); /* who touched it may have taken the buffer away */
+        unclaim(notify, id, false); /* fast_push_stop may have taken the buffer away */
     return good;
 }
 
-/* The bytes come into the buffer by pread, which answers EFAULT when it was taken away, where a
- * store of ours would be killed: hence the header is made elsewhere and copied by the kernel. */
-static int fill(fast_notify *notify, img_id id, const img_content *content) {
+/* Reads the contents and sends them to the kernel. 0, or a negative errno.
+ *
+ * Only system calls may access the buffer: if it was taken away they fail with EFAULT, while an
+ * access of this thread would end the process.  So the header is not in the buffer. */
+static int store(fast_notify *notify, img_id id, const img_content *content) {
     store_header head = {
         .header = {.len = (uint32_t)(sizeof head + content->size), .error = FUSE_NOTIFY_STORE},
         .store = {.nodeid = id, .size = (uint32_t)content->size},
@@ -173,13 +181,14 @@ static int fill(fast_notify *notify, img_id id, const img_content *content) {
     return writev(notify->fd, iov, 2) < 0 ? -errno : 0;
 }
 
-/* 0, -ENOENT when the kernel does not know the inode, another errno. */
+/* 0 (also when the node must not be pushed), -ENOENT when the kernel does not have the inode, or
+ * another errno. */
 static int push_file(fast_notify *notify, img_id id) {
     img_stats *stats = notify->path->stats;
     img_content content;
     if (!claim(notify, id, &content))
         return 0;
-    int result = fill(notify, id, &content);
+    int result = store(notify, id, &content);
     unclaim(notify, id, result == -ENOENT);
     if (result == 0) {
         img_stats_count(&stats->pushed_files, 1);
@@ -192,7 +201,7 @@ static int push_file(fast_notify *notify, img_id id) {
     return result;
 }
 
-/* The next file of a directory that may be pushed, beyond *cookie; 0: none. */
+/* The next file of a directory, beyond *cookie, that may be pushed; 0: none. */
 static img_id next_file(const img_tree *tree, img_id dir_id, uint32_t *cookie) {
     img_id found = 0;
     (void)pthread_rwlock_rdlock((pthread_rwlock_t *)(uintptr_t)&tree->lock);
@@ -211,8 +220,8 @@ static img_id next_file(const img_tree *tree, img_id dir_id, uint32_t *cookie) {
     return found;
 }
 
-/* Where a file stands; false when it has no name. */
-static bool find_place(const img_tree *tree, fast_hint *one) {
+/* Replaces a file by its directory and its cookie there; false when it has no name. */
+static bool find_directory(const img_tree *tree, fast_hint *one) {
     (void)pthread_rwlock_rdlock((pthread_rwlock_t *)(uintptr_t)&tree->lock);
     const img_node *node = img_tree_node(tree, one->id);
     uint32_t name = node && !S_ISDIR(node->mode) ? node->names : 0;
@@ -226,7 +235,7 @@ static bool find_place(const img_tree *tree, fast_hint *one) {
 
 void fast_push_follow(fast_notify *notify, fast_hint one) {
     const img_tree *tree = notify->path->tree;
-    if (!one.listed && !find_place(tree, &one))
+    if (!one.listed && !find_directory(tree, &one))
         return;
     int not_yet = one.listed ? NOT_YET : 0;
     while (atomic_load(&notify->push.files) > 0 && atomic_load(&notify->push.bytes) > 0) {
@@ -255,7 +264,7 @@ bool fast_push_take_hint(fast_push *push, fast_hint *out) {
     return true;
 }
 
-/* ---- its buffer --------------------------------------------------------------------------- */
+/* ---- the buffer --------------------------------------------------------------------------- */
 
 int fast_push_set_up(fast_notify *notify) {
     /* On larger pages the data would not begin at a page boundary of the buffer (2.). */
