@@ -3,8 +3,9 @@
  * A thread is in one of three states:
  *     reading   reads the device; at least one thread does, except when all are busy
  *     busy      works on a request
- *     parked    sleeps on a condition variable, so that this code decides when it wakes.  If it
- * slept in the kernel, each request would wake it, even when a spinning thread takes it.
+ *     parked    sleeps on a condition variable, so that this code decides when it wakes.  In a
+ *               read(2) of the device, each request would wake it, even if a spinning thread takes
+ *               the request.
  *
  * A thread that finds the device empty parks if another thread is reading.  The last reader looks
  * again and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests

@@ -255,8 +255,8 @@ static unsigned what_to_set(uint32_t valid) {
 /* Finds out what a SETATTR means that sets nothing, or only ctime.
  *
  * There are two such requests:
- *     - chown(2) with -1 and -1 sets only ctime; for a node that is no regular file it sets
- * nothing, because the kernel keeps no times of these nodes.
+ *     - chown(2) with -1 and -1 sets only ctime.  If the node is no regular file it sets nothing,
+ *       because the kernel keeps no times of such nodes.
  *     - Before a write, a fallocate or a copy that takes privileges from a regular file, the kernel
  *       sends a SETATTR that sets nothing (file_remove_privs; with FUSE_HANDLE_KILLPRIV_V2 the file
  *       system must take them).  The set-id bits must be taken now, because the kernel learns the
