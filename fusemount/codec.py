@@ -60,6 +60,26 @@ def detect(head: bytes) -> Compression:
     return Compression.NONE
 
 
+def recognise(read: Read) -> tuple[Compression, Read]:
+    """(What a stream is, a read() that gives all of it), though the stream cannot be rewound.
+
+    The bytes that were read to recognise it come first again.
+    """
+    head = b""
+    while len(head) < MAGIC_BYTES and (more := read(INPUT)):
+        head += more
+    compression = detect(head)
+
+    def from_the_start(n: int) -> bytes:
+        nonlocal head
+        if not head:
+            return read(n)
+        data, head = head[:n], head[n:]
+        return data
+
+    return compression, from_the_start
+
+
 def decompress(
     read: Read,
     compression: Compression,

@@ -8,6 +8,7 @@ codes is printed from this module (`scripts/exit-codes`), and a test holds the t
 from __future__ import annotations
 
 import errno as _errno
+import os
 from typing import ClassVar
 
 
@@ -100,3 +101,13 @@ class ImageInUse(ImgmountError):
 
     exit_code = 13
     errno = _errno.EBUSY
+
+
+def of_os_error(error: OSError, full: str, failed: str) -> ImgmountError:
+    """The error of ours for a system call that failed; it begins with one of the two texts.
+
+    full: for NoSpace, when the disk or the user's quota of it is full; failed: for all other cases.
+    """
+    if error.errno in (_errno.ENOSPC, _errno.EDQUOT):
+        return NoSpace(f"{full}: {os.strerror(error.errno)}")
+    return ImgmountError(f"{failed}: {error.strerror or error}")

@@ -9,10 +9,13 @@ message says what is there instead.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import time
 
 _Path = str | os.PathLike[str]
+_LOCKED_BY = 60  # seconds after its making
 
 
 def open_file(path: _Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -73,6 +76,35 @@ def is_file(path: _Path) -> bool:
     try:
         return file_size(path) >= 0
     except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def lock_if_free(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody held a lock in the way, so that the descriptor has it now (flock(2)).
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_abandoned(fd: int) -> bool:
+    """Whether the process is gone that made this file or directory and locked it.
+
+    Between its making and its locking a file is younger than _LOCKED_BY.  Raises OSError.
+    """
+    old = time.time() - os.fstat(fd).st_mtime > _LOCKED_BY
+    return lock_if_free(fd) and old
+
+
+def is_still(fd: int, path: _Path) -> bool:
+    """Whether the path still leads to the file that was opened there."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
         return False
 
 

@@ -22,8 +22,9 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.ages import human_size
+    from fusemount.store.collection import Removed
     from fusemount.store.listing import listed_of
-    from fusemount.store.removal import Removed, prune
+    from fusemount.store.removal import prune
 
     store = open_store()
     selection = parse_filters(args.filter, KEYS, store)

@@ -24,11 +24,9 @@ made again.  What a disk changes by itself in a tar, `verify` finds.  The direct
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -38,9 +36,9 @@ from fusemount._native import FormatError, LayerIndex
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import of_os_error
 from fusemount.layer.filestate import TMP, kept_state
-from fusemount.ownfile import make_file, open_file
+from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
@@ -200,9 +198,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the cache at {path}: {os.strerror(error.errno)}") from error
-        raise ImgmountError(f"{path}: {error.strerror or error}") from error
+        raise of_os_error(error, f"the cache at {path}", str(path)) from error
 
 
 def _sweep(directory: Path) -> None:
@@ -213,10 +209,7 @@ def _sweep(directory: Path) -> None:
         except OSError:
             continue
         try:
-            # a writer between creating and locking its file is younger than this
-            old = time.time() - os.fstat(fd).st_mtime > 60
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if old:
+            if is_abandoned(fd):
                 path.unlink()
         except OSError:
             pass

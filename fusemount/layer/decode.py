@@ -20,7 +20,7 @@ from types import TracebackType
 
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
-from fusemount.codec import INPUT, PIECE, Compression, decompress
+from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
 from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
@@ -80,6 +80,11 @@ def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
         raise ImgmountError(
             f"{description}: reading at byte {offset}: {error.strerror or error}"
         ) from error
+
+
+def compression_at(fd: int, offset: int, size: int, description: str) -> Compression:
+    """How the stretch of a file is compressed.  Raises ImgmountError."""
+    return detect(read_at(fd, offset, min(MAGIC_BYTES, size), description))
 
 
 class Beside:

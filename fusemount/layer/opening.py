@@ -17,12 +17,12 @@ from typing import Protocol
 
 from fusemount._native import INDEX_BYTES_MAX, LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.codec import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import hash_in_place, read_at, scan, unpack
+from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress
 from fusemount.record import say_damaged
@@ -105,8 +105,7 @@ class _Opener:
             # claims may differ between the two, and were checked above where there are facts
             layer = replace(seen, fd=os.dup(seen.fd), description=blob.description)
             return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
-        head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
-        compression = detect(head)
+        compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
         if compression is Compression.NONE:
             layer = self._plain(blob, key, facts)
         else:

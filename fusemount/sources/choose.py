@@ -31,7 +31,7 @@ def choose(
     """
     if not candidates:
         raise ImageNotFound(f"{label}: there is no image in it")
-    found = _merged(list(candidates) if name is None else _asked_for(candidates, name))
+    found = merged(list(candidates) if name is None else _asked_for(candidates, name))
     if not found:
         raise ImageNotFound(f"{label}: no image {name!r} in it; it holds {_listed(candidates)}")
     if len({frozenset(c.names) for c in found}) > 1:
@@ -46,16 +46,14 @@ def choose(
     return chosen.open(chosen.names)
 
 
-def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Entries of one image as one candidate with all its names."""
-    merged: dict[str, Candidate] = {}
+def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """One candidate for each image, with all the names that its entries have, each once."""
+    found: dict[str, Candidate] = {}
     for candidate in candidates:
-        known = merged.get(candidate.key)
-        if known is not None:
-            names = tuple(dict.fromkeys(known.names + candidate.names))
-            candidate = replace(known, names=names)
-        merged[candidate.key] = candidate
-    return list(merged.values())
+        known = found.get(candidate.key, candidate)
+        names = dict.fromkeys(known.names + candidate.names)
+        found[candidate.key] = replace(known, names=tuple(names))
+    return list(found.values())
 
 
 def _asked_for(candidates: Sequence[Candidate], name: str) -> list[Candidate]:

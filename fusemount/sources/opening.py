@@ -10,13 +10,13 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, detect
+from fusemount.codec import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.cache import Cache
-from fusemount.layer.decode import read_at, scan, unpack_archive
+from fusemount.layer.decode import compression_at, scan, unpack_archive
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
@@ -177,8 +177,7 @@ def _unwrapped(
     file: BlobFile, label: str, cache: Cache, progress: Progress, budget: Budget
 ) -> BlobFile:
     """The archive itself, or where it is compressed, what is in it, unpacked once."""
-    head = read_at(file.fd, 0, MAGIC_BYTES, label)
-    compression = detect(head)
+    compression = compression_at(file.fd, 0, file.size, label)
     if compression is Compression.NONE:
         return file
     key = identity(file.fd, 0, file.size)

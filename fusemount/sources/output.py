@@ -23,7 +23,7 @@ from typing import Protocol
 from fusemount import tar
 from fusemount.codec import PIECE
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, NoSpace
+from fusemount.errors import of_os_error
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.sources.place import (
     NewFile,
@@ -82,9 +82,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"{path}: {os.strerror(error.errno)}") from error
-        raise ImgmountError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise of_os_error(error, str(path), f"{path}: cannot be written") from error
 
 
 class ArchiveOutput:

@@ -16,24 +16,26 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, PIECE, Compression, compressor, detect
+from fusemount.codec import PIECE, Compression, compressor
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
 from fusemount.image.parse import parse_index
 from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
-from fusemount.layer.decode import Beside, StretchReader, read_at
+from fusemount.layer.decode import Beside, StretchReader, compression_at
 from fusemount.layer.progress import Progress
 from fusemount.reference import normalised_name
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
 
 FORMS = ("oci-archive", "docker-archive", "oci")
-_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
+# of a layer's media type, for each compression that a manifest can name
+SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,10 @@ class ImageWriter:
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
         """A layer of another image: byte by byte as it is there, where this form has a word for its
         compression, else uncompressed."""
-        head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
-        compression = detect(head)
-        if self._form == "docker-archive" or compression not in _SUFFIX:
-            compression = Compression.NONE
-        stored = detect(head) is compression
+        found = compression_at(blob.fd, blob.offset, blob.size, blob.description)
+        carried = self._form != "docker-archive" and found in SUFFIX
+        compression = found if carried else Compression.NONE
+        stored = found is compression
         fd, offset, size = (
             (blob.fd, blob.offset, blob.size) if stored else (layer.fd, layer.offset, layer.size)
         )
@@ -177,29 +178,17 @@ class ImageWriter:
             self._docker_manifest(f"{blob.digest.hex}.json", name, names)
             self._output.finish()
             return blob.digest
-        config_descriptor = self._blob(config, OCI + "config.v1+json")
-        described = [
-            {
-                "mediaType": TAR_LAYER + _SUFFIX[layer.compression],
-                "digest": layer.digest,
-                "size": layer.size,
-            }
-            for layer in layers
-        ]
-        kind = OCI + "manifest.v1+json"
-        manifest = self._blob(
-            _json({"schemaVersion": 2, "mediaType": kind, "config": config_descriptor,
-                   "layers": described}), kind,
-        )  # fmt: skip
+        config_digest = self._blob(config, CONFIG_TYPE)["digest"]
+        manifest = self._blob(new_manifest(config, layers), MANIFEST_TYPE)
         manifest["annotations"] = {CONTAINERD_NAME: normalised_name(name), REF_NAME: name}
         manifest["platform"] = _platform(platform)
         self._output.document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         if self._form == "oci-archive":
             blobs = [blob_path(layer.digest) for layer in layers]
-            self._docker_manifest(blob_path(config_descriptor["digest"]), name, blobs)
+            self._docker_manifest(blob_path(config_digest), name, blobs)
         self._output.document("index.json", self._index(manifest, name))
         self._output.finish()
-        return Digest(config_descriptor["digest"])
+        return Digest(config_digest)
 
     def _blob(self, data: bytes, media_type: str) -> dict[str, Any]:
         """A document among the blobs; its descriptor."""
@@ -209,7 +198,7 @@ class ImageWriter:
 
     def _docker_manifest(self, config: str, name: str, layers: Sequence[str]) -> None:
         entry = {"Config": config, "RepoTags": [name], "Layers": list(layers)}
-        self._output.document("manifest.json", _json([entry]))
+        self._output.document("manifest.json", compact_json([entry]))
 
     def _index(self, manifest: dict[str, Any], name: str) -> bytes:
         """A layout's other images stay, save the one that had this name."""
@@ -224,7 +213,35 @@ class ImageWriter:
                 for entry in document.get("manifests") or []
                 if (entry.get("annotations") or {}).get(REF_NAME) != name
             ]
-        return _json(document | {"manifests": [*others, manifest]})
+        return compact_json(document | {"manifests": [*others, manifest]})
+
+
+class Described(Protocol):
+    """A layer's blob, as a manifest describes it."""
+
+    @property
+    def digest(self) -> Digest: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def compression(self) -> Compression: ...
+
+
+def new_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
+    """The manifest of an image that has none, layers lowest first; the same for the same image."""
+    described: list[dict[str, Any]] = [
+        {
+            "mediaType": TAR_LAYER + SUFFIX.get(layer.compression, ""),
+            "digest": layer.digest,
+            "size": layer.size,
+        }
+        for layer in layers
+    ]
+    head = {"mediaType": CONFIG_TYPE, "digest": Digest.of(config), "size": len(config)}
+    document = {
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": head, "layers": described,
+    }  # fmt: skip
+    return compact_json(document)
 
 
 def _docker_name(digest: Digest) -> str:
@@ -236,5 +253,6 @@ def _platform(platform: Platform) -> dict[str, str]:
     return {key: value for key, value in said.items() if value}
 
 
-def _json(value: Any) -> bytes:
+def compact_json(value: Any) -> bytes:
+    """A document without needless spaces."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

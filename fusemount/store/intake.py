@@ -8,7 +8,6 @@ a broken connection stands in the part, and passes first when the rest comes.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -18,14 +17,21 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget, check_room
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.codec import PIECE, Compression, decompress, recognise
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import Beside, LayerScan, StretchReader, read_at
+from fusemount.layer.decode import Beside, LayerScan, StretchReader, compression_at
 from fusemount.layer.filestate import identity
-from fusemount.ownfile import file_size, open_file, open_or_make, read_file
+from fusemount.ownfile import (
+    file_size,
+    is_still,
+    lock_if_free,
+    open_file,
+    open_or_make,
+    read_file,
+)
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
@@ -135,21 +141,16 @@ def _locked(path: Path, waiting: Callable[[], None]) -> int:
     while True:
         fd = open_or_make(path, os.O_RDWR, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            st, there = os.fstat(fd), os.lstat(path)
-            if (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
+            free = lock_if_free(fd)
+            if free and is_still(fd, path):
                 return fd
-        except FileNotFoundError:
-            pass  # who had it has finished
-        except BlockingIOError:
-            os.close(fd)
-            waiting()
-            time.sleep(_PATIENCE)
-            continue
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+        if not free:
+            waiting()
+            time.sleep(_PATIENCE)
 
 
 def put_document(layout: Layout, data: bytes) -> Digest:
@@ -188,8 +189,8 @@ def take_layer(
     flow = _Flow(part, read, claims, description, budget, advance)
     cache = Cache(layout.cache)
     try:
-        compression = detect(flow.peek())
-        facts, index = _pass(flow, compression, description, budget)
+        compression, read_all = recognise(flow.read)
+        facts, index = _pass(flow, read_all, compression, description, budget)
         _check(flow, facts, claims, description)
         layer = StoredLayer(
             Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
@@ -206,7 +207,7 @@ def take_layer(
 
 
 def _pass(
-    flow: _Flow, compression: Compression, description: str, budget: Budget
+    flow: _Flow, read: Read, compression: Compression, description: str, budget: Budget
 ) -> tuple[Facts, LayerIndex]:
     """What the bytes are."""
     scanner, sha256, size = LayerScan(description), hashlib.sha256(), 0
@@ -218,7 +219,7 @@ def _pass(
 
     try:
         with Beside(consume) as beside:
-            for piece in decompress(flow.read, compression, description, budget, flow.claims.size):
+            for piece in decompress(read, compression, description, budget, flow.claims.size):
                 size += len(piece)
                 beside.put(piece)
         index = scanner.finish()
@@ -251,22 +252,9 @@ class _Flow:
         self._advance = advance
         self._there = part.size
         self._sha256 = hashlib.sha256()
-        self._head = b""
         self._ended = False
 
-    def peek(self) -> bytes:
-        """Enough to tell what it is, however little comes at once."""
-        while len(self._head) < MAGIC_BYTES and (data := self._next(INPUT)):
-            self._head += data
-        return self._head
-
     def read(self, n: int) -> bytes:
-        if self._head:
-            data, self._head = self._head[:n], self._head[n:]
-            return data
-        return self._next(n)
-
-    def _next(self, n: int) -> bytes:
         if self._ended:
             return b""
         if self.size < self._there:
@@ -288,7 +276,7 @@ class _Flow:
 
     def digest(self) -> Digest:
         """Of all, what a decoder left unread included."""
-        while self._next(PIECE):
+        while self.read(PIECE):
             pass
         return Digest("sha256:" + self._sha256.hexdigest())
 
@@ -352,7 +340,7 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         fd = layout.open_blob(digest)
     try:
         size = os.fstat(fd).st_size
-        compression = detect(read_at(fd, 0, min(MAGIC_BYTES, size), description))
+        compression = compression_at(fd, 0, size, description)
         reader = StretchReader(fd, 0, size, description, advance, True)
         sha256, scanner, length = hashlib.sha256(), LayerScan(description), 0
 

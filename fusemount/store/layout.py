@@ -32,7 +32,6 @@ Crash rules.  A process that ends between any two system calls leaves a store of
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, MalformedImage, NoSpace, NotPermitted
+from fusemount.errors import ImgmountError, MalformedImage, NotPermitted, of_os_error
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make
 
@@ -229,7 +228,5 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the store at {path}: {os.strerror(error.errno)}") from error
         named = error.filename if isinstance(error.filename, str) else path
-        raise ImgmountError(f"{named}: {error.strerror or error}") from error
+        raise of_os_error(error, f"the store at {path}", str(named)) from error

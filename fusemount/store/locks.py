@@ -29,7 +29,7 @@ from pathlib import Path
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.ownfile import make_file, open_file
+from fusemount.ownfile import lock_if_free, make_file, open_file
 from fusemount.store.layout import Layout, flocked, names_in, translated
 
 MOUNT = "mount"
@@ -149,9 +149,7 @@ def _read(path: Path) -> Held | None:
             path.unlink()  # no file, no lease
         return None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_if_free(fd, fcntl.LOCK_SH):
             return _parsed(fd, path.name)
         path.unlink(missing_ok=True)
         return None

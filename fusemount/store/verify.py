@@ -25,10 +25,10 @@ from fusemount.layer.progress import Progress
 from fusemount.ownfile import open_file, read_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
+from fusemount.store.collection import facts_of, is_at_work
 from fusemount.store.intake import Measured, measure
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
 from fusemount.store.locks import Lease, living, locked
-from fusemount.store.removal import facts_of, is_at_work
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import LayerRow, Summaries, Summary
 

@@ -6,48 +6,41 @@ gets one, of its layers as they stand, so that the same archive always becomes t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import Compression, decompress
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
-from fusemount.image.model import OCI, TAR_LAYER, Descriptor, Index, Manifest
+from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
-from fusemount.layer.decode import StretchReader, read_at
+from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNLIMITED, ImageOptions
 from fusemount.sources import docker_archive
-from fusemount.sources.choose import answers
+from fusemount.sources.choose import LISTED_MAX, answers, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
+from fusemount.sources.writing import SUFFIX
 from fusemount.store import Lease, Store, StoredImage
 from fusemount.store.intake import (
     Claims,
     Part,
     Read,
     StoredLayer,
-    put_document,
     take_layer,
 )
 from fusemount.transfer.bring import Bringing
+from fusemount.transfer.newimage import add_new_image
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.remadetar import reading, take_unpacked
 from fusemount.transfer.reports import Transfers
-
-LISTED_MAX = 20  # names in one message
-_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
-CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
-
 
 Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
@@ -108,7 +101,7 @@ def load_medium(
             return loading.oci(tops)
     if not has_docker:
         raise ImageNotFound(f"{medium.label}: there is no image in it")
-    return loading.docker(_merged(docker_archive.candidates(medium, ImageOptions())))
+    return loading.docker(merged(docker_archive.candidates(medium, ImageOptions())))
 
 
 @dataclass(frozen=True)
@@ -248,16 +241,6 @@ def _manifests(
 # ---- docker archives --------------------------------------------------------------------------
 
 
-def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """One for each image, with all its names."""
-    merged: dict[str, Candidate] = {}
-    for candidate in candidates:
-        known = merged.get(candidate.key)
-        names = candidate.names if known is None else known.names + candidate.names
-        merged[candidate.key] = replace(candidate, names=tuple(dict.fromkeys(names)))
-    return list(merged.values())
-
-
 def load_opened(
     store: Store, image: Image, progress: Transfers, *, named: bool = True
 ) -> StoredImage:
@@ -280,12 +263,7 @@ def _load_docker(
     what = names[0].familiar if names else image.source
     with store.lease("load", what) as lease:
         layers = take_layers(store, lease, image, progress, budget)
-        manifest = docker_manifest(image.config_bytes, layers)
-        lease.hold([Digest.of(manifest), Digest.of(image.config_bytes)])
-        put_document(store.layout, image.config_bytes)
-        digest = put_document(store.layout, manifest)
-        descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=image.platform)
-        return store.add(descriptor, names)
+        return add_new_image(store, lease, image.config_bytes, layers, image.platform, names)
 
 
 def take_layers(
@@ -315,10 +293,10 @@ def _take(
         task.done("Already exists")
         return there
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, False)
-    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
+    compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
     read: Read = reader.read
-    if (compression := detect(head)) not in _SUFFIX:  # no manifest has a word for it
+    if compression not in SUFFIX:  # no manifest has a word for it
         claims = Claims(None, None, blob.diff_id)
         plain = decompress(reader.read, compression, blob.description, budget, blob.size)
         read, budget = reading(plain), Budget(UNLIMITED)  # it spends before it is taken
@@ -333,8 +311,8 @@ def _take(
 
 def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     """An uncompressed layer that the store has: its blob was verified when it came."""
-    head = read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description)
-    if blob.diff_id is None or detect(head) is not Compression.NONE:
+    compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
+    if blob.diff_id is None or compression is not Compression.NONE:
         return None
     lease.hold([blob.diff_id])
     if store.diff_id(blob.diff_id) != blob.diff_id:
@@ -346,31 +324,3 @@ def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     if size != blob.size:
         return None
     return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)
-
-
-class Described(Protocol):
-    """A layer's blob, for a manifest."""
-
-    @property
-    def digest(self) -> Digest: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def compression(self) -> Compression: ...
-
-
-def docker_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
-    """The manifest of an image that came without one."""
-    described: list[dict[str, Any]] = [
-        {
-            "mediaType": TAR_LAYER + _SUFFIX.get(layer.compression, ""),
-            "digest": layer.digest,
-            "size": layer.size,
-        }
-        for layer in layers
-    ]
-    head = {"mediaType": CONFIG_TYPE, "digest": Digest.of(config), "size": len(config)}
-    document = {
-        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": head, "layers": described,
-    }  # fmt: skip
-    return json.dumps(document, separators=(",", ":")).encode()

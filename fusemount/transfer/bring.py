@@ -19,6 +19,7 @@ from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
 from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
+from fusemount.sources.image import verified
 from fusemount.store import Lease, Store, diffids
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.reports import Task, Transfers
@@ -116,7 +117,7 @@ class Bringing:
             raise MalformedImage(
                 f"{where}: with it more than {DOCUMENTS_BYTES_MAX} bytes of manifests, the limit"
             )
-        _verified(data, descriptor.digest, where)
+        verified(data, descriptor.digest, where, True)
         self._lease.hold([descriptor.digest])
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Manifest):
@@ -134,7 +135,7 @@ class Bringing:
         data = self._at_hand(manifest.config.digest) or self._origin.document(manifest.config)
         if data is None:
             raise MalformedImage(f"{where}: listed, but not there")
-        _verified(data, manifest.config.digest, where)
+        verified(data, manifest.config.digest, where, True)
         put_document(self._store.layout, data)
         kind = manifest.config.media_type
         if manifest.is_artifact or (kind not in CONFIG_TYPES and b'"rootfs"' not in data):
@@ -256,15 +257,3 @@ class Bringing:
             self._budget.forget(where)  # it may be of two images
             self._budget.spend(where, found.size, descriptor.size)
         return True
-
-
-def _verified(data: bytes, digest: Digest, where: str) -> None:
-    found = Digest.of(data)
-    if found != digest:
-        raise VerificationFailed(f"{where}: digest is {found}, its reference says {digest}")
-
-
-def pieces(read: Read, size: int) -> Iterator[bytes]:
-    """All of a stream."""
-    while data := read(size):
-        yield data

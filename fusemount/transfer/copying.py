@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, UsageError
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.layer.progress import SilentProgress
+from fusemount.ownfile import is_abandoned
 from fusemount.reference import FOREIGN_STORES, STORE, Reference
 from fusemount.settings import UNPACK_LIMIT, Directories, ImageOptions, Platform, UnpackLimit
 from fusemount.sources.opening import open_image, open_medium
@@ -148,10 +148,7 @@ def _sweep(cache: Path) -> None:
         with suppress(OSError):
             fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                # one between being made and locked is younger than this
-                old = time.time() - os.fstat(fd).st_mtime > 60
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if old:
+                if is_abandoned(fd):
                     shutil.rmtree(root, ignore_errors=True)
             finally:
                 os.close(fd)

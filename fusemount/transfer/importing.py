@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import decompress, recognise
 from fusemount.dataclass import dataclass
-from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
-from fusemount.image.model import Descriptor
 from fusemount.image.nextconfig import rfc3339
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.imagename import ImageName
 from fusemount.settings import UNLIMITED, Platform
+from fusemount.sources.writing import SUFFIX, compact_json
 from fusemount.store import Store, StoredImage
-from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.archiveload import MANIFEST_TYPE, docker_manifest
+from fusemount.store.intake import Claims, Part, Read, take_layer
+from fusemount.transfer.newimage import add_new_image
+from fusemount.transfer.remadetar import reading
 from fusemount.transfer.reports import Transfers
-
-_KEPT = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
 
 
 @dataclass(frozen=True)
@@ -65,39 +61,15 @@ def import_tar(
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
             "history": [step],
         }
-        config = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-        manifest = docker_manifest(config, [layer])
-        lease.hold([Digest.of(config), Digest.of(manifest)])
-        put_document(store.layout, config)
-        digest = put_document(store.layout, manifest)
-        descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=platform)
-        return store.add(descriptor, [name.tagged()] if name is not None else [])
+        config = compact_json(document)
+        names = [name.tagged()] if name is not None else []
+        return add_new_image(store, lease, config, [layer], platform, names)
 
 
 def _storable(read: Read, what: str, budget: Budget) -> tuple[Read, Budget]:
     """The stream as it is, or unpacked where no media type has a word for its compression; and what
     it may still spend."""
-    head = b""
-    while len(head) < MAGIC_BYTES and (data := read(MAGIC_BYTES - len(head))):
-        head += data
-    compression = detect(head)
-
-    def whole(n: int) -> bytes:
-        nonlocal head
-        if head:
-            data, head = head[:n], head[n:]
-            return data
-        return read(n)
-
-    if compression in _KEPT:
+    compression, whole = recognise(read)
+    if compression in SUFFIX:
         return whole, budget
-    pieces = decompress(whole, compression, what, budget)
-    rest = b""
-
-    def plain(n: int) -> bytes:
-        nonlocal rest
-        rest = rest or next(pieces, b"")
-        data, rest = rest[:n], rest[n:]
-        return data
-
-    return plain, Budget(UNLIMITED)
+    return reading(decompress(whole, compression, what, budget)), Budget(UNLIMITED)

@@ -12,6 +12,7 @@ from typing import Any
 
 from fusemount.digest import Digest
 from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor
+from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, Store
 from fusemount.store.intake import put_document
 
@@ -46,7 +47,7 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
         return descriptor
     said["mediaType"] = TYPES.get(kind, kind)
     said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
-    data = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+    data = compact_json(said)
     lease.hold([Digest.of(data)])
     digest = put_document(store.layout, data)
     return Descriptor(said["mediaType"], digest, len(data), platform=descriptor.platform)

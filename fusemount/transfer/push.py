@@ -24,6 +24,7 @@ from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor, 
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
+from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, Seen, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
@@ -133,7 +134,7 @@ class _Pushing:
                 changed = True
                 continue
             left.append(entry)
-        return _json(said | {"manifests": left}) if changed else data
+        return compact_json(said | {"manifests": left}) if changed else data
 
     def _kept(self, original: str) -> tuple[Descriptor, bytes] | None:
         """What a manifest is the twin of (ociform.py), if the store has it."""
@@ -168,7 +169,7 @@ class _Pushing:
         entries = [self._as_it_is_there(entry) for entry in entries]
         changed = [*said["layers"], said["config"]] != entries
         said["layers"], said["config"] = entries[:-1], entries[-1]
-        return _json(said) if changed else data
+        return compact_json(said) if changed else data
 
     def _as_it_is_there(self, entry: dict[str, Any]) -> dict[str, Any]:
         there = self._done[Digest(entry["digest"])]
@@ -305,7 +306,3 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
 def _media_type(descriptor: Descriptor, data: bytes) -> str:
     said = json.loads(data).get("mediaType")
     return str(said or descriptor.media_type or OCI + "manifest.v1+json")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

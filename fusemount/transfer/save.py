@@ -8,7 +8,6 @@ oci-archive, oci  blobs as they are, with all platforms of an index that the sto
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, PIECE, decompress, detect
+from fusemount.codec import PIECE, decompress
 from fusemount.digest import Digest
 from fusemount.errors import (
     ImageNotFound,
@@ -31,10 +30,10 @@ from fusemount.image.parse import parse_index, parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.cache import Cache
-from fusemount.layer.decode import StretchReader, read_at
+from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
-from fusemount.sources.writing import Target
+from fusemount.sources.writing import Target, compact_json
 from fusemount.store import Store, StoredImage
 from fusemount.store.catalog import Entry
 from fusemount.store.summary import LayerRow, Summaries, Summary
@@ -165,7 +164,7 @@ class _Saving:
                 "Layers": [f"{layer.diff_id.hex}.tar" for layer in summary.layers],
             })  # fmt: skip
             entry["RepoTags"] += [name.familiar for name in names]
-        self._output.document("manifest.json", _json(list(entries.values())))
+        self._output.document("manifest.json", compact_json(list(entries.values())))
 
     def _one(self, image: StoredImage) -> Summary:
         """The image of an index that has one only."""
@@ -212,7 +211,7 @@ class _Saving:
             self._docker_entry(image, names, docker)
         self._output.document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         if layout is None and docker:
-            self._output.document("manifest.json", _json(list(docker.values())))
+            self._output.document("manifest.json", compact_json(list(docker.values())))
         self._output.document("index.json", _index(layout, manifests))
 
     def _docker_entry(
@@ -289,7 +288,7 @@ def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> byte
             entry for entry in document.get("manifests") or []
             if entry not in manifests and not taken & _called(entry)
         ]  # fmt: skip
-    return _json(document | {"manifests": [*others, *manifests]})
+    return compact_json(document | {"manifests": [*others, *manifests]})
 
 
 def _called(entry: dict[str, Any]) -> set[str]:
@@ -311,13 +310,9 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         size = os.fstat(fd).st_size
         description = f"layer {layer.digest}"
         reader = StretchReader(fd, 0, size, description, lambda _: None, False)
-        head = read_at(fd, 0, min(MAGIC_BYTES, size), description)
+        compression = compression_at(fd, 0, size, description)
         known = layer.archive_size  # what it was found to be when it came
         budget = Budget(UnpackLimit(known, 0) if known else UNPACK_LIMIT)
-        yield decompress(reader.read, detect(head), description, budget, size)
+        yield decompress(reader.read, compression, description, budget, size)
     finally:
         os.close(fd)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from fusemount.beneath import fd_path
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, Compression, decompress, detect
+from fusemount.codec import Compression, decompress, recognise
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
-from fusemount.layer.decode import Beside, scan
+from fusemount.layer.decode import Beside, compression_at, scan
 from fusemount.layer.progress import Progress
 from fusemount.layer.sparse import SparseWriter
 from fusemount.sources.medium import Archive, Directory, Medium
@@ -58,13 +58,12 @@ def medium_of(
     """Of a descriptor that stays the caller's; what it has given already is not asked for."""
     regular = stat.S_ISREG(os.fstat(fd).st_mode)
     with ExitStack() as undo:
-        head = b""
-        if regular and os.lseek(fd, 0, os.SEEK_CUR) == 0:
-            head = os.pread(fd, MAGIC_BYTES, 0)
-            if detect(head) is Compression.NONE:
-                yield _archive(fd, label, undo)
-                return
-        progress.start(f"reading {label}", os.fstat(fd).st_size if regular else 0)
+        from_the_start = regular and os.lseek(fd, 0, os.SEEK_CUR) == 0
+        size = os.fstat(fd).st_size if regular else 0
+        if from_the_start and compression_at(fd, 0, size, label) is Compression.NONE:
+            yield _archive(fd, label, undo)
+            return
+        progress.start(f"reading {label}", size)
         undo.callback(progress.finish)
         with translated(store.layout.ingest):
             spool = undo.enter_context(tempfile.TemporaryFile(dir=store.layout.ingest))
@@ -86,7 +85,7 @@ def _archive(fd: int, label: str, undo: ExitStack) -> Archive:
 def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None], budget: Budget) -> None:
     st = os.fstat(fd)
     size = st.st_size if stat.S_ISREG(st.st_mode) else None
-    head, taken = b"", 0
+    taken = 0
 
     def next_piece(n: int) -> bytes:
         try:
@@ -98,17 +97,7 @@ def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None], budge
         advance(len(data))
         return data
 
-    while len(head) < MAGIC_BYTES and (more := next_piece(MAGIC_BYTES - len(head))):
-        head += more
-    compression = detect(head)
-
-    def read(n: int) -> bytes:
-        nonlocal head
-        if head:
-            data, head = head[:n], head[n:]
-            return data
-        return next_piece(n)
-
+    compression, read = recognise(next_piece)
     plain = compression is Compression.NONE  # of a pipe: no more than it was, but it must end
     of = Budget(budget.limit) if plain else budget
     writer = SparseWriter(spool)

@@ -13,15 +13,14 @@ from types import TracebackType
 from fusemount.budget import Budget
 from fusemount.codec import Compression
 from fusemount.digest import Digest
-from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName
 from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
-from fusemount.layer.decode import StretchReader
+from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNLIMITED, Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
-from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
-from fusemount.transfer.archiveload import MANIFEST_TYPE, docker_manifest
+from fusemount.store.intake import Claims, Part, Read, take_layer
+from fusemount.transfer.newimage import add_new_image
 from fusemount.transfer.remadetar import reading, take_unpacked
 from fusemount.transfer.reports import SilentTransfers
 
@@ -58,7 +57,7 @@ class StoreWriter:
         if blob.digest is not None and layer.diff_id is not None:
             self._lease.hold([blob.digest])
             if self._store.layout.has_blob(blob.digest):
-                compression = _compression(blob)
+                compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
                 return WrittenLayer(layer.diff_id, blob.digest, blob.size, compression)
         self._progress.start(f"storing {blob.description}", blob.size)
         reader = StretchReader(
@@ -90,17 +89,5 @@ class StoreWriter:
         self, config: bytes, platform: Platform, layers: Sequence[WrittenLayer], name: str
     ) -> Digest:
         """The image ID."""
-        manifest = docker_manifest(config, layers)
-        self._lease.hold([Digest.of(manifest), Digest.of(config)])
-        put_document(self._store.layout, config)
-        digest = put_document(self._store.layout, manifest)
-        descriptor = Descriptor(MANIFEST_TYPE, digest, len(manifest), platform=platform)
-        self.image = self._store.add(descriptor, self._names)
+        self.image = add_new_image(self._store, self._lease, config, layers, platform, self._names)
         return Digest.of(config)
-
-
-def _compression(blob: LayerBlob) -> Compression:
-    from fusemount.codec import MAGIC_BYTES, detect
-    from fusemount.layer.decode import read_at
-
-    return detect(read_at(blob.fd, blob.offset, min(MAGIC_BYTES, blob.size), blob.description))
