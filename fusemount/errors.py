@@ -1,8 +1,8 @@
 """Law: every error a user can meet is a class here; its exit code is an attribute.
 
 An error's message is one line that names what, where and why.  `errno` is what a file-system
-call answers when the error reaches it instead of a command line.  The README's table of exit
-codes is printed from this module (`scripts/exit-codes`), and a test holds the two together.
+call answers when the error reaches it instead of a command line.  The table of docs/exit-codes.md
+is printed from this module (`scripts/exit-codes`), and a test holds the two together.
 """
 
 from __future__ import annotations

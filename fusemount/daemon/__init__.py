@@ -1,4 +1,4 @@
-"""Floor 6: mounts, the processes that serve them, and the sandbox of `imgmount run`.
+"""Mounts, and the processes that serve them.
 
 Law: nothing here prints or parses a command line; errors are `fusemount.errors`.
 """

@@ -1,4 +1,4 @@
-"""Law: the running file system (floor 4): layers and an upper in, one view out; no pyfuse3."""
+"""Law: the running file system: layers and an upper in, one view out; no pyfuse3."""
 
 from fusemount.rootfs.open import open_rootfs
 from fusemount.rootfs.view import AttrChange, Caller, RootFs, UpperOptions

@@ -1,9 +1,9 @@
 """Law: what an upper changed, told by comparing two trees; no disk is read here.
 
-One tree is the layers alone, the other the same layers under the upper (load.py).  Both are made in
-the same way, so what the upper left alone has the same nodeid in both, wherever it now stands: that
-makes renamed directories, hardlinks and attributes without data no cases of their own.  A directory
-that is not in the upper has nothing below it that is, and is not looked into.
+One tree is the layers alone, the other the same layers under the upper (upperload.py).  Both are
+made in the same way, so what the upper left alone has the same nodeid in both, wherever it now
+stands: that makes renamed directories, hardlinks and attributes without data no cases of their
+own.  A directory that is not in the upper has nothing below it that is, and is not looked into.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Law: what was found in an upper while it was laid over the layers (load.py), as values."""
+"""Law: what was found in an upper while it was laid over the layers (upperload.py), as values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Law: an upper that is laid over other layers than it was made over.
 
 Nothing is taken from the upper: what has no meaning over the new layers stays on disk unseen
-(load.py), so over its own layers it shows what it showed.  Only the size of a file whose contents
-are the layers' becomes the size of the new contents.
+(upperload.py), so over its own layers it shows what it showed.  Only the size of a file whose
+contents are the layers' becomes the size of the new contents.
 """
 
 from __future__ import annotations

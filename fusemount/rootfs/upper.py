@@ -71,7 +71,7 @@ class Upper(Objects):
         gone when it is looked at.
         volatile: nothing will be synced; what was so before the machine last started is refused.
         userxattr: <P> is `user.overlay.`, whoever we are.  lock_places: upperlock.py.
-        harmless: what is kept in marks; made so where it is not (load.py).
+        harmless: what is kept in marks; made so where it is not (upperload.py).
         """
         self.path, self.work_path, self.live = upper, work, live
         self._userxattr, self.opens_all = userxattr, userxattr and by_root()

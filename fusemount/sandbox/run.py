@@ -3,7 +3,7 @@
     us         loads the image; private mount namespace; waits for the command; its exit status
      ├─ server   serves the mount (background.launch); cleans up at SIGTERM, which it gets from us
      │           at the end and from the kernel should we die
-     └─ init     pid 1 of the command's namespaces (init.py, sandbox.py)
+     └─ init     pid 1 of the command's namespaces (init.py, newroot.py)
          └─ command
 
 A user who is not root first becomes root of a user namespace, and from there on all is the same.

@@ -3,18 +3,18 @@
 
 #include "base/beneath.h"
 #include "base/interrupt.h"
+#include "dir/dirlinks.h"
 #include "dir/dirmarks.h"
+#include "dir/dirobject.h"
 #include "index/indexbuild.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define PREFIX ".wh."
@@ -28,12 +28,6 @@ typedef struct directory { /* one that is to be listed */
     uint16_t depth;
 } directory;
 
-typedef struct object { /* what has several names */
-    uint64_t ino;
-    uint32_t major, minor;
-    uint32_t entry; /* 0: a free slot: the root has one name */
-} object;
-
 typedef struct scanning {
     int root;
     img_dirscan *scan;
@@ -44,8 +38,7 @@ typedef struct scanning {
     uint64_t mount;     /* the root's mount id; 0: the kernel does not say */
     directory *waiting; /* a stack */
     size_t n_waiting, waiting_size;
-    object *objects; /* open addressing, a power of two, at most half full */
-    size_t n_objects, objects_size;
+    img_dirlinks links;
     img_bytes names; /* of the directory at hand, NUL-terminated */
     const char **sorted;
     size_t n_sorted, sorted_size;
@@ -85,83 +78,6 @@ static int grow(void **array, size_t n, size_t *size, size_t item) {
     return 0;
 }
 
-/* ---- what is there ------------------------------------------------------------------------ */
-
-static int look(int fd, const char *name, struct statx *st) {
-    const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, st) < 0 ? -errno : 0;
-}
-
-static uint8_t kind_of(uint32_t mode) {
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return IMG_FILE;
-    case S_IFDIR:
-        return IMG_DIR;
-    case S_IFLNK:
-        return IMG_SYMLINK;
-    case S_IFCHR:
-        return IMG_CHAR;
-    case S_IFBLK:
-        return IMG_BLOCK;
-    case S_IFIFO:
-        return IMG_FIFO;
-    default:
-        return IMG_SOCKET;
-    }
-}
-
-static void split_time(int64_t ns, int64_t *seconds, uint32_t *rest) {
-    const int64_t second = 1000000000;
-    int64_t left = ns % second;
-    *seconds = ns / second - (left < 0);
-    *rest = (uint32_t)(left < 0 ? left + second : left);
-}
-
-/* What the owner kept beside the object says that it is. */
-static void set_owner(const img_dirmarks *marks, img_entry *e, bool file) {
-    uint32_t type = marks->mode & S_IFMT;
-    e->uid = marks->uid;
-    e->gid = marks->gid;
-    /* only a file can stand for what could not be made */
-    e->mode = (marks->mode & 07777) | (type && file && !S_ISDIR(type) ? type : e->mode & S_IFMT);
-    if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
-        e->rdev_major = marks->rdev_major;
-        e->rdev_minor = marks->rdev_minor;
-    }
-}
-
-static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
-    const img_dirmarks *marks = &s->marks;
-    e->mode = st->stx_mode;
-    e->uid = st->stx_uid;
-    e->gid = st->stx_gid;
-    e->rdev_major = st->stx_rdev_major;
-    e->rdev_minor = st->stx_rdev_minor;
-    e->mtime_s = st->stx_mtime.tv_sec;
-    e->mtime_ns = st->stx_mtime.tv_nsec;
-    e->atime_s = st->stx_atime.tv_sec;
-    e->atime_ns = st->stx_atime.tv_nsec;
-    e->ctime_s = st->stx_ctime.tv_sec;
-    e->ctime_ns = st->stx_ctime.tv_nsec;
-    if (marks->owned && !S_ISLNK(st->stx_mode))
-        set_owner(marks, e, S_ISREG(st->stx_mode));
-    if (marks->special && S_ISREG(st->stx_mode) && !st->stx_size) {
-        e->mode = marks->special | (e->mode & 07777);
-        e->rdev_major = marks->special_major;
-        e->rdev_minor = marks->special_minor;
-    }
-    e->kind = kind_of(e->mode);
-    if (e->kind != IMG_DIR && e->kind != IMG_SYMLINK)
-        e->mode |= marks->set_id;
-    if (e->kind == IMG_DIR ? !marks->timed : !marks->held)
-        return;
-    if (e->kind != IMG_DIR)
-        e->mode = (e->mode & S_IFMT) | (marks->held_mode & 07777);
-    split_time(marks->mtime_ns, &e->mtime_s, &e->mtime_ns);
-    split_time(marks->atime_ns, &e->atime_s, &e->atime_ns);
-}
-
 static int set_marks(scanning *s, img_entry *e) {
     const img_dirmarks *marks = &s->marks;
     e->n_xattrs = (uint32_t)marks->xattrs.n;
@@ -192,8 +108,8 @@ static int set_marks(scanning *s, img_entry *e) {
 /* Whether what was opened is what was looked at: the name may be another file's by now. */
 static bool is_still(int fd, const struct statx *st) {
     struct statx now;
-    return look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode && now.stx_uid == st->stx_uid &&
-           now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
+    return img_object_look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode &&
+           now.stx_uid == st->stx_uid && now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
 }
 
 static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
@@ -271,45 +187,6 @@ static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const 
                     &d->path, &d->len);
 }
 
-static int grow_objects(scanning *s) {
-    size_t size = s->objects_size ? 2 * s->objects_size : 64;
-    object *grown = calloc(size, sizeof *grown);
-    if (!grown)
-        return no_memory(s);
-    for (size_t i = 0; i < s->objects_size; i++) {
-        if (!s->objects[i].entry)
-            continue;
-        size_t slot = s->objects[i].ino * 0x9e3779b97f4a7c15u >> 20 & (size - 1);
-        while (grown[slot].entry)
-            slot = (slot + 1) & (size - 1);
-        grown[slot] = s->objects[i];
-    }
-    free(s->objects);
-    s->objects = grown;
-    s->objects_size = size;
-    return 0;
-}
-
-/* The entry that has this object already, or 0: it is known from now on. */
-static int find_object(scanning *s, const struct statx *st, uint32_t *entry) {
-    if (2 * (s->n_objects + 1) > s->objects_size && grow_objects(s) < 0)
-        return -1;
-    size_t slot = st->stx_ino * 0x9e3779b97f4a7c15u >> 20 & (s->objects_size - 1);
-    for (; s->objects[slot].entry; slot = (slot + 1) & (s->objects_size - 1)) {
-        const object *o = &s->objects[slot];
-        if (o->ino == st->stx_ino && o->major == st->stx_dev_major &&
-            o->minor == st->stx_dev_minor) {
-            *entry = o->entry;
-            return 0;
-        }
-    }
-    s->objects[slot] =
-        (object){st->stx_ino, st->stx_dev_major, st->stx_dev_minor, (uint32_t)s->builder.n_entries};
-    s->n_objects++;
-    *entry = 0;
-    return 0;
-}
-
 static int put_hardlink(scanning *s, img_entry *e, uint32_t target) {
     const img_entry *first = &s->builder.entries[target];
     /* by offset: the pool may move */
@@ -353,16 +230,11 @@ static int put_prefixed(scanning *s, const char *name) {
     return put_whiteout(s, name);
 }
 
-static bool is_whiteout(const scanning *s, const struct statx *st) {
-    if (S_ISCHR(st->stx_mode))
-        return st->stx_rdev_major == 0 && st->stx_rdev_minor == 0;
-    return S_ISREG(st->stx_mode) && st->stx_size == 0 && s->marks.whiteout;
-}
-
 static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
     uint32_t first = 0;
-    if (st->stx_nlink > 1 && e->kind != IMG_DIR && find_object(s, st, &first) < 0)
-        return -1;
+    if (st->stx_nlink > 1 && e->kind != IMG_DIR &&
+        img_dirlinks_entry(&s->links, st, (uint32_t)s->builder.n_entries, &first) < 0)
+        return no_memory(s);
     if (e->kind != IMG_FILE || first) {
         if (img_builder_text(&s->builder, name, e->name_len, &e->name, s->err) < 0)
             return -1;
@@ -392,7 +264,7 @@ static int put_name(scanning *s, int fd, const char *name) {
     struct statx st;
     if (s->scan->obeyed & IMG_MARKS_NAMES && strncmp(name, PREFIX, strlen(PREFIX)) == 0)
         return put_prefixed(s, name);
-    int result = look(fd, name, &st);
+    int result = img_object_look(fd, name, &st);
     if (result == -ENOENT)
         return 0; /* gone since it was listed */
     if (result < 0)
@@ -400,13 +272,13 @@ static int put_name(scanning *s, int fd, const char *name) {
     if (img_dirmarks_read(&s->marks, fd, name, s->scan->obeyed, s->err) < 0)
         return -1;
     count_disobeyed(s, name);
-    if (is_whiteout(s, &st))
+    if (img_object_is_whiteout(&s->marks, &st))
         return put_whiteout(s, name);
     img_entry e = {.archive_header = s->here.entry,
                    .dir = s->here.path,
                    .dir_len = s->here.len,
                    .name_len = (uint16_t)strlen(name)};
-    set_attributes(s, &e, &st);
+    img_object_attributes(&s->marks, &st, &e);
     if (put_body(s, &e, &st, fd, name) < 0)
         return -1;
     return img_builder_entry(&s->builder, &e, s->err);
@@ -513,7 +385,7 @@ static int put_directory(scanning *s) {
 
 static int put_root(scanning *s) {
     struct statx st;
-    int result = look(s->root, "", &st);
+    int result = img_object_look(s->root, "", &st);
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
     s->mount = st.stx_mask & STATX_MNT_ID ? st.stx_mnt_id : 0;
@@ -521,7 +393,7 @@ static int put_root(scanning *s) {
         return -1;
     count_disobeyed(s, "");
     img_entry e = {0};
-    set_attributes(s, &e, &st);
+    img_object_attributes(&s->marks, &st, &e);
     s->marks.redirect_len = 0; /* a root stands where it stands */
     if (set_marks(s, &e) < 0 || img_builder_entry(&s->builder, &e, s->err) < 0)
         return -1;
@@ -556,7 +428,7 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     img_bytes_free(&s.scratch);
     img_bytes_free(&s.names);
     free(s.waiting);
-    free(s.objects);
+    img_dirlinks_free(&s.links);
     free(s.sorted);
     return index;
 }

@@ -31,6 +31,8 @@
 #define IMG_TREE_H
 
 #include "index/index.h"
+#include "tree/chunks.h"
+#include "tree/dirslots.h"
 #include "tree/idmap.h"
 
 #include <pthread.h>
@@ -62,19 +64,6 @@ enum {
 #define IMG_INO_UPPER (UINT64_C(1) << 32)
 
 enum { IMG_NAME_LOWER = 1, IMG_NAME_OWNED = 2 };
-
-typedef struct img_slot {
-    uint32_t cookie;
-    uint32_t dentry; /* 0: the name is gone; dropped at the next compaction */
-} img_slot;
-
-typedef struct img_dir {
-    uint32_t live;        /* dentries with a node */
-    uint32_t used, size;  /* slots filled, slots allocated; ascending by cookie */
-    uint32_t holes;       /* slots with dentry 0 */
-    uint32_t next_cookie; /* the first cookie is 3: 1 and 2 are "." and ".." */
-    img_slot *slots;
-} img_dir;
 
 /* xattrs: packed records u16 name_len | u32 value_len | name | value, as in index.h */
 typedef struct img_node {
@@ -116,22 +105,6 @@ typedef struct img_dentry {
     uint16_t flags;
 } img_dentry;
 
-typedef struct img_chunks { /* an array that grows without moving its elements */
-    char **chunks;
-    size_t element;
-    uint32_t used, n_chunks;
-    uint32_t free_head; /* free elements are chained by a uint32 in their first four bytes */
-} img_chunks;
-
-/* Where a name stood that is gone: one that comes back soon, as when a program renames each entry
- * away and back while it reads the directory, stands there again, behind the reader. */
-typedef struct img_place {
-    img_id parent; /* 0: none */
-    uint32_t hash, cookie;
-} img_place;
-
-#define IMG_PLACES 256u
-
 typedef struct img_layer {
     const img_index *index;
     int fd;        /* borrowed: the archive, or the directory */
@@ -162,9 +135,9 @@ typedef struct img_tree {
      * may take no lock that is held over calls of this file. NULL: nobody asks. */
     void (*freed)(void *watcher, img_id id);
     void *watcher;
-    bool static_nlink;            /* directories show one link, as fuse-overlayfs' option has it */
-    img_owner_map owners;         /* how the ids of nodes, which are stored ones, are shown */
-    img_place places[IMG_PLACES]; /* by hash; the last to go counts */
+    bool static_nlink;    /* directories show one link, as fuse-overlayfs' option has it */
+    img_owner_map owners; /* how the ids of nodes, which are stored ones, are shown */
+    img_gone_name gone_names[IMG_GONE_NAMES]; /* by hash; the last to go counts */
 } img_tree;
 
 typedef struct img_attributes {
@@ -179,12 +152,10 @@ void img_tree_free(img_tree *tree);
 uint64_t img_tree_bytes(const img_tree *tree); /* R: all memory, names in the indexes apart */
 
 static inline img_node *img_node_at(const img_tree *tree, img_id id) {
-    return (img_node *)(void *)(tree->nodes.chunks[id >> 12] +
-                                (size_t)(id & 4095) * sizeof(img_node));
+    return img_chunks_at(&tree->nodes, id, sizeof(img_node));
 }
 static inline img_dentry *img_dentry_at(const img_tree *tree, uint32_t d) {
-    return (img_dentry *)(void *)(tree->dentries.chunks[d >> 12] +
-                                  (size_t)(d & 4095) * sizeof(img_dentry));
+    return img_chunks_at(&tree->dentries, d, sizeof(img_dentry));
 }
 
 /* R. NULL when no such node lives. */
@@ -226,9 +197,6 @@ img_id img_tree_parent(const img_tree *tree, img_id dir);
 /* R. Walks a root-relative path; symlinks resolve inside the root, the last one only if asked.
  * -ENOENT, -ENOTDIR, -ELOOP (more than 40 links), -ENAMETOOLONG. */
 int img_tree_resolve(const img_tree *tree, const char *path, size_t len, bool follow, img_id *out);
-
-/* R. The first slot position with a cookie beyond `cookie`; go on to dir->used. */
-uint32_t img_dir_seek(const img_dir *dir, uint32_t cookie);
 
 /* W. A new node without names; 0 when memory is short. Directories start with nlink 2. */
 img_id img_tree_new_node(img_tree *tree, const img_attributes *attributes, uint16_t layer);

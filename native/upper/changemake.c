@@ -69,7 +69,7 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
     *direct = !at->lower && m->uid == upper->uid && same_group && ready;
     if (upper->options.owners)
         return 0;
-    /* What we serve must stay ours to open; objects.py keeps other owners and modes beside it. */
+    /* What we serve must stay ours to open; rootfs/objects.py keeps other owners and modes. */
     uint32_t mine = link ? 0 : S_ISDIR(m->mode) ? 0700 : 0600;
     bool kept = m->uid == upper->uid && m->gid == upper->gid && !hands_down;
     return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;

@@ -12,7 +12,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define OURS "trusted.overlay." /* see objects.py: with owners, the prefix is this one */
+#define OURS "trusted.overlay." /* see rootfs/objects.py: with owners, the prefix is this one */
 #define XATTR_NAME_BYTES 512    /* an escaped name and its NUL */
 
 /* The name under which it is stored; false when it is too long for that. */

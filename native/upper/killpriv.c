@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-/* "uid:gid:0mode": where the mode is kept when owners cannot be given (objects.py) */
+/* "uid:gid:0mode": where the mode is kept when owners cannot be given (rootfs/objects.py) */
 #define OVERRIDE_STAT "user.containers.override_stat"
 
 /* Where the mode is kept beside the object, there too. */

@@ -49,7 +49,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: a relative import hides its floor"
+            assert node.level == 0, f"{path}: a relative import hides its room"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
