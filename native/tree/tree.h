@@ -85,7 +85,7 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
-    uint32_t pages;      /* atomic: whether the kernel may hold its pages; notify.c */
+    uint32_t pages;      /* atomic: whether the kernel may hold its pages; fast/push.c */
     uint32_t generation; /* 0: the tree's; img_node_generation */
     const char *xattrs;
     union {
@@ -219,15 +219,6 @@ void img_tree_exchange(img_tree *tree, uint32_t a, uint32_t b);
 /* W. Frees the node if it has neither names nor lookups. True when it did. */
 bool img_tree_release(img_tree *tree, img_id id);
 
-/* R. The value of an xattr; NULL when there is none. */
-const char *img_node_xattr(const img_node *node, const char *name, size_t len, uint32_t *value_len);
-/* W. Sets (value non-NULL) or removes an xattr. -ENODATA, -ENOMEM, -ENOSPC. */
-int img_tree_set_xattr(img_tree *tree, img_node *node, const char *name, size_t len,
-                       const char *value, size_t value_len);
-/* W. Replaces all xattrs by packed records, borrowed (from an index) or copied. */
-int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records, size_t bytes,
-                            bool copy);
-
 /* W. Before a layer is put on: counts its members. E2BIG beyond a limit of layers or members. */
 int img_tree_count_members(img_tree *tree, const img_index *index, img_error *err);
 
@@ -245,8 +236,5 @@ void img_tree_set_opaque(img_tree *tree, img_id dir);
 /* W. Says that all names now standing are the layers' (IMG_NAME_LOWER): no layer comes after, and
  * each node made from here on gets a generation of its own. */
 void img_tree_seal(img_tree *tree);
-
-/* R. Proves the invariants above by walking everything; 0, or -1 with the first one broken. */
-int img_tree_check(const img_tree *tree, img_error *err);
 
 #endif
