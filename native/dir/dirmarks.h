@@ -50,9 +50,8 @@ enum {
 };
 /* Further facts that the marks on a layer's root show. */
 enum {
-    IMG_MARKS_UPPER = 16, /* overlayfs or imgmount wrote it: a name `.wh.x` is a file */
-    IMG_MARKS_ROOTS_WORD =
-        32, /* root set trusted.overlay.imgmount.userxattr: its marks are `user.` */
+    IMG_MARKS_UPPER = 16,      /* overlayfs or imgmount wrote it: a name `.wh.x` is a file */
+    IMG_MARKS_ROOTS_WORD = 32, /* trusted.overlay.imgmount.userxattr: its marks are `user.` */
 };
 
 enum { IMG_HELD_CAPABILITY_MAX = 64 };
