@@ -17,7 +17,7 @@ from typing import Protocol
 
 from fusemount._native import INDEX_BYTES_MAX, LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild

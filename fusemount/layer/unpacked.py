@@ -25,7 +25,7 @@ from fusemount.beneath import open_beneath
 from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, translated
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
@@ -97,10 +97,8 @@ class UnpackedLayer:
     def _contents(self, tree: int, name: bytes, size: int) -> Iterator[bytes]:
         inside = os.path.normpath(b"/" + name).lstrip(b"/")
         where = f"{self.tree}/{shown(os.fsdecode(inside))}"
-        try:
+        with translated(where, MalformedImage):
             fd = open_beneath(tree, inside, _FILE_FLAGS)
-        except OSError as error:
-            raise MalformedImage(f"{where}: {error.strerror}") from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise MalformedImage(f"{where}: no longer the file of {size} bytes that it was")

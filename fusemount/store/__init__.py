@@ -1,7 +1,7 @@
 """Law: images kept on this machine: an OCI image layout, each blob once, safe for many processes.
 
 layout.py says where everything stands and keeps the crash rules; locks.py who may change what, and
-what living processes rely on; intake.py takes blobs in; catalog.py knows names, layers.py what
+what living processes rely on; intake.py takes blobs in; catalog.py knows names, layerdb.py what
 layers are; store.py is the door; removal.py, verify.py and usage.py are what its name says.
 """
 

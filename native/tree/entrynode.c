@@ -1,5 +1,7 @@
 #include "tree/entrynode.h"
 
+#include "tree/xattrs.h"
+
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>

@@ -85,7 +85,7 @@ typedef struct img_node {
     uint32_t n_extents;
     uint16_t layer; /* index of the layer it came from, or IMG_LAYER_UPPER */
     uint16_t flags;
-    uint32_t pages;      /* atomic: whether the kernel may have pages of it (fast/notify.c) */
+    uint32_t pages;      /* atomic: whether the kernel may have pages of it (fast/push.c) */
     uint32_t generation; /* 0: the tree's; img_node_generation */
     const char *xattrs;
     union {
@@ -221,15 +221,6 @@ void img_tree_exchange(img_tree *tree, uint32_t a, uint32_t b);
 /* W. Frees the node if it has neither names nor lookup count.  True: it was freed. */
 bool img_tree_release(img_tree *tree, img_id id);
 
-/* R. The value of an xattr; NULL when there is none. */
-const char *img_node_xattr(const img_node *node, const char *name, size_t len, uint32_t *value_len);
-/* W. Sets (value non-NULL) or removes an xattr. -ENODATA, -ENOMEM, -ENOSPC. */
-int img_tree_set_xattr(img_tree *tree, img_node *node, const char *name, size_t len,
-                       const char *value, size_t value_len);
-/* W. Replaces all xattrs by packed records, borrowed (from an index) or copied. */
-int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records, size_t bytes,
-                            bool copy);
-
 /* W. Counts the members of a layer before it is added.  E2BIG: too many layers or members. */
 int img_tree_count_members(img_tree *tree, const img_index *index, img_error *err);
 
@@ -247,8 +238,5 @@ void img_tree_set_opaque(img_tree *tree, img_id dir);
 /* W. Ends the adding of layers: all present names become names of the layers (IMG_NAME_LOWER), and
  * each later node gets a generation of its own. */
 void img_tree_seal(img_tree *tree);
-
-/* R. Proves the invariants above by walking everything; 0, or -1 with the first one broken. */
-int img_tree_check(const img_tree *tree, img_error *err);
 
 #endif
