@@ -1,4 +1,4 @@
-"""The view's own part of changes: what native/upper/change.c declines, and what comes after it."""
+"""The view's own part of changes: what native/upper/change.h declines, and what comes after it."""
 
 from __future__ import annotations
 
