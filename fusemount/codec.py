@@ -18,46 +18,29 @@ No file is opened here.
 
 from __future__ import annotations
 
-import enum
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
 
 from fusemount.budget import Budget
+from fusemount.compression import (
+    GZIP_MAGIC,
+    MAGIC_BYTES,
+    ZSTD_MAGIC,
+    Compression,
+    detect,
+    is_skippable,
+)
 from fusemount.errors import MalformedImage
 from fusemount.magic import LZ4, foreign
 
 PIECE = 1 << 20  # the most that comes out at once
 INPUT = 1 << 18  # how much is asked of read() at once
-MAGIC_BYTES = 6  # how much of a stream's start detect() wants
 
 ZSTD_WINDOW_MAX = 1 << 27  # 128 MiB: what zstd(1) takes without --long or --memory
 XZ_MEMORY_MAX = 1 << 28  # 256 MiB; `xz -9` needs 65
 
 Read = Callable[[int], bytes]
-
-
-class Compression(enum.Enum):
-    NONE = "none"
-    GZIP = "gzip"
-    ZSTD = "zstd"
-    XZ = "xz"
-    BZIP2 = "bzip2"
-
-
-def detect(head: bytes) -> Compression:
-    """What a stream that starts with head (MAGIC_BYTES or more, fewer only at its end) is."""
-    if head.startswith(b"\x1f\x8b"):
-        return Compression.GZIP
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return Compression.ZSTD
-    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:
-        return Compression.ZSTD
-    if head.startswith(b"\xfd7zXZ\0"):
-        return Compression.XZ
-    if head[:3] == b"BZh" and head[3:4] in b"123456789":
-        return Compression.BZIP2
-    return Compression.NONE
 
 
 def recognise(read: Read) -> tuple[Compression, Read]:
@@ -267,7 +250,7 @@ def _next_member(rest: bytes, source: _Counted, compression: Compression) -> byt
         return b""  # gzip(1) and bzip2(1) stop for good at the first byte of padding
     if detect(stripped) is compression:
         return stripped
-    if compression is Compression.GZIP and b"\x1f\x8b".startswith(stripped[:2]) and stripped:
+    if compression is Compression.GZIP and GZIP_MAGIC.startswith(stripped[:2]) and stripped:
         raise _Damaged("is cut off")
     return b""
 
@@ -337,9 +320,9 @@ class _FrameWalker:
         self._state, self._want, self._skip = state, want, skip
 
     def _magic(self, field: bytes) -> None:
-        if field == b"\x28\xb5\x2f\xfd":
+        if field == ZSTD_MAGIC:
             self._expect(self._descriptor, 1)
-        elif field[1:] == b"\x2a\x4d\x18" and 0x50 <= field[0] <= 0x5F:
+        elif is_skippable(field):
             self._expect(self._skippable, 4)
         elif field == LZ4:  # it has skippable frames of the same magic
             raise _Foreign(foreign(field))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from fusemount.compression import TAR_SUFFIXES
 from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
 from fusemount.imagename import parse_name
@@ -141,7 +142,7 @@ def _is_name(text: str) -> bool:
         parse_name(text)
     except UsageError:
         return re.fullmatch(r"(?:sha256:)?[0-9a-f]{2,64}", text) is not None
-    return not text.endswith((".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz"))
+    return not text.endswith(TAR_SUFFIXES)
 
 
 def directories_reference(text: str) -> Reference:

@@ -117,7 +117,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What `imgmount IMAGE MOUNTPOINT` was asked for; see the README for each.
+    """What `imgmount IMAGE MOUNTPOINT` was asked for; docs/options.md explains each.
 
     fastpath: requests are answered by threads of C, and by Python only where those decline.
     threads: how many of them (1..64); None: the number of CPUs decides.

@@ -1,4 +1,4 @@
-"""Directories as layers become a view, without a mount: for tests of floor 4 and below."""
+"""Directories as layers become a view, without a mount: for tests of rootfs/ and below."""
 
 from __future__ import annotations
 

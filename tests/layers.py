@@ -1,4 +1,4 @@
-"""Layers in memory become a tree or a view, without images: for tests of floor 4 and below."""
+"""Layers in memory become a tree or a view, without images: for tests of rootfs/ and below."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def parser() -> Parser:
     p.add_argument("mountpoint", type=Path)
     add_image_flags(p)
     p.add_argument("-o", metavar="OPTIONS", action="append", default=[], dest="options",
-                   help="as for mount(8); see the README")  # fmt: skip
+                   help="as for mount(8); see docs/options.md")  # fmt: skip
     p.add_argument("-f", "--foreground", action="store_true", help="do not go to the background")
     p.add_argument("-d", "--debug", action="store_true", help="say what happens (implies -f)")
     p.add_argument("--upper", metavar="DIR", help="where changes go, in overlayfs' format")

@@ -1,4 +1,4 @@
-"""Floor 6: mounts, the processes that serve them, and the sandbox of `imgmount run`.
+"""The room of mounts and of the processes that serve them: mount, remount, umount, list, stats.
 
 Law: nothing here prints or parses a command line; errors are `fusemount.errors`.
 """

@@ -1,4 +1,4 @@
-"""Law: the only place that imports pyfuse3 (floor 5): a view in, a served channel out."""
+"""Law: the only place that imports pyfuse3: a view in, a served channel out."""
 
 from fusemount.fuse.serve import serve
 

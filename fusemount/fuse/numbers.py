@@ -15,7 +15,7 @@ class Numbers:
     def of(self, attr: _native.Attr) -> int:
         return attr.inode if self._alone else attr.ino
 
-    def tell(self, attr: _native.Attr) -> None:
+    def remember(self, attr: _native.Attr) -> None:
         """The kernel hears of it."""
         if self.of(attr) != attr.ino:
             self._nodes[attr.inode] = attr.ino

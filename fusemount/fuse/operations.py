@@ -37,7 +37,7 @@ _BATCH = 128  # directory entries asked of the tree at once
 _BLOCK = 4096
 _XATTRS = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")  # xattr(7)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_SETTLE_SECONDS = 0.05
+_ROOM_SECONDS = 0.05
 _AT_ONCE = 1 << 20  # bytes that are copied sooner than a thread is woken
 _UNKNOWN = 1 << 62
 # Parameters that are the kernel's number of a node.
@@ -64,7 +64,7 @@ def _answering(handler: _F) -> _F:
                 if e.errno not in _FULL or args[0].behind_fast_path:
                     raise
                 # The kernel's word of files that are gone follows their removal: room may come.
-                await trio.sleep(_SETTLE_SECONDS)
+                await trio.sleep(_ROOM_SECONDS)
                 return await handler(*args)
         except OSError as e:
             raise pyfuse3.FUSEError(e.errno or errno.EIO) from None
@@ -120,7 +120,7 @@ class Operations(pyfuse3.Operations):
 
     def _copies(self, inode: int) -> int:
         """Of a change of attributes or names."""
-        return self._view.bytes_to_copy(inode) if self._view.moves_data(inode) else 0
+        return self._view.bytes_to_copy(inode) if self._view.needs_data(inode) else 0
 
     # ---- names ----------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Operations(pyfuse3.Operations):
         """The answer to a look-up: the kernel will know the node until it says FORGET."""
         self._view.tree.remember(ino)
         attr = self._view.getattr(ino)
-        self.numbers.tell(attr)
+        self.numbers.remember(attr)
         return self._entry(attr)
 
     @_answering
@@ -312,9 +312,9 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         copies = self._view.bytes_to_copy(inode)
         if self.behind_fast_path and flags & os.O_ACCMODE == os.O_RDWR:
-            await self._call(copies, self._view.prepare, inode)
+            await self._call(copies, self._view.copy_up_data, inode)
         elif self.behind_fast_path and flags & os.O_ACCMODE == os.O_WRONLY:
-            await self._call(self._copies(inode), self._view.bring_up, inode)
+            await self._call(self._copies(inode), self._view.copy_up, inode)
         copies = copies if flags & os.O_TRUNC else 0
         await self._call(copies, self._view.open, inode, flags, _caller(ctx))
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), keep_cache=True)
@@ -373,7 +373,7 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), self._entry(attr), at):
                     return
                 tree.remember(ino)
-                self.numbers.tell(attr)
+                self.numbers.remember(attr)
 
     async def releasedir(self, fh: int) -> None:
         """Directories have no handles."""

@@ -69,7 +69,7 @@ def parse_credentials(text: str) -> Credentials:
 def credential_sources(
     environ: Mapping[str, str], uid: int, explicit: Credentials | None = None
 ) -> CredentialSources:
-    """What an environment stands for; called by floors 6 and 7 with theirs."""
+    """What an environment stands for; called by cli/ with its own."""
     named = environ.get("REGISTRY_AUTH_FILE")
     if named:
         return CredentialSources(explicit, (Path(named),), required=True)

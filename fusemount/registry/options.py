@@ -1,6 +1,6 @@
 """Law: which registry is meant, what is allowed with it, and how long we wait; no I/O, no httpx.
 
-The functions that take an environment are called by floors 6 and 7, which alone may read theirs.
+The functions that take an environment are called by cli/, which alone may read it.
 """
 
 from __future__ import annotations

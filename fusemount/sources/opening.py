@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from fusemount.budget import Budget
-from fusemount.codec import PIECE, Compression, compressor
+from fusemount.codec import PIECE, compressor
+from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
@@ -34,8 +35,6 @@ from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_p
 
 FORMS = ("oci-archive", "docker-archive", "oci")
 CONFIG_TYPE, MANIFEST_TYPE = OCI + "config.v1+json", OCI + "manifest.v1+json"
-# of a layer's media type, for each compression that a manifest can name
-SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class ImageWriter:
         If the form has no name for its compression, the layer is written uncompressed.
         """
         found = compression_at(blob.fd, blob.offset, blob.size, blob.description)
-        carried = self._form != "docker-archive" and found in SUFFIX
+        carried = self._form != "docker-archive" and found.media_suffix is not None
         compression = found if carried else Compression.NONE
         stored = found is compression
         fd, offset, size = (
@@ -236,7 +235,7 @@ def new_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
     """The manifest of an image that has none, layers lowest first; the same for the same image."""
     described: list[dict[str, Any]] = [
         {
-            "mediaType": TAR_LAYER + SUFFIX.get(layer.compression, ""),
+            "mediaType": TAR_LAYER + (layer.compression.media_suffix or ""),
             "digest": layer.digest,
             "size": layer.size,
         }

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fusemount._native import LayerIndex
 from fusemount.budget import Budget, check_room
-from fusemount.codec import PIECE, Compression, decompress, recognise
+from fusemount.codec import PIECE, decompress, recognise
+from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression, decompress
+from fusemount.codec import decompress
+from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
@@ -27,7 +28,6 @@ from fusemount.sources.choose import LISTED_MAX, answers, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
-from fusemount.sources.writing import SUFFIX
 from fusemount.store import Lease, Store, StoredImage
 from fusemount.store.intake import (
     Claims,
@@ -296,7 +296,7 @@ def _take(
     compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
     claims = Claims(blob.digest, blob.size, blob.diff_id)
     read: Read = reader.read
-    if compression not in SUFFIX:  # no manifest has a word for it
+    if compression.media_suffix is None:  # no manifest can name it
         claims = Claims(None, None, blob.diff_id)
         plain = decompress(reader.read, compression, blob.description, budget, blob.size)
         read, budget = reading(plain), Budget(UNLIMITED)  # it spends before it is taken

@@ -10,7 +10,7 @@ from fusemount.image.nextconfig import rfc3339
 from fusemount.image.platforms import normalised, this_machine
 from fusemount.imagename import ImageName
 from fusemount.settings import UNLIMITED, Platform
-from fusemount.sources.writing import SUFFIX, compact_json
+from fusemount.sources.writing import compact_json
 from fusemount.store import Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, take_layer
 from fusemount.transfer.newimage import add_new_image
@@ -70,6 +70,6 @@ def _storable(read: Read, what: str, budget: Budget) -> tuple[Read, Budget]:
     """The stream as it is, or unpacked where no media type has a word for its compression; and what
     it may still spend."""
     compression, whole = recognise(read)
-    if compression in SUFFIX:
+    if compression.media_suffix is not None:
         return whole, budget
     return reading(decompress(whole, compression, what, budget)), Budget(UNLIMITED)

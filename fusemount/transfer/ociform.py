@@ -10,21 +10,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fusemount.compression import Compression
 from fusemount.digest import Digest
-from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor
+from fusemount.image.model import DOCKER, DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor
 from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, Store
 from fusemount.store.intake import put_document
 
 _MANIFEST, _INDEX = OCI + "manifest.v1+json", OCI + "index.v1+json"
-_LAYER = DOCKER + "image.rootfs.diff.tar"
 TYPES = {
     DOCKER + "distribution.manifest.v2+json": _MANIFEST,
     DOCKER + "distribution.manifest.list.v2+json": _INDEX,
     DOCKER + "container.image.v1+json": OCI + "config.v1+json",
-    _LAYER: TAR_LAYER,
-    _LAYER + ".gzip": TAR_LAYER + "+gzip",
-    _LAYER + ".zstd": TAR_LAYER + "+zstd",
+    DOCKER_LAYER: TAR_LAYER,
+    DOCKER_LAYER + ".gzip": f"{TAR_LAYER}{Compression.GZIP.media_suffix}",
+    DOCKER_LAYER + ".zstd": f"{TAR_LAYER}{Compression.ZSTD.media_suffix}",
 }
 
 

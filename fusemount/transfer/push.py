@@ -16,11 +16,12 @@ from typing import Any
 
 import trio
 
-from fusemount.codec import Compression, compressor
+from fusemount.codec import compressor
+from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
-from fusemount.image.model import DOCKER, OCI, ORIGINAL, TAR_LAYER, Descriptor, Index
+from fusemount.image.model import DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
@@ -35,12 +36,16 @@ from fusemount.transfer.save import plain_pieces
 
 JOBS = 3
 PIECE = 1 << 20
-_DOCKER_LAYER = DOCKER + "image.rootfs.diff.tar"
-_PACKED = {  # of an uncompressed layer's media type; docker has no word for zstd
-    (TAR_LAYER, Compression.GZIP): TAR_LAYER + "+gzip",
-    (TAR_LAYER, Compression.ZSTD): TAR_LAYER + "+zstd",
-    (_DOCKER_LAYER, Compression.GZIP): _DOCKER_LAYER + ".gzip",
-}
+
+
+def _packed_type(media_type: str, compression: Compression) -> str | None:
+    """The media type of an uncompressed layer when it is compressed so; None where there is none
+    (docker has none for zstd)."""
+    if media_type == TAR_LAYER and compression.media_suffix:
+        return TAR_LAYER + compression.media_suffix
+    if media_type == DOCKER_LAYER and compression is Compression.GZIP:
+        return DOCKER_LAYER + ".gzip"
+    return None
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class _Pushing:
 
     async def _blob(self, descriptor: Descriptor, row: LayerRow | None, task: Task) -> Descriptor:
         compression = self._options.compression
-        media_type = _PACKED.get((descriptor.media_type, compression))
+        media_type = _packed_type(descriptor.media_type, compression)
         if row is None or media_type is None:
             await self._send_unchanged(descriptor, row, task)
             return descriptor

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.layer import UnpackedLayer
 from fusemount.store import Lease, Store
 from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fusemount.beneath import fd_path
 from fusemount.budget import Budget
-from fusemount.codec import Compression, decompress, recognise
+from fusemount.codec import decompress, recognise
+from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, compression_at, scan

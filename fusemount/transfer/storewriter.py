@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.imagename import ImageName
 from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer

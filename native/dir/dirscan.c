@@ -3,36 +3,30 @@
 
 #include "base/beneath.h"
 #include "base/interrupt.h"
+#include "dir/dirlinks.h"
 #include "dir/dirmarks.h"
+#include "dir/dirobject.h"
 #include "index/indexbuild.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define PREFIX ".wh."
 #define META ".wh..wh."
 #define OPAQUE ".wh..wh..opq"
 
-typedef struct directory { /* one that is to be listed */
-    uint32_t path;         /* in the pool */
+typedef struct directory { /* a directory that is still to be listed */
+    uint32_t path;         /* pool offset */
     uint32_t entry;
     uint16_t len;
     uint16_t depth;
 } directory;
-
-typedef struct object { /* what has several names */
-    uint64_t ino;
-    uint32_t major, minor;
-    uint32_t entry; /* 0: a free slot: the root has one name */
-} object;
 
 typedef struct scanning {
     int root;
@@ -41,12 +35,11 @@ typedef struct scanning {
     img_error *err;
     img_dirmarks marks;
     img_bytes scratch;
-    uint64_t mount;     /* the root's mount id; 0: the kernel does not say */
+    uint64_t mount;     /* the root's mount id; 0: the kernel does not return it (before 5.8) */
     directory *waiting; /* a stack */
     size_t n_waiting, waiting_size;
-    object *objects; /* open addressing, a power of two, at most half full */
-    size_t n_objects, objects_size;
-    img_bytes names; /* of the directory at hand, NUL-terminated */
+    img_dirlinks links;
+    img_bytes names; /* of the current directory, each with a NUL */
     const char **sorted;
     size_t n_sorted, sorted_size;
     directory here;
@@ -58,21 +51,21 @@ static int no_memory(scanning *s) {
     return img_fail(s->err, ENOMEM, "out of memory");
 }
 
-/* The path of a name in the directory at hand, "" being that directory; it may be cut. */
-static void spell(const scanning *s, char *out, size_t size, const char *name) {
+/* Writes the path of a name in the current directory; "" is that directory.  It may be cut. */
+static void write_path(const scanning *s, char *out, size_t size, const char *name) {
     (void)snprintf(out, size, "%.*s%s%s", (int)s->here.len,
                    s->builder.pool.data ? s->builder.pool.data + s->here.path : "",
                    s->here.len && *name ? "/" : "", name);
 }
 
-/* Says which name is at fault; returns -1. */
+/* Sets err->member to the path of the name, unless it is set already; returns -1. */
 static int at_fault(scanning *s, const char *name) {
     if (s->err->member[0] == '\0')
-        spell(s, s->err->member, sizeof s->err->member, name);
+        write_path(s, s->err->member, sizeof s->err->member, name);
     return -1;
 }
 
-/* Room for one more item behind n. */
+/* Makes room for one more item behind n. */
 static int grow(void **array, size_t n, size_t *size, size_t item) {
     if (n < *size)
         return 0;
@@ -83,83 +76,6 @@ static int grow(void **array, size_t n, size_t *size, size_t item) {
     *array = grown;
     *size = want;
     return 0;
-}
-
-/* ---- what is there ------------------------------------------------------------------------ */
-
-static int look(int fd, const char *name, struct statx *st) {
-    const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    return statx(fd, name, flags, STATX_BASIC_STATS | STATX_MNT_ID, st) < 0 ? -errno : 0;
-}
-
-static uint8_t kind_of(uint32_t mode) {
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return IMG_FILE;
-    case S_IFDIR:
-        return IMG_DIR;
-    case S_IFLNK:
-        return IMG_SYMLINK;
-    case S_IFCHR:
-        return IMG_CHAR;
-    case S_IFBLK:
-        return IMG_BLOCK;
-    case S_IFIFO:
-        return IMG_FIFO;
-    default:
-        return IMG_SOCKET;
-    }
-}
-
-static void split_time(int64_t ns, int64_t *seconds, uint32_t *rest) {
-    const int64_t second = 1000000000;
-    int64_t left = ns % second;
-    *seconds = ns / second - (left < 0);
-    *rest = (uint32_t)(left < 0 ? left + second : left);
-}
-
-/* What the owner kept beside the object says that it is. */
-static void set_owner(const img_dirmarks *marks, img_entry *e, bool file) {
-    uint32_t type = marks->mode & S_IFMT;
-    e->uid = marks->uid;
-    e->gid = marks->gid;
-    /* only a file can stand for what could not be made */
-    e->mode = (marks->mode & 07777) | (type && file && !S_ISDIR(type) ? type : e->mode & S_IFMT);
-    if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
-        e->rdev_major = marks->rdev_major;
-        e->rdev_minor = marks->rdev_minor;
-    }
-}
-
-static void set_attributes(scanning *s, img_entry *e, const struct statx *st) {
-    const img_dirmarks *marks = &s->marks;
-    e->mode = st->stx_mode;
-    e->uid = st->stx_uid;
-    e->gid = st->stx_gid;
-    e->rdev_major = st->stx_rdev_major;
-    e->rdev_minor = st->stx_rdev_minor;
-    e->mtime_s = st->stx_mtime.tv_sec;
-    e->mtime_ns = st->stx_mtime.tv_nsec;
-    e->atime_s = st->stx_atime.tv_sec;
-    e->atime_ns = st->stx_atime.tv_nsec;
-    e->ctime_s = st->stx_ctime.tv_sec;
-    e->ctime_ns = st->stx_ctime.tv_nsec;
-    if (marks->owned && !S_ISLNK(st->stx_mode))
-        set_owner(marks, e, S_ISREG(st->stx_mode));
-    if (marks->special && S_ISREG(st->stx_mode) && !st->stx_size) {
-        e->mode = marks->special | (e->mode & 07777);
-        e->rdev_major = marks->special_major;
-        e->rdev_minor = marks->special_minor;
-    }
-    e->kind = kind_of(e->mode);
-    if (e->kind != IMG_DIR && e->kind != IMG_SYMLINK)
-        e->mode |= marks->set_id;
-    if (e->kind == IMG_DIR ? !marks->timed : !marks->held)
-        return;
-    if (e->kind != IMG_DIR)
-        e->mode = (e->mode & S_IFMT) | (marks->held_mode & 07777);
-    split_time(marks->mtime_ns, &e->mtime_s, &e->mtime_ns);
-    split_time(marks->atime_ns, &e->atime_s, &e->atime_ns);
 }
 
 static int set_marks(scanning *s, img_entry *e) {
@@ -189,11 +105,11 @@ static int set_marks(scanning *s, img_entry *e) {
 
 /* ---- what depends on the kind ------------------------------------------------------------- */
 
-/* Whether what was opened is what was looked at: the name may be another file's by now. */
+/* True if the opened file is the one that st describes: the name may be another file by now. */
 static bool is_still(int fd, const struct statx *st) {
     struct statx now;
-    return look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode && now.stx_uid == st->stx_uid &&
-           now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
+    return img_object_look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode &&
+           now.stx_uid == st->stx_uid && now.stx_gid == st->stx_gid && now.stx_ino == st->stx_ino;
 }
 
 static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
@@ -201,7 +117,7 @@ static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd,
     ssize_t n = -1;
     if (!S_ISREG(st->stx_mode)) {
         n = readlinkat(fd, name, target, sizeof target);
-    } else { /* the file holds the link's target: user.containers.override_stat says so */
+    } else { /* by user.containers.override_stat, the file is a symlink and contains its target */
         int in = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (in >= 0) {
             n = is_still(in, st) ? pread(in, target, sizeof target, 0) : (errno = EIO, -1);
@@ -216,7 +132,7 @@ static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd,
     return img_builder_text(&s->builder, target, (size_t)n, &e->link, s->err);
 }
 
-/* The name stands in the file's record, so that both are there when the entries are gone. */
+/* Puts the file's record and name into the pool: both are needed after the entries are freed. */
 static int put_record(scanning *s, img_entry *e, const struct statx *st, const char *name) {
     img_file_record record = {.number = ++s->n_files,
                               .dir = s->here.path,
@@ -239,7 +155,7 @@ static int put_record(scanning *s, img_entry *e, const struct statx *st, const c
     return 0;
 }
 
-/* The path of a name in the directory at hand, into the pool. */
+/* Puts the path of a name into the pool. */
 static int put_path(scanning *s, const char *dir, size_t dir_len, const char *name, size_t name_len,
                     uint32_t *at, uint16_t *len) {
     char path[IMG_PATH_BYTES_MAX];
@@ -265,54 +181,15 @@ static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const 
         return no_memory(s);
     s->waiting = waiting;
     directory *d = &s->waiting[s->n_waiting++];
-    d->entry = (uint32_t)s->builder.n_entries; /* which is about to be added */
+    d->entry = (uint32_t)s->builder.n_entries; /* the caller adds the entry next */
     d->depth = (uint16_t)(s->here.depth + 1);
     return put_path(s, s->builder.pool.data + s->here.path, s->here.len, name, e->name_len,
                     &d->path, &d->len);
 }
 
-static int grow_objects(scanning *s) {
-    size_t size = s->objects_size ? 2 * s->objects_size : 64;
-    object *grown = calloc(size, sizeof *grown);
-    if (!grown)
-        return no_memory(s);
-    for (size_t i = 0; i < s->objects_size; i++) {
-        if (!s->objects[i].entry)
-            continue;
-        size_t slot = s->objects[i].ino * 0x9e3779b97f4a7c15u >> 20 & (size - 1);
-        while (grown[slot].entry)
-            slot = (slot + 1) & (size - 1);
-        grown[slot] = s->objects[i];
-    }
-    free(s->objects);
-    s->objects = grown;
-    s->objects_size = size;
-    return 0;
-}
-
-/* The entry that has this object already, or 0: it is known from now on. */
-static int find_object(scanning *s, const struct statx *st, uint32_t *entry) {
-    if (2 * (s->n_objects + 1) > s->objects_size && grow_objects(s) < 0)
-        return -1;
-    size_t slot = st->stx_ino * 0x9e3779b97f4a7c15u >> 20 & (s->objects_size - 1);
-    for (; s->objects[slot].entry; slot = (slot + 1) & (s->objects_size - 1)) {
-        const object *o = &s->objects[slot];
-        if (o->ino == st->stx_ino && o->major == st->stx_dev_major &&
-            o->minor == st->stx_dev_minor) {
-            *entry = o->entry;
-            return 0;
-        }
-    }
-    s->objects[slot] =
-        (object){st->stx_ino, st->stx_dev_major, st->stx_dev_minor, (uint32_t)s->builder.n_entries};
-    s->n_objects++;
-    *entry = 0;
-    return 0;
-}
-
 static int put_hardlink(scanning *s, img_entry *e, uint32_t target) {
     const img_entry *first = &s->builder.entries[target];
-    /* by offset: the pool may move */
+    /* copies, because the pool may move */
     char dir[IMG_PATH_BYTES_MAX], name[IMG_NAME_MAX];
     memcpy(dir, s->builder.pool.data + first->dir, first->dir_len);
     memcpy(name, s->builder.pool.data + first->name, first->name_len);
@@ -339,7 +216,7 @@ static int put_whiteout(scanning *s, const char *name) {
     return img_builder_entry(&s->builder, &e, s->err);
 }
 
-/* `.wh.` names, as a layer's tar has them (merge.h). */
+/* A name that begins with `.wh.`; the rules are those of tars (merge.h). */
 static int put_prefixed(scanning *s, const char *name) {
     if (strcmp(name, OPAQUE) == 0) {
         s->builder.entries[s->here.entry].flags |= IMG_ENTRY_OPAQUE;
@@ -353,16 +230,11 @@ static int put_prefixed(scanning *s, const char *name) {
     return put_whiteout(s, name);
 }
 
-static bool is_whiteout(const scanning *s, const struct statx *st) {
-    if (S_ISCHR(st->stx_mode))
-        return st->stx_rdev_major == 0 && st->stx_rdev_minor == 0;
-    return S_ISREG(st->stx_mode) && st->stx_size == 0 && s->marks.whiteout;
-}
-
 static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, const char *name) {
     uint32_t first = 0;
-    if (st->stx_nlink > 1 && e->kind != IMG_DIR && find_object(s, st, &first) < 0)
-        return -1;
+    if (st->stx_nlink > 1 && e->kind != IMG_DIR &&
+        img_dirlinks_entry(&s->links, st, (uint32_t)s->builder.n_entries, &first) < 0)
+        return no_memory(s);
     if (e->kind != IMG_FILE || first) {
         if (img_builder_text(&s->builder, name, e->name_len, &e->name, s->err) < 0)
             return -1;
@@ -385,28 +257,28 @@ static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, c
 
 static void count_disobeyed(scanning *s, const char *name) {
     if (s->marks.disobeyed && s->scan->disobeyed++ == 0)
-        spell(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
+        write_path(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
 }
 
 static int put_name(scanning *s, int fd, const char *name) {
     struct statx st;
     if (s->scan->obeyed & IMG_MARKS_NAMES && strncmp(name, PREFIX, strlen(PREFIX)) == 0)
         return put_prefixed(s, name);
-    int result = look(fd, name, &st);
+    int result = img_object_look(fd, name, &st);
     if (result == -ENOENT)
-        return 0; /* gone since it was listed */
+        return 0; /* removed since it was listed */
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
     if (img_dirmarks_read(&s->marks, fd, name, s->scan->obeyed, s->err) < 0)
         return -1;
     count_disobeyed(s, name);
-    if (is_whiteout(s, &st))
+    if (img_object_is_whiteout(&s->marks, &st))
         return put_whiteout(s, name);
     img_entry e = {.archive_header = s->here.entry,
                    .dir = s->here.path,
                    .dir_len = s->here.len,
                    .name_len = (uint16_t)strlen(name)};
-    set_attributes(s, &e, &st);
+    img_object_attributes(&s->marks, &st, &e);
     if (put_body(s, &e, &st, fd, name) < 0)
         return -1;
     return img_builder_entry(&s->builder, &e, s->err);
@@ -414,7 +286,7 @@ static int put_name(scanning *s, int fd, const char *name) {
 
 /* ---- directories -------------------------------------------------------------------------- */
 
-/* Once it is to end, all names are alike, and the sort is over soon. */
+/* After an interruption all names compare as equal, so that the sort ends soon. */
 static int by_name(const void *a, const void *b, void *scanned) {
     scanning *s = scanned;
     if (s->interrupted || img_interrupted(1, s->err) < 0) {
@@ -424,7 +296,7 @@ static int by_name(const void *a, const void *b, void *scanned) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Fills s->sorted. */
+/* Reads the names of a directory into s->sorted, in their order. */
 static int list(scanning *s, DIR *dir) {
     s->names.len = s->n_sorted = 0;
     size_t n = 0;
@@ -459,11 +331,11 @@ static int list(scanning *s, DIR *dir) {
 
 static void cannot_read(scanning *s) {
     if (s->scan->unreadable++ == 0)
-        spell(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
+        write_path(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
 }
 
 static int open_here(const scanning *s, int flags) {
-    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path's limit */
+    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path has this limit */
     if (s->here.len)
         memcpy(path, s->builder.pool.data + s->here.path, s->here.len);
     path[s->here.len] = 0;
@@ -502,7 +374,7 @@ static int put_directory(scanning *s) {
             (void)at_fault(s, s->sorted[i]);
     }
     (void)closedir(dir);
-    /* the first by name is to be the next that is listed */
+    /* Reverse the new part of the stack, so that the first directory by name is listed next. */
     for (size_t i = above, k = s->n_waiting; i + 1 < k; i++, k--) {
         directory d = s->waiting[i];
         s->waiting[i] = s->waiting[k - 1];
@@ -513,7 +385,7 @@ static int put_directory(scanning *s) {
 
 static int put_root(scanning *s) {
     struct statx st;
-    int result = look(s->root, "", &st);
+    int result = img_object_look(s->root, "", &st);
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
     s->mount = st.stx_mask & STATX_MNT_ID ? st.stx_mnt_id : 0;
@@ -521,8 +393,8 @@ static int put_root(scanning *s) {
         return -1;
     count_disobeyed(s, "");
     img_entry e = {0};
-    set_attributes(s, &e, &st);
-    s->marks.redirect_len = 0; /* a root stands where it stands */
+    img_object_attributes(&s->marks, &st, &e);
+    s->marks.redirect_len = 0; /* a root is not moved */
     if (set_marks(s, &e) < 0 || img_builder_entry(&s->builder, &e, s->err) < 0)
         return -1;
     s->waiting = malloc(sizeof *s->waiting);
@@ -556,7 +428,7 @@ img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {
     img_bytes_free(&s.scratch);
     img_bytes_free(&s.names);
     free(s.waiting);
-    free(s.objects);
+    img_dirlinks_free(&s.links);
     free(s.sorted);
     return index;
 }

@@ -1,5 +1,5 @@
 /* Paths of strangers, by openat2 and name by name: each case through both doors, with one result.
- * tests/test_beneath.py asks more of it. */
+ * tests/native/test_beneath.py asks more of it. */
 #define _GNU_SOURCE
 #include "base/beneath.h"
 

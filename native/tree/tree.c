@@ -10,70 +10,15 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define CHUNK 4096u
 #define FIRST_BUCKETS 1024u
-#define FIRST_COOKIE 3u
 
 bool img_is_dir(const img_node *node) {
     return S_ISDIR(node->mode);
 }
 
-/* ---- chunks ------------------------------------------------------------------------------- */
-
-static int chunks_grow(img_chunks *chunks) {
-    char **grown = realloc(chunks->chunks, (chunks->n_chunks + 1) * sizeof *grown);
-    if (!grown)
-        return -ENOMEM;
-    chunks->chunks = grown;
-    grown[chunks->n_chunks] = calloc(CHUNK, chunks->element);
-    if (!grown[chunks->n_chunks])
-        return -ENOMEM;
-    chunks->n_chunks++;
-    return 0;
-}
-
-static char *chunks_at(const img_chunks *chunks, uint32_t i) {
-    return chunks->chunks[i / CHUNK] + (size_t)(i % CHUNK) * chunks->element;
-}
-
-/* Element 0 is never given out: 0 means none everywhere. */
-static uint32_t chunks_take(img_chunks *chunks) {
-    uint32_t i = chunks->free_head;
-    if (i) {
-        memcpy(&chunks->free_head, chunks_at(chunks, i), sizeof chunks->free_head);
-        memset(chunks_at(chunks, i), 0, chunks->element);
-        return i;
-    }
-    if (chunks->used == UINT32_MAX)
-        return 0;
-    if (chunks->used == chunks->n_chunks * CHUNK && chunks_grow(chunks) < 0)
-        return 0;
-    return chunks->used++;
-}
-
-static void chunks_give(img_chunks *chunks, uint32_t i) {
-    memset(chunks_at(chunks, i), 0, chunks->element);
-    memcpy(chunks_at(chunks, i), &chunks->free_head, sizeof chunks->free_head);
-    chunks->free_head = i;
-}
-
-static int chunks_init(img_chunks *chunks, size_t element) {
-    chunks->element = element;
-    if (chunks_grow(chunks) < 0)
-        return -ENOMEM;
-    chunks->used = 1;
-    return 0;
-}
-
-static void chunks_free(img_chunks *chunks) {
-    for (uint32_t i = 0; i < chunks->n_chunks; i++)
-        free(chunks->chunks[i]);
-    free(chunks->chunks);
-}
-
 /* ---- the tree's life ---------------------------------------------------------------------- */
 
-/* Early in a boot there is no other chance. */
+/* A random number from the clock: early in a boot there is no other. */
 static void chance_of_clock(const img_tree *tree, uint64_t chance[2]) {
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
@@ -95,8 +40,8 @@ img_tree *img_tree_new(void) {
     tree->n_buckets = FIRST_BUCKETS;
     tree->buckets = calloc(FIRST_BUCKETS, sizeof *tree->buckets);
     img_attributes root = {.mode = S_IFDIR | 0755};
-    if (!tree->buckets || chunks_init(&tree->nodes, sizeof(img_node)) < 0 ||
-        chunks_init(&tree->dentries, sizeof(img_dentry)) < 0 ||
+    if (!tree->buckets || img_chunks_init(&tree->nodes, sizeof(img_node)) < 0 ||
+        img_chunks_init(&tree->dentries, sizeof(img_dentry)) < 0 ||
         img_tree_new_node(tree, &root, IMG_LAYER_UPPER) != IMG_ROOT) {
         img_tree_free(tree);
         return NULL;
@@ -107,9 +52,8 @@ img_tree *img_tree_new(void) {
 
 static void node_clear(img_tree *tree, img_node *node) {
     if (img_is_dir(node) && node->u.dir) {
-        tree->heap_bytes -= node->u.dir->size * sizeof(img_slot) + sizeof(img_dir);
-        free(node->u.dir->slots);
-        free(node->u.dir);
+        tree->heap_bytes -= img_dir_bytes(node->u.dir);
+        img_dir_free(node->u.dir);
         node->u.dir = NULL;
     }
     if (node->flags & IMG_NODE_OWN_BODY) {
@@ -132,8 +76,8 @@ void img_tree_free(img_tree *tree) {
         for (uint32_t d = tree->buckets[i]; d; d = img_dentry_at(tree, d)->hash_next)
             if (img_dentry_at(tree, d)->flags & IMG_NAME_OWNED)
                 free((char *)(uintptr_t)img_dentry_at(tree, d)->name);
-    chunks_free(&tree->nodes);
-    chunks_free(&tree->dentries);
+    img_chunks_free(&tree->nodes);
+    img_chunks_free(&tree->dentries);
     free(tree->buckets);
     free(tree->layers);
     img_fds_free(tree->files);
@@ -144,8 +88,7 @@ void img_tree_free(img_tree *tree) {
 }
 
 uint64_t img_tree_bytes(const img_tree *tree) {
-    return (uint64_t)tree->nodes.n_chunks * CHUNK * sizeof(img_node) +
-           (uint64_t)tree->dentries.n_chunks * CHUNK * sizeof(img_dentry) +
+    return img_chunks_bytes(&tree->nodes) + img_chunks_bytes(&tree->dentries) +
            (uint64_t)tree->n_buckets * sizeof *tree->buckets + tree->heap_bytes;
 }
 
@@ -159,7 +102,7 @@ img_node *img_tree_node(const img_tree *tree, uint64_t id) {
 }
 
 img_id img_tree_new_node(img_tree *tree, const img_attributes *attributes, uint16_t layer) {
-    img_id id = chunks_take(&tree->nodes);
+    img_id id = img_chunks_take(&tree->nodes);
     if (!id)
         return 0;
     img_node *node = img_node_at(tree, id);
@@ -193,7 +136,7 @@ bool img_tree_release(img_tree *tree, img_id id) {
     if (tree->freed && node->flags & IMG_NODE_UPPER)
         tree->freed(tree->watcher, id);
     node_clear(tree, node);
-    chunks_give(&tree->nodes, id);
+    img_chunks_give(&tree->nodes, id);
     tree->n_nodes--;
     return true;
 }
@@ -251,7 +194,7 @@ static void hash_remove(img_tree *tree, uint32_t d) {
     *at = dentry->hash_next;
 }
 
-/* Failing to grow is no error: chains get longer, nothing else. */
+/* If there is no memory to grow, that is no error: the chains get longer. */
 static void hash_grow(img_tree *tree) {
     if (tree->n_dentries < tree->n_buckets || tree->n_buckets > UINT32_MAX / 2)
         return;
@@ -292,110 +235,10 @@ img_id img_tree_parent(const img_tree *tree, img_id dir) {
     return d ? img_dentry_at(tree, d)->parent : IMG_ROOT;
 }
 
-/* ---- directories -------------------------------------------------------------------------- */
-
-uint32_t img_dir_seek(const img_dir *dir, uint32_t cookie) {
-    uint32_t low = 0, high = dir->used;
-    while (low < high) {
-        uint32_t mid = low + (high - low) / 2;
-        if (dir->slots[mid].cookie <= cookie)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-static void dir_compact(img_dir *dir) {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < dir->used; i++)
-        if (dir->slots[i].dentry)
-            dir->slots[kept++] = dir->slots[i];
-    dir->used = kept;
-    dir->holes = 0;
-}
-
-/* 2^32 names made in one directory: cookies start anew; a listing under way may see a name twice */
-static void dir_renumber(img_tree *tree, img_dir *dir) {
-    dir_compact(dir);
-    memset(tree->places, 0, sizeof tree->places);
-    dir->next_cookie = FIRST_COOKIE;
-    for (uint32_t i = 0; i < dir->used; i++) {
-        dir->slots[i].cookie = dir->next_cookie++;
-        img_dentry_at(tree, dir->slots[i].dentry)->cookie = dir->slots[i].cookie;
-    }
-}
-
-static int dir_reserve(img_tree *tree, img_node *node) {
-    img_dir *dir = node->u.dir;
-    if (!dir) {
-        dir = calloc(1, sizeof *dir);
-        if (!dir)
-            return -ENOMEM;
-        dir->next_cookie = FIRST_COOKIE;
-        node->u.dir = dir;
-        tree->heap_bytes += sizeof *dir;
-    }
-    if (dir->next_cookie == UINT32_MAX)
-        dir_renumber(tree, dir);
-    if (dir->used < dir->size)
-        return 0;
-    if (dir->holes > dir->used / 2) {
-        dir_compact(dir);
-        return 0;
-    }
-    uint32_t size = dir->size ? dir->size + dir->size / 2 + 1 : 4;
-    img_slot *slots = realloc(dir->slots, size * sizeof *slots);
-    if (!slots)
-        return -ENOMEM;
-    tree->heap_bytes += (size - dir->size) * sizeof *slots;
-    dir->slots = slots;
-    dir->size = size;
-    return 0;
-}
-
-static img_place *place_of(img_tree *tree, const img_dentry *dentry) {
-    return &tree->places[dentry->hash % IMG_PLACES];
-}
-
-/* The slot where that name stood, if it is there and empty still. */
-static img_slot *dir_old_place(img_tree *tree, const img_dir *dir, const img_dentry *dentry) {
-    const img_place *place = place_of(tree, dentry);
-    if (place->parent != dentry->parent || place->hash != dentry->hash)
-        return NULL;
-    uint32_t at = img_dir_seek(dir, place->cookie - 1);
-    if (at == dir->used || dir->slots[at].cookie != place->cookie || dir->slots[at].dentry)
-        return NULL;
-    return &dir->slots[at];
-}
-
-static void dir_insert(img_tree *tree, img_dir *dir, uint32_t d) {
-    img_dentry *dentry = img_dentry_at(tree, d);
-    img_slot *slot = dir_old_place(tree, dir, dentry);
-    if (slot) {
-        dir->holes--;
-    } else {
-        slot = &dir->slots[dir->used++];
-        slot->cookie = dir->next_cookie++;
-    }
-    slot->dentry = d;
-    dentry->cookie = slot->cookie;
-}
-
-static void dir_remove(img_tree *tree, img_dir *dir, const img_dentry *dentry) {
-    *place_of(tree, dentry) = (img_place){dentry->parent, dentry->hash, dentry->cookie};
-    dir->slots[img_dir_seek(dir, dentry->cookie - 1)].dentry = 0;
-    dir->holes++;
-    while (dir->used && !dir->slots[dir->used - 1].dentry) {
-        dir->used--;
-        dir->holes--;
-    }
-}
-
 /* ---- names -------------------------------------------------------------------------------- */
 
-/* Whether p may be kept as it is: only the layer that is being put on brings names, so looking
- * through the indexes of all layers would cost names times layers. */
+/* True if the name p need not be copied.  Only the layer that is being added brings names, so its
+ * index is enough: a search in the indexes of all layers would cost names times layers. */
 static bool inside_the_index(const img_tree *tree, const char *p) {
     if (!tree->n_layers)
         return false;
@@ -443,22 +286,22 @@ static void dentry_free(img_tree *tree, uint32_t d) {
     img_dentry *dentry = img_dentry_at(tree, d);
     hash_remove(tree, d);
     tree->n_dentries--;
-    dir_remove(tree, img_node_at(tree, dentry->parent)->u.dir, dentry);
+    img_dir_remove(tree, img_node_at(tree, dentry->parent)->u.dir, dentry);
     if (dentry->flags & IMG_NAME_OWNED) {
         tree->heap_bytes -= dentry->name_len;
         free((char *)(uintptr_t)dentry->name);
     }
-    chunks_give(&tree->dentries, d);
+    img_chunks_give(&tree->dentries, d);
 }
 
-/* A dentry without a node: a place for one. 0: out of memory. */
+/* A new dentry without a node; 0: out of memory. */
 static uint32_t dentry_new(img_tree *tree, img_id parent, const char *name, size_t len) {
-    uint32_t d = chunks_take(&tree->dentries);
+    uint32_t d = img_chunks_take(&tree->dentries);
     if (!d)
         return 0;
     img_dentry *dentry = img_dentry_at(tree, d);
     img_node *node = img_node_at(tree, parent);
-    if (dir_reserve(tree, node) < 0)
+    if (img_dir_reserve(tree, node) < 0)
         goto no_memory;
     dentry->name = name;
     if (!inside_the_index(tree, name)) {
@@ -473,18 +316,19 @@ static uint32_t dentry_new(img_tree *tree, img_id parent, const char *name, size
     dentry->parent = parent;
     dentry->name_len = (uint16_t)len;
     dentry->hash = hash_name(tree, parent, name, len);
-    dir_insert(tree, node->u.dir, d);
+    img_dir_insert(tree, node->u.dir, d);
     hash_grow(tree);
     hash_insert(tree, d);
     tree->n_dentries++;
     return d;
 no_memory:
-    chunks_give(&tree->dentries, d);
+    img_chunks_give(&tree->dentries, d);
     return 0;
 }
 
-/* The place of that name, made if need be; -EEXIST when it is taken. */
-static int place(img_tree *tree, img_id parent, const char *name, size_t len, uint32_t *out) {
+/* Finds or makes a dentry of that name without a node.  -EEXIST: the name has a node. */
+static int empty_dentry(img_tree *tree, img_id parent, const char *name, size_t len,
+                        uint32_t *out) {
     uint32_t d = img_tree_dentry(tree, parent, name, len);
     if (d && img_dentry_at(tree, d)->node)
         return -EEXIST;
@@ -500,7 +344,7 @@ int img_tree_add_name(img_tree *tree, img_id parent, const char *name, size_t le
     if (img_node_at(tree, node)->nlink == UINT32_MAX ||
         img_node_at(tree, parent)->nlink == UINT32_MAX)
         return -EMLINK;
-    int result = place(tree, parent, name, len, &d);
+    int result = empty_dentry(tree, parent, name, len, &d);
     if (result < 0)
         return result;
     img_dentry_at(tree, d)->flags |= flags;
@@ -519,20 +363,20 @@ void img_tree_drop_name(img_tree *tree, uint32_t d, bool mark) {
         (void)img_tree_release(tree, node);
 }
 
-/* The last name in a directory, 0: it has none.  Taking away the last never moves another. */
+/* The last name in a directory; 0: none.  Removing the last name never moves another one. */
 static uint32_t last_name(const img_tree *tree, img_id id) {
     const img_dir *dir = img_node_at(tree, id)->u.dir;
     return dir && dir->used ? dir->slots[dir->used - 1].dentry : 0;
 }
 
-/* Goes down and up by the tree's own names, without recursion: an upper's user decides how deep
- * directories are. */
+/* Walks down and up along the names in the tree.  It does not recurse, because the user decides how
+ * deep directories are. */
 void img_tree_drop_children(img_tree *tree, img_id id) {
     for (img_id here = id;;) {
         uint32_t d = last_name(tree, here);
         if (!d && here == id)
             return;
-        if (!d) { /* empty by now */
+        if (!d) { /* the directory is empty now: drop its own name next */
             d = img_node_at(tree, here)->names;
             here = img_dentry_at(tree, d)->parent;
         }
@@ -554,7 +398,7 @@ void img_tree_drop_subtree(img_tree *tree, uint32_t d, bool mark) {
 int img_tree_move(img_tree *tree, uint32_t from, img_id parent, const char *name, size_t len,
                   bool mark) {
     uint32_t to;
-    int result = place(tree, parent, name, len, &to);
+    int result = empty_dentry(tree, parent, name, len, &to);
     if (result < 0)
         return result;
     img_id id = img_dentry_at(tree, from)->node;
@@ -592,7 +436,7 @@ int img_tree_resolve(const img_tree *tree, const char *path, size_t len, bool fo
     char rest[2 * (IMG_PATH_BYTES_MAX + IMG_LINK_BYTES_MAX)];
     if (len > IMG_PATH_BYTES_MAX)
         return -ENAMETOOLONG;
-    char *at = rest + sizeof rest - len; /* what is still to walk stands at the buffer's end */
+    char *at = rest + sizeof rest - len; /* the rest of the path is at the buffer's end */
     memcpy(at, path, len);
     const char *end = rest + sizeof rest;
     img_id here = IMG_ROOT;

@@ -18,8 +18,8 @@
  * values; what failed is as it was.
  *
  * place: a path of the very object (img_fd_path).  Where owners cannot be given (prefix
- * user.overlay.) set-id bits stand with the owner, as objects.py keeps them, and only capabilities
- * concern these functions.
+ * user.overlay.) set-id bits stand with the owner, as rootfs/objects.py keeps them, and only
+ * capabilities concern these functions.
  */
 #ifndef IMG_HARMLESS_H
 #define IMG_HARMLESS_H

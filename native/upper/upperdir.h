@@ -17,9 +17,9 @@
  * where we may.  A descriptor never outlives its node: the tree says when it frees one.
  *
  * Locks, taken in this order and never the other way round:
- *     1. change   one change of the upper and the tree at a time.  Python holds it for a whole
- *                 operation, a copy-up of gigabytes included, so who must not wait asks for it with
- *                 a time limit and hands the request to Python when it is not to be had.
+ *     1. change   one change of the upper and the tree at a time.  Python holds it for all steps of
+ *                 an operation (large data are copied before, without it), so who must not wait
+ *                 asks for it with a time limit, and else hands the request to Python.
  *     2. places   a read-write lock: held for writing around the system call that takes away or
  *                 moves a name together with the change of the tree; for reading while a path is
  *                 turned into a descriptor.  Never held over the reading or writing of data.
@@ -39,13 +39,13 @@ typedef struct img_upper_options {
     int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
     bool read_only;
     bool no_sync;     /* volatile: fsync does nothing */
-    bool owners;      /* files can be given away (prefix trusted.overlay.): see objects.py */
+    bool owners;      /* files can be given away (prefix trusted.overlay.): see rootfs/objects.py */
     bool inodes_last; /* an object of the upper's file system has one st_ino as long as it is */
     bool harmless_files, harmless_devices; /* harmless.h */
     unsigned max_fds;                      /* descriptors kept, at most */
 } img_upper_options;
 
-/* Public for change.c and changeattr.c alone. */
+/* Public for the files of this room that change the upper (change.h). */
 typedef struct img_upper {
     img_tree *tree;
     img_upper_options options;

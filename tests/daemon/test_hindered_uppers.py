@@ -1,5 +1,5 @@
 """A user who can open an upper, or owns a directory in it, keeps nobody else from using it; and
-still an upper has one mount (rootfs/upperlock.py, rootfs/upperplace.py)."""
+still an upper has one mount (rootfs/upperlock.py, rootfs/upperopen.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tarwriter import TarWriter
 
 from fusemount import _native
 from fusemount.errors import UpperError
-from fusemount.rootfs import upperplace
+from fusemount.rootfs import upperopen
 from fusemount.rootfs.upper import Upper
 
 STRANGER = 65533
@@ -211,7 +211,7 @@ def test_without_the_privilege_a_mount_in_the_upper_is_named(
     def refused(fd: int) -> int:
         raise PermissionError
 
-    monkeypatch.setattr(upperplace._native, "clone_mount", refused)
+    monkeypatch.setattr(upperopen._native, "clone_mount", refused)
     (tmp_path / "u/d d").mkdir(parents=True)
     with users_mount(tmp_path / "u/d d"), pytest.raises(UpperError) as caught:
         Upper(tmp_path / "u", tmp_path / "w")

@@ -410,7 +410,7 @@ def test_what_was_pushed_needs_no_read(tmp_path: Path) -> None:
 def test_the_kernel_asks_for_capabilities_before_a_first_write(
     workshop: Workshop, at: Path
 ) -> None:
-    """What pushing relies on (native/fast/notify.c): an inode's first write is announced."""
+    """What pushing relies on (native/fast/push.c): an inode's first write is announced."""
     for name in ("big", "small"):
         before = stats(workshop, at)["requests"]
         write_by_pwrite(at / name, b"x")

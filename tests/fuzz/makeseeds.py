@@ -3,7 +3,7 @@
     python tests/fuzz/makeseeds.py      from the top of the repository
 
 How one input holds several layers, requests or records is said in native/fuzz/fuzz.h and at the
-head of each native/fuzz/fuzz_*.c.  test_seeds.py holds the files to what is written here.
+head of each native/fuzz/fuzz_*.c.  test_targets.py holds the files to what is written here.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ import zstandard
 from imagewriter import compress
 
 from fusemount.budget import Budget
-from fusemount.codec import MAGIC_BYTES, PIECE, Compression, decompress, detect
+from fusemount.codec import PIECE, decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import MalformedImage
 
 CODECS = ["gzip", "zstd", "xz", "bzip2"]

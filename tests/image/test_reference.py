@@ -1,4 +1,4 @@
-"""Law: references parse as the README says, whatever colons file names hold."""
+"""Law: references parse as docs/images.md says, whatever colons file names hold."""
 
 from __future__ import annotations
 

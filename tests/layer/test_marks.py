@@ -1,4 +1,5 @@
-"""Law: a user's xattr counts only in a mount of that user's, or where root says so (S 48)."""
+"""Law: a user's xattr counts only in a mount of that user's, or where root says so
+(docs/security.md, "Marks")."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ _ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "umask": lambda d: (d.one(0o022, 0, 0o077, 0o002),),
 }  # fmt: skip
 # Where pyfuse3 answers alone these go another way: it has no handlers for them, or the kernel has
-# taken the umask off before it asks (README, "Limits").
+# taken the umask off before it asks (docs/limits.md).
 _FAST_ONLY: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "copy_range": lambda d: (d.data(), d.data(), d.size(), d.at()),
     "fallocate": lambda d: (d.data(), d.one(0, 1, 3, 16, 17), d.at(), d.size()),

@@ -36,7 +36,7 @@ def table(tmp_path: Path) -> Path:
 def test_it_tells_what_was_told(work: int, kept: os.stat_result) -> None:
     found = read_ctimes(work)
     assert found.of(kept) == 5
-    assert found.told[_NOBODYS] == -6
+    assert found.shown[_NOBODYS] == -6
 
 
 def test_it_is_replaced(work: int, kept: os.stat_result, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_it_is_replaced(work: int, kept: os.stat_result, tmp_path: Path) -> None
 
 def test_an_object_that_was_changed_since_tells_its_own(work: int, kept: os.stat_result) -> None:
     found = read_ctimes(work)
-    assert Ctimes(found.told, kept.st_ctime_ns - 1).of(kept) == kept.st_ctime_ns
+    assert Ctimes(found.shown, kept.st_ctime_ns - 1).of(kept) == kept.st_ctime_ns
 
 
 def test_an_object_that_is_not_in_it_tells_its_own(work: int, kept: os.stat_result) -> None:

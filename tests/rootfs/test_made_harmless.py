@@ -17,7 +17,8 @@ from mounted import powerful
 from oracle import differences, run, without_layer
 
 from fusemount.rootfs import AttrChange, Caller, RootFs, UpperOptions, upperload
-from fusemount.rootfs.harmless import CAPABILITY, Found, Harmed, Harmless, parse_bits
+from fusemount.rootfs.harmless import CAPABILITY, Harmless, parse_bits
+from fusemount.rootfs.makeharmless import Found, Harmed
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
 

@@ -1,4 +1,4 @@
-"""M 1 to 16 of the semantics: layers into one tree, each case by its name.
+"""M 1 to M 16 of docs/semantics.md: layers into one tree, each case by its name.
 
 The expectation is written out where a case is about names, and is the kernel's overlayfs over
 layers unpacked one by one (tests/oracle.py) where the whole picture matters.

@@ -17,8 +17,9 @@ from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import reading
+from fusemount.rootfs.request import Caller
 from fusemount.rootfs.treetext import dump_lines
-from fusemount.rootfs.view import Caller, RootFs
+from fusemount.rootfs.view import RootFs
 
 NAMES = [b"a", b"b", b"c"]
 

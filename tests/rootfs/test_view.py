@@ -1,4 +1,4 @@
-"""The view's own part of changes: what native/upper/change.c declines, and what comes after it."""
+"""The view's own part of changes: what native/upper/change.h declines, and what comes after it."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_prepare_brings_a_whole_file_up(tmp_path: Path) -> None:
     tar = TarWriter().file("d/f", b"whole", mtime_ns=7).hardlink("g", "d/f").tar()
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
         ino = view.lookup(1, b"g")
-        view.prepare(ino)
-        view.prepare(ino)
+        view.copy_up_data(ino)
+        view.copy_up_data(ino)
         assert view.getattr(ino).mtime_ns == 7
         assert os.path.samefile(tmp_path / "upper/d/f", tmp_path / "upper/g")
         assert (tmp_path / "upper/g").read_bytes() == b"whole"
@@ -65,7 +65,7 @@ def test_prepare_brings_a_whole_file_up(tmp_path: Path) -> None:
         assert os.pread(fd, 9, 0) == b"whole"
         view.native.unpin(ino)
     with rootfs_of([tar]) as view, pytest.raises(OSError) as refused:
-        view.prepare(view.lookup(1, b"g"))
+        view.copy_up_data(view.lookup(1, b"g"))
     assert refused.value.errno == errno.EROFS
 
 
@@ -151,7 +151,7 @@ def test_a_set_of_too_many_hardlinks_does_not_come_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """Each name is linked in the same step, so an image's number of names needs a bound."""
-    monkeypatch.setattr("fusemount.rootfs.copyup.LINKS_MAX", 2)
+    monkeypatch.setattr("fusemount.rootfs.copyupnodes.LINKS_MAX", 2)
     tar = TarWriter().file("a", b"data").hardlink("b", "a").file("c", b"data").hardlink("d", "c")
     with rootfs_of(
         [tar.hardlink("e", "c").tar()], upper=tmp_path / "upper", work=tmp_path / "work"

@@ -15,7 +15,7 @@ from storing import LAYERS, clean, files, layer, load
 from tarwriter import TarWriter
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.store import Store

@@ -14,7 +14,7 @@ PACKAGE = TOP / "fusemount"
 # Values and names that every room may use. They stand on no room, and on each other.
 WORDS = (
     *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
-    *("beneath", "budget", "dataclass", "magic", "record", "tar", "__init__"),
+    *("beneath", "budget", "compression", "dataclass", "magic", "record", "tar", "__init__"),
 )
 # Two towers, and what stands on both. A room may import the words and the rooms that are named.
 IMAGES = ("image", "codec", "layer", "store", "registry", "sources", "transfer")
@@ -49,7 +49,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: a relative import hides its floor"
+            assert node.level == 0, f"{path}: a relative import hides its room"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
