@@ -30,14 +30,14 @@ def test_xattrs(at: Path) -> None:
 
 
 def test_what_is_no_xattr_or_acl(at: Path) -> None:
-    os.removexattr(at / "f", "system.posix_acl_access")  # is not there: as on ext4 no error
+    os.removexattr(at / "f", "system.posix_acl_access")  # there is none: no error, as on ext4
     for name in ("user", "foo.a", "system.a"):
         fails(errno.EOPNOTSUPP, os.getxattr, at / "f", name)
     fails(errno.ENODATA, os.getxattr, at / "f", "user.a")
 
 
 def test_times_beyond_2262(at: Path) -> None:
-    """In ns they are more than 64 bits."""
+    """Such times in ns need more than 64 bits."""
     os.utime(at / "f", ns=(10**19, 10**19 + 7))
     os.utime(at / "d", ns=(10**19, 10**19 + 7))
     for name in ("f", "d"):
@@ -55,7 +55,7 @@ def test_trusted_xattrs_are_roots_alone(at: Path) -> None:
 
 
 def test_r39_ctime_stays_when_caches_are_dropped(at: Path) -> None:
-    """The kernel keeps it by its own clock; ours must be the same."""
+    """The kernel sets ctimes by its own clock, so ours must be the same."""
     (at / "made").write_bytes(b"1")
     moved, again = at / "moved", at / "again"
     for path in (at / "made", at / "f", at / "d/a"):
@@ -79,7 +79,7 @@ def test_r39_ctime_stays_when_caches_are_dropped(at: Path) -> None:
 
 
 def test_a_file_handle_lasts(at: Path) -> None:
-    """open_by_handle_at(2) of what the kernel has forgotten: it looks up "." of the node."""
+    """open_by_handle_at(2) of a node that the kernel has forgotten: the kernel looks up its "."."""
     for name in ("f", "d", "p"):
         handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
         path, mount_id = os.fsencode(at / name), ctypes.byref(ctypes.c_int())

@@ -1,4 +1,4 @@
-"""R: changes through a mount, and what the upper then says to a new mount and to overlayfs.
+"""R: changes through a mount, and what the upper then shows in a new mount and in overlayfs.
 
 Every test works on one image; when it ends, the mount's dump is compared with that of a second
 mount over the same upper and with the kernel's overlayfs (Workshop.check_upper).
@@ -35,7 +35,7 @@ def layers() -> list[bytes]:
     low.file("h1", b"linked", mtime_ns=TIME).hardlink("h2", "h1").hardlink("d/h3", "h1")
     low.symlink("l", "d/a", mtime_ns=TIME).node("p", "fifo", mtime_ns=TIME)
     low.node("dev0", "char", (1, 3), mtime_ns=TIME).dir("empty", mtime_ns=TIME)
-    # GNU tar, the oracle, wants the hole at the end closed by an empty piece
+    # GNU tar, the oracle, needs an empty piece after a hole at the end
     low.sparse("sparse", 1 << 20, [(4096, b"x" * 4096), (1 << 20, b"")], mtime_ns=TIME)
     top = TarWriter().dir(".", mtime_ns=TIME).dir("d", mode=0o755, uid=4, mtime_ns=TIME)
     top.file("d/b", b"top b", mtime_ns=TIME).whiteout("d/e").dir("many", mtime_ns=TIME)
@@ -118,7 +118,7 @@ def test_r30_truncate_append_and_modes(at: Path) -> None:
 
 
 def test_r30_truncated_to_its_size(at: Path) -> None:
-    """Time included: what a remount shows is what was shown before."""
+    """A remount shows the same as before, the time too."""
     os.truncate(at / "d/a", 7)
     os.truncate(at / "d/sub/deep", 4)
     assert os.stat(at / "d/a").st_mtime_ns == TIME
@@ -202,7 +202,7 @@ def test_r27_a_lower_directory_renames(at: Path) -> None:
     os.unlink(at / "sub2/moved-again/b")
     assert ls(at / "sub2") == ["deep", "moved-again", "new"]
     assert ls(at / "sub2/moved-again") == ["h3", "in"]
-    os.mkdir(at / "d")  # in the old place: nothing of the layers shows
+    os.mkdir(at / "d")  # at the old path: nothing of the layers shows
     assert ls(at / "d") == []
 
 
@@ -257,7 +257,7 @@ def test_r29_unlinked_but_open(at: Path) -> None:
 
 
 def test_r29_nothing_is_left_in_the_work_directory(at: Path) -> None:
-    """The kernel sends times for what was just unlinked, after it was closed."""
+    """The kernel sends times of a file that was unlinked, after it was closed."""
     with open(at / "f", "rb") as f, open(at / "made", "wb") as made:
         f.read()
         made.write(b"1")

@@ -1,4 +1,4 @@
-"""What the fast path answers by itself, asked through the kernel, and how it ends."""
+"""Requests that the fast path answers itself, through the kernel, and how a mount ends."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_r36_copy_file_range_from_a_layer(at: Path) -> None:
         while n := os.copy_file_range(source.fileno(), target.fileno(), MIB, copied, copied):
             copied += n
         assert copied == MIB
-        # over a file of the layers, from one that is dirty
+        # from a file with dirty pages to one of the layers
         target.write(b"dirty")
         target.flush()
         with open(at / "small", "r+b") as small:
@@ -164,7 +164,7 @@ def test_r36_statx_says_when_a_file_was_made(at: Path) -> None:
     (at / "new").write_bytes(b"x")
     said = subprocess.check_output(["stat", "-c", "%W", at / "new", at / "last"]).split()
     assert before <= int(said[0]) <= time.time() + 1
-    assert said[1] == b"0"  # of a layer's file nobody knows
+    assert said[1] == b"0"  # unknown for a file of a layer
 
 
 def test_r34_a_default_acl_takes_the_place_of_umask(at: Path, tmp_path: Path) -> None:
@@ -226,9 +226,10 @@ def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
                 said, _ = one.communicate(timeout=20)
                 number = int(said.split()[0])
                 assert number in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), said
-            stands = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
                      if f" {at} " in line]  # fmt: skip
-            assert len(stands) == 1  # it stands, so that nobody writes into the directory below
+            # the mount stays, so that no program writes into the directory below
+            assert len(mounts) == 1
             with pytest.raises(OSError) as caught:
                 os.listdir(at / "d")
             assert caught.value.errno == errno.ENOTCONN
@@ -254,7 +255,7 @@ def test_unmounting_under_load_ends_soon(workshop: Workshop, how: str) -> None:
                     time.sleep(0.05)
             assert time.monotonic() - start < 15
         start = time.monotonic()
-        while os.path.exists(f"/proc/{pid}"):  # detached: until its last user is gone
+        while os.path.exists(f"/proc/{pid}"):  # a detached mount runs until its last user is gone
             assert time.monotonic() - start < 15
             time.sleep(0.05)
         raise AssertionError("over")
@@ -275,7 +276,7 @@ def test_a_layer_that_shrinks_is_an_error(workshop: Workshop) -> None:
 
 def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(20_000, hard - 500)  # not everybody may raise the hard limit
+    count = min(20_000, hard - 500)  # without privilege the hard limit cannot be raised
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     fds: list[int] = []
     try:
@@ -295,7 +296,7 @@ def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> 
             assert len(os.listdir(f"/proc/{pid}/fd")) < 600
             while fds:
                 os.close(fds.pop())
-            deadline = time.monotonic() + 20  # the kernel's FORGETs come after close(2)
+            deadline = time.monotonic() + 20  # the kernel sends FORGET some time after close(2)
             while os.listdir(workshop.work / "work") and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert os.listdir(workshop.work / "work") == []

@@ -54,7 +54,7 @@ def walk(at: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_by_pwrite, write_by_mapping])
 def test_pushing_never_overwrites(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
-    """A reader walks, and so has files pushed, while another writes into those that come next."""
+    """A reader walks, which pushes files, while another process writes into the next files."""
     workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
     random, pushed = Random(7), 0
     for round_ in range(6):
@@ -120,7 +120,8 @@ def test_what_was_pushed_needs_no_read(tmp_path: Path) -> None:
 def test_the_kernel_asks_for_capabilities_before_a_first_write(
     workshop: Workshop, at: Path
 ) -> None:
-    """What pushing relies on (native/fast/notify.c): an inode's first write is announced."""
+    """Pushing relies on this (native/fast/notify.c): a request comes before an inode's first
+    write."""
     for name in ("big", "small"):
         before = stats(workshop, at)["requests"]
         write_by_pwrite(at / name, b"x")

@@ -1,4 +1,4 @@
-"""What the tests of merged layers have in common: an image's lower layer, and looks at a tree."""
+"""Helpers of the tests of merged layers: a lower layer, and functions that read a merged tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIME = 1_600_000_000_123_456_789
 
 
 def names(tars: Sequence[bytes], follow: bool = False) -> list[str]:
-    """All paths of the merged tree but the root's."""
+    """All paths of the merged tree except the root's."""
     with rootfs_of(tars, follow=follow) as view:
         return [line.split(b" ")[0].decode() for line in dump_lines(view)][1:]
 

@@ -1,7 +1,8 @@
-"""M 1 to M 16 of docs/semantics.md: layers into one tree, each case by its name.
+"""M 1 to M 16 of docs/semantics.md: layers merged into one tree; M 10 is in
+test_merged_hardlinks.py.
 
-The expectation is written out where a case is about names, and is the kernel's overlayfs over
-layers unpacked one by one (tests/oracle.py) where the whole picture matters.
+Cases about names have the expected names in the test.  Where everything matters, the expected tree
+is the kernel's overlayfs over layers that were unpacked one by one (tests/oracle.py).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def test_m03_only_the_exact_name_is_opaque() -> None:
     low = base().file("d/.wh..opqX", b"").tar
     with_name = TarWriter().dir("d").file("d/sub2", b"")
     assert "/d/x" in names([base().tar(), with_name.raw(b"").file("d/.wh..wh..opqX", b"").tar()])
-    assert low  # a name that a layer cannot carry: it would itself be a whiteout of ".opqX"
+    assert low  # a layer cannot contain this name: it would be a whiteout of ".opqX"
     hidden = TarWriter().file("d/.opqX", b"")
     assert names([hidden.tar(), TarWriter().file("d/.wh..opqX", b"").tar()]) == ["/d"]
 
@@ -106,7 +107,7 @@ def test_m04_the_parents_of_marks_are_as_overlayfs_shows_them(tmp_path: Path) ->
     with overlay(layers, tmp_path / "merged") as merged:
         theirs = [line.split(b" ")[:3] for line in dump_directory(merged)]
     assert [line[:2] for line in ours] == [line[:2] for line in theirs]
-    assert [b"/d", b"d", b"0750"] in ours  # of the layer that has an entry for it
+    assert [b"/d", b"d", b"0750"] in ours  # the attributes come from the layer that has an entry
 
 
 def test_m04_a_member_below_a_directory_named_like_a_whiteout() -> None:
@@ -199,7 +200,7 @@ def test_m08_an_entry_below_a_non_directory_replaces_it(tmp_path: Path) -> None:
 def test_m08_a_parent_that_is_a_link_of_the_same_layer(target: str) -> None:
     tar = TarWriter().dir("real").symlink("link", target).file("link/x", b"1").tar()
     assert names([tar]) == ["/link", "/real", "/real/x"]
-    # inside the root, also where the link's target is not there yet
+    # inside the root, also if the target of the link does not exist yet
     tar = TarWriter().symlink("link", "/made/here").file("link/x", b"1").tar()
     assert names([tar]) == ["/link", "/made", "/made/here", "/made/here/x"]
 
@@ -260,7 +261,7 @@ def test_m13_duplicates() -> None:
     assert contents([t.tar()], "/a") == b"22"
     assert names([t.tar()]) == ["/a", "/d", "/d/x"]
     assert fields([t.tar()], "/d")[2] == "0711"
-    # unpacked alone, the directory is all there is: the lower one merges with it
+    # the directory is in the layer, so the lower one merges with it
     back = TarWriter().file("d", b"a file for a moment").dir("d")
     assert "/d/x" in names([base().tar(), back.tar()])
 

@@ -75,7 +75,7 @@ def test_t24_hardlinks_by_the_hundred_thousand() -> None:
     assert fields([fan.tar(), TarWriter().file("g", b"").tar()], "/f")[7] == "100001"
     assert fields([chain.file("c100000", b"1").tar()], "/c0")[7] == "100001"
     zigzag = TarWriter()
-    for i in range(0, 400, 2):  # each waits for the one before, which waits for the one after
+    for i in range(0, 400, 2):  # each needs the one before, which needs the one after
         zigzag.hardlink(f"z{i + 1}", f"z{i + 2}")
         zigzag.hardlink(f"z{i}", f"z{i + 1}")
     for i in range(200):
