@@ -1,4 +1,4 @@
-"""Law: `imgmount export`: all that a mount, an upper or an image shows, as one tar."""
+"""Law: `imgmount export` as functions: all that a mount, an upper or an image shows, as one tar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def is_place(path: Path) -> bool:
-    """A mountpoint of ours, or a directory that is no layout: an upper."""
+    """Whether path is an imgmount mount, or a directory that is no OCI layout and so an upper."""
     try:
         target = resolve(path)
         entry = mount_at(target)
@@ -37,7 +37,7 @@ def is_place(path: Path) -> bool:
 def export_place(
     asked: Asked, directories: Directories, progress: Progress, warn: Warn
 ) -> Iterator[bytes]:
-    """The tar of what a mount or an upper shows, in pieces.  Raises as open_changed does."""
+    """The tar of all that a mount or an upper shows, in pieces.  Raises as open_changed does."""
     with ExitStack() as stack:
         changed = open_changed(asked, directories, progress, warn, stack)
         yield from _whole(changed.rootfs, asked, warn)
@@ -46,7 +46,7 @@ def export_place(
 def export_image(
     reference: Reference, asked: Asked, directories: Directories, progress: Progress, warn: Warn
 ) -> Iterator[bytes]:
-    """The same of an image alone.  Raises every error of an image."""
+    """The tar of all that an image shows, in pieces.  Raises every error of an image."""
     follow = bool(asked.follow_symlink_parents)
     options = replace(MountOptions(read_only=True), follow_symlink_parents=follow)
     with ExitStack() as stack:

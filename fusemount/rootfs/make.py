@@ -1,6 +1,6 @@
 """Law: makes new objects that take more than one step: inherited ACLs, opaque marks, stored owners.
 
-native/upper/change.c makes all others.  An object is made and completed in the work directory, then
+native/upper/change.h makes all others.  An object is made and completed in the work directory, then
 one rename moves it into the upper; if the layers have the name, the rename replaces the whiteout.
 So neither a half-made object nor the layers' one shows.
 """

@@ -6,7 +6,7 @@ Threads of the fast path turn names into descriptors at any time (native/upper/u
 move and exchange are called only here, and nothing inside `moving` copies data or empties a
 directory.
 
-These are the moves that take more than one step; native/upper/change.c does the others.
+These are the moves that take more than one step; native/upper/change.h does the others.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Renamer:
             self._copy.with_data(ino)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> set[int]:
-        """renameat2(2) with NOREPLACE and EXCHANGE, after native/upper/change.c has declined it.
+        """renameat2(2) with NOREPLACE and EXCHANGE, after native/upper/change.h has declined it.
 
         Returns the nodes whose attributes must be read again from the upper. Raises OSError."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):

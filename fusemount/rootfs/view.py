@@ -1,6 +1,6 @@
 """Law: the running file system, layers and upper as one view; nothing of FUSE is used here.
 
-A request comes through one of two doors.  The threads of the fast path call native/upper/change.c,
+A request comes through one of two doors.  The threads of the fast path call native/upper/change.h,
 which does what one system call completes.  The methods here call the same functions; if these
 decline, the methods copy up what is needed and call them again; if they decline again, the methods
 do the operation themselves in several steps.

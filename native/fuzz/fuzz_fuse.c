@@ -14,6 +14,7 @@
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
 
+#include "fast/fastrequest.h"
 #include "fastrig.h"
 
 #include <poll.h>

@@ -5,6 +5,7 @@
  */
 #include "fuzz.h"
 
+#include "tar/scanfd.h"
 #include "tar/tarblock.h"
 #include "tar/tarscan.h"
 #include "tree/merge.h"

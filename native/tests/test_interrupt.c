@@ -6,11 +6,13 @@
 #include "check.h"
 #include "dir/dirscan.h"
 #include "index/indexbuild.h"
+#include "tar/scanfd.h"
 #include "tar/tarscan.h"
 #include "tree/content.h"
 #include "tree/merge.h"
 #include "tree/mergedir.h"
 #include "tree/mergewalk.h"
+#include "tree/tree_check.h"
 
 #include <errno.h>
 #include <fcntl.h>

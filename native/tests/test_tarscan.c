@@ -7,6 +7,7 @@
 #include "check.h"
 #include "index/indexbuild.h"
 #include "seal.h"
+#include "tar/scanfd.h"
 #include "tar/tarblock.h"
 #include "tar/tarscan.h"
 

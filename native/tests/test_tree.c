@@ -1,7 +1,8 @@
 /* The tree alone, under sanitizers: names, cookies, whiteouts, slots used again, and a random walk
  * with the invariants proved after every step; then readers in other threads beside a writer. */
 #include "tree/merge.h"
-#include "tree/tree.h"
+#include "tree/tree_check.h"
+#include "tree/xattrs.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -1,8 +1,9 @@
-/* changeinner.h: what the files of change.h share; nobody else's. */
+/* changeinner.h: steps that the changes of this room have in common; no other room includes it. */
 #ifndef IMG_CHANGEINNER_H
 #define IMG_CHANGEINNER_H
 
 #include "upper/change.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +33,15 @@ int img_find_named(const img_upper *upper, img_id parent, const char *name, size
 
 /* A name in the work directory that nothing has; IMG_STAGE_BYTES. */
 void img_stage_name(img_upper *upper, char *out);
+
+/* While a thread sets or restores a file's times it holds this lock.
+ *
+ * The kernel caches writes, so it keeps the mtime of a regular file itself.  It sends that mtime by
+ * SETATTR, and only if it differs from the one it was given.  So a write to the object in the upper
+ * must leave the object's mtime as it was: it is set back after the write. */
+static inline pthread_mutex_t *img_times_lock(img_upper *upper, img_id id) {
+    return &upper->times[id % (sizeof upper->times / sizeof upper->times[0])];
+}
 
 /* W. The node's times of change become the object's. */
 void img_change_times(img_node *node, const struct stat *st);

@@ -1,5 +1,7 @@
 /* changename.c: the part of change.h that takes names away, adds and moves them. */
 #define _GNU_SOURCE /* renameat2, O_PATH */
+#include "upper/changename.h"
+
 #include "upper/changeinner.h"
 
 #include <string.h>

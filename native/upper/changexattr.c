@@ -1,8 +1,10 @@
 /* changexattr.c: the part of change.h that sets and removes xattrs. */
 #define _GNU_SOURCE /* O_PATH */
-#include "upper/changeinner.h"
+#include "upper/changexattr.h"
 
 #include "base/beneath.h"
+#include "tree/xattrs.h"
+#include "upper/changeinner.h"
 #include "upper/harmless.h"
 
 #include <linux/limits.h>
@@ -42,7 +44,7 @@ static bool is_bare(const char *name) {
 
 /* R. 0, IMG_DECLINED, or an errno. */
 static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
-                   const char *value, int flags, bool *raise) {
+                   const char *value, int flags, bool *copy_up) {
     const img_node *node = img_tree_node(upper->tree, id);
     uint32_t found_len;
     if (upper->options.read_only || upper->options.work_fd < 0)
@@ -61,8 +63,8 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     if (!upper->options.owners ||
         (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))
         return IMG_DECLINED;
-    *raise = !(node->flags & IMG_NODE_UPPER);
-    return *raise ? IMG_DECLINED : 0;
+    *copy_up = !(node->flags & IMG_NODE_UPPER);
+    return *copy_up ? IMG_DECLINED : 0;
 }
 
 /* An ACL and the mode are one thing: both become what the object now has. The kernel asks for the
@@ -137,12 +139,12 @@ static int store(const img_upper *upper, const char *place, const char *name, co
 }
 
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
-                  size_t value_len, int flags, bool kill, bool *raise) {
+                  size_t value_len, int flags, bool kill, bool *copy_up) {
     char place[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
     img_id pinned;
-    *raise = false;
+    *copy_up = false;
     lock_read(upper);
-    int result = may_set(upper, id, name, len, value, flags, raise);
+    int result = may_set(upper, id, name, len, value, flags, copy_up);
     unlock(upper);
     if (result == -ENODATA && !value && is_acl(name))
         return 0; /* as other file systems have it, whose set_acl removes what is not there */

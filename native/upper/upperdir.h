@@ -45,7 +45,7 @@ typedef struct img_upper_options {
     unsigned max_fds;                      /* descriptors kept, at most */
 } img_upper_options;
 
-/* Public for change.c and changeattr.c alone. */
+/* Public for the files of this room that change the upper (change.h). */
 typedef struct img_upper {
     img_tree *tree;
     img_upper_options options;

@@ -20,7 +20,7 @@ from fusemount import _native
 from fusemount.daemon import umount
 from fusemount.daemon.background import ended
 from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
-from fusemount.daemon.mountid import held, mount_on
+from fusemount.daemon.mountid import mount_on, mount_root
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.session import _flush_and_unmount
@@ -76,7 +76,7 @@ def test_before_linux_6_8_a_mount_that_is_gone_is_known_too(channel: FuseChannel
     at = channel.mountpoint
     assert channel.mount is not None
     channel.mount = type(channel.mount)(channel.device, 0)
-    with held(at) as place:
+    with mount_root(at) as place:
         assert channel.serves(place)
     _native.umount2(at, _native.MNT_DETACH)
     assert not channel.connected

@@ -120,7 +120,7 @@ def test_what_was_pushed_needs_no_read(tmp_path: Path) -> None:
 def test_the_kernel_asks_for_capabilities_before_a_first_write(
     workshop: Workshop, at: Path
 ) -> None:
-    """Pushing relies on this (native/fast/notify.c): a request comes before an inode's first
+    """Pushing relies on this (native/fast/push.c): a request comes before an inode's first
     write."""
     for name in ("big", "small"):
         before = stats(workshop, at)["requests"]

@@ -1,4 +1,4 @@
-"""Changes that native/upper/change.c declines, so that the view does them."""
+"""Changes that native/upper/change.h declines, so that the view does them."""
 
 from __future__ import annotations
 

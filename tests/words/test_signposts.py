@@ -202,7 +202,7 @@ def test_each_link_of_a_document_leads_somewhere(name: str) -> None:
         ("native/tree.h", "docs/semantics.md", False),
         ("mount.py", "docs/semantics.md", False),
         ("fuzz_NAME.c", "native/fuzz/fuzz.h", True),
-        ("push.h", "native/tree/tree.h", False),
+        ("touch.h", "native/tree/tree.h", False),
         ("fs/fuse/dev.c", "native/fast/notify.c", True),
         ("tests/fuzz/seeds/TARGET", "docs/fuzzing.md", True),
         ("tests/nothing/at-all", "docs/fuzzing.md", False),
