@@ -12,10 +12,10 @@
 
 /* A node's object, as the system calls below take it. */
 typedef struct object {
-    int fd;        /* open file or directory; for other types O_PATH, and path is used */
+    int fd;        /* open file or directory; for other types O_PATH, and fd_path is used */
     img_id pinned; /* 0: fd is to be closed */
     bool open;     /* fd is not O_PATH */
-    char path[IMG_FD_PATH_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES];
 } object;
 
 static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
@@ -27,7 +27,7 @@ static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
         o->fd = S_ISREG(mode) ? img_upper_pin_to_write(upper, id) : img_upper_pin(upper, id);
     if (o->fd < 0)
         return o->fd;
-    img_fd_path(o->fd, o->path);
+    img_fd_path(o->fd, o->fd_path);
     return 0;
 }
 
@@ -41,13 +41,13 @@ static int set_owner(const img_upper *upper, const object *o, uint32_t before, c
     gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
     uint32_t had = 0;
     int result = may_be_marked(upper, before)
-                     ? img_harmless_take(o->path, img_bits_lost_by_chown(before), &had)
+                     ? img_harmless_take(o->fd_path, img_bits_lost_by_chown(before), &had)
                      : 0;
     if (result < 0)
         return result;
-    result = (o->open ? fchown(o->fd, uid, gid) : chown(o->path, uid, gid)) < 0 ? -errno : 0;
+    result = (o->open ? fchown(o->fd, uid, gid) : chown(o->fd_path, uid, gid)) < 0 ? -errno : 0;
     if (result < 0 && had)
-        img_harmless_put_back(o->path, had);
+        img_harmless_put_back(o->fd_path, had);
     return result;
 }
 
@@ -55,11 +55,11 @@ static int set_mode(const img_upper *upper, const object *o, uint32_t before, ui
                     bool chowned) {
     struct stat st; /* after chown(2) the mode may be right already; then chmod(2) is left out */
     if (may_be_marked(upper, before | mode))
-        return img_harmless_chmod(upper, o->path, before, mode);
+        return img_harmless_chmod(upper, o->fd_path, before, mode);
     bool known = chowned && fstat(o->fd, &st) == 0;
     if (known && (st.st_mode & 07777) == mode)
         return 0;
-    int result = o->open ? fchmod(o->fd, mode) : chmod(o->path, mode);
+    int result = o->open ? fchmod(o->fd, mode) : chmod(o->fd_path, mode);
     return result < 0 ? -errno : 0;
 }
 
@@ -76,7 +76,7 @@ static int set_times(const object *o, const img_set *set) {
         time_of(set->what, IMG_SET_ATIME, IMG_SET_ATIME_NOW, set->atime_s, set->atime_ns),
         time_of(set->what, IMG_SET_MTIME, IMG_SET_MTIME_NOW, set->mtime_s, set->mtime_ns),
     };
-    int result = o->open ? futimens(o->fd, times) : utimensat(AT_FDCWD, o->path, times, 0);
+    int result = o->open ? futimens(o->fd, times) : utimensat(AT_FDCWD, o->fd_path, times, 0);
     return result < 0 ? -errno : 0;
 }
 
@@ -214,7 +214,7 @@ static int finish(img_upper *upper, img_id id, const object *o, uint32_t before,
     struct stat st;
     int result = 0;
     uint32_t shown = before | (done.what & IMG_SET_MODE ? done.mode : 0u);
-    uint32_t marked = may_be_marked(upper, shown) ? img_harmless_bits(o->path) : 0;
+    uint32_t marked = may_be_marked(upper, shown) ? img_harmless_bits(o->fd_path) : 0;
     pthread_mutex_t *times = img_times_lock(upper, id);
     (void)pthread_mutex_lock(times);
     if (done.what & TIMES) {

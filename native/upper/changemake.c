@@ -275,9 +275,9 @@ static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t 
 
 /* Adds set-id bits, as a mark. */
 static int give_bits(const img_upper *upper, int fd, uint32_t mode, uint32_t bits) {
-    char path[IMG_FD_PATH_BYTES];
-    img_fd_path(fd, path);
-    return img_harmless_chmod(upper, path, mode, mode | bits);
+    char fd_path[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, fd_path);
+    return img_harmless_chmod(upper, fd_path, mode, mode | bits);
 }
 
 /* R. A copy of the directory's default ACL; NULL when there is none. The caller frees it. */

@@ -75,21 +75,21 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
 static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, bool kill) {
     char value[IMG_XATTR_VALUE_MAX];
     struct stat st;
-    char path[IMG_FD_PATH_BYTES];
-    img_fd_path(fd, path);
+    char fd_path[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, fd_path);
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISDIR(st.st_mode))
-        st.st_mode |= img_harmless_bits(path);
+        st.st_mode |= img_harmless_bits(fd_path);
     if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
         uint32_t shown = st.st_mode, mode = shown & 07777 & ~(uint32_t)S_ISGID;
         st.st_mode = mode;
-        int result = S_ISDIR(shown) ? (chmod(path, mode) < 0 ? -errno : 0)
-                                    : img_harmless_chmod(upper, path, shown, mode);
+        int result = S_ISDIR(shown) ? (chmod(fd_path, mode) < 0 ? -errno : 0)
+                                    : img_harmless_chmod(upper, fd_path, shown, mode);
         if (result < 0)
             return result;
     }
-    ssize_t n = getxattr(path, name, value, sizeof value);
+    ssize_t n = getxattr(fd_path, name, value, sizeof value);
     if (n < 0 && errno != ENODATA)
         return -errno;
     lock_write(upper);
@@ -130,11 +130,11 @@ static void take_ctime(img_upper *upper, img_id id, int fd) {
     unlock(upper);
 }
 
-static int store(const img_upper *upper, const char *path, const char *name, const char *value,
+static int store(const img_upper *upper, const char *fd_path, const char *name, const char *value,
                  size_t len) {
     if (strcmp(name, IMG_CAPABILITY) == 0)
-        return img_harmless_set_capability(upper, path, value, len);
-    if ((value ? setxattr(path, name, value, len, 0) : removexattr(path, name)) == 0)
+        return img_harmless_set_capability(upper, fd_path, value, len);
+    if ((value ? setxattr(fd_path, name, value, len, 0) : removexattr(fd_path, name)) == 0)
         return 0;
     return errno == ENODATA && !value ? 0 /* the upper cannot store it, so only the tree has it */
                                       : -errno;
@@ -142,7 +142,7 @@ static int store(const img_upper *upper, const char *path, const char *name, con
 
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *copy_up) {
-    char path[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
     img_id pinned;
     *copy_up = false;
     lock_read(upper);
@@ -157,8 +157,8 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
     int fd = img_upper_hold(upper, id, &pinned);
     if (fd < 0)
         return fd;
-    img_fd_path(fd, path);
-    result = store(upper, path, stored, value, value_len);
+    img_fd_path(fd, fd_path);
+    result = store(upper, fd_path, stored, value, value_len);
     if (result == 0)
         result = is_acl(stored) ? take_over_acl(upper, id, fd, stored, kill)
                                 : take_over(upper, id, name, len, value, value_len);

@@ -17,7 +17,7 @@
  * after a crash an object may have fewer than it had or was to get, but never more.  Errors:
  * negative errno values; then the object is as it was.
  *
- * path: leads to the object itself (img_fd_path).  If the upper cannot store owners (prefix
+ * fd_path: leads to the object itself (img_fd_path).  If the upper cannot store owners (prefix
  * user.overlay.), set-id bits are kept with the stored owner (rootfs/objects.py); then only the
  * functions for capabilities are used.
  */
@@ -32,15 +32,15 @@
 
 /* The bits in the object's mark; 0 when it has no mark, or one that this program has not written.
  */
-uint32_t img_harmless_bits(const char *path);
+uint32_t img_harmless_bits(const char *fd_path);
 
 /* chmod(2) of an object that is no directory.  mode: the 07777 bits.  before: the mode that is
  * shown for it, marks included. */
-int img_harmless_chmod(const img_upper *upper, const char *path, uint32_t before, uint32_t mode);
+int img_harmless_chmod(const img_upper *upper, const char *fd_path, uint32_t before, uint32_t mode);
 
 /* Removes these bits from the mark. *had: the mark's bits before, for img_harmless_put_back. */
-int img_harmless_take(const char *path, uint32_t bits, uint32_t *had);
-void img_harmless_put_back(const char *path, uint32_t had);
+int img_harmless_take(const char *fd_path, uint32_t bits, uint32_t *had);
+void img_harmless_put_back(const char *fd_path, uint32_t had);
 
 /* The bits that chown(2) removes from an object that is no directory (inode(7); notify_change in
  * the kernel). */
@@ -52,7 +52,7 @@ static inline uint32_t img_bits_lost_by_chown(uint32_t mode) {
 const char *img_mark_capability(const img_upper *upper);
 /* Sets security.capability, really or in its mark; with value NULL removes both. 0 also when there
  * is nothing to remove. */
-int img_harmless_set_capability(const img_upper *upper, const char *path, const char *value,
+int img_harmless_set_capability(const img_upper *upper, const char *fd_path, const char *value,
                                 size_t len);
 
 #endif

@@ -38,11 +38,11 @@ int img_killpriv_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
     if (!bits)
         return 0;
     struct stat st;
-    char path[IMG_FD_PATH_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES];
     uint32_t had;
-    img_fd_path(fd, path);
-    int result =
-        upper->options.owners ? img_harmless_take(path, bits, &had) : take_from_override(fd, bits);
+    img_fd_path(fd, fd_path);
+    int result = upper->options.owners ? img_harmless_take(fd_path, bits, &had)
+                                       : take_from_override(fd, bits);
     if (result == 0 &&
         (fstat(fd, &st) < 0 || (st.st_mode & bits && fchmod(fd, st.st_mode & 07777 & ~bits) < 0)))
         result = -errno;
@@ -56,15 +56,15 @@ int img_killpriv_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
 }
 
 int img_killpriv_capability(img_upper *upper, img_id id, int fd) {
-    char path[IMG_FD_PATH_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES];
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
     bool there = node && img_change_has_xattr(node, IMG_CAPABILITY);
     unlock(upper);
     if (!there)
         return 0;
-    img_fd_path(fd, path);
-    int result = img_harmless_set_capability(upper, path, NULL, 0);
+    img_fd_path(fd, fd_path);
+    int result = img_harmless_set_capability(upper, fd_path, NULL, 0);
     if (result < 0)
         return result;
     lock_write(upper);
@@ -76,7 +76,7 @@ int img_killpriv_capability(img_upper *upper, img_id id, int fd) {
 }
 
 void img_killpriv_undo_capability(img_upper *upper, img_id id, int fd) {
-    char value[IMG_CAPABILITY_BYTES], path[IMG_FD_PATH_BYTES];
+    char value[IMG_CAPABILITY_BYTES], fd_path[IMG_FD_PATH_BYTES];
     uint32_t len = 0;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
@@ -86,7 +86,7 @@ void img_killpriv_undo_capability(img_upper *upper, img_id id, int fd) {
     if (fits)
         memcpy(value, kept, len);
     unlock(upper);
-    img_fd_path(fd, path);
+    img_fd_path(fd, fd_path);
     if (fits)
-        (void)img_harmless_set_capability(upper, path, value, len);
+        (void)img_harmless_set_capability(upper, fd_path, value, len);
 }
