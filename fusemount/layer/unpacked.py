@@ -1,14 +1,14 @@
-"""Law: a layer that another program unpacked becomes its tar again, byte by byte.
+"""Law: makes the tar of a layer that another program unpacked again, byte by byte.
 
-docker and containers/storage keep, beside an unpacked layer, what of the tar is not in its files:
-headers and padding (github.com/vbatts/tar-split, tar/storage/entry.go), as gzipped JSON, one object
+docker and containers/storage unpack a layer and keep the rest of its tar, headers and padding, in
+another file (github.com/vbatts/tar-split, tar/storage/entry.go).  It is gzipped JSON, one object
 after another:
 
-    {"type": 2, "payload": BASE64}                 a segment: bytes as they are
-    {"type": 1, "name": ..., "size": N, ...}       a file: its N bytes stand in the directory
-    {"type": 1, "name_raw": BASE64, "size": N}     likewise, its name not UTF-8
+    {"type": 2, "payload": BASE64}                 a segment: bytes of the tar
+    {"type": 1, "name": ..., "size": N, ...}       a file, whose N bytes are in the directory
+    {"type": 1, "name_raw": BASE64, "size": N}     a file whose name is not UTF-8
 
-Whether the bytes are those of the layer, the reader tells by its diff_id.
+The caller must compare the tar's digest with the diff_id: the files may have been changed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from fusemount.image.fields import Fields, object_of, parse_json, shown
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
 SPLIT_BYTES_MAX = 32 << 30  # all lines: some 1.5 KB a file, of 20 million files
 _FILE, _SEGMENT = 1, 2
-_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo in its place must not hang us
+_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo must not hang us
 
 
 @dataclass(frozen=True)
 class UnpackedLayer:
     """diff_id: as the config claims.  size: as its store counts, of the tar or of its files.
 
-    tree: where the contents of its files stand.  split: the rest of its tar, perhaps not there.
-    root: of its store, whose owner wrote all below: no symlink is followed on the way from there.
+    tree: the directory with its files.  split: the rest of its tar; may be missing.
+    root: the directory of its store, whose owner wrote all below it: no symlink below is followed.
     """
 
     diff_id: Digest
@@ -50,7 +50,8 @@ class UnpackedLayer:
     root: Path = Path("/")
 
     def tar(self) -> Iterator[bytes]:
-        """Raises MalformedImage, ImgmountError; ImageNotFound where nothing says how."""
+        """The tar in pieces. Raises MalformedImage, ImgmountError; ImageNotFound if there is no
+        split."""
         try:
             with open(self._below(self.split, _FILE_FLAGS), "rb") as packed:
                 with gzip.open(packed) as lines:
@@ -115,5 +116,5 @@ class UnpackedLayer:
 def _bytes(entry: Fields, key: str) -> bytes:
     try:
         return base64.b64decode(entry.text(key), validate=True)
-    except ValueError as error:  # binascii.Error is one, and so is what is no ASCII
+    except ValueError as error:  # also for text that is not ASCII; binascii.Error is a ValueError
         raise entry.bad(key, str(error)) from error
