@@ -17,9 +17,10 @@ from random import Random
 
 import pytest
 from interposer import Action
-from oneprocess import LONG_AGO, Operation, Side, choose
+from oneprocess import Operation, Side, choose
 from oracle import dump_directory
 from scene import MODES, Dump, Scene, parse, unlike
+from systemcalls import LONG_AGO
 
 SLOTS = 6  # of descriptors, in oneprocess.py
 RUNS = 25 if os.environ.get("FAULTS") == "all" else 4
