@@ -35,7 +35,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.columns import default_table, shown
+    from fusemount.cli.tables import default_table, shown
     from fusemount.store.usage import usage
 
     store = open_store()

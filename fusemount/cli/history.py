@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.bars import terminal_progress
-    from fusemount.cli.columns import default_table, shown
+    from fusemount.cli.tables import default_table, shown
     from fusemount.image import history_rows
     from fusemount.sources import open_image
     from fusemount.sources.stored import kept_layers

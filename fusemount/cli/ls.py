@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     if args.quiet and template == "table":
         text = "\n".join(row["ID"] for row in rows)
     else:
-        from fusemount.cli.columns import default_table, shown
+        from fusemount.cli.tables import default_table, shown
 
         columns = ("Repository", "Tag", *(("Digest",) if args.digests else ()), "ID",
                    "CreatedSince", "Size")  # fmt: skip

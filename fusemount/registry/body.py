@@ -10,7 +10,7 @@ import trio
 
 from fusemount.errors import RegistryError
 from fusemount.registry.options import RegistryOptions
-from fusemount.registry.patience import Trouble
+from fusemount.registry.retries import Trouble
 
 END_SECONDS = 1
 

@@ -32,7 +32,7 @@ from fusemount.registry.connection import Ask, Connection, Reply
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.download import BlobPlace, download
 from fusemount.registry.options import RegistryOptions
-from fusemount.registry.patience import Sleep
+from fusemount.registry.retries import Sleep
 from fusemount.registry.replies import next_link
 from fusemount.registry.upload import Pieces, Upload, cancel_upload, upload
 from fusemount.registry.urls import joined, next_page

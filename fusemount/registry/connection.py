@@ -37,7 +37,7 @@ from fusemount.registry.body import broken, whole_body
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.head import HEAD_BYTES_MAX, HeadWatch
 from fusemount.registry.options import RegistryOptions, is_local, registry_host
-from fusemount.registry.patience import Patience, Sleep, Trouble
+from fusemount.registry.retries import Patience, Sleep, Trouble
 from fusemount.registry.tls import tls_context
 from fusemount.registry.transport import direct_transport, proxy_mounts
 from fusemount.registry.urls import Origin, host_of, joined, origin_of

@@ -17,7 +17,7 @@ from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
 from fusemount.registry.body import body_pieces
 from fusemount.registry.connection import Ask, Connection
-from fusemount.registry.patience import Trouble
+from fusemount.registry.retries import Trouble
 from fusemount.registry.replies import content_range
 
 URLS_MAX = 16  # of a manifest's for one blob that are tried

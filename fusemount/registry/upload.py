@@ -22,7 +22,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
 from fusemount.registry.connection import Ask, Connection, Refused, Reply
-from fusemount.registry.patience import Trouble
+from fusemount.registry.retries import Trouble
 from fusemount.registry.replies import uploaded
 from fusemount.registry.urls import joined
 

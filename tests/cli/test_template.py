@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusemount.cli.columns import shown
+from fusemount.cli.tables import shown
 from fusemount.cli.template import Map, Template
 from fusemount.errors import UsageError
 
