@@ -1,4 +1,7 @@
-"""Law: what may go better at another attempt, and how often and after what time one is made."""
+"""Counts the failed attempts of one operation, and waits before the next attempt.
+
+Law: only AttemptFailed leads to another attempt; every other error ends the operation.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from fusemount.registry.options import RegistryOptions
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class Trouble(Exception):
-    """An attempt failed, but another may not.
+class AttemptFailed(Exception):
+    """An attempt failed, but another attempt may succeed.
 
-    error: what to raise where there is none; after: seconds that the other side asks us to wait.
+    error: raised when there is no other attempt.  after: seconds that the server asks us to wait.
     """
 
     def __init__(self, error: ImgmountError, after: float | None = None) -> None:
@@ -22,28 +25,32 @@ class Trouble(Exception):
         self.after = after
 
 
-class Patience:
-    """The attempts at one thing."""
+class Retries:
+    """The attempts of one operation."""
 
     def __init__(self, options: RegistryOptions, sleep: Sleep) -> None:
         self._options = options
         self._sleep = sleep
         self._failures = 0
 
-    async def bear(self, trouble: Trouble) -> None:
-        """Waits until the next attempt, or raises `trouble.error`: enough is enough."""
+    async def wait_or_raise(self, failed: AttemptFailed) -> None:
+        """Waits for the time of the next attempt.
+
+        Raises `failed.error` after the last attempt, and RegistryError if the server asks to wait
+        for longer than the options allow.
+        """
         delays = self._options.retry_delays
         limit = self._options.retry_after_max
-        if trouble.after is not None and trouble.after > limit:
+        if failed.after is not None and failed.after > limit:
             raise RegistryError(
-                f"{trouble.error} (asks to wait {trouble.after:.0f} s, which is too long)"
+                f"{failed.error} (asks to wait {failed.after:.0f} s, which is too long)"
             ) from None
         if self._failures >= len(delays):
-            raise trouble.error from None
+            raise failed.error from None
         delay = delays[self._failures]
         self._failures += 1
-        await self._sleep(delay if trouble.after is None else max(delay, trouble.after))
+        await self._sleep(delay if failed.after is None else max(delay, failed.after))
 
-    def refresh(self) -> None:
-        """Something was achieved meanwhile: the count starts anew."""
+    def reset(self) -> None:
+        """Starts the count of failures anew, because there was progress since the last one."""
         self._failures = 0
