@@ -1,6 +1,6 @@
-"""Law: every error a user can meet is a class here; its exit code is an attribute.
+"""Law: every kind of error that a user can get is a class here; its exit code is an attribute.
 
-An error's message is one line that names what, where and why.  `errno` is what a file-system
+An error's message is one line that names what failed, where and why.  `errno` is what a file-system
 call answers when the error reaches it instead of a command line.  The table of docs/exit-codes.md
 is printed from this module (`scripts/exit-codes`), and a test holds the two together.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -111,3 +113,12 @@ def of_os_error(error: OSError, full: str, failed: str) -> ImgmountError:
     if error.errno in (_errno.ENOSPC, _errno.EDQUOT):
         return NoSpace(f"{full}: {os.strerror(error.errno)}")
     return ImgmountError(f"{failed}: {error.strerror or error}")
+
+
+@contextmanager
+def translated(what: object, kind: type[ImgmountError] = ImgmountError) -> Iterator[None]:
+    """An OSError of the block is raised as kind, with the message "WHAT: its reason"."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}") from error

@@ -20,7 +20,7 @@ from imagewriter import Files
 from oracle import run
 
 from fusemount.capture.dumpimage import dump_image
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.imagename import DOCKER_HUB, parse_name
 from fusemount.layer import SilentProgress

@@ -1,7 +1,7 @@
-"""Law: from a mountpoint or an upper directory to what was changed there, and in which image.
+"""Law: opens a mountpoint or an upper directory with its image, and compares the two.
 
-A living mount is asked for nothing: what the kernel still holds of it is written out first, then
-its upper is read as it lies there.  What is changed meanwhile may be seen or not.
+A living mount's upper is read directly, without a request to the mount.  Before that, the kernel
+writes out its dirty pages of the mount.  A change that is made meanwhile may be seen or not.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from fusemount.daemon.imagebase import base_of
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.mountrecords import Record
-from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImageNotFound, ImgmountError, MountpointError, UpperError
+from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
-SETTLE_SECONDS = 2.0
+REQUESTS_SECONDS = 2.0
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What of: place: a mountpoint or an upper.
+    """What to open. place: the path of a mountpoint or of an upper.
 
-    base: the image, where it is another than the upper's record says; follow_symlink_parents: how
-    its layers are stacked, None as the record says.
+    base: the image, None for the one in the upper's mark; follow_symlink_parents: how its layers
+    are stacked, None for what the mark says.
     """
 
     place: Path
@@ -55,8 +55,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Changed:
-    """rootfs: the layers under the upper, to read from. changes: of compare(), in its order.
-    layers: those of an archive, lowest first."""
+    """rootfs: the layers with the upper on top, to read from. changes: from compare(), in its
+    order. layers: those that are tars, lowest first."""
 
     upper: Path
     image: Image
@@ -67,8 +67,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class _Place:
-    """record: of the mount whose upper it is, None where none is mounted.  fd: of the upper, which
-    nobody looks up by its path again."""
+    """record: of the mount that uses the upper, None if it is not mounted.  fd: of the upper, whose
+    path is not looked up again."""
 
     upper: Path
     fd: int
@@ -117,18 +117,25 @@ def open_changed(
     now = base_of(reference, image_options, follow, image, archived)
     _check_base(found.upper, known, now, warn)
     lower = build_tree(layers, follow_symlink_parents=follow, again=True)
-    try:
+    with translated(found.upper):
         rootfs = RootFs(build_tree(layers, follow_symlink_parents=follow), upper, read_only=True)
-    except OSError as error:
-        raise ImgmountError(f"{found.upper}: {error.strerror or error}") from error
     undo.pop_all()
     stack.callback(rootfs.close)
     return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
 
 
+def all_as_added(rootfs: RootFs) -> Sequence[Change]:
+    """The changes from an empty tree to that one: each object is added."""
+    from fusemount.rootfs.changes import compare
+
+    nothing = _native.Tree()
+    nothing.seal()
+    return compare(nothing, rootfs.tree)
+
+
 def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
-    """The stack closes the descriptor. Raises MountpointError: a mount that is not ours to read, or
-    has no upper; UpperError."""
+    """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
+    without an upper; UpperError."""
     target = resolve(place)
     entry = mount_at(target)
     record = mountrecords.find(directories.runtime, entry) if entry else None
@@ -137,12 +144,12 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
     if record is not None:
         if record.upper is None:
             raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
-        upper, fd, _ = open_place(Path(record.upper), make=False)
+        upper, fd, _ = open_walked(Path(record.upper), make=False)
         stack.callback(os.close, fd)
         return _Place(upper, fd, record if record.alive else None)
     if not target.is_dir():
         raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
-    upper, fd, _ = open_place(place, make=False)
+    upper, fd, _ = open_walked(place, make=False)
     stack.callback(os.close, fd)
     for mounted in mountrecords.listing(directories.runtime):
         recorded = mounted.record.upper
@@ -152,26 +159,24 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
 
 
 def _write_out(record: Record) -> None:
-    """What programs wrote lies in the kernel's cache until it is written to the upper."""
-    try:
+    """Syncs the mount: until then the kernel's cache has writes that are not in the upper."""
+    with translated(f"{record.mountpoint}: cannot be written out", MountpointError):
         fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _native.syncfs(fd)
         finally:
             os.close(fd)
-    except OSError as error:
-        raise MountpointError(
-            f"{record.mountpoint}: cannot be written out: {error.strerror or error}"
-        ) from error
     _await_requests(record)
 
 
 def _await_requests(record: Record) -> None:
-    """syncfs(2) of FUSE need not wait until what it sent has been answered (it is no promise of
-    FUSE's), but the kernel tells how much has not. Somebody busy must not keep us for ever, and
-    where the kernel cannot be asked there is nothing to wait for."""
+    """Waits until the mount's requests are answered: syncfs(2) of FUSE may return before that.
+
+    fusectl counts the open requests. A program that never stops writing must not keep us waiting
+    for ever, and without fusectl this does not wait.
+    """
     path = Path("/sys/fs/fuse/connections", record.device.rpartition(":")[2], "waiting")
-    end = time.monotonic() + SETTLE_SECONDS
+    end = time.monotonic() + REQUESTS_SECONDS
     with suppress(OSError, ValueError):
         while int(path.read_text()) and time.monotonic() < end:
             time.sleep(0.002)
@@ -181,7 +186,7 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
     from fusemount.rootfs.base import Base, recorded_base
 
     known = recorded_base(upper)
-    if known is None and found.record is not None:  # an older upper, shown read-only
+    if known is None and found.record is not None:  # an old upper without a mark, mounted read-only
         return Base(found.record.image, found.record.image_id)
     return known
 
@@ -189,7 +194,7 @@ def _known_base(upper: Upper, found: _Place) -> Base | None:
 def _chosen(
     known: Base | None, asked: Asked, upper: Path, store: Path
 ) -> tuple[Reference, ImageOptions]:
-    """The image to open, and how. Raises UpperError where nobody says which it is."""
+    """The image to open, and how. Raises UpperError if neither the user nor the upper names it."""
     from fusemount.image import parse_platform
     from fusemount.sources import path_exists
 
@@ -204,7 +209,7 @@ def _chosen(
 
 
 def _check_base(upper: Path, known: Base | None, now: Base, warn: Warn) -> None:
-    """Raises UpperError where the upper belongs to other layers than those."""
+    """Raises UpperError if the upper was made over other layers."""
     from fusemount.rootfs.base import Fit, difference, fit
 
     if known is None:

@@ -1,4 +1,4 @@
-"""Law: `imgmount commit` as one function: what was changed becomes an image with one layer more."""
+"""Law: `imgmount commit` as one function: the changes become a new layer on top of the image's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.capture.changed import Asked, Changed, Warn, open_changed
-from fusemount.codec import Compression
+from fusemount.capture.changed import Asked, Changed, Warn, all_as_added, open_changed
+from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import UsageError
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CommitOptions:
-    """name: NAME:TAG. target: None: the store. epoch_s: SOURCE_DATE_EPOCH, None for now.
+    """name: NAME:TAG. target: None for the store. epoch_s: SOURCE_DATE_EPOCH, None for now.
 
-    rewrite_timestamp: no file is younger than epoch_s.  compression: of the new layer, None: what
-    the target is best with.
+    rewrite_timestamp: in the new layer no file is younger than epoch_s.  compression: of the new
+    layer, None for the target's default.
     """
 
     name: str
@@ -47,11 +47,11 @@ def commit(
     progress: Progress,
     warn: Warn,
 ) -> Digest:
-    """The new image's ID. Raises every error of an image, MountpointError, UpperError, NoSpace,
-    ImgmountError, UsageError; nothing is written then."""
+    """Returns the new image's ID. Raises every error of an image, MountpointError, UpperError,
+    NoSpace, ImgmountError, UsageError; then no image has been written."""
     from fusemount.image.changeline import apply_changes
 
-    apply_changes({}, list(options.changes))  # a bad one shows before anything is read
+    apply_changes({}, list(options.changes))  # an error is found before anything is read
     compression = _compression(options)
     with ExitStack() as stack:
         changed = open_changed(asked, directories, progress, warn, stack)
@@ -87,7 +87,7 @@ def _compression(options: CommitOptions) -> Compression:
 
 
 def _check_apart(target: Target, changed: Changed) -> None:
-    """The image that an upper belongs to must not be replaced by another."""
+    """Raises UsageError if the new image would replace the image that the upper belongs to."""
     path, base = target.path, Path(changed.image.source)
     if target.form != "oci" and path.exists() and base.exists() and path.samefile(base):
         raise UsageError(f"{path}: is the image below {changed.upper}, which must stay as it is")
@@ -129,16 +129,9 @@ def _write(
 
 
 def _changes(changed: Changed) -> Sequence[Change]:
-    """What the new layer holds: of unpacked directories, which are no layers of an image yet, all
-    that they show as well."""
-    from fusemount import _native
-    from fusemount.rootfs.changes import compare
-
-    if not changed.image.is_bare:
-        return changed.changes
-    nothing = _native.Tree()
-    nothing.seal()
-    return compare(nothing, changed.rootfs.tree)
+    """The contents of the new layer: the changes; over unpacked directories, which are not layers
+    of an image yet, all that the directories and the upper show."""
+    return all_as_added(changed.rootfs) if changed.image.is_bare else changed.changes
 
 
 def _layer_tar(

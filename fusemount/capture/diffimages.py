@@ -1,4 +1,4 @@
-"""Law: `imgmount diff IMAGE IMAGE` as one function."""
+"""Law: `imgmount diff IMAGE IMAGE` as one function: compares the trees of two images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fusemount.capture.changed import Asked
-from fusemount.errors import ImgmountError
+from fusemount.errors import translated
 from fusemount.reference import Reference
 from fusemount.settings import Directories
 
@@ -23,10 +23,8 @@ def diff_images(
 
     with ExitStack() as stack:
         sides = [_side(each, asked, directories, progress, stack) for each in (old, new)]
-        try:
+        with translated(f"{old}, {new}"):
             return list(image_changes(*sides))
-        except OSError as error:
-            raise ImgmountError(f"{old}, {new}: {error.strerror or error}") from error
 
 
 def _side(

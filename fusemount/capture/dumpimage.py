@@ -1,4 +1,4 @@
-"""Law: `imgmount dump` as one function: a view that is opened, read and closed, never mounted."""
+"""Law: `imgmount dump` as functions: a tree or a layer's index as lines of text; mounts nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def dump_image(
     upper: str | None = None,
     follow_symlink_parents: bool = False,
 ) -> Iterator[bytes]:
-    """The lines of rootfs.dump. Raises every error of an image; ImgmountError for path."""
+    """The lines of rootfs.treetext for path and all below it. Raises every error of an image;
+    ImgmountError if path is not in the image."""
     from fusemount.rootfs.treetext import dump_lines
 
     options = MountOptions(
@@ -52,7 +53,7 @@ def dump_layer(
     progress: Progress,
     number: int,
 ) -> Iterator[bytes]:
-    """The lines of layer.text for one layer, counted from the bottom, 0 first."""
+    """The lines of layer.text for one layer; number: counted from the lowest layer, which is 0."""
     from fusemount.layer import open_directories, open_layers
     from fusemount.layer.text import index_lines
     from fusemount.sources import open_image

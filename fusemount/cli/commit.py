@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
     from fusemount.capture.commitchanges import CommitOptions, commit
     from fusemount.cli.bars import terminal_progress
-    from fusemount.codec import Compression
+    from fusemount.compression import Compression
     from fusemount.layer import SilentProgress
     from fusemount.sources.writing import parse_target
 

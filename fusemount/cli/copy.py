@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.codec import Compression
+    from fusemount.compression import Compression
     from fusemount.transfer.copying import CopyOptions, copy, source_end, target_end
     from fusemount.transfer.pull import PullOptions
     from fusemount.transfer.push import PushOptions

@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
     from pathlib import Path
 
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.codec import Compression
+    from fusemount.compression import Compression
     from fusemount.imagename import parse_name
     from fusemount.transfer.push import PushOptions, push
 

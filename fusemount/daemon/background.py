@@ -1,11 +1,12 @@
-"""Law: one fork, one answer.  What was loaded before the fork is the child's; the parent learns
-over a pipe that the child is ready, or why it is not, and touches nothing that it handed over.
+"""Law: launches the daemon: one fork, one answer.  What was loaded before the fork belongs to the
+child.  The parent learns over a pipe that the child is ready, or why it is not, and then uses
+nothing that it handed over.
 
     parent: load image, mount --- fork ------------ wait for a line ----- exit 0 or the reason
     child:                         setsid, /dev/null, serve ... ready! ... end, clean up, _exit
 
-The fork is safe because no thread lives when it comes: trio and pyfuse3 are imported (loading.py),
-and begin nothing before the child calls them.
+The fork is safe because no thread lives at that time: trio and pyfuse3 are imported (loading.py),
+and start no thread before the child calls them.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ Ready = Callable[[], None]
 
 
 class DaemonLost(ImgmountError):
-    """The daemon ended without a word, so what it owned is still there to be cleaned up."""
+    """The daemon ended without an answer, so what it owned has not been cleaned up."""
 
 
 def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = False) -> int:
-    """Runs job(ready) in a process of its own; its pid, once it has called ready().
+    """Runs job(ready) in a child process; returns its pid when the job has called ready().
 
     log_fd: stderr of the child, or -1.  follow_parent: the child gets SIGTERM when we die.
-    Raises what the job raised (an ImgmountError of the same class), or DaemonLost.  Only after
-    DaemonLost is what the child was handed not cleaned up.
+    Raises what the job raised (an ImgmountError of the same class), or DaemonLost.  After
+    DaemonLost the caller must clean up what it handed over; after any other error the child has.
     """
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -54,7 +55,7 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
         os.close(writer)
         with open(reader, "rb") as answer:
             line = answer.readline()
-    except BaseException:  # ^C while we wait: the child cleans up, and we see it done
+    except BaseException:  # ^C while we wait: we wait until the child has cleaned up
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
         raise
@@ -70,29 +71,29 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
 
 def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:
     code = 1
-    said = False
+    answered = False
 
-    def tell(line: bytes) -> None:
-        nonlocal said
-        if not said:
-            said = True
+    def answer(line: bytes) -> None:
+        nonlocal answered
+        if not answered:
+            answered = True
             os.write(writer, line)
             os.close(writer)
 
     try:
         os.setsid()
         _let_go_of_terminal(log_fd)
-        job(lambda: tell(b"ready\n"))
+        job(lambda: answer(b"ready\n"))
         code = 0
     except BaseException as error:
         code = error.exit_code if isinstance(error, ImgmountError) else 1
-        if said:
+        if answered:
             LOGGER.error("%s", error if isinstance(error, ImgmountError) else _trace())
         else:
             LOGGER.debug("%s", _trace())
-            tell(json.dumps(_described(error)).encode() + b"\n")
+            answer(json.dumps(_described(error)).encode() + b"\n")
     finally:
-        os._exit(code)  # the parent's exit handlers and buffers are not ours to run
+        os._exit(code)  # the exit handlers and buffers that the fork copied are the parent's
 
 
 def _trace() -> str:
@@ -124,9 +125,9 @@ def _rebuilt(description: dict[str, str]) -> ImgmountError:
 
 
 def answers(mountpoint: Path, seconds: float) -> bool:
-    """Whether a stat of the mountpoint comes back in time, tried by a process that can be killed.
+    """Whether a stat of the mountpoint returns in time.
 
-    A mount whose daemon hangs would take the caller along.
+    A child process tries it, because it hangs with a daemon that hangs, and a child can be killed.
     """
     pid = os.fork()
     if pid == 0:
@@ -143,7 +144,7 @@ def answers(mountpoint: Path, seconds: float) -> bool:
 
 
 def ended(pid: int, seconds: float) -> bool:
-    """Waits for any process, child or not; False when it still runs after that time."""
+    """Waits until a process ends, child or not; False if it still runs after that time."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -152,7 +153,7 @@ def ended(pid: int, seconds: float) -> bool:
 
 
 def pidfd_ended(fd: int, seconds: float) -> bool:
-    """The same for a pidfd, which it closes."""
+    """As ended(), for a pidfd, which it closes."""
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)

@@ -1,9 +1,10 @@
 """Law: makes the kernel's FUSE mount and hands out its descriptor; serves nothing.
 
-Two ways in. With CAP_SYS_ADMIN over our user namespace (root, or root of `imgmount run`'s own):
-open /dev/fuse and mount(2). Otherwise the set-uid fusermount3 does that and passes the descriptor
-back over a socket (_FUSE_COMMFD, libfuse's util/fusermount.c). libfuse's own mount code is not
-used, because the descriptor must be ours: it outlives the session that serves it.
+There are two ways to mount. With CAP_SYS_ADMIN over our user namespace (as root, or as root of the
+user namespace of `imgmount run`) we open /dev/fuse and call mount(2). Otherwise the set-uid
+fusermount3 does both and passes the descriptor back over a socket (_FUSE_COMMFD, libfuse's
+util/fusermount.c). libfuse's own mount code is not used, because the descriptor must belong to us:
+it outlives the session that serves it.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from fusemount.daemon.mountid import (
     covering,
     detach,
     entry_of,
-    held,
     mount_of,
     mount_on,
-    standing,
+    mount_root,
+    topmost,
 )
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
-_NOT_FOUND = 127  # env(1): the program is nowhere in PATH
+_NOT_FOUND = 127  # env(1): no directory of PATH has the program
 
 # Word of mount(8) -> (bit of mount(2), whether the word sets or clears it).
 FLAG_WORDS: dict[str, tuple[int, bool]] = {
@@ -78,8 +79,8 @@ class MountRequest:
 class FuseChannel:
     """A mounted file system and the descriptor that answers for it.
 
-    fd: the kernel's /dev/fuse descriptor, close-on-exec. mount: None where it could not be looked
-    at; then nothing is ever taken off.
+    fd: the kernel's /dev/fuse descriptor, close-on-exec. mount: None if the mount could not be
+    looked at; then this object never unmounts anything.
     """
 
     mountpoint: Path
@@ -88,54 +89,54 @@ class FuseChannel:
 
     @property
     def device(self) -> str:
-        """`major:minor` in mountinfo, of copies of the mount too; "" where it is not known."""
+        """`major:minor` in mountinfo, which copies of the mount share; "" if it is not known."""
         return self.mount.device if self.mount else ""
 
     def close_fd(self) -> None:
-        """Lets go of the descriptor; when the last copy goes, the mount answers ENOTCONN."""
+        """Closes the descriptor. When its last copy is closed, the mount answers ENOTCONN."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
-    def serves(self, place: int) -> bool:
-        """Whether a descriptor is of our file system, through whichever mount. True only while
-        that is mounted: the number is ours as long, and the descriptor was there before we ask."""
-        return self.mount is not None and mount_of(place).device == self.device and self.connected
+    def serves(self, root: int) -> bool:
+        """Whether a descriptor is of our file system, through any of its mounts. True only while
+        it is mounted: until then no other file system gets its device number."""
+        return self.mount is not None and mount_of(root).device == self.device and self.connected
 
     @property
     def connected(self) -> bool:
         return connected(self.fd)
 
     def discard(self) -> None:
-        """Undo of open_channel for a mount that nobody serves (any more). Never raises."""
-        with suppress(OSError, ImgmountError):  # somebody else was quicker
-            # Wherever it was moved to, with a directory above it.
+        """Undoes open_channel, for a mount that no process serves (any more). Never raises."""
+        with suppress(OSError, ImgmountError):  # another process has unmounted it already
+            # It is looked for by its device, because a directory above it may have been moved.
             named = [e.mountpoint for e in mounts() if self.mount and e.device == self.device]
             for target in reversed(named):
-                with suppress(OSError, ImgmountError), held(target) as place:
-                    if self._made(place):
-                        self.close_fd()  # first: else the kernel would wait for an answer of ours
-                        self._take_off(target, place)
+                with suppress(OSError, ImgmountError), mount_root(target) as root:
+                    if self._made(root):
+                        self.close_fd()  # first: with it open the kernel would wait for our answer
+                        self._take_off(target, root)
                         break
         self.close_fd()
 
-    def _take_off(self, target: Path, place: int) -> None:
+    def _take_off(self, target: Path, root: int) -> None:
         if os.geteuid() == 0:
-            detach(place)
+            detach(root)
         else:
-            # By its path.  fusermount3 takes only FUSE mounts of this user off, so another one is
-            # in danger only if that user puts it there in this very moment.
-            unmount(target, mount_of(place), lazy=True)
+            # By its path.  fusermount3 unmounts only this user's FUSE mounts, so it hits another
+            # mount only if this user mounts one there at this very moment.
+            unmount(target, mount_of(root), lazy=True)
 
-    def _made(self, place: int) -> bool:
+    def _made(self, root: int) -> bool:
         """Whether a descriptor is of the mount that open_channel made."""
         if self.mount is not None and self.mount.unique:
-            return mount_of(place).unique == self.mount.unique
-        return self.serves(place)
+            return mount_of(root).unique == self.mount.unique
+        return self.serves(root)
 
 
 def open_channel(request: MountRequest) -> FuseChannel:
-    """Mounts on the very directory that was checked, which is where its path leads too.
+    """Mounts on the very directory that was checked, and makes sure that its path leads there.
 
     Raises NotPermitted (no /dev/fuse, no privilege, no fusermount3) or MountpointError.
     """
@@ -153,17 +154,17 @@ def open_channel(request: MountRequest) -> FuseChannel:
 
 
 def _mounted_on(at: Mountpoint) -> Mount | None:
-    """The FUSE mount that stands on it now. Nobody but root could mount on top of ours."""
-    with suppress(OSError), covering(at.fd, at.path) as place:
-        entry, mount = entry_of(place), mount_of(place)
+    """The FUSE mount that is on it now: only root could have mounted another one on top of ours."""
+    with suppress(OSError), covering(at.fd, at.path) as root:
+        entry, mount = entry_of(root), mount_of(root)
         if entry and entry.fstype.startswith("fuse") and mount != mount_of(at.fd):
             return mount
     return None
 
 
 def _clear(path: Path, request: MountRequest) -> None:
-    """What fusermount3 mounted on another directory; it is dead."""
-    entry, mount = standing(path)
+    """Unmounts what fusermount3 mounted on another directory, and what is dead by now."""
+    entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
     if entry and mount and (entry.fstype, entry.source) == named:
         with suppress(ImgmountError):
@@ -224,7 +225,7 @@ def _fusermount_options(request: MountRequest) -> str:
         return text.replace("\\", "\\\\").replace(",", "\\,")
 
     options = [f"fsname={quoted(request.source)}", f"subtype={quoted(request.subtype)}"]
-    # fusermount3 knows these words alone; for a user it adds nosuid and nodev itself.
+    # fusermount3 accepts no other words; for a user it adds nosuid and nodev itself.
     known = ("ro", "rw", "nosuid", "nodev", "noexec", "exec", "noatime", "atime", "sync", "async",
              "dirsync", "nodiratime", "diratime")  # fmt: skip
     options += [word for word in request.words if word in known]

@@ -1,13 +1,15 @@
-"""Law: one question, one answer, over a socket that stands beside the mount's record.
+"""Law: a client asks a daemon one question and gets one answer, over a socket beside the record of
+the mount.
 
     RUNTIME/<pid>.sock (0600)    {"ask": "stats"}\\n  ->  {...}\\n     then the daemon hangs up
 
-An answer is made between two requests and is quick.  Who asks slowly is dropped after _SECONDS, who
-asks too much (_QUESTION_BYTES) at once, and no more than _CLIENTS are heard at a time, so that
-nobody who asks keeps the mount waiting.  A daemon that cannot have its socket serves without one.
+The daemon answers between two requests, and quickly.  No client can keep the mount waiting: the
+daemon drops a client that takes longer than _SECONDS, at once one that sends more than
+_QUESTION_BYTES, and serves at most _CLIENTS at a time.  A daemon that cannot make its socket serves
+the mount without one.
 
-Paths of sockets are at most 107 bytes long, directories are not: both ends reach the directory by a
-descriptor (/proc/self/fd/N).
+The path of a socket is at most 107 bytes long (unix(7)); a directory's may be longer.  So both ends
+reach the directory by a descriptor (/proc/self/fd/N).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 Answers = Mapping[str, Callable[[], dict[str, Any]]]
 
 _SECONDS = 5.0
-_PATIENCE = 10.0  # of who asks: a daemon whose slots are taken has one again after _SECONDS
+_PATIENCE = 10.0  # how long a client waits: a daemon has a free slot after _SECONDS
 _QUESTION_BYTES = 64 * 1024
 _ANSWER_BYTES = 16 * 1024 * 1024
 _CLIENTS = 8
@@ -43,7 +45,7 @@ _BACKLOG = 32
 
 @contextmanager
 def _beside(runtime: Path, record: Record) -> Iterator[str]:
-    """The socket's path, short whatever the runtime directory is called. Raises OSError."""
+    """The socket's path, short however long the runtime directory's is. Raises OSError."""
     path = mountrecords.socket_path(runtime, record.pid)
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(path.parent, flags)
@@ -60,7 +62,7 @@ def _beside(runtime: Path, record: Record) -> Iterator[str]:
 def listening(runtime: Path, record: Record) -> Iterator[socket.socket | None]:
     """The socket that serve_control answers on; None (and a line in the log) when there is none.
 
-    mountrecords.forget takes its name away, as it does for daemons that were killed.
+    mountrecords.forget removes its name, also after a daemon that was killed.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         yield listener if _bound(listener, runtime, record) else None
@@ -70,10 +72,10 @@ def _bound(listener: socket.socket, runtime: Path, record: Record) -> bool:
     path = mountrecords.socket_path(runtime, record.pid)
     try:
         path.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
-        os.fchmod(listener.fileno(), 0o600)  # before bind: its name never has another mode
+        os.fchmod(listener.fileno(), 0o600)  # before bind: the name never has another mode
         with _beside(runtime, record) as short:
             listener.bind(short)
-            os.chmod(short, 0o600)  # of which the umask may have taken bits
+            os.chmod(short, 0o600)  # the umask may have cleared bits
         listener.listen(_BACKLOG)
     except OSError as error:
         LOGGER.warning("%s: no statistics: %s", path, os.strerror(error.errno or 0))
@@ -82,17 +84,17 @@ def _bound(listener: socket.socket, runtime: Path, record: Record) -> bool:
 
 
 async def serve_control(listener: socket.socket, answers: Answers) -> None:
-    """Answers until cancelled. Raises nothing else: a mount does not end for a question."""
+    """Answers until it is cancelled. Raises nothing else, because no question may end a mount."""
     import trio
 
     slots = trio.Semaphore(_CLIENTS)
-    with trio.socket.from_stdlib_socket(listener) as door:
+    with trio.socket.from_stdlib_socket(listener) as accepting:
         async with trio.open_nursery() as nursery:
             while True:
                 await slots.acquire()
                 try:
-                    client, _ = await door.accept()
-                except OSError as error:  # who asked has left, or descriptors are short
+                    client, _ = await accepting.accept()
+                except OSError as error:  # the client has left, or no descriptor is free
                     slots.release()
                     LOGGER.debug("control socket: %s", error)
                     await trio.sleep(0.1)
@@ -109,7 +111,7 @@ async def _attend(client: trio.socket.SocketType, answers: Answers, slots: trio.
             if question is not None:
                 await trio.SocketStream(client).send_all(_answer(question, answers))
     except (OSError, trio.BrokenResourceError):
-        pass  # who asked did not wait
+        pass  # the client did not wait
     except Exception:
         LOGGER.exception("control socket")
     finally:
@@ -117,7 +119,7 @@ async def _attend(client: trio.socket.SocketType, answers: Answers, slots: trio.
 
 
 async def _line(client: trio.socket.SocketType) -> bytes | None:
-    """What stands before the first newline; None when it is too long or the end comes first."""
+    """The bytes before the first newline; None if there are too many, or the end comes first."""
     received = bytearray()
     while b"\n" not in received:
         chunk = await client.recv(4096)
@@ -145,8 +147,8 @@ def _answer(question: bytes, answers: Answers) -> bytes:
 
 
 def find_record(mountpoint: Path, runtime: Path) -> Record:
-    """Whose mount that is. Raises MountpointError: no mount of ours, or its daemon is gone;
-    NotPermitted: another user's."""
+    """The record of the mount there. Raises MountpointError: no mount of imgmount, or its daemon
+    is gone; NotPermitted: another user's."""
     entry = mount_at(resolve(mountpoint))
     record = mountrecords.find(runtime, entry) if entry else None
     if record is not None:
@@ -167,7 +169,7 @@ def _gone(mountpoint: Path | str) -> MountpointError:
 
 
 def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
-    """What the daemon says. Raises MountpointError (it is gone), NotPermitted, ImgmountError."""
+    """The daemon's answer. Raises MountpointError (it is gone), NotPermitted, ImgmountError."""
     try:
         said = json.loads(_exchange(runtime, record, question))
     except TimeoutError as error:
@@ -179,7 +181,7 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
                            ) from error  # fmt: skip
     except (OSError, ValueError) as error:
         if not record.alive or not any(mountrecords.shows(record, entry) for entry in mounts()):
-            raise _gone(record.mountpoint) from error  # or just about to end, after its mount
+            raise _gone(record.mountpoint) from error  # or it ends now, after its mount
         why = "no control socket" if isinstance(error, FileNotFoundError) else str(error)
         raise ImgmountError(
             f"{record.mountpoint}: its daemon (process {record.pid}) cannot be asked: {why}"
@@ -197,7 +199,7 @@ def _exchange(runtime: Path, record: Record, question: str) -> bytes:
         link.settimeout(_PATIENCE)
         with _beside(runtime, record) as short:
             link.connect(short)
-        with suppress(BrokenPipeError):  # it has hung up: what it said may still be there
+        with suppress(BrokenPipeError):  # it has hung up; its answer may still be there to read
             link.sendall(json.dumps({"ask": question}).encode() + b"\n")
         received = bytearray()
         while not received.endswith(b"\n"):

@@ -1,9 +1,9 @@
-"""Law: `umount --force`: a mount ends at once for everybody who has it, in whichever namespace.
+"""Law: `umount --force` ends a mount at once for all its users, in every mount namespace.
 
-What was written is written out first; then the daemon gets SIGTERM, unmounts what it can reach and
-ends (session.py).  With its end the kernel aborts the connection: who still has the mount gets
-ENOTCONN.  Nothing here waits without a limit: a daemon that hangs is killed, and what it had not
-written yet is lost.
+First the kernel writes out what programs wrote.  Then the daemon gets SIGTERM, unmounts what it can
+reach, and ends (session.py).  When it has ended, the kernel aborts the connection, and programs
+that still use the mount get ENOTCONN.  No step waits without a limit: a daemon that hangs is
+killed, and what it had not written yet is lost.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from fusemount import _native
-from fusemount.beneath import fd_path, open_in_root
+from fusemount.beneath import open_in_root
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.holders import Holder, holders
-from fusemount.daemon.mountid import Mount, held, mount_of
+from fusemount.daemon.mountid import Mount, mount_of, sync_mount, sync_root
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
 
-# For writing out, and for the daemon's own flush; to drop an upper takes longer, and is waited for.
+# For writing out, and for the daemon's flush after the first SIGTERM.  An upper that the daemon has
+# not dropped when it is killed is dropped by umount.py.
 FLUSH_SECONDS = 10.0
-# After the second SIGTERM a daemon waits for no flush.
+# After the second SIGTERM a daemon does not wait for a flush any more.
 LEAVE_SECONDS = 5.0
 
 
 def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> None:
-    """Returns when the daemon has ended. mount: what stands at target, None where it does not.
+    """Returns when the daemon has ended. mount: the mount on target, None if there is none.
 
     Raises NotPermitted: another user's daemon.
     """
@@ -41,7 +41,7 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
     except ProcessLookupError:
         return
     if mount is not None:
-        _in_time(partial(_sync_here, target, mount))
+        _in_time(partial(sync_mount, target, mount))
     else:
         for holder in holders(record.device):
             if _in_time(partial(_sync_there, holder, record.device)):
@@ -58,7 +58,7 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
 
 
 def _in_time(job: Callable[[], None]) -> bool:
-    """Whether it was done; by a process that can be killed where a file system does not answer."""
+    """Whether the job was done. A child does it, which can be killed if a file system hangs."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -73,20 +73,11 @@ def _in_time(job: Callable[[], None]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _sync_here(target: Path, mount: Mount) -> None:
-    with held(target) as place:
-        if mount_of(place) == mount:
-            _sync(place)
-
-
 def _sync_there(holder: Holder, device: str) -> None:
-    """By the mount in another namespace. Names there are its owner's: the device is looked at."""
+    """Through the mount in another namespace, whose owner chooses the names: so the device that a
+    name leads to is checked."""
     root = os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    place = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
-    if mount_of(place).device != device:
+    mounted = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
+    if mount_of(mounted).device != device:
         raise FileNotFoundError
-    _sync(place)
-
-
-def _sync(place: int) -> None:
-    _native.syncfs(os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    sync_root(mounted)

@@ -1,4 +1,5 @@
-"""Law: which processes keep a file system mounted in other mount namespaces; only looks."""
+"""Law: finds the processes that keep a file system mounted in other mount namespaces; changes
+nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class Holder:
 
 
 def holders(device: str) -> list[Holder]:
-    """By mount namespace: who has a FUSE mount of that device (mountinfo) in it. Nobody of whom we
-    may not ask (another user's processes)."""
+    """One for each other mount namespace that has a FUSE mount of that device (mountinfo). Without
+    the namespaces that we may not look into (another user's)."""
     here = _namespace(Path("/proc/self"))
     spaces: dict[str, list[int]] = {}
     for pid, process in _processes():
@@ -53,11 +54,11 @@ def _namespace(process: Path) -> str | None:
     try:
         return os.readlink(process / "ns/mnt")
     except OSError:
-        return None  # it has ended, or is not ours to look at
+        return None  # it has ended, or we may not look at it
 
 
 def _mounts(pids: list[int]) -> list[MountEntry]:
-    """Of the namespace that they share: any of them tells, while it lives."""
+    """The mounts of the namespace that they share, read from the first that still lives."""
     for pid in pids:
         try:
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
@@ -69,7 +70,7 @@ def _mounts(pids: list[int]) -> list[MountEntry]:
 
 def _name(pid: int) -> str:
     try:
-        said = Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+        name = Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
     except OSError:
         return "?"
-    return printable(os.fsdecode(said))
+    return printable(os.fsdecode(name))

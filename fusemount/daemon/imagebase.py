@@ -1,4 +1,5 @@
-"""Law: what an image is, by its layers; names, places and forms of archive do not count."""
+"""Law: makes the base of an upper from an image, by its layers: the image's name, its path and the
+form of its archive do not decide whether an upper fits."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def base_of(
     image: Image,
     layers: Sequence[OpenLayer],
 ) -> Base:
-    """What an upper over that image belongs to. layers: those of an archive, lowest first."""
+    """The base of an upper over that image. layers: those that are tars, lowest first."""
     from fusemount.rootfs.base import Base
 
     return Base(
@@ -37,10 +38,10 @@ def base_of(
 
 
 def chain_of(image: Image, layers: Sequence[OpenLayer]) -> str:
-    """The chain ID of all layers; "" where they are not known: directories that nothing describes,
+    """The chain ID of all layers; "" if their diff_ids are not known: directories without a config,
     a plain tar that was not verified, no layers.
 
-    A config's diff_ids are what was verified, or what the user chose to believe (--no-verify).
+    A config's diff_ids were verified, or the user chose to believe them (--no-verify).
     """
     known = list(image.config.diff_ids)
     if not known:
@@ -51,13 +52,13 @@ def chain_of(image: Image, layers: Sequence[OpenLayer]) -> str:
 
 
 def handle_generation(base: Base, layers: Sequence[OpenLayer]) -> int | None:
-    """A generation (native/tree/tree.h) that the same layers get at each mount, so that file
-    handles of what they gave outlive a mount. None where the same nodeid may be another file next
-    time: the layers are not known, or are directories, which change.
+    """A generation (native/tree/tree.h) that the same layers get at each mount, so that their file
+    handles outlive a mount. None if the same nodeid may be another file at the next mount: if the
+    layers are not known, or are directories, which change.
 
-    The version counts, for another one may number the nodes in another way.
+    The version is part of it, because another version may number the nodes in another way.
     """
     if not base.chain or not layers:
         return None
-    said = f"{__version__} {base.chain} {base.follow_symlink_parents}"
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big")
+    numbering = f"{__version__} {base.chain} {base.follow_symlink_parents}"
+    return int.from_bytes(hashlib.sha256(numbering.encode()).digest()[:4], "big")

@@ -1,12 +1,14 @@
-"""Law: everything that serves a mount is imported before there is one, beside the opening of the
-image, by a thread that has ended before the fork.
+"""Law: imports all modules that serve a mount before there is one.  A thread does so while the
+image is opened, and ends before the fork.
 
-trio and pyfuse3 take about as long to import as all else that a mount does before it is ready.  The
-core reads indexes and merges layers without the GIL, so the two share the time where there are two
-processors.  The thread imports only what others wrote: no module that it waits for waits for it.
+To import trio and pyfuse3 takes about as long as all else that a mount does before it is ready.
+The core reads indexes and merges layers without the GIL, so on two processors both run at the same
+time.  The thread imports only packages of others, so no module that the thread waits for can be
+waiting for the thread.
 
-Nothing is imported after the fork, so what was ready does not end because a file of ours went, or
-memory; nor where `sys.path` leads into the mountpoint (the current directory, with `python -m`).
+The daemon imports nothing after the fork.  So a mount that was ready does not fail because a file
+of ours has been removed or memory is short, and nothing hangs where `sys.path` leads into the
+mountpoint (the current directory, with `python -m`).
 """
 
 from __future__ import annotations
@@ -20,23 +22,23 @@ from fusemount.errors import ImgmountError
 
 _OTHERS = ("trio", "pyfuse3")
 
-# Ours; the second is imported by functions of others when they are first called.
+# The second is imported inside functions of other modules, when they are first called.
 _OURS = ("fusemount.fuse", "fusemount.rootfs.removal")
 
 
 class Loading:
-    """start() may be called once or never; finish() always, before the mount and the fork."""
+    """start() may be called once or never; finish() must be called, before mount and fork."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def start(self) -> None:
-        """Begins to import. Never raises: finish() does."""
+        """Begins to import. Never raises; finish() raises its errors."""
         thread = threading.Thread(target=self._begin)
         try:
             thread.start()
-        except RuntimeError:  # no thread to be had: finish() imports all
+        except RuntimeError:  # no thread can be started: finish() imports all
             return
         self._thread = thread
 
@@ -47,8 +49,8 @@ class Loading:
             self._error = error
 
     def finish(self) -> None:
-        """Returns when all is imported and the thread has ended. Raises ImgmountError where there
-        is no memory for it."""
+        """Returns when all is imported and the thread has ended. Raises ImgmountError if a module
+        cannot be imported, or memory is short."""
         if self._thread is not None:
             self._thread.join()
         try:
@@ -68,11 +70,11 @@ def _import(names: tuple[str, ...]) -> None:
 
 @contextmanager
 def _pthread_found() -> Iterator[None]:
-    """ctypes answers where libpthread is without a process.
+    """Within the block, ctypes finds libpthread without starting a process.
 
-    trio asks so while it is imported, to name its threads.  ctypes.util runs `ldconfig -p` for the
-    answer, which takes 10 ms, and tries gcc where there is no ldconfig.  Glibc's name for it is
-    always the same; a wrong one would cost the threads their names, no more.
+    trio looks for it while it is imported, to name its threads.  ctypes.util would run
+    `ldconfig -p`, which takes 10 ms, and gcc if there is no ldconfig.  Glibc's name for the library
+    is always the same.  With a wrong name only the threads would have no names.
     """
     import ctypes.util
 

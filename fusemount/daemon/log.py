@@ -1,8 +1,9 @@
-"""Law: where a daemon's words go.  One logger, "imgmount"; who logs does not know where to.
+"""Law: opens the daemon's log.  All modules use one logger, "imgmount", and do not choose where its
+lines go.
 
-`--log FILE`: that file.  `-d`: the terminal.  Else the journal or syslog through /dev/log, and on
-a machine without one STATE/imgmount.log.  Where that cannot be written nothing is logged: a mount
-does not fail for want of a log that nobody asked for.
+With `--log FILE` they go to that file, with `-d` to the terminal.  Else they go to the journal or
+syslog through /dev/log, and on a machine without /dev/log to STATE/imgmount.log.  If that file
+cannot be written, nothing is logged: a mount must not fail because of a log that was not asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FILE_FORMAT = "%(asctime)s imgmount[%(process)d] %(levelname)s %(message)s"
 
 
 class _Legible(logging.Formatter):
-    """Names of strangers neither begin a line of their own nor drive the terminal of a reader."""
+    """Escapes names that untrusted users chose: they can neither begin a line of the log nor
+    control the terminal of its reader."""
 
     def format(self, record: logging.LogRecord) -> str:
         traced = record.exc_info or record.stack_info
@@ -31,10 +33,10 @@ class _Legible(logging.Formatter):
 
 
 def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: bool = False) -> int:
-    """Sends LOGGER to its place; the descriptor that stderr of C libraries may go to as well.
+    """Connects LOGGER; returns a descriptor of the log file, to which stderr may go as well.
 
-    The descriptor is -1 when there is none (syslog, nowhere, or the terminal: leave stderr alone).
-    Raises ImgmountError when the file that was asked for cannot be written.
+    -1 if there is no file: with syslog, without a log, or on the terminal, where stderr stays.
+    Raises ImgmountError if the file that was asked for cannot be written.
     """
     handler: logging.Handler
     fd = -1
@@ -57,7 +59,7 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
 def _to_file(file: Path | None, state: Path) -> tuple[logging.Handler, int]:
     path = file or state / "imgmount.log"
     try:
-        target: Path | int = path  # a user's own, as the umask says
+        target: Path | int = path  # the user's own file: its mode follows the umask
         if file is None:
             os.close(own_directory(state, mode=0o700))
             target = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)

@@ -1,6 +1,6 @@
-"""Law: what a daemon says of itself when it is asked for statistics: numbers, read when asked.
+"""Law: measures the daemon for `imgmount stats`; each number is read when it is asked for.
 
-What measure returns:
+measure() returns:
     {"version", "fastpath": bool, "memory": {"rss_bytes", "peak_rss_bytes"},
      "tree": {"nodes", "bytes"}, "descriptors": {"open", "limit"}, "requests": Stats.snapshot()}
 """

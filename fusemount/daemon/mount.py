@@ -1,8 +1,8 @@
 """Law: `imgmount IMAGE MOUNTPOINT` as one function: everything that can fail, fails here.
 
-Order matters and is this: cheap checks of the mountpoint; the image, and beside it the imports of
-all that serves; mount; fork; serve; record; answer.  Until the fork the exit stack undoes all of
-it; after the fork it is the child's.
+The order matters: check the mountpoint, which is cheap; open the image, and meanwhile import the
+modules that serve; mount; fork; serve; write the record; answer the parent.  Until the fork the
+exit stack undoes all steps; after the fork the stack belongs to the child.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.openview import View, hold_image, open_view
 from fusemount.daemon.serving import serve_mount
-from fusemount.daemon.upperplaces import check_apart
+from fusemount.daemon.upperdirs import check_apart
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
@@ -38,13 +38,14 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import Progress
 
-# A mount that does not answer a stat in this time is called failed.
+# A mount that does not answer a stat in this time counts as failed.
 ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class MountResult:
-    """pid: the daemon's; None when it was served here and has ended. upper: kept changes.
+    """pid: the daemon's; None if this process served the mount, which has ended. upper: where the
+    changes are kept, None if they are not.
 
     dropped: View.dropped.
     """
@@ -68,10 +69,10 @@ def mount_image(
     Raises any ImgmountError; then nothing is left mounted or running.
     """
     with ExitStack() as stack:
-        with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as place:
-            check_apart(place.path, options)
+        with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as target:
+            check_apart(target.path, options)
             mountrecords.prepare(directories.runtime)
-            # A daemon has let go of the terminal, where the log goes with -d: hence -d implies -f.
+            # With -d the log goes to the terminal, which a daemon has closed: so -d implies -f.
             log_fd = open_log(options.log, directories.state,
                               terminal=options.foreground, debug=options.debug)  # fmt: skip
             for word in options.ignored:
@@ -79,15 +80,15 @@ def mount_image(
             loading = Loading()
             view = open_view(reference, image_options, options, directories, progress, stack,
                              beside=loading.start)  # fmt: skip
-            hold_image(view.image, place.path, stack)
+            hold_image(view.image, target.path, stack)
             stats = _native.Stats()
             loading.finish()
-            channel = open_channel(mount_request(reference, place, options))
+            channel = open_channel(mount_request(reference, target, options))
             stack.callback(channel.discard)
         enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
             _serve_recorded(channel, enroll, lambda: None)
-            return MountResult(place.path, None, kept_upper(view, options), view.dropped)
+            return MountResult(target.path, None, kept_upper(view, options), view.dropped)
 
         def job(ready: Callable[[], None]) -> None:
             with stack:
@@ -104,7 +105,7 @@ def would_drop(
     directories: Directories,
     progress: Progress,
 ) -> Sequence[tuple[bytes, str]]:
-    """What a mount with `rebase` would drop; changes nothing, mounts nothing."""
+    """The changes that a mount with `rebase` would drop; changes nothing, mounts nothing."""
     looking = replace(options, read_only=True, overlay=False, rebase=True)
     with ExitStack() as stack:
         return open_view(reference, image_options, looking, directories, progress, stack).dropped
@@ -120,7 +121,7 @@ def _in_background(
     try:
         pid = launch(job, log_fd=log_fd)
     except DaemonLost:
-        raise  # it could not clean up: the stack is ours again
+        raise  # it could not clean up: our stack does
     except BaseException:
         stack.pop_all()
         raise
@@ -158,7 +159,7 @@ def _named(key: str, words: Iterable[str], otherwise: str) -> str:
 
 @dataclass(frozen=True)
 class _Enrolment:
-    """What a record says of a mount, save what is known only in the serving process."""
+    """The contents of a record, but for those that only the serving process can find out."""
 
     reference: Reference
     view: View
@@ -190,14 +191,16 @@ class _Enrolment:
 
 
 def _limits(options: MountOptions) -> str:
-    """What root may not expect of a mount of an image; "" where nothing is to be said."""
+    """For the log: mount options that root may not expect of an image's mount; "" if there are
+    none."""
     if os.geteuid() != 0 or options.overlay or options.suid or options.dev:
         return ""
     return ", nosuid,nodev as images are (-o suid,dev asks for more)"
 
 
 def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable[[], None]) -> None:
-    """Serves with a record and a control socket while the mount lives, both before ready()."""
+    """Serves with a record and a control socket while the mount lives; both are there before
+    ready() is called."""
     record = enrolment.record(channel)
     runtime = enrolment.directories.runtime
 

@@ -1,12 +1,13 @@
-"""Law: which mount is ours is told by what no other mount can have, and taken off by a descriptor.
+"""Law: recognises our mount by what no other mount can have, and detaches it by a descriptor.
 
-A device number and the mount ID of mountinfo are given to the next mount as soon as theirs is gone.
-Three things last:
+When a mount is gone, the next one may get its device number and its mount ID of mountinfo.  Three
+identifiers are safe:
   - the unique mount ID (statx(2), Linux 6.8) of the one mount that we made;
-  - a descriptor (O_PATH) of a mount's root: while it is held, nothing takes that mount's place;
-  - the device number while the connection of /dev/fuse is up: its file system is there then, and
-    keeps the number.  That holds for the mount's copies too (bind mounts, other namespaces).
-No function here asks the file system, whose daemon may be dead, or be us.
+  - a descriptor (O_PATH) of a mount's root: while it is open, no other mount can get the mount's
+    numbers;
+  - the device number, while the connection of /dev/fuse lives: its file system exists as long, and
+    keeps the number.  It also identifies the mount's copies (bind mounts, other namespaces).
+No function here sends a request to the file system: its daemon may be dead, or be this process.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from fusemount.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Mount:
-    """device: `major:minor`, as in mountinfo.  unique: the unique mount ID, 0 before Linux 6.8, and
-    of a FUSE mount that is another user's alone: root too is shut out of it."""
+    """device: `major:minor`, as in mountinfo.  unique: the unique mount ID; 0 before Linux 6.8, and
+    0 for a FUSE mount without allow_other of another user, which shuts root out too."""
 
     device: str
     unique: int
 
 
 @contextmanager
-def held(path: Path) -> Iterator[int]:
+def mount_root(path: Path) -> Iterator[int]:
     """A descriptor of the root of the topmost mount at that path. Raises OSError."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -48,16 +49,16 @@ def mount_of(fd: int) -> Mount:
 
 
 def mount_on(path: Path) -> Mount | None:
-    """The topmost mount at that path; None where it cannot be looked at."""
+    """The topmost mount at that path; None if it cannot be looked at."""
     try:
-        with held(path) as fd:
+        with mount_root(path) as fd:
             return mount_of(fd)
     except OSError:
         return None
 
 
 def entry_of(fd: int) -> MountEntry | None:
-    """What mountinfo says of the mount whose root that descriptor is; None for any other file."""
+    """The entry of mountinfo for the mount whose root that descriptor is; None for other files."""
     with open(f"/proc/self/fdinfo/{fd}") as file:
         mount_id = next(int(line[7:]) for line in file if line.startswith("mnt_id:"))
     for entry in mounts():
@@ -66,12 +67,13 @@ def entry_of(fd: int) -> MountEntry | None:
     return None
 
 
-def standing(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
-    """The topmost mount at that path, looked at once; nothing where none is or can be looked at."""
+def topmost(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
+    """The topmost mount at that path, both values from one look; (None, None) if there is none, or
+    it cannot be looked at."""
     try:
-        with held(path) as place:
-            entry = entry_of(place)
-            return (entry, mount_of(place)) if entry else (None, None)
+        with mount_root(path) as root:
+            entry = entry_of(root)
+            return (entry, mount_of(root)) if entry else (None, None)
     except OSError:
         return None, None
 
@@ -80,9 +82,9 @@ def standing(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
 def covering(directory: int, path: Path) -> Iterator[int]:
     """A descriptor of the root of the topmost mount on a directory, or of the directory itself.
 
-    For a process whose root that directory is, its ".." is what is mounted on it: no name is asked
-    for, which somebody could move. Where openat2(2) is missing, the path is, if it still leads
-    there. Raises OSError.
+    For a process whose root is that directory, ".." is the root of what is mounted on it. So no
+    name has to be looked up, which another process could move. Where openat2(2) is missing, the
+    path is looked up if it still leads to the directory. Raises OSError.
     """
     fd = open_in_root(directory, b"..", os.O_PATH | os.O_DIRECTORY)
     try:
@@ -95,9 +97,25 @@ def covering(directory: int, path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def sync_root(root: int) -> None:
+    """Syncs the file system of the mount whose root that descriptor (O_PATH) is. Raises OSError."""
+    fd = os.open(fd_path(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _native.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_mount(path: Path, mount: Mount | None) -> None:
+    """Syncs the topmost mount at that path, if it is that mount. Raises OSError."""
+    with mount_root(path) as root:
+        if mount_of(root) == mount:
+            sync_root(root)
+
+
 def connected(fuse_fd: int) -> bool:
-    """Whether the file system of that /dev/fuse descriptor is mounted anywhere: the kernel ends the
-    connection with the last mount, before the device number is free."""
+    """Whether the file system of that /dev/fuse descriptor is mounted anywhere. The kernel ends the
+    connection with the last mount, before it frees the device number."""
     if fuse_fd < 0:
         return False
     poll = select.poll()
@@ -106,8 +124,8 @@ def connected(fuse_fd: int) -> bool:
 
 
 def detach(fd: int) -> None:
-    """Takes exactly that mount off, whatever stands at its path by now; root only. Raises OSError.
+    """Detaches exactly that mount, whatever is mounted at its path by now. Root only.
 
-    It lives on, unseen, until its last user leaves.
+    The mount lives on, without a path, until its last user leaves. Raises OSError.
     """
     _native.umount2(fd_path(fd), _native.MNT_DETACH)

@@ -1,4 +1,4 @@
-"""Law: reads /proc/self/mountinfo (proc_pid_mountinfo(5)) and decides nothing."""
+"""Law: reads /proc/self/mountinfo (proc_pid_mountinfo(5)); decides nothing."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class MountEntry:
 
 
 def _unescape(field: bytes) -> str:
-    """Space, tab, newline and backslash stand as three octal digits."""
+    """Decodes space, tab, newline and backslash, which are written as three octal digits."""
     return os.fsdecode(_ESCAPE.sub(lambda m: bytes([int(m[1], 8)]), field))
 
 
 def parse_mountinfo(lines: Iterable[bytes]) -> list[MountEntry]:
-    """The mounts in the kernel's order: of two on one path the later one is on top."""
+    """The mounts in the kernel's order: of two mounts on one path the later one is on top."""
     return [entry for line in lines if (entry := _entry(line)) is not None]
 
 
 def _entry(line: bytes) -> MountEntry | None:
-    """None for a line that the kernel did not write.
+    """None for a line that does not have the kernel's form.
 
     Any user may choose the bytes of a mountpoint and a source. The kernel escapes space, tab,
-    newline and backslash in them, and nothing else that bytes.split() takes for white space: so
-    fields end at a space, and only there.
+    newline and backslash in them, but not the other bytes that bytes.split() takes for white space.
+    So the line is split at spaces only.
     """
     fields = line.removesuffix(b"\n").split(b" ")
     try:

@@ -1,4 +1,5 @@
-"""Law: may this directory become (or stop being) a mount, and if not, why, in one line."""
+"""Law: checks a directory before it is mounted on, and unmounts it; each refusal is one line that
+says why."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ FSTYPE = "fuse.imgmount"
 
 
 def resolve(path: Path) -> Path:
-    """`path` as mountinfo spells it. Never fails: a dead mount still has a name."""
+    """`path` as mountinfo spells it. Does not fail for a dead mount, which still has a path."""
     return Path(os.path.realpath(path))
 
 
 @dataclass(frozen=True)
 class Mountpoint:
-    """fd: the directory itself (O_PATH), whatever becomes of its name. path: as mountinfo spelled
-    it when it was looked at; for messages, records, and fusermount3, which takes no descriptor."""
+    """fd: the directory itself (O_PATH), even if it is renamed. path: its path when it was opened,
+    as mountinfo spells it; for messages, records, and fusermount3, which takes no descriptor."""
 
     path: Path
     fd: int
@@ -35,10 +36,11 @@ class Mountpoint:
 
 @contextmanager
 def open_mountpoint(path: Path, *, nonempty: bool = False) -> Iterator[Mountpoint]:
-    """A directory that is fit to be mounted on: what was looked at is what is mounted on later.
+    """A directory that may be mounted on, as a descriptor: the mount will be on the very directory
+    that was checked.
 
-    Raises MountpointError: missing, no directory, ours already (busy), dead, not empty (a mount
-    would hide what is there; `nonempty` allows it), or not readable for this user.
+    Raises MountpointError: missing, no directory, an imgmount mount already (busy), a dead mount,
+    not empty (a mount would hide the contents; `nonempty` allows it), or not readable by this user.
     """
     try:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,7 +62,7 @@ def _path_of(path: Path, fd: int) -> Path:
 
 def _check(path: Path, fd: int, nonempty: bool) -> None:
     try:
-        os.statvfs(fd)  # never cached, where a dead mount still answers stat and readdir
+        os.statvfs(fd)  # finds a dead mount: stat and readdir may be answered from a cache
         entry = entry_of(fd)
         if entry and entry.fstype == FSTYPE:
             raise MountpointError(
@@ -73,7 +75,7 @@ def _check(path: Path, fd: int, nonempty: bool) -> None:
                 )
     except OSError as error:
         raise _explain(path, error) from error
-    # What fusermount3 would refuse later, said before the image is read (its check_perm()).
+    # fusermount3 would refuse it later (its check_perm()); this is found before the image is read.
     if os.geteuid() != 0 and not os.access(fd_path(fd), os.W_OK):
         raise MountpointError(f"{path}: not permitted: a user can mount only where they may write")
 
@@ -93,10 +95,11 @@ def _explain(path: Path, error: OSError) -> MountpointError:
 
 
 def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> None:
-    """Takes the topmost mount off `target`; what is unwritten reaches the daemon first.
+    """Unmounts the topmost mount on `target`; unwritten data reaches the daemon first.
 
-    meant: which mount that must be; any other stays.
-    `lazy` detaches a busy mount (MNT_DETACH): it lives on, unseen, until its last user leaves.
+    meant: the mount that must be there; any other stays mounted.
+    lazy: detaches a busy mount (MNT_DETACH), which lives on without a path until its last user
+    leaves.
     Raises MountpointError (busy, nothing mounted, another mount) or NotPermitted.
     """
     try:
@@ -106,8 +109,8 @@ def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> 
             if os.geteuid() != 0:
                 _fusermount(above, name, target, lazy)
                 return
-            # Not by a descriptor of the mount, with which it is busy. Its name is looked up once
-            # more, but no directory above it.
+            # Not by a descriptor of the mount, because an open one makes it busy. Its name is
+            # looked up once more, but no directory above it.
             flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
             _native.umount2(name_in(above, name), flags)
     except OSError as error:
@@ -124,8 +127,8 @@ def _parent(target: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _taken_off(above: int, name: bytes, target: Path, meant: Mount, lazy: bool) -> bool:
-    """Whether the mount is off already: it can be detached by a descriptor. Raises MountpointError
-    where another one stands there."""
+    """Whether the mount is unmounted by now: root can detach it by its descriptor. Raises
+    MountpointError if another mount is there."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         if mount_of(fd) != meant:
@@ -158,9 +161,9 @@ class Busy(MountpointError):
 
 
 def _fusermount(above: int, name: bytes, target: Path, lazy: bool) -> None:
-    """fusermount3 resolves its working directory to a path and looks for a FUSE mount of this
-    user's there.  So nobody can have it take off what is not; but who renames a directory above
-    the mount in the moment between its two looks can have it take off another one of the user's.
+    """fusermount3 resolves its working directory to a path, and looks for a FUSE mount of this user
+    there.  So it cannot be made to unmount any other mount.  But a process that renames a directory
+    above the mount between these two steps can make it unmount another mount of this user.
     """
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", "./" + os.fsdecode(name)]
     try:
@@ -172,7 +175,7 @@ def _fusermount(above: int, name: bytes, target: Path, lazy: bool) -> None:
     said = result.stderr.decode(errors="replace").strip()
     if "busy" in said:
         raise _refused(target, errno.EBUSY)
-    # fusermount3 looks only for the user's own: another's mount is "not found in /etc/mtab".
+    # fusermount3 looks only for this user's mounts: another's is "not found in /etc/mtab".
     foreign = "not found in" in said and mount_at(target) is not None
     if foreign or "not permitted" in said or "denied" in said:
         raise _refused(target, errno.EPERM)

@@ -1,8 +1,8 @@
-"""Law: one JSON file a living mount, RUNTIME/<pid>.json, written by the daemon that serves it; its
-control socket stands beside it and goes with it.
+"""Law: each living mount has a record: a JSON file RUNTIME/<pid>.json, written by the daemon that
+serves it.  The daemon's control socket is beside it and is removed with it.
 
-A record is a claim, never the truth: it is crossed with /proc/<pid> (same start time) and with
-/proc/self/mountinfo (`shows`) each time it is read.
+A record is a claim: each time it is read it is compared with /proc/<pid> (same start time) and with
+/proc/self/mountinfo (`shows`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from fusemount.beneath import own_directory
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.errors import NotPermitted, translated
 from fusemount.ownfile import make_file, read_file
 
 
 @dataclass(frozen=True)
 class Record:
-    """pid and start_time name the daemon; mount_id (mountid.py) the mount, 0 where the kernel is
-    too old or the record is; device (`major:minor`) its copies, as long as it is mounted.
+    """pid and start_time identify the daemon. mount_id (mountid.py) identifies the mount; 0 if the
+    kernel or the record is too old. device (`major:minor`) identifies the mount and its copies, as
+    long as it is mounted.
 
-    upper: None when read-only without one. scratch: the directory to drop when the mount ends,
-    None when there is none or it is kept. writable: the daemon takes changes where the mount, which
-    read_only speaks of, lets them through. uid: whose daemon it is. since: ISO 8601, UTC.
+    upper: None for a read-only mount without one. scratch: the directory to drop when the mount
+    ends, None if there is none or it is kept. read_only: the mount's flag. writable: the daemon
+    accepts changes if that flag is cleared. uid: the daemon's. since: ISO 8601, UTC.
     """
 
     pid: int
@@ -60,7 +61,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Mounted:
-    """A record and what the kernel says of it; visible: mounted in this mount namespace."""
+    """A record and its mount's state; visible: mounted in this mount namespace."""
 
     record: Record
     visible: bool
@@ -78,25 +79,24 @@ def start_time(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain any bytes
     return None if fields[0] == "Z" else int(fields[19])
 
 
 def prepare(runtime: Path) -> None:
-    """Makes the runtime directory. Raises NotPermitted when it is (or may be) somebody else's."""
+    """Makes the runtime directory. Raises NotPermitted unless only this user can write to it."""
     _check_ours(runtime, make=True)
 
 
 def _check_ours(runtime: Path, *, make: bool = False) -> None:
-    """In /tmp a name can be taken by another user first; their records must not guide us."""
+    """Another user may have made a directory in /tmp first; we must not follow their records."""
+    with translated(runtime):
+        try:
+            fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
+        except FileNotFoundError:
+            return
     try:
-        fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ImgmountError(f"{runtime}: {os.strerror(error.errno or 0)}") from error
-    try:
-        if os.fstat(fd).st_uid != os.geteuid():  # root's records are of root's mounts
+        if os.fstat(fd).st_uid != os.geteuid():  # root's directory has records of root's mounts
             raise NotPermitted(f"{runtime}: must be a directory that only you can write to: "
                                "it belongs to root")  # fmt: skip
     finally:
@@ -106,13 +106,11 @@ def _check_ours(runtime: Path, *, make: bool = False) -> None:
 def register(runtime: Path, record: Record) -> None:
     path = _path(runtime, record)
     temporary = path.with_suffix(".tmp")
-    try:
-        temporary.unlink(missing_ok=True)  # of a daemon that had our pid and was killed
+    with translated(path):
+        temporary.unlink(missing_ok=True)  # left by a killed daemon that had our pid
         with open(make_file(temporary, 0o644), "w") as file:
             file.write(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
-    except OSError as error:
-        raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
 
 def forget(runtime: Path, record: Record) -> None:
@@ -121,7 +119,7 @@ def forget(runtime: Path, record: Record) -> None:
 
 
 def socket_path(runtime: Path, pid: int) -> Path:
-    """Where control.py's socket of that daemon stands."""
+    """The path of that daemon's control socket (control.py)."""
     return runtime / f"{pid}.sock"
 
 
@@ -130,9 +128,10 @@ def _path(runtime: Path, record: Record) -> Path:
 
 
 def listing(runtime: Path) -> list[Mounted]:
-    """The mounts of this runtime directory, oldest first; records of nothing are removed.
+    """The mounts of this runtime directory, oldest first. Removes records that have neither a
+    daemon nor a mount.
 
-    Raises NotPermitted when the directory is somebody else's; so does find.
+    Raises NotPermitted unless only this user can write to the directory; so does find.
     """
     here = mounts()
     records = list(_records(runtime))
@@ -149,7 +148,7 @@ def listing(runtime: Path) -> list[Mounted]:
 
 
 def _sweep_sockets(runtime: Path) -> None:
-    """A daemon that was killed before it had a record left its socket."""
+    """Removes the sockets of daemons that were killed before they had a record."""
     for path in runtime.glob("*.sock"):
         recorded = path.with_suffix(".json").exists()
         if path.stem.isdecimal() and not recorded and start_time(int(path.stem)) is None:
@@ -157,14 +156,18 @@ def _sweep_sockets(runtime: Path) -> None:
 
 
 def find(runtime: Path, entry: MountEntry) -> Record | None:
-    """The record of a mount that is there, alive or not."""
+    """The record of that mount, whether its daemon lives or not."""
     return _of(entry, _records(runtime))
 
 
 def shows(record: Record, entry: MountEntry) -> bool:
-    """Whether a mount of mountinfo is the record's, or a copy of it (a bind mount, another mount
-    namespace's), which has another ID: such a one is told by its device while a daemon lives, which
-    ends with its last mount. The number of one that is gone is given to the next."""
+    """Whether a mount of mountinfo is the record's mount, or a copy of it (a bind mount, one of
+    another mount namespace).
+
+    A copy has another mount ID, so it is recognised by its device. This is safe while the daemon
+    lives, because it ends with its last mount. Later another mount may have the device number, so
+    then the mount ID decides.
+    """
     if entry.device != record.device or not entry.fstype.startswith("fuse"):
         return False
     return record.alive or not record.mount_id or _has_id(record, entry)
@@ -176,7 +179,7 @@ def _has_id(record: Record, entry: MountEntry) -> bool:
 
 
 def _of(entry: MountEntry, records: Iterable[Record]) -> Record | None:
-    """A daemon that was killed leaves its record; so one that lives comes first."""
+    """The record of that mount. A killed daemon leaves its record, so a living one is preferred."""
     claims = (record for record in records if shows(record, entry))
     return max(claims, key=lambda record: (record.alive, record.start_time), default=None)
 
@@ -193,4 +196,4 @@ def _records(runtime: Path) -> Iterator[Record]:
         except FileNotFoundError:
             continue  # its mount just ended
         except (OSError, ValueError, TypeError):
-            path.unlink(missing_ok=True)  # not ours, or of another version
+            path.unlink(missing_ok=True)  # no record, or one of another version

@@ -1,11 +1,11 @@
-"""Law: from an image's name to a file system that can be served, and back to nothing.
+"""Law: opens an image, its layers and an upper as a file system that can be served.
 
-Everything that is opened pushes its undo on the caller's exit stack, last opened first closed.
+The closing of each is pushed on the caller's exit stack, so that all are closed in reverse order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,13 @@ from fusemount.daemon.handover import await_upper
 from fusemount.daemon.imagebase import base_of, handle_generation
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.scratch import Scratch
-from fusemount.daemon.upperplaces import Made, check_no_layer, open_upper, remountable
+from fusemount.daemon.upperdirs import (
+    NewDirs,
+    UpperDirs,
+    check_not_a_layer,
+    open_upper,
+    remountable,
+)
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
 from fusemount.reference import Reference
@@ -25,17 +31,20 @@ from fusemount.settings import Directories, ImageOptions, MountOptions
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
+    from fusemount.rootfs.base import Base
     from fusemount.rootfs.harmless import Harmless
+    from fusemount.rootfs.upper import Upper
     from fusemount.sources import Image
 
 
 @dataclass(frozen=True)
 class View:
-    """upper: where changes go; None when there is no place for any. scratch: made for this view.
+    """upper: the directory for changes; None if changes are not possible. scratch: made for this
+    view, None if the upper is the user's.
 
-    made: the user's directories that were not there before.  They go again with the stack, unless
-    the view was settled (it is served) or they hold something.
-    dropped: what an upper that came from another image loses over this one (rootfs.rebase).
+    made: the user's directories that this view made.  The stack removes them again, unless the
+    view is served or they are not empty.
+    dropped: the changes that an upper of another image loses over this one (rootfs.rebase).
     directories: the layers are directories that the caller named (lowerdir=).
     """
 
@@ -43,14 +52,15 @@ class View:
     rootfs: RootFs
     upper: Path | None
     scratch: Scratch | None
-    made: Made
+    made: NewDirs
     dropped: list[tuple[bytes, str]]
     directories: bool
 
     def begin_serving(self) -> None:
-        self.made.stay()
-        # Who mounts directories (podman, buildah) removes the work directory as soon as the mount
-        # is off, beside the daemon that ends: a file made there then would make that fail.
+        self.made.keep()
+        # Programs that mount directories (podman, buildah) remove the work directory as soon as
+        # the mount is gone, while the daemon is ending. A file that the daemon made there then
+        # would make the removal fail.
         self.rootfs.told = not self.directories
 
 
@@ -65,46 +75,23 @@ def open_view(
 ) -> View:
     """Opens image, layers and upper. Raises every error of an image, UpperError, NoSpace.
 
-    beside: called before the core reads and merges indexes, to begin what can be done meanwhile.
+    beside: called before the core reads and merges indexes, so that it can start other work to run
+    at the same time.
     """
-    from fusemount.rootfs import UpperOptions, open_rootfs
-    from fusemount.rootfs.base import follows_symlink_parents, keep_base
     from fusemount.rootfs.rebase import dropped
     from fusemount.sources import open_image
 
     image = stack.enter_context(open_image(reference, image_options, directories, progress))
     beside()
     archived, unpacked = _open_layers(image, image_options, directories, progress, stack)
-    made = Made()
-    stack.callback(made.take_back)
-    places = open_upper(options, directories, stack, made)
-    upper, scratch = places.upper, places.scratch
-    follow, users = bool(options.follow_symlink_parents), image_options.marks.overlay
-    if upper and places.upper_fd is not None:
-        check_no_layer(places, unpacked)
-        await_upper(upper, directories)
-        asked = options.follow_symlink_parents
-        follow = follows_symlink_parents(upper, places.upper_fd, asked, userxattr=users)
+    made = NewDirs()
+    stack.callback(made.remove)
+    dirs = open_upper(options, directories, stack, made)
+    userxattr = image_options.marks.overlay
+    follow = _ready_upper(dirs, unpacked, options, directories, userxattr)
     base = base_of(reference, image_options, follow, image, archived)
     base = replace(base, moves=options.overlay)
-    rootfs = open_rootfs(
-        [*archived, *unpacked],
-        upper=upper,
-        upper_fd=places.upper_fd,
-        work=places.work,
-        work_above=places.work_above,
-        read_only=options.read_only and not remountable(options),
-        follow_symlink_parents=follow,
-        keep_root=options.overlay,
-        owners=options.owners,
-        userxattr=users,
-        options=UpperOptions(
-            options.metacopy, options.redirect, options.volatile, harmless_for(options)
-        ),
-        base=base,
-        rebase=options.rebase,
-        lock_places=directories.lock_places if scratch is None else (),
-    )
+    rootfs = _open_rootfs([*archived, *unpacked], dirs, base, options, directories, userxattr)
     stack.callback(rootfs.close)
     generation = handle_generation(base, [] if unpacked else archived)
     if generation is not None:
@@ -112,11 +99,68 @@ def open_view(
     if options.static_nlink:
         rootfs.tree.set_static_nlink()
     if rootfs.upper is not None and not options.read_only:
-        _tell(upper, rootfs, options)
-        with suppress(OSError):  # `diff` and `commit` then want --base
-            keep_base(rootfs.upper, base, rebase=options.rebase, adopted=rootfs.adopted)
+        _log_dangers(dirs.upper, rootfs, options)
+        _keep_base(rootfs.upper, rootfs, base, options)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
-    return View(image, rootfs, upper, scratch, made, lost, options.overlay)
+    return View(image, rootfs, dirs.upper, dirs.scratch, made, lost, options.overlay)
+
+
+def _ready_upper(
+    dirs: UpperDirs,
+    unpacked: Sequence[OpenDirectory],
+    options: MountOptions,
+    directories: Directories,
+    userxattr: bool,
+) -> bool:
+    """Checks a user's upper, and waits for its last mount to release it. Returns whether symlinked
+    parents are followed, which a mark on the upper may decide.
+    """
+    from fusemount.rootfs.base import follows_symlink_parents
+
+    asked = options.follow_symlink_parents
+    if dirs.upper is None or dirs.upper_fd is None:
+        return bool(asked)
+    check_not_a_layer(dirs, unpacked)
+    await_upper(dirs.upper, directories)
+    return follows_symlink_parents(dirs.upper, dirs.upper_fd, asked, userxattr=userxattr)
+
+
+def _open_rootfs(
+    layers: Sequence[OpenLayer | OpenDirectory],
+    dirs: UpperDirs,
+    base: Base,
+    options: MountOptions,
+    directories: Directories,
+    userxattr: bool,
+) -> RootFs:
+    from fusemount.rootfs import UpperOptions, open_rootfs
+
+    return open_rootfs(
+        layers,
+        upper=dirs.upper,
+        upper_fd=dirs.upper_fd,
+        work=dirs.work,
+        work_above=dirs.work_above,
+        read_only=options.read_only and not remountable(options),
+        follow_symlink_parents=base.follow_symlink_parents,
+        keep_root=options.overlay,
+        owners=options.owners,
+        userxattr=userxattr,
+        options=UpperOptions(
+            options.metacopy, options.redirect, options.volatile, harmless_for(options)
+        ),
+        base=base,
+        rebase=options.rebase,
+        lock_places=directories.lock_places if dirs.scratch is None else (),
+    )
+
+
+def _keep_base(upper: Upper, rootfs: RootFs, base: Base, options: MountOptions) -> None:
+    """Writes the base into its mark. Where that fails, `diff` and `commit` need --base."""
+    from fusemount.rootfs.base import keep_base
+
+    with suppress(OSError):
+        keep_base(upper, base, rebase=options.rebase, adopted=rootfs.adopted)
 
 
 def _open_layers(
@@ -126,7 +170,7 @@ def _open_layers(
     progress: Progress,
     stack: ExitStack,
 ) -> tuple[list[OpenLayer], list[OpenDirectory]]:
-    """Those that are tars, and those that are directories; the stack closes them."""
+    """The layers that are tars, and those that are directories; the stack closes them."""
     from fusemount.layer import open_directories, open_layers
 
     unpacked = open_directories(image.directories, options.marks, image.origin)
@@ -141,7 +185,8 @@ def _open_layers(
 
 
 def harmless_for(options: MountOptions) -> Harmless:
-    """What of an upper stands in marks: what the flags of root's mount of an image forbid in it."""
+    """Which modes and devices an upper keeps in marks: those that the flags of root's mount of an
+    image forbid."""
     from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
 
     if options.overlay or not by_root():
@@ -149,7 +194,7 @@ def harmless_for(options: MountOptions) -> Harmless:
     return Harmless(files=not options.suid, devices=not options.dev)
 
 
-def _tell(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
+def _log_dangers(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
     from fusemount.rootfs.paths import brief
 
     if options.volatile:
@@ -165,9 +210,10 @@ def _tell(upper: Path | None, rootfs: RootFs, options: MountOptions) -> None:
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:
-    """A mount says that it relies on an image of a store, as long as it lives.
+    """Takes a lease on an image of a store, so that nothing removes it while the mount lives.
 
-    A store that we may not write to takes no such word, and nobody but its owner removes there.
+    If we may not write to the store there is no lease, only a warning: then only the owner of the
+    store can remove images.
     """
     if image.store is None or image.manifest_digest is None:
         return

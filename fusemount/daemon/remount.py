@@ -1,8 +1,8 @@
-"""Law: `mount -o remount,...` as one function: the kernel's flags of a mount change, nothing else.
+"""Law: `mount -o remount,...` as one function: it changes the kernel's flags of a mount only.
 
-mount(8) hands over all words that shall hold, what stands in mountinfo included, so a word that is
-not of FLAG_WORDS is nothing that could change.  Called directly, with some words alone, the other
-flags stay as they are.
+mount(8) passes all options that the mount shall have, those of mountinfo included.  So a word that
+is not in FLAG_WORDS cannot ask for a change.  A direct call may pass some words only; then the
+other flags keep their values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon import mountrecords
 from fusemount.daemon.channel import FLAG_WORDS, mount_flags
-from fusemount.daemon.mountid import entry_of, held
+from fusemount.daemon.mountid import entry_of, mount_root
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.errors import MountpointError, NotPermitted, UpperError
 from fusemount.settings import Directories
@@ -27,18 +27,18 @@ from fusemount.settings import Directories
 def remount(
     mountpoint: Path, words: Iterable[str], directories: Directories, *, bind: bool = False
 ) -> None:
-    """words: of FLAG_WORDS, later ones win.  bind: this mount alone changes, as with mount(8)'s
-    `remount,bind`, not the file system under other mounts of it.
+    """words: keys of FLAG_WORDS, later ones win.  bind: only this mount changes, not the file
+    system that other mounts show too (mount(8), `remount,bind`).
 
     Raises MountpointError (not ours, busy), UpperError (rw where nothing can be written),
     NotPermitted.
     """
     with ExitStack() as stack:
         try:
-            place = stack.enter_context(held(resolve(mountpoint)))
-            entry = entry_of(place)
+            root = stack.enter_context(mount_root(resolve(mountpoint)))
+            entry = entry_of(root)
         except OSError:
-            place, entry = -1, None
+            root, entry = -1, None
         record = mountrecords.find(directories.runtime, entry) if entry else None
         if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
@@ -50,7 +50,7 @@ def remount(
             )
         flags |= _native.MS_REMOUNT | (_native.MS_BIND if bind else 0)
         try:
-            _native.mount("none", fd_path(place), "none", flags, "")
+            _native.mount("none", fd_path(root), "none", flags, "")
         except OSError as error:
             raise _refused(mountpoint, error) from error
     if record and not bind:

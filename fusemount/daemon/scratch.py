@@ -1,4 +1,4 @@
-"""Law: the directory that a mount owns while it lives, and drops when it ends.
+"""Law: makes the scratch: the directory that a mount owns while it lives and removes when it ends.
 
     STATE/uppers/<id>/   lock      flock held by the processes of the mount (see below)
                          keep      present: the user asked to keep the changes; never dropped
@@ -6,14 +6,13 @@
                          work/     overlayfs' work directory
                          root/     a private mountpoint, for `imgmount run`
 
-Whoever may be using a scratch holds its lock, over fork too (flock belongs to the open file).  A
-scratch without `keep` whose lock is free and that no record names is what a SIGKILL or a power
-cut left behind: the next mount sweeps it.
+All processes that may use a scratch have its lock; a forked child shares it, because flock(2)
+belongs to the open file.  A scratch without `keep` whose lock is free and that no record names was
+left by a SIGKILL or a power cut.  The next mount removes it (sweep).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -22,8 +21,8 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, NoSpace
-from fusemount.ownfile import make_directory, make_file, open_file, open_or_make
+from fusemount.errors import ImgmountError, of_os_error
+from fusemount.ownfile import lock_if_free, make_directory, make_file, open_file, open_or_make
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Scratch:
         os.close(open_or_make(self.path / "keep", os.O_RDONLY, 0o600))
 
     def release(self) -> None:
-        """The mount has ended: drops everything unless kept. Never raises."""
+        """To call when the mount has ended: removes the scratch; with `keep`, all but the upper."""
         if (self.path / "keep").exists():
             drop(self.work)
             self.root.rmdir()
@@ -58,7 +57,7 @@ class Scratch:
 
 
 def is_scratch(path: str, state: Path) -> bool:
-    """Whether it names a scratch under `state` and nothing else: what may be dropped by name."""
+    """Whether the path names a scratch under `state`: only such a path may be dropped."""
     name = path.rpartition("/")[2]
     return name not in ("", ".", "..") and path == str(state / "uppers" / name)
 
@@ -69,22 +68,22 @@ def create_scratch(state: Path) -> Scratch:
     try:
         for directory in (state, path.parent):
             os.close(own_directory(directory, mode=0o700))
-        with _gate(state):  # or a sweep between mkdir and flock would take it away
+        with _gate(state):  # a sweep between mkdir and flock would remove the directory
             make_directory(path, 0o700)
             lock = make_file(path / "lock", 0o600, os.O_RDWR)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_if_free(lock)
         scratch = Scratch(path, lock)
         make_directory(scratch.upper, 0o755)
         make_directory(scratch.work, 0o700)
         make_directory(scratch.root, 0o700)
     except OSError as error:
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ImgmountError
-        raise kind(f"{path}: cannot make an upper: {os.strerror(error.errno or 0)}") from error
+        what = f"{path}: cannot make an upper"
+        raise of_os_error(error, what, what) from error
     return scratch
 
 
 class _gate:
-    """Serialises making and sweeping: a context manager over flock of STATE/uppers."""
+    """A context manager that takes the flock(2) of STATE/uppers: for making, and for sweeping."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / "uppers"
@@ -99,9 +98,10 @@ class _gate:
 
 
 def sweep(state: Path, recorded: Iterable[Path]) -> None:
-    """Drops what nobody uses, keeps or records; what it cannot drop, the next mount tries again.
+    """Drops scratches that are not used, kept or recorded. If one cannot be dropped, the next mount
+    tries again.
 
-    Raises NotPermitted where somebody else could have put a directory there.
+    Raises NotPermitted if another user could have put a directory there.
     """
     spared = set(recorded)
     try:
@@ -121,12 +121,9 @@ def _unused(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_if_free(fd)
     finally:
         os.close(fd)
-    return True
 
 
 def drop(path: Path) -> None:
@@ -136,7 +133,7 @@ def drop(path: Path) -> None:
     try:
         parent = own_directory(path.parent, make=False)
     except (OSError, ImgmountError):
-        return  # what others can change is theirs to remove
+        return  # another user can write there: we remove nothing
     try:
         remove_tree(parent, os.fsencode(path.name))
     except OSError:

@@ -1,8 +1,8 @@
-"""Law: who answers for a mount: the fast path in front of pyfuse3, or pyfuse3 alone.
+"""Law: serves a mount with the fast path in front of pyfuse3, or with pyfuse3 alone.
 
-With the fast path the kernel's descriptor is read by threads of C, which answer as soon as there
-is a tree; pyfuse3, behind it on a socket pair, gets what they decline.  A mount is ready when both
-answer: libfuse has been through its INIT, and all modules were imported before (loading.py).
+With the fast path, threads of C read the kernel's descriptor.  They answer as soon as there is a
+tree.  pyfuse3 is behind them on a socket pair and gets the requests that they decline.  A mount is
+ready when both doors answer: libfuse has done its INIT, and all modules are imported (loading.py).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from fusemount.rootfs import RootFs
 
-# A thread that found the device empty looks again for so long before it sleeps: waking a sleeping
-# one costs the caller 50-180 us.
+# A thread that finds the device empty polls it for this long before it sleeps: to wake a sleeping
+# thread costs the caller 50-180 us.
 SPIN_US = 100
 
-# So long the kernel may write back what it holds when the session has failed.
+# How long the kernel may write back dirty pages when the session has failed.
 FLUSH_SECONDS = 10.0
 
 
 def default_threads() -> int:
-    """Enough for requests that wait for a disk; those that find nothing to do cost nothing."""
+    """Enough threads for requests that wait for a disk; idle threads cost nothing."""
     return max(4, min(16, 2 * (os.cpu_count() or 1)))
 
 
@@ -49,10 +49,12 @@ def serve_mount(
     ready: Callable[[], None],
     services: Sequence[Service] = (),
 ) -> None:
-    """Serves until the end; calls ready once, when requests are answered at both doors. Raises
-    ImgmountError, OSError, and what pyfuse3 and ready raise."""
+    """Serves until the end; calls ready once, when both doors answer.
+
+    Raises ImgmountError, OSError, and the errors of pyfuse3 and ready.
+    """
     os.umask(0)  # a request's mode is complete
-    gc.freeze()  # what was imported stays, and need not be looked at each time
+    gc.freeze()  # imported objects live on: the collector need not look at them each time
     gc.enable()
     if not options.fastpath:
         side = _Side(rootfs, options, stats, None)
@@ -65,8 +67,8 @@ def serve_mount(
         try:
             run_session(channel, side.serve, ready, (*services, front.log))
         except BaseException:
-            # What the kernel still holds can be written while the threads answer; what needs
-            # Python gets EIO.
+            # The kernel can write back its dirty pages while the threads answer. Requests that
+            # need Python get EIO.
             front.hang_up()
             flush_for(channel, FLUSH_SECONDS)
             raise
@@ -74,22 +76,22 @@ def serve_mount(
 
 @dataclass(frozen=True)
 class _Front:
-    """The fast path's ends that Python holds: pyfuse3's socket, its log, the sign of the end."""
+    """Python's ends of the fast path: pyfuse3's socket, its log, the eventfd of its end."""
 
     socket: socket.socket
     log_fd: int
     end_fd: int
 
     def hang_up(self) -> None:
-        """Nobody answers for pyfuse3 any more."""
+        """From now on the fast path gets no answers of pyfuse3."""
         self.socket.close()
 
     def take_socket(self) -> int:
-        """pyfuse3's end, which is its own from here on: when it is closed the fast path knows."""
+        """pyfuse3's end, which pyfuse3 owns from now on. The fast path sees it being closed."""
         return self.socket.detach()
 
     async def log(self) -> None:
-        """Its lines become ours."""
+        """Copies the fast path's lines to our log."""
         import trio
 
         while True:
@@ -151,8 +153,8 @@ class _Side:
         async with trio.open_nursery() as nursery:
             if self.front:
                 nursery.start_soon(_stop_at_end, self.front.end_fd, stop)
-            # serve closes what it is given; the channel's stays open, so that the mount outlives
-            # a session.
+            # serve closes its descriptor. The channel's stays open, so that the mount outlives the
+            # session.
             await serve(
                 self.rootfs,
                 self.front.take_socket() if self.front else os.dup(channel.fd),

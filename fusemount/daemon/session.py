@@ -1,9 +1,9 @@
-"""Law: one served mount from its first request to its end, on trio; knows no image.
+"""Law: runs the session of one served mount, from its first request to its end, on trio.
 
 A session ends in one of three ways, and each leaves nothing mounted:
-  - somebody unmounts: the kernel writes back what is dirty, then says so on the descriptor;
-  - SIGTERM or SIGINT: we flush, unmount, and where the mount is busy detach it and flush again;
-  - the same signal once more: no more waiting (a flush can hang on a dead disk).
+  - the mount is unmounted: the kernel writes back dirty pages, then ends the connection;
+  - SIGTERM, SIGINT or SIGHUP: we flush and unmount; a busy mount we detach, and flush again;
+  - a second signal: we end without waiting, because a flush can hang on a dead disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountid import detach, held, mount_of
+from fusemount.daemon.mountid import detach, mount_of, mount_root
 from fusemount.daemon.mountinfo import mounts
 from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # channel, ready, stop: serves until the mount is gone or stop is set; calls ready once.
 Serve = Callable[[FuseChannel, Callable[[], None], "trio.Event"], Awaitable[None]]
 
-# Runs beside serving until it is cancelled, at the end.  What it raises ends the session.
+# Runs while the mount is served, and is cancelled at the end.  What it raises ends the session.
 Service = Callable[[], Awaitable[None]]
 
 # Requests in flight after a busy mount was detached get this long to be answered.
@@ -49,7 +49,7 @@ def run_session(
 ) -> None:
     """Serves until the end. Raises what serve raises.
 
-    Afterwards the signals that end a session are ignored: what follows is cleaning up.
+    Afterwards the signals that end a session are ignored: they must not interrupt the cleaning up.
     """
     import trio
 
@@ -68,7 +68,7 @@ async def _session(
     stop = trio.Event()
     with trio.open_signal_receiver(*ENDING) as signals:
         async with trio.open_nursery() as nursery:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # if they waited for us
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # serve_mount blocked them
             nursery.start_soon(_end_on_signal, signals, channel, stop)
             for service in services:
                 nursery.start_soon(service)
@@ -93,7 +93,7 @@ async def _end_on_signal(
 
 
 async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
-    """Flushes and unmounts from a thread, since serving must go on meanwhile; then stops."""
+    """Flushes and unmounts in a thread, because serving must go on meanwhile; then stops."""
     import trio
 
     try:
@@ -105,9 +105,9 @@ async def _leave(channel: FuseChannel, stop: trio.Event) -> None:
 
 
 def flush_for(channel: FuseChannel, seconds: float) -> None:
-    """Flushes and unmounts, from a thread that is left alone when it takes longer. Never raises.
+    """Flushes and unmounts in a thread, and waits for it no longer than that. Never raises.
 
-    Where there is no thread to be had it is done here, for then little was written.
+    If no thread can be started, this one does it, however long it takes.
     """
 
     def work() -> None:
@@ -126,36 +126,36 @@ def flush_for(channel: FuseChannel, seconds: float) -> None:
 
 
 def _flush_and_unmount(channel: FuseChannel) -> None:
-    """Takes away every mount of ours that can be reached: the mountpoint (wherever it was moved
-    to) and bind mounts of its parts, which would be dead without us."""
+    """Unmounts every mount of our file system in this namespace: the mountpoint, also if it was
+    moved, and bind mounts of parts of it, which would be dead without the daemon."""
     for entry in reversed(mounts()):
         if entry.device == channel.device:
-            with suppress(FileNotFoundError), held(entry.mountpoint) as place:
-                if channel.serves(place):  # else another one stands on it, or in its place
-                    _take_away(entry.mountpoint, place)
-    # The last descriptor of a mount that nobody uses has ended it, when all was written.
+            with suppress(FileNotFoundError), mount_root(entry.mountpoint) as root:
+                if channel.serves(root):  # else another mount is on top of it, or at its path
+                    _unmount_flushed(entry.mountpoint, root)
+    # A mount without users has ended by now: closing its last descriptor ended it.
     if channel.connected:
         LOGGER.warning("%s: busy: detached from under its users", channel.mountpoint)
         _drain(channel)
 
 
-def _take_away(target: Path, place: int) -> None:
-    """place: a descriptor of the mount at that path, which keeps it from being another's."""
-    # This descriptor keeps it reachable for the second flush, after nobody new can come.
-    fd = os.open(fd_path(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _unmount_flushed(target: Path, root: int) -> None:
+    """root: a descriptor of the mount at that path; while it is open, the mount is that one."""
+    # With this descriptor the mount can be flushed again when no path leads to it any more.
+    fd = os.open(fd_path(root), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _native.syncfs(fd)
         if os.geteuid() == 0:
-            detach(place)
+            detach(root)
         else:
-            unmount(target, mount_of(place), lazy=True)  # see FuseChannel.discard
+            unmount(target, mount_of(root), lazy=True)  # see FuseChannel.discard
         _native.syncfs(fd)
     finally:
         os.close(fd)
 
 
 def _drain(channel: FuseChannel) -> None:
-    """Waits until the kernel has no request open: FUSE's syncfs does not wait for writeback."""
+    """Waits until no request is open: syncfs(2) of FUSE does not wait for writeback."""
     minor = channel.device.rpartition(":")[2]
     waiting = Path(f"/sys/fs/fuse/connections/{minor}/waiting")
     deadline = time.monotonic() + DRAIN_SECONDS
@@ -163,4 +163,4 @@ def _drain(channel: FuseChannel) -> None:
         while time.monotonic() < deadline and int(waiting.read_text()) > 0:
             time.sleep(0.02)
     except (OSError, ValueError):
-        time.sleep(0.5)  # no fusectl file system here; a guess is better than none
+        time.sleep(0.5)  # no fusectl file system: most requests are answered in this time

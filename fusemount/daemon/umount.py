@@ -1,4 +1,4 @@
-"""Law: `imgmount umount` as one function; works on dead mounts and without a record too."""
+"""Law: `imgmount umount` as one function; a mount may be dead, or have no record."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fusemount import _native
-from fusemount.beneath import fd_path
 from fusemount.daemon import mountrecords
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountid import Mount, held, mount_of, mount_on, standing
+from fusemount.daemon.mountid import Mount, mount_on, sync_mount, topmost
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.mountrecords import Record
@@ -21,16 +19,16 @@ from fusemount.errors import ImgmountError, MountpointError
 from fusemount.rootfs.upperlock import sweep
 from fusemount.settings import Directories
 
-# The kernel has let go by then; what remains is dropping the upper, a matter of files to delete.
+# For a daemon whose mount is gone: what remains is to drop the upper, which is deleting files.
 END_SECONDS = 60.0
 
-# A daemon that has answered although its mount seems to be gone from everywhere may just have been
-# about to hear of that.
+# If a daemon answers although its mount seems to be gone from everywhere, the news of the mount's
+# end may just not have reached it yet.
 HEARD_SECONDS = 1.0
 
-# A daemon whose mount is gone from everywhere has ended by then, but for a large upper to drop; and
-# so have most processes that are just being started in a mount namespace of their own, which has a
-# copy of every mount until they take those away.
+# A daemon whose mount is gone from everywhere has ended after this time, unless it drops a large
+# upper.  And most processes that are just being started in a mount namespace of their own have
+# unmounted their copies by then; a new namespace has a copy of every mount.
 SOON_SECONDS = 2.0
 
 
@@ -39,26 +37,27 @@ def umount_image(
 ) -> str | None:
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
-    Where the mount has a copy (a bind mount, another mount namespace's), the daemon goes on for
-    that one, and loses nothing: then it is not waited for, and what is returned says who holds it.
-    lazy: detaches a busy mount and does not wait.  force: ends it for everybody (force.py), or as
-    lazy does where nothing tells its daemon.  A dead mount is cleared, and what its daemon could no
-    longer drop is dropped.  Raises MountpointError (not ours, busy), NotPermitted.
+    If the mount has a copy (a bind mount, or one in another mount namespace), the daemon goes on
+    serving the copy and loses nothing.  Then this does not wait, and returns a line that says who
+    uses the copy.
+    lazy: detaches a busy mount and does not wait.  force: ends the mount for all users (force.py);
+    if its daemon cannot be found, as lazy.  A dead mount is unmounted, and the scratch that its
+    daemon left is dropped.  Raises MountpointError (no imgmount mount, busy), NotPermitted.
     """
     target = resolve(mountpoint)
-    entry, mount = standing(target)
+    entry, mount = topmost(target)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     here = entry is not None and (entry.fstype == FSTYPE or record is not None)
     if force:
         meant = record if here else _detached(target, directories)
-        ended_now = _ended_now(target, mount if here else None, meant, directories)
-        if ended_now and not (here and mount_on(target) == mount):
+        has_ended = _force_end(target, mount if here else None, meant, directories)
+        if has_ended and not (here and mount_on(target) == mount):
             return None
     if not here:
         gone = _detached(target, directories)
         if gone is None or ended(gone.pid, SOON_SECONDS):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
-        return _held(mountpoint, gone, _copies(gone)) or _served(mountpoint, gone)
+        return _still_mounted(mountpoint, gone, _copies(gone)) or _still_used(mountpoint, gone)
     pidfd = _open_pidfd(record)
     try:
         if pidfd >= 0:
@@ -67,28 +66,28 @@ def umount_image(
         unmount(target, mount, lazy=lazy or force)
         if record is None or lazy:
             return None
-        left = [entry for entry in _copies(record) if entry in before]  # no later mount's number
+        left = [entry for entry in _copies(record) if entry in before]  # no later mount
         if pidfd >= 0 and (left or not pidfd_ended(os.dup(pidfd), SOON_SECONDS)):
-            held = _held(mountpoint, record, left)
-            if held is not None:
-                return held
-            if _goes_on(record, pidfd, directories):
-                return _served(mountpoint, record)
+            kept_by = _still_mounted(mountpoint, record, left)
+            if kept_by is not None:
+                return kept_by
+            if _still_serves(record, pidfd, directories):
+                return _still_used(mountpoint, record)
             if not pidfd_ended(os.dup(pidfd), END_SECONDS):
                 raise ImgmountError(
                     f"{mountpoint}: unmounted, but its daemon (process {record.pid}) has not ended"
                 )
-        _clear(record, directories)
+        _clean_up(record, directories)
         return None
     finally:
         if pidfd >= 0:
             os.close(pidfd)
 
 
-def _ended_now(
+def _force_end(
     target: Path, mount: Mount | None, record: Record | None, directories: Directories
 ) -> bool:
-    """Whether a daemon served that record, and has ended."""
+    """Ends the daemon of that record. False if there is none."""
     pidfd = _open_pidfd(record)
     if record is None or pidfd < 0:
         return False
@@ -98,24 +97,18 @@ def _ended_now(
         end_now(record, pidfd, target, mount)
     finally:
         os.close(pidfd)
-    _clear(record, directories)
+    _clean_up(record, directories)
     return True
 
 
 def _write_out(target: Path, mount: Mount | None) -> None:
-    """As the kernel does with the last mount; copies of this one would keep it from that."""
-    with suppress(OSError), held(target) as place:
-        if mount_of(place) != mount:
-            return
-        fd = os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _native.syncfs(fd)
-        finally:
-            os.close(fd)
+    """Syncs the mount. The kernel does it only when the last copy of a mount is unmounted."""
+    with suppress(OSError):
+        sync_mount(target, mount)
 
 
 def _detached(target: Path, directories: Directories) -> Record | None:
-    """Of a mount that was there, and whose daemon lives."""
+    """The record of a mount that was on target and whose daemon lives."""
     for mounted in reversed(mountrecords.listing(directories.runtime)):
         if mounted.record.alive and mounted.record.mountpoint == str(target):
             return mounted.record
@@ -123,15 +116,15 @@ def _detached(target: Path, directories: Directories) -> Record | None:
 
 
 def _copies(record: Record | None) -> list[MountEntry]:
-    """All mounts of it in our mount namespace, while its daemon lives."""
+    """All mounts of that record in our mount namespace; none if its daemon is dead."""
     if record is None or not record.alive:
         return []
     return [entry for entry in mounts() if mountrecords.shows(record, entry)]
 
 
-def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
-    """What to say where the mount has copies; None where none is known. Those of our own mount
-    namespace come first: others may be of processes that are just being started."""
+def _still_mounted(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | None:
+    """The line for a mount that has copies; None if none is known. Copies in our own mount
+    namespace are named first: others may belong to processes that are just being started."""
     if here:
         where = f"it is still mounted on {', '.join(str(entry.mountpoint) for entry in here)}"
     elif found := holders(record.device):
@@ -144,9 +137,9 @@ def _held(mountpoint: Path, record: Record, here: list[MountEntry]) -> str | Non
     )
 
 
-def _goes_on(record: Record, pidfd: int, directories: Directories) -> bool:
-    """Whether the daemon serves: it answers until the kernel has told it of the mount's end, and
-    afterwards drops its upper."""
+def _still_serves(record: Record, pidfd: int, directories: Directories) -> bool:
+    """Whether the daemon still serves. It answers until the kernel has reported the mount's end to
+    it; then it drops its upper and answers no more."""
     try:
         ask(directories.runtime, record, "stats")
         if pidfd_ended(os.dup(pidfd), HEARD_SECONDS):
@@ -157,7 +150,7 @@ def _goes_on(record: Record, pidfd: int, directories: Directories) -> bool:
     return True
 
 
-def _served(mountpoint: Path, record: Record) -> str:
+def _still_used(mountpoint: Path, record: Record) -> str:
     return (
         f"{mountpoint}: unmounted here, but still in use by somebody whom this user cannot see: "
         f"its daemon (process {record.pid}) ends with its last user"
@@ -165,7 +158,7 @@ def _served(mountpoint: Path, record: Record) -> str:
 
 
 def _open_pidfd(record: Record | None) -> int:
-    """A pidfd of the record's daemon; -1 when it is dead. Holds against reuse of the pid."""
+    """A pidfd of the record's daemon, never of a later process with its pid; -1 if it is dead."""
     if record is None:
         return -1
     try:
@@ -178,8 +171,8 @@ def _open_pidfd(record: Record | None) -> int:
     return -1
 
 
-def _clear(record: Record, directories: Directories) -> None:
-    """What a daemon that was killed left; nothing after an orderly end."""
+def _clean_up(record: Record, directories: Directories) -> None:
+    """Removes what a killed daemon left; after an orderly end there is nothing to remove."""
     mountrecords.forget(directories.runtime, record)
     if record.scratch and is_scratch(record.scratch, directories.state):
         drop(Path(record.scratch))

@@ -1,8 +1,8 @@
-"""Law: the path of a user's upper is walked once, and the upper is that directory from then on.
+"""Law: walks the path of a user's upper once; from then on the upper is the directory found.
 
-Whoever owns a directory above an upper can put a symlink in the place of anything below it, at any
-time; root would then give another directory the image root's owner. So the walk goes from
-descriptor to descriptor, and a symlink of another user's is refused.
+A user who owns a directory above an upper can replace any name below it by a symlink at any time.
+Root would then give another directory the owner of the image's root. So the walk goes from
+descriptor to descriptor, and refuses a symlink that belongs to another user.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fusemount.errors import UpperError
 _LOOK = os.O_PATH | os.O_NOFOLLOW
 
 
-def open_place(path: Path, *, make: bool) -> tuple[Path, int, bool]:
+def open_walked(path: Path, *, make: bool) -> tuple[Path, int, bool]:
     """(path without symlinks, O_PATH descriptor of the directory, whether it was made).
 
     make: the last component is made if only that one is missing.
-    Raises UpperError: a symlink on the way that neither root nor the caller owns, no directory.
+    Raises UpperError: a symlink on the path that neither root nor the caller owns, no directory.
     """
     walk = _Walk(path)
     try:

@@ -1,7 +1,8 @@
-"""Law: an image's documents (manifest, index, config) as values; formats only, no I/O.
+"""Law: turns the documents of an image (manifest, index, config) into values and back, without I/O.
 
-fields.py reads hostile JSON, model.py has the values, parse.py makes them, platforms.py matches
-platforms, describe.py is what `inspect` and `history` show.
+fields.py reads untrusted JSON, parse.py makes the values of model.py from it, platforms.py matches
+platforms, describe.py prepares the output of `inspect` and `history`, nextconfig.py makes the
+config of a committed image, changeline.py applies its `--change` lines.
 """
 
 from fusemount.image.describe import (

@@ -1,11 +1,10 @@
-r"""Law: a line of a Dockerfile (`--change`) becomes an edit of a config's `config` object; no I/O.
+r"""Law: applies lines of a Dockerfile (`--change`) to the `config` object of a config, without I/O.
 
-As `docker commit --change` reads it: CMD and ENTRYPOINT as a JSON array or as a line for /bin/sh,
-ENV, LABEL, EXPOSE, VOLUME, USER, WORKDIR, STOPSIGNAL.  Words are split and quoted as in a
-Dockerfile, with `\` to escape, and $NAME, ${NAME}, ${NAME:-word}, ${NAME:+word} stand for what ENV
-says.
-`CMD []` takes the command away, as it does in a Dockerfile; `docker commit` would put the
-container's back.  STOPSIGNAL it does not know.
+The instructions are those of `docker commit --change`: CMD and ENTRYPOINT with a JSON array or a
+line for /bin/sh, ENV, LABEL, EXPOSE, VOLUME, USER, WORKDIR; and STOPSIGNAL, which `docker commit`
+does not have.  Words are split and quoted as in a Dockerfile, with `\` to escape.  $NAME, ${NAME},
+${NAME:-word} and ${NAME:+word} are replaced by values of ENV.
+`CMD []` removes the command, as it does in a Dockerfile; `docker commit` would use the container's.
 Source: docker's Dockerfile reference; moby, builder/dockerfile.
 """
 
@@ -49,22 +48,23 @@ def apply_changes(container: Mapping[str, Any], lines: list[str]) -> dict[str, A
         except _Bad as error:
             raise UsageError(f"--change {line!r}: {error}") from None
         if word == "ENTRYPOINT" and "CMD" not in commands:
-            edited.pop("Cmd", None)  # it was made for another entrypoint
+            edited.pop("Cmd", None)  # it belongs to the old entrypoint
         commands.add(word)
     return edited
 
 
 class _Bad(Exception):
-    """Why, in words that follow the line."""
+    """The reason why a line is refused; it ends the message that quotes the line."""
 
 
 # ---- words ------------------------------------------------------------------------------------
 
 
 class _Words:
-    """Splits at spaces and expands, quotes respected.
+    """Splits a line at spaces outside of quotes, and replaces variables.
 
-    '…' is literal; "…" expands, and \\ escapes ", $ and \\ in it; outside, \\ escapes anything.
+    In '…' nothing is replaced.  In "…" variables are, and \\ escapes ", $ and \\.  Outside of
+    quotes \\ escapes any character.
     """
 
     def __init__(self, text: str, env: Mapping[str, str]) -> None:
@@ -148,7 +148,7 @@ def _words(edited: Mapping[str, Any], rest: str) -> list[str]:
 
 
 def _one(edited: Mapping[str, Any], rest: str, what: str) -> str:
-    """The rest as one word, spaces and all."""
+    """The rest of the line as one word, with its spaces."""
     (word,) = _Words(rest, _env_of(edited)).all(split=False) or [""]
     if not word:
         raise _Bad(f"needs {what}")
@@ -156,7 +156,7 @@ def _one(edited: Mapping[str, Any], rest: str, what: str) -> str:
 
 
 def _json_array(rest: str) -> list[str] | None:
-    """None for what is not one, which then is a line for the shell."""
+    """The strings of a JSON array; None if the rest is no JSON array, but a line for the shell."""
     if not rest.startswith("["):
         return None
     try:
@@ -184,7 +184,7 @@ def _command(key: str) -> Callable[[Edited, str], None]:
 
 
 def _pairs(edited: Edited, rest: str) -> dict[str, str]:
-    """`key=value key=value`, or the old `key the rest`."""
+    """`KEY=VALUE KEY=VALUE`, or the old form `KEY VALUE`, whose value is the rest of the line."""
     first = rest.split(None, 1)
     if len(first) == 2 and "=" not in first[0]:
         return {first[0]: _one(edited, first[1], "a value")}
@@ -238,7 +238,7 @@ def _set_user(edited: Edited, rest: str) -> None:
 
 
 def _set_directory(edited: Edited, rest: str) -> None:
-    """A relative one goes on from the one that is set; an absolute one is taken as it is."""
+    """A relative path is joined to the present WorkingDir; an absolute one is stored unchanged."""
     path = _one(edited, rest, "a path")
     if not path.startswith("/"):
         path = posixpath.normpath(posixpath.join("/", edited.get("WorkingDir") or "/", path))

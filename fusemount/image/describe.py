@@ -1,4 +1,4 @@
-"""Law: what `inspect` and `history` show of an image, as data; printing is the command line's."""
+"""Law: makes the data that `inspect` and `history` show of an image; the command line prints it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StoredLayer(Protocol):
 
 @dataclass(frozen=True)
 class KeptLayer:
-    """What a store knows of a layer.  archive_size: bytes of its tar.  cache_id: which blob its
+    """A layer's entry in a store.  archive_size: bytes of its tar.  cache_id: the blob that its
     layerdb entry names."""
 
     archive_size: int
@@ -28,7 +28,7 @@ class KeptLayer:
 
 
 class DescribedImage(Protocol):
-    """What of an opened image is shown; fusemount.sources.Image has it."""
+    """The attributes of an open image that are shown; fusemount.sources.Image has them."""
 
     @property
     def config(self) -> ImageConfig: ...
@@ -48,8 +48,8 @@ class DescribedImage(Protocol):
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One line of `history`.  size: bytes of the layer's tar in a store, elsewhere of the layer as
-    the image stores it (layer_sizes)."""
+    """One line of `history`.  size: bytes of the layer; of its tar if the image is in a store, else
+    as the image stores it (layer_sizes)."""
 
     created: str
     created_by: str
@@ -61,11 +61,11 @@ class HistoryRow:
 def docker_inspect(
     image: DescribedImage, kept: Sequence[KeptLayer] | None = None
 ) -> dict[str, Any]:
-    """The object that `docker image inspect` prints in a list, and what docker does not say:
-    ManifestDigest, ChainIDs, and of each layer, lowest first, its digests and sizes.
+    """The object that `docker image inspect` prints in a list, with keys that docker does not have:
+    ManifestDigest, ChainIDs, and Layers with digests and sizes of each layer, lowest first.
 
-    kept: of an image of a store, its layers there; Size counts the bytes of their tars then, as
-    docker does, else layer bytes as stored in the image, compressed or not.
+    kept: the layers of an image in a store. Then Size counts the bytes of their tars, as docker
+    does; else the bytes of the layers as the image stores them, compressed or not.
     """
     config = image.config
     document = config.document
@@ -99,7 +99,7 @@ def _sizes(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[int]
 
 
 def _layers(image: DescribedImage, kept: Sequence[KeptLayer] | None) -> list[dict[str, Any]]:
-    """Digest: of the blob, "" where the image says none (a docker-archive, unpacked layers)."""
+    """Digest: of the blob, "" if the image names none (a docker-archive, unpacked layers)."""
     diff_ids = image.config.diff_ids
     chain, blobs = chain_ids(diff_ids), image.layers if len(image.layers) == len(diff_ids) else ()
     found = []
@@ -126,7 +126,7 @@ def _repo_digests(image: DescribedImage) -> list[str]:
         return [parse_name(text).familiar for text in image.repo_digests]
     if image.manifest_digest is None:
         return []
-    # a name alone ("latest", as skopeo writes) says no repository
+    # A name without "/" and ":" ("latest", as skopeo writes) is a tag, and names no repository.
     tags = [tag for tag in image.repo_tags if "/" in tag or ":" in tag]
     repositories = (tag.partition("@")[0] for tag in tags)
     plain = {_without_tag(repository) for repository in repositories}
@@ -141,10 +141,10 @@ def _without_tag(name: str) -> str:
 def history_rows(
     image: DescribedImage, kept: Sequence[KeptLayer] | None = None
 ) -> list[HistoryRow]:
-    """Newest first, as `docker history` has it.
+    """The rows of `history`, newest first, as in `docker history`.
 
-    Where history and layers do not match in number, steps without a layer have size 0 and layers
-    without a step have a row that says so.
+    If there are more steps than layers, the last steps have size 0.  If there are more layers than
+    steps, each further layer has a row that says so.
     """
     sizes = _sizes(image, kept)
     rows = []

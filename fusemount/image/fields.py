@@ -1,7 +1,8 @@
-"""Law: JSON from strangers becomes typed values, or a MalformedImage that says document and key.
+"""Law: turns untrusted JSON into typed values, or raises a MalformedImage that names document and
+key.
 
-Go's readings are kept, since Go writes these documents: null is absent, unknown keys are ignored,
-half a surrogate pair is a replacement character.
+JSON is read as Go reads it, because programs in Go write these documents: null means absent,
+unknown keys are ignored, and half of a surrogate pair becomes a replacement character.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
 
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
-DOCUMENTS_BYTES_MAX = 256 << 20  # all manifests of one image that comes in: they are held at once
+DOCUMENTS_BYTES_MAX = 256 << 20  # all manifests of an image being added: all are in memory at once
 SHOWN_MAX = 200  # characters of a name in a message
-DOCUMENT_DEPTH_MAX = 100  # nesting; what is deeper was not written by a tool of this trade
+DOCUMENT_DEPTH_MAX = 100  # nesting; image tools write much less
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _T = TypeVar("_T")
@@ -37,11 +38,11 @@ def parse_json(data: bytes, where: str, limit: int = DOCUMENT_BYTES_MAX) -> Any:
         raise MalformedImage(f"{where}: not UTF-8 at byte {error.start}") from None
     except ValueError as error:
         raise MalformedImage(f"{where}: not JSON: {error}") from None
-    return _mended(value) if _HALF_SURROGATE.search(data) else value
+    return _without_halves(value) if _HALF_SURROGATE.search(data) else value
 
 
 def shown(text: str) -> str:
-    """A stranger's word made fit for a one-line message: short, and nothing that moves a cursor."""
+    """Untrusted text for a one-line message: shortened, and without control characters."""
     text = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
     return text if text.isprintable() else quoted(text)
 
@@ -63,14 +64,14 @@ def _check(value: Any, depth: int) -> None:
                 _check(each, depth - 1)
 
 
-def _mended(value: Any) -> Any:
-    """The same value with every half surrogate, which no output could encode, replaced."""
+def _without_halves(value: Any) -> Any:
+    """The value with each half of a surrogate pair replaced, because UTF-8 cannot encode it."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_mended(each) for each in value]
+        return [_without_halves(each) for each in value]
     if isinstance(value, dict):
-        return {_mended(key): _mended(each) for key, each in value.items()}
+        return {_without_halves(key): _without_halves(each) for key, each in value.items()}
     return value
 
 
@@ -92,7 +93,7 @@ def _kind(value: Any) -> str:
 
 
 class Fields:
-    """One JSON object, read by key; a value of another type raises MalformedImage."""
+    """One JSON object, read by key. A value of the wrong type raises MalformedImage."""
 
     def __init__(self, document: Mapping[str, Any], where: str) -> None:
         self.document = document
@@ -123,7 +124,7 @@ class Fields:
         return value
 
     def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of strings; None where absent.  A lone string is a list of one (docker < 1.6)."""
+        """A list of strings; None if absent.  A single string is a list of one (docker < 1.6)."""
         value = self.document.get(key)
         if isinstance(value, str):
             return (value,)
@@ -154,7 +155,7 @@ class Fields:
         return [] if value is None else objects_of(value, f"{self.where}: {key}")
 
     def digest(self, key: str) -> Digest:
-        """Absent is an error too."""
+        """A digest. Raises MalformedImage if it is absent, too."""
         try:
             return Digest(self.text(key))
         except ValueError as error:

@@ -1,6 +1,6 @@
-"""Law: what an image's documents say, as frozen values (OCI image-spec v1.1, docker schema 2).
+"""Law: defines frozen values for the documents of an image (OCI image-spec v1.1, docker schema 2).
 
-Nothing here reads a file; bytes become these values in parse.py.
+parse.py makes these values from bytes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ INDEX_TYPES = frozenset((OCI + "index.v1+json", DOCKER + "distribution.manifest.
 MANIFEST_TYPES = frozenset((OCI + "manifest.v1+json", DOCKER + "distribution.manifest.v2+json"))
 CONFIG_TYPES = frozenset((OCI + "config.v1+json", DOCKER + "container.image.v1+json"))
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-TAR_LAYER = OCI + "layer.v1.tar"
+TAR_LAYER = OCI + "layer.v1.tar"  # and Compression.media_suffix
+DOCKER_LAYER = DOCKER + "image.rootfs.diff.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
 ORIGINAL = "dev.imgmount.original"  # transfer/ociform.py
-CONTAINERD_NAME = "io.containerd.image.name"  # the full name, where ref.name has the tag alone
+CONTAINERD_NAME = "io.containerd.image.name"  # the full name; ref.name has only the tag
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A pointer to a blob (descriptor.md).  size: bytes; platform: None where it is not said."""
+    """A pointer to a blob (descriptor.md).  size: bytes; platform: None if it is absent."""
 
     media_type: str
     digest: Digest
@@ -40,19 +41,19 @@ class Descriptor:
 
     @property
     def is_attestation(self) -> bool:
-        """BuildKit keeps provenance beside the images, as manifests for no platform."""
+        """Whether this is a manifest of BuildKit's with provenance, not an image."""
         kind = self.annotations.get("vnd.docker.reference.type", "")
         unknown = self.platform is not None and self.platform.os == "unknown"
         return unknown or kind == "attestation-manifest"
 
     @property
     def is_foreign(self) -> bool:
-        """Its bytes are meant to stay out of archives (Windows base layers)."""
+        """Whether the blob must not be put into archives (Windows base layers)."""
         return "nondistributable" in self.media_type or "rootfs.foreign" in self.media_type
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the index calls it: the full name first."""
+        """The names that the index gives it, the full name first."""
         both = (self.annotations.get(CONTAINERD_NAME), self.annotations.get(REF_NAME))
         return tuple(dict.fromkeys(name for name in both if name))
 
@@ -69,14 +70,15 @@ class Manifest:
 
     @property
     def is_artifact(self) -> bool:
-        """Not an image: a signature, an SBOM (OCI image-spec, manifest.md "artifactType")."""
+        """Whether it is not an image, but a signature, an SBOM … (OCI image-spec, manifest.md,
+        "artifactType")."""
         kind = self.config.media_type
         return kind == EMPTY_TYPE or (bool(self.artifact_type) and kind not in CONFIG_TYPES)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Several manifests, or indexes again."""
+    """A list of manifests, and of further indexes."""
 
     manifests: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class DockerManifest:
 
 @dataclass(frozen=True)
 class History:
-    """One step of a build, lowest first; empty_layer: it made no layer."""
+    """One step of a build; empty_layer: the step made no layer."""
 
     created: str = ""
     created_by: str = ""
@@ -104,9 +106,9 @@ class History:
 
 @dataclass(frozen=True)
 class ContainerConfig:
-    """What `docker run` takes from an image.
+    """The settings of an image for `docker run`.
 
-    entrypoint, cmd: None where the image says nothing, which is not the same as an empty list.
+    entrypoint, cmd: None if the image has none, which is not the same as an empty list.
     """
 
     user: str = ""
@@ -125,9 +127,10 @@ class ContainerConfig:
 class ImageConfig:
     """An image's config (config.md).
 
-    created: RFC 3339 as written, "" where not said.
-    diff_ids: lowest layer first; empty where the archive has no config (a plain tar, docker 1.9).
-    document: the whole JSON object, for what is only shown.
+    created: RFC 3339 as written, "" if absent.
+    diff_ids: lowest layer first; empty if the archive has no config (a plain tar, docker 1.9).
+    history: lowest step first.
+    document: the whole JSON object, for values that are only shown.
     """
 
     os: str

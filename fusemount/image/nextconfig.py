@@ -1,7 +1,8 @@
-"""Law: a config becomes that of an image with one step more (OCI image-spec, config.md); no I/O.
+"""Law: makes the config of an image with one more step from its base's (OCI image-spec, config.md),
+without I/O.
 
-What is in the base's document and not known here is kept, save what tells of the container that the
-base was made in.
+Keys of the base's document that are not known here are kept, except those that describe the
+container in which the base was made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _OF_A_CONTAINER = frozenset(
 
 @dataclass(frozen=True)
 class Step:
-    """created_ns: since 1970. changes: lines as of a Dockerfile. author, comment: "" for none."""
+    """created_ns: since 1970. changes: lines of a Dockerfile. author, comment: "" for none."""
 
     created_ns: int
     changes: tuple[str, ...] = ()
@@ -36,8 +37,8 @@ class Step:
 def committed_config(
     base: ImageConfig, diff_ids: Sequence[Digest], new: Digest | None, step: Step
 ) -> bytes:
-    """The bytes of the config. diff_ids: the base's layers; new: the one on top, None where the
-    step made none.
+    """The bytes of the config. diff_ids: of the base's layers; new: of the layer on top, None if
+    the step made none.
 
     Raises UsageError for a change that cannot be understood.
     """
@@ -65,27 +66,30 @@ def committed_config(
 
 
 def rfc3339(ns: int) -> str:
-    """As Go writes it: no zeros at a fraction's end."""
+    """RFC 3339 as Go writes it: without zeros at the end of the fraction."""
     seconds, fraction = divmod(ns, 10**9)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return text + f".{fraction:09}".rstrip("0").rstrip(".") + "Z"
 
 
 def _history(base: ImageConfig, layers: int) -> list[Any]:
-    """The base's, filled up: readers count the steps that made a layer, and a new one must not be
-    taken for that of a lower layer."""
+    """The base's history, with entries for layers that it has no step for.
+
+    Readers count the steps that made a layer; without these entries they would take the new step
+    for that of a lower layer.
+    """
     written = base.document.get("history")
     steps = list(written) if isinstance(written, list) else [_entry(s) for s in base.history]
-    told = sum(not step.empty_layer for step in base.history)
-    return steps + [{"comment": "no history of this layer"}] * max(layers - told, 0)
+    known = sum(not step.empty_layer for step in base.history)
+    return steps + [{"comment": "no history of this layer"}] * max(layers - known, 0)
 
 
 def _entry(step: History) -> dict[str, Any]:
-    said = {
+    values = {
         "created": step.created,
         "created_by": step.created_by,
         "author": step.author,
         "comment": step.comment,
         "empty_layer": step.empty_layer,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in values.items() if value}

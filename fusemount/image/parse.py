@@ -1,8 +1,8 @@
-"""Law: bytes in, values of model.py out, or MalformedImage; no I/O.
+"""Law: parses documents from bytes into values of model.py, or raises MalformedImage; no I/O.
 
 Sources: OCI image-spec v1.1 (descriptor.md, manifest.md, image-index.md, config.md), docker's
 "Image Manifest Version 2, Schema 2" and "Image Specification v1.2" (manifest.json).
-`where` names the document in messages.
+where, in all functions: the document's name for messages.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fusemount.image.model import (
 )
 from fusemount.settings import Platform
 
-LAYERS_MAX = 4096  # of one image; docker stops at 127, 500 is the most anyone has shown
-NESTING_MAX = 8  # index in index; tools write two
+LAYERS_MAX = 4096  # of one image; docker's limit is 127, the largest image we know of has 500
+NESTING_MAX = 8  # indexes in indexes; tools write two levels
 MANIFESTS_MAX = 10_000  # of one index
 HISTORY_MAX = 100_000
 
@@ -49,7 +49,8 @@ def _platform(fields: Fields) -> Platform:
 
 
 def parse_index_or_manifest(data: bytes, where: str, media_type: str = "") -> Index | Manifest:
-    """The document's own mediaType decides, then the descriptor's, then which list it has."""
+    """The kind is decided by the document's mediaType, else by the descriptor's (media_type), else
+    by the key that it has: manifests or layers."""
     fields = object_of(parse_json(data, where), where)
     if fields.count("schemaVersion") == 1 or "fsLayers" in fields.document:
         raise MalformedImage(f"{where}: a docker schema 1 manifest, which carries no config")
@@ -92,7 +93,7 @@ def _check_layers(fields: Fields, key: str, count: int) -> None:
 
 
 def parse_docker_manifests(data: bytes, where: str) -> tuple[DockerManifest, ...]:
-    """manifest.json of `docker save`: a list with one object an image."""
+    """manifest.json of `docker save`: a list with one object for each image."""
     found = []
     for fields in objects_of(parse_json(data, where), where):
         layers = fields.texts("Layers") or ()
@@ -105,7 +106,7 @@ def parse_docker_manifests(data: bytes, where: str) -> tuple[DockerManifest, ...
 
 
 def parse_repositories(data: bytes, where: str) -> dict[str, str]:
-    """`repositories` of docker before 1.10: {NAME:TAG: id of the highest layer}."""
+    """`repositories` of docker before 1.10, as {NAME:TAG: id of the highest layer}."""
     fields = object_of(parse_json(data, where), where)
     found = {}
     for name in fields.document:
@@ -169,7 +170,8 @@ def parse_container(fields: Fields) -> ContainerConfig:
 
 
 def parse_v1(data: bytes, where: str) -> tuple[str, ImageConfig, History]:
-    """`<id>/json` of docker before 1.10: (parent id or "", config without diff_ids, its step)."""
+    """`<id>/json` of docker before 1.10, as (parent id or "", config without diff_ids, its step of
+    the history)."""
     fields = object_of(parse_json(data, where), where)
     container = fields.object("config")
     step: Any = fields.object("container_config")

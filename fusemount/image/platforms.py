@@ -1,4 +1,4 @@
-"""Law: which platform's image suits a machine; the rules are containerd's (platforms package)."""
+"""Law: decides which images run on a platform, by the rules of containerd's platforms package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _ALIASES = {
 
 
 def normalised(platform: Platform) -> Platform:
-    """In Go's words, with the variant that goes without saying left out."""
+    """The platform with Go's names. The default variants of arm64 and amd64 are left out; a 32-bit
+    arm without a variant becomes v7."""
     os_name = platform.os.lower()
     name = platform.architecture.lower()
     architecture, implied = _ALIASES.get(name, (name, ""))
@@ -55,7 +56,7 @@ def parse_platform(text: str) -> Platform:
 
 
 def suiting(wanted: Platform) -> tuple[Platform, ...]:
-    """The platforms whose programs run on wanted, best first."""
+    """The platforms whose programs run on the wanted one, best first."""
     wanted = normalised(wanted)
     chain = [wanted]
     if wanted.architecture == "amd64":
@@ -75,10 +76,10 @@ def suiting(wanted: Platform) -> tuple[Platform, ...]:
 
 
 def rank(platform: Platform | None, wanted: Platform) -> int | None:
-    """How well platform suits wanted: 0 is best, None not at all.
+    """How well an image of a platform suits the wanted one: 0 is best, None not at all.
 
-    An image that does not say its platform suits all, least well: docker before 1.10 and
-    hand-made images leave it out.
+    An image without a platform suits every one, but worst: docker before 1.10 and hand-made images
+    leave it out.
     """
     chain = suiting(wanted)
     if platform is None or not (platform.os and platform.architecture):

@@ -1,8 +1,10 @@
-"""Law: layers between the image that holds them and the tree that merges them.
+"""Law: takes layers as the image stores them and opens them, so that a tree can be merged of them.
 
-blob.py says where bytes stand, opening.py makes them readable,
-directory.py and unpacked.py those that are unpacked, decode.py is the one slow pass,
-cache.py the cache directory, progress.py how slowness is told.
+blob.py is a layer before and after it is opened.  opening.py opens layers that are tars, with
+decode.py for the one slow pass over their bytes, directory.py opens directories (marks.py decides
+which marks count in them), and unpacked.py makes the tar of an unpacked layer again.  cache.py is
+the cache directory, filestate.py the names of its facts, sparse.py writes its tars.  text.py prints
+an index, progress.py reports progress.
 """
 
 from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer

@@ -1,4 +1,4 @@
-"""Law: where a layer's bytes stand, before (LayerBlob) and after (OpenLayer) they can be read."""
+"""Law: describes a layer that is a tar: as an image stores it (LayerBlob), or open (OpenLayer)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Rebuild = Callable[[int], LayerIndex]  # given a descriptor of the tar
 
 
 class BlobFile:
-    """A regular file that is opened when its descriptor is first asked for.
+    """A regular file that is opened when its descriptor is first used.
 
-    An OCI layout may hold 500 layers; few of them need a descriptor at the same time.  close() may
+    An OCI layout may have 500 layers; few of them need a descriptor at the same time.  close() may
     be called twice; a later use opens the file again.
-    one_of_many: release() closes it.  An archive stays open, so that its layers are of one state.
-    open_it: given flags, opens it where path is not to be followed blindly.
+    one_of_many: release() closes the file.  An archive of several layers stays open instead, so
+    that all its layers are read from one state of the file.
+    open_it: opens the file, given flags; for a path whose symlinks must not be followed.
     """
 
     def __init__(
@@ -36,10 +37,10 @@ class BlobFile:
 
     @property
     def fd(self) -> int:
-        """Raises ImageNotFound: not there, or no regular file; ImgmountError: not readable."""
+        """Raises ImageNotFound: missing, or no regular file; ImgmountError: not readable."""
         if self._fd < 0:
             try:
-                # a FIFO in its place must not hang us
+                # O_NONBLOCK: if the path leads to a fifo, open(2) must not hang
                 fd = self._open(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ImageNotFound(f"{self.path}: {error.strerror}") from None
@@ -58,7 +59,7 @@ class BlobFile:
         return os.fstat(self.fd).st_size
 
     def release(self) -> None:
-        """Not needed for now."""
+        """Says that the descriptor is not needed for now."""
         if self._one_of_many:
             self.close()
 
@@ -70,11 +71,11 @@ class BlobFile:
 
 @dataclass(frozen=True)
 class LayerBlob:
-    """A layer as the image holds it, perhaps compressed.
+    """A layer as the image stores it, perhaps compressed.
 
-    diff_id, digest: what config and manifest claim, None where they claim nothing.
-    size bytes from offset of file are the blob; nothing of it has been read.
-    media_type: as claimed, "" where not; what the bytes are is told by their magic.
+    diff_id, digest: as config and manifest claim, None if they claim none.
+    The blob is size bytes of file, from offset; none of them has been read.
+    media_type: as the manifest claims, else ""; readers go by the magic of the bytes.
     description: for messages, like "ubuntu.tar: layer 2 of 3 (blobs/sha256/ab12...)".
     """
 
@@ -88,18 +89,19 @@ class LayerBlob:
 
     @property
     def fd(self) -> int:
-        """Belongs to file; valid until that is closed."""
+        """The descriptor of file; valid until file is closed."""
         return self.file.fd
 
 
 @dataclass(frozen=True)
 class OpenLayer:
-    """A layer that can be read: pread(fd, n, offset + o) gives byte o of its uncompressed tar.
+    """A layer that can be read: pread(fd, n, offset + o) returns n bytes from byte o of its
+    uncompressed tar on.
 
-    diff_id: computed from the bytes where they were verified or decompressed, else as claimed.
-    size: of the whole tar, with what follows its end.
-    rebuild: of an index that was kept: scans the tar anew, and keeps that index instead.
-    fd is this object's own: close() it (also a context manager).
+    diff_id: computed from the bytes if they were verified or decompressed, else as claimed.
+    size: of the whole tar, bytes after its end marker included.
+    rebuild: for an index from the cache: scans the tar again, and keeps the new index instead.
+    fd belongs to this object: close() it (also a context manager).
     """
 
     diff_id: Digest | None

@@ -1,25 +1,27 @@
-"""Law: what the cache directory keeps, and how it gets there so that processes can share it.
+"""Law: keeps tars, indexes and facts in the cache directory, which several processes may share.
 
-    layers/<diff_id hex>.tar    a compressed layer's tar, runs of zeros as holes
-    archives/<identity>.tar     what a compressed archive holds, likewise
-    .../<same name>.json        which inode in which state that tar is
+    layers/<diff_id hex>.tar    the tar of a compressed layer, runs of zeros as holes
+    archives/<identity>.tar     the contents of a compressed archive, likewise
+    .../<same name>.json        the inode and the times that the tar had when it was written
     index/<diff_id hex>.idx     LayerIndex of that tar
-    index/file-<identity>.idx   LayerIndex of a tar that nobody has hashed
-    facts/<identity>.json       what was found out about the bytes at one place of one file
-    facts/<identity>.kind       "tar": this archive holds no image, it is a root file system
+    index/file-<identity>.idx   LayerIndex of a tar that was not hashed
+    facts/<identity>.json       the Facts about one stretch of one file
+    facts/<identity>.kind       "tar": this archive has no image, it is a root file system
 
-A file appears under its name whole or not at all: it is written as `.tmp-*`, locked while its
-writer lives, then renamed.  What a dead writer left is swept by the next one.  An identity names
-a stretch of one state of one file: device, inode, size, mtime, ctime, offset, length.  Facts are
-computed, never copied from a manifest, so an unverified open cannot mislead a verified one.
+A file appears under its name complete or not at all: it is written as `.tmp-*`, locked while its
+writer lives, then renamed.  The next writer removes the files of dead writers.  filestate.py makes
+the identities.  Facts are computed, never copied from a manifest, so an open without verification
+cannot mislead one with it.
 
-Nothing kept is believed unless it is whole, and of the name that it has.  An index has a checksum
-(native/index/index.h), the small files have one (record.py), both of the name too: they are
-compared whenever they are read.  A tar of gigabytes cannot be
-hashed at each mount: it was, in the pass that wrote it, and is used while it is the very file that
-was written then, in size, inode and times; after any write to it, or a copy of the cache, it is
-made again.  What a disk changes by itself in a tar, `verify` finds.  The directories must be ours
-(NotPermitted), so all of this is against damage, not against who could write there.
+A kept file is used only if it is complete and belongs to its name.  An index has a checksum
+(native/index/index.h), and so have the small files (record.py).  Both checksums cover the name too,
+and are compared at each read.  A tar of gigabytes cannot be hashed at each mount.  It was hashed in
+the pass that wrote it, and is used while its size, inode and times are those of that moment.  After
+a write to the tar, or in a copy of the cache, it is made again.  If the disk changes bytes of a tar
+by itself, `verify` finds it.
+
+The cache must be an own directory (NotPermitted).  So these checks are against damage, not against
+another user.
 """
 
 from __future__ import annotations
@@ -47,8 +49,9 @@ _DIRECTORIES = ("layers", "archives", "index", "facts")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the bytes of one stretch are.  digest: of the bytes as they stand; diff_id and
-    archive_size: of the uncompressed tar; the same digest where it stands uncompressed."""
+    """What a pass over one stretch of a file found out.  digest: of the bytes as they are stored;
+    diff_id and archive_size: of the uncompressed tar.  digest is diff_id if it is not compressed.
+    """
 
     digest: str
     diff_id: str
@@ -56,15 +59,15 @@ class Facts:
 
 
 class Cache:
-    """The cache directory.  Losing anything in it costs time only.
+    """The cache directory.  If a file of it is lost, only time is lost.
 
-    Raises NotPermitted where another user could have put something into it.
+    Raises NotPermitted if another user could have written to it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         for path in (root, *(root / name for name in _DIRECTORIES)):
-            with suppress(OSError):  # not there, or root's, and nothing of it can be read
+            with suppress(OSError):  # missing, or root's and not readable: then it is not used
                 os.close(own_directory(path, make=False))
 
     def layer_path(self, diff_id: str) -> Path:
@@ -102,7 +105,7 @@ class Cache:
         self._keep_small(path, kind.encode("ascii"), f"kind/{key}")
 
     def open_tar(self, path: Path, size: int | None = None) -> int:
-        """A descriptor of a kept tar; -1 where it is not there as it was written."""
+        """A descriptor of a kept tar; -1 if it is missing, or changed since it was written."""
         try:
             fd = open_file(path)
         except NOT_THERE:
@@ -118,11 +121,14 @@ class Cache:
         return -1
 
     def record_tar(self, path: Path, fd: int) -> None:
-        """fd is the whole tar that now stands at path.  Raises NoSpace, ImgmountError."""
+        """Records the state of the tar at path, which is complete; fd is its descriptor.
+
+        Raises NoSpace, ImgmountError.
+        """
         self._keep_small(path.with_suffix(".json"), kept_state(fd), _tar_key(path))
 
     def drop(self, made: Iterable[Path]) -> None:
-        """Takes kept tars away; who has one open reads on."""
+        """Removes kept tars. A process that has one open can still read it."""
         for path in made:
             with suppress(OSError):
                 path.unlink()
@@ -130,7 +136,7 @@ class Cache:
                 path.with_suffix(".json").unlink()
 
     def index(self, path: Path) -> LayerIndex | None:
-        """The index kept at path, None where there is none or it is damaged or another's."""
+        """The index kept at path; None if it is missing, damaged, or belongs to another name."""
         try:
             fd = open_file(path)
         except NOT_THERE:
@@ -152,9 +158,9 @@ class Cache:
 
     @contextmanager
     def replacing(self, path: Path, durable: bool = False) -> Iterator[int]:
-        """A descriptor to write to; path holds what was written once the block ends well.
+        """A descriptor to write to. If the block ends without an error, path becomes that file.
 
-        Raises NoSpace when the disk is full, ImgmountError for its other errors.
+        Raises NoSpace if the disk is full, ImgmountError for other errors.
         """
         with _translated(path), self._temporary(path.parent) as (temporary, fd):
             yield fd
@@ -164,7 +170,7 @@ class Cache:
 
     @contextmanager
     def temporary(self, directory: str) -> Iterator[tuple[Path, int]]:
-        """A locked `.tmp-*` file in a directory of the cache; gone afterwards unless renamed."""
+        """A locked `.tmp-*` file in a directory of the cache, removed afterwards unless renamed."""
         parent = self.root / directory
         with _translated(parent), self._temporary(parent) as found:
             yield found
@@ -176,9 +182,9 @@ class Cache:
         _sweep(directory)
         path = directory / f"{TMP}{os.getpid()}-{os.urandom(8).hex()}"
         fd = -1
-        try:  # the file is there before its number is: a signal may come in between
+        try:  # a signal may come when the file is made and fd is not set yet
             fd = make_file(path, 0o600, os.O_RDWR)
-            with suppress(OSError):  # a file system without locks: nothing is swept there either
+            with suppress(OSError):  # a file system without locks, where _sweep removes nothing
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
@@ -189,7 +195,7 @@ class Cache:
 
 
 def _tar_key(path: Path) -> str:
-    """Of a kept tar's state: layers/<hex>, archives/<identity>."""
+    """The name that the checksum of a tar's state covers: layers/<hex>, archives/<identity>."""
     return f"{path.parent.name}/{path.stem}"
 
 
@@ -202,7 +208,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes temporary files whose writer is dead: nobody holds their lock."""
+    """Removes temporary files whose writer is dead: their lock is free."""
     for path in directory.glob(TMP + "*"):
         try:
             fd = open_file(path, os.O_RDWR)

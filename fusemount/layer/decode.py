@@ -1,10 +1,11 @@
-"""Law: a blob's bytes pass once, and everything wanted of them is taken in that pass.
+"""Law: reads the bytes of a blob once, and hashes, scans and unpacks them in that one pass.
 
     in place     read ──► scan                        compressed   read ─► hash ─► decompress
                    └────► hash (beside)                                              └─► beside:
                                                                           hash, scan, write to cache
 
-Hashing, scanning, inflating and writing all release the GIL, so "beside" is a second core.
+"beside": in a second thread (class Beside).  Hashing, scanning, decompressing and writing release
+the GIL, so the second thread runs on a second core.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from types import TracebackType
 
 from fusemount._native import FormatError, LayerIndex, Scanner
 from fusemount.budget import Budget
-from fusemount.codec import INPUT, MAGIC_BYTES, PIECE, Compression, decompress, detect
-from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.codec import INPUT, PIECE, decompress
+from fusemount.compression import MAGIC_BYTES, Compression, detect
+from fusemount.errors import ImgmountError, MalformedImage, translated
 from fusemount.escape import quoted
 from fusemount.layer.blob import LayerBlob
 from fusemount.layer.cache import Cache, Facts
@@ -36,9 +38,9 @@ Check = Callable[[Facts], None]
 
 
 class StretchReader:
-    """read(n) over a stretch of a file, counted for progress and hashed where wanted.
+    """read(n) over a stretch of a file; counts the bytes for progress, and hashes them if asked to.
 
-    Raises MalformedImage where the file ends before the stretch, ImgmountError for I/O errors.
+    Raises MalformedImage if the file ends before the stretch does, ImgmountError for I/O errors.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class StretchReader:
         return data
 
     def digest(self) -> str:
-        """Of all bytes of the stretch, those not read yet included."""
+        """The digest of the whole stretch. Reads the bytes that have not been read yet."""
         while self._left:
             self.read(INPUT)
         assert self._hash is not None
@@ -74,12 +76,8 @@ class StretchReader:
 
 
 def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
-    try:
+    with translated(f"{description}: reading at byte {offset}"):
         return os.pread(fd, size, offset)
-    except OSError as error:
-        raise ImgmountError(
-            f"{description}: reading at byte {offset}: {error.strerror or error}"
-        ) from error
 
 
 def compression_at(fd: int, offset: int, size: int, description: str) -> Compression:
@@ -88,9 +86,9 @@ def compression_at(fd: int, offset: int, size: int, description: str) -> Compres
 
 
 class Beside:
-    """Runs consume(piece) for each piece put, in order, in a thread of its own.
+    """A thread that runs consume(piece) for each piece that is put, in order.
 
-    What consume raises is raised by the next put() or at the end of the block.
+    The next put(), or the end of the block, raises what consume raised.
     """
 
     def __init__(self, consume: Callable[[bytes], None]) -> None:
@@ -111,7 +109,7 @@ class Beside:
             if self._error is None:
                 try:
                     self._consume(piece)
-                except BaseException as error:  # handed to the thread that waits for it
+                except BaseException as error:  # put() or __exit__ raises it in the other thread
                     self._error = error
             self._room.release()
 
@@ -126,7 +124,7 @@ class Beside:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and self._error is None:
-            self._error = error  # the pieces that wait are for nobody
+            self._error = error  # so that the thread skips the pieces that still wait
         self._queue.put(None)
         self._thread.join()
         if self._error is not None and error is None:
@@ -134,7 +132,7 @@ class Beside:
 
 
 def malformed(description: str, error: FormatError, head: bytes) -> MalformedImage:
-    """The one translator of the scanner's errors.  head: the first bytes, which may tell more."""
+    """Translates an error of the scanner.  head: the first bytes, which may show another format."""
     if error.offset == 0 and (what := foreign(head)):
         return MalformedImage(f"{description}: {what}")
     named = f"member {quoted(os.fsdecode(error.member))} at byte" if error.member else "at byte"
@@ -142,7 +140,7 @@ def malformed(description: str, error: FormatError, head: bytes) -> MalformedIma
 
 
 class LayerScan:
-    """A Scanner whose errors are told in words, with the description of what is scanned."""
+    """A Scanner that raises MalformedImage, with the description of what it scans."""
 
     def __init__(self, description: str) -> None:
         self._description = description
@@ -159,7 +157,8 @@ class LayerScan:
             raise malformed(self._description, error, self._head) from None
 
     def finish(self) -> LayerIndex:
-        """Raises MalformedImage; also where zeros, which end a tar, begin something else."""
+        """Raises MalformedImage; also if the bytes are another format that begins with zeros, which
+        look like the end of a tar."""
         try:
             index = self._scanner.finish()
         except FormatError as error:
@@ -170,27 +169,26 @@ class LayerScan:
 
 
 def check_empty(description: str, head: bytes) -> None:
-    """Of an archive without members.  Raises MalformedImage where it is a file system's image."""
+    """For an archive without members: raises MalformedImage if it is the image of a file system."""
     if what := foreign(head):
         raise MalformedImage(f"{description}: {what}")
 
 
 def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
-    """The index of an uncompressed tar, contents skipped."""
+    """The index of an uncompressed tar; the contents of its members are not read."""
     try:
-        index = LayerIndex.scan(fd, offset, size)
+        with translated(description):
+            index = LayerIndex.scan(fd, offset, size)
     except FormatError as error:
         head = read_at(fd, offset, min(size, HEAD_BYTES), description)
         raise malformed(description, error, head) from None
-    except OSError as error:
-        raise ImgmountError(f"{description}: {error.strerror or error}") from error
     if len(index) == 0:
         check_empty(description, read_at(fd, offset, min(size, HEAD_BYTES), description))
     return index
 
 
 def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]:
-    """An uncompressed blob: hashed and scanned in one pass."""
+    """Hashes and scans an uncompressed blob in one pass."""
     sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, False)
     with Beside(sha256.update) as beside:
@@ -210,10 +208,10 @@ def unpack(
     advance: Advance,
     budget: Budget,
 ) -> tuple[Facts, LayerIndex, int]:
-    """A compressed blob: its tar is put into the cache under the diff_id that was computed.
+    """Unpacks a compressed blob: puts its tar into the cache under the diff_id that was computed.
 
-    check sees the facts before that and may refuse them.  The descriptor is the tar's, to read;
-    the caller closes it: the name may be taken away at any time.
+    check is called with the facts before that, and may raise.  The descriptor is the tar's, to
+    read; the caller closes it.  The tar's name may be removed at any time.
     """
     sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
@@ -236,7 +234,7 @@ def unpack(
         whole = open_file(temporary)
         try:
             os.rename(temporary, cache.layer_path(facts.diff_id))
-            with suppress(ImgmountError):  # then it is unpacked again the next time
+            with suppress(ImgmountError):  # then the next mount unpacks it again
                 cache.record_tar(cache.layer_path(facts.diff_id), whole)
         except BaseException:
             os.close(whole)
@@ -253,7 +251,7 @@ def unpack_archive(
     advance: Advance,
     budget: Budget,
 ) -> None:
-    """A compressed outer archive: what is in it appears as `to`."""
+    """Unpacks a compressed outer archive to the path `to` in the cache."""
     size = os.fstat(fd).st_size
     reader = StretchReader(fd, 0, size, description, advance, False)
     with cache.replacing(to, durable=True) as out:

@@ -1,4 +1,4 @@
-"""Law: a directory becomes a layer; its index is of this moment, and kept nowhere."""
+"""Law: opens a directory as a layer; its index is made at each mount and is not kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
-from fusemount.beneath import by_root, fd_path, open_beneath
+from fusemount.beneath import by_root, fd_path, open_below
 from fusemount.dataclass import dataclass
 from fusemount.errors import (
     ImageNotFound,
@@ -27,9 +27,9 @@ _UNASKED = UserMarks()
 
 @dataclass(frozen=True)
 class OpenDirectory:
-    """A directory layer that a tree can be made of, as OpenLayer is; fd is the directory's.
+    """A directory that is opened as a layer, for a tree like an OpenLayer. fd: the directory's.
 
-    note: a line for the log, "" where there is nothing to say.
+    note: a line for the log, or "".
     """
 
     index: _native.LayerIndex
@@ -37,7 +37,7 @@ class OpenDirectory:
     description: str
     note: str = ""
     offset: int = 0
-    rebuild: None = None  # it is of this moment
+    rebuild: None = None  # the index is new, not a kept one
 
     def close(self) -> None:
         os.close(self.fd)
@@ -52,7 +52,10 @@ class OpenDirectory:
 def open_directories(
     paths: Iterable[Path], wish: UserMarks = _UNASKED, origin: Origin = ANYBODYS
 ) -> list[OpenDirectory]:
-    """Each as a layer, in that order; the caller closes them. Raises as open_directory does."""
+    """Opens each as a layer, in that order; the caller closes them.
+
+    Raises as open_directory does.
+    """
     with ExitStack() as undo:
         opened = (open_directory(path, wish, origin) for path in paths)
         layers = [undo.enter_context(layer) for layer in opened]
@@ -63,8 +66,11 @@ def open_directories(
 def open_directory(
     path: Path, wish: UserMarks = _UNASKED, origin: Origin = ANYBODYS
 ) -> OpenDirectory:
-    """The caller closes it.  Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError;
-    UpperError for an upper that may be damaged."""
+    """Opens a directory as a layer; the caller closes it.
+
+    Raises ImageNotFound, MalformedImage, NotPermitted, ImgmountError; UpperError for an upper that
+    may be damaged.
+    """
     fd = _open(path, origin.below)
     try:
         scanned = _scan(fd, path, wish, origin)
@@ -82,9 +88,9 @@ def open_directory(
 def _open(path: Path, below: tuple[Path, ...]) -> int:
     root = next((each for each in below if path.is_relative_to(each)), None)
     try:
-        if root is None:  # the caller's own word
+        if root is None:  # the user named this path, so its symlinks are followed
             return _native.open_layer_root(path)
-        fd = _below(root, path)
+        fd = open_below(root, path, os.O_PATH | os.O_DIRECTORY)
         try:
             return _native.open_layer_root(fd_path(fd))
         finally:
@@ -95,23 +101,18 @@ def _open(path: Path, below: tuple[Path, ...]) -> int:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
 
 
-def _below(root: Path, path: Path) -> int:
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return open_beneath(top, str(path.relative_to(root)), os.O_PATH | os.O_DIRECTORY)
-    finally:
-        os.close(top)
+def _check_undamaged(fd: int, path: Path, kinds: int) -> None:
+    """Raises UpperError for an upper with the mark `volatile` of another boot (rootfs/upper.py).
 
-
-def _check_whole(fd: int, path: Path, kinds: int) -> None:
-    """rootfs/upper.py says what the mark means; here is no work directory that knows more."""
+    For a lower there is no work directory that could say more.
+    """
     for kind, prefix in ((MARKS_TRUSTED, "trusted"), (MARKS_USER, "user")):
         if not kinds & kind:
             continue
         name = f"{prefix}.overlay.imgmount.volatile"
         with suppress(OSError):
-            said = os.getxattr(fd, name)
-            if said != Path("/proc/sys/kernel/random/boot_id").read_bytes().strip():
+            boot = os.getxattr(fd, name)
+            if boot != Path("/proc/sys/kernel/random/boot_id").read_bytes().strip():
                 raise UpperError(
                     f"{path}: was mounted volatile when the machine stopped, so it may be damaged; "
                     f"to use it all the same remove its xattr {name}"
@@ -123,7 +124,7 @@ def _scan(
 ) -> tuple[_native.LayerIndex, int, bytes, int, bytes]:
     try:
         kinds = obeyed(_native.marks_said(fd), wish, origin, by_root())
-        _check_whole(fd, path, kinds)
+        _check_undamaged(fd, path, kinds)
         scanned = _native.scan_directory(fd, kinds)
         if by_root():
             check_disobeyed(*scanned[3:], origin)

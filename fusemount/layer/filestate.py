@@ -1,8 +1,8 @@
-"""Law: the name for one state of one file, and how long that name is good.
+"""Law: makes the identity of a file's state, and decides whether it may outlive this process.
 
 An identity names a stretch of one state of one file: device, inode, size, mtime, ctime, offset,
 length.  It changes when the file is written to.  Facts about the bytes of a file are kept under
-this name (cache.py), so a name that could mean other bytes later must not last.
+its identity (cache.py), so an identity that could later mean other bytes must not outlive us.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ import time
 from fusemount._native import fs_type
 from fusemount.beneath import fd_path
 
-TMP = ".tmp-"  # begins the names that are good for this process only
+TMP = ".tmp-"  # begins identities that only this process uses, and temporary files
 _THIS_PROCESS = os.urandom(16)
 # linux/magic.h: ext2 to ext4, XFS, btrfs, F2FS; bcachefs and ZFS by their own headers
 _CTIME_IS_THE_KERNELS = frozenset(
     (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1)
 )
-_TMPFS = 0x01021994  # its ctime is the kernel's, but no store through mmap(2) changes it
+_TMPFS = 0x01021994  # its kernel sets ctime, but not for a store through mmap(2)
 _CLOCK_TICK_NS = 20_000_000  # a kernel's file clock ticks every 1 to 10 ms
 
 
 def identity(fd: int, offset: int, length: int) -> str:
-    """Names the state of a stretch of a file; changes whenever the file is written to.
+    """The identity of a stretch of a file; it changes whenever the file is written to.
 
-    Where inode numbers and ctime come from an image or a server (FUSE, squashfs, NFS …), another
-    file may have them all alike tomorrow, and on tmpfs stores through mmap(2) change no time: there
-    the name is good for this process only, and what is kept under it is swept as a leftover.
+    On some file systems inode numbers and ctime come from an image or a server (FUSE, squashfs,
+    NFS …), so another file may have the same values later. On tmpfs a store through mmap(2) changes
+    no time. There only this process uses the identity, and what is kept under it is removed like a
+    temporary file.
 
-    This is no guard against another user who can write to the file (docs/security.md, "Files of
-    others"): the contents are read in place, after they were verified too; and root can set back
-    the clock.
+    An identity does not protect against another user who can write to the file (docs/security.md,
+    "Files of others"), because the contents are still read from the file after they were verified.
+    And root can set the clock back.
     """
     st = os.fstat(fd)
     parts = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, offset, length)
@@ -47,13 +48,14 @@ def identity(fd: int, offset: int, length: int) -> str:
 
 
 def lasting(fd: int, key: str) -> str:
-    """The name for what is found out about a file's state from now on: its identity, or one that is
-    good for this process alone, where somebody has the file open for writing.
+    """The name to keep new facts under: key, which is the file's identity; or a name for this
+    process only, if a process has the file open for writing.
 
     A store through a mapping changes the times only at the first write to a page since the page was
-    last written back, so who has written already can write unseen. Who opens the file later cannot:
-    their first write to each page is seen. A lease says which of the two holds (fcntl(2)); to ask,
-    one must be root or the file's owner. Others believe the file's owner.
+    last written back. So a process that has written to a page already can write to it again
+    unnoticed. A process that opens the file later cannot: its first write to each page changes the
+    times. A read lease (fcntl(2)) is refused if the file is open for writing; only root and the
+    file's owner may ask for one. Other users trust the file's owner.
     """
     if key.startswith(TMP) or not _is_being_written(fd):
         return key
@@ -61,14 +63,14 @@ def lasting(fd: int, key: str) -> str:
 
 
 def _is_being_written(fd: int) -> bool:
-    """Also through a mapping whose descriptor is closed. False where that cannot be told."""
+    """Whether the file is open for writing, or mapped for it. False if we cannot find out."""
     try:
         again = os.open(fd_path(fd), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        # Who opens it for writing in this moment makes the kernel send a signal, by default SIGIO,
-        # which would end us; SIGURG is ignored.
+        # If a process opens the file for writing at this moment, the kernel sends us a signal. The
+        # default, SIGIO, would end us; SIGURG is ignored.
         fcntl.fcntl(again, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(again, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -80,13 +82,17 @@ def _is_being_written(fd: int) -> bool:
 
 
 def kept_state(fd: int) -> bytes:
-    """What tells a file from every other, and from itself after a write.  Where ctime and inode
-    numbers are another's (identity() says where), only size and mtime last."""
+    """A value that is another one for every other file, and after a write to this file.
+
+    For files of the cache.  Where the kernel does not set ctime and inode numbers (see identity()),
+    only size and mtime are compared.
+    """
     st = os.fstat(fd)
-    told = [st.st_size, st.st_mtime_ns]
-    if fs_type(fd) in _CTIME_IS_THE_KERNELS | {_TMPFS}:  # nobody maps what is ours
-        told += [st.st_ino, st.st_ctime_ns]
-    return json.dumps(told).encode()
+    values = [st.st_size, st.st_mtime_ns]
+    # On tmpfs too: only a store through a mapping keeps the ctime; nothing maps the cache's files.
+    if fs_type(fd) in _CTIME_IS_THE_KERNELS | {_TMPFS}:
+        values += [st.st_ino, st.st_ctime_ns]
+    return json.dumps(values).encode()
 
 
 def await_new_ctime(fd: int) -> None:

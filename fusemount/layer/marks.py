@@ -1,17 +1,18 @@
-"""Law: which marks of a directory layer count, and whose they are.
+"""Law: decides which marks of a directory layer are obeyed.
 
-A mark in `user.` may be anybody's who can write to the object that has it.  Obeyed with root's
-authority it would make a file set-uid root, or show what lies in a directory that its writer may
-not enter.  So `user.` marks count
+Any user who can write to a file can give it a mark in `user.`.  If root's mount obeyed such a mark,
+it could make a file set-uid root, or show the contents of a directory that the user may not enter.
+So marks in `user.` are obeyed only
 
-- in a mount of a user's own, which is what overlayfs' `userxattr` and fuse-overlayfs are for;
-- for root where root says so: for one mount by an option, for a directory by
-  `trusted.overlay.imgmount.userxattr` on its root, which only root can set.
+- in a user's own mount: overlayfs' `userxattr` and fuse-overlayfs are for that;
+- in root's mount if root asks for it: by an option for one mount, or by the mark
+  `trusted.overlay.imgmount.userxattr` on the layer's root, which only root can set.
 
-Who is root of a user namespace is a user here: the kernel gives no `trusted.` xattrs there.
-Owners that stand in `user.` count where the layer's root has one too, as with fuse-overlayfs, or
-the mark of an upper of ours.  Names `.wh.X` count in every layer that is no upper of overlayfs' or
-ours: who can make the name .wh.X can make the name X, which hides as much.
+Root of a user namespace counts as a user here: the kernel does not allow `trusted.` xattrs there.
+Owners stored in `user.` count if the layer's root has one too, as with fuse-overlayfs, or has the
+mark of an imgmount upper.  Whiteouts by name (`.wh.X`) count in every layer that is not an upper of
+overlayfs or imgmount: a user who can make the name .wh.X can also make the name X, which hides as
+much.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from fusemount.settings import UserMarks
 class Origin:
     """Who wrote the directories of an image.
 
-    store: another program keeps them.  roots: that program is root's, and nobody else can write
-    there: xattrs in `user.` are data of the image.  below: where that program keeps them: a symlink
-    on the way from there is followed by nobody.
+    store: they are in the store of another program.  roots: that store is root's, and only root can
+    write there; then xattrs in `user.` are data of the image.  below: the directories of that
+    store; no symlink below them is followed.
     """
 
     store: bool = False
@@ -53,16 +54,18 @@ ANYBODYS = Origin()
 
 
 def origin_of_store(root: Path, further: Iterable[Path] = ()) -> Origin:
-    """further: stores of the same program that have some of the layers.  Raises OSError."""
+    """The Origin of layers in a store. further: other stores of the same program that have some of
+    the layers.  Raises OSError."""
     st = root.stat()
     roots = in_first_user_namespace() and st.st_uid == 0 and not st.st_mode & 0o022
     return Origin(store=True, roots=roots, below=(root, *further))
 
 
 def obeyed(said: int, wish: UserMarks, origin: Origin, root: bool) -> int:
-    """MARKS_* to obey in a layer whose root has marks of these kinds.
+    """The MARKS_* to obey in a layer. said: the kinds of marks that its root has (MARKS_*); root:
+    the mount is root's.
 
-    Raises NotPermitted, without a path, for a layer that makes no sense without its `user.` marks.
+    Raises NotPermitted, without a path, for a layer that would be wrong without its `user.` marks.
     """
     names = 0 if said & MARKS_UPPER else MARKS_NAMES
     roots_word = said & MARKS_ROOTS_WORD and not said & MARKS_TRUSTED
@@ -70,15 +73,15 @@ def obeyed(said: int, wish: UserMarks, origin: Origin, root: bool) -> int:
         kinds = MARKS_USER | MARKS_OWNER
     elif root:
         kinds = MARKS_TRUSTED
-        _check(said, wish, origin)
+        _check_in_roots_mount(said, wish, origin)
     else:
-        kinds = _users(said, origin)
+        kinds = _in_users_mount(said, origin)
     if wish.owners is not None:
         kinds = kinds | MARKS_OWNER if wish.owners else kinds & ~MARKS_OWNER
     return kinds | names
 
 
-def _users(said: int, origin: Origin) -> int:
+def _in_users_mount(said: int, origin: Origin) -> int:
     owners = said & MARKS_OWNER
     if said & MARKS_TRUSTED:
         return MARKS_TRUSTED | owners
@@ -87,7 +90,7 @@ def _users(said: int, origin: Origin) -> int:
     return MARKS_TRUSTED if origin.roots else MARKS_TRUSTED | MARKS_USER
 
 
-def _check(said: int, wish: UserMarks, origin: Origin) -> None:
+def _check_in_roots_mount(said: int, wish: UserMarks, origin: Origin) -> None:
     if said & MARKS_USER and not said & MARKS_TRUSTED and not origin.roots:
         raise NotPermitted(
             "its marks are a user's (user.overlay.*), which root does not obey unasked: "
@@ -101,8 +104,11 @@ def _check(said: int, wish: UserMarks, origin: Origin) -> None:
 
 
 def check_disobeyed(count: int, first: bytes, origin: Origin) -> None:
-    """After a scan.  Raises NotPermitted, without a path, for a store of a user's whose marks were
-    taken as data: it would be shown wrong."""
+    """Call it after a scan. count: how many objects have `user.` marks that were taken as data;
+    first: one of them.
+
+    Raises NotPermitted, without a path, if the layer is in a user's store: it would show wrong.
+    """
     if count and origin.store and not origin.roots:
         raise NotPermitted(
             f"a user's store, whose marks ({os.fsdecode(first)!r} has one) root does not obey "

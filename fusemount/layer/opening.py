@@ -1,8 +1,9 @@
-"""Law: an image's layers become readable tars with an index, at the least cost that is honest.
+"""Law: opens an image's layers as tars with an index, and reads no more of them than it must.
 
-A layer costs, where nothing is known about it: one pass (decode.py).  Where facts about its bytes
-are kept: a few small files are opened.  Without verification and compression: one scan that skips
-contents.  Claims are compared with facts at every open, kept or not.
+A layer of which nothing is known costs one pass over its bytes (decode.py).  If facts about it are
+in the cache, a few small files are read.  An uncompressed layer without verification costs a scan
+that skips contents.  With verification, the claims of manifest and config are compared with the
+facts at every open, whether these are new or from the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from fusemount._native import INDEX_BYTES_MAX, LayerIndex
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
@@ -32,7 +33,7 @@ _LOG = logging.getLogger("imgmount")
 
 
 class LayeredImage(Protocol):
-    """fusemount.sources.Image, as far as its layers go."""
+    """The attributes of fusemount.sources.Image that are used here."""
 
     @property
     def layers(self) -> Sequence[LayerBlob]: ...
@@ -45,10 +46,10 @@ class LayeredImage(Protocol):
 def open_layers(
     image: LayeredImage, options: ImageOptions, directories: Directories, progress: Progress
 ) -> list[OpenLayer]:
-    """All layers, lowest first; the caller closes them.  They outlive the image.
+    """Opens all layers, lowest first; the caller closes them.  The image may be closed before them.
 
-    Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; nothing stays open then, and
-    of an image that is too large nothing stays unpacked.
+    Raises MalformedImage, VerificationFailed, NoSpace, ImageNotFound; then no layer stays open, and
+    if the image is too large, the tars that were unpacked for it are removed.
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
     opener = _Opener(options, cache, progress, budget)
@@ -65,7 +66,7 @@ def open_layers(
 
 
 def check_claims(blob: LayerBlob, facts: Facts) -> None:
-    """Raises VerificationFailed where manifest or config say otherwise."""
+    """Raises VerificationFailed if manifest or config claim other digests than the facts."""
     if blob.digest is not None and blob.digest != facts.digest:
         raise VerificationFailed(
             f"{blob.description}: digest is {facts.digest}, the manifest says {blob.digest}"
@@ -77,7 +78,7 @@ def check_claims(blob: LayerBlob, facts: Facts) -> None:
 
 
 class _Opener:
-    """Opens blobs one after another; the same bytes twice share one index."""
+    """Opens blobs one after another; blobs with the same identity share one index."""
 
     def __init__(
         self, options: ImageOptions, cache: Cache, progress: Progress, budget: Budget
@@ -88,7 +89,7 @@ class _Opener:
         self._progress = progress
         self._seen: dict[str, OpenLayer] = {}
         self._index_bytes = 0
-        self._facts: dict[str, Facts] = {}  # also where the cache keeps nothing
+        self._facts: dict[str, Facts] = {}  # by identity; also if the cache cannot be written
 
     def open(self, blob: LayerBlob) -> OpenLayer:
         if blob.offset + blob.size > blob.file.size:
@@ -102,7 +103,7 @@ class _Opener:
             facts = self._kept_facts(blob, key)
         seen = self._seen.get(key)
         if seen is not None:
-            # claims may differ between the two, and were checked above where there are facts
+            # The claims for the two may differ; they were checked above if there are facts.
             layer = replace(seen, fd=os.dup(seen.fd), description=blob.description)
             return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
         compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
@@ -123,7 +124,8 @@ class _Opener:
         return layer
 
     def _kept_facts(self, blob: LayerBlob, key: str) -> Facts | None:
-        """None also where they contradict the claims: only the bytes themselves refuse an image."""
+        """The facts from the cache. None also if they contradict the claims: then the layer is
+        read, because only its bytes may prove an image wrong."""
         facts = self._cache.facts(key)
         if facts is not None:
             try:
@@ -201,14 +203,15 @@ class _Opener:
     def _index(
         self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str
     ) -> tuple[LayerIndex, Rebuild | None]:
-        """The kept index and how to have another; or a new one, which is kept."""
+        """The index from the cache and a function that makes a new one; or a new index and None. A
+        new index is kept."""
         path = self._cache.index_path(diff_id, key)
 
         def build(fd: int) -> LayerIndex:
-            place = self._cache.index_path(diff_id, key if diff_id else lasting(fd, key))
+            kept_at = self._cache.index_path(diff_id, key if diff_id else lasting(fd, key))
             index = scan(fd, offset, size, blob.description)
-            with suppress(ImgmountError):  # a cache that takes nothing costs time only
-                self._cache.keep_index(place, index)
+            with suppress(ImgmountError):  # without the cache the next mount only takes longer
+                self._cache.keep_index(kept_at, index)
             return index
 
         def rebuild(fd: int) -> LayerIndex:
@@ -224,7 +227,8 @@ class _Opener:
         return index, rebuild
 
     def _keep(self, blob: LayerBlob, key: str, name: str, facts: Facts, index: LayerIndex) -> None:
-        """name: filestate.lasting() of the key, from before the bytes were read."""
+        """Keeps index and facts. name: filestate.lasting() of the key, called before the bytes were
+        read."""
         if identity(blob.fd, blob.offset, blob.size) != key:
             raise ImgmountError(f"{blob.description}: changed while it was read")
         self._facts[key] = facts
@@ -234,7 +238,7 @@ class _Opener:
 
 
 def _log_oddities(layer: OpenLayer) -> None:
-    """What every reader shows otherwise than the archive says: no error, but no secret either."""
+    """Logs members that no reader can show as the archive has them; that is no error."""
     kinds = ("names lead out of the root by '..' and end at it", "owners are no ids and show as 0")
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:

@@ -1,4 +1,4 @@
-"""Law: how slow work tells that it moves on; who shows it is none of its business."""
+"""Law: the interface through which slow work reports its progress; the caller shows it, or not."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """One task after another: start, advance any number of times, finish (also after an error).
+    """For each task: start, advance any number of times, finish (also after an error).
 
-    total and n count bytes.  Calls come from one thread.
+    total and n are bytes.  All calls come from one thread.
     """
 
     def start(self, description: str, total: int) -> None: ...

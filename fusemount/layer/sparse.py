@@ -1,4 +1,4 @@
-"""Law: a tar is written to a file with its runs of zeros as holes, so that they take no disk."""
+"""Law: writes a tar to a file with its runs of zeros as holes, which take no space on the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ZEROS = bytes(HOLE)
 
 
 class SparseWriter:
-    """Writes a stream to a descriptor with runs of zeros as holes."""
+    """Writes a stream to a descriptor from its start on, with runs of zeros as holes."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -28,12 +28,12 @@ class SparseWriter:
         self.size += len(piece)
 
     def finish(self) -> None:
-        """Must be called: the end may be a hole."""
+        """Sets the file's size. Must be called, because the stream may end with a hole."""
         os.ftruncate(self._fd, self.size)
 
 
 def _data_runs(piece: bytes) -> Iterable[tuple[int, int]]:
-    """The stretches of piece that are not all zero, joined where they touch."""
+    """(start, stop) of the stretches of piece that are not zeros, adjacent ones joined."""
     start = None
     for at in range(0, len(piece), HOLE):
         part = piece[at : at + HOLE]

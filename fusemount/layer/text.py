@@ -1,12 +1,12 @@
-"""Law: the text twin of a layer's index (native/index/index.h): one line a member, in archive
-order.
+"""Law: prints the text form of a layer's index (native/index/index.h): one line for each member, in
+the archive's order.
 
     kind path mode uid gid size mtime atime ctime rdev link xattrs header extents
 
-Names, links and xattrs are escaped as in `imgmount dump`; kind is spelt out; mode has six octal
-digits, the type's included; times are seconds.nanoseconds; header is the byte offset of the
-member's first block; extents are file-offset+length@archive-offset, joined by ",", or "-".
-Whiteouts stand here as the plain files that they are in the archive.
+Names, links and xattrs are escaped as in `imgmount dump`.  kind is a word.  mode has six octal
+digits and includes the file type.  Times are seconds.nanoseconds.  header is the byte offset of the
+member's first block.  extents are file-offset+length@archive-offset, joined by ",", or "-".
+Whiteouts are shown as the regular files that they are in the archive.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Law: a layer that another program unpacked becomes its tar again, byte by byte.
+"""Law: makes the tar of a layer that another program unpacked again, byte by byte.
 
-docker and containers/storage keep, beside an unpacked layer, what of the tar is not in its files:
-headers and padding (github.com/vbatts/tar-split, tar/storage/entry.go), as gzipped JSON, one object
+docker and containers/storage unpack a layer and keep the rest of its tar, headers and padding, in
+another file (github.com/vbatts/tar-split, tar/storage/entry.go).  It is gzipped JSON, one object
 after another:
 
-    {"type": 2, "payload": BASE64}                 a segment: bytes as they are
-    {"type": 1, "name": ..., "size": N, ...}       a file: its N bytes stand in the directory
-    {"type": 1, "name_raw": BASE64, "size": N}     likewise, its name not UTF-8
+    {"type": 2, "payload": BASE64}                 a segment: bytes of the tar
+    {"type": 1, "name": ..., "size": N, ...}       a file, whose N bytes are in the directory
+    {"type": 1, "name_raw": BASE64, "size": N}     a file whose name is not UTF-8
 
-Whether the bytes are those of the layer, the reader tells by its diff_id.
+The caller must compare the tar's digest with the diff_id: the files may have been changed.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusemount.beneath import open_beneath
+from fusemount.beneath import open_below, open_beneath
 from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, translated
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
 SPLIT_BYTES_MAX = 32 << 30  # all lines: some 1.5 KB a file, of 20 million files
 _FILE, _SEGMENT = 1, 2
-_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo in its place must not hang us
+_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo must not hang us
 
 
 @dataclass(frozen=True)
 class UnpackedLayer:
     """diff_id: as the config claims.  size: as its store counts, of the tar or of its files.
 
-    tree: where the contents of its files stand.  split: the rest of its tar, perhaps not there.
-    root: of its store, whose owner wrote all below: no symlink is followed on the way from there.
+    tree: the directory with its files.  split: the rest of its tar; may be missing.
+    root: the directory of its store, whose owner wrote all below it: no symlink below is followed.
     """
 
     diff_id: Digest
@@ -50,9 +50,10 @@ class UnpackedLayer:
     root: Path = Path("/")
 
     def tar(self) -> Iterator[bytes]:
-        """Raises MalformedImage, ImgmountError; ImageNotFound where nothing says how."""
+        """The tar in pieces. Raises MalformedImage, ImgmountError; ImageNotFound if there is no
+        split."""
         try:
-            with open(self._below(self.split, _FILE_FLAGS), "rb") as packed:
+            with open(open_below(self.root, self.split, _FILE_FLAGS), "rb") as packed:
                 with gzip.open(packed) as lines:
                     yield from self._pieces(lines)
         except FileNotFoundError as error:
@@ -64,15 +65,8 @@ class UnpackedLayer:
         except OSError as error:
             raise ImgmountError(f"{self.split}: {error.strerror or error}") from error
 
-    def _below(self, path: Path, flags: int) -> int:
-        top = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return open_beneath(top, str(path.relative_to(self.root)), flags)
-        finally:
-            os.close(top)
-
     def _pieces(self, lines: gzip.GzipFile) -> Iterator[bytes]:
-        tree = self._below(self.tree, os.O_PATH | os.O_DIRECTORY)
+        tree = open_below(self.root, self.tree, os.O_PATH | os.O_DIRECTORY)
         try:
             while line := lines.readline(LINE_BYTES_MAX):
                 if lines.tell() > SPLIT_BYTES_MAX:
@@ -97,10 +91,8 @@ class UnpackedLayer:
     def _contents(self, tree: int, name: bytes, size: int) -> Iterator[bytes]:
         inside = os.path.normpath(b"/" + name).lstrip(b"/")
         where = f"{self.tree}/{shown(os.fsdecode(inside))}"
-        try:
+        with translated(where, MalformedImage):
             fd = open_beneath(tree, inside, _FILE_FLAGS)
-        except OSError as error:
-            raise MalformedImage(f"{where}: {error.strerror}") from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise MalformedImage(f"{where}: no longer the file of {size} bytes that it was")
@@ -117,5 +109,5 @@ class UnpackedLayer:
 def _bytes(entry: Fields, key: str) -> bytes:
     try:
         return base64.b64decode(entry.text(key), validate=True)
-    except ValueError as error:  # binascii.Error is one, and so is what is no ASCII
+    except ValueError as error:  # also for text that is not ASCII; binascii.Error is a ValueError
         raise entry.bad(key, str(error)) from error

@@ -1,17 +1,18 @@
-"""Law: what an upper belongs to, as a value and as the bytes that stay with the upper; and whether
-an image is that.
+"""Law: the base of an upper: the image that it was made over, as a value and as a mark on the
+upper's root; and whether another image is the same base.
 
-An image is known by its layers (the chain ID) and by how they are stacked, never by its name:
-moved, renamed, compressed anew or in another form of archive, it is the same.  The image ID stands
-for the layers where they are not known (an upper that an older version recorded).  Directories, and
-tars that were not verified, have no identity: another path is another base, the same path may be.
+Images are compared by their layers (the chain ID) and by how these are stacked, never by name: an
+image that was moved, renamed, compressed again or put into another form of archive is the same.  If
+the chain ID is not known (an older version recorded the upper), the image ID is compared instead.
+Directories, and tars that were not verified, have no identity.  For them another path means another
+base; the same path may be the same base.
 
-The bytes are compact JSON in the xattr <P>imgmount.base of the upper's root (objects.py has <P>):
+The mark is compact JSON in the xattr <P>imgmount.base of the upper's root (<P> is in objects.py):
 
     {"image":"docker-archive:/srv/ubuntu.tar","id":"sha256:…","chain":"sha256:…",
      "platform":"linux/arm64","symlink-parents":"follow","sole":"yes"}
 
-Keys that say nothing are left out; keys that are not known are passed over.
+Keys with an empty value are left out; unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ MARK = b"imgmount.base"
 class Base:
     """The image below an upper, and how its layers were stacked.
 
-    image: a reference that says the same from any directory.  image_id: "" for what has no ID.
-    chain: the chain ID (image-spec, config.md) of its layers, "" where they are not known.
-    platform: as it was asked for, "" for the machine's own.
-    sole: the upper was empty when it came to these layers, and has belonged to no others since;
-    else its whiteouts may hide what other layers have.  moves: who mounts it may name the same
-    directories otherwise, as overlayfs lets them (`lowerdir=`); not recorded.
+    image: a reference that means the same from any directory.  image_id: "" if there is no ID.
+    chain: the chain ID (image-spec, config.md) of its layers, "" where it is not known.
+    platform: the one that was asked for, "" for the machine's own.
+    sole: the upper was empty when it was first mounted over these layers, and was never over
+    others; otherwise its whiteouts may hide names of other layers.  moves: the same directories may
+    be given by other paths, as overlayfs allows (`lowerdir=`); not recorded.
     """
 
     image: str
@@ -58,10 +59,10 @@ class Base:
 
 
 class Fit(Enum):
-    """Whether an image is the one that an upper belongs to.
+    """Whether an image is the base of an upper.
 
-    SAME: by an identity.  UNKNOWN: nothing was recorded, or nothing but the name can be compared
-    and nothing speaks against it.
+    SAME: an identity proves it.  UNKNOWN: nothing was recorded; or only names can be compared, and
+    they do not contradict.
     """
 
     SAME = "same"
@@ -70,24 +71,24 @@ class Fit(Enum):
 
 
 def fit(known: Base | None, now: Base) -> Fit:
-    """known: as the upper has it."""
+    """known: the base that the upper has recorded."""
     if known is None:
         return Fit.UNKNOWN
     if known.follow_symlink_parents != now.follow_symlink_parents:
         return Fit.OTHER
     if known.chain and now.chain:
         return Fit.SAME if known.chain == now.chain else Fit.OTHER
-    said, ids = known.chain or known.image_id, {now.image_id, now.chain} - {""}
+    known_id, ids = known.chain or known.image_id, {now.image_id, now.chain} - {""}
     if known.image_id and known.image_id in ids:
         return Fit.SAME
-    if said and ids:
+    if known_id and ids:
         return Fit.OTHER
-    may_be = known.image == now.image or (now.moves and not (said or ids))
+    may_be = known.image == now.image or (now.moves and not (known_id or ids))
     return Fit.UNKNOWN if may_be else Fit.OTHER
 
 
 def difference(known: Base, now: Base) -> str:
-    """Of what is OTHER, for people."""
+    """Describes to a user how a base that is OTHER differs."""
     alike = replace(known, follow_symlink_parents=now.follow_symlink_parents)
     if fit(alike, now) is Fit.OTHER:
         return f"made over {known}, not over {now}"
@@ -97,8 +98,10 @@ def difference(known: Base, now: Base) -> str:
 def follows_symlink_parents(
     upper: Path, upper_fd: int, asked: bool | None, *, userxattr: bool
 ) -> bool:
-    """How the layers are stacked below an upper that may be in use: as asked (None: nobody said),
-    else as the upper records it. upper: its path, for errors. Raises UpperError."""
+    """Whether the layers below an upper, which may be in use, are stacked with
+    symlink-parents=follow: as asked; or, if asked is None, as the upper has recorded.
+
+    upper: its path, for errors. Raises UpperError."""
     if asked is not None:
         return asked
     looked_at = Upper(upper, None, at=upper_fd, live=True, userxattr=userxattr)
@@ -110,8 +113,8 @@ def follows_symlink_parents(
 
 
 def check_base(upper: Upper, now: Base, *, rebase: bool = False) -> Fit:
-    """Raises UpperError, which names both, where the upper belongs to another image and shall not
-    be rebased."""
+    """Raises UpperError, which names both images, if the upper belongs to another image and is not
+    to be rebased."""
     known = recorded_base(upper)
     found = fit(known, now)
     if known is not None and found is Fit.OTHER and not rebase:
@@ -123,8 +126,10 @@ def check_base(upper: Upper, now: Base, *, rebase: bool = False) -> Fit:
 
 
 def keep_base(upper: Upper, base: Base, *, rebase: bool, adopted: bool) -> None:
-    """What was recorded stays where this base can only be believed to be the same, but is the sole
-    one no more. Raises OSError; an upper that does not take it goes on without."""
+    """Records the base of an upper.
+
+    If this base cannot be proved to be the recorded one, the recorded one stays, but is not `sole`
+    any more. Raises OSError; an upper that cannot store the mark can be mounted without it."""
     known = recorded_base(upper)
     nothing_to_lose = known is None or not (known.image_id or known.chain)
     if rebase or nothing_to_lose or fit(known, base) is Fit.SAME:
@@ -134,14 +139,14 @@ def keep_base(upper: Upper, base: Base, *, rebase: bool, adopted: bool) -> None:
 
 
 def is_adopted(upper: Upper) -> bool:
-    """Whether it may have been made over other layers than those that are recorded."""
+    """Whether the upper may have been over other layers than the recorded ones."""
     known = recorded_base(upper)
     return known is None or not known.sole
 
 
 def record_base(upper: Upper, base: Base) -> None:
     """Raises OSError."""
-    said = {
+    fields = {
         "image": base.image,
         "id": base.image_id,
         "chain": base.chain,
@@ -149,22 +154,22 @@ def record_base(upper: Upper, base: Base) -> None:
         "symlink-parents": "follow" if base.follow_symlink_parents else "",
         "sole": "yes" if base.sole else "",
     }
-    said = {key: value for key, value in said.items() if value}
-    data = json.dumps(said, separators=(",", ":")).encode("ascii")
+    fields = {key: value for key, value in fields.items() if value}
+    data = json.dumps(fields, separators=(",", ":")).encode("ascii")
     if upper.mark(upper.fd, b".", MARK) != data:
         upper.set_mark(upper.fd, b".", MARK, data)
 
 
 def recorded_base(upper: Upper) -> Base | None:
-    """None where nothing, or nothing that can be understood, was recorded."""
+    """None if nothing was recorded, or nothing that can be parsed."""
     data = upper.mark(upper.fd, b".", MARK)
     try:
-        said = json.loads(data or b"")
+        fields = json.loads(data or b"")
     except (ValueError, RecursionError):
         return None
-    if not isinstance(said, dict) or not isinstance(said.get("image"), str):
+    if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         return None
-    words = {key: value for key, value in said.items() if isinstance(value, str)}
+    words = {key: value for key, value in fields.items() if isinstance(value, str)}
     return Base(
         image=words["image"],
         image_id=words.get("id", ""),

@@ -1,9 +1,10 @@
-"""Law: what an upper changed, told by comparing two trees; no disk is read here.
+"""Law: finds what an upper changed by comparing two trees; no disk is read here.
 
-One tree is the layers alone, the other the same layers under the upper (upperload.py).  Both are
-made in the same way, so what the upper left alone has the same nodeid in both, wherever it now
-stands: that makes renamed directories, hardlinks and attributes without data no cases of their
-own.  A directory that is not in the upper has nothing below it that is, and is not looked into.
+One tree is made of the layers alone, the other of the same layers with the upper laid over them
+(upperload.py).  Both are made in the same way, so an object that the upper did not replace has the
+same nodeid in both trees, also under another path.  So renamed directories, hardlinks and
+metacopies need no code of their own.  A directory that is not in the upper has nothing below it
+that is, and is not compared.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ ADDED, CHANGED, DELETED, SAME = "A", "C", "D", ""
 
 @dataclass(frozen=True)
 class Change:
-    """One path, relative to the root, b"" being the root itself.
+    """The change of one path, which is relative to the root; b"" is the root itself.
 
     kind: ADDED, CHANGED, DELETED as `docker diff` means them (a directory is CHANGED when
-    something in it is); SAME: nothing to tell, but a layer must carry it.
+    something in it is); SAME: no change to show, but a layer must contain the path.
     ino: its node in the changed tree, 0 for DELETED.
-    hidden: DELETED inside a directory that hides all that the layers have there anyway.
-    opaque: a directory that does so; one of which nothing of the layers is left.
+    hidden: DELETED inside a directory that hides all names of the layers anyway.
+    opaque: such a directory: nothing of the layers is left in it.
     """
 
     path: bytes
@@ -41,9 +42,11 @@ class Change:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A directory of the changed tree. was: the layers' directory of that path, 0: none is there.
-    whole: all in it must be carried, since the layers' own is not seen through it."""
+class _Compared:
+    """A directory of the changed tree.
+
+    was: the layers' directory at that path, 0 if there is none.  whole: a layer must contain all
+    that is in the directory, because nothing of the layers shows through it."""
 
     path: bytes
     ino: int
@@ -64,9 +67,9 @@ def compare(base: _native.Tree, merged: _native.Tree) -> list[Change]:
 
 
 def shown(changes: Iterable[Change]) -> list[Change]:
-    """What `diff` prints: without the root and what is SAME, sorted as bytes."""
-    told = (change for change in changes if change.kind != SAME and change.path)
-    return sorted(told, key=lambda change: change.path)
+    """The changes that `diff` prints: without the root and without SAME, sorted as bytes."""
+    printed = (change for change in changes if change.kind != SAME and change.path)
+    return sorted(printed, key=lambda change: change.path)
 
 
 class _Comparison:
@@ -77,31 +80,31 @@ class _Comparison:
 
     def walk(self) -> None:
         if self._differs(_ROOT, _ROOT):
-            self._add(_Place(b"", 0, 0, False), Change(b"", CHANGED, _ROOT))
-        todo = [_Place(b"", _ROOT, _ROOT, False)]
+            self._add(_Compared(b"", 0, 0, False), Change(b"", CHANGED, _ROOT))
+        todo = [_Compared(b"", _ROOT, _ROOT, False)]
         while todo:
             todo += self._directory(todo.pop())
 
-    def _directory(self, place: _Place) -> list[_Place]:
-        """Notes what is in it; what must be looked into next."""
-        new = {name: ino for name, ino, _ in self._merged.readdir(place.ino, 0, _ALL)}
+    def _directory(self, here: _Compared) -> list[_Compared]:
+        """Adds the changes of the names in a directory; returns the directories to compare next."""
+        new = {name: ino for name, ino, _ in self._merged.readdir(here.ino, 0, _ALL)}
         old = {}
-        if place.was:
-            old = {name: ino for name, ino, _ in self._base.readdir(place.was, 0, _ALL)}
+        if here.was:
+            old = {name: ino for name, ino, _ in self._base.readdir(here.was, 0, _ALL)}
         gone = old.keys() - new.keys()
-        emptied = bool(gone and place.path) and not place.whole and not self._survives(old, new)
+        emptied = bool(gone and here.path) and not here.whole and not self._survives(old, new)
         if emptied:
-            place = replace(place, whole=True)
-        children = [self._child(place, name, ino, old.get(name, 0)) for name, ino in new.items()]
+            here = replace(here, whole=True)
+        children = [self._child(here, name, ino, old.get(name, 0)) for name, ino in new.items()]
         for name in gone:
-            path = self._limit.join(place.path, name)
-            self._add(place, Change(path, DELETED, 0, hidden=place.whole))
+            path = self._limit.join(here.path, name)
+            self._add(here, Change(path, DELETED, 0, hidden=here.whole))
         if emptied:
-            self.found[place.path] = replace(self.found[place.path], opaque=True)
+            self.found[here.path] = replace(self.found[here.path], opaque=True)
         return [below for below in children if below is not None]
 
     def _survives(self, old: Mapping[bytes, int], new: Mapping[bytes, int]) -> bool:
-        """Whether anything of the layers' directory is still seen in it."""
+        """Whether anything of the layers' directory still shows in it."""
         for name, ino in old.items():
             if new.get(name) == ino:
                 attr = self._merged.getattr(ino)
@@ -109,48 +112,51 @@ class _Comparison:
                     return True
         return False
 
-    def _child(self, place: _Place, name: bytes, ino: int, was: int) -> _Place | None:
-        """Notes one name; what must be looked into, where it is a directory."""
+    def _child(self, here: _Compared, name: bytes, ino: int, was: int) -> _Compared | None:
+        """Adds the change of one name; returns the directory to compare next, if it is one."""
         attr = self._merged.getattr(ino)
         untouched = was == ino and (not attr.upper or self._only_names(was, attr))
-        if untouched and not place.whole:
+        if untouched and not here.whole:
             return None
-        path = self._limit.join(place.path, name)
+        path = self._limit.join(here.path, name)
         if not stat.S_ISDIR(attr.mode):
             kind = ADDED if not was else SAME if untouched else CHANGED
-            self._add(place, Change(path, kind, ino))
+            self._add(here, Change(path, kind, ino))
             return None
         merges = bool(was) and stat.S_ISDIR(self._base.getattr(was).mode)
-        whole = place.whole or ino != was
-        opaque = merges and ino != was and not place.whole
+        whole = here.whole or ino != was
+        opaque = merges and ino != was and not here.whole
         if not was:
             kind = ADDED
         else:
             kind = CHANGED if not merges or opaque or self._differs(was, ino) else SAME
-        if kind != SAME or place.whole:
-            self._add(place, Change(path, kind, ino, opaque=opaque))
-        return _Place(path, ino, was if merges else 0, whole)
+        if kind != SAME or here.whole:
+            self._add(here, Change(path, kind, ino, opaque=opaque))
+        return _Compared(path, ino, was if merges else 0, whole)
 
     def _differs(self, was: int, ino: int) -> bool:
-        """Attributes other than size."""
+        """Whether attributes other than the size differ."""
         a, b = self._base.getattr(was), self._merged.getattr(ino)
         return (
             (a.mode, a.uid, a.gid, a.mtime_ns) != (b.mode, b.uid, b.gid, b.mtime_ns)
         ) or self._base.xattrs(was) != self._merged.xattrs(ino)
 
     def _only_names(self, was: int, attr: _native.Attr) -> bool:
-        """It came up for a further name, or for attributes that are again what they were: its data
-        are the layer's. inode: a nodeid may have gone on to an object that only the upper has."""
+        """Whether a file was copied up only for a further name, or for attributes that have their
+        old values again, so that its data are still the layer's.
+
+        inode is compared because the nodeid may belong to an object of the upper alone by now."""
         before = self._base.getattr(was)
         same = attr.meta and (before.inode, before.size) == (attr.inode, attr.size)
         return same and not self._differs(was, attr.ino)
 
-    def _add(self, place: _Place, change: Change) -> None:
+    def _add(self, here: _Compared, change: Change) -> None:
         self.found[change.path] = change
-        self._add_parents(change.path, place.ino, SAME if change.kind == SAME else CHANGED)
+        self._add_parents(change.path, here.ino, SAME if change.kind == SAME else CHANGED)
 
     def _add_parents(self, path: bytes, parent: int, kind: str) -> None:
-        """What is in a directory is carried with it, and its change is one of the directory."""
+        """A layer that contains a path contains the directories above it; if the path changed,
+        these count as changed."""
         while path:
             path = path.rpartition(b"/")[0]
             there = self.found.get(path)
@@ -164,7 +170,7 @@ class _Comparison:
                 parent = self._merged.names(parent, 1)[0][0]
 
     def complete_hardlinks(self) -> None:
-        """A layer that carries one name of a file must carry all, or they would be two files."""
+        """A layer that contains one name of a file must contain all, or they would be two files."""
         paths = Paths(self._merged, self._limit)
         for ino in {change.ino: None for change in self.found.values() if change.ino}:
             attr = self._merged.getattr(ino)

@@ -1,6 +1,6 @@
-"""Law: the bytes of one file, read through the RootFs from wherever they are; holes are not read.
+"""Law: reads the bytes of one file through the RootFs; holes are not read.
 
-A hole costs whoever made it nothing, and whoever writes or hashes its zeros much: they are counted.
+A hole costs nothing to make, but much to write out or to hash as zeros, so these zeros are counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ZEROS = bytes(PIECE)
 def contents(rootfs: RootFs, attr: Attr, path: bytes, holes: Holes) -> Iterator[bytes]:
     """Exactly attr.size bytes of a file, in pieces.
 
-    Raises ImgmountError, which names path; MalformedImage where holes allows no more.
+    Raises ImgmountError, which names path; MalformedImage beyond the limit that `holes` has.
     """
     at = 0
     where = "/" + os.fsdecode(path.lstrip(b"/"))
@@ -52,8 +52,8 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def data_runs(rootfs: RootFs, attr: Attr) -> Iterator[tuple[int, int]]:
-    """(offset, length) of a file's data, between holes. Raises OSError; EOFError where the file
-    ends too early."""
+    """(offset, length) of each run of data between the holes of a file. Raises OSError; EOFError if
+    the file is shorter than attr.size."""
     if rootfs.native is None or not attr.upper or attr.meta:
         end = 0
         while end < attr.size and (run := rootfs.tree.next_data(attr.ino, end)):
@@ -77,7 +77,7 @@ def data_runs(rootfs: RootFs, attr: Attr) -> Iterator[tuple[int, int]]:
 
 
 def _next_data(fd: int, offset: int) -> int:
-    """Where data begin; beyond any file where only a hole follows."""
+    """The offset of the next data; 2^63, beyond any file, if only a hole follows."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:

@@ -1,16 +1,17 @@
-"""Law: the ctimes that programs were told of what is in the upper last over a remount.
+"""Law: keeps the ctimes that programs have seen of objects in the upper, so that they are the same
+after a remount.
 
-With the writeback cache the kernel keeps a regular file's ctime itself and tells it to programs
-(fs/fuse/inode.c, fuse_get_cache_mask). The object in the upper gets a later ctime, when its data or
-attributes arrive there; a copy-up gives a directory a new ctime, too, though nothing in it changed.
-No system call sets a ctime. So an orderly end writes a table:
+With the writeback cache the kernel itself keeps the ctime of a regular file and shows it to
+programs (fs/fuse/inode.c, fuse_get_cache_mask).  The object in the upper gets a later ctime, when
+its data or attributes are written there; a copy-up gives a directory a new ctime too, though
+nothing in it changed.  No system call sets a ctime.  So an orderly end of a mount writes a table:
 
-    WORK/imgmount.ctimes    first line: version and checksum (record.py); one more an object:
-    ST_INO CTIME            the object in the upper; what was told, in ns
+    WORK/imgmount.ctimes    first line: version and checksum (record.py); then one line an object:
+    ST_INO CTIME            the object in the upper; the ctime that programs have seen, in ns
 
-A line counts while the object's own ctime is not later than the table's: then nobody has changed
-the object since. After a crash, and for an upper without its work directory, the object's own ctime
-is told. A damaged table counts for nothing.
+A line is valid while the object's own ctime is not later than the table's, because then nothing has
+changed the object since.  After a crash, and for an upper without its work directory, programs see
+the object's own ctime.  A damaged table is ignored.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ _BYTES_MAX = 1 << 28  # some 7 million objects
 
 @dataclass(frozen=True)
 class Ctimes:
-    """told: ctime in ns by st_ino. until_ns: the table's own ctime."""
+    """shown: by st_ino, the ctime in ns that programs have seen. until_ns: the table's own."""
 
-    told: Mapping[int, int] = field(default_factory=dict)
+    shown: Mapping[int, int] = field(default_factory=dict)
     until_ns: int = 0
 
     def of(self, st: os.stat_result) -> int:
-        """The ctime to tell of an object in the upper, in ns."""
+        """The ctime to show of an object in the upper, in ns."""
         if st.st_ctime_ns > self.until_ns:
             return st.st_ctime_ns
-        return self.told.get(st.st_ino, st.st_ctime_ns)
+        return self.shown.get(st.st_ino, st.st_ctime_ns)
 
 
 def read_ctimes(work: int) -> Ctimes:
-    """work: descriptor of the work directory. Nothing where no whole table is there."""
+    """work: the descriptor of the work directory. Empty if there is no valid table."""
     try:
         fd = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=work)
     except OSError:
@@ -54,15 +55,16 @@ def read_ctimes(work: int) -> Ctimes:
         if stat.S_ISREG(st.st_mode) and st.st_size <= _BYTES_MAX:
             lines = unsealed(file.read(), _VERSION, _NAME).splitlines()
             pairs = (line.split(b" ") for line in lines)
-            return Ctimes({int(ino): int(told) for ino, told in pairs}, st.st_ctime_ns)
+            return Ctimes({int(ino): int(shown) for ino, shown in pairs}, st.st_ctime_ns)
     return Ctimes()
 
 
-def write_ctimes(work: int, told: Iterable[tuple[int, int]]) -> None:
-    """told: (st_ino, ctime in ns). Raises OSError, and then the table is gone: it is never old."""
+def write_ctimes(work: int, shown: Iterable[tuple[int, int]]) -> None:
+    """shown: (st_ino, ctime in ns). Raises OSError, and then there is no table: an old one
+    never stays."""
     with suppress(FileNotFoundError):
         os.unlink(_NAME, dir_fd=work)
-    data = sealed(b"".join(b"%d %d\n" % line for line in told), _VERSION, _NAME)
+    data = sealed(b"".join(b"%d %d\n" % line for line in shown), _VERSION, _NAME)
     with suppress(FileNotFoundError):
         os.unlink(_NEW, dir_fd=work)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

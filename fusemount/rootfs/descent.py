@@ -1,9 +1,10 @@
-"""Law: a walk through a directory tree of any depth: each directory is opened from the one above,
-by one name, and few stay open.
+"""Law: walks through a directory tree of any depth.  Each directory is opened from the one above,
+by one name, and at most KEPT directories stay open.
 
-A directory that was closed meanwhile is opened again when the walk goes on from there, by its path,
-with those above it that may stay open: so that costs each level little.  ".." is no way back:
-somebody may have moved a directory, and in a mount of a part of a file system it costs the depth.
+When the walk returns to a directory that was closed, it opens that directory by its path, and with
+it the KEPT - 1 directories above, so that the cost for each level stays small.  ".." is not used:
+an untrusted user may have moved the directory, and in a bind mount of a subdirectory the kernel
+checks each ".." against all directories above.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Descent:
 
     @property
     def fd(self) -> int:
-        """Of the directory where the walk is, after down()."""
+        """The descriptor of the directory where the walk is; open after down()."""
         return self._levels[-1].fd
 
     def down(self, name: bytes) -> None:
-        """Goes into a directory; after an error the walk is where it was."""
+        """Enters a directory; after an error the walk is still in the directory above."""
         if self.fd < 0:
             self._open_again()
         self._push(name, open_beneath(self.fd, name, _DIRECTORY))

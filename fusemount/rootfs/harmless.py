@@ -1,17 +1,13 @@
-"""Law: what has power over the host stands in marks, while a mount by root is nosuid or nodev.
+"""Law: while a mount by root is nosuid or nodev, its upper has no objects with power over the host;
+marks take the place of their powers.
 
-The flags of a mount mean nothing on the disk that its upper lies on, where users may enter: a
-set-id file, a file with a capability or a device that comes up there is theirs to use.  So a mount
-by root with `nosuid` keeps set-id bits and capabilities in marks (objects.py), and one with `nodev`
-keeps devices as empty files that a mark says are devices.  Every mount shows what the marks say.
+The flags of a mount do not protect the directory that its upper is in, which users may be able to
+enter: they could use a set-id file, a file with a capability or a device that is copied up there.
+So a mount by root with `nosuid` keeps set-id bits and capabilities in marks (objects.py), and one
+with `nodev` keeps a device as an empty file with a mark.  Every mount shows what the marks mean.
 
-An upper that has such objects, from a mount with `suid` and `dev`, is made harmless before it is
-served.  An object that has names outside the upper is left as it is: it may be a file of the host,
-which a user has linked to; so is one that is too deep, and what a user moves away meanwhile.  A
-crash meanwhile leaves an object's powers real, in marks, or both, which shows the same; a device
-with several names may come apart.
-
-The other half is native/upper/harmless.h.
+makeharmless.py changes an upper that is not harmless yet.  The C core keeps the same rule
+(native/upper/harmless.h).
 """
 
 from __future__ import annotations
@@ -20,37 +16,27 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import field
-from typing import TYPE_CHECKING
 
-from fusemount.beneath import fd_path, open_beneath, parent_beneath
 from fusemount.dataclass import dataclass
-
-if TYPE_CHECKING:
-    from fusemount.rootfs.reading import Object
-    from fusemount.rootfs.upper import Upper
 
 SET_ID, CAPABILITY_MARK = b"imgmount.set_id", b"imgmount.capability"
 CAPABILITY = b"security.capability"
 SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
-_TIMES = b"imgmount.times"
 # linux/capability.h: vfs_cap_data by its size, with the revision of its magic_etc
 _CAPABILITIES = {20: 0x02000000, 24: 0x03000000}
 _EFFECTIVE = 1
-_MOVED_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_DEPTH_MAX = 4096  # directories; reading.py, DEPTH_MAX
 
 
 @dataclass(frozen=True)
 class Harmless:
-    """What stands in marks. files: set-id bits and capabilities, as the mount is nosuid.  devices:
-    as it is nodev."""
+    """What is kept in marks. files: set-id bits and capabilities, because the mount is nosuid.
+    devices: because it is nodev."""
 
     files: bool = False
     devices: bool = False
 
     def forbids(self, st: os.stat_result, stored: Iterable[bytes]) -> bool:
-        """Whether an object with these xattrs has power over the host that it is not to have."""
+        """Whether an object with these xattrs has power over the host that it must not have."""
         if stat.S_ISREG(st.st_mode):
             return self.files and bool(st.st_mode & SET_ID_BITS or CAPABILITY in stored)
         return self.devices and is_device(st)
@@ -60,7 +46,7 @@ AS_THEY_ARE = Harmless()
 
 
 def is_device(st: os.stat_result) -> bool:
-    """Or else a whiteout, or neither."""
+    """Whether it is a device; a character device 0:0 is a whiteout."""
     return stat.S_ISBLK(st.st_mode) or (stat.S_ISCHR(st.st_mode) and st.st_rdev != 0)
 
 
@@ -69,112 +55,13 @@ def format_bits(bits: int) -> bytes:
 
 
 def parse_bits(text: bytes | None) -> int:
-    """0 for a mark that is not there, or that nobody of us wrote."""
+    """0 for a mark that is not there or that we did not write."""
     return int(text, 8) if text in (b"2000", b"4000", b"6000") else 0
 
 
 def check_capability(value: bytes) -> None:
-    """Raises OSError with EINVAL, as setxattr(2), for what is none (fs: cap_convert_nscap)."""
+    """Raises OSError with EINVAL, as setxattr(2) does, for a value that is no capability
+    (security/commoncap.c, cap_convert_nscap)."""
     magic = int.from_bytes(value[:4], "little") & ~_EFFECTIVE
     if _CAPABILITIES.get(len(value)) != magic:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-
-# ---- an upper that is not harmless --------------------------------------------------------------
-
-
-@dataclass
-class Found:
-    """Objects of an upper that have power over the host, by what they are known by: their names."""
-
-    objects: dict[tuple[int, int], list[Object]] = field(default_factory=dict)
-
-    def add(self, found: Object) -> None:
-        self.objects.setdefault(found.key, []).append(found)
-
-
-@dataclass(frozen=True)
-class Harmed:
-    """made: objects whose powers have moved into marks.  left: objects that have them still, and
-    the path of one."""
-
-    made: int = 0
-    left: int = 0
-    one_left: bytes = b""
-
-
-NONE_HARMED = Harmed()
-
-
-def make_harmless(upper: Upper, found: Found) -> Harmed:
-    """Moves the powers of these objects into marks. Raises OSError."""
-    made, left, one_left = 0, 0, b""
-    for names in found.objects.values():
-        st = names[0].st
-        if st.st_nlink > len(names) or max(name.depth for name in names) > _DEPTH_MAX:
-            left, one_left = left + 1, names[0].path
-            continue
-        try:
-            if is_device(st):
-                _replace_device(upper, st, [name.path for name in names])
-            else:
-                _take_powers(upper, st, names[0].path)
-            made += 1
-        except OSError as error:
-            if error.errno not in _MOVED_AWAY:
-                raise
-    return Harmed(made, left, one_left)
-
-
-def _is(st: os.stat_result, other: os.stat_result) -> bool:
-    """Users may put other objects in an object's place meanwhile."""
-    return (st.st_dev, st.st_ino, st.st_mode) == (other.st_dev, other.st_ino, other.st_mode)
-
-
-def _take_powers(upper: Upper, st: os.stat_result, path: bytes) -> None:
-    fd = open_beneath(upper.fd, path, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        if not _is(os.fstat(fd), st):
-            return
-        if bits := st.st_mode & SET_ID_BITS:
-            upper.mark_bits(fd, b"", st, bits)
-            os.chmod(fd_path(fd), stat.S_IMODE(st.st_mode) & ~bits)
-        value = upper.raw_xattr(fd, b"", CAPABILITY)
-        if value is not None:
-            upper.set_mark(fd, b"", CAPABILITY_MARK, value)
-            os.removexattr(fd_path(fd), CAPABILITY)
-    finally:
-        os.close(fd)
-
-
-def _replace_device(upper: Upper, st: os.stat_result, paths: list[bytes]) -> None:
-    """An empty file takes its place, name by name."""
-    work, staged = upper.work_fd, upper.temporary()
-    try:
-        with parent_beneath(upper.fd, paths[0]) as (fd, name):
-            stored = upper.stored(fd, name)
-        upper.make_node(work, staged, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
-        upper.give(work, staged, upper.owner_of(st, stored))
-        for key, value in upper.users(stored).items():
-            upper.set_xattr(work, staged, key, value)
-        if origin := stored.get(upper.prefix + b"imgmount.origin"):
-            upper.try_mark(work, staged, b"imgmount.origin", origin)
-        os.utime(staged, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=work, follow_symlinks=False)
-        for path in paths:
-            with parent_beneath(upper.fd, path) as (fd, name):
-                if _is(os.stat(name, dir_fd=fd, follow_symlinks=False), st):
-                    _put_over(upper, staged, fd, name)
-    finally:
-        upper.leave(staged)
-
-
-def _put_over(upper: Upper, staged: bytes, fd: int, name: bytes) -> None:
-    """The directory's times stay (copyup.py, C6); what a crash has left there counts."""
-    work, spare, st = upper.work_fd, upper.temporary(), os.fstat(fd)
-    os.link(staged, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
-    marked = upper.mark(fd, b".", _TIMES) is not None
-    if not marked:
-        upper.mark_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)
-    os.rename(spare, name, src_dir_fd=work, dst_dir_fd=fd)
-    if not marked:
-        upper.restore_times(fd, b".", st.st_atime_ns, st.st_mtime_ns)

@@ -1,6 +1,7 @@
-"""Law: the text of the marks `held` and `times`, which say what an object is to be meanwhile.
+"""Law: reads and writes the text of the marks `held` and `times`, which keep attributes of an
+object while a copy-up changes them.
 
-objects.py has the format, copyup.py the rules.
+objects.py has the format, copyup.py the rules (C4, C6).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from fusemount.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Held:
-    """What the mark `held` says of a file; the mode is the 07777 part."""
+    """The attributes of a file that the mark `held` keeps; the mode is the 07777 part."""
 
     mode: int
     atime_ns: int
@@ -30,7 +31,7 @@ _TIMES = re.compile(rb"(-?\d{1,20}) (-?\d{1,20})")
 
 
 def parse_held(text: bytes | None) -> Held | None:
-    """None for a mark that is not there, or that nobody of us wrote."""
+    """None for a mark that is not there or that we did not write."""
     parts = _HELD.fullmatch(text or b"")
     if not parts:
         return None
@@ -39,6 +40,6 @@ def parse_held(text: bytes | None) -> Held | None:
 
 
 def parse_times(text: bytes | None) -> tuple[int, int] | None:
-    """(atime, mtime) in ns of the mark `times`; None likewise."""
+    """(atime, mtime) in ns of the mark `times`; None as for parse_held."""
     parts = _TIMES.fullmatch(text or b"")
     return (int(parts[1]), int(parts[2])) if parts else None

@@ -1,13 +1,15 @@
-"""Law: changes become a layer's tar (OCI image-spec, layer.md); the same upper, the same bytes.
+"""Law: writes changes as the tar of a layer (OCI image-spec, layer.md).  The same upper always
+gives the same bytes.
 
     deleted         an empty file .wh.NAME
     opaque          an empty file .wh..wh..opq as the directory's first member
-    changed, added  the whole object, since a layer cannot say "these attributes only"
-    hardlinks       the first name whole, the others links to it
+    changed, added  the complete object, because a layer cannot change attributes alone
+    hardlinks       the first name as a file, the others as links to it
 
-Directories stand before what is in them, with their attributes, also where those did not change: a
-reader that unpacks each layer alone would make them up.  Holes are written as zeros: GNU's and
-PAX's sparse members are not read by every engine (containers/storage refuses type S).
+Directories come before what is in them, with their attributes, even if these did not change: a
+reader that unpacks each layer by itself would otherwise invent them.  Holes are written as zeros,
+because not every engine reads the sparse members of GNU and PAX (containers/storage refuses type
+S).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from fusemount.rootfs.view import RootFs
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
-NOT_OURS = frozenset((b"security.selinux",))  # the host's policy put it there
+NOT_OURS = frozenset((b"security.selinux",))  # the host's policy sets it
 _PIECE = 1 << 20
 _KINDS = {
     stat.S_IFREG: tar.FILE,
@@ -48,10 +50,10 @@ def layer_tar(
 ) -> Iterator[bytes]:
     """The tar in pieces of about 1 MiB. changes: of compare(), in its order.
 
-    newest_s: later times become this one.  warn: told of what no layer can hold (sockets).
-    limit: of the zeros for holes, all files together.
-    Raises ImgmountError for what cannot be read, or shrank or went while it was; MalformedImage
-    beyond the limit.
+    newest_s: later times are written as this one.  warn: is called for each object that no layer
+    can contain (sockets).  limit: of the zeros for holes, of all files together.
+    Raises ImgmountError for a file that cannot be read, or that shrinks or is removed meanwhile;
+    MalformedImage beyond the limit.
     """
     yield from _joined(_LayerTar(rootfs, warn, newest_s, Holes(limit)).pieces(changes))
 

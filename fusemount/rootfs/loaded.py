@@ -1,4 +1,5 @@
-"""Law: what was found in an upper while it was laid over the layers (upperload.py), as values."""
+"""Law: the values that describe what upperload.py found in an upper while laying it over the
+layers."""
 
 from __future__ import annotations
 
@@ -6,17 +7,17 @@ from dataclasses import field
 from enum import Enum
 
 from fusemount.dataclass import dataclass
-from fusemount.rootfs.harmless import NONE_HARMED, Harmed
+from fusemount.rootfs.makeharmless import NONE_HARMED, Harmed
 from fusemount.rootfs.prefixed import Prefixed
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What the disk does not say as it should, since a process died: all of it shows right.
+    """What a process that died has left unfinished on disk; the tree shows all of it correctly.
 
-    links: nodes, whose first name has the object, and the names that lack it.  times: directories
-    that hold a copy-up nobody is to see.  files: those whose data were on their way.  cut: files
-    that show a part of the layers' data.  prefixed: marks of fuse-overlayfs'.
+    links: nodes with missing names; the first name of each has its object.  times: directories
+    whose real times a copy-up has changed.  files: files whose data were being copied.  cut: files
+    that show only a first part of the layers' data.  prefixed: marks that fuse-overlayfs wrote.
     needless_whiteouts: whiteouts that hide nothing, by directory.
     """
 
@@ -29,11 +30,11 @@ class Repairs:
 
 
 class Unmatched(Enum):
-    """How an object of the upper refers to what these layers do not have.
+    """How an object of the upper refers to something that these layers do not have.
 
-    WHITEOUT: it hides nothing.  CONTENTS: it has attributes alone, and there is no file whose
-    contents it could show; it stays on disk, unseen.  DIRECTORY: what the layers had in it is not
-    there.
+    WHITEOUT: it hides nothing.  CONTENTS: it is a metacopy, and the layers have no file with its
+    contents; it stays on disk and does not show.  DIRECTORY: it is a redirected directory, and the
+    layers do not have that directory.
     """
 
     WHITEOUT = "whiteout"
@@ -43,12 +44,12 @@ class Unmatched(Enum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """redirects: where the layers have a directory that shows elsewhere, by nodeid.
+    """redirects: by nodeid, the path in the layers of each directory that shows at another path.
 
-    unmatched: (how, parent, name); none where the layers are those that the upper was made over.
-    borrowed: files whose contents are the layers', while their attributes are the upper's, and the
-    size of those contents.  fresh: the upper was empty.
-    harmed: what it had of power over the host.
+    unmatched: (how, parent, name); empty if the layers are those that the upper was made over.
+    borrowed: files that have their attributes in the upper and their contents in the layers
+    (metacopy), and the size of these contents.  fresh: the upper was empty.
+    harmed: what was done about objects with power over the host.
     """
 
     redirects: dict[int, bytes]
@@ -60,5 +61,5 @@ class Loaded:
 
 
 def nothing_loaded() -> Loaded:
-    """Of an upper that is empty; who uses it adds redirects."""
+    """For an empty upper. The dict of redirects is new, because copy-up adds to it."""
     return Loaded({}, Repairs([], [], [], [], [], {}), fresh=True)

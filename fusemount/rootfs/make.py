@@ -1,8 +1,8 @@
-"""Law: new objects that take more than one step: inherited ACLs, opaque marks, stored owners.
+"""Law: makes new objects that take more than one step: inherited ACLs, opaque marks, stored owners.
 
-native/upper/change.c makes all others.  Each is made in the work directory, made ready there, and
-moved in by one rename, over the whiteout if the layers have the name: what is half made, or below,
-never shows.
+native/upper/change.h makes all others.  An object is made and completed in the work directory, then
+one rename moves it into the upper; if the layers have the name, the rename replaces the whiteout.
+So neither a half-made object nor the layers' one shows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from fusemount.rootfs.upper import Upper
 
 @dataclass(frozen=True)
 class New:
-    """What is to be made: mode with its type; uid, gid and umask of who asks; a symlink's target.
+    """What to make: mode with the type; uid, gid and umask of the caller; target of a symlink.
 
-    The umask may have been applied already: a default ACL replaces it where it still can (acl(5)).
+    The umask may have been applied to the mode already; otherwise a default ACL takes its place
+    (acl(5)).
     """
 
     mode: int
@@ -37,13 +38,14 @@ class New:
 
 
 class Maker:
-    """Makes objects and their nodes. Raises OSError; what failed has left nothing."""
+    """Makes objects and their nodes. Raises OSError, and then has left nothing."""
 
     def __init__(self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles) -> None:
         self._tree, self._upper, self._native = tree, upper, native
 
     def make(self, parent: int, name: bytes, new: New) -> int:
-        """The nodeid of the new object; the name must be free, the directory in the upper."""
+        """Returns the nodeid of the new object. The name must be free, its directory in the
+        upper."""
         upper = self._upper
         acl = None if stat.S_ISLNK(new.mode) else self._tree.getxattr(parent, ACL_DEFAULT)
         mode, owner = self._owned(parent, new, acl)
@@ -61,7 +63,8 @@ class Maker:
         return self._adopt(parent, name, new.target, acl is not None)
 
     def _owned(self, parent: int, new: New, acl: bytes | None) -> tuple[int, Owner]:
-        """A set-gid directory hands down its group, and to directories the bit."""
+        """(mode, owner) of the new object. It gets the group of a set-gid directory that it is made
+        in; a new directory gets the set-gid bit too."""
         above, mode, gid = self._tree.getattr(parent), new.mode, new.gid
         if acl is None and not stat.S_ISLNK(mode):
             mode &= ~(new.umask & 0o777)
@@ -80,7 +83,7 @@ class Maker:
             os.close(fd)
 
     def _make(self, fd: int, name: bytes, mode: int, new: New) -> None:
-        """Without set-id bits, save for a directory's: _finish gives them."""
+        """Makes an object without set-id bits, except a directory's; _finish gives them."""
         if stat.S_ISREG(mode):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(name, flags, mode & 0o1777, dir_fd=fd))
@@ -94,7 +97,8 @@ class Maker:
             self._upper.make_node(fd, name, mode, new.rdev)
 
     def _make_with_acl(self, stage: bytes, mode: int, new: New, acl: bytes | None) -> None:
-        """The work directory has no default ACL to hand down: a directory in it gets it."""
+        """Makes an object that inherits the default ACL: in a new directory that has this ACL,
+        because the work directory has none."""
         upper, work = self._upper, self._upper.work_fd
         if acl is None:
             self._make(work, stage, mode, new)
@@ -112,19 +116,19 @@ class Maker:
     def _finish(self, stage: bytes, mode: int, owner: Owner, acl: bytes | None) -> None:
         work = self._upper.work_fd
         if acl is not None:
-            # the default ACL has decided the rwx bits
+            # The default ACL has decided the rwx bits.
             made = stat.S_IMODE(os.stat(stage, dir_fd=work, follow_symlinks=False).st_mode)
             owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
         self._upper.give(work, stage, owner)
 
     def _adopt(self, parent: int, name: bytes, target: bytes, acls: bool) -> int:
-        """The new upper object becomes a node."""
+        """Makes a node of the new object and returns its nodeid."""
         upper = self._upper
         with inside(self._native, parent) as fd:
             st = os.stat(name, dir_fd=fd, follow_symlinks=False)
             stored = upper.stored(fd, name)
         owner, (kind, rdev) = upper.owner_of(st, stored), upper.kind_of(st, stored)
-        xattrs = upper.users(stored) if acls else {}
+        xattrs = upper.user_xattrs(stored) if acls else {}
         times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
         ino = self._tree.new_node(
             kind | owner.mode, owner.uid, owner.gid, rdev, st.st_size, *times,

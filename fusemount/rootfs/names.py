@@ -1,10 +1,12 @@
-"""Law: a name of the upper goes or moves together with the tree, and nobody looks in between.
+"""Law: removes and moves names in the upper and in the tree together, so that no thread sees only
+one of the two changed.
 
-Threads of the fast path turn names into descriptors at any time (native/upper/upperdir.h,
-"places"); inside `moving` they wait.  So, once an upper is served, nothing else calls the tree's
-drop_name, move and exchange, and nothing in there copies data or empties a directory.
+Threads of the fast path turn names into descriptors at any time (native/upper/upperdir.h, lock
+`places`); while `moving` is entered they wait.  So, once an upper is served, the tree's drop_name,
+move and exchange are called only here, and nothing inside `moving` copies data or empties a
+directory.
 
-These are the moves that take more than one step; native/upper/change.c has the others.
+These are the moves that take more than one step; native/upper/change.h does the others.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusemount import _native
-from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_WHITEOUT, Upper
+from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_WHITEOUT
+from fusemount.rootfs.upper import Upper
 
 _Both = tuple[int, bytes, int, bytes]  # directory and name: from and to
 
 
 @contextmanager
 def changing(native: _native.UpperFiles) -> Iterator[None]:
-    """Nobody else changes anything."""
+    """Holds the lock `change`: no other operation changes anything meanwhile."""
     native.lock()
     try:
         yield
@@ -31,6 +34,7 @@ def changing(native: _native.UpperFiles) -> Iterator[None]:
 
 @contextmanager
 def moving(native: _native.UpperFiles) -> Iterator[None]:
+    """Holds the lock `places`: no name is turned into a descriptor meanwhile."""
     native.moving()
     try:
         yield
@@ -40,8 +44,9 @@ def moving(native: _native.UpperFiles) -> Iterator[None]:
 
 @contextmanager
 def inside(native: _native.UpperFiles, directory: int) -> Iterator[int]:
-    """The descriptor of a directory of the upper, which is surely the one that the tree has; to be
-    had before `moving`."""
+    """The descriptor of a directory of the upper, checked to be the one that the tree means.
+
+    It must be entered before `moving`, which would block it."""
     fd = native.pin(directory)
     try:
         yield fd
@@ -50,13 +55,14 @@ def inside(native: _native.UpperFiles, directory: int) -> Iterator[int]:
 
 
 class Names:
-    """Every method raises OSError, and has then changed nothing."""
+    """Every method raises OSError, and then has changed nothing."""
 
     def __init__(self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles) -> None:
         self._tree, self._upper, self._native = tree, upper, native
 
     def remove_dir(self, parent: int, name: bytes) -> None:
-        """A directory without visible names goes; where the layers have it, a whiteout stays."""
+        """Removes a directory that shows no names; if the layers have it, a whiteout takes its
+        place."""
         upper = self._upper
         in_upper = self._tree.getattr(self._tree.lookup(parent, name)).upper
         lower, left = self._tree.is_lower_name(parent, name), None
@@ -77,16 +83,18 @@ class Names:
             self._tree.exchange(parent, name, to, new_name)
 
     def move(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
-        """An object of the upper moves; what is at the target is nothing, a whiteout, or of its
-        kind, and then an empty directory without whiteouts (C7: one rename)."""
+        """Moves an object of the upper by one rename (C7).
+
+        At the target there is nothing, a whiteout, or an object of the same kind; if it is a
+        directory, it is empty and has no whiteouts."""
         is_dir = stat.S_ISDIR(self._tree.getattr(self._tree.lookup(parent, name)).mode)
         there = self._tree.lookup(to, new_name)
         lower, left = self._tree.is_lower_name(parent, name), None
         whiteout = not there and is_dir and self._tree.is_lower_name(to, new_name)
         with self._both(parent, name, to, new_name) as both, moving(self._native):
-            if whiteout:  # which a directory cannot replace
+            if whiteout:  # rename(2) does not replace it by a directory
                 _native.renameat2(*both, RENAME_EXCHANGE)
-                if not lower:  # it has come to where it hides nothing
+                if not lower:  # the whiteout hides nothing at the old name
                     left = self._take_out(both)
             else:
                 _native.renameat2(*both, RENAME_WHITEOUT if lower else 0)
@@ -102,8 +110,11 @@ class Names:
             yield from_fd, name, to_fd, new_name
 
     def _take_out(self, both: _Both) -> bytes | None:
-        """The whiteout that an exchange left at the source. If it will not go the exchange is
-        undone; if that fails too, all is done save that it stays until the next start."""
+        """Takes out the whiteout that the exchange has moved to the old name; returns its name in
+        the work directory.
+
+        If that fails, the exchange is undone. If that fails too, the move is done (None), and the
+        whiteout stays until the next start."""
         try:
             return self._upper.take_out(*both[:2])
         except OSError:

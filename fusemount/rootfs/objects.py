@@ -1,4 +1,5 @@
-"""Law: one object of an upper on disk: its xattrs, marks, times, owner, and what it stands for.
+"""Law: reads and changes one object of an upper on disk: xattrs, marks, times, owner, and the kind
+of object that it stands for.
 
 Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h):
 
@@ -6,40 +7,41 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
                     directory says <P>opaque = "x"
     opaque          directory with <P>opaque = "y"
     redirect        directory with <P>redirect = "/path/in/the/layers" or "name beside it"
-    metacopy        file with <P>metacopy: its attributes alone; its data are the layers', at
+    metacopy        file with <P>metacopy: it has attributes only; its data are in the layers, at
                     <P>redirect or at its own path
     escape          a user's own xattr <P>NAME is stored as <P>overlay.NAME
-    ours            the root's <P>imgmount = "1": used before; <P>imgmount.base: base.py
 
-and marks of our own, which overlayfs hides and passes over:
+and marks of our own, which overlayfs hides and ignores:
 
-    <P>imgmount             on the root: this upper was begun
-    <P>imgmount.origin      "path/in/the/layers" of what was copied up, so that it is the same inode
-                            at the next mount; not on symlinks and devices where <P> is user's
-    <P>imgmount.volatile    on the root: the boot in which nothing was synced; beside it the work
-                            directory has overlayfs' own incompat/volatile
-    <P>imgmount.times       "atime mtime" in ns: the directory's, while a copy-up comes into it
-    <P>imgmount.held        "mode atime mtime capability" (octal, ns, ns, hex or "-"): the file's,
-                            while its data come
-    <P>imgmount.special     "char-MAJOR-MINOR": what an empty file stands for, since a device 0:0
-                            would be a whiteout, and where devices are kept harmless
-    <P>imgmount.set_id      "4000", "2000" or "6000": set-id bits of what is no directory, beside
-                            those that its mode has
+    <P>imgmount             on the root, "1": this upper was mounted before
+    <P>imgmount.base        on the root: base.py
+    <P>imgmount.origin      "path/in/the/layers" of an object that was copied up, so that it has the
+                            same inode number at the next mount; not on symlinks and devices if <P>
+                            is user's
+    <P>imgmount.volatile    on the root: the ID of the boot in which nothing was synced; the work
+                            directory then also has overlayfs' own mark incompat/volatile
+    <P>imgmount.times       "atime mtime" in ns: the directory's real times, while an object is
+                            copied up into it
+    <P>imgmount.held        "mode atime mtime capability" (octal, ns, ns, hex or "-"): the file's
+                            real ones, while its data are copied
+    <P>imgmount.special     "char-MAJOR-MINOR": the device that an empty file stands for; used for a
+                            device 0:0, which would be a whiteout, and where devices are harmless
+    <P>imgmount.set_id      "4000", "2000" or "6000": set-id bits of an object that is no directory,
+                            in addition to those of its mode
     <P>imgmount.capability  the value of its security.capability, if it has no real one
 
-The last two, and `special` for other devices than 0:0, are those of mounts that keep their upper
-harmless (harmless.py): all mounts understand them.
+The last two, and `special` for devices other than 0:0, are written by mounts that keep their upper
+harmless (harmless.py).  All mounts understand them.
 
-<P> is `trusted.overlay.` or `user.overlay.`: uppermarks.py says which.
-Where files cannot be given away (no CAP_CHOWN, an id the user namespace lacks), owner and mode
-stand in `user.containers.override_stat` = "uid:gid:0mode", as fuse-overlayfs and podman keep
-them; devices that cannot be made are empty files with "uid:gid:0mode:char-MAJOR-MINOR" or "block-…"
-there.
+<P> is `trusted.overlay.` or `user.overlay.` (uppermarks.py chooses).  If files cannot be given away
+(no CAP_CHOWN, or an id that the user namespace lacks), `user.containers.override_stat` contains
+owner and mode as "uid:gid:0mode", as fuse-overlayfs and podman write it.  A device that cannot be
+made is an empty file with "uid:gid:0mode:char-MAJOR-MINOR" or "…:block-MAJOR-MINOR" there.
 
-Whoever can write to a directory of the upper may swap what is in it at any time. So an object is
-(its own descriptor, b""), which native/upper/upperdir.h gives and has checked; or (a directory's
-descriptor, one name), which is not followed: of what is only read, and of the work directory, which
-is ours alone.
+An untrusted user who can write to a directory of the upper may exchange objects in it at any time.
+So methods take an object in one of two forms.  (its own descriptor, b""): native/upper/upperdir.h
+returns such a descriptor and has checked it.  (a directory's descriptor, one name), which is not
+followed if it is a symlink: only for reading, and for the work directory, which only we can change.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ from fusemount.rootfs.harmless import (
 from fusemount.rootfs.uppermarks import ROOTS_WORD, TRUSTED, USER
 
 OVERRIDE_STAT = b"user.containers.override_stat"
-_ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own, which must not say who owns a file
+_ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own xattr, which must not give owners
 ACL_ACCESS, ACL_DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
 OPAQUE, REDIRECT, METACOPY = b"opaque", b"redirect", b"metacopy"
 ORIGIN, TIMES, HELD = b"imgmount.origin", b"imgmount.times", b"imgmount.held"
@@ -91,29 +93,30 @@ class Owner:
 
 
 def _special(override: bytes | None) -> bytes:
-    """ ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR" of an owner that stands beside a device."""
+    """ ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR" of a stored owner, if the object is a device."""
     parts = _OVERRIDE.match(override or b"")
     return b":" + parts[4] if parts and parts[4] else b""
 
 
 class Objects:
-    """What is done with one object of an upper, whichever; Upper opens the upper.
+    """Operations on one object of an upper; Upper, a subclass, opens the upper.
 
-    Every method raises OSError as the system does.  prefix: <P>.
+    Every method raises OSError of its system calls.  prefix: <P>.
     """
 
     prefix: bytes
     harmless: Harmless = AS_THEY_ARE
-    opens_all = False  # what an object's mode forbids we may do nevertheless
+    opens_all = False  # we may open an object even if its mode forbids it
 
     @property
     def privileged(self) -> bool:
-        """Files can be given away, and devices made."""
+        """Whether we can give files to other owners and make devices."""
         return self.prefix == TRUSTED
 
     @staticmethod
     def _name_of(fd: int, path: bytes) -> bytes:
-        """An object for calls that take no descriptor: to be followed if path is empty."""
+        """The path of an object for calls that take no descriptor; they must follow it if path is
+        empty."""
         return name_in(fd, path) if path else fd_path(fd)
 
     # ---- xattrs ---------------------------------------------------------------------------
@@ -129,7 +132,8 @@ class Objects:
         return name
 
     def decode(self, name: bytes) -> bytes | None:
-        """The user's name of a stored xattr; None for those that are overlayfs' or ours."""
+        """The name that the user sees of a stored xattr; None for marks of overlayfs and our
+        own."""
         if self.prefix == USER and name in (OVERRIDE_STAT, ROOTS_WORD):
             return None
         if name.startswith(self.prefix):
@@ -150,35 +154,37 @@ class Objects:
             raise
 
     def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
-        """All xattrs of an object, as they are stored; not what goes while they are read."""
+        """All xattrs of an object, as they are stored, except those that are removed meanwhile."""
         listed = os.listxattr(self._name_of(fd, path), follow_symlinks=not path)
         found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
         return {name: value for name, value in found if value is not None}
 
-    def users(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Those that are the user's, under their own names."""
+    def user_xattrs(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """The user's xattrs among the stored ones, under their own names."""
         named = ((self.decode(name), value) for name, value in stored.items())
         users = {name: value for name, value in named if name is not None}
-        if CAPABILITY in stored:  # which counts, beside a mark
+        if CAPABILITY in stored:  # a real capability is valid, whatever the mark has
             users[CAPABILITY] = stored[CAPABILITY]
         return users
 
     def xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         """The user's xattrs of an object, under their own names."""
-        return self.users(self.stored(fd, path))
+        return self.user_xattrs(self.stored(fd, path))
 
     def set_xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
         if name == CAPABILITY and self.harmless.files:
             check_capability(value)
-        place = self._name_of(fd, path)
-        os.setxattr(place, self.encode(name), value, follow_symlinks=not path)
-        if name == CAPABILITY:  # as real or in its mark
-            self._take(fd, path, CAPABILITY if self.harmless.files else self._capability_mark)
+        target = self._name_of(fd, path)
+        os.setxattr(target, self.encode(name), value, follow_symlinks=not path)
+        if name == CAPABILITY:  # it is either real or in its mark, not both
+            self._remove_if_there(
+                fd, path, CAPABILITY if self.harmless.files else self._capability_mark
+            )
 
     def remove_xattr(self, fd: int, path: bytes, name: bytes) -> None:
         if name == CAPABILITY:
-            self._take(fd, path, self._capability_mark)
-            self._take(fd, path, CAPABILITY)
+            self._remove_if_there(fd, path, self._capability_mark)
+            self._remove_if_there(fd, path, CAPABILITY)
         else:
             os.removexattr(self._name_of(fd, path), self.encode(name), follow_symlinks=not path)
 
@@ -186,19 +192,21 @@ class Objects:
     def _capability_mark(self) -> bytes:
         return self.prefix + CAPABILITY_MARK
 
-    def _take(self, fd: int, path: bytes, name: bytes) -> None:
-        """Removes an xattr, by its stored name, from what may not or cannot have it."""
+    def _remove_if_there(self, fd: int, path: bytes, name: bytes) -> None:
+        """Removes an xattr, by its stored name, if the object has it."""
         if self.raw_xattr(fd, path, name) is not None:
             os.removexattr(self._name_of(fd, path), name, follow_symlinks=not path)
 
     def set_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
         """Sets <P>mark (opaque, redirect)."""
-        place = self._name_of(fd, path)
-        os.setxattr(place, self.prefix + mark, value, follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.setxattr(target, self.prefix + mark, value, follow_symlinks=not path)
 
     def try_mark(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
-        """The same, unless such an object cannot have it: user xattrs are for files and
-        directories, and a long path may find no room among others (ext4 has one block for all)."""
+        """Sets <P>mark if the object can have it.
+
+        Only files and directories can have user xattrs, and there may be no room for a long path:
+        ext4 has one block for all xattrs of an object."""
         try:
             self.set_mark(fd, path, mark, value)
         except OSError as e:
@@ -208,7 +216,7 @@ class Objects:
                 raise
 
     def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
-        """Takes a mark away that may not be there."""
+        """Removes a mark if it is there."""
         try:
             os.removexattr(self._name_of(fd, path), self.prefix + mark, follow_symlinks=not path)
         except OSError as e:
@@ -221,22 +229,22 @@ class Objects:
     # ---- times ----------------------------------------------------------------------------
 
     def mark_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        """A directory is about to be changed in a way that does not show."""
+        """Keeps a directory's real times in its mark before a change that must not show."""
         self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
 
     def restore_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        """It was, and looks as it did."""
+        """Sets the real times again after that change, and removes the mark."""
         self.set_times(fd, path, atime_ns, mtime_ns)
         self.remove_mark(fd, path, TIMES)
 
     def set_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        place = self._name_of(fd, path)
-        os.utime(place, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.utime(target, ns=(atime_ns, mtime_ns), follow_symlinks=not path)
 
     # ---- owners ---------------------------------------------------------------------------
 
     def owner(self, fd: int, path: bytes, st: os.stat_result) -> Owner:
-        """Owner and mode of an object, from where they are kept."""
+        """Owner and mode of an object, from its inode or from the xattr that has them."""
         name = self.prefix + SET_ID if self.privileged else OVERRIDE_STAT
         has_none = stat.S_ISDIR(st.st_mode) and self.privileged
         kept = None
@@ -245,7 +253,7 @@ class Objects:
         return self.owner_of(st, {name: kept} if kept else {})
 
     def owner_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> Owner:
-        """The same, where the xattrs are known."""
+        """As owner(), from xattrs that were read already."""
         kept = b"" if self.privileged else stored.get(OVERRIDE_STAT, b"")
         if parts := _OVERRIDE.match(kept):
             uid, gid, mode = int(parts[1]), int(parts[2]), int(parts[3], 8)
@@ -257,7 +265,7 @@ class Objects:
         return Owner(st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode) | bits)
 
     def kind_of(self, st: os.stat_result, stored: dict[bytes, bytes]) -> tuple[int, int]:
-        """(S_IFMT, dev_t) of what an object is, or stands for."""
+        """(S_IFMT, dev_t) of an object, or of the device that an empty file stands for."""
         if stat.S_ISREG(st.st_mode) and not st.st_size:
             kept = stored.get(self.prefix + SPECIAL)
             if kept is None and not self.privileged:
@@ -270,8 +278,8 @@ class Objects:
         return stat.S_IFMT(st.st_mode), st.st_rdev
 
     def make_node(self, fd: int, name: bytes, mode: int, rdev: int) -> None:
-        """mknod(2) in the work directory, of what the system or overlayfs will not have too; set-id
-        bits are give()'s."""
+        """mknod(2) in the work directory, also of devices that the system or overlayfs does not
+        allow; these become empty files with a mark.  give() sets set-id bits."""
         device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
         whiteout = stat.S_ISCHR(mode) and rdev == 0
         mode &= ~SET_ID_BITS
@@ -288,21 +296,21 @@ class Objects:
         if whiteout or self.privileged:
             self.set_mark(fd, name, SPECIAL, value)
         else:
-            # give() puts owner and mode before it
+            # give() replaces this owner and mode
             self._set_override(fd, name, b"0:0:0600:" + value)
 
     def _set_override(self, fd: int, path: bytes, value: bytes) -> None:
-        place = self._name_of(fd, path)
-        os.setxattr(place, OVERRIDE_STAT, value, follow_symlinks=not path)
+        target = self._name_of(fd, path)
+        os.setxattr(target, OVERRIDE_STAT, value, follow_symlinks=not path)
 
     def _chmod(self, fd: int, path: bytes, mode: int) -> None:
         os.chmod(self._name_of(fd, path), mode, follow_symlinks=not path)
 
     def give(self, fd: int, path: bytes, owner: Owner) -> None:
-        """chown and chmod, in that order since chown drops set-id bits; kept beside the object
-        where the system does not let it go."""
-        place, follow = self._name_of(fd, path), not path
-        st = os.stat(place, follow_symlinks=follow)
+        """chown and chmod, in this order because chown drops set-id bits.  Where the system does
+        not allow the chown, owner and mode are stored in an xattr."""
+        target, follow = self._name_of(fd, path), not path
+        st = os.stat(target, follow_symlinks=follow)
         link, directory = stat.S_ISLNK(st.st_mode), stat.S_ISDIR(st.st_mode)
         marked = self.privileged and not link and not directory
         had = parse_bits(self.mark(fd, path, SET_ID)) if marked else 0
@@ -311,7 +319,7 @@ class Objects:
             try:
                 if had:
                     self._set_bits(fd, path, 0)
-                os.chown(place, owner.uid, owner.gid, follow_symlinks=follow)
+                os.chown(target, owner.uid, owner.gid, follow_symlinks=follow)
             except OSError as e:
                 if e.errno not in _CANNOT_OWN or self.privileged:
                     if had:
@@ -330,7 +338,7 @@ class Objects:
             self._chmod_marked(fd, path, owner.mode, stat.S_IMODE(st.st_mode), had)
 
     def mark_bits(self, fd: int, path: bytes, st: os.stat_result, bits: int) -> None:
-        """Set-id bits stand beside the object, which has them still."""
+        """Stores set-id bits in a mark; the object still has them."""
         if self.privileged:
             self._set_bits(fd, path, self.owner(fd, path, st).mode & SET_ID_BITS | bits)
         else:
@@ -343,9 +351,10 @@ class Objects:
             self.remove_mark(fd, path, SET_ID)
 
     def _chmod_marked(self, fd: int, path: bytes, mode: int, was: int, had: int) -> None:
-        """What goes, the mode, what comes (native/upper/harmless.h, which does the same).
+        """chmod of an object whose set-id bits are, or shall be, in a mark.
 
-        was: the real mode.  had: the bits that the mark has.
+        The order is: bits that the mark loses, the real mode, bits that the mark gains.
+        native/upper/harmless.h does the same.  was: the real mode.  had: the bits in the mark.
         """
         bits = mode & SET_ID_BITS if self.harmless.files else 0
         if had & ~bits:
@@ -363,7 +372,7 @@ class Objects:
     def _give_unprivileged(
         self, fd: int, path: bytes, owner: Owner, st: os.stat_result, override: bool
     ) -> None:
-        # The daemon must be able to open what it serves, so its own rights stay on the object.
+        # The daemon must be able to open the object, so the bits for its owner stay set.
         mine = 0 if self.opens_all else 0o700 if stat.S_ISDIR(st.st_mode) else 0o600
         if self.harmless.files and stat.S_ISREG(st.st_mode) and owner.mode & SET_ID_BITS:
             override = True

@@ -1,4 +1,4 @@
-"""Law: from opened layers and an upper directory to a RootFs; errors name the layer at fault."""
+"""Law: makes a RootFs of opened layers and an upper directory; errors name the layer at fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AS_THEY_ARE = Owners()
 
 
 class Layer(Protocol):
-    """What a tree needs of a layer (fusemount.layer.OpenLayer has it)."""
+    """What a tree needs to have of a layer (fusemount.layer.OpenLayer is one)."""
 
     @property
     def index(self) -> _native.LayerIndex: ...
@@ -32,18 +32,18 @@ class Layer(Protocol):
     def description(self) -> str: ...
     @property
     def rebuild(self) -> Callable[[int], _native.LayerIndex] | None:
-        """Of an index that was kept: another one, from the layer's bytes."""
+        """For an index that came from the cache: makes it again from the layer's bytes."""
         ...
 
 
 def build_tree(
     layers: Sequence[Layer], *, follow_symlink_parents: bool = False, again: bool = False
 ) -> _native.Tree:
-    """Stacks the layers, bottom first. The layers' descriptors must outlive the tree; their
-    indexes lose their members, unless a tree is to be made of them again.
+    """Stacks the layers, bottom first. The layers' descriptors must outlive the tree.
 
-    Where no tree can be made with an index that was kept, the layer is scanned anew, once.
-    Raises MalformedImage for what no tree can be made of.
+    The members of the indexes are freed, unless `again` says that another tree will be made.
+    If no tree can be made with an index from the cache, that layer is scanned again, once.
+    Raises MalformedImage for layers of which no tree can be made.
     """
     indexes = [layer.index for layer in layers]
     kept = {at for at, layer in enumerate(layers) if layer.rebuild is not None}
@@ -88,19 +88,19 @@ def open_rootfs(
     rebase: bool = False,
     lock_places: Sequence[Path] = (),
 ) -> RootFs:
-    """The layers with what an upper says about them; changes go there, unless read_only.
+    """The layers with an upper laid over them; changes are written to the upper, unless read_only.
 
-    upper_fd: a descriptor of the upper, which is then not looked up by its path again.
+    upper_fd: a descriptor of the upper; its path is then not looked up again.
     work: default `.<name>.imgmount-work` beside the upper.  work_above: a descriptor of the
-    directory that it is in, whose path is then not used again.
-    keep_root: as with overlayfs, an upper's own root directory says what the root's owner, mode and
-    xattrs are, also where it is empty; else an empty one takes on those of the layers.
+    directory that contains the work directory; its path is then not looked up again.
+    keep_root: as with overlayfs, the upper's root directory gives owner, mode and xattrs of the
+    root even if the upper is empty; otherwise an empty upper gets those of the layers' root.
     owners: how ids of layers and upper are shown.
-    userxattr: the upper's marks are `user.overlay.*` also where others may be written.
-    base: what the layers are.  An upper that belongs to others is refused (UpperError), unless
-    rebase says that it shall belong to these; and where that is not certain, nothing of it that
-    depends on the layers is mended.
-    lock_places: upperlock.py.
+    userxattr: the upper's marks are `user.overlay.*` even if `trusted.` ones could be written.
+    base: the layers, as a base.  An upper of another base is refused (UpperError), unless `rebase`
+    says that it shall belong to this one.  If it is not certain that the base is the same, repairs
+    that depend on the layers are not made.
+    lock_places: the directories of lock files (upperlock.py).
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -130,7 +130,7 @@ def _over(
     read_only: bool,
     rebase: bool,
 ) -> RootFs:
-    """The upper's base is checked before anything of the upper is read, let alone mended."""
+    """Checks the upper's base before it reads or repairs anything of the upper."""
     try:
         fits = base is None or check_base(upper, base, rebase=rebase) is Fit.SAME
         adopted = not fits or (base is not None and is_adopted(upper))

@@ -1,8 +1,8 @@
-"""Law: a node's path is made only for who prints or writes it, and has an end.
+"""Law: makes paths of nodes, only to print or write them, and with a limit on their length.
 
 A user can nest directories without end and without naming a long path (chdir(2) between two
-mkdir(2)), so a command that holds a path of each of n directories holds n² bytes.  Whoever only
-works on nodes makes no paths.
+mkdir(2)).  A command that keeps a path of each of n nested directories keeps n² bytes, so code that
+only works on nodes makes no paths.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from fusemount.escape import quoted
 
 _ROOT = 1
 PATH_BYTES_MAX = 8192  # native/index/index.h, IMG_PATH_BYTES_MAX: no layer of ours has a longer one
-LINE_PATH_BYTES_MAX = 1 << 16  # that is only printed: directories in each other come to 1 GiB
-PATHS_BYTES_MAX = 1 << 30  # of all paths that one command holds: 8 million of 128 bytes
+LINE_PATH_BYTES_MAX = 1 << 16  # of a path that is only printed; nested ones come to 1 GiB
+PATHS_BYTES_MAX = 1 << 30  # of all paths that one command keeps: 8 million of 128 bytes
 _SHOWN = 120  # bytes of either end of a path in a message
 
 
@@ -37,7 +37,7 @@ def visible_path(tree: _native.Tree, parent: int, name: bytes = b"") -> bytes:
 
 
 def some_path(tree: _native.Tree, ino: int) -> bytes:
-    """One path of a node, for a message; b"" where it has none."""
+    """One path of a node, for a message; b"" if it has none."""
     names = tree.names(ino, 1)
     try:
         return visible_path(tree, *names[0]) if names else b""
@@ -46,7 +46,7 @@ def some_path(tree: _native.Tree, ino: int) -> bytes:
 
 
 def brief(path: bytes) -> str:
-    """A path in quotes for a message, its middle left out where it is very long."""
+    """A path in quotes for a message, without its middle if it is very long."""
     if len(path) > 2 * _SHOWN:
         path = path[:_SHOWN] + b"..." + path[-_SHOWN:]
     return quoted(os.fsdecode(path))
@@ -84,7 +84,7 @@ class PathLimit:
 
 
 class Paths:
-    """Paths in a tree that does not change meanwhile: of a directory it is made once."""
+    """Makes paths in a tree that does not change meanwhile; each directory's path is made once."""
 
     def __init__(self, tree: _native.Tree, limit: PathLimit | None = None) -> None:
         self._tree, self._limit = tree, limit or PathLimit()
@@ -107,7 +107,7 @@ class Paths:
 
 
 def upper_error(upper: object, path: bytes, error: OSError) -> ImgmountError:
-    """What went wrong at a path in an upper directory; upper is the directory's own path."""
+    """The error for an OSError at a path in an upper directory; upper: the directory's own path."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     why = os.strerror(error.errno) if error.errno else str(error)
     return (NoSpace if full else UpperError)(f"{upper}: {brief(path or b'.')}: {why}")

@@ -1,14 +1,14 @@
-"""Law: the marks that are names `.wh.…`, in an upper that fuse-overlayfs began.
+"""Law: reads and converts the marks `.wh.…`, which are names, in an upper that fuse-overlayfs made.
 
     .wh.NAME          an empty file: NAME is hidden (where mknod(2) is not permitted)
     .wh..wh..opq      an empty file: nothing of the layers shows in the directory
-    .wh..wh.*         an empty file: bookkeeping, of aufs once
+    .wh..wh.*         an empty file: bookkeeping of aufs
 
-An upper of overlayfs' or ours has no such marks (native/dir/dirmarks.h says how that is told):
-there each is a file of its user's.  So that this stays so, they become overlayfs' own marks before
-the upper is marked as ours; a crash in between leaves some of both, which means the same.
-A name that does not stand for an empty file is a file of its user's in every upper.
-Source: fuse-overlayfs 1.10, main.c (hide_node, set_fd_opaque).
+An upper that overlayfs or imgmount made has no such marks; there, such a name is an ordinary file
+(native/dir/dirmarks.h tells these uppers apart).  So the marks are converted to overlayfs' own
+before the upper is marked as ours.  A crash in between leaves some of both kinds, which means the
+same.  A name `.wh.…` of anything but an empty file or a whiteout is an ordinary file in every
+upper. Source: fuse-overlayfs 1.10, main.c (hide_node, set_fd_opaque).
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ _PREFIX, _META, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
 
 @dataclass(frozen=True)
 class Prefixed:
-    """Of one directory: marks: their names.  hidden: what they hide and the directory has not.
-    others: names that are no marks.  path: of the directory, where it has marks."""
+    """The names of one directory.
+
+    marks: names that are marks.  hidden: the names that these hide, without those that the
+    directory has.  others: names that are no marks.  path: the directory's, if it has marks."""
 
     marks: Collection[bytes]
     hidden: Sequence[bytes]
@@ -41,11 +43,11 @@ class Prefixed:
 
 
 def list_names(fd: int, *, prefixed: bool) -> Prefixed:
-    """Of an open directory, by name; prefixed: some may be marks."""
+    """Lists an open directory, sorted by name; prefixed: names `.wh.…` may be marks."""
     names = sorted(map(os.fsencode, os.listdir(fd)))
     marks = {name for name in names if prefixed and name.startswith(_PREFIX) and _is_mark(fd, name)}
     others = [name for name in names if name not in marks]
-    if _OPAQUE in marks:  # there is nothing to hide
+    if _OPAQUE in marks:  # it already hides everything
         return Prefixed(marks, [], others, opaque=True)
     hidden = [name[len(_PREFIX) :] for name in sorted(marks) if not name.startswith(_META)]
     there = {b"", b".", b"..", *names}
@@ -56,14 +58,14 @@ def list_names(fd: int, *, prefixed: bool) -> Prefixed:
 def _is_mark(fd: int, name: bytes) -> bool:
     try:
         st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:  # taken away since it was listed
+    except FileNotFoundError:  # removed since it was listed
         return False
     whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
     return whiteout or (stat.S_ISREG(st.st_mode) and st.st_size == 0)
 
 
 def convert(upper: Upper, found: Prefixed) -> None:
-    """Makes overlayfs' own marks of them. Raises OSError."""
+    """Replaces the marks of one directory by overlayfs' own. Raises OSError."""
     fd = open_beneath(upper.fd, found.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         st = os.fstat(fd)

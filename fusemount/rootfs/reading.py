@@ -1,8 +1,8 @@
-"""Law: an upper directory that is there already is read whole, against the layers as they are; no
-disk is changed, and not the tree.
+"""Law: reads a complete upper directory and compares it with the layers; it changes neither the
+disk nor the tree.
 
-The upper's own directories may be changed by who can write to them while they are read.  What is
-taken away then is not there; what fails otherwise is an UpperError that names the object.
+Users who can write to directories of the upper may change them meanwhile.  An object that is
+removed meanwhile counts as absent; any other failure is an UpperError that names the object.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from fusemount import _native
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
-from fusemount.rootfs.harmless import CAPABILITY, Found
+from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import parse_held, parse_times
+from fusemount.rootfs.makeharmless import Found
 from fusemount.rootfs.objects import HELD, METACOPY, OPAQUE, ORIGIN, REDIRECT, TIMES, Owner
 from fusemount.rootfs.paths import Paths, brief, upper_error
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import Upper
 
 ROOT = 1
-DEPTH_MAX = 4096  # directories; native/index/index.h, IMG_PATH_DEPTH_MAX: of what names lead to
+DEPTH_MAX = 4096  # directories of a path that is resolved; native/index/index.h: IMG_PATH_DEPTH_MAX
 _VANISHED = (FileNotFoundError, NotADirectoryError)
 _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 
@@ -33,11 +34,13 @@ _Stored = tuple[dict[bytes, bytes], dict[bytes, bytes]]
 class Object:
     """One object of the upper, as read.
 
-    kind: S_IFMT of what it is or stands for, rdev with it.  lower: the layers' directory that it
-    merges with.  origin: the layers' node that it is, wherever it has moved; 0 when it is new.
-    meta: its data are those of the node `data` (0: they are nowhere).  mend: a mark says what its
-    times (and mode, capability) are, which the object itself does not.  parent, depth: None and 0
-    for the root.  gone: a directory that could not be entered, since somebody took it away.
+    kind, rdev: S_IFMT and device number of the object, or of the device that it stands for.
+    lower: the layers' directory that it merges with.  origin: the layers' node that was copied up
+    to it, also if it has moved since; 0 for a new object.
+    meta: its data are those of the node `data` (0: the layers do not have them).
+    cut: it shows only a first part of them.
+    repair: its real times (and mode, capability) are in a mark, and the object has others.
+    parent, depth: None and 0 for the root.  gone: a directory that was removed meanwhile.
     """
 
     name: bytes
@@ -59,14 +62,14 @@ class Object:
     meta: bool = False
     data: int = 0
     data_size: int = 0
-    mend: bool = False
+    repair: bool = False
     cut: bool = False
     gone: bool = False
     children: list[Object] = field(default_factory=list)
 
     @property
     def path(self) -> bytes:
-        """In the upper, for messages."""
+        """Its path in the upper, for messages."""
         names, here = [], self
         while here.parent is not None:
             names.append(here.name)
@@ -79,11 +82,11 @@ class Object:
 
 
 class Reader:
-    """Works through lists, never by recursion: an upper may be as deep as its user likes.
+    """Reads the objects of an upper, without recursion: an upper may be nested to any depth.
 
-    redirects: where the layers have a directory that shows elsewhere, by nodeid.  claimed: the
-    object that is a node of the layers, by nodeid.  powerful: what is to be made harmless.
-    release() must be called once all is applied.
+    redirects: by nodeid, the path in the layers of each directory that shows at another path.
+    claimed: by nodeid, the object that is this node of the layers.  powerful: objects to make
+    harmless.  release() must be called when everything is applied to the tree.
     """
 
     def __init__(self, tree: _native.Tree, upper: Upper) -> None:
@@ -92,13 +95,14 @@ class Reader:
         self.claimed: dict[int, tuple[int, int]] = {}
         self.prefixed: list[Prefixed] = []
         self.powerful = Found()
-        self._held: list[int] = []
-        self._places = Paths(tree)
-        # Of what has several names: all its names have the same, which may be 64 KiB.
+        self._remembered: list[int] = []
+        self._paths = Paths(tree)
+        # Xattrs of objects with several names: they may take 64 KiB, and are kept once for all
+        # names.
         self._stored: dict[tuple[int, int], _Stored] = {}
 
     def read(self) -> Object:
-        """The root, with all below it. Raises UpperError."""
+        """Returns the root with all objects below it. Raises UpperError."""
         try:
             root = self._object(self._upper.fd, b".", b"", None)
         except OSError as error:
@@ -118,21 +122,22 @@ class Reader:
         return root
 
     def release(self) -> None:
-        for ino in self._held:
+        for ino in self._remembered:
             self._tree.forget(ino, 1)
 
     def _enter(self, walk: Descent, child: Object) -> bool:
         try:
             walk.down(child.name)
         except OSError as error:
-            # a symlink in its place is ELOOP
+            # ELOOP: a symlink has taken its place
             if not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
                 raise upper_error(self._upper.path, child.path, error) from error
             child.gone = True
         return not child.gone
 
     def _directory(self, fd: int, here: Object) -> list[Object]:
-        """Reads what is in a directory; returns the directories among it, the first last."""
+        """Reads the objects in a directory; returns the directories among them, the first one
+        last."""
         found = []
         try:
             listed = list_names(fd, prefixed=self._upper.prefixed)
@@ -154,7 +159,7 @@ class Reader:
         return found[::-1]
 
     def _take_prefixed(self, here: Object, found: Prefixed) -> None:
-        if here.depth > DEPTH_MAX:  # who mends them comes by their paths
+        if here.depth > DEPTH_MAX:  # the repair opens the directory by its path
             raise UpperError(
                 f"{self._upper.path}: {brief(here.path)}: marks of fuse-overlayfs more than "
                 f"{DEPTH_MAX} directories deep, the limit"
@@ -168,10 +173,10 @@ class Reader:
         ]
         self.prefixed.append(found)
 
-    def _object(self, fd: int, place: bytes, name: bytes, parent: Object | None = None) -> Object:
+    def _object(self, fd: int, at: bytes, name: bytes, parent: Object | None = None) -> Object:
         upper = self._upper
-        st = os.stat(place, dir_fd=fd, follow_symlinks=False)
-        stored, users = self._xattrs(fd, place, st)
+        st = os.stat(at, dir_fd=fd, follow_symlinks=False)
+        stored, users = self._xattrs(fd, at, st)
         kind, rdev = upper.kind_of(st, stored)
         marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
         found = Object(
@@ -192,7 +197,7 @@ class Reader:
         if found.whiteout:
             return found
         if stat.S_ISLNK(kind):
-            found.target = _target(fd, place)
+            found.target = _target(fd, at)
         self._take_held(found, stored)
         self._claim(found, marks[ORIGIN])
         if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
@@ -203,16 +208,16 @@ class Reader:
             found.data = found.data or found.origin
             found.data_size = self._tree.getattr(found.data).size if found.data else 0
             found.cut = st.st_size < found.data_size
-            self._hold(found.data)
+            self._keep(found.data)
         return found
 
-    def _xattrs(self, fd: int, place: bytes, st: os.stat_result) -> _Stored:
-        """As they are stored, and those that are the user's under their own names."""
+    def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
+        """The xattrs as they are stored, and the user's under their own names."""
         key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
         if several and key in self._stored:
             return self._stored[key]
-        stored = self._upper.stored(fd, place)
-        both = stored, self._upper.users(stored)
+        stored = self._upper.stored(fd, at)
+        both = stored, self._upper.user_xattrs(stored)
         if several:
             self._stored[key] = both
         return both
@@ -220,7 +225,7 @@ class Reader:
     def _take_times(self, found: Object, stored: dict[bytes, bytes]) -> None:
         if times := parse_times(stored.get(self._upper.prefix + TIMES)):
             found.atime_ns, found.mtime_ns = times
-            found.mend = True
+            found.repair = True
 
     def _take_held(self, found: Object, stored: dict[bytes, bytes]) -> None:
         held = parse_held(stored.get(self._upper.prefix + HELD))
@@ -229,7 +234,7 @@ class Reader:
             found.atime_ns, found.mtime_ns = held.atime_ns, held.mtime_ns
             if held.capability:
                 found.xattrs[CAPABILITY] = held.capability
-            found.mend = True
+            found.repair = True
 
     def _find_lower(self, found: Object, redirect: bytes | None, parent: Object) -> None:
         if redirect:
@@ -242,10 +247,11 @@ class Reader:
         ):
             found.lower = 0
         if found.redirected and found.lower:
-            self.redirects[found.lower] = self._places.of(found.lower)
+            self.redirects[found.lower] = self._paths.of(found.lower)
 
     def _lower_of(self, redirect: bytes, parent: Object) -> int:
-        """The layers' node at a path from the root, or at a name beside."""
+        """The layers' node at a path from the root, or of a name in the lower directory of
+        `parent`."""
         if redirect.startswith(b"/"):
             return self._resolve(redirect)
         return self._tree.lookup(parent.lower, redirect) if parent.lower else 0
@@ -257,25 +263,26 @@ class Reader:
             return 0
 
     def _claim(self, found: Object, origin: bytes | None) -> None:
-        """What was copied up is the node that it was in the layers, if those are still the same."""
+        """Finds the layers' node that was copied up to this object, if these layers still have
+        it."""
         ino = self._resolve(origin) if origin else 0
         if not ino or stat.S_IFMT(self._tree.getattr(ino).mode) != found.kind:
             return
         if self.claimed.setdefault(ino, found.key) == found.key:
             found.origin = ino
-            self._hold(ino)
+            self._keep(ino)
 
-    def _hold(self, ino: int) -> None:
-        """It lives until all is applied, whatever becomes of its names."""
+    def _keep(self, ino: int) -> None:
+        """Keeps a node until release(), even if it loses its names."""
         if ino:
             self._tree.remember(ino)
-            self._held.append(ino)
+            self._remembered.append(ino)
 
 
-def _target(fd: int, place: bytes) -> bytes:
-    """Of a symlink. Raises FileNotFoundError where something else is in its place by now."""
+def _target(fd: int, at: bytes) -> bytes:
+    """The target of a symlink. Raises FileNotFoundError if another object has taken its place."""
     try:
-        return os.readlink(place, dir_fd=fd)
+        return os.readlink(at, dir_fd=fd)
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error

@@ -1,8 +1,8 @@
-"""Law: an upper that is laid over other layers than it was made over.
+"""Law: rebase: an upper is laid over other layers than those it was made over.
 
-Nothing is taken from the upper: what has no meaning over the new layers stays on disk unseen
-(upperload.py), so over its own layers it shows what it showed.  Only the size of a file whose
-contents are the layers' becomes the size of the new contents.
+Nothing is removed from the upper: objects without a meaning over the new layers stay on disk and do
+not show (upperload.py), so over its old layers the upper still shows the same.  Only the size of a
+file whose contents are in the layers (metacopy) becomes the size of the new contents.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SAID = {
 
 
 def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
-    """(path, what becomes of it), sorted: all that another image makes different, after laying the
-    upper over it. Raises ImgmountError for paths beyond a limit."""
+    """(path, what happens to it), sorted: all that shows differently because the upper was laid
+    over another image. Raises ImgmountError for paths beyond a limit."""
     tree, loaded, found = rootfs.tree, rootfs.loaded, []
     paths = Paths(tree)
     for how, parent, name in loaded.unmatched:
-        with suppress(FileNotFoundError):  # in a directory that is covered itself
+        with suppress(FileNotFoundError):  # its directory does not show either
             found.append((paths.of(parent, name), _SAID[how]))
     for ino, _ in loaded.borrowed:
         for parent, name in tree.names(ino):
@@ -43,8 +43,9 @@ def dropped(rootfs: RootFs) -> list[tuple[bytes, str]]:
 
 
 def take_sizes(rootfs: RootFs) -> None:
-    """A file whose contents are the layers' has their size, and keeps its times. Raises UpperError,
-    NoSpace."""
+    """Gives each file whose contents are in the layers the size of these; its times stay.
+
+    Raises UpperError, NoSpace."""
     native, upper = rootfs.native, rootfs.upper
     assert native is not None and upper is not None
     for ino, size in rootfs.loaded.borrowed:

@@ -1,10 +1,10 @@
-"""Law: removing a directory tree of any depth, with two descriptors and no recursion.
+"""Law: removes a directory tree of any depth, with two descriptors and without recursion.
 
-Directories inside directories are first moved to the top, under names that nothing has, so that
-each is emptied there: neither the interpreter's stack, nor PATH_MAX, nor the descriptor limit
-bounds the depth.  What is already gone is no error; a directory without permissions is opened up.
-Others may have been in a directory when it was moved to where it is removed, and work in it still:
-no symlink is followed, and a directory of theirs becomes ours first.
+Nested directories are first moved to the top, under unused names, and emptied there.  So neither
+the interpreter's stack, nor PATH_MAX, nor the descriptor limit bounds the depth.  A name that is
+gone already is no error; a directory without permissions gets them first.
+Processes of users may still work in a directory that is being removed.  So no symlink is followed,
+and a directory of another owner is first given to us.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fusemount.beneath import fd_path, open_beneath
 
 
 def remove_tree(dir_fd: int, name: bytes) -> None:
-    """Removes a file, or a directory and all below it. Raises OSError for what will not go."""
+    """Removes a file, or a directory and all below it. Raises OSError."""
     if _unlinked(dir_fd, name):
         return
     top = _open(dir_fd, name)
@@ -33,8 +33,8 @@ def remove_tree(dir_fd: int, name: bytes) -> None:
                     for listed in os.listdir(child):
                         inner = os.fsencode(listed)
                         if not _unlinked(child, inner):
-                            place = next(n for n in fresh if n not in taken)
-                            os.rename(inner, place, src_dir_fd=child, dst_dir_fd=top)
+                            moved = next(n for n in fresh if n not in taken)
+                            os.rename(inner, moved, src_dir_fd=child, dst_dir_fd=top)
                 finally:
                     os.close(child)
                 os.rmdir(entry, dir_fd=top)
@@ -44,7 +44,7 @@ def remove_tree(dir_fd: int, name: bytes) -> None:
 
 
 def _unlinked(dir_fd: int, name: bytes) -> bool:
-    """False for a directory, which is left; True when the name is gone."""
+    """False for a directory, which stays; True when the name is gone."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def _open(dir_fd: int, name: bytes) -> int:
         st, us = os.fstat(fd), os.geteuid()
         if st.st_uid != us == 0:
             os.chown(fd_path(fd), us, -1)
-        # An image's directory may be 0555 or 0000 and still ours.
+        # A directory of an image may have mode 0555 or 0000 even if it is our own.
         os.chmod(fd_path(fd), 0o700)
         return open_beneath(fd, b"", os.O_RDONLY | os.O_DIRECTORY)
     finally:

@@ -1,10 +1,10 @@
-"""Law: renames that overlayfs makes more of than the system: opaque marks, redirects, exchanges.
+"""Law: renames that need marks of overlayfs: opaque marks, redirects, exchanges.
 
-A directory that has children in the layers moves without them: its upper object carries a
-`redirect`, the place in the layers where its children are.  What stands at the old place in the
-layers is hidden by a whiteout, which RENAME_WHITEOUT leaves in the same step.  Where a redirect may
-not be left (`redirect_dir=off`), all that the directory shows is brought up first, and it moves as
-one of the upper's own.
+A directory that has children in the layers moves without them: its upper object gets the mark
+`redirect`, the path in the layers of its children.  A whiteout hides the layers' directory at the
+old path; RENAME_WHITEOUT leaves it in the same step.  Where no redirect may be used
+(`redirect_dir=off`), everything below the directory is copied up first, and the directory moves as
+one that belongs to the upper alone.
 Source: Documentation/filesystems/overlayfs.rst, "Renaming directories"; fs/overlayfs/dir.c.
 """
 
@@ -17,12 +17,14 @@ import stat
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
-from fusemount.rootfs.objects import OPAQUE, REDIRECT
-from fusemount.rootfs.upper import RENAME_EXCHANGE, RENAME_NOREPLACE, Upper
+from fusemount.rootfs.objects import OPAQUE, ORIGIN, REDIRECT
+from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_NOREPLACE
+from fusemount.rootfs.upper import Upper
 
 
 class Renamer:
-    """redirect: directories of the layers move by a redirect, where it is not too long."""
+    """redirect: directories of the layers are moved by a redirect, if their path is short
+    enough."""
 
     def __init__(
         self,
@@ -36,36 +38,40 @@ class Renamer:
         self._tree, self._upper, self._native, self._copy = tree, upper, native, copy
         self._names = Names(tree, upper, native)
         self._redirect = redirect
-        self._prepared: set[int] = set()
+        self._copied: set[int] = set()
 
-    def is_prepared(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
-        """Whether `prepare` of either name has nothing to do."""
-        places = [(parent, name)] + ([(to, new_name)] if flags & RENAME_EXCHANGE else [])
-        found = (self._tree.lookup(*place) for place in places)
-        return not any(ino and self._copies(ino) for ino in found)
+    def needs_no_copy(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
+        """Whether the rename has no data to copy, so that copy_data() is not needed."""
+        names = [(parent, name)] + ([(to, new_name)] if flags & RENAME_EXCHANGE else [])
+        found = (self._tree.lookup(*name_at) for name_at in names)
+        return not any(ino and self._needs_copy(ino) for ino in found)
 
-    def _copies(self, ino: int) -> bool:
+    def _needs_copy(self, ino: int) -> bool:
         attr = self._tree.getattr(ino)
         if stat.S_ISDIR(attr.mode):
-            return attr.layer >= 0 and not self._redirects(ino) and ino not in self._prepared
-        return not attr.upper and self._copy.needs_data(ino) and self._copy.bytes_below(ino) > 0
+            return attr.layer >= 0 and not self._redirects(ino) and ino not in self._copied
+        return not attr.upper and self._copy.needs_data(ino) and self._copy.bytes_in_layers(ino) > 0
 
     def _redirects(self, ino: int) -> bool:
-        return self._redirect and self._copy.is_sayable(ino)
+        return self._redirect and self._copy.fits_redirect(ino)
 
-    def prepare(self, ino: int) -> None:
-        """Brings up, without the lock `change`, the data that a rename of this would copy."""
-        if not self._copies(ino):
+    def copy_data(self, ino: int) -> None:
+        """Copies up the data that a rename of this node needs.  The caller does not hold the lock
+        `change`."""
+        if not self._needs_copy(ino):
             return
         if stat.S_ISDIR(self._tree.getattr(ino).mode):
-            self._copy.tree(ino)
-            self._prepared.add(ino)  # what comes below it now is brought up with the lock
+            self._copy_tree(ino)
+            self._copied.add(
+                ino
+            )  # files that are made below it later are copied with the lock held
         else:
-            self._copy.whole(ino)
+            self._copy.with_data(ino)
 
     def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> set[int]:
-        """renameat2(2) with NOREPLACE and EXCHANGE, of what native/upper/change.c has declined.
-        Returns the nodes whose attributes are to be read anew. Raises OSError."""
+        """renameat2(2) with NOREPLACE and EXCHANGE, after native/upper/change.h has declined it.
+
+        Returns the nodes whose attributes must be read again from the upper. Raises OSError."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         ino, there = self._tree.lookup(parent, name), self._tree.lookup(to, new_name)
@@ -91,24 +97,24 @@ class Renamer:
         return {ino, parent, to}
 
     def _empty(self, ino: int) -> None:
-        """A directory that shows nothing is made to hold nothing, so that one rename replaces it.
-        It stays what it shows if nothing more happens."""
+        """Removes the whiteouts of a directory that shows no names, so that one rename can replace
+        it.  The directory still shows nothing if the rename does not follow."""
         if self._tree.getattr(ino).layer >= 0:
-            self._copy.make_opaque(ino)
-        else:  # whiteouts that hide nothing, which only the upper knows
+            self._make_opaque(ino)
+        else:  # it may still contain whiteouts that hide nothing; the tree does not have them
             attr = self._tree.getattr(ino)
-            with self._copy.place(ino) as (fd, rest):
+            with self._copy.object(ino) as (fd, rest):
                 self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
 
     def _mark(self, ino: int, to: int, new_name: bytes) -> None:
-        """A directory is told what it merges with at its new place."""
+        """Marks a directory, before it moves, with what it merges with at its new path."""
         attr = self._tree.getattr(ino)
         if not stat.S_ISDIR(attr.mode):
             return
         if attr.layer >= 0 and not self._redirects(ino):
-            self._copy.seal(ino)
-            self._prepared.discard(ino)
-        with self._copy.place(ino) as (fd, rest):
+            self._seal(ino)
+            self._copied.discard(ino)
+        with self._copy.object(ino) as (fd, rest):
             if self._tree.getattr(ino).layer < 0:
                 if self._tree.is_lower_name(to, new_name):
                     self._upper.set_mark(fd, rest, OPAQUE, b"y")
@@ -116,3 +122,47 @@ class Renamer:
                 path = self._copy.lower_path(ino)
                 self._upper.set_mark(fd, rest, REDIRECT, b"/" + path)
                 self._copy.redirects[ino] = path
+
+    # ---- all that is below a directory ----------------------------------------------------
+
+    def _copy_tree(self, top: int) -> None:
+        """Copies up all files below a directory with their data, where no redirect may be used."""
+        todo = [top]
+        while todo:
+            here = todo.pop()
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self._copy.with_data(ino)
+
+    def _seal(self, top: int) -> None:
+        """Makes a directory and those below it opaque; their files are in the upper already.
+
+        The innermost come first: when a directory becomes opaque, all that it shows is in the
+        upper.
+        """
+        todo, order = [top], []
+        while todo:
+            here = todo.pop()
+            order.append(here)
+            for _, ino, _ in self._tree.readdir(here, 0, 2**31 - 1):
+                if stat.S_ISDIR(self._tree.getattr(ino).mode):
+                    todo.append(ino)
+                else:
+                    self._copy.node(ino)
+        for directory in reversed(order):
+            self._copy.directory(directory)
+            self._make_opaque(directory)
+
+    def _make_opaque(self, ino: int) -> None:
+        """Marks a directory opaque whose names are all in the upper, and removes its whiteouts,
+        which it does not need any more."""
+        attr = self._tree.getattr(ino)
+        if attr.layer < 0:
+            return
+        with self._copy.object(ino) as (fd, rest):
+            self._upper.try_mark(fd, rest, ORIGIN, self._copy.lower_path(ino))
+            self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
+        self._copy.redirects.pop(ino, None)
+        self._tree.set_opaque(ino)

@@ -1,6 +1,7 @@
-"""Law: what a process that died had begun in an upper is finished, and the upper becomes ours.
+"""Law: finishes what a process that died has left half done in an upper (loaded.py, Repairs), and
+marks the upper as ours.
 
-Users may have changed the upper since it was read, so what fails here names the object.
+Users may have changed the upper since it was read, so every error names the object.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.upper import Upper
 
 
-class Mender:
-    """fits: the layers are certainly the upper's own; of others nothing comes into it."""
+class Repairer:
+    """fits: the layers are certainly the upper's base; otherwise nothing is copied from them."""
 
     def __init__(
         self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp, fits: bool
@@ -26,15 +27,15 @@ class Mender:
         self._tree, self._upper, self._native = tree, upper, native
         self._copy, self._fits = copy, fits
 
-    def mend(self, repairs: Repairs) -> None:
+    def repair(self, repairs: Repairs) -> None:
         """Raises UpperError, NoSpace."""
         with changing(self._native):
-            self._change(repairs)
+            self._repair_locked(repairs)
         for ino in repairs.cut if self._fits else ():
             with self._naming(ino):
-                self._copy.whole(ino)
+                self._copy.with_data(ino)
 
-    def _change(self, repairs: Repairs) -> None:
+    def _repair_locked(self, repairs: Repairs) -> None:
         for found in repairs.prefixed:
             with self._naming(found.path):
                 convert(self._upper, found)
@@ -49,7 +50,7 @@ class Mender:
                 self._copy.remove_needless_whiteouts(parent, needless_whiteouts)
         for ino in repairs.files:
             with self._naming(ino):
-                self._copy.restore(ino)
+                self._copy.restore_held(ino)
         for ino in repairs.times:
             with self._naming(ino):
                 self._copy.restore_times(ino)

@@ -1,8 +1,8 @@
-"""Law: what differs between two images, path by path, whatever layers they are made of.
+"""Law: compares two images path by path, whatever layers they are made of.
 
-Two files are the same if a program that looks at either could not tell: kind, owner, mode, times,
-xattrs, device, target and contents.  Contents are compared only where all else is equal, and not at
-all where one layer gave both: at one path it has one file.
+Two files are the same if a program sees no difference: kind, owner, mode, times, xattrs, device,
+target and contents.  Contents are compared only if all else is equal, and not at all if both files
+come from the same layer, which has only one file at a path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ALL = 2**31
 
 @dataclass(frozen=True)
 class Side:
-    """layers: the diff_ids, lowest first; None where one is not known."""
+    """One of the two images. layers: the diff_ids, lowest first; None for an unknown one."""
 
     rootfs: RootFs
     layers: Sequence[Digest | None] = ()
@@ -38,8 +38,8 @@ class Side:
 
 
 def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
-    """(ADDED, CHANGED or DELETED, path relative to the root), as `docker diff` tells them: a
-    directory is CHANGED when something in it is, and of what was deleted only the top is named.
+    """(ADDED, CHANGED or DELETED, path relative to the root), as `docker diff` has them: a
+    directory is CHANGED when something in it is; below a DELETED directory nothing is listed.
 
     Raises OSError for contents that cannot be read, ImgmountError for paths beyond a limit.
     """
@@ -48,11 +48,11 @@ def image_changes(old: Side, new: Side) -> Iterator[tuple[str, bytes]]:
     todo: list[tuple[bytes, int, int]] = [(b"", 1, 1)]
     while todo:
         path, before, after = todo.pop()
-        theirs = _children(old.tree, before)
-        ours = _children(new.tree, after)
-        for name in theirs.keys() | ours.keys():
+        in_old = _children(old.tree, before)
+        in_new = _children(new.tree, after)
+        for name in in_old.keys() | in_new.keys():
             child = limit.join(path, name)
-            was, now = theirs.get(name), ours.get(name)
+            was, now = in_old.get(name), in_new.get(name)
             if was is None:
                 assert now is not None
                 found |= dict.fromkeys(_below(new.tree, child, now, limit), ADDED)
@@ -112,7 +112,7 @@ def _same(old: Side, was: int, new: Side, now: int) -> bool:
 
 
 def _same_contents(old: RootFs, a: _native.Attr, new: RootFs, b: _native.Attr) -> bool:
-    """Of two files of one size; what is a hole in both is not read."""
+    """Compares two files of the same size; holes that both have are not read."""
     done = 0
     for start, length in heapq.merge(data_runs(old, a), data_runs(new, b)):
         for at in range(max(start, done), start + length, PIECE):

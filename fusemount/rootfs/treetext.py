@@ -1,4 +1,4 @@
-r"""Law: a tree as text, one line a name; the oracle format of the tests and of bug reports.
+r"""Law: the text form of a tree, one line a name, for tests and bug reports.
 
 A line is 13 fields with one space between:
 
@@ -16,9 +16,9 @@ A line is 13 fields with one space between:
     target  of a symlink, or of a further name its first one; else "-"
     xattrs  name=value,name=value, by name, or "-"; "," and "=" are escaped inside
     digest  sha256:<hex> of a file's contents with --digest; else "-"
-    layer   number of the layer it came from, bottom 0; "-" for what no layer gave
+    layer   number of the layer it came from, bottom 0; "-" if it came from none
 
-A byte outside printable ASCII, a space, a backslash, and a "-" that is a whole field stand as \xNN.
+A byte outside printable ASCII, a space, a backslash, and a field that is only "-" are written \xNN.
 Lines are sorted by path, component by component; "first name" is in that order.
 """
 
@@ -48,13 +48,13 @@ _TYPES = {
     stat.S_IFIFO: b"p",
     stat.S_IFSOCK: b"s",
 }
-_RUN = 1 << 16  # names sorted at once: signals are heard in between
+_RUN = 1 << 16  # names sorted at once: Python handles signals in between
 
 
 def format_line(
     path: bytes, kind: bytes, st: _native.Attr | os.stat_result, **rest: bytes
 ) -> bytes:
-    """One line from what stat(2) says; rest: target, xattrs, digest, layer, ready made."""
+    """One line from the result of stat(2); rest: the fields target, xattrs, digest, layer."""
     ids: tuple[int, int, int, int]
     if isinstance(st, os.stat_result):
         ids = (st.st_uid, st.st_gid, st.st_nlink, st.st_rdev)
@@ -99,7 +99,7 @@ class _Dump:
                 todo.extend((child, path, name) for name, child in self._children(ino))
 
     def _children(self, ino: int) -> Iterable[tuple[bytes, int]]:
-        """By name, the last first."""
+        """Sorted by name, the last first."""
         runs, cookie = [], 0
         while rows := self._rootfs.tree.readdir(ino, cookie, _RUN):
             runs.append(sorted(((name, child) for name, child, _ in rows), reverse=True))

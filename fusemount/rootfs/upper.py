@@ -1,17 +1,14 @@
-"""Law: an upper directory and its work directory: opened, locked, and what comes in or goes; this
-module knows no tree.  What is on the disk there is objects.py's.
+"""Law: opens and locks an upper directory and its work directory, and chooses the prefix of the
+marks.
 
-Crash rule: what takes more than one step is made in the work directory and comes into the upper by
-one rename; the work directory's leftovers mean nothing and are removed at the next start.
+It uses no tree.  staging.py moves objects between the two directories; objects.py has the format.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import count
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fusemount import _native
@@ -24,13 +21,11 @@ from fusemount.beneath import (
 from fusemount.errors import UpperError
 from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
-from fusemount.rootfs.objects import OPAQUE, REDIRECT, Objects
-from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.staging import Staging
 from fusemount.rootfs.upperlock import UpperLocks
 from fusemount.rootfs.uppermarks import TRUSTED, has_prefixed_names, prefixes, remember
-from fusemount.rootfs.upperplace import check_apart, open_dir, open_work, usable, without_mounts
+from fusemount.rootfs.upperopen import check_apart, open_dir, open_work, usable, without_mounts
 
-RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 VOLATILE = b"imgmount.volatile"
 _INCOMPAT = "incompat/volatile"
 # f_type of file systems whose st_ino may be another after the inode has left the cache:
@@ -42,12 +37,12 @@ def _boot() -> bytes:
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
-class Upper(Objects):
+class Upper(Staging):
     """One upper directory and its work directory, locked for this process.
 
-    Raises UpperError when it cannot be used, NotPermitted for a work directory that others can
-    write to; every method raises OSError as the system does.
-    inodes_last: an object has one st_ino as long as it is.
+    Raises UpperError when the upper cannot be used, NotPermitted for a work directory that other
+    users can write to; every method raises OSError of its system calls.
+    inodes_last: an object keeps its st_ino as long as it exists.
     """
 
     def __init__(
@@ -63,24 +58,25 @@ class Upper(Objects):
         harmless: Harmless = AS_THEY_ARE,
         lock_places: Sequence[Path] = (),
     ) -> None:
-        """work None: the upper is only looked at; nothing is made, written or swept.
+        """work None: the upper is only read; nothing is made, written or removed.
 
-        at: a descriptor of the upper, whatever stands at its path by now; work_above: of the
-        directory that work is in, likewise.  Both stay the caller's.
-        live: a mount may be writing to it meanwhile, so it is not locked, and what is listed may be
-        gone when it is looked at.
-        volatile: nothing will be synced; what was so before the machine last started is refused.
-        userxattr: <P> is `user.overlay.`, whoever we are.  lock_places: upperlock.py.
-        harmless: what is kept in marks; made so where it is not (upperload.py).
+        at: a descriptor of the upper, used even if its path leads elsewhere by now.  work_above:
+        likewise, of the directory that contains the work directory.  The caller closes both.
+        live: a mount may be writing to the upper, so it is not locked, and an object may be gone
+        after it was listed.
+        volatile: nothing will be synced.  An upper that was volatile when the machine stopped is
+        refused.
+        userxattr: <P> is `user.overlay.` even for root.  lock_places: upperlock.py.
+        harmless: which powers are kept in marks; upperload.py makes an older upper harmless.
         """
+        super().__init__()
         self.path, self.work_path, self.live = upper, work, live
         self._userxattr, self.opens_all = userxattr, userxattr and by_root()
         self.harmless = harmless
-        self._serial = count(1)
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
-        self._locks = UpperLocks(upper, lock_places, alone=work is not None)
-        self.prefixed = False  # names `.wh.` are marks (prefixed.py)
+        self._locks = UpperLocks(upper, lock_places, exclusive=work is not None)
+        self.prefixed = False  # names `.wh.…` are marks (prefixed.py)
         try:
             self._open(upper, work, at, work_above, volatile)
         except BaseException:
@@ -110,7 +106,7 @@ class Upper(Objects):
             self._lock_fd = own_directory(work, inside=inside, by_descriptor=True)
         self.fd, self._lock_fd = without_mounts(upper, self.fd, self._lock_fd)
         self._lock()
-        # As the kernel's: only the directory `work` in the user's is ours to sweep.
+        # As with overlayfs, we empty only the directory `work` in the user's work directory.
         with usable(work / "work"):
             self.work_fd = open_work(work / "work", self._lock_fd)
             self._locks.take_work(self._lock_fd, self.work_fd)
@@ -131,8 +127,9 @@ class Upper(Objects):
             os.close(make_dirs_in_root(self.work_fd, _INCOMPAT))
 
     def _end_volatile(self, incompat: Path) -> None:
-        """What a volatile mount wrote is whole while the machine has not failed since: then it is
-        synced, and volatile no more (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
+        """Ends the volatile state of an upper: if the machine has not stopped since, all that the
+        volatile mount wrote is complete, and is synced now; otherwise the upper is refused
+        (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
         try:
             os.close(open_beneath(self.work_fd, _INCOMPAT, os.O_PATH))
         except FileNotFoundError:
@@ -162,11 +159,11 @@ class Upper(Objects):
         kinds = "trusted. xattrs (see -o userxattr)" if prefix == TRUSTED else "xattrs"
         raise UpperError(f"{self.path}: its file system keeps no {kinds}: {reason.strerror}")
 
-    def keep_ctimes(self, told: list[tuple[int, int]]) -> None:
-        """For the next mount; without room for them it tells the objects' own."""
-        if self.inodes_last and (told or self.ctimes.told):
+    def keep_ctimes(self, shown: list[tuple[int, int]]) -> None:
+        """Keeps ctimes for the next mount (ctimes.py); if that fails, it shows the objects' own."""
+        if self.inodes_last and (shown or self.ctimes.shown):
             with suppress(OSError):
-                write_ctimes(self._lock_fd, told)
+                write_ctimes(self._lock_fd, shown)
 
     def close(self) -> None:
         self._locks.close()
@@ -174,98 +171,3 @@ class Upper(Objects):
             if fd >= 0:
                 os.close(fd)
         self.fd = self.work_fd = self._lock_fd = -1
-
-    # ---- places ---------------------------------------------------------------------------
-
-    def temporary(self) -> bytes:
-        """A name in the work directory that nothing has. Any thread may ask."""
-        return b"#%d" % next(self._serial)
-
-    # ---- whiteouts and removal ------------------------------------------------------------
-
-    def make_opaque(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        """A directory that holds all it shows is marked so, and its whiteouts go."""
-        self.mark_times(fd, path, atime_ns, mtime_ns)
-        self.set_mark(fd, path, OPAQUE, b"y")
-        self.remove_mark(fd, path, REDIRECT)
-        here = open_beneath(fd, path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for name in map(os.fsencode, os.listdir(here)):
-                st = os.stat(name, dir_fd=here, follow_symlinks=False)
-                whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
-                if stat.S_ISREG(st.st_mode) and st.st_size == 0:
-                    whiteout = self.mark(here, name, b"whiteout") is not None
-                if whiteout:
-                    os.unlink(name, dir_fd=here)
-        finally:
-            os.close(here)
-        self.restore_times(fd, path, atime_ns, mtime_ns)
-
-    @contextmanager
-    def _whiteout(self) -> Iterator[bytes]:
-        """A whiteout in the work directory, under a name that is free again after an error."""
-        name = self.temporary()
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
-        try:
-            yield name
-        except OSError:
-            self.leave(name)
-            raise
-
-    def whiteout(self, fd: int, name: bytes) -> None:
-        """Puts a whiteout where nothing is, or in place of a non-directory."""
-        with self._whiteout() as made:
-            os.rename(made, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
-
-    def replace_dir_by_whiteout(self, fd: int, name: bytes) -> bytes:
-        """In one step; returns the directory's name in the work directory."""
-        with self._whiteout() as made:
-            _native.renameat2(self.work_fd, made, fd, name, RENAME_EXCHANGE)
-        return made
-
-    def take_out(self, fd: int, name: bytes) -> bytes:
-        """Moves an object into the work directory; returns its name there."""
-        left = self.temporary()
-        os.rename(name, left, src_dir_fd=fd, dst_dir_fd=self.work_fd)
-        return left
-
-    def link_in(self, staged: bytes, fd: int, name: bytes) -> None:
-        """Gives an object of the work directory a name where nothing is, or what a copy-up left
-        that failed and could not be undone."""
-        work = self.work_fd
-        try:
-            os.link(staged, name, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
-        except FileExistsError:
-            if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                raise
-            spare = self.temporary()
-            os.link(staged, spare, src_dir_fd=work, dst_dir_fd=work, follow_symlinks=False)
-            try:
-                os.rename(spare, name, src_dir_fd=work, dst_dir_fd=fd)
-            except OSError:
-                self.leave(spare)
-                raise
-
-    def put_in(self, staged: bytes, fd: int, name: bytes) -> None:
-        """Moves an object from the work directory to where nothing is, or a whiteout."""
-        if stat.S_ISDIR(os.stat(staged, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
-            self._put_dir_in(staged, fd, name)
-        else:
-            os.rename(staged, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
-
-    def _put_dir_in(self, name: bytes, fd: int, rest: bytes) -> None:
-        try:
-            _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
-        except FileExistsError:  # a whiteout, which rename(2) would not replace by a directory
-            _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
-            self.leave(name)
-
-    def leave(self, name: bytes) -> None:
-        """Removes what an operation that is done has left in the work directory, if it can: the
-        operation is done all the same, and the next start removes the rest."""
-        with suppress(OSError):
-            self.discard(name)
-
-    def discard(self, name: bytes) -> None:
-        """Removes an object of the work directory, with all below it."""
-        remove_tree(self.work_fd, name)

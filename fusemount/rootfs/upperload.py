@@ -1,15 +1,15 @@
-"""Law: an upper directory that is there already is laid over the tree; it changes no disk.
+"""Law: lays an existing upper directory over the tree.  Only making it harmless changes the disk.
 
-The upper is read whole first (reading.py), against the layers as they are, since a redirect names a
-place in them; then redirected directories are moved to their new places, and last the rest is
-applied, top down, in the order of names, so that the same upper gives the same nodeids.
+First the complete upper is read (reading.py) and compared with the unchanged layers, because a
+redirect is a path in them.  Then redirected directories are moved to their new paths.  Last, the
+rest is applied, top down and in the order of names, so that the same upper gives the same nodeids.
 
-Whoever can write to directories of the upper can move them about, with their marks.  So of what
-claims one directory of the layers, one thing gets it: a redirect before a directory that stands
-where the layers' stands, and the first before the second; the others have nothing of the layers.
-Directories of the tree thus never come into each other.
+A user who can write to directories of the upper can move them with their marks, so several may
+claim one directory of the layers.  Only one gets it: a redirect comes before a directory at the
+layers' own path, and the first before the second; the others merge with nothing.  So no directory
+of the tree can become a child of itself.
 
-What a crash may have left (copyup.py, C4 to C6) is shown as it is meant, and told to who mends it.
+What a crash has left (copyup.py, C4 to C6) is shown correctly, and is listed for repair.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from __future__ import annotations
 import stat
 
 from fusemount import _native
-from fusemount.rootfs.harmless import NONE_HARMED, make_harmless
 from fusemount.rootfs.loaded import Loaded, Repairs, Unmatched
+from fusemount.rootfs.makeharmless import NONE_HARMED, make_harmless
 from fusemount.rootfs.paths import upper_error
 from fusemount.rootfs.reading import DEPTH_MAX, ROOT, Object, Reader
 from fusemount.rootfs.upper import Upper
@@ -27,14 +27,14 @@ _ALL = 2**31 - 1
 
 
 class _Loader:
-    """Works through lists, never by recursion: an upper may be as deep as its user likes."""
+    """Applies what was read, without recursion: an upper may be nested to any depth."""
 
     def __init__(self, tree: _native.Tree, upper: Upper, reader: Reader, adopted: bool) -> None:
         self._tree, self._upper, self._adopted = tree, upper, adopted
         self._claimed = reader.claimed
-        self._links: dict[tuple[int, int], int] = {}  # nodes of what was applied, by object
+        self._links: dict[tuple[int, int], int] = {}  # nodes of applied objects with several names
         self._names: dict[tuple[int, int], set[tuple[int, bytes]]] = {}  # of files, by object
-        self._placed = {ROOT}  # directories of the layers that are applied
+        self._applied = {ROOT}  # directories of the layers that are applied
         self._at: Object | None = None
         self.repairs = Repairs([], [], [], [], reader.prefixed, {})
         self.unmatched: list[tuple[Unmatched, int, bytes]] = []
@@ -51,8 +51,8 @@ class _Loader:
             raise upper_error(self._upper.path, path, error) from error
 
     def _lift(self, root: Object) -> None:
-        """Redirected directories of the layers wait in the root, under names no path can have; the
-        second of two that want one directory gets nothing."""
+        """Moves redirected directories of the layers into the root for now, under names that no
+        path can have.  If two objects claim one directory, the second gets nothing."""
         todo = [root]
         while todo:
             for child in todo.pop().children:
@@ -71,7 +71,7 @@ class _Loader:
             ino, here = todo.pop()
             self._at = here
             self._set(ino, here)
-            if here.mend:
+            if here.repair:
                 self.repairs.times.append(ino)
             if here.opaque and here.lower == 0:
                 self._drop_children(ino)
@@ -82,11 +82,11 @@ class _Loader:
                 self._at = child
                 directory = self._apply_child(ino, child)
                 if directory:
-                    self._placed.add(directory)
+                    self._applied.add(directory)
                     todo.append((directory, child))
 
     def _drop_children(self, ino: int) -> None:
-        """All but what waits in the root for its place."""
+        """Drops all names in a directory, except those that _lift has moved into the root."""
         if ino != ROOT:
             self._tree.drop_children(ino)
             return
@@ -95,13 +95,13 @@ class _Loader:
                 self._tree.drop_name(ino, name, False)
 
     def _apply_child(self, parent: int, child: Object) -> int:
-        """Puts one object into the tree; its nodeid if it is a directory, else 0."""
+        """Puts one object into the tree; returns its nodeid if it is a directory, else 0."""
         there = self._tree.lookup(parent, child.name)
         if child.whiteout:
             if there:
                 self._tree.drop_name(parent, child.name)
             elif not self._tree.is_lower_name(parent, child.name):
-                # who takes a stray away comes by its directory's path
+                # The repair opens the directory by its path, so it must not be too deep.
                 if self._adopted or child.depth > DEPTH_MAX:
                     self._keep_unseen(Unmatched.WHITEOUT, parent, child)
                 else:
@@ -130,7 +130,7 @@ class _Loader:
             self._names.setdefault(child.key, set()).add((parent, child.name))
         if not linked:
             self._set(ino, child)
-            if child.mend:
+            if child.repair:
                 self.repairs.files.append(ino)
             if child.cut:
                 self.repairs.cut.append(ino)
@@ -141,29 +141,30 @@ class _Loader:
         return 0
 
     def _keep_unseen(self, how: Unmatched, parent: int, child: Object) -> None:
-        """The name is free, and what stands there on disk is replaced or stays, as a whiteout is:
-        over the layers that it was made for it has its meaning again."""
+        """Leaves an object on disk that has no meaning over these layers; its name is free, as
+        over a whiteout.  Over the layers that it was made for it has its meaning again."""
         self.unmatched.append((how, parent, child.name))
         if not self._tree.is_lower_name(parent, child.name):
-            nobody = self._tree.new_node(stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0)
-            self._tree.add_name(parent, child.name, nobody, True)
+            hidden = self._tree.new_node(stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0)
+            self._tree.add_name(parent, child.name, hidden, True)
             self._tree.drop_name(parent, child.name)
 
     def _add_name(self, parent: int, child: Object, ino: int) -> None:
         if stat.S_ISDIR(child.kind):
-            for name in self._tree.names(ino):  # an opaque one that has moved
+            for name in self._tree.names(ino):  # an opaque directory that has moved
                 self._tree.drop_name(*name)
         self._tree.add_name(parent, child.name, ino)
 
     def _identity(self, child: Object, there: int) -> int:
-        """The layers' node that the object is; 0 for what only the upper has."""
+        """The layers' node that was copied up to the object; 0 for an object that only the upper
+        has."""
         if stat.S_ISDIR(child.kind):
             if child.lower:
                 return child.lower if child.redirected or child.lower == there else 0
-            return child.origin if child.origin not in self._placed else 0
+            return child.origin if child.origin not in self._applied else 0
         if child.origin or not there or self._upper.privileged:
             return child.origin
-        # Where the mark cannot be had: the same kind of thing in the same place.
+        # Where the object cannot have the mark `origin`: an object of the same kind at the path.
         attr = self._tree.getattr(there)
         same = stat.S_IFMT(attr.mode) == child.kind and not stat.S_ISREG(child.kind)
         if stat.S_ISLNK(child.kind):
@@ -178,7 +179,7 @@ class _Loader:
         )  # fmt: skip
 
     def _set(self, ino: int, found: Object) -> None:
-        """The node's attributes become those of its upper object."""
+        """Gives the node the attributes of its upper object."""
         if found.meta and found.data and found.data != ino:
             self._tree.share_data(ino, found.data)
         self._tree.set_attr(
@@ -200,7 +201,7 @@ class _Loader:
     # ---- what a crash has left ------------------------------------------------------------
 
     def _find_missing_links(self) -> None:
-        """After _apply: the names of a set of hardlinks of which only others came up."""
+        """Finds, after _apply, hardlinks of which only some names were copied up."""
         for ino, key in self._claimed.items():
             there = self._names.get(key)
             if there is None:
@@ -211,7 +212,8 @@ class _Loader:
                 self._put_first(ino, there)
 
     def _put_first(self, ino: int, there: set[tuple[int, bytes]]) -> None:
-        """The first name of a node is where its object is looked for."""
+        """Makes a name that exists in the upper the node's first: its object is opened by that
+        name."""
         for parent, name in self._tree.names(ino):
             if (parent, name) in there:
                 self._tree.drop_name(parent, name)
@@ -220,7 +222,7 @@ class _Loader:
 
 
 def set_xattrs(tree: _native.Tree, ino: int, xattrs: dict[bytes, bytes]) -> None:
-    """The node's xattrs become exactly these."""
+    """Gives the node exactly these xattrs."""
     for name in tree.xattrs(ino).keys() - xattrs.keys():
         tree.setxattr(ino, name, None)
     for name, value in xattrs.items():
@@ -228,10 +230,10 @@ def set_xattrs(tree: _native.Tree, ino: int, xattrs: dict[bytes, bytes]) -> None
 
 
 def load_upper(tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> Loaded:
-    """Lays the upper over the sealed tree; before, it is made harmless if it is to be and can be.
-    Raises UpperError, which names the object, NoSpace, or OSError.
+    """Lays the upper over the sealed tree, after making it harmless if it must be and can be.
 
-    adopted: it may have been made over other layers, so its whiteouts stay, whatever they hide.
+    adopted: the upper may have been over other layers, so whiteouts that hide nothing stay.
+    Raises UpperError, which names the object, NoSpace, or OSError.
     """
     reader = Reader(tree, upper)
     root, harmed = reader.read(), NONE_HARMED

@@ -1,22 +1,22 @@
-"""Law: an upper has one mount, and nobody else who can open its directory can keep it from that.
+"""Law: locks an upper for one mount.  A user who may only read its directory cannot block a mount.
 
-Whoever may read a directory can lock it (flock(2)), so a lock decides only on what nobody but its
-owner and root can open:
+Every process that may read a directory can lock it (flock(2)).  So only locks on files that just
+their owner and root can open are decisive:
 
-    WORK/work                     the directory, 0700: a work directory has one mount
-    PLACE/upper-DEV-INO.lock      a file, 0600, in the runtime directory: an upper has one mount,
-                                  by whichever path and with whichever work directory
+    WORK/work                     the directory, mode 0700: one mount for a work directory
+    RUNTIME/upper-DEV-INO.lock    a file, mode 0600, in the runtime directory: one mount for an
+                                  upper, by any path and with any work directory
 
-A mount holds both alone; whoever only reads an upper shares the second.  Two more are looked at,
-for mounts that do not share a runtime directory:
+A mount takes both exclusively; a command that only reads an upper shares the second.  Two more
+locks are checked, for mounts that use another runtime directory:
 
-    the upper itself              flock(2) again.  It is taken where it is free.  Where it is not,
-                                  it counts if a process holds it that is ours, root's or the
-                                  upper's owner's; a stranger's lock keeps nobody out.
-    ROOT'S PLACE/upper-…          /proc/locks tells users that root holds it.
+    the upper itself              flock(2).  It is taken if it is free.  If it is not, the upper is
+                                  in use only if a process of ours, of root or of the upper's owner
+                                  has it; an untrusted user's lock blocks no mount.
+    ROOT'S RUNTIME/upper-…        /proc/locks shows to users that root has it.
 
-Locks belong to open files, so a daemon keeps those that its parent took.  DEV-INO name the upper as
-long as somebody holds a lock, for then it is open.
+Locks belong to open files, so a daemon keeps those that its parent took.  DEV-INO identifies the
+upper while a process has a lock, because then the upper is open.
 """
 
 from __future__ import annotations
@@ -40,35 +40,38 @@ _PREFIX, _SUFFIX = "upper-", ".lock"
 
 
 class UpperLocks:
-    """The locks of one upper, as they are taken; close() lets go of them.
+    """The locks of one upper; close() releases them.
 
-    path: of the upper, for errors.  places: the runtime directory first, then those of others;
-    without any, what the upper itself and its work directory tell is all.
+    path: the upper's, for errors.  places: the own runtime directory first, then those of others;
+    if there are none, only the upper itself and its work directory are locked.
+    exclusive: for a mount; otherwise the lock is shared with other readers.
     """
 
-    def __init__(self, path: Path, places: Sequence[Path], *, alone: bool) -> None:
-        self._path, self._places, self._alone = path, places, alone
+    def __init__(self, path: Path, places: Sequence[Path], *, exclusive: bool) -> None:
+        self._path, self._places, self._exclusive = path, places, exclusive
         self._fds: list[int] = []
         self._file: Path | None = None
 
     def take(self, upper: int) -> None:
-        """upper: its descriptor, which keeps a lock itself. Raises UpperError, OSError."""
+        """upper: its descriptor, to which a lock then belongs too. Raises UpperError, OSError."""
         st = os.fstat(upper)
         name = f"{_PREFIX}{st.st_dev}-{st.st_ino}{_SUFFIX}"
         if self._places:
             self._take_file(self._places[0] / name)
-        for place in self._places[1:]:
-            if _seen_locked(place / name, shared=not self._alone):
+        for directory in self._places[1:]:
+            if _seen_locked(directory / name, shared=not self._exclusive):
                 raise self._in_use("")
         try:
-            fcntl.flock(upper, (fcntl.LOCK_EX if self._alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(
+                upper, (fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            )
         except BlockingIOError:
             for pid in _trusted_holders(st):
                 raise self._in_use(f" (process {pid})") from None
 
     def take_work(self, above: int, work: int) -> None:
-        """work: the descriptor of the directory `work` in the directory above, which must still be
-        that one; both stay the caller's. Raises UpperError, OSError."""
+        """work: the descriptor of the directory `work` in the directory `above`; the name must
+        still lead to it. The caller closes both. Raises UpperError, OSError."""
         try:
             fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
@@ -78,7 +81,8 @@ class UpperLocks:
             raise self._in_use("")
 
     def close(self) -> None:
-        """A lock file goes with who can have it alone: others may be reading the upper still."""
+        """Removes the lock file if no other process shares the lock: some may still read the
+        upper."""
         for fd in self._fds:
             with suppress(OSError):
                 _lock(fd, fcntl.F_WRLCK)
@@ -88,19 +92,19 @@ class UpperLocks:
         self._fds.clear()
 
     def _take_file(self, path: Path) -> None:
-        if self._alone:
+        if self._exclusive:
             os.close(own_directory(path.parent, mode=0o755 if os.geteuid() == 0 else 0o700))
         elif not path.parent.is_dir():
-            return  # whoever mounts has made it
+            return  # no mount uses it: a mount would have made it
         while True:
             try:
                 fd = open_or_make(path, os.O_RDWR, 0o600)
             except OSError:
-                if self._alone:
+                if self._exclusive:
                     raise
-                return  # nor can a mount make one there
+                return  # a mount cannot make a lock file there either
             try:
-                _lock(fd, fcntl.F_WRLCK if self._alone else fcntl.F_RDLCK)
+                _lock(fd, fcntl.F_WRLCK if self._exclusive else fcntl.F_RDLCK)
                 current = os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
             except BlockingIOError as e:
                 os.close(fd)
@@ -113,15 +117,15 @@ class UpperLocks:
             if current:
                 self._fds, self._file = [fd], path
                 return
-            os.close(fd)  # of a mount that has just ended, and took the file away
+            os.close(fd)  # a mount that has just ended has removed the file
 
     def _in_use(self, by: str) -> UpperError:
         return UpperError(f"{self._path}: in use by another mount{by}")
 
 
 def is_free(path: Path, places: Sequence[Path]) -> bool:
-    """Whether a mount could take the locks of the upper at that path now, or none is there."""
-    locks = UpperLocks(path, places, alone=True)
+    """Whether a mount could lock the upper at that path now; true if there is no upper."""
+    locks = UpperLocks(path, places, exclusive=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -131,17 +135,17 @@ def is_free(path: Path, places: Sequence[Path]) -> bool:
     except UpperError:
         return False
     except OSError:
-        pass  # told by who opens the upper
+        pass  # opening the upper will report it
     finally:
         locks.close()
         os.close(fd)
     return True
 
 
-def sweep(place: Path) -> None:
-    """Removes lock files that nobody holds: of daemons that were killed. Never raises."""
+def sweep(directory: Path) -> None:
+    """Removes lock files without a lock, which killed daemons have left. Never raises."""
     with suppress(OSError):
-        for path in place.glob(f"{_PREFIX}*{_SUFFIX}"):
+        for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
             with suppress(OSError):
                 fd = open_file(path, os.O_RDWR)
                 try:
@@ -152,7 +156,8 @@ def sweep(place: Path) -> None:
 
 
 def _lock(fd: int, kind: int) -> None:
-    """An open file description lock (fcntl(2)) of it all. Raises BlockingIOError, OSError."""
+    """Locks the complete file by an open file description lock (fcntl(2)). Raises
+    BlockingIOError, OSError."""
     try:
         wanted = struct.pack(_WHOLE_FILE, kind, os.SEEK_SET, 0, 0, 0)
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
@@ -161,8 +166,9 @@ def _lock(fd: int, kind: int) -> None:
 
 
 def _seen_locked(path: Path, *, shared: bool) -> bool:
-    """Whether a file that we may not open is locked, which proc_locks(5) shows to everybody.
-    shared: locks that are shared too do not count."""
+    """Whether a file that we may not open is locked; proc_locks(5) shows this to every user.
+
+    shared: shared locks do not count, because the caller wants a shared one."""
     try:
         st = os.stat(path, follow_symlinks=False)
         known = Path("/proc/locks").read_text()
@@ -176,9 +182,12 @@ def _seen_locked(path: Path, *, shared: bool) -> bool:
 
 
 def _trusted_holders(upper: os.stat_result) -> Iterator[int]:
-    """Processes that have the upper locked and are ours, root's or its owner's by all their ids: a
-    set-uid program may have been handed a lock by whoever started it. It may have been as one of
-    the three standard descriptors too, where no lock of ours is."""
+    """Processes that have locked the upper and whose ids are all ours, root's or the upper's
+    owner's.
+
+    All ids, because a set-uid program may have inherited the lock from an untrusted user who
+    started it.  The three standard descriptors are ignored, because any program may inherit these,
+    and our locks are never on them."""
     trusted = {os.geteuid(), 0, upper.st_uid}
     locked = re.compile(rf"^lock:.* FLOCK .*:{upper.st_ino} 0 EOF$", re.MULTILINE)
     for pid in filter(str.isdecimal, os.listdir("/proc")):
@@ -192,7 +201,7 @@ def _trusted_holders(upper: os.stat_result) -> Iterator[int]:
 
 
 def _read(path: str) -> str:
-    """Empty for what is gone or not ours to read."""
+    """Empty for a file that is gone or that we may not read."""
     try:
         with open(path, errors="replace") as file:
             return file.read()

@@ -1,8 +1,8 @@
-"""Law: whose marks an upper's are, `trusted.overlay.*` or `user.overlay.*`; it decides by the same
-rule as fusemount/layer/marks.py, because an upper may be a layer of the next mount.
+"""Law: decides whether the marks of an upper are `trusted.overlay.*` or `user.overlay.*`, by the
+same rule as fusemount/layer/marks.py, because an upper may be a layer of the next mount.
 
-Root takes `user.` marks where it is asked to (userxattr).  The upper's root directory remembers
-that root was asked, in an xattr that only root can set.
+Root uses `user.` marks only if asked to (userxattr).  An xattr on the upper's root directory, which
+only root can set, records that root was asked.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ ROOTS_WORD = b"trusted.overlay.imgmount.userxattr"
 
 
 def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
-    """Prefixes that the marks of an upper may have; the first that can be written is the one, the
-    last where nothing is written.  Raises UpperError for a user's upper that root was not asked to
-    believe."""
-    said = marks_said(fd)
-    trusted = bool(said & MARKS_TRUSTED)
-    if userxattr or (said & MARKS_ROOTS_WORD and not trusted):
+    """Prefixes that the marks of an upper may have, best first.
+
+    The upper has the first one that can be written, or the last one if it is only read.  Raises
+    UpperError for root and an upper with `user.` marks, if root was not asked to trust these."""
+    flags = marks_said(fd)
+    trusted = bool(flags & MARKS_TRUSTED)
+    if userxattr or (flags & MARKS_ROOTS_WORD and not trusted):
         return (USER,)
     if not by_root():
-        return (USER,) if said & MARKS_USER and not trusted else (TRUSTED, USER)
-    if said & (MARKS_USER | MARKS_OWNER) and not trusted:
+        return (USER,) if flags & MARKS_USER and not trusted else (TRUSTED, USER)
+    if flags & (MARKS_USER | MARKS_OWNER) and not trusted:
         raise UpperError(
             f"{path}: an upper with a user's marks (user.*), which root does not obey unasked: "
             "--userxattr (-o userxattr)"
@@ -45,12 +46,13 @@ def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
 
 
 def has_prefixed_names(fd: int) -> bool:
-    """Whether names `.wh.` are marks: in what neither overlayfs nor we wrote."""
+    """Whether names `.wh.…` are marks, because neither overlayfs nor imgmount made the upper."""
     return not marks_said(fd) & MARKS_UPPER
 
 
 def remember(fd: int) -> None:
-    """Root was asked to take `user.` marks here; without trusted xattrs it is asked each time."""
+    """Records that root was asked to use `user.` marks here; if the file system has no trusted
+    xattrs, root is asked each time."""
     if by_root():
         with suppress(OSError):
             os.setxattr(fd, ROOTS_WORD, b"y")

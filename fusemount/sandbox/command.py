@@ -1,6 +1,8 @@
-"""Law: what `run` executes and as whom, worked out from the image's config and the user's flags.
+"""Law: works out the command of `run`, its environment and its user, from the image's config and
+the flags.
 
-Pure: files come in as text.  The rules are dockerd's, whose source is named at each.
+No function does I/O: files are passed in as text.  The rules are docker's; each function names
+their source.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ class Volume:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """`imgmount run`'s flags. entrypoint: None not given, "" none at all. environment: K=V or K.
+    """`imgmount run`'s flags. entrypoint: None if not given, "" for none. environment: K=V or K.
 
-    inherited: the caller's environment, from which a bare K takes its value.
+    inherited: the caller's environment, from which a K without a value takes its value.
     """
 
     arguments: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunAs:
-    """Who the command is; groups: supplementary ones."""
+    """The ids that the command runs with; groups: the supplementary ones."""
 
     uid: int = 0
     gid: int = 0
@@ -70,7 +72,8 @@ def merged_argv(
 ) -> tuple[str, ...]:
     """Arguments replace Cmd and follow Entrypoint; `--entrypoint` drops the image's Cmd as well.
 
-    moby, daemon/commit.go merge() and docker/cli's opts.  Raises UsageError when nothing is left.
+    Source: moby, daemon/commit.go merge(), and docker/cli's opts.  Raises UsageError if the result
+    is empty.
     """
     tail: Sequence[str] = options.arguments
     if options.entrypoint is None:
@@ -94,8 +97,9 @@ def merged_environment(
 ) -> dict[str, str]:
     """PATH, HOSTNAME and TERM (on a terminal), then the image's Env, then `-e`; later ones win.
 
-    A `-e K` takes our own value, and removes K where we have none (docker/cli opts/env.go).  HOME
-    is not set here: it is the identity's, unless this has one (runc, libcontainer/init_linux.go).
+    `-e K` takes the value from our own environment (ours), and removes K if it is not there
+    (docker/cli opts/env.go).  HOME is not set here: unless the image or a flag sets it, it is the
+    user's (runc, libcontainer/init_linux.go).
     """
     environment = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if terminal:
@@ -118,13 +122,13 @@ def merged_environment(
 
 
 def parse_volume(text: str) -> Volume:
-    """`HOST:CONTAINER[:OPTIONS]`; a relative HOST starts with a dot, as docker has it."""
+    """`HOST:CONTAINER[:OPTIONS]`; a relative HOST starts with a dot, as in docker."""
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"-v {text!r}: expected HOST:CONTAINER[:ro]")
     host, container = parts[0], parts[1]
     words = parts[2].split(",") if len(parts) == 3 else []
-    # z and Z relabel for SELinux, which a FUSE mount does not need; the rest are the defaults
+    # z and Z relabel for SELinux, which a FUSE mount does not need; the others are the defaults
     if not set(words) <= {"ro", "rw", "z", "Z", "rprivate", "private", "delegated", "cached"}:
         raise UsageError(f"-v {text!r}: unknown option {parts[2]!r}")
     if not host.startswith(("/", ".")):
@@ -137,8 +141,9 @@ def parse_volume(text: str) -> Volume:
 def resolve_user(spec: str, passwd: str, group: str) -> RunAs:
     """`USER[:GROUP]`, names or numbers, by the image's own /etc/passwd and /etc/group.
 
-    moby/sys/user GetExecUser: a number may have no entry; supplementary groups only without
-    GROUP; without USER it is uid 0.  Raises UsageError for a name that is not there.
+    A number need not have an entry.  There are supplementary groups only if GROUP is left out.
+    Without USER the uid is 0.  Source: moby/sys/user GetExecUser.  Raises UsageError for a name
+    without an entry.
     """
     user, _, wanted_group = spec.partition(":")
     entry = _find(_records(passwd, 7), user or "0", id_field=2)
@@ -157,7 +162,7 @@ def resolve_user(spec: str, passwd: str, group: str) -> RunAs:
 
 
 def _records(text: str, fields: int) -> list[list[str]]:
-    """Lines of passwd(5) or group(5); what breaks the format is passed over, as getpwent does."""
+    """Lines of passwd(5) or group(5); lines of another format are skipped, as getpwent(3) does."""
     records = []
     for line in text.split("\n"):
         record = line.strip().split(":")
@@ -172,7 +177,7 @@ def _is_id(text: str) -> bool:
 
 
 def _find(records: Iterable[list[str]], wanted: str, *, id_field: int) -> list[str] | None:
-    """The first that has the name or the number, whichever stands first in the file."""
+    """The first record of the file whose name or number is wanted."""
     for record in records:
         if record[0] == wanted or record[id_field] == wanted:
             return record
@@ -188,7 +193,7 @@ def _number(text: str, kind: str, file: str) -> int:
 
 
 def candidates(program: str, path: str) -> list[str]:
-    """Where execvp(3) would look; a name with a slash is the one place."""
+    """The paths that execvp(3) would try; for a name with a slash only the name itself."""
     if "/" in program:
         return [program]
     return [os.path.join(directory or ".", program) for directory in path.split(":")]

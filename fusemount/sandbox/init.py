@@ -1,9 +1,9 @@
-"""Law: pid 1 of `run`: starts the command, reaps what is orphaned, hands on signals, says how the
-command ended.
+"""Law: pid 1 of `run`: it starts the command, reaps orphaned processes, forwards signals, and exits
+with the command's exit code.
 
-All in a forked Python: whatever it needs is imported before the root changes, and nothing can be
-imported after it, since the image could say what that is (CVE-2019-14271 of docker cp).  Before the
-command starts, no descriptor but 0, 1, 2 is open, and the working directory lies inside the root
+It runs in a forked Python.  All modules are imported before the root changes.  After that nothing
+can be imported, because the module could come from the image (CVE-2019-14271 of docker cp).  Before
+the command starts, no descriptor but 0, 1, 2 is open, and the working directory is inside the root
 (CVE-2024-21626).  Exit codes are docker's: 125 we failed, 126 not executable, 127 not found,
 128 + n killed by signal n.
 """
@@ -46,20 +46,22 @@ _TEXT_MAX = 4 << 20  # of an image's /etc/passwd
 
 
 def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
-    """Everything from a fresh fork on, FORWARDED and SIGCHLD blocked."""
+    """All that the new pid 1 does. FORWARDED and SIGCHLD must be blocked."""
     code = FAILED
     try:
         _import_no_more()
-        gc.disable()  # what it would close has been closed, and the number is another file's now
+        # A file object from before the fork must not close its number, which is a new file's now.
+        gc.disable()
         enter(sandbox)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        identity = resolve_user(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
-        # What runs in here, be it root of its user namespace, can neither trace us nor follow
-        # /proc/1/exe and /proc/1/fd, which are the host's (CVE-2016-9962, CVE-2019-5736).
+        run_as = resolve_user(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
+        # From now on processes of the sandbox, also as root of its user namespace, can neither
+        # trace us nor follow /proc/1/exe and /proc/1/fd, which lead to files of the host
+        # (CVE-2016-9962, CVE-2019-5736).
         _native.set_dumpable(False)
         child = os.fork()
         if child == 0:
-            _execute(command, identity, root)
+            _execute(command, run_as, root)
         close_from(3)
         code = supervise(child, lambda _: None)
     except ImgmountError as error:
@@ -73,7 +75,7 @@ def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
 
 
 def _import_no_more() -> None:
-    """An import that was overlooked is an error from here on, not a module of the image's."""
+    """From here on an import that was overlooked fails; it cannot load a file of the image."""
     sys.meta_path.clear()
     sys.path_hooks.clear()
     sys.path.clear()
@@ -84,7 +86,11 @@ def _say(message: str) -> None:
 
 
 def _read(root: int, path: str) -> str:
-    """A file of the image, which may be anything: to open a device does something, a fifo waits."""
+    """The text of a file of the image; "" if it is not a regular file.
+
+    It is looked at before it is opened: to open a device can have an effect, and to open a fifo
+    waits.
+    """
     try:
         os.close(_open_file(root, path, os.O_PATH))
         fd = _open_file(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -106,19 +112,19 @@ def _open_file(root: int, path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
 
 
-def _execute(command: Command, identity: RunAs, root: int) -> NoReturn:
-    """The command's own process: drops to the user, then execve."""
+def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
+    """The command's process: becomes the user, then calls execve(2)."""
     code = FAILED
     try:
         _make_working_dir(root, command.working_dir)  # as root, and as docker does
-        environment = {"HOME": identity.home, **command.environment}
+        environment = {"HOME": run_as.home, **command.environment}
         places = candidates(command.argv[0], environment.get("PATH", ""))
         paths = {place: os.path.join(command.working_dir, place) for place in places}
         refused = {place for place, path in paths.items() if leads_through_proc(root, path)}
-        _become(identity)
+        _become(run_as)
         _change_directory(root, command.working_dir)
         os.umask(0o022)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the two that Python ignores
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these two
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         close_from(3)
@@ -146,8 +152,8 @@ def _make_working_dir(root: int, path: str) -> None:
 
 
 def _change_directory(root: int, path: str) -> None:
-    """As the user, who may have no way in. Where we are afterwards is a path of our root, or the
-    directory is none of the image's."""
+    """Done as the user, who may not be allowed to enter it. Raises ImgmountError if the directory
+    is not in our root, and so not in the image."""
     try:
         fd = open_in_root(root, path.lstrip("/"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(fd)
@@ -164,23 +170,23 @@ def _change_directory(root: int, path: str) -> None:
         raise ImgmountError(f"the working directory {path!r} does not lie in the image")
 
 
-def _become(identity: RunAs) -> None:
+def _become(run_as: RunAs) -> None:
     try:
-        os.setgroups(identity.groups)
+        os.setgroups(run_as.groups)
     except PermissionError:
-        pass  # a namespace of one id: setgroups is denied there for good
+        pass  # a user namespace of one id, which can never call setgroups(2)
     try:
-        os.setresgid(identity.gid, identity.gid, identity.gid)
-        os.setresuid(identity.uid, identity.uid, identity.uid)
+        os.setresgid(run_as.gid, run_as.gid, run_as.gid)
+        os.setresuid(run_as.uid, run_as.uid, run_as.uid)
     except OSError as error:
-        error.filename = f"uid {identity.uid}, gid {identity.gid} (not mapped here?)"
+        error.filename = f"uid {run_as.uid}, gid {run_as.gid} (not mapped here?)"
         raise
 
 
 def _exec(
     command: Command, environment: dict[str, str], places: list[str], refused: set[str]
 ) -> int:
-    """Returns only when nothing could be executed: the exit code that says why."""
+    """Returns only if nothing could be executed: the exit code for the reason."""
     why = ""
     for place in places:
         if place in refused:
@@ -199,11 +205,13 @@ def _exec(
 
 
 def supervise(child: int, other_ended: Callable[[int], None]) -> int:
-    """Waits for child, forwarding signals; its exit code. Reaps all others and reports them.
+    """Waits for child and forwards signals to it; returns its exit code. Reaps all other children
+    and calls other_ended with their pids.
 
-    A signal that the terminal sent went to the whole foreground group, the command included: only
-    what a process sent us (si_code <= 0, sigaction(2)) is handed on.  SIGHUP is always: when a
-    terminal goes away the kernel tells the session's leader alone, which may be us.
+    A terminal sends a signal to its whole foreground process group, so the command has it already.
+    Only signals that a process sent us (si_code <= 0, sigaction(2)) are forwarded.  SIGHUP is
+    always forwarded: when a terminal goes away the kernel sends it only to the session leader,
+    which may be us.
     """
     while True:
         info = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
@@ -232,9 +240,11 @@ def _send(pid: int, number: int) -> None:
 
 
 def fork_init(sandbox: Sandbox, command: Command, user: str) -> int:
-    """Forks pid 1 of a new pid namespace, whose death takes all of it along; its pid outside.
+    """Forks pid 1 of a new pid namespace; returns its pid in our namespace. When it dies, the
+    kernel kills all processes of the new namespace.
 
-    FORWARDED and SIGCHLD are blocked from here on, in the caller too: see supervise.
+    FORWARDED and SIGCHLD are blocked from here on, in the caller too, because supervise waits for
+    them with sigwaitinfo(2).
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
     _native.unshare(_native.CLONE_NEWPID)

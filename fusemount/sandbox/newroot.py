@@ -1,11 +1,11 @@
-"""Law: turns a mounted image into the root of this process, with /proc, /sys, /dev and volumes.
+"""Law: makes a mounted image the root of this process, with /proc, /sys, /dev and volumes.
 
-Runs as pid 1 of a new pid namespace, before the command.  It is a separation of views, as chroot
-is, with nothing left behind; it is no wall against a hostile image run as root.
+This runs in pid 1 of a new pid namespace, before the command.  As chroot does, it gives a process
+another view of the files; it is no protection against a hostile image that is run as root.
 
-What comes from the host is opened (O_PATH) first and bound from /proc/self/fd/N, each on a target
-that target.py resolved inside the image.  Then the root changes, the host's mounts go, and every
-descriptor is closed: from there on nothing of the host can be reached by a name.
+Files of the host are opened (O_PATH) first and bound from /proc/self/fd/N, each on a target that
+target.py resolved inside the image.  Then the root changes, the host's mounts are detached, and
+every descriptor is closed: after that no path leads to a file of the host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError
+from fusemount.errors import ImgmountError, translated
 from fusemount.sandbox.command import Volume
 from fusemount.sandbox.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
 
@@ -26,7 +26,7 @@ _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/se
           "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx", "core": "/proc/kcore"}  # fmt: skip
 _QUIET = _native.MS_NOSUID | _native.MS_NOEXEC | _native.MS_NODEV
 
-# What is mounted on, in every image: placeholders stand there where the image has nothing.
+# Every image gets mounts on these paths; if it does not have a path, it gets a placeholder.
 DIRECTORIES = ("/proc", "/sys", "/dev")
 FILES = ("/etc/resolv.conf", "/etc/hosts")
 
@@ -43,7 +43,7 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class _Host:
-    """What of the host is needed in the image: descriptors and two files' text."""
+    """The files of the host that the image gets: descriptors, and the text of two files."""
 
     devices: dict[str, int]
     volumes: list[tuple[Volume, int]]
@@ -77,8 +77,8 @@ def enter(sandbox: Sandbox) -> None:
 
 
 def _change_root(root: ImageRoot) -> None:
-    """pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, from where
-    the descriptors still lead into it."""
+    """As pivot_root(2) describes under "pivot_root(".", ".")": the old root is then mounted on top
+    of the new one, and is detached."""
     os.fchdir(root.fd)
     _native.pivot_root(".", ".")
     _native.umount2(".", _native.MNT_DETACH)
@@ -95,10 +95,8 @@ def close_from(first: int) -> None:
 
 def _open_host(sandbox: Sandbox) -> _Host:
     def handle(path: Path) -> int:
-        try:
+        with translated(path):
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImgmountError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
     devices = {name: handle(Path("/dev", name)) for name in _DEVICES}
     volumes = [(volume, handle(volume.host)) for volume in sandbox.volumes]
@@ -118,7 +116,7 @@ def _text(path: str) -> bytes:
 
 
 def _mount_dev(root: ImageRoot, host: _Host) -> None:
-    """From here on /dev is ours, and nothing of the image stands in it."""
+    """Mounts a new /dev over the image's."""
     root.mount("/dev", "tmpfs", TMPFS, _native.MS_NOSUID, "mode=755,size=65536k")
     for name, fd in host.devices.items():
         root.make_file(f"/dev/{name}")
@@ -153,16 +151,17 @@ def _mount_sys(root: ImageRoot, host: _Host) -> None:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno != errno.EPERM:
             raise
-        # The network namespace is the host's, so its sysfs is not ours to mount, only to bind;
-        # what is mounted below it is locked together with it.
+        # In a user namespace the kernel refuses to mount sysfs, because the network namespace is
+        # the host's. The host's /sys can be bound, but only together with the mounts below it.
         root.bind(host.sys, "/sys", recursive=True)
         root.make_read_only("/sys")
 
 
 def _write_over(root: ImageRoot, path: str, text: bytes) -> None:
-    """Shows text as this file without changing the image's own: a file of /dev's tmpfs, bound over.
+    """Shows text as this file and leaves the image's file as it is: a file of /dev's tmpfs is bound
+    over it.
 
-    A copy, so that nothing in here can edit the host's; unlinked once bound.
+    It is a copy, so that the command cannot edit the host's file. It is unlinked once it is bound.
     """
     name = ".imgmount"
     with root.opened("/dev") as dev:

@@ -1,10 +1,11 @@
-"""Law: which programs of an image are not executed, since that would run a file of the host.
+"""Law: finds the programs of an image that must not be executed, because a file of the host would
+run.
 
-Until execve(2) is done, /proc/self/exe is the interpreter that runs us, which belongs to the host.
-An image whose program is a link to /proc/self/exe, or a script with it as interpreter, would so be
-a process whose /proc/self/exe can be opened for writing: CVE-2019-5736 of runc.  (While a command
-runs, so does our own interpreter, and the kernel lets nobody write to a running program; some from
-Linux 6.11 on did.)
+Until execve(2) is done, /proc/self/exe is our Python interpreter, a file of the host.  If the
+image's program is a link to /proc/self/exe, or a script with it as interpreter, execve(2) runs that
+interpreter, and the new process can open it for writing as its own /proc/self/exe: CVE-2019-5736
+of runc.  (While a command runs, our interpreter runs too, and the kernel refuses writes to a
+running program; some kernels from Linux 6.11 on did not.)
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _HEAD_BYTES, _SCRIPTS_MAX = 256, 6
 
 
 def leads_through_proc(root: int, path: str) -> bool:
-    """Whether the program, or the interpreter of the script that it is, is a magic link of /proc.
+    """Whether the program, or the interpreter of a script, is reached by a magic link of /proc.
 
-    Read with our own rights: the kernel reads scripts that the user who executes them cannot.
+    Call it with our own rights: the kernel also reads scripts that the executing user may not read.
     """
     for _ in range(_SCRIPTS_MAX):
         try:
@@ -38,7 +39,7 @@ def leads_through_proc(root: int, path: str) -> bool:
 
 
 def _head(root: int, path: str) -> bytes:
-    """Of a regular file; b"" of anything else."""
+    """The first bytes of a regular file; b"" for other files."""
     fd = open_in_root(root, path.lstrip("/"), os.O_PATH | os.O_CLOEXEC)
     regular = stat.S_ISREG(os.fstat(fd).st_mode)
     os.close(fd)

@@ -1,12 +1,14 @@
-"""Law: `imgmount run` as one function: processes, who owns what, and that nothing stays.
+"""Law: `imgmount run` as one function: it starts these processes, and when they have ended nothing
+is left.
 
-    us         loads the image; private mount namespace; waits for the command; its exit status
-     ├─ server   serves the mount (background.launch); cleans up at SIGTERM, which it gets from us
-     │           at the end and from the kernel should we die
+    us         makes a private mount namespace, loads the image, waits for the command, and returns
+     │         its exit status
+     ├─ server   serves the mount (background.launch); cleans up at SIGTERM, which we send at the
+     │           end, and the kernel if we die
      └─ init     pid 1 of the command's namespaces (init.py, newroot.py)
          └─ command
 
-A user who is not root first becomes root of a user namespace, and from there on all is the same.
+A user who is not root first becomes root of a user namespace; then all is the same as for root.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from fusemount.daemon.mount import mount_request
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.openview import hold_image, open_view
 from fusemount.daemon.serving import serve_mount
-from fusemount.daemon.upperplaces import fresh_scratch
-from fusemount.errors import ImgmountError, NotPermitted, UsageError
+from fusemount.daemon.upperdirs import fresh_scratch
+from fusemount.errors import ImgmountError, NotPermitted, UsageError, translated
 from fusemount.reference import STORE, Reference
 from fusemount.sandbox.command import Command, RunOptions, merged_argv, merged_environment
 from fusemount.sandbox.init import FAILED, FORWARDED, fork_init, supervise
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from fusemount.image import ImageConfig
     from fusemount.layer import Progress
 
-# Dropping the upper is deleting files: a bound only against a server that hangs.
+# A limit for a server that hangs: dropping an upper is deleting files, and takes less time.
 _END_SECONDS = 60.0
 
 
@@ -56,16 +58,16 @@ def run_image(
     directories: Directories,
     progress: Progress,
 ) -> int:
-    """The exit status for the shell. Raises any ImgmountError before the command starts.
+    """Returns the exit status for the shell. Raises any ImgmountError before the command starts.
 
-    mount_options: upper, work, log, symlink parents; the rest is decided here.
+    mount_options: upper, work, log and symlink parents count; the others are set here.
     """
     from fusemount.rootfs.placeholder import add_placeholders
 
     places = [directories.cache, directories.state, directories.runtime]
     _private_mounts([*places, reference.path] if reference.transport == STORE else places)
-    # The image is mounted writable, for volumes' targets and the working directory have to be made
-    # in it; --read-only comes last.
+    # The image is mounted writable, because the targets of volumes and the working directory have
+    # to be made in it; --read-only is applied last.
     mount_options = replace(
         mount_options, read_only=False, allow_other=True, default_permissions=True,
         suid=True, dev=True, keep=False, foreground=False,
@@ -79,8 +81,8 @@ def run_image(
         add_placeholders(view.rootfs.tree, DIRECTORIES, FILES)
         command, user = command_of(view.image.config, options)
         scratch = view.scratch or fresh_scratch(directories, stack)
-        with open_mountpoint(scratch.root) as place:
-            channel = open_channel(mount_request(reference, place, mount_options))
+        with open_mountpoint(scratch.root) as target:
+            channel = open_channel(mount_request(reference, target, mount_options))
         stack.callback(channel.discard)
         loading.finish()
 
@@ -98,30 +100,27 @@ def run_image(
         return _supervised(sandbox, command, user, server_pid, channel)
 
 
-def _check_owners(places: list[Path]) -> None:
-    """Inside, nobody can tell root's directories from those of users who have no id there."""
-    for place in places:
-        with suppress(OSError):  # said where it is used
-            os.close(own_directory(place, make=False))
+def _check_owners(directories: list[Path]) -> None:
+    """Checks our directories before we enter a user namespace: in there, root's directories look
+    like those of all users without an id in it."""
+    for directory in directories:
+        with suppress(OSError):  # its first use raises it
+            os.close(own_directory(directory, make=False))
 
 
 def _private_mounts(places: list[Path]) -> None:
     """A mount namespace that sees the host's later mounts and shows it none of ours."""
-    try:
+    with translated("no private mount namespace to be had", NotPermitted):
         if os.geteuid() != 0:
             _check_owners(places)
             enter_user_namespace()
         else:
             _native.unshare(_native.CLONE_NEWNS)
         _native.mount("", "/", "", _native.MS_REC | _native.MS_SLAVE, "")
-    except OSError as error:
-        raise NotPermitted(
-            f"no private mount namespace to be had: {os.strerror(error.errno or 0)}"
-        ) from error
 
 
 def _launch(job: Callable[[Callable[[], None]], None], stack: ExitStack, log_fd: int) -> int:
-    """After this the stack is the server's, or, if that is gone without a word, ours again."""
+    """The server then owns the stack. If it died without an answer (DaemonLost), we keep it."""
     try:
         pid = launch(job, log_fd=log_fd, follow_parent=True)
     except DaemonLost:

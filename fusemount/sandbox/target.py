@@ -1,10 +1,10 @@
-"""Law: mounts inside an image that may be hostile: every target is a descriptor, resolved inside
-the image's root, and what is mounted on it is looked at afterwards.
+"""Law: mounts inside an image that may be hostile: every target is a descriptor that was resolved
+inside the image's root, and after each mount it is checked that the right mount is there.
 
-All paths are the image's, absolute. fusemount.beneath resolves them: a symlink leads nowhere
-outside, a magic link of /proc (proc_pid_fd(5)) leads nowhere at all. The kernel finds the target by
-/proc/self/fd/N of the host's /proc, so this is done before the root changes.
-Public breakouts of this kind: CVE-2021-30465, CVE-2019-19921, CVE-2025-31133, CVE-2025-52565.
+All paths are absolute paths of the image. fusemount.beneath resolves them: it follows symlinks
+inside the root only, and refuses magic links of /proc (proc_pid_fd(5)). The kernel finds the target
+by /proc/self/fd/N of the host's /proc, so all mounts are made before the root changes.
+Published breakouts of this kind: CVE-2021-30465, CVE-2019-19921, CVE-2025-31133, CVE-2025-52565.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ImageRoot:
 
     @contextmanager
     def opened(self, path: str, flags: int = os.O_PATH) -> Iterator[int]:
-        """What stands there, whatever its kind."""
+        """A descriptor of the file at that path, of any kind."""
         with _step(path):
             fd = open_in_root(self.fd, path.lstrip("/"), flags | os.O_CLOEXEC)
         try:
@@ -58,9 +58,9 @@ class ImageRoot:
             os.close(fd)
 
     def mount(self, path: str, fstype: str, magic: int, flags: int, data: str = "") -> None:
-        """A new file system on a directory that is there and that no symlink leads to.
+        """Mounts a new file system on an existing directory. The last name may not be a symlink.
 
-        runc refuses a link as /proc too: what follows would write to what it leads to.
+        runc refuses a symlink for /proc too, because later steps would write to its target.
         """
         with self.opened(path, _DIRECTORY | os.O_NOFOLLOW) as fd, _step(path):
             _native.mount(fstype, fd_path(fd), fstype, flags, data)
@@ -69,7 +69,8 @@ class ImageRoot:
                 raise ImgmountError(f"cannot set up {path} in the image: no {fstype} came there")
 
     def bind(self, source: int, path: str, *, recursive: bool = False) -> None:
-        """Shows what source is an O_PATH descriptor of on what is there: a file or a directory."""
+        """Binds a file or directory of the host on the existing one at path. source: an O_PATH
+        descriptor."""
         with self.opened(path) as fd, _step(path):
             if _native.fs_type(fd) == PROC:
                 raise ImgmountError(f"cannot set up {path} in the image: it leads into /proc")
@@ -80,7 +81,7 @@ class ImageRoot:
                 raise ImgmountError(f"cannot set up {path} in the image: it was replaced meanwhile")
 
     def make_read_only(self, path: str) -> None:
-        """The mount there and all below it. Linux 5.12."""
+        """Makes the mount at path and all mounts below it read-only. Needs Linux 5.12."""
         with self.opened(path) as fd, _step(path):
             _native.mount_setattr(fd_path(fd), _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
 
@@ -89,9 +90,9 @@ class ImageRoot:
             os.close(make_dirs_in_root(self.fd, path.lstrip("/")))
 
     def make_file(self, path: str) -> None:
-        """A place to bind a file on; what is there is left as it is.
+        """Makes an empty file to bind a file on; an existing file is left as it is.
 
-        Through a symlink that leads nowhere yet, too, as docker does.
+        If path is a symlink to a missing file, its target is made, as docker does.
         """
         with _step(path):
             make_file_in_root(self.fd, path.lstrip("/"))

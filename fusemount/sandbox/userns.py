@@ -1,7 +1,8 @@
-"""Law: an unprivileged user becomes root of a user namespace of their own (user_namespaces(7)).
+"""Law: makes an unprivileged user root of a new user namespace (user_namespaces(7)).
 
-With lines in /etc/subuid and /etc/subgid and the set-uid newuidmap, ids 1 to 65,536 of the image
-exist too; without them there is one id, and files of others show as nobody's.
+If the user has lines in /etc/subuid and /etc/subgid, and the set-uid newuidmap and newgidmap are
+there, ids 1 to 65,536 of the image are mapped too.  Else only id 0 is mapped, and files of other
+ids show as nobody's.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import subprocess
 from pathlib import Path
 
 from fusemount import _native
-from fusemount.errors import ImgmountError, NotPermitted
+from fusemount.errors import NotPermitted, translated
 
 _SUBIDS_MAX = 65536
 
 
 def enter_user_namespace() -> None:
-    """From now on we are uid 0 with all capabilities, in here. Needs a process of one thread.
+    """Makes us uid 0 with all capabilities in a new user namespace. We must have only one thread.
 
-    Raises NotPermitted where the system forbids it.
+    Raises NotPermitted if the system forbids it.
     """
     uid, gid, pid = os.geteuid(), os.getegid(), os.getpid()
     uids = [(0, uid, 1), *sub_ids(Path("/etc/subuid"), uid)]
@@ -59,7 +60,8 @@ def enter_user_namespace() -> None:
 def _map_from_outside(
     pid: int, go: int, uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]
 ) -> None:
-    """A child that stayed outside maps many ids, as only the set-uid helpers may. Never returns."""
+    """In a child that stayed outside: maps many ids, which only the set-uid programs may do. Never
+    returns."""
     code = 1
     try:
         if os.read(go, 1):
@@ -72,12 +74,10 @@ def _map_from_outside(
 
 
 def _map_ourselves(uid: int, gid: int) -> None:
-    try:
-        Path("/proc/self/setgroups").write_text("deny")  # the kernel's price for a gid_map
+    with translated("cannot map ids"):
+        Path("/proc/self/setgroups").write_text("deny")  # the kernel then allows a gid_map
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    except OSError as error:
-        raise ImgmountError(f"cannot map ids: {os.strerror(error.errno or 0)}") from error
 
 
 def sub_ids(file: Path, uid: int) -> list[tuple[int, int, int]]:

@@ -26,10 +26,10 @@
 #define FUSE_OVERLAYFS "user.fuseoverlayfs."
 #define ESCAPED "overlay."
 #define CAPABILITY "security.capability"
-/* As fusemount/rootfs/objects.py keeps a user's own xattr of that name. */
+/* The name under which fusemount/rootfs/objects.py stores an xattr OVERRIDE that the user set. */
 #define ESCAPED_OVERRIDE "imgmount.override_stat"
 #define OVERRIDE "user.containers.override_stat"
-#define BEGUN "imgmount" /* on the root of an upper of ours, which keeps owners in OVERRIDE */
+#define BEGUN "imgmount" /* on the root of an upper of imgmount that stores owners in OVERRIDE */
 #define ROOTS_WORD "imgmount.userxattr"
 #define LIST_MAX 65536u /* XATTR_LIST_MAX of Linux */
 
@@ -48,16 +48,16 @@ static bool is_owner(const char *name) {
     return strcmp(name, OVERRIDE) == 0 || strcmp(name, FUSE_OVERLAYFS "override_stat") == 0;
 }
 
-/* Marks that only overlayfs and we put on the root of an upper. */
+/* True for marks that only overlayfs and imgmount put on the root of an upper. */
 static bool is_uppers(const char *mark) {
     return strcmp(mark, BEGUN) == 0 || strcmp(mark, "impure") == 0 || strcmp(mark, "uuid") == 0 ||
            strcmp(mark, "origin") == 0;
 }
 
-/* Most objects have none, so the one call that says so is worth its directory: listxattrat(2) where
- * the kernel has it (6.13). */
+/* listxattr(2) of a name in a directory.  Most objects have no xattrs, so this is the one call for
+ * them, and it should be fast: listxattrat(2) if the kernel has it (since 6.13), else by a path. */
 static ssize_t list_of(int fd, const char *name, char *out) {
-    static bool too_old; /* a benign race: it only ever becomes true */
+    static bool too_old; /* threads may race here: it only ever becomes true */
     char place[IMG_NAME_IN_BYTES];
     if (!__atomic_load_n(&too_old, __ATOMIC_RELAXED)) {
         long n = syscall(SYS_LISTXATTRAT, fd, name, AT_SYMLINK_NOFOLLOW, out, (size_t)LIST_MAX);
@@ -101,7 +101,7 @@ static bool number(const char **at, int base, uint32_t *out) {
     return true;
 }
 
-/* "block-MAJOR-MINOR" or "char-MAJOR-MINOR": its S_IFMT, or 0. */
+/* Reads "block-MAJOR-MINOR" or "char-MAJOR-MINOR"; returns S_IFBLK, S_IFCHR, or 0 for neither. */
 static uint32_t device(const char *type, uint32_t *major, uint32_t *minor) {
     const char *at = behind(type, "block-");
     uint32_t kind = S_IFBLK;
@@ -128,7 +128,6 @@ static void take_type(img_dirmarks *marks, const char *type) {
     marks->mode |= device(type, &marks->rdev_major, &marks->rdev_minor);
 }
 
-/* What breaks the format says nothing. */
 static void take_owner(img_dirmarks *marks, const char *value) {
     const char *at = value;
     uint32_t uid, gid, mode;
@@ -160,7 +159,7 @@ static int nibble(char c) {
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* "-" or hexadecimal digits, to the end. */
+/* Reads "-" or hexadecimal digits, up to the end. */
 static bool capability(img_dirmarks *marks, const char *at) {
     marks->capability_len = 0;
     if (strcmp(at, "-") == 0)
@@ -174,7 +173,7 @@ static bool capability(img_dirmarks *marks, const char *at) {
     return !*at && marks->capability_len;
 }
 
-/* "atime mtime"; what breaks the format says nothing, here and below. */
+/* "atime mtime" */
 static void take_times(img_dirmarks *marks, const char *at) {
     marks->timed =
         time_of(&at, &marks->atime_ns) && *at++ == ' ' && time_of(&at, &marks->mtime_ns) && !*at;
@@ -219,7 +218,7 @@ static void take_mark(img_dirmarks *marks, const char *mark, const char *value, 
     }
 }
 
-/* A user's xattr that would have meant something, were it obeyed. */
+/* True for an xattr of the user that would be a mark if marks of its kind were obeyed. */
 static bool means_something(const char *name) {
     static const char *const marks[] = {
         "opaque",           "whiteout",        "redirect",           "metacopy",
@@ -233,7 +232,7 @@ static bool means_something(const char *name) {
     return false;
 }
 
-/* value is NUL-terminated behind its len bytes. */
+/* value has a NUL behind its len bytes. */
 static int take(img_dirmarks *marks, const char *name, const char *value, size_t len,
                 unsigned obeyed, img_error *err) {
     char own[XATTR_NAME_MAX + sizeof OVERRIDE];
@@ -270,7 +269,7 @@ static int take(img_dirmarks *marks, const char *name, const char *value, size_t
     } else if (means_something(name)) {
         marks->disobeyed = true;
     } else if (strcmp(name, CAPABILITY) == 0) {
-        marks->capable = true; /* it counts: the last value stays */
+        marks->capable = true; /* it wins over the mark: it replaces a value put before */
     }
     return img_xattr_set_put(&marks->xattrs, name, strlen(name), value, len, err);
 }

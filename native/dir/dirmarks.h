@@ -1,27 +1,34 @@
-/* dirmarks.h: what the xattrs of an object in a directory layer say, to overlayfs and to the user.
+/* dirmarks.h: separates the xattrs of an object in a directory layer into marks and data.
  *
- * Law: one object, no tree.  Obeyed and hidden, <P> being `trusted.overlay.` or `user.overlay.`:
+ * Law: one object, no tree.  A mark changes how the object is shown, and is hidden; an xattr that
+ * is data is shown.  The caller decides which kinds of marks a layer has (`obeyed`, from
+ * fusemount/layer/marks.py); all other xattrs are data.  The marks, <P> being `trusted.overlay.`
+ * with IMG_MARKS_TRUSTED and `user.overlay.` with IMG_MARKS_USER:
  *
- *   <P>opaque = "y"       nothing of the layers below shows in this directory
- *   <P>whiteout           on an empty file: its name is a whiteout
- *   <P>redirect = PATH    where the layers below have it
- *   <P>metacopy           the contents are those that the layers below have
- *   <P>overlay.NAME       a user's own xattr <P>NAME, shown as that
- *   <P>imgmount.special   on an empty file: the device that the file stands for
- *   <P>imgmount.set_id    of what is no directory: set-id bits, octal, that its mode lacks
- *   <P>imgmount.capability    its security.capability, where it has no real one
- *   <P>imgmount.times     of a directory: its atime and mtime
- *   <P>imgmount.origin    of anything else: where the layers below have what was copied up
- *   <P>imgmount.held      of anything else: its mode, atime, mtime and capability
- *   <P>*                  overlayfs' other bookkeeping, hidden
+ *   <P>opaque = "y"          directory: it shows nothing of the layers below
+ *   <P>whiteout              empty file: its name is a whiteout
+ *   <P>redirect = PATH       the object's path in the layers below
+ *   <P>metacopy              file: its contents are in the layers below
+ *   <P>overlay.NAME          data: an xattr <P>NAME that the user set; shown under that name
+ *   <P>imgmount.special = "block-MAJOR-MINOR" or "char-MAJOR-MINOR"
+ *                            empty file: it is shown as this device
+ *   <P>imgmount.set_id = "4000", "2000" or "6000"
+ *                            no directory: set-id bits that the object's mode lacks
+ *   <P>imgmount.capability   the object's security.capability, unless it has a real one
+ *   <P>imgmount.override_stat    data: the xattr user.containers.override_stat that the user set
+ *   <P>imgmount.times = "atime mtime", in ns
+ *                            directory: its times
+ *   <P>imgmount.origin = PATH    no directory: the path in the layers below that was copied up
+ *   <P>imgmount.held = "mode atime mtime capability", mode in octal, times in ns, capability in
+ *                            hexadecimal or "-"; no directory: the attributes to show
+ *   <P>*                     other marks of overlayfs, hidden
  *   user.containers.override_stat, user.fuseoverlayfs.override_stat = "uid:gid:mode[:type]"
- *                         who owns it and what it is, with IMG_MARKS_OWNER; type is dir, file,
- *                         symlink, pipe, socket, block-MAJOR-MINOR or char-MAJOR-MINOR
- *   user.fuseoverlayfs.*  with IMG_MARKS_USER: opaque is obeyed, all are hidden
+ *                            with IMG_MARKS_OWNER: the object's owner, mode and type; type is dir,
+ *                            file, symlink, pipe, socket, block-MAJOR-MINOR or char-MAJOR-MINOR
+ *   user.fuseoverlayfs.*     with IMG_MARKS_USER: opaque is obeyed, all are hidden
  *
- * Those of imgmount are those of fusemount/rootfs/objects.py, and mean the same: an upper may be
- * a layer of the next mount.  Which marks a layer's are, its caller says
- * (fusemount/layer/marks.py); all other xattrs are data.
+ * A mark whose value breaks its format has no effect.  The marks of imgmount are those that
+ * fusemount/rootfs/objects.py writes, because an upper may be a layer of the next mount.
  * Sources: kernel Documentation/filesystems/overlayfs.rst; containers/storage pkg/idtools;
  * fuse-overlayfs(1).
  */
@@ -34,35 +41,37 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {                        /* what is obeyed */
-       IMG_MARKS_TRUSTED = 1, /* `trusted.overlay.` */
-       IMG_MARKS_USER = 2,    /* `user.overlay.` */
-       IMG_MARKS_OWNER = 4,   /* owners that stand in `user.` */
-       IMG_MARKS_NAMES = 8,   /* names `.wh.` (dirscan.h) */
+/* Kinds of marks. */
+enum {
+    IMG_MARKS_TRUSTED = 1, /* `trusted.overlay.` */
+    IMG_MARKS_USER = 2,    /* `user.overlay.` */
+    IMG_MARKS_OWNER = 4,   /* owners in `user.` xattrs */
+    IMG_MARKS_NAMES = 8,   /* names that begin with `.wh.` (dirscan.h) */
 };
-enum {                            /* what a root says besides */
-       IMG_MARKS_UPPER = 16,      /* overlayfs or we wrote it: a name `.wh.x` is a file's */
-       IMG_MARKS_ROOTS_WORD = 32, /* root said of it that its marks are a user's */
+/* Further facts that the marks on a layer's root show. */
+enum {
+    IMG_MARKS_UPPER = 16,      /* overlayfs or imgmount wrote it: a name `.wh.x` is a file */
+    IMG_MARKS_ROOTS_WORD = 32, /* trusted.overlay.imgmount.userxattr: its marks are `user.` */
 };
 
 enum { IMG_HELD_CAPABILITY_MAX = 64 };
 
 typedef struct img_dirmarks {
-    img_xattr_set xattrs; /* the user's */
+    img_xattr_set xattrs; /* the data */
     bool opaque, whiteout, metacopy;
-    bool owned; /* uid, gid, mode and rdev are those to show; mode may lack a type */
+    bool owned; /* override_stat: uid, gid, mode and rdev are set; mode may lack a type */
     uint32_t uid, gid, mode, rdev_major, rdev_minor;
-    uint32_t special; /* S_IFCHR or S_IFBLK, 0: none; with its own rdev */
+    uint32_t special; /* S_IFCHR or S_IFBLK, with special_major and special_minor; 0: none */
     uint32_t special_major, special_minor;
-    uint32_t set_id; /* of 06000 */
-    bool timed;      /* atime_ns and mtime_ns are those of the directory */
-    bool held;       /* held_mode, atime_ns and mtime_ns are those of the object that is none */
+    uint32_t set_id; /* bits of 06000 */
+    bool timed;      /* times: atime_ns and mtime_ns are set, for a directory */
+    bool held;       /* held: held_mode, atime_ns and mtime_ns are set, for other objects */
     uint32_t held_mode;
     int64_t atime_ns, mtime_ns;
-    unsigned char capability[IMG_HELD_CAPABILITY_MAX];
-    size_t capability_len; /* 0: none */
-    bool capable;          /* it has a real capability */
-    bool disobeyed;        /* a user's mark was data */
+    unsigned char capability[IMG_HELD_CAPABILITY_MAX]; /* of held */
+    size_t capability_len;                             /* 0: none */
+    bool capable;   /* the object has a real security.capability */
+    bool disobeyed; /* an xattr of the user would be a mark if it were obeyed; it is data */
     char redirect[4096];
     size_t redirect_len; /* 0: none */
     char origin[4096];
@@ -71,11 +80,11 @@ typedef struct img_dirmarks {
 
 void img_dirmarks_free(img_dirmarks *marks);
 
-/* Of what kinds the layer whose root is open as fd has marks on its root: IMG_MARKS_* together. */
+/* The kinds of marks that are on the root of a layer, open as fd: the union of IMG_MARKS_*. */
 unsigned img_dirmarks_said(int fd);
 
-/* Reads those of name in the directory fd, never through a symlink; what was there is replaced.
- * What cannot be read (no right to, no xattrs here) is not there. E2BIG, ENOMEM, EIO. */
+/* Replaces *marks by those of name in the directory fd.  Symlinks are not followed.  An xattr that
+ * cannot be read (no permission, a file system without xattrs) is ignored.  E2BIG, ENOMEM, EIO. */
 int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned obeyed,
                       img_error *err);
 

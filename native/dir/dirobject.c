@@ -36,12 +36,12 @@ static void split_time(int64_t ns, int64_t *seconds, uint32_t *rest) {
     *rest = (uint32_t)(left < 0 ? left + second : left);
 }
 
-/* The object is what the owner kept in its xattr says. */
+/* Applies override_stat.  file: the object is a regular file. */
 static void set_owner(const img_dirmarks *marks, img_entry *e, bool file) {
     uint32_t type = marks->mode & S_IFMT;
     e->uid = marks->uid;
     e->gid = marks->gid;
-    /* only a file can stand for what could not be made */
+    /* Only a regular file can be shown as another type: it is a substitute for such an object. */
     e->mode = (marks->mode & 07777) | (type && file && !S_ISDIR(type) ? type : e->mode & S_IFMT);
     if (S_ISBLK(e->mode) || S_ISCHR(e->mode)) {
         e->rdev_major = marks->rdev_major;

@@ -1,7 +1,7 @@
-/* dirobject.h: what one object of a directory layer is, as its stat and its marks together show it.
+/* dirobject.h: the attributes of one object of a directory layer, from its stat and its marks.
  *
- * Law: one object, and no path to it.  The attributes that an img_entry gets are those of stat(2),
- * unless a mark (dirmarks.h) has another value.
+ * Law: one object, no tree.  An entry gets the attributes of stat(2), unless a mark (dirmarks.h)
+ * has others.
  */
 #ifndef IMG_DIROBJECT_H
 #define IMG_DIROBJECT_H

@@ -21,8 +21,8 @@
 #define META ".wh..wh."
 #define OPAQUE ".wh..wh..opq"
 
-typedef struct directory { /* one that is to be listed */
-    uint32_t path;         /* in the pool */
+typedef struct directory { /* a directory that is still to be listed */
+    uint32_t path;         /* pool offset */
     uint32_t entry;
     uint16_t len;
     uint16_t depth;
@@ -35,11 +35,11 @@ typedef struct scanning {
     img_error *err;
     img_dirmarks marks;
     img_bytes scratch;
-    uint64_t mount;     /* the root's mount id; 0: the kernel does not say */
+    uint64_t mount;     /* the root's mount id; 0: the kernel does not return it (before 5.8) */
     directory *waiting; /* a stack */
     size_t n_waiting, waiting_size;
     img_dirlinks links;
-    img_bytes names; /* of the directory at hand, NUL-terminated */
+    img_bytes names; /* of the current directory, each with a NUL */
     const char **sorted;
     size_t n_sorted, sorted_size;
     directory here;
@@ -51,21 +51,21 @@ static int no_memory(scanning *s) {
     return img_fail(s->err, ENOMEM, "out of memory");
 }
 
-/* The path of a name in the directory at hand, "" being that directory; it may be cut. */
-static void spell(const scanning *s, char *out, size_t size, const char *name) {
+/* Writes the path of a name in the current directory; "" is that directory.  It may be cut. */
+static void write_path(const scanning *s, char *out, size_t size, const char *name) {
     (void)snprintf(out, size, "%.*s%s%s", (int)s->here.len,
                    s->builder.pool.data ? s->builder.pool.data + s->here.path : "",
                    s->here.len && *name ? "/" : "", name);
 }
 
-/* Says which name is at fault; returns -1. */
+/* Sets err->member to the path of the name, unless it is set already; returns -1. */
 static int at_fault(scanning *s, const char *name) {
     if (s->err->member[0] == '\0')
-        spell(s, s->err->member, sizeof s->err->member, name);
+        write_path(s, s->err->member, sizeof s->err->member, name);
     return -1;
 }
 
-/* Room for one more item behind n. */
+/* Makes room for one more item behind n. */
 static int grow(void **array, size_t n, size_t *size, size_t item) {
     if (n < *size)
         return 0;
@@ -105,7 +105,7 @@ static int set_marks(scanning *s, img_entry *e) {
 
 /* ---- what depends on the kind ------------------------------------------------------------- */
 
-/* Whether what was opened is what was looked at: the name may be another file's by now. */
+/* True if the opened file is the one that st describes: the name may be another file by now. */
 static bool is_still(int fd, const struct statx *st) {
     struct statx now;
     return img_object_look(fd, "", &now) == 0 && now.stx_mode == st->stx_mode &&
@@ -117,7 +117,7 @@ static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd,
     ssize_t n = -1;
     if (!S_ISREG(st->stx_mode)) {
         n = readlinkat(fd, name, target, sizeof target);
-    } else { /* the file holds the link's target: user.containers.override_stat says so */
+    } else { /* by user.containers.override_stat, the file is a symlink and contains its target */
         int in = openat(fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (in >= 0) {
             n = is_still(in, st) ? pread(in, target, sizeof target, 0) : (errno = EIO, -1);
@@ -132,7 +132,7 @@ static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd,
     return img_builder_text(&s->builder, target, (size_t)n, &e->link, s->err);
 }
 
-/* The name stands in the file's record, so that both are there when the entries are gone. */
+/* Puts the file's record and name into the pool: both are needed after the entries are freed. */
 static int put_record(scanning *s, img_entry *e, const struct statx *st, const char *name) {
     img_file_record record = {.number = ++s->n_files,
                               .dir = s->here.path,
@@ -155,7 +155,7 @@ static int put_record(scanning *s, img_entry *e, const struct statx *st, const c
     return 0;
 }
 
-/* The path of a name in the directory at hand, into the pool. */
+/* Puts the path of a name into the pool. */
 static int put_path(scanning *s, const char *dir, size_t dir_len, const char *name, size_t name_len,
                     uint32_t *at, uint16_t *len) {
     char path[IMG_PATH_BYTES_MAX];
@@ -181,7 +181,7 @@ static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const 
         return no_memory(s);
     s->waiting = waiting;
     directory *d = &s->waiting[s->n_waiting++];
-    d->entry = (uint32_t)s->builder.n_entries; /* which is about to be added */
+    d->entry = (uint32_t)s->builder.n_entries; /* the caller adds the entry next */
     d->depth = (uint16_t)(s->here.depth + 1);
     return put_path(s, s->builder.pool.data + s->here.path, s->here.len, name, e->name_len,
                     &d->path, &d->len);
@@ -189,7 +189,7 @@ static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const 
 
 static int put_hardlink(scanning *s, img_entry *e, uint32_t target) {
     const img_entry *first = &s->builder.entries[target];
-    /* by offset: the pool may move */
+    /* copies, because the pool may move */
     char dir[IMG_PATH_BYTES_MAX], name[IMG_NAME_MAX];
     memcpy(dir, s->builder.pool.data + first->dir, first->dir_len);
     memcpy(name, s->builder.pool.data + first->name, first->name_len);
@@ -216,7 +216,7 @@ static int put_whiteout(scanning *s, const char *name) {
     return img_builder_entry(&s->builder, &e, s->err);
 }
 
-/* `.wh.` names, as a layer's tar has them (merge.h). */
+/* A name that begins with `.wh.`; the rules are those of tars (merge.h). */
 static int put_prefixed(scanning *s, const char *name) {
     if (strcmp(name, OPAQUE) == 0) {
         s->builder.entries[s->here.entry].flags |= IMG_ENTRY_OPAQUE;
@@ -257,7 +257,7 @@ static int put_body(scanning *s, img_entry *e, const struct statx *st, int fd, c
 
 static void count_disobeyed(scanning *s, const char *name) {
     if (s->marks.disobeyed && s->scan->disobeyed++ == 0)
-        spell(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
+        write_path(s, s->scan->first_disobeyed, sizeof s->scan->first_disobeyed, name);
 }
 
 static int put_name(scanning *s, int fd, const char *name) {
@@ -266,7 +266,7 @@ static int put_name(scanning *s, int fd, const char *name) {
         return put_prefixed(s, name);
     int result = img_object_look(fd, name, &st);
     if (result == -ENOENT)
-        return 0; /* gone since it was listed */
+        return 0; /* removed since it was listed */
     if (result < 0)
         return img_fail(s->err, -result, "%s", strerror(-result));
     if (img_dirmarks_read(&s->marks, fd, name, s->scan->obeyed, s->err) < 0)
@@ -286,7 +286,7 @@ static int put_name(scanning *s, int fd, const char *name) {
 
 /* ---- directories -------------------------------------------------------------------------- */
 
-/* Once it is to end, all names are alike, and the sort is over soon. */
+/* After an interruption all names compare as equal, so that the sort ends soon. */
 static int by_name(const void *a, const void *b, void *scanned) {
     scanning *s = scanned;
     if (s->interrupted || img_interrupted(1, s->err) < 0) {
@@ -296,7 +296,7 @@ static int by_name(const void *a, const void *b, void *scanned) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Fills s->sorted. */
+/* Reads the names of a directory into s->sorted, in their order. */
 static int list(scanning *s, DIR *dir) {
     s->names.len = s->n_sorted = 0;
     size_t n = 0;
@@ -331,11 +331,11 @@ static int list(scanning *s, DIR *dir) {
 
 static void cannot_read(scanning *s) {
     if (s->scan->unreadable++ == 0)
-        spell(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
+        write_path(s, s->scan->first_unreadable, sizeof s->scan->first_unreadable, "");
 }
 
 static int open_here(const scanning *s, int flags) {
-    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path's limit */
+    char path[IMG_PATH_BYTES_MAX + 1]; /* put_path has this limit */
     if (s->here.len)
         memcpy(path, s->builder.pool.data + s->here.path, s->here.len);
     path[s->here.len] = 0;
@@ -374,7 +374,7 @@ static int put_directory(scanning *s) {
             (void)at_fault(s, s->sorted[i]);
     }
     (void)closedir(dir);
-    /* the first by name is to be the next that is listed */
+    /* Reverse the new part of the stack, so that the first directory by name is listed next. */
     for (size_t i = above, k = s->n_waiting; i + 1 < k; i++, k--) {
         directory d = s->waiting[i];
         s->waiting[i] = s->waiting[k - 1];
@@ -394,7 +394,7 @@ static int put_root(scanning *s) {
     count_disobeyed(s, "");
     img_entry e = {0};
     img_object_attributes(&s->marks, &st, &e);
-    s->marks.redirect_len = 0; /* a root stands where it stands */
+    s->marks.redirect_len = 0; /* a root is not moved */
     if (set_marks(s, &e) < 0 || img_builder_entry(&s->builder, &e, s->err) < 0)
         return -1;
     s->waiting = malloc(sizeof *s->waiting);

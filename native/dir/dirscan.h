@@ -1,17 +1,20 @@
-/* dirscan.h: a directory as a layer: its index, read from the file system as it stands now.
+/* dirscan.h: makes the index of a directory layer, by walking the directory on the host.
  *
- * Law: what is there and what it says of itself; what that means to the layers below is
- * mergedir.h's.  Contents are not read; layerfile.h opens them when they are wanted.
+ * Law: an entry has what the object and its marks contain; mergedir.h applies it to the layers
+ * below.  Contents of files are not read; layerfile.h opens the files later.
  *
- * Entries: the root first, then each directory's, by name, side by side; so the same directory
- * gives the same index whatever order its file system lists it in.  Names of one object (the same
- * device and inode, in this layer) after its first are IMG_HARDLINK.  Whiteouts are IMG_WHITEOUT,
- * be they a character device 0:0, an empty file with the xattr, or a name `.wh.X`; an opaque
- * directory has IMG_ENTRY_OPAQUE, be it by xattr or by `.wh..wh..opq` in it; aufs' other
- * `.wh..wh.*` are left out.  Without IMG_MARKS_NAMES such names are those of files.
+ * Order: the root first, then the entries of each directory together, by name.  So a directory
+ * always gives the same index, in whatever order its file system lists names.  The first name of an
+ * object (device and inode) is its entry; further names in the layer are IMG_HARDLINK.
  *
- * Another file system mounted in it shows as a directory without anything in it, as overlayfs has
- * it; a directory that may not be read likewise (scan.unreadable counts those).
+ * A whiteout is IMG_WHITEOUT.  It is a character device 0:0, an empty file with the xattr, or a
+ * name
+ * `.wh.X`.  An opaque directory has IMG_ENTRY_OPAQUE.  It has the xattr, or a file `.wh..wh..opq`
+ * in it.  Other names `.wh..wh.*` belong to aufs and are left out.  Without IMG_MARKS_NAMES, names
+ * that begin with `.wh.` are ordinary names.
+ *
+ * A mount point of another file system is an empty directory in the index, as with overlayfs.  So
+ * is a directory that may not be read; scan.unreadable counts these.
  */
 #ifndef IMG_DIRSCAN_H
 #define IMG_DIRSCAN_H
@@ -23,12 +26,12 @@ typedef struct img_dirscan {
     unsigned obeyed;            /* IMG_MARKS_* of dirmarks.h */
     uint64_t unreadable;        /* out: directories that may not be read */
     char first_unreadable[256]; /* out: one of them, cut */
-    uint64_t disobeyed;         /* out: objects with marks of a user's that were taken as data */
+    uint64_t disobeyed;         /* out: objects with marks of the user that were taken as data */
     char first_disobeyed[256];  /* out: one of them, cut */
 } img_dirscan;
 
-/* fd: the layer's root, as img_layer_open_root gives it; borrowed.
- * EBADMSG, E2BIG: err->member names what; ENOMEM, EIO and what else the file system says. */
+/* fd: the layer's root, from img_layer_open_root; borrowed.  EBADMSG, E2BIG: err->member is the
+ * path of the object.  ENOMEM, EINTR, EIO and other errors of the file system. */
 img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err);
 
 #endif

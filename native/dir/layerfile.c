@@ -23,7 +23,7 @@ int img_layer_open_root(const char *path) {
     return fd < 0 ? -code : fd;
 }
 
-/* False where an inode may have another number once it has left the cache. */
+/* False if an inode may get another number after it has left the kernel's cache. */
 static bool inodes_last(int fd) {
     struct statfs fs;
     if (fstatfs(fd, &fs) < 0)
@@ -41,8 +41,9 @@ static bool inodes_last(int fd) {
     }
 }
 
-/* Whether it is the file that was scanned, and open to whom the tree shows it as open: a user who
- * gives up a name in /tmp, or who moves a file of root's to one, must not have it read for him. */
+/* True if fd is the file that was scanned and its owner and mode are the same.  The daemon checks
+ * permissions with the owner and mode of the scan.  So a user who owns a directory of the layer
+ * must not be able to move a secret file of root to a name that the tree shows as readable. */
 static bool is_the_scanned(int fd, const img_file_record *record) {
     struct stat st;
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_mode != record->mode ||
@@ -63,13 +64,13 @@ int img_layer_open_file(int root, const img_index *index, uint64_t at) {
         path[len++] = '/';
     memcpy(path + len, index->pool + at + sizeof record, record.name_len);
     path[len + record.name_len] = 0;
-    /* O_NONBLOCK: a fifo in its place must not hang us */
+    /* O_NONBLOCK: if the name is a fifo now, opening it must not wait */
     const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
     int fd = img_open_beneath(root, path, flags | O_NOATIME, 0);
     if (fd == -EPERM)
         fd = img_open_beneath(root, path, flags, 0);
     if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO)
-        return -EIO; /* somebody took it away under us */
+        return -EIO; /* another process removed or replaced it after the scan */
     if (fd >= 0 && !is_the_scanned(fd, &record)) {
         (void)close(fd);
         return -EIO;

@@ -1,21 +1,21 @@
-/* layerfile.h: opening what stands in a directory layer, beneath the layer's root and nowhere else.
+/* layerfile.h: opens the root of a directory layer, and its files.
  *
- * Paths are resolved by beneath.h, which follows no symlink.
- * Errors: negative errno values.
+ * Law: files are opened beneath the layer's root and never outside it: beneath.h resolves the paths
+ * and follows no symlink.  Errors: negative errno values.
  */
 #ifndef IMG_LAYERFILE_H
 #define IMG_LAYERFILE_H
 
 #include "index/index.h"
 
-/* The root of a directory layer, O_DIRECTORY. With the privilege it is opened as overlayfs opens
- * its layers, through a mount of its own: read-only, without atime, without what is mounted in it
- * (be it the very mount that shows it). */
+/* Opens the root of a directory layer, with O_DIRECTORY.  With the privilege it is opened as
+ * overlayfs opens its layers, through a mount of its own (clonemount.h), which is read-only, does
+ * not update atime, and has no mounts in it: one of these could be the mount of this very layer. */
 int img_layer_open_root(const char *path);
 
-/* A file of a directory layer by the pool offset of its img_file_record: readable, surely the
- * regular file that was scanned, with the owner and mode it had then, without touching its atime
- * where we may. -EIO when there is none (any more). */
+/* Opens a file of a directory layer for reading.  record: the pool offset of its img_file_record.
+ * The file is the regular file that was scanned, with the same owner and mode.  Its atime is not
+ * updated if the process may ask for that.  -EIO: there is no such file any more. */
 int img_layer_open_file(int root, const img_index *index, uint64_t record);
 
 #endif

@@ -1,6 +1,6 @@
 /* Room dir/.
  *
- * From a directory on the host to an index, and back to the bytes of its files.
+ * Directory layers: from a directory on the host to an index, and from the index to the files.
  *
  * May include: base, index.
  */

@@ -1,7 +1,13 @@
-/* fastfile.c: contents: READ, WRITE, FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE. */
+/* fastfile.c: reads and changes contents: READ, WRITE, FSYNC, LSEEK, FALLOCATE, COPY_FILE_RANGE. */
 #define _GNU_SOURCE /* preadv2, syncfs */
-#include "fast/fast.h"
+#include "fast/fastfile.h"
+
+#include "fast/defer.h"
+#include "fast/fastloop.h"
+#include "fast/fastrequest.h"
+#include "fast/push.h"
 #include "tree/content.h"
+#include "upper/changedata.h"
 
 #include <errno.h>
 #include <string.h>
@@ -9,8 +15,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* One COPY_FILE_RANGE copies at most this much: the caller comes again for the rest, and others
- * have their turn. */
+/* One COPY_FILE_RANGE copies at most this many bytes. The caller asks again for the rest; other
+ * requests come in between. */
 #define COPY_MOST (16u << 20)
 
 /* ---- READ --------------------------------------------------------------------------------- */
@@ -36,7 +42,7 @@ static ssize_t read_upper(fast_request *req, uint64_t offset, size_t size) {
 
 static ssize_t read_layer(fast_request *req, const img_content *content, uint64_t offset,
                           size_t size) {
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     ssize_t n = img_content_read_now(content, offset, req->out, size);
     if (n == -EAGAIN) {
         fast_will_wait(req->path);
@@ -74,17 +80,17 @@ int fast_read(fast_request *req) {
     req->bytes = (uint64_t)n;
     (void)fast_reply(req, req->out, (size_t)n);
     if (!in_upper)
-        fast_notify_read(req->path->notify, (img_id)req->in->nodeid);
+        fast_push_was_read(req->path->notify, (img_id)req->in->nodeid);
     return 0;
 }
 
-/* ---- WRITE and what goes with it ---------------------------------------------------------- */
+/* ---- WRITE and the other operations ---------------------------------------------------------- */
 
 static int no_upper(fast_request *req) {
     return req->path->upper ? 0 : -EROFS;
 }
 
-static int prepare(fast_request *req, uint64_t id) {
+static int copy_up_data(fast_request *req, uint64_t id) {
     req->wanted = id;
     return FAST_COPY_UP_DATA;
 }
@@ -96,15 +102,15 @@ int fast_write(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     if (in->size > 65536)
-        fast_will_wait(req->path); /* the upper's file system may make it wait for dirty pages */
+        fast_will_wait(req->path); /* the upper's file system may throttle writers */
     img_caller caller = fast_caller(req);
     ssize_t n = img_write(req->path->upper, (img_id)req->in->nodeid, in->offset,
                           req->arg + sizeof *in, in->size, in->write_flags & FUSE_WRITE_CACHE,
                           in->write_flags & FUSE_WRITE_KILL_SUIDGID ? &caller : NULL);
     if (n == IMG_WRITE_DECLINED)
-        return prepare(req, req->in->nodeid);
+        return copy_up_data(req, req->in->nodeid);
     if (n < 0)
         return (int)n;
     struct fuse_write_out out = {.size = (uint32_t)n};
@@ -139,8 +145,8 @@ int fast_lseek(fast_request *req) {
     struct fuse_lseek_out out = {0};
     int64_t found = -1;
     if (req->stage != FAST_LET_THROUGH) {
-        /* The kernel asks without having written back what it holds: first it must. */
-        int failed = fast_notify_defer(req->path->notify, req, true);
+        /* The kernel sends LSEEK without writing back its dirty pages first; have it do so. */
+        int failed = fast_defer(req->path->notify, req, true);
         return failed ? failed : FAST_SILENT;
     }
     if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE)
@@ -175,13 +181,13 @@ int fast_fallocate(fast_request *req) {
     int result = no_upper(req);
     if (result)
         return result;
-    fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+    fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     result = img_allocate(req->path->upper, (img_id)req->in->nodeid, (int)in->mode, in->offset,
                           in->length, img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (result == IMG_DECLINED)
-        return prepare(req, req->in->nodeid);
+        return copy_up_data(req, req->in->nodeid);
     return result ? result : fast_reply(req, NULL, 0);
 }
 
@@ -192,7 +198,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
         return result;
     if (in->nodeid_out > UINT32_MAX)
         return -ESTALE;
-    fast_notify_stop_pushing(req->path->notify, (img_id)in->nodeid_out);
+    fast_push_stop(req->path->notify, (img_id)in->nodeid_out);
     fast_will_wait(req->path);
     img_caller caller = fast_caller(req);
     *copied = img_copy_range(req->path->upper, (img_id)req->in->nodeid, in->off_in,
@@ -200,7 +206,7 @@ static int copy_range(fast_request *req, ssize_t *copied) {
                              in->len < COPY_MOST ? in->len : COPY_MOST,
                              img_caller_keeps_set_id(&caller) ? NULL : &caller);
     if (*copied == IMG_WRITE_DECLINED)
-        return prepare(req, in->nodeid_out);
+        return copy_up_data(req, in->nodeid_out);
     if (*copied < 0)
         return (int)*copied;
     req->bytes = (uint64_t)*copied;

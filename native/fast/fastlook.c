@@ -1,10 +1,17 @@
-/* fastlook.c: what only looks at the tree: names, attributes, listings, links, xattrs, statfs.
+/* fastlook.c: answers requests that only read: names, attributes, listings, links, xattrs, statfs.
  *
- * Each handler copies what it answers while it holds the tree's read lock, and answers without it.
+ * Each handler copies its answer from the tree under the tree's read lock, and sends it without the
+ * lock.
  */
 #define _GNU_SOURCE /* statx */
-#include "fast/fast.h"
+#include "fast/fastlook.h"
+
+#include "fast/fastrequest.h"
+#include "fast/push.h"
 #include "tree/content.h"
+#include "tree/xattrs.h"
+#include "upper/changexattr.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,17 +32,13 @@ static void unlock(fast_request *req) {
 
 /* ---- attributes --------------------------------------------------------------------------- */
 
-/* include/linux/kdev_t.h new_encode_dev: what the kernel takes out of fuse_attr.rdev */
+/* A dev_t in the form of fuse_attr.rdev (include/linux/kdev_t.h, new_encode_dev). */
 static uint32_t encode_dev(uint64_t dev) {
     unsigned hi = major(dev), lo = minor(dev);
     return (lo & 0xffu) | (hi << 8) | ((lo & ~0xffu) << 12);
 }
 
-img_caller fast_caller(const fast_request *req) {
-    return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
-}
-
-void fast_fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
+static void fill_attr(const img_tree *tree, img_id id, struct fuse_attr *attr) {
     const img_node *node = img_node_at(tree, id);
     *attr = (struct fuse_attr){
         .ino = img_node_ino(node, id),
@@ -65,7 +68,7 @@ int fast_entry(fast_request *req, img_id id, struct fuse_entry_out *entry) {
                                      .generation = img_node_generation(req->path->tree, node),
                                      .entry_valid = FAST_FOREVER,
                                      .attr_valid = FAST_FOREVER};
-    fast_fill_attr(req->path->tree, id, &entry->attr);
+    fill_attr(req->path->tree, id, &entry->attr);
     return 0;
 }
 
@@ -74,12 +77,12 @@ int fast_getattr(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node)
-        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &out.attr);
+        fill_attr(req->path->tree, (img_id)req->in->nodeid, &out.attr);
     unlock(req);
     return node ? fast_reply(req, &out, sizeof out) : -ESTALE;
 }
 
-/* When its object was made, of what has one; the layers do not say. */
+/* The time when the node's object in the upper was made. Layers do not record such a time. */
 static void fill_birth(fast_request *req, wire_statx *stat) {
     struct statx found;
     int fd = img_upper_pin(req->path->upper, (img_id)req->in->nodeid);
@@ -100,7 +103,7 @@ int fast_statx(fast_request *req) {
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     if (node) {
-        fast_fill_attr(req->path->tree, (img_id)req->in->nodeid, &a);
+        fill_attr(req->path->tree, (img_id)req->in->nodeid, &a);
         birth = node->flags & IMG_NODE_UPPER && (S_ISREG(node->mode) || S_ISDIR(node->mode));
     }
     unlock(req);
@@ -128,7 +131,7 @@ int fast_statx(fast_request *req) {
 }
 
 int fast_access(fast_request *req) {
-    /* Only asked without default_permissions: then the mounter is the only one who can ask. */
+    /* Sent only without default_permissions, and then only for the user who mounted. */
     const struct fuse_access_in *in = (const void *)req->arg;
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
@@ -160,7 +163,8 @@ int fast_statfs(fast_request *req) {
 
 /* ---- names -------------------------------------------------------------------------------- */
 
-/* R. The node of a name; "." and ".." are asked by who has a file handle only (EXPORT_SUPPORT). */
+/* R. The node of a name; 0 when there is none. "." and ".." come only from the resolution of a file
+ * handle (EXPORT_SUPPORT). */
 static img_id find(const img_tree *tree, img_id parent, const char *name, size_t len) {
     if (len == 1 && name[0] == '.')
         return parent;
@@ -180,7 +184,7 @@ int fast_lookup(fast_request *req) {
         return -ENAMETOOLONG;
     read_lock(req);
     const img_node *parent = img_tree_node(tree, req->in->nodeid);
-    bool itself = len == 1 && name[0] == '.'; /* of a file as well: open_by_handle_at(2) */
+    bool itself = len == 1 && name[0] == '.'; /* also of a file: open_by_handle_at(2) */
     int result = !parent ? -ESTALE : itself || S_ISDIR(parent->mode) ? 0 : -ENOTDIR;
     img_id id = result ? 0 : find(tree, (img_id)req->in->nodeid, name, len);
     if (id)
@@ -188,7 +192,7 @@ int fast_lookup(fast_request *req) {
     unlock(req);
     if (result)
         return result;
-    /* nodeid 0: there is none, and the kernel may remember that */
+    /* nodeid 0: the name does not exist, and the kernel may cache that */
     result = fast_reply(req, &entry, sizeof entry);
     if (result && id)
         img_forget(tree, req->path->upper, id, 1);
@@ -250,7 +254,7 @@ static bool add(listing *to, const char *name, size_t len, img_id id, uint64_t c
         struct fuse_direntplus *plus = (void *)to->at;
         entry = &plus->dirent;
         plus->entry_out = (struct fuse_entry_out){0};
-        /* The kernel takes no reference for "." and "..", nor for nodeid 0. */
+        /* The kernel counts no lookup for "." and "..", nor for nodeid 0. */
         if (!dots)
             (void)fast_entry(to->req, id, &plus->entry_out);
     }
@@ -265,7 +269,7 @@ static bool add(listing *to, const char *name, size_t len, img_id id, uint64_t c
     return true;
 }
 
-/* R. */
+/* R. Adds the entries beyond cookie `from`, as many as fit. */
 static void list(listing *to, img_id id, uint64_t from) {
     const img_tree *tree = to->req->path->tree;
     const img_dir *dir = img_node_at(tree, id)->u.dir;
@@ -298,7 +302,7 @@ static int answer_listing(fast_request *req, bool plus) {
         return result;
     result = fast_reply(req, req->out, (size_t)(to.at - req->out));
     if (plus && to.at > req->out && in->offset <= UINT32_MAX)
-        fast_notify_listed(req->path->notify, id, (uint32_t)in->offset);
+        fast_push_was_listed(req->path->notify, id, (uint32_t)in->offset);
     return 0;
 }
 
@@ -312,7 +316,7 @@ int fast_readdirplus(fast_request *req) {
 
 /* ---- xattrs ------------------------------------------------------------------------------- */
 
-/* The size asked for, or the bytes; as getxattr(2). */
+/* As getxattr(2): with room 0 the size, else the bytes. */
 static int answer_sized(fast_request *req, uint32_t room, size_t size) {
     struct fuse_getxattr_out out = {.size = (uint32_t)size};
     if (room == 0)
@@ -328,9 +332,9 @@ int fast_getxattr(fast_request *req) {
     const char *name = fast_name(req, &at, &len);
     if (!name)
         return -EINVAL;
-    /* The kernel asks for this one before the first write to an inode (file_remove_privs). */
+    /* The kernel asks for this xattr before the first write to an inode (file_remove_privs). */
     if (len == sizeof caps - 1 && memcmp(name, caps, len) == 0)
-        fast_notify_stop_pushing(req->path->notify, (img_id)req->in->nodeid);
+        fast_push_stop(req->path->notify, (img_id)req->in->nodeid);
     read_lock(req);
     const img_node *node = img_tree_node(req->path->tree, req->in->nodeid);
     const char *value = node ? img_node_xattr(node, name, len, &size) : NULL;
@@ -344,7 +348,8 @@ int fast_getxattr(fast_request *req) {
     return answer_sized(req, in->size, size);
 }
 
-/* Whether the name may be seen: xattr(7) hides trusted ones from those who cannot read them. */
+/* Whether the caller may see the name: xattr(7) hides trusted.* from processes without privileges.
+ */
 static bool visible(const fast_request *req, const char *name, size_t len) {
     return req->in->uid == 0 || len < 8 || memcmp(name, "trusted.", 8) != 0;
 }

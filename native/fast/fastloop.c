@@ -1,22 +1,27 @@
-/* fastloop.c: threads: who reads the device, who sleeps, how it ends.
+/* fastloop.c: the threads that read the device: which of them read, which sleep, and how they end.
  *
- *     reading   at least one thread, save while all are busy
- *     busy      has a request in hand
- *     parked    asleep on a condition of ours: waking it is our choice, not the kernel's, which
- *               would wake a sleeping reader for each request though a spinning one takes it
+ * A thread is in one of three states:
+ *     reading   reads the device; at least one thread does, except when all are busy
+ *     busy      works on a request
+ *     parked    sleeps on a condition variable, so that this code decides when it wakes.  In a
+ *               read(2) of the device, each request would wake it, even if a spinning thread takes
+ *               the request.
  *
- * A thread that finds the device empty parks if another one reads; the last reader looks again
- * and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests in a
- * row were there at once, before an operation that may wait, and by the watch thread when no one
- * has been reading for a millisecond.
+ * A thread that finds the device empty parks if another thread is reading.  The last reader looks
+ * again and again for spin_us, then sleeps in poll.  A parked thread is woken when QUEUED requests
+ * in a row were there without waiting, before an operation that may wait, and by the watch thread
+ * when no thread has been reading for a millisecond.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
-#include "fast/fast.h"
+#include "fast/fastloop.h"
+
+#include "fast/fastrequest.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -27,9 +32,7 @@
 /* Waking a thread costs more than answering a few requests. */
 enum { QUEUED = 16 };
 
-enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* quiet looks before the watch sleeps too */ };
-
-typedef struct fast_loop fast_loop;
+enum { WATCH_NS = 1000000, WATCH_IDLE = 64 /* looks without events before the watch sleeps too */ };
 
 typedef struct reader {
     fast_loop *loop;
@@ -45,7 +48,7 @@ struct fast_loop {
     atomic_ullong turns; /* requests taken */
     pthread_mutex_t mutex;
     pthread_cond_t wake, watch;
-    int parked, called; /* mutex: asleep, and of these told to get up */
+    int parked, called; /* mutex: threads that sleep, and how many of these were woken */
     atomic_bool watch_sleeps;
     bool watch_made;
     pthread_t watch_thread;
@@ -55,18 +58,19 @@ struct fast_loop {
 
 /* ---- parking ------------------------------------------------------------------------------ */
 
-/* Wakes a parked thread to read the device; without one, nothing. */
+/* Wakes a parked thread, if there is one, to read the device. */
 static void call_one(fast_loop *loop) {
     (void)pthread_mutex_lock(&loop->mutex);
     if (loop->called < loop->parked) {
         loop->called++;
-        atomic_fetch_add(&loop->reading, 1); /* it reads from now on, so nobody else is called */
+        /* Counts as reading from now on, so that no second thread is woken. */
+        atomic_fetch_add(&loop->reading, 1);
         (void)pthread_cond_signal(&loop->wake);
     }
     (void)pthread_mutex_unlock(&loop->mutex);
 }
 
-/* Sleeps until called, unless nobody else reads: then false, and the caller goes on reading. */
+/* Sleeps until woken. False, without sleeping, when no other thread reads: then the caller must. */
 static bool park(reader *self) {
     fast_loop *loop = self->loop;
     int reading = atomic_load(&loop->reading);
@@ -113,10 +117,10 @@ static void *watch_main(void *arg) {
     while (!atomic_load(&loop->over)) {
         watch_sleep(loop, &quiet);
         unsigned long long turns = atomic_load(&loop->turns);
-        bool nobody = atomic_load(&loop->reading) == 0;
-        if (turns == before && nobody)
-            call_one(loop); /* the one request of the last millisecond is still in hand */
-        quiet = turns == before && !nobody ? quiet + 1 : 0;
+        bool all_busy = atomic_load(&loop->reading) == 0;
+        if (turns == before && all_busy)
+            call_one(loop); /* no request was taken in the last millisecond */
+        quiet = turns == before && !all_busy ? quiet + 1 : 0;
         before = turns;
     }
     return NULL;
@@ -143,23 +147,24 @@ static void finish(fast_loop *loop) {
     (void)pthread_mutex_unlock(&loop->mutex);
 }
 
-/* The size of a request; 0: none is there; -1: the connection is closed. */
+/* Reads a request if one is there. Its size; 0: none; -1: the connection is closed. */
 static ssize_t take(reader *self) {
     for (;;) {
         ssize_t n = read(self->fd, self->in, FAST_BUFFER);
         if (n > 0)
             return n;
         if (n == 0)
-            return -1; /* a socket's other end is closed */
+            return -1; /* the other end of a socket is closed */
         if (errno == EAGAIN)
             return 0;
-        /* fs/fuse/dev.c: ENOENT when the request was aborted while we read it */
+        /* ENOENT: the request was aborted while it was read (fs/fuse/dev.c) */
         if (errno != EINTR && errno != ENOENT)
             return -1;
     }
 }
 
-void fast_relax(void) {
+/* A short pause for a thread that spins. */
+static void relax(void) {
     for (int i = 0; i < 16; i++) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -178,7 +183,7 @@ static ssize_t spin(reader *self) {
             img_stats_count(&path->stats->spins, 1);
             return n;
         }
-        fast_relax();
+        relax();
     } while (img_stats_now() < end && !atomic_load(&self->loop->over));
     return 0;
 }
@@ -199,7 +204,8 @@ static ssize_t sleep_and_take(reader *self) {
     return -1;
 }
 
-/* The next request, which others are called for if it was there at once, as the one before. */
+/* Waits for the next request; its size, or -1. *at_once counts requests in a row that were there
+ * without waiting: then another thread is woken to read as well. */
 static ssize_t next(reader *self, int *at_once) {
     for (;;) {
         ssize_t n = take(self);
@@ -240,8 +246,8 @@ static void *reader_main(void *arg) {
 
 /* ---- life --------------------------------------------------------------------------------- */
 
-/* A descriptor of the same connection (FUSE_DEV_IOC_CLONE), or the same one where that is not
- * offered, as for a socket. */
+/* A descriptor of the same connection (FUSE_DEV_IOC_CLONE). For a socket, which cannot be cloned, a
+ * duplicate. */
 static int clone_device(int fd) {
     uint32_t source = (uint32_t)fd;
     int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -258,7 +264,7 @@ static int set_up(fast_loop *loop, unsigned i) {
     self->fd = clone_device(loop->path->options.device_fd);
     if (self->fd < 0 || fcntl(self->fd, F_SETFL, fcntl(self->fd, F_GETFL) | O_NONBLOCK) < 0)
         return errno;
-    /* Pages that were never used take no memory. */
+    /* mmap, because pages that are never used then take no memory. */
     self->in =
         mmap(NULL, 2 * FAST_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (self->in == MAP_FAILED) {
@@ -275,7 +281,7 @@ static int set_up(fast_loop *loop, unsigned i) {
     return failed;
 }
 
-static void loop_stop(fast_loop *loop) {
+void fast_loop_stop(fast_loop *loop) {
     finish(loop);
     for (unsigned i = 0; i < loop->n_readers; i++)
         (void)pthread_join(loop->readers[i].thread, NULL);
@@ -283,8 +289,8 @@ static void loop_stop(fast_loop *loop) {
         (void)pthread_join(loop->watch_thread, NULL);
 }
 
-static void loop_free(fast_loop *loop, unsigned readers) {
-    for (unsigned i = 0; i < readers; i++) {
+void fast_loop_free(fast_loop *loop) {
+    for (unsigned i = 0; i < loop->path->options.threads; i++) {
         if (loop->readers[i].fd >= 0)
             close(loop->readers[i].fd);
         if (loop->readers[i].in)
@@ -296,7 +302,7 @@ static void loop_free(fast_loop *loop, unsigned readers) {
     free(loop);
 }
 
-static fast_loop *loop_new(img_fastpath *path) {
+fast_loop *fast_loop_new(img_fastpath *path) {
     unsigned n = path->options.threads;
     fast_loop *loop = calloc(1, sizeof *loop + n * sizeof loop->readers[0]);
     if (!loop)
@@ -310,69 +316,10 @@ static fast_loop *loop_new(img_fastpath *path) {
     return loop;
 }
 
-static int loop_start(fast_loop *loop) {
+int fast_loop_start(fast_loop *loop) {
     int failed = pthread_create(&loop->watch_thread, NULL, watch_main, loop);
     loop->watch_made = !failed;
     for (unsigned i = 0; i < loop->path->options.threads && !failed; i++)
         failed = set_up(loop, i);
     return failed;
-}
-
-/* Signals are Python's: none of these threads takes one. */
-static int start_all(img_fastpath *path, img_error *err) {
-    path->notify = fast_notify_start(path, err);
-    if (!path->notify)
-        return -1;
-    if (path->options.relay_fd >= 0) {
-        path->relay = fast_relay_start(path, path->options.relay_fd, err);
-        if (!path->relay)
-            return -1;
-    }
-    int failed = loop_start(path->loop);
-    return failed ? img_fail(err, failed, "the fast path's threads: %s", strerror(failed)) : 0;
-}
-
-img_fastpath *img_fastpath_start(img_tree *tree, img_upper *upper, img_stats *stats,
-                                 const img_fastpath_options *options, img_error *err) {
-    sigset_t all, before;
-    img_fastpath *path = calloc(1, sizeof *path);
-    if (path) {
-        path->tree = tree;
-        path->upper = upper;
-        path->stats = stats;
-        path->options = *options;
-        path->options.threads = options->threads ? options->threads : 1;
-        path->loop = loop_new(path);
-    }
-    if (!path || !path->loop) {
-        free(path);
-        (void)img_fail(err, ENOMEM, "out of memory");
-        return NULL;
-    }
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = start_all(path, err);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!failed)
-        return path;
-    img_fastpath_stop(path);
-    img_fastpath_free(path);
-    return NULL;
-}
-
-void img_fastpath_stop(img_fastpath *path) {
-    /* In the order of who may wait for whom: the notify thread for the kernel, which may wait for
-     * an answer of pyfuse3, which nobody gives any more, or of the readers. */
-    fast_relay_end(path->relay);
-    if (path->notify)
-        fast_notify_stop(path->notify);
-    loop_stop(path->loop);
-}
-
-void img_fastpath_free(img_fastpath *path) {
-    loop_free(path->loop, path->options.threads);
-    fast_relay_free(path->relay);
-    if (path->notify)
-        fast_notify_free(path->notify);
-    free(path);
 }

@@ -1,16 +1,26 @@
-/* fastname.c: what changes names and attributes: the wire's words for change.h.
+/* fastname.c: changes names, attributes and xattrs: translates requests for the room upper.
  *
- * All of it happens under the lock `change`, which Python may hold for long; who does not get it
- * at once leaves the request to Python, which has its turn when the lock is free.
+ * Each change is made under the lock `change`, which Python may hold for long.  A request that does
+ * not get the lock within FAST_PATIENCE_MS is sent to Python, which does it when the lock is free.
  */
-#include "fast/fast.h"
+#include "fast/fastname.h"
+
+#include "fast/defer.h"
+#include "fast/fastlook.h"
+#include "fast/fastloop.h"
+#include "fast/fastrequest.h"
+#include "fast/push.h"
+#include "upper/changeattr.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
+#include "upper/changexattr.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-/* 0 with the lock held, or what the handler is to return. */
+/* 0 with the lock `change` held, or the value that the handler must return. */
 static int begin(fast_request *req) {
     if (!req->path->upper)
         return -EROFS;
@@ -22,6 +32,7 @@ static int begin(fast_request *req) {
     return FAST_RELAY;
 }
 
+/* Unlocks; the value that the handler must return. */
 static int end(fast_request *req, int result) {
     img_upper_unlock(req->path->upper);
     return result == IMG_DECLINED ? FAST_RELAY : result;
@@ -58,8 +69,8 @@ static int make(fast_request *req, const char *name, size_t len, const img_new *
         return result;
     result = img_make(req->path->upper, (img_id)req->in->nodeid, name, len, what, &who, &id);
     if (!result) {
-        /* Its number may be that of a file that something was just pushed into. */
-        fast_notify_stop_pushing(req->path->notify, id);
+        /* The nodeid may have belonged to a file into which a push is still under way. */
+        fast_push_stop(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -144,12 +155,12 @@ int fast_tmpfile(fast_request *req) {
     img_id id = 0;
     if (!req->path->upper)
         return -EROFS;
-    /* Python, which has no handler for it, cannot take it where the lock is held for long. */
+    /* Python has no handler for TMPFILE, so this waits for the lock however long that takes. */
     fast_will_wait(req->path);
     img_upper_lock(req->path->upper);
     int result = img_make_nameless(req->path->upper, (img_id)req->in->nodeid, in->mode, &who, &id);
     if (!result) {
-        fast_notify_stop_pushing(req->path->notify, id);
+        fast_push_stop(req->path->notify, id);
         (void)pthread_rwlock_rdlock(&tree->lock);
         result = fast_entry(req, id, &out.entry);
         (void)pthread_rwlock_unlock(&tree->lock);
@@ -162,9 +173,10 @@ int fast_tmpfile(fast_request *req) {
     return 0;
 }
 
-/* ---- taking away and moving --------------------------------------------------------------- */
+/* ---- removing and moving --------------------------------------------------------------- */
 
-static int taken(fast_request *req, int result) {
+/* Ends an operation whose answer has no body. */
+static int end_empty(fast_request *req, int result) {
     result = end(req, result);
     return result ? result : fast_reply(req, NULL, 0);
 }
@@ -177,7 +189,7 @@ int fast_unlink(fast_request *req) {
     int result = begin(req);
     if (result)
         return result;
-    return taken(req, img_unlink(req->path->upper, (img_id)req->in->nodeid, name, len));
+    return end_empty(req, img_unlink(req->path->upper, (img_id)req->in->nodeid, name, len));
 }
 
 int fast_rmdir(fast_request *req) {
@@ -188,7 +200,7 @@ int fast_rmdir(fast_request *req) {
     int result = begin(req);
     if (result)
         return result;
-    return taken(req, img_rmdir(req->path->upper, (img_id)req->in->nodeid, name, len));
+    return end_empty(req, img_rmdir(req->path->upper, (img_id)req->in->nodeid, name, len));
 }
 
 static int move(fast_request *req, size_t at, uint64_t to, uint32_t flags) {
@@ -202,8 +214,8 @@ static int move(fast_request *req, size_t at, uint64_t to, uint32_t flags) {
     int result = begin(req);
     if (result)
         return result;
-    return taken(req, img_rename(req->path->upper, (img_id)req->in->nodeid, name, len, (img_id)to,
-                                 new_name, new_len, flags));
+    return end_empty(req, img_rename(req->path->upper, (img_id)req->in->nodeid, name, len,
+                                     (img_id)to, new_name, new_len, flags));
 }
 
 int fast_rename(fast_request *req) {
@@ -240,12 +252,15 @@ static unsigned what_to_set(uint32_t valid) {
     return what;
 }
 
-/* What a SETATTR means that names nothing to set.
+/* Finds out what a SETATTR means that sets nothing, or only ctime.
  *
- * chown(2) with -1 and -1 says no more than a new ctime, and of what the kernel keeps no times of
- * (all but regular files) not even that.  For a regular file it is what comes before a write, a
- * fallocate or a copy that takes privileges (file_remove_privs; FUSE_HANDLE_KILLPRIV_V2 leaves them
- * to us): set-id bits must go now, for the kernel learns the mode from this answer alone.
+ * There are two such requests:
+ *     - chown(2) with -1 and -1 sets only ctime.  If the node is no regular file it sets nothing,
+ *       because the kernel keeps no times of such nodes.
+ *     - Before a write, a fallocate or a copy that takes privileges from a regular file, the kernel
+ *       sends a SETATTR that sets nothing (file_remove_privs; with FUSE_HANDLE_KILLPRIV_V2 the file
+ *       system must take them).  The set-id bits must be taken now, because the kernel learns the
+ *       new mode only from this answer.
  */
 static void understand(fast_request *req, img_set *set) {
     if (set->what & ~(unsigned)IMG_SET_CTIME)
@@ -291,9 +306,9 @@ int fast_setattr(fast_request *req) {
     understand(req, &set);
     if (set.what & IMG_SET_SIZE) {
         img_id id = (img_id)req->in->nodeid;
-        fast_notify_stop_pushing(req->path->notify, id);
-        if (fast_notify_is_pushing(req->path->notify, id)) {
-            result = fast_notify_defer(req->path->notify, req, false);
+        fast_push_stop(req->path->notify, id);
+        if (fast_push_is_current(req->path->notify, id)) {
+            result = fast_defer(req->path->notify, req, false);
             return result ? result : FAST_SILENT;
         }
     }
@@ -308,14 +323,14 @@ int fast_setattr(fast_request *req) {
 
 static int set_xattr(fast_request *req, const char *name, size_t len, const char *value,
                      size_t size, int flags, bool kill) {
-    bool raise = false;
+    bool copy_up = false;
     int result = begin(req);
     if (result)
         return result;
     result = img_set_xattr(req->path->upper, (img_id)req->in->nodeid, name, len, value, size, flags,
-                           kill, &raise);
+                           kill, &copy_up);
     result = end(req, result);
-    if (result == FAST_RELAY && raise) {
+    if (result == FAST_RELAY && copy_up) {
         req->wanted = req->in->nodeid;
         return FAST_COPY_UP_ATTRIBUTES;
     }
@@ -331,7 +346,7 @@ int fast_setxattr(fast_request *req) {
     const char *name = fast_name(req, &at, &len);
     if (!name)
         return -EINVAL;
-    /* libfuse trusts the kernel, so what breaks the format is not passed on either. */
+    /* libfuse does not check this, so a broken request must not be passed on. */
     if (in.size > req->arg_len - at)
         return fast_malformed(req, "a value is cut");
     return set_xattr(req, name, len, req->arg + at, in.size, (int)in.flags,

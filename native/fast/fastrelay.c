@@ -1,17 +1,23 @@
-/* fastrelay.c: what goes to pyfuse3 and comes back.
+/* fastrelay.c: sends requests to pyfuse3, and its answers to the kernel.
  *
- * libfuse sees a session of its own: an INIT that we make up (so that it asks for no more than a
- * socket carries), then requests as the kernel sent them.  A request waits in a table under its
- * number until its answer comes, with the descriptor that the answer goes to.
+ * libfuse gets a session of its own: first an INIT that is made up here (so that libfuse asks for
+ * no larger messages than a socket carries), then requests as the kernel sent them.  Until its
+ * answer comes, a request is kept in a table under its number (`unique`), with the descriptor that
+ * the answer goes to.
  *
- * To prepare a node, libfuse is sent OPEN under the number of the request that needs it: O_RDWR
- * brings it up whole, O_WRONLY its attributes at least; when that is answered, the request itself
- * is run here.  The kernel sends no OPEN, so the two cannot be confused.
+ * To have a node copied up, libfuse is sent an OPEN under the number of the request that needs it:
+ * O_RDWR copies it up with its data, O_WRONLY at least its attributes.  When the OPEN is answered,
+ * the request itself is run here.  The kernel's own OPENs never get here (fastrequest.c), so every
+ * OPEN means this.
  *
- * Nobody waits for room in the socket: what it does not take queues up, no more than the kernel
- * has requests.
+ * No thread waits for space in the socket: messages that do not fit are queued.  The queue cannot
+ * be longer than the number of requests that the kernel has sent.
  */
-#include "fast/fast.h"
+#include "fast/fastrelay.h"
+
+#include "fast/fastrequest.h"
+#include "fast/push.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,13 +32,13 @@ enum { SLOTS = 256, LIBFUSE_MINOR = 31, SOCKET_MOST = 1 << 17, INIT_UNIQUE = 1 }
 
 typedef struct pending {
     struct pending *next;      /* in its slot */
-    struct pending *next_sent; /* in the queue, while it is not sent */
+    struct pending *next_sent; /* in the queue, until it is sent */
     uint64_t unique, start;
     int fd;
     fast_need need;
     bool queued;
-    bool again;    /* the upper was full: it was sent a second time */
-    uint64_t node; /* to prepare */
+    bool again;    /* it was sent a second time, because the upper was full */
+    uint64_t node; /* to copy up, unless need is FAST_NOTHING */
     size_t size;
     char message[]; /* as the kernel sent it */
 } pending;
@@ -44,24 +50,24 @@ struct fast_relay {
     pthread_mutex_t mutex; /* of the table and the queue */
     pending *slots[SLOTS];
     pending *queue, **queue_end;
-    bool gone; /* nobody answers any more */
+    bool gone; /* there is no pyfuse3 any more */
     bool stopping;
-    bool ended; /* its thread was waited for */
+    bool ended; /* the thread was waited for */
     char *out, *in;
 };
 
 /* ---- sending ------------------------------------------------------------------------------ */
 
-typedef struct prepare_message {
+typedef struct copy_up_message {
     struct fuse_in_header header;
     struct fuse_open_in open;
-} prepare_message;
+} copy_up_message;
 
 static ssize_t send_one(fast_relay *relay, const pending *one) {
     if (one->need == FAST_NOTHING)
         return send(relay->fd, one->message, one->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     const struct fuse_in_header *in = (const void *)one->message;
-    prepare_message message = {.header = *in, .open = {.flags = O_RDWR}};
+    copy_up_message message = {.header = *in, .open = {.flags = O_RDWR}};
     if (one->need == FAST_ATTRIBUTES)
         message.open.flags = O_WRONLY;
     message.header.len = sizeof message;
@@ -70,7 +76,8 @@ static ssize_t send_one(fast_relay *relay, const pending *one) {
     return send(relay->fd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Mutex held. Sends what the socket takes; false when nobody is at its other end. */
+/* Mutex held. Sends as much of the queue as the socket takes; false when its other end is closed.
+ */
 static bool flush(fast_relay *relay) {
     while (relay->queue) {
         pending *one = relay->queue;
@@ -93,7 +100,7 @@ static void wake(fast_relay *relay) {
     (void)!write(relay->wake_fd, &one, sizeof one);
 }
 
-/* Sends it now or later. -EIO when nobody is there any more. */
+/* Sends the request now or later. -EIO when there is no pyfuse3 any more. */
 static int put(fast_relay *relay, pending *one) {
     (void)pthread_mutex_lock(&relay->mutex);
     if (relay->gone) {
@@ -111,7 +118,7 @@ static int put(fast_relay *relay, pending *one) {
     bool full = relay->queue;
     (void)pthread_mutex_unlock(&relay->mutex);
     if (full || !there)
-        wake(relay); /* its thread waits for room, or ends everything */
+        wake(relay); /* the thread waits for space in the socket, or ends the relay */
     return 0;
 }
 
@@ -130,6 +137,7 @@ int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size,
         free(one);
     return failed;
 }
+
 /* ---- answers ------------------------------------------------------------------------------ */
 
 static pending *take(fast_relay *relay, uint64_t unique) {
@@ -143,8 +151,8 @@ static pending *take(fast_relay *relay, uint64_t unique) {
     return one;
 }
 
-/* The node that an answer tells the kernel of; 0 when it is of none. */
-static uint64_t told_node(uint32_t opcode, const char *answer, size_t size) {
+/* The node for which an answer counts one lookup more; 0 when there is none. */
+static uint64_t looked_up_node(uint32_t opcode, const char *answer, size_t size) {
     const struct fuse_entry_out *entry = (const void *)(answer + sizeof(struct fuse_out_header));
     bool tells = opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
                  opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE ||
@@ -152,8 +160,8 @@ static uint64_t told_node(uint32_t opcode, const char *answer, size_t size) {
     return tells && size >= sizeof(struct fuse_out_header) + sizeof *entry ? entry->nodeid : 0;
 }
 
-/* pyfuse3 has one number for nodeid and st_ino: the answer gets the st_ino. node: from told_node.
- */
+/* Puts st_ino into an answer, because pyfuse3 has only one number for nodeid and st_ino. node: from
+ * looked_up_node. */
 static void set_ino(img_tree *tree, const struct fuse_in_header *in, uint64_t node, char *answer,
                     size_t size) {
     struct fuse_entry_out *entry = (void *)(answer + sizeof(struct fuse_out_header));
@@ -173,11 +181,11 @@ static void set_ino(img_tree *tree, const struct fuse_in_header *in, uint64_t no
 static void pass_on(fast_relay *relay, const pending *one, char *answer, size_t size) {
     const struct fuse_in_header *in = (const void *)one->message;
     const struct fuse_out_header *out = (const void *)answer;
-    uint64_t node = out->error ? 0 : told_node(in->opcode, answer, size);
+    uint64_t node = out->error ? 0 : looked_up_node(in->opcode, answer, size);
     if (!out->error)
         set_ino(relay->path->tree, in, node, answer, size);
     if (node && node <= UINT32_MAX)
-        fast_notify_stop_pushing(relay->path->notify, (img_id)node);
+        fast_push_stop(relay->path->notify, (img_id)node);
     if (write(one->fd, answer, size) < 0 && node)
         img_forget(relay->path->tree, relay->path->upper, node, 1);
     img_stats_add(relay->path->stats, IMG_DOOR_PYTHON, in->opcode, img_stats_now() - one->start,
@@ -191,7 +199,7 @@ static void answered(fast_relay *relay, char *answer, size_t size) {
     memcpy(&out, answer, sizeof out);
     pending *one = take(relay, out.unique);
     if (!one)
-        return; /* our INIT's */
+        return; /* the answer to the INIT */
     if (fast_is_full(out.error) && !one->again && relay->path->upper) {
         one->again = true;
         img_upper_await_release(relay->path->upper);
@@ -222,7 +230,7 @@ static void fail_all(fast_relay *relay) {
     (void)pthread_mutex_unlock(&relay->mutex);
 }
 
-/* ---- its thread --------------------------------------------------------------------------- */
+/* ---- the thread --------------------------------------------------------------------------- */
 
 static bool stopping(fast_relay *relay, short *events) {
     (void)pthread_mutex_lock(&relay->mutex);
@@ -254,7 +262,7 @@ static void *relay_main(void *arg) {
 
 /* ---- life --------------------------------------------------------------------------------- */
 
-/* An INIT such as a kernel of libfuse 3.14's time sends. */
+/* Sends an INIT as the kernels sent it that libfuse 3.14 was made for. */
 static int send_init(fast_relay *relay) {
     struct {
         struct fuse_in_header header;

@@ -1,5 +1,11 @@
-/* fastrequest.c: one request: checked, dispatched, answered, counted. */
-#include "fast/fast.h"
+/* fastrequest.c: checks one request, has its handler answer it, and counts it. */
+#include "fast/fastrequest.h"
+
+#include "fast/fastfile.h"
+#include "fast/fastlook.h"
+#include "fast/fastloop.h"
+#include "fast/fastname.h"
+#include "fast/fastrelay.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -8,7 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-void fast_log(img_fastpath *path, const char *format, ...) {
+static void __attribute__((format(printf, 2, 3)))
+log_line(img_fastpath *path, const char *format, ...) {
     char line[256];
     va_list args;
     va_start(args, format);
@@ -18,7 +25,7 @@ void fast_log(img_fastpath *path, const char *format, ...) {
         return;
     size_t len = (size_t)n < sizeof line - 1 ? (size_t)n : sizeof line - 2;
     line[len++] = '\n';
-    /* A full pipe loses a line of the log, and nothing else. */
+    /* If the pipe is full, this line of the log is lost. */
     (void)!write(path->options.log_fd, line, len);
 }
 
@@ -36,17 +43,19 @@ int fast_reply(fast_request *req, const void *body, size_t size) {
     return send_answer(req, 0, body, size);
 }
 
-int fast_reply_error(fast_request *req, int negative) {
+static int reply_error(fast_request *req, int negative) {
     return send_answer(req, negative, NULL, 0);
 }
 
-/* ---- the protocol's start ----------------------------------------------------------------- */
+/* ---- INIT, and requests that need no handler of their own
+ * ----------------------------------------------------------------- */
 
 static int init(fast_request *req) {
-    /* Opens are stateless (NO_OPEN), the kernel keeps everything for ever and writes back.
-     * EXPORT_SUPPORT: file handles outlive what the kernel remembers, since nodeid and generation
-     * together never name another file (tree.h).  No ASYNC_DIO: the kernel drops the cached pages
-     * that a direct write made old only where the write was a synchronous one. */
+    /* NO_OPEN, NO_OPENDIR: there are no open files here, only nodes.  WRITEBACK_CACHE: the kernel
+     * caches writes.  EXPORT_SUPPORT: file handles stay good after the kernel has forgotten a node,
+     * because nodeid and generation together never name another file (tree.h).  ASYNC_DIO is not
+     * asked for: after a direct write the kernel drops the outdated pages of its cache only if the
+     * write was synchronous. */
     static const uint64_t wanted =
         FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS |
         FUSE_WRITEBACK_CACHE | FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
@@ -57,7 +66,7 @@ static int init(fast_request *req) {
         return -EPROTO;
     memcpy(&in, req->arg, req->arg_len < sizeof in ? req->arg_len : sizeof in);
     if (in.major != FUSE_KERNEL_VERSION || in.minor < 34) {
-        fast_log(req->path,
+        log_line(req->path,
                  "the kernel's FUSE is %u.%u; the fast path needs 7.34 (Linux 5.14): "
                  "use -o fastpath=off",
                  in.major, in.minor);
@@ -87,12 +96,12 @@ static int nothing(fast_request *req) {
 }
 
 static int silent(fast_request *req) {
-    (void)req; /* INTERRUPT: no operation here waits for long, and none is undone */
+    (void)req; /* INTERRUPT: no operation here waits for long, so none is interrupted */
     return FAST_SILENT;
 }
 
 static int no_such(fast_request *req) {
-    (void)req; /* once is enough: the kernel does without from then on */
+    (void)req; /* after one such answer the kernel no longer sends the operation */
     return -ENOSYS;
 }
 
@@ -129,7 +138,7 @@ static const operation operations[] = {
     [FUSE_READ] = {fast_read, sizeof(struct fuse_read_in)},
     [FUSE_WRITE] = {fast_write, sizeof(struct fuse_write_in)},
     [FUSE_STATFS] = {fast_statfs, 0},
-    [FUSE_RELEASE] = {nothing, 0}, /* of a file created before the first OPEN */
+    [FUSE_RELEASE] = {nothing, 0}, /* of a file that was created before the first OPEN */
     [FUSE_RELEASEDIR] = {nothing, 0},
     [FUSE_FSYNC] = {fast_fsync, sizeof(struct fuse_fsync_in)},
     [FUSE_FSYNCDIR] = {fast_fsync, sizeof(struct fuse_fsync_in)},
@@ -164,7 +173,7 @@ static void count(const fast_request *req) {
                   req->error != 0, req->bytes);
 }
 
-/* libfuse 3.14 knows struct fuse_setxattr_in as it was before FUSE_SETXATTR_EXT. */
+/* Gives a SETXATTR the form that it had before FUSE_SETXATTR_EXT: libfuse 3.14 expects that one. */
 static size_t shorten_setxattr(char *message, size_t size) {
     const size_t new_end = sizeof(struct fuse_in_header) + sizeof(struct fuse_setxattr_in);
     const size_t old_end = sizeof(struct fuse_in_header) + FUSE_COMPAT_SETXATTR_IN_SIZE;
@@ -174,7 +183,7 @@ static size_t shorten_setxattr(char *message, size_t size) {
     return in->len;
 }
 
-/* Sends to Python what a handler declined. */
+/* Sends a request that a handler declined to Python. how: FAST_RELAY or one of FAST_COPY_UP_. */
 static void decline(fast_request *req, int how) {
     img_fastpath *path = req->path;
     fast_need need = how == FAST_COPY_UP_DATA         ? FAST_DATA
@@ -190,7 +199,7 @@ static void decline(fast_request *req, int how) {
                                                need, req->wanted)
                              : -ENOSYS;
     if (failed) {
-        (void)fast_reply_error(req, failed);
+        (void)reply_error(req, failed);
         count(req);
     }
 }
@@ -208,17 +217,17 @@ static void dispatch(fast_request *req) {
     const operation *op = operation_of(req->in->opcode);
     int result;
     if (!op) {
-        /* Newer kernels try operations once; that is no reason for a line each time. */
+        /* A newer kernel tries each new operation once, so this is no error. */
         img_stats_count(&req->path->stats->malformed, 1);
-        fast_log(req->path, "request %u is not known: ENOSYS", req->in->opcode);
+        log_line(req->path, "request %u is not known: ENOSYS", req->in->opcode);
         result = -ENOSYS;
     } else if (req->arg_len < op->least) {
         img_stats_count(&req->path->stats->malformed, 1);
-        fast_log(req->path, "request %u is %zu bytes short: EINVAL", req->in->opcode,
+        log_line(req->path, "request %u is %zu bytes short: EINVAL", req->in->opcode,
                  op->least - req->arg_len);
         result = -EINVAL;
     } else if (req->in->nodeid > UINT32_MAX) {
-        result = -ESTALE; /* no node of ours has such a number */
+        result = -ESTALE; /* no node has such a number */
     } else if (req->path->options.no_xattrs && is_for_xattrs(req->in->opcode)) {
         result = -ENOSYS;
     } else {
@@ -230,9 +239,10 @@ static void dispatch(fast_request *req) {
         }
     }
     if (result == FAST_RELAY || result == FAST_COPY_UP_DATA || result == FAST_COPY_UP_ATTRIBUTES) {
-        /* Prepared, and yet not in the upper: it was removed meanwhile, or nobody can. */
+        /* Python has copied up, and still the node is not in the upper: it was removed since, or
+         * it cannot be copied up. */
         if (req->stage == FAST_COPIED_UP && result != FAST_RELAY)
-            (void)fast_reply_error(req, -EIO);
+            (void)reply_error(req, -EIO);
         else {
             decline(req, result);
             return;
@@ -241,7 +251,7 @@ static void dispatch(fast_request *req) {
     if (result == FAST_SILENT)
         return;
     if (result < 0)
-        (void)fast_reply_error(req, result);
+        (void)reply_error(req, result);
     count(req);
 }
 
@@ -250,7 +260,7 @@ void fast_handle(img_fastpath *path, int fd, char *message, size_t size, char *o
     req.in = (const struct fuse_in_header *)(const void *)message;
     if (size < sizeof *req.in || req.in->len != size) {
         img_stats_count(&path->stats->malformed, 1);
-        fast_log(path, "a request of %zu bytes that says it has %u: dropped", size,
+        log_line(path, "a request of %zu bytes that says it has %u: dropped", size,
                  size < sizeof *req.in ? 0 : req.in->len);
         return;
     }
@@ -266,7 +276,7 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
     req.arg = message + sizeof *req.in;
     req.arg_len = size - sizeof *req.in;
     if (error) {
-        (void)fast_reply_error(&req, error);
+        (void)reply_error(&req, error);
         count(&req);
     } else {
         dispatch(&req);
@@ -275,7 +285,7 @@ void fast_resume(img_fastpath *path, int fd, char *message, size_t size, char *o
 
 int fast_malformed(const fast_request *req, const char *why) {
     img_stats_count(&req->path->stats->malformed, 1);
-    fast_log(req->path, "request %u: %s: EINVAL", req->in->opcode, why);
+    log_line(req->path, "request %u: %s: EINVAL", req->in->opcode, why);
     return -EINVAL;
 }
 
@@ -289,4 +299,8 @@ const char *fast_name(const fast_request *req, size_t *at, size_t *len) {
     *len = (size_t)(end - name);
     *at += *len + 1;
     return name;
+}
+
+img_caller fast_caller(const fast_request *req) {
+    return (img_caller){.uid = req->in->uid, .gid = req->in->gid, .pid = req->in->pid};
 }

@@ -1,7 +1,7 @@
-/* fusewire.h: the kernel's FUSE protocol, and what is newer than the header that we compile with.
+/* fusewire.h: the kernel's FUSE protocol, with operations that are newer than the system's header.
  *
- * Source: include/uapi/linux/fuse.h.  Debian 12 ships protocol 7.38; the definitions below are
- * those of Linux 6.18 (7.45), under names of ours so that a newer header does not clash.
+ * Source: include/uapi/linux/fuse.h.  Debian 12 ships protocol 7.38.  The definitions below are
+ * from Linux 6.18 (7.45), under names of our own so that they do not clash with a newer header.
  */
 #ifndef IMG_FUSEWIRE_H
 #define IMG_FUSEWIRE_H

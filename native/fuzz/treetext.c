@@ -2,6 +2,7 @@
 #include "fuzz.h"
 
 #include "tree/content.h"
+#include "tree/tree_check.h"
 
 #include <inttypes.h>
 #include <stdarg.h>

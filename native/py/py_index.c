@@ -6,6 +6,7 @@
  */
 #include "py/py_native.h"
 
+#include "tar/scanfd.h"
 #include "tar/tarscan.h"
 
 #include <errno.h>

@@ -10,6 +10,8 @@
 #include "tree/content.h"
 #include "tree/merge.h"
 #include "tree/mergedir.h"
+#include "tree/tree_check.h"
+#include "tree/xattrs.h"
 
 #include <stdio.h>
 #include <string.h>

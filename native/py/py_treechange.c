@@ -1,6 +1,7 @@
 /* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
 #include "py/py_tree.h"
 
+#include "tree/xattrs.h"
 #include "upper/upperdir.h"
 
 #include <sys/stat.h>

@@ -6,7 +6,10 @@
 #include "py/py_upper.h"
 
 #include "py/py_tree.h"
-#include "upper/change.h"
+#include "upper/changeattr.h"
+#include "upper/changedata.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
 
 #include <sys/stat.h>
 

@@ -1,8 +1,8 @@
-/* The one place of the scanner that reads: pread in pieces that fit what the archive is like. */
-
-#include "tar/tarscan.h"
+/* scanfd.c: the only code of the scanner that does I/O: pread, in pieces of a size that adapts. */
+#include "tar/scanfd.h"
 
 #include "base/interrupt.h"
+#include "tar/tarscan.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -63,8 +63,4 @@ bool img_scanner_ended(const img_scanner *scanner);
  * end of the input.  The scanner cannot be used afterwards. */
 img_index *img_scanner_finish(img_scanner *scanner, img_error *err);
 
-/* Scans length bytes of fd from offset with pread, skipping contents (a large buffer where members
- * are small, so that one call serves many).  A file shorter than the archive says: EBADMSG. */
-img_index *img_scan_fd(int fd, uint64_t offset, uint64_t length, img_error *err);
-
 #endif

@@ -3,6 +3,7 @@
 
 #include "index/indexbuild.h"
 #include "tree/merge.h"
+#include "tree/tree_check.h"
 
 #include <ftw.h>
 #include <poll.h>

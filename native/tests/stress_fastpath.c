@@ -2,8 +2,11 @@
  * less for the others): no answer is missing, and the tree keeps its invariants. */
 #define _GNU_SOURCE /* pthread_mutex_clocklock, SEEK_DATA */
 #include "fastrig.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <time.h>
 

@@ -2,7 +2,13 @@
  * the tree, what it declines, descriptors, orphans; then all of it from several threads at once. */
 #define _GNU_SOURCE
 #include "check.h"
-#include "upper/change.h"
+#include "tree/tree_check.h"
+#include "tree/xattrs.h"
+#include "upper/changeattr.h"
+#include "upper/changedata.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
+#include "upper/changexattr.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,11 @@
  * the tree, where they are kept so and where real ones take their place.  For root alone. */
 #define _GNU_SOURCE
 #include "check.h"
-#include "upper/change.h"
+#include "upper/changeattr.h"
+#include "upper/changedata.h"
+#include "upper/changemake.h"
+#include "upper/changename.h"
+#include "upper/changexattr.h"
 #include "upper/harmless.h"
 
 #include <fcntl.h>

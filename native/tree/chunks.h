@@ -1,7 +1,7 @@
 /* chunks.h: an array of equal elements that grows without moving them.
  *
- * Law: an element keeps its address until it is given back.  Element 0 is never given out, because
- * 0 means "none" wherever the tree has the number of an element.
+ * Law: an element keeps its address until it is given back.  Element 0 is never used, because the
+ * number 0 means "none" in the tree.
  */
 #ifndef IMG_CHUNKS_H
 #define IMG_CHUNKS_H

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 img_content img_content_of(const img_tree *tree, const img_node *node) {
-    if (node->layer >= tree->n_layers) /* a metacopy of what is not there */
+    if (node->layer >= tree->n_layers) /* a metacopy whose data no layer has */
         return (img_content){.size = node->size, .fd = -1, .n_extents = 1};
     const img_layer *layer = &tree->layers[node->layer];
     img_content content = {.size = node->size, .fd = layer->fd, .base = layer->base};
@@ -36,12 +36,12 @@ img_content img_content_of(const img_tree *tree, const img_node *node) {
 
 /* ---- descriptors -------------------------------------------------------------------------- */
 
-/* A descriptor to read from, for let_go. kept: it stays among the tree's. */
-typedef struct origin {
+/* A descriptor to read from; close_source ends its use. */
+typedef struct source {
     int fd;
-    bool kept;
-    uint64_t base; /* where archive offset 0, or of a directory layer byte 0 of the file, stands */
-} origin;
+    bool kept;     /* it is pinned in content->files, and stays open */
+    uint64_t base; /* offset in fd of archive offset 0, or of byte 0 of a directory layer's file */
+} source;
 
 static int open_file(const img_content *content) {
     int fd = img_layer_open_file(content->fd, content->directory, content->archive_data);
@@ -50,9 +50,9 @@ static int open_file(const img_content *content) {
     return fd;
 }
 
-/* Negative errno when there is nothing to read from. */
-static int take(const img_content *content, origin *from) {
-    *from = (origin){content->fd, false, content->base};
+/* Negative errno: there is nothing to read from. */
+static int open_source(const img_content *content, source *from) {
+    *from = (source){content->fd, false, content->base};
     if (!content->directory)
         return content->fd < 0 ? -EIO : 0;
     from->fd = img_fds_pin(content->files, content->file);
@@ -67,20 +67,20 @@ static int take(const img_content *content, origin *from) {
     img_fds_close_dropped(content->files);
     if (from->fd >= 0)
         return 0;
-    from->kept = false; /* all that may be kept are in use: this one goes after use */
+    from->kept = false; /* all descriptors that may be kept are in use: close this one after use */
     from->fd = open_file(content);
     return from->fd < 0 ? from->fd : 0;
 }
 
-static void let_go(const img_content *content, const origin *from) {
+static void close_source(const img_content *content, const source *from) {
     if (from->kept)
         img_fds_unpin(content->files, content->file);
     else if (content->directory)
         (void)close(from->fd);
 }
 
-/* Where byte 0 of an extent stands in the source. */
-static uint64_t place_of(const img_content *content, const origin *from, const img_extent *e) {
+/* The offset in the source of an extent's first byte. */
+static uint64_t source_offset(const img_content *content, const source *from, const img_extent *e) {
     return from->base + (content->directory ? e->file_offset : e->archive_offset);
 }
 
@@ -123,7 +123,7 @@ static int read_all(int fd, uint64_t offset, char *buffer, size_t size) {
     return 0;
 }
 
-static ssize_t read_from(const img_content *content, const origin *from, uint64_t offset, char *out,
+static ssize_t read_from(const img_content *content, const source *from, uint64_t offset, char *out,
                          size_t size) {
     uint64_t at = offset, end = offset + size;
     img_extent e = {0, 0, 0};
@@ -137,7 +137,7 @@ static ssize_t read_from(const img_content *content, const origin *from, uint64_
         if (!data)
             break;
         uint64_t stop = e.file_offset + e.length < end ? e.file_offset + e.length : end;
-        int result = read_all(from->fd, place_of(content, from, &e) + (at - e.file_offset),
+        int result = read_all(from->fd, source_offset(content, from, &e) + (at - e.file_offset),
                               out + (at - offset), (size_t)(stop - at));
         if (result < 0)
             return result;
@@ -147,16 +147,16 @@ static ssize_t read_from(const img_content *content, const origin *from, uint64_
 }
 
 ssize_t img_content_read(const img_content *content, uint64_t offset, void *buffer, size_t size) {
-    origin from;
+    source from;
     if (offset >= content->size)
         return 0;
     if (size > content->size - offset)
         size = (size_t)(content->size - offset);
-    int result = take(content, &from);
+    int result = open_source(content, &from);
     if (result < 0)
         return result;
     ssize_t n = read_from(content, &from, offset, buffer, size);
-    let_go(content, &from);
+    close_source(content, &from);
     return n;
 }
 
@@ -169,17 +169,17 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
     img_extent e = {0, 0, 0};
     if (!img_content_extent(content, first_beyond(content, offset), &e) || offset < e.file_offset ||
         offset + size > e.file_offset + e.length)
-        return -EAGAIN; /* holes: let the other one put it together */
-    origin from = {content->fd, false, content->base};
+        return -EAGAIN; /* there are holes, which only img_content_read fills in */
+    source from = {content->fd, false, content->base};
     if (content->directory)
-        from = (origin){img_fds_pin(content->files, content->file), true, 0};
+        from = (source){img_fds_pin(content->files, content->file), true, 0};
     if (from.fd < 0)
-        return -EAGAIN; /* to be opened first */
+        return -EAGAIN; /* the file is not open yet */
     struct iovec iov = {buffer, size};
-    off_t at = (off_t)(place_of(content, &from, &e) + (offset - e.file_offset));
+    off_t at = (off_t)(source_offset(content, &from, &e) + (offset - e.file_offset));
     ssize_t n = preadv2(from.fd, &iov, 1, at, RWF_NOWAIT);
-    let_go(content, &from);
-    /* Less than all may be the end of a file that shrank: the other one says which. */
+    close_source(content, &from);
+    /* Fewer bytes may mean that the file has shrunk: img_content_read finds out. */
     return n == (ssize_t)size ? n : -EAGAIN;
 }
 
@@ -187,8 +187,7 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
 
 #define COPY_BYTES (1u << 20)
 #define KERNEL_BYTES                                                                               \
-    (16u << 20) /* of one copy_file_range(2): some 10 ms where nothing is shared                   \
-                 */
+    (16u << 20) /* of one copy_file_range(2): some 10 ms if it cannot share blocks */
 
 static bool stopped(void) {
     img_error ignored;
@@ -209,10 +208,10 @@ static int write_all(int fd, uint64_t offset, const char *data, size_t size) {
     return 0;
 }
 
-/* In the kernel as far as it will go; *done says how much that was. 0, or -EINTR. */
-static int copy_in_kernel(int from, uint64_t source, int to, uint64_t target, uint64_t size,
+/* Copies in the kernel, as far as the kernel can; *done is the number of bytes.  0, or -EINTR. */
+static int copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t size,
                           uint64_t *done) {
-    off_t in = (off_t)source, out = (off_t)target;
+    off_t in = (off_t)from_at, out = (off_t)to_at;
     for (*done = 0; *done < size;) {
         size_t left = size - *done < KERNEL_BYTES ? (size_t)(size - *done) : KERNEL_BYTES;
         if (stopped())
@@ -225,13 +224,13 @@ static int copy_in_kernel(int from, uint64_t source, int to, uint64_t target, ui
     return 0;
 }
 
-static int copy_extent(const img_content *content, const origin *from, const img_extent *e, int fd,
+static int copy_extent(const img_content *content, const source *from, const img_extent *e, int fd,
                        char *buffer) {
-    uint64_t place = place_of(content, from, e), done;
-    int result = copy_in_kernel(from->fd, place, fd, e->file_offset, e->length, &done);
+    uint64_t at_source = source_offset(content, from, e), done;
+    int result = copy_in_kernel(from->fd, at_source, fd, e->file_offset, e->length, &done);
     while (result == 0 && done < e->length) {
         size_t n = e->length - done < COPY_BYTES ? (size_t)(e->length - done) : COPY_BYTES;
-        result = stopped() ? -EINTR : read_all(from->fd, place + done, buffer, n);
+        result = stopped() ? -EINTR : read_all(from->fd, at_source + done, buffer, n);
         if (result == 0)
             result = write_all(fd, e->file_offset + done, buffer, n);
         done += n;
@@ -239,8 +238,8 @@ static int copy_extent(const img_content *content, const origin *from, const img
     return result;
 }
 
-/* The next piece of data at or behind offset; false when there is none. */
-static bool next_data(const img_content *content, const origin *from, uint64_t offset,
+/* The next piece of data at or behind offset; false: there is none. */
+static bool next_data(const img_content *content, const source *from, uint64_t offset,
                       img_extent *out) {
     if (!content->directory) {
         if (!img_content_extent(content, first_beyond(content, offset), out))
@@ -254,7 +253,7 @@ static bool next_data(const img_content *content, const origin *from, uint64_t o
     if (data < 0 && errno == ENXIO)
         return false;
     if (data < 0)
-        data = (off_t)offset; /* a file system that knows no holes */
+        data = (off_t)offset; /* a file system without SEEK_DATA: all of it is data */
     off_t hole = lseek(from->fd, data, SEEK_HOLE);
     uint64_t start = (uint64_t)data, end = hole < 0 ? content->size : (uint64_t)hole;
     end = end < content->size ? end : content->size;
@@ -263,10 +262,10 @@ static bool next_data(const img_content *content, const origin *from, uint64_t o
 }
 
 int img_content_copy(const img_content *content, int fd, uint64_t limit) {
-    origin from;
+    source from;
     uint64_t size = content->size < limit ? content->size : limit;
     char *buffer = malloc(COPY_BYTES);
-    int result = buffer ? take(content, &from) : -ENOMEM;
+    int result = buffer ? open_source(content, &from) : -ENOMEM;
     if (result < 0) {
         free(buffer);
         return result;
@@ -280,7 +279,7 @@ int img_content_copy(const img_content *content, int fd, uint64_t limit) {
             e.length = size - e.file_offset;
         result = copy_extent(content, &from, &e, fd, buffer);
     }
-    let_go(content, &from);
+    close_source(content, &from);
     free(buffer);
     struct stat st;
     if (result == 0 && fstat(fd, &st) < 0)
@@ -291,46 +290,46 @@ int img_content_copy(const img_content *content, int fd, uint64_t limit) {
 }
 
 int img_content_data(const img_content *content, uint64_t offset, img_extent *out) {
-    origin from;
+    source from;
     struct stat st;
     if (offset >= content->size)
         return 0;
-    int result = take(content, &from);
+    int result = open_source(content, &from);
     if (result < 0)
         return result;
     result = next_data(content, &from, offset, out);
     if (content->directory && (fstat(from.fd, &st) < 0 || (uint64_t)st.st_size < content->size))
         result = -EIO;
-    let_go(content, &from);
+    close_source(content, &from);
     return result;
 }
 
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length) {
-    origin from;
+    source from;
     if (content->extents)
         return -EOPNOTSUPP;
-    int result = take(content, &from);
+    int result = open_source(content, &from);
     if (result < 0)
         return result;
-    uint64_t place = from.base + (content->directory ? 0 : content->archive_data) + at;
-    loff_t in = (loff_t)place, out = (loff_t)to_at;
+    uint64_t at_source = from.base + (content->directory ? 0 : content->archive_data) + at;
+    loff_t in = (loff_t)at_source, out = (loff_t)to_at;
     ssize_t n = copy_file_range(from.fd, &in, to, &out, length, 0);
     n = n < 0 ? -errno : n;
-    let_go(content, &from);
+    close_source(content, &from);
     return n;
 }
 
 /* ---- holes -------------------------------------------------------------------------------- */
 
 static int64_t seek_file(const img_content *content, uint64_t offset, int whence) {
-    origin from;
-    int result = take(content, &from);
+    source from;
+    int result = open_source(content, &from);
     if (result < 0)
         return result;
     off_t found = lseek(from.fd, (off_t)offset, whence);
     int64_t at = found < 0 ? -errno : found;
-    let_go(content, &from);
+    close_source(content, &from);
     if (at > (int64_t)content->size)
         at = whence == SEEK_HOLE ? (int64_t)content->size : -ENXIO;
     return at;

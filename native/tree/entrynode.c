@@ -1,5 +1,7 @@
 #include "tree/entrynode.h"
 
+#include "tree/xattrs.h"
+
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -17,7 +19,7 @@ img_attributes img_entry_attributes(const img_entry *e) {
         .mtime_ns = e->mtime_ns,
         .atime_ns = e->atime_ns,
         .ctime_ns = e->ctime_ns,
-        .mode = e->kind == IMG_SYMLINK ? S_IFLNK | 0777 : e->mode, /* as lstat(2) always has it */
+        .mode = e->kind == IMG_SYMLINK ? S_IFLNK | 0777 : e->mode, /* as lstat(2) of any symlink */
         .uid = e->uid,
         .gid = e->gid,
     };
@@ -74,7 +76,7 @@ img_id img_entry_new_node(img_tree *tree, const img_index *index, const img_entr
         node->flags |= IMG_NODE_SPARSE;
         node->u.extents = index->extents + e->first_extent;
         node->n_extents = e->n_extents;
-        node->flags |= IMG_NODE_BLOCKS; /* once: a stat must not cost as much as the map is long */
+        node->flags |= IMG_NODE_BLOCKS; /* computed once, because a map may be long */
         node->blocks = extents_blocks(node->u.extents, node->n_extents);
     } else if (e->kind == IMG_FILE) {
         node->u.archive_data = e->archive_data;

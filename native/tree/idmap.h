@@ -1,11 +1,11 @@
-/* idmap.h: owners as they are stored in layers and upper, and as a mount shows them.
+/* idmap.h: translates owners between the ids that are stored and the ids that a mount shows.
  *
- * Law: the tree and all that stands on disk have stored ids; who asks through FUSE sees and gives
- * shown ones.  Nothing in between has another, so what is copied up keeps the owner it had.
+ * Law: the tree and all files on disk have stored ids; FUSE requests and answers have shown ids.
+ * Only ids of requests and answers are translated, so a file that is copied up keeps its owner.
  *
- * As fuse-overlayfs(1) has it: an id in no range is shown, or stored, as 65534; without ranges ids
- * are what they are.  Squashed, all are shown as one id, and are stored as without that.  Of ranges
- * that overlap the first counts.
+ * The rules are those of fuse-overlayfs(1): an id in no range becomes 65534, in both directions.
+ * Without ranges, ids do not change.  With squash, all ids are shown as one; shown ids are still
+ * stored by the ranges.  If ranges overlap, the first one counts.
  */
 #ifndef IMG_IDMAP_H
 #define IMG_IDMAP_H
@@ -17,7 +17,7 @@
 #define IMG_ID_NOBODY 65534u
 #define IMG_ID_RANGES_MAX 340u /* as many as a user namespace may have (user_namespaces(7)) */
 
-/* Stored ids stored .. stored + count - 1 are shown from shown on. */
+/* The stored ids `stored` .. `stored + count - 1` are shown as `shown` .. `shown + count - 1`. */
 typedef struct img_id_range {
     uint32_t stored, shown, count;
 } img_id_range;
@@ -30,7 +30,7 @@ typedef struct img_id_map {
     uint32_t squash;
 } img_id_map;
 
-/* Of a tree; set once, before anybody asks. */
+/* The maps of a tree; they are set once, before the first request. */
 typedef struct img_owner_map {
     img_id_map uids, gids;
 } img_owner_map;
@@ -38,7 +38,8 @@ typedef struct img_owner_map {
 uint32_t img_id_shown(const img_id_map *map, uint32_t stored);
 uint32_t img_id_stored(const img_id_map *map, uint32_t shown);
 
-/* Copies the ranges; squash -1: no. false: out of memory, and the map is what it was. */
+/* Sets the map to a copy of the ranges.  squash -1: none.  false: out of memory; the map is as
+ * before. */
 bool img_id_map_set(img_id_map *map, const img_id_range *ranges, size_t n, int64_t squash);
 void img_id_map_free(img_id_map *map);
 

@@ -11,33 +11,33 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define LATER_ROUNDS_MAX 64 /* rounds over the hard links whose targets come later */
+#define LATER_ROUNDS_MAX 64 /* passes over the hard links whose targets come later */
 #define PREFIX ".wh."
 #define META ".wh..wh."
 #define OPAQUE ".wh..wh..opq"
 
-typedef struct mark { /* a whiteout, put aside: hide `name` in what is below dir, or all of it */
-    img_id dir;       /* in the scratch, held by its lookup count */
+typedef struct whiteout { /* hides `name`, in the layers' directory that `dir` is laid over */
+    img_id dir;           /* in the scratch; a lookup count keeps it */
     uint32_t len;
-    const char *name; /* NULL: opaque */
-} mark;
+    const char *name; /* NULL: opaque, hides all names */
+} whiteout;
 
 typedef struct merge {
     img_walker walker;
     img_tree *tree;
     const img_index *index;
     img_error *err;
-    const img_entry *entry; /* at hand, for messages */
+    const img_entry *entry; /* the current one, for messages */
     uint32_t parent_dir;    /* pool offset and length of the path whose node is parent, if any */
     uint16_t parent_dir_len;
     img_id parent;
-    mark *marks; /* in the end by directory */
-    size_t n_marks, marks_size;
-    uint32_t *later; /* hardlinks whose target has not come yet */
+    whiteout *whiteouts; /* sorted by directory before they are applied */
+    size_t n_whiteouts, whiteouts_size;
+    uint32_t *later; /* entries of hardlinks whose target has not come yet */
     size_t n_later, later_size;
 } merge;
 
-/* Says which member is at fault; returns -1. */
+/* Sets the member and offset of the error to the current entry; returns -1. */
 static int at_fault(merge *m) {
     const img_entry *e = m->entry;
     const char *pool = m->index->pool;
@@ -63,9 +63,9 @@ static bool equals(const char *s, size_t len, const char *other) {
     return len == strlen(other) && memcmp(s, other, len) == 0;
 }
 
-/* The scratch directory that an entry goes into.  A mark makes the directories that are missing,
- * but replaces nothing for their sake: *out is 0 where it would have to. */
-static int parent_of(merge *m, const img_entry *e, bool for_mark, img_id *out) {
+/* The scratch directory that an entry goes into; missing directories are made.  A member's
+ * directory replaces a file of its name.  A whiteout's does not: *out is 0 if it would have to. */
+static int parent_of(merge *m, const img_entry *e, bool for_whiteout, img_id *out) {
     img_walk walk;
     *out = m->parent;
     if (m->parent && m->parent_dir == e->dir && m->parent_dir_len == e->dir_len)
@@ -73,7 +73,7 @@ static int parent_of(merge *m, const img_entry *e, bool for_mark, img_id *out) {
     if (img_walk_to(&m->walker, &walk, m->index->pool + e->dir, e->dir_len) < 0)
         return at_fault(m);
     *out = 0;
-    if (for_mark && img_walk_blocked(&m->walker, &walk))
+    if (for_whiteout && img_walk_blocked(&m->walker, &walk))
         return 0;
     if (img_walk_make(&m->walker, &walk) < 0)
         return at_fault(m);
@@ -85,17 +85,17 @@ static int parent_of(merge *m, const img_entry *e, bool for_mark, img_id *out) {
 
 /* ---- entries ------------------------------------------------------------------------------ */
 
-/* The directory of a member is there for more than a whiteout's sake, as are those above it. */
-static void hold(merge *m, img_id dir) {
-    while (!(img_node_at(m->tree, dir)->flags & IMG_NODE_HOLDS)) {
-        img_node_at(m->tree, dir)->flags |= IMG_NODE_HOLDS;
+/* Flags the directory of a member and those above it: they were not made only for a whiteout. */
+static void flag_member(merge *m, img_id dir) {
+    while (!(img_node_at(m->tree, dir)->flags & IMG_NODE_HAS_MEMBER)) {
+        img_node_at(m->tree, dir)->flags |= IMG_NODE_HAS_MEMBER;
         if (dir != m->walker.scratch)
             dir = img_tree_parent(m->tree, dir);
     }
 }
 
-/* Takes away what the scratch has under that name, unless it is `same`. */
-static bool clear_place(merge *m, img_id parent, const char *name, size_t len, img_id same) {
+/* Removes the name from the scratch; false, with nothing done, if its node is `same`. */
+static bool clear_name(merge *m, img_id parent, const char *name, size_t len, img_id same) {
     uint32_t d = img_tree_dentry(m->tree, parent, name, len);
     if (d && img_dentry_at(m->tree, d)->node == same)
         return false;
@@ -119,14 +119,14 @@ static int put_entry(merge *m, const img_entry *e) {
     const char *name = m->index->pool + e->name;
     img_attributes a = img_entry_attributes(e);
     img_id parent = 0, there;
-    if (e->name_len == 0) { /* the root itself; anything but a directory there is nonsense */
+    if (e->name_len == 0) { /* the root itself, which must be a directory */
         if (e->kind != IMG_DIR)
             return fail(m, EBADMSG, "the root is not a directory");
         there = m->walker.scratch;
     } else {
         if (parent_of(m, e, false, &parent) < 0)
             return -1;
-        hold(m, parent);
+        flag_member(m, parent);
         there = img_tree_lookup(m->tree, parent, name, e->name_len);
     }
     if (there && e->kind == IMG_DIR && img_is_dir(img_node_at(m->tree, there))) {
@@ -134,14 +134,14 @@ static int put_entry(merge *m, const img_entry *e) {
                           m->index->pool + e->xattrs, img_entry_xattr_bytes(m->index, e));
         return 0;
     }
-    (void)clear_place(m, parent, name, e->name_len, 0);
+    (void)clear_name(m, parent, name, e->name_len, 0);
     img_id id = img_entry_new_node(m->tree, m->index, e, m->walker.layer);
     return id ? put_node(m, parent, e, id) : fail(m, ENOMEM, "out of memory");
 }
 
 /* ---- hardlinks ---------------------------------------------------------------------------- */
 
-/* The node a hardlink means now; 0 when it is not there (yet). */
+/* The node that the target of a hardlink is at present; 0: there is none (yet). */
 static int link_target(merge *m, const img_entry *e, img_id *out) {
     const char *link = m->index->pool + e->link;
     const char *slash = memrchr(link, '/', e->link_len);
@@ -159,16 +159,16 @@ static int link_target(merge *m, const img_entry *e, img_id *out) {
     return 0;
 }
 
-/* The target is held meanwhile: making the directory for the new name may replace its old one, as
- * in a hard link "a/x" to "a". */
+/* A lookup count keeps the target meanwhile, because making the directory of the new name may
+ * remove the old name, as with a hard link "a/x" to "a". */
 static int put_link(merge *m, const img_entry *e, img_id target) {
     img_id parent;
     img_node_at(m->tree, target)->lookups++;
     int result = parent_of(m, e, false, &parent);
     if (result == 0)
-        hold(m, parent);
-    /* a link to itself, or given twice, changes nothing */
-    if (result == 0 && clear_place(m, parent, m->index->pool + e->name, e->name_len, target))
+        flag_member(m, parent);
+    /* a link to itself, and a link that comes twice, change nothing */
+    if (result == 0 && clear_name(m, parent, m->index->pool + e->name, e->name_len, target))
         result = put_node(m, parent, e, target);
     img_node_at(m->tree, target)->lookups--;
     (void)img_tree_release(m->tree, target);
@@ -192,8 +192,9 @@ static int put_hardlink(merge *m, uint32_t i) {
     return 0;
 }
 
-/* Links to what came later, and links to those: rounds from the end, where targets stand, until one
- * brings nothing.  What real tars have takes one round; a chain made to take many is refused. */
+/* Makes the hard links whose targets come later, which may be hard links themselves.  Each pass
+ * goes from the end, because the targets are there, until a pass makes no link.  Real tars need one
+ * pass; a chain that was made to need many is refused. */
 static int put_later_links(merge *m) {
     for (unsigned round = 0; m->n_later; round++) {
         size_t left = m->n_later;
@@ -220,27 +221,27 @@ static int put_later_links(merge *m) {
 
 /* ---- whiteouts ---------------------------------------------------------------------------- */
 
-/* Other ".wh..wh.*" names are aufs' own, with all that stands below them. */
+/* True for the other names ".wh..wh.*", which belong to aufs. */
 static bool is_bookkeeping(const char *name, size_t len) {
     return starts(name, len, META) && !starts(name, len, OPAQUE);
 }
 
-static int put_aside(merge *m, const img_entry *e, const char *name, size_t len) {
+static int collect(merge *m, const img_entry *e, const char *name, size_t len) {
     img_id dir;
     if (parent_of(m, e, true, &dir) < 0)
         return -1;
     if (!dir)
         return 0;
-    if (m->n_marks == m->marks_size) {
-        size_t size = m->marks_size * 2 + 16;
-        mark *grown = reallocarray(m->marks, size, sizeof *grown);
+    if (m->n_whiteouts == m->whiteouts_size) {
+        size_t size = m->whiteouts_size * 2 + 16;
+        whiteout *grown = reallocarray(m->whiteouts, size, sizeof *grown);
         if (!grown)
             return fail(m, ENOMEM, "out of memory");
-        m->marks = grown;
-        m->marks_size = size;
+        m->whiteouts = grown;
+        m->whiteouts_size = size;
     }
-    img_node_at(m->tree, dir)->lookups++; /* its number means no other directory until the end */
-    m->marks[m->n_marks++] = (mark){dir, (uint32_t)len, name};
+    img_node_at(m->tree, dir)->lookups++; /* so that no other directory gets its nodeid */
+    m->whiteouts[m->n_whiteouts++] = (whiteout){dir, (uint32_t)len, name};
     return 0;
 }
 
@@ -248,33 +249,34 @@ static int put_whiteout(merge *m, const img_entry *e) {
     const char *name = m->index->pool + e->name;
     size_t len = e->name_len;
     if (equals(name, len, OPAQUE))
-        return put_aside(m, e, NULL, 0);
+        return collect(m, e, NULL, 0);
     if (is_bookkeeping(name, len))
         return 0;
     name += strlen(PREFIX);
     len -= strlen(PREFIX);
     if (len == 0 || equals(name, len, ".") || equals(name, len, ".."))
         return fail(m, EBADMSG, "is a whiteout of no name");
-    return put_aside(m, e, name, len);
+    return collect(m, e, name, len);
 }
 
-/* A directory that whiteouts alone made is not there where a whiteout of this layer hides it. */
-static void hide_empty(merge *m) {
-    for (size_t i = 0; i < m->n_marks; i++) {
-        const mark *wh = &m->marks[i];
+/* Removes directories that were made only for whiteouts, if another whiteout of the layer hides
+ * them. */
+static void drop_hidden(merge *m) {
+    for (size_t i = 0; i < m->n_whiteouts; i++) {
+        const whiteout *wh = &m->whiteouts[i];
         uint32_t d = wh->name ? img_tree_dentry(m->tree, wh->dir, wh->name, wh->len) : 0;
         const img_node *node = d ? img_node_at(m->tree, img_dentry_at(m->tree, d)->node) : NULL;
-        if (node && node->flags & IMG_NODE_IMPLIED && !(node->flags & IMG_NODE_HOLDS))
+        if (node && node->flags & IMG_NODE_IMPLIED && !(node->flags & IMG_NODE_HAS_MEMBER))
             img_tree_drop_subtree(m->tree, d, false);
     }
 }
 
 static int by_directory(const void *a, const void *b) {
-    img_id one = ((const mark *)a)->dir, other = ((const mark *)b)->dir;
+    img_id one = ((const whiteout *)a)->dir, other = ((const whiteout *)b)->dir;
     return one < other ? -1 : one > other;
 }
 
-static void apply_whiteout(merge *m, const mark *wh, img_id lower) {
+static void apply_whiteout(merge *m, const whiteout *wh, img_id lower) {
     if (!wh->name) {
         img_tree_drop_children(m->tree, lower);
         return;
@@ -284,25 +286,25 @@ static void apply_whiteout(merge *m, const mark *wh, img_id lower) {
         img_tree_drop_subtree(m->tree, d, false);
 }
 
-/* Hides in a lower directory what the marks in the one that is laid over it say. */
+/* Applies the whiteouts of the scratch directory `upper` to the layers' directory `lower`. */
 static void apply_whiteouts(merge *m, img_id lower, img_id upper) {
-    size_t low = 0, high = m->n_marks;
+    size_t low = 0, high = m->n_whiteouts;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        if (m->marks[mid].dir < upper)
+        if (m->whiteouts[mid].dir < upper)
             low = mid + 1;
         else
             high = mid;
     }
-    for (; low < m->n_marks && m->marks[low].dir == upper; low++)
-        apply_whiteout(m, &m->marks[low], lower);
+    for (; low < m->n_whiteouts && m->whiteouts[low].dir == upper; low++)
+        apply_whiteout(m, &m->whiteouts[low], lower);
 }
 
 static void forget_whiteouts(merge *m) {
-    for (size_t i = 0; i < m->n_marks; i++) {
-        img_node_at(m->tree, m->marks[i].dir)->lookups--;
-        if (m->marks[i].dir != m->walker.scratch)
-            (void)img_tree_release(m->tree, m->marks[i].dir);
+    for (size_t i = 0; i < m->n_whiteouts; i++) {
+        img_node_at(m->tree, m->whiteouts[i].dir)->lookups--;
+        if (m->whiteouts[i].dir != m->walker.scratch)
+            (void)img_tree_release(m->tree, m->whiteouts[i].dir);
     }
 }
 
@@ -319,7 +321,7 @@ static bool below_bookkeeping(const merge *m, const img_entry *e) {
     return false;
 }
 
-/* ---- the layer laid over what is below ------------------------------------------------------ */
+/* ---- laying the layer over the layers below ------------------------------------------------- */
 
 static int lay_over(merge *m, img_id lower, img_id upper);
 
@@ -331,7 +333,7 @@ static int lay_name_over(merge *m, img_id lower, uint32_t d) {
     if (old) {
         img_id there = img_dentry_at(tree, old)->node;
         if (img_is_dir(img_node_at(tree, id)) && img_is_dir(img_node_at(tree, there)))
-            return lay_over(m, there, id); /* the emptied scratch directory goes with the scratch */
+            return lay_over(m, there, id); /* the emptied directory is freed with the scratch */
         img_tree_drop_subtree(tree, old, false);
     }
     if (img_tree_move(tree, d, lower, dentry->name, dentry->name_len, false) < 0)
@@ -355,7 +357,7 @@ static int lay_over(merge *m, img_id lower, img_id upper) {
         img_set_directory(m->tree, img_node_at(m->tree, lower), &a, m->walker.layer, over->xattrs,
                           over->xattr_bytes);
     }
-    /* moving a name out only makes holes in this directory's slots, or cuts its end */
+    /* moving a name away only makes a hole in this directory's slots, or removes the last ones */
     const img_dir *dir = over->u.dir;
     for (uint32_t i = 0; dir && i < dir->used; i++) {
         if (img_interrupted(1, m->err) < 0)
@@ -413,16 +415,16 @@ int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t 
         result = unpack(&m);
     if (result == 0) {
         m.entry = NULL;
-        hide_empty(&m);
-        if (m.n_marks)
-            qsort(m.marks, m.n_marks, sizeof *m.marks, by_directory);
+        drop_hidden(&m);
+        if (m.n_whiteouts)
+            qsort(m.whiteouts, m.n_whiteouts, sizeof *m.whiteouts, by_directory);
         result = lay_over(&m, IMG_ROOT, m.walker.scratch);
     }
     if (result == 0) {
         forget_whiteouts(&m);
         (void)img_tree_release(tree, m.walker.scratch);
     }
-    free(m.marks);
+    free(m.whiteouts);
     free(m.later);
     return result;
 }

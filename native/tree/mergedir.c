@@ -11,10 +11,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define MOST_FILES 4096u /* descriptors kept of the layers' files, at most */
-#define FEWEST_FILES 64u /* as many as there are threads that may read */
+#define MOST_FILES 4096u /* the most descriptors of the layers' files that are kept */
+#define FEWEST_FILES 64u /* one for each thread that may read */
 
-/* Where the contents of a metacopy stand: the node that said so may be gone when they are needed.
+/* The contents of a metacopy: a copy, because the node that has them may be freed before its use.
  */
 typedef struct data {
     uint64_t size, archive_data, blocks;
@@ -23,11 +23,11 @@ typedef struct data {
     uint16_t layer, flags;
 } data;
 
-/* What was copied up has further names in the layers below, which a crash may have left there
- * (fusemount/rootfs/copyup.py, C5): they become names of what came up. */
+/* A file that was copied up while the layers below still have further names of it: a crash came
+ * before they were copied up (fusemount/rootfs/copyup.py, C5).  They become names of the copy. */
 typedef struct names_left {
     uint32_t entry;
-    img_id below; /* remembered meanwhile */
+    img_id below; /* the file in the layers below; a lookup count keeps it */
 } names_left;
 
 typedef struct merge {
@@ -36,8 +36,8 @@ typedef struct merge {
     uint16_t layer;
     img_error *err;
     img_id *below; /* by entry: the directory of the layers below that it merges with; 0: none */
-    img_id *here;  /* by entry: its node */
-    data *copies;  /* of the metacopies, in their order */
+    img_id *here;  /* by entry: the node of the entry */
+    data *copies;  /* contents of the metacopies, in the order of entries */
     size_t n_copies, copies_size;
     names_left *left;
     size_t n_left, left_size;
@@ -53,21 +53,22 @@ static int fail(merge *m, const img_entry *e, int code, const char *why) {
     return img_fail(m->err, code, "%s", why);
 }
 
-/* ---- what the layers below have ----------------------------------------------------------- */
+/* ---- looking up the layers below ---------------------------------------------------------- */
 
 static img_id directory_in(const img_tree *tree, img_id dir, const char *name, size_t len) {
     img_id id = dir ? img_tree_lookup(tree, dir, name, len) : 0;
     return id && img_is_dir(img_node_at(tree, id)) ? id : 0;
 }
 
-/* What a redirect names; parent is what the entry's directory merges with. 0: nothing. */
+/* The node that a redirect names; 0: none.  parent: the directory that the entry's directory merges
+ * with. */
 static img_id redirected(const merge *m, const img_entry *e, img_id parent) {
     const char *at = m->index->pool + e->link, *end = at + e->link_len;
     img_id here = parent;
     if (*at == '/')
         here = IMG_ROOT;
     else if (memchr(at, '/', e->link_len))
-        return 0; /* a name beside it, and no path */
+        return 0; /* a relative redirect must be one name in the same directory */
     while (at < end && here) {
         const char *slash = memchr(at, '/', (size_t)(end - at));
         size_t n = (size_t)((slash ? slash : end) - at);
@@ -143,7 +144,7 @@ static int find_names(merge *m, uint32_t i) {
     return 0;
 }
 
-/* Looks everything up before anything is changed. */
+/* Looks up all nodes of the layers below, before the first change of the tree. */
 static int find_all(merge *m) {
     m->below[0] = m->index->entries[0].flags & IMG_ENTRY_OPAQUE ? 0 : IMG_ROOT;
     for (uint32_t i = 1; i < m->index->head.n_entries; i++) {
@@ -161,9 +162,9 @@ static int find_all(merge *m) {
     return 0;
 }
 
-/* Redirected directories wait in the root, under names that no path can have; the second of two
- * that want one directory gets nothing. */
-static int lift_all(merge *m) {
+/* Moves the directories that redirects name into the root, under names with a NUL, which no path
+ * can have.  If two redirects name one directory, the second one gets none. */
+static int park_redirected(merge *m) {
     for (uint32_t i = 1; i < m->index->head.n_entries; i++) {
         const img_entry *e = &m->index->entries[i];
         img_id id = m->below[i];
@@ -180,7 +181,7 @@ static int lift_all(merge *m) {
     return 0;
 }
 
-/* ---- the layer's own ---------------------------------------------------------------------- */
+/* ---- applying the entries ----------------------------------------------------------------- */
 
 static void drop(merge *m, img_id parent, const img_entry *e) {
     uint32_t d = img_tree_dentry(m->tree, parent, m->index->pool + e->name, e->name_len);
@@ -188,7 +189,7 @@ static void drop(merge *m, img_id parent, const img_entry *e) {
         img_tree_drop_subtree(m->tree, d, false);
 }
 
-static void dress(merge *m, img_id id, const img_entry *e) {
+static void set_directory(merge *m, img_id id, const img_entry *e) {
     img_attributes a = img_entry_attributes(e);
     img_set_directory(m->tree, img_node_at(m->tree, id), &a, m->layer, m->index->pool + e->xattrs,
                       img_entry_xattr_bytes(m->index, e));
@@ -224,7 +225,7 @@ static int put_directory(merge *m, uint32_t i, img_id parent) {
         return put_new(m, i, parent);
     }
     m->here[i] = below;
-    dress(m, below, e);
+    set_directory(m, below, e);
     return 0;
 }
 
@@ -232,7 +233,7 @@ static void set_contents(merge *m, img_id id, const data *copy) {
     img_node *node = img_node_at(m->tree, id);
     node->layer = copy->layer;
     if (node->size > copy->size)
-        node->size = copy->size; /* never more than what can be read */
+        node->size = copy->size; /* not more than the contents that can be read */
     node->n_extents = copy->n_extents;
     node->flags = (uint16_t)((node->flags & ~(IMG_NODE_SPARSE | IMG_NODE_BLOCKS)) | copy->flags);
     node->blocks = copy->blocks;
@@ -242,8 +243,8 @@ static void set_contents(merge *m, img_id id, const data *copy) {
         node->u.archive_data = copy->archive_data;
 }
 
-/* The whiteouts of a directory, whose entries begin at i: they hide what is below, whatever the
- * order of names, and never what this layer has. */
+/* Applies the whiteouts of a directory, whose entries begin at i.  They are applied before its
+ * other entries, because they hide names of the layers below and never a name of this layer. */
 static void put_whiteouts(merge *m, uint64_t i, img_id parent) {
     const img_entry *entries = m->index->entries;
     uint64_t dir = entries[i].archive_header;
@@ -269,7 +270,7 @@ static int put_entry(merge *m, uint32_t i, size_t *copies) {
     return 0;
 }
 
-/* The names that wait in the root are to be kept. */
+/* Removes the names in the root, except the parked ones. */
 static void empty_root(merge *m) {
     const img_dir *dir = img_node_at(m->tree, IMG_ROOT)->u.dir;
     for (uint32_t i = dir ? dir->used : 0; i-- > 0;) {
@@ -285,14 +286,14 @@ static int put_all(merge *m) {
     m->here[0] = IMG_ROOT;
     if (root->flags & IMG_ENTRY_OPAQUE)
         empty_root(m);
-    dress(m, IMG_ROOT, root);
+    set_directory(m, IMG_ROOT, root);
     for (uint32_t i = 1; i < m->index->head.n_entries; i++)
         if (img_interrupted(1, m->err) < 0 || put_entry(m, i, &copies) < 0)
             return -1;
     return 0;
 }
 
-static int take_names(merge *m, const names_left *left) {
+static int move_names(merge *m, const names_left *left) {
     char name[IMG_NAME_MAX];
     for (uint32_t d; (d = img_node_at(m->tree, left->below)->names);) {
         const img_dentry *dentry = img_dentry_at(m->tree, d);
@@ -306,12 +307,12 @@ static int take_names(merge *m, const names_left *left) {
     return 0;
 }
 
-/* Also after an error, to let go of what is remembered. */
-static int take_all_names(merge *m, int result) {
+/* Moves the names of all names_left.  After an error, it only releases the nodes. */
+static int move_all_names(merge *m, int result) {
     for (size_t i = 0; i < m->n_left; i++) {
         if (result == 0)
-            result = take_names(m, &m->left[i]);
-        img_node_at(m->tree, m->left[i].below)->lookups--; /* nobody else sees the tree yet */
+            result = move_names(m, &m->left[i]);
+        img_node_at(m->tree, m->left[i].below)->lookups--; /* not atomic: no other thread uses it */
         (void)img_tree_release(m->tree, m->left[i].below);
     }
     return result;
@@ -319,7 +320,7 @@ static int take_all_names(merge *m, int result) {
 
 /* ---- the layer ---------------------------------------------------------------------------- */
 
-/* A quarter of the descriptors that the layers' roots leave. */
+/* The number of descriptors to keep: a quarter of those that the layers' roots leave. */
 static uint32_t kept_files(uint32_t n_layers) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 4 > MOST_FILES + n_layers)
@@ -344,7 +345,7 @@ static int add_slot(merge *m, int fd) {
     m->layer = (uint16_t)tree->n_layers;
     grown[tree->n_layers++] = (img_layer){m->index, fd, 0, tree->n_files};
     tree->n_files += m->index->n_files;
-    img_fds_free(tree->files); /* none is open yet: the number of layers decides how many may be */
+    img_fds_free(tree->files); /* it is empty; the limit depends on the number of layers */
     tree->files = img_fds_new(kept_files(tree->n_layers));
     return tree->files ? 0 : fail(m, NULL, ENOMEM, "out of memory");
 }
@@ -360,10 +361,10 @@ int img_tree_add_directory(img_tree *tree, const img_index *index, int fd, img_e
     if (result == 0)
         result = find_all(&m);
     if (result == 0)
-        result = lift_all(&m);
+        result = park_redirected(&m);
     if (result == 0)
         result = put_all(&m);
-    result = take_all_names(&m, result);
+    result = move_all_names(&m, result);
     free(m.below);
     free(m.here);
     free(m.copies);

@@ -1,16 +1,17 @@
-/* mergedir.h: a directory layer onto a tree, as overlayfs stacks directories.
+/* mergedir.h: adds a directory layer to a tree, as overlayfs stacks directories.
  *
- * merge.h has what a tar can hold: members in any order, given twice, beneath symlinks.  A
- * directory has none of that, so its entries go over what is below one after another; and it has
- * what no tar has:
+ * A tar (merge.h) may have members in any order, several of one name, and members below symlinks. A
+ * directory has none of these, so its entries are applied one after another, in their order.  But a
+ * directory layer has marks that no tar has:
  *
- *  - a directory whose redirect names another one of the layers below merges with that one, which
- *    leaves its old place (where overlayfs' own layers have a whiteout);
- *  - a metacopy is a file with attributes of this layer and the contents of the file that the
- * layers below have under its name, or its redirect.  Where those have none, reading it is EIO.
+ *  - A directory with a redirect merges with the directory of the layers below that the redirect
+ *    names, and that directory loses its old name.  (A layer that overlayfs wrote has a whiteout
+ *    there.)  If the redirect names no directory, the directory has only the names of this layer.
+ *  - A metacopy is a file with the attributes of this layer and the contents of a file in the
+ * layers below, which has the same path or the path of the redirect.  If there is none, reading the
+ *    metacopy gives EIO.
  *
- * All such names mean the layers below as they were before this layer.  A redirect that names
- * nothing leaves a directory with what this layer has in it.
+ * All these paths mean the layers below as they were before this layer.
  * Source: kernel Documentation/filesystems/overlayfs.rst, fs/overlayfs/namei.c.
  */
 #ifndef IMG_MERGEDIR_H
@@ -18,8 +19,8 @@
 
 #include "tree/tree.h"
 
-/* W. index is of dirscan.h, fd the directory it was made from; both are borrowed and must outlive
- * the tree. After an error the tree is only fit to be freed. E2BIG, ENOMEM. */
+/* W. index is from dirscan.h, fd is the directory that was scanned; both are borrowed and must
+ * outlive the tree.  After an error the tree can only be freed.  E2BIG, ENOMEM, EINTR. */
 int img_tree_add_directory(img_tree *tree, const img_index *index, int fd, img_error *err);
 
 #endif

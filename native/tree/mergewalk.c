@@ -23,7 +23,7 @@ static int take_step(const img_walker *walker) {
     return img_interrupted(1, walker->err);
 }
 
-/* ---- up and down -------------------------------------------------------------------------- */
+/* ---- steps -------------------------------------------------------------------------------- */
 
 static void to_the_root(const img_walker *walker, img_walk *walk) {
     walk->here = walker->scratch;
@@ -32,7 +32,7 @@ static void to_the_root(const img_walker *walker, img_walk *walk) {
     walk->here_len = walk->canon_len = 0;
 }
 
-/* The directory above, where dir is not the root of its tree. */
+/* The parent of dir; the root's is the root. */
 static img_id above(const img_tree *tree, img_id dir, img_id root) {
     return dir == root ? root : img_tree_parent(tree, dir);
 }
@@ -61,7 +61,7 @@ static void enter(const img_tree *tree, img_id next, img_id *dir, uint32_t *beyo
         (*beyond)++;
 }
 
-/* One step down, or *link is the symlink node that has to be followed instead. */
+/* Goes one step down; or sets *link to the symlink that has to be followed instead. */
 static int step_down(const img_walker *walker, img_walk *walk, const char *name, size_t len,
                      img_id *link) {
     const img_tree *tree = walker->tree;
@@ -128,9 +128,9 @@ int img_walk_to(const img_walker *walker, img_walk *walk, const char *path, size
     return 0;
 }
 
-/* ---- what is missing ---------------------------------------------------------------------- */
+/* ---- missing directories ------------------------------------------------------------------ */
 
-/* The first component beyond here, which stands behind its slash. */
+/* The first component of canon beyond here; its slash comes before it. */
 static const char *first_beyond(const img_walk *walk, size_t *len) {
     const char *name = walk->canon + walk->here_len + 1, *end = walk->canon + walk->canon_len;
     const char *slash = memchr(name, '/', (size_t)(end - name));
@@ -143,8 +143,8 @@ bool img_walk_blocked(const img_walker *walker, const img_walk *walk) {
     if (!walk->beyond_here)
         return false;
     const char *name = first_beyond(walk, &len);
-    return img_tree_lookup(walker->tree, walk->here, name, len) !=
-           0; /* a directory is no "beyond" */
+    /* If it were a directory, it would not be beyond here. */
+    return img_tree_lookup(walker->tree, walk->here, name, len) != 0;
 }
 
 static img_id make_implied(const img_walker *walker, img_id parent, const char *name, size_t len) {
@@ -175,7 +175,7 @@ int img_walk_make(const img_walker *walker, img_walk *walk) {
         size_t len;
         const char *name = first_beyond(walk, &len);
         uint32_t d = img_tree_dentry(tree, walk->here, name, len);
-        if (d) /* no directory: else the walk would have gone into it */
+        if (d) /* it is no directory, because the walk would have gone into it */
             img_tree_drop_subtree(tree, d, false);
         walk->here = make_implied(walker, walk->here, name, len);
         if (!walk->here || img_interrupted(1, walker->err) < 0)

@@ -1,16 +1,16 @@
-/* mergewalk.h: the way to a directory of a layer that is being unpacked, through its symlinks.
+/* mergewalk.h: finds the directory of a member while its layer is unpacked, through symlinks.
  *
- * A walk starts at the scratch directory (merge.h); symlinks of this layer, with follow also those
- * of the layers below, lead on inside it; ".." stops at it.  What is missing is passed by name, so
- * that ".." after it goes back.
+ * Law: a walk starts at the scratch directory (merge.h) and never leaves it.  Symlinks of this
+ * layer are followed inside it, with `follow` also those of the layers below; ".." in it is itself.
+ * The walk goes on by name through directories that do not exist, so that a later ".." goes back.
  *
- * Cost: a component is a step, of one look-up in each of two directories; ".." is one too.  One
- * walk takes IMG_WALK_LINKS_MAX links, each of PATH_MAX bytes at most, so some 80,000 steps, which
- * an archive can ask for with each of its members.  So all walks of a tree together may take
- * IMG_WALK_STEPS_MAX steps, and IMG_WALK_STEPS_EACH more for each member; and they may make
- * IMG_IMPLIED_MAX directories that have no member of their own, and IMG_IMPLIED_EACH more for each
- * member (one takes some 300 bytes).  Real archives take as many steps as their paths are deep, and
- * imply a directory or two for a member. E2BIG beyond.
+ * Cost: each component, ".." included, is a step, which looks up a name in each of two directories.
+ * A walk follows up to IMG_WALK_LINKS_MAX symlinks of up to PATH_MAX bytes, some 80,000 steps, and
+ * a hostile archive can have that for each of its members.  So there are limits for all walks of a
+ * tree together: IMG_WALK_STEPS_MAX steps, and IMG_WALK_STEPS_EACH more for each member;
+ * IMG_IMPLIED_MAX new directories without a member of their own, and IMG_IMPLIED_EACH more for each
+ * member (a directory takes some 300 bytes).  Real archives take as many steps as their paths are
+ * deep, and imply one or two directories for a member.  E2BIG beyond.
  */
 #ifndef IMG_MERGEWALK_H
 #define IMG_MERGEWALK_H
@@ -32,12 +32,13 @@ typedef struct img_walker {
     img_error *err;
 } img_walker;
 
-/* Directories that exist: here in the scratch, below in the lower tree; and how many components
- * of the path lie beyond each of them.  canon is the path without links: "/a/b", or "". */
+/* here and below: the deepest directories on the path that exist, in the scratch and in the layers
+ * below; beyond_here and beyond_below: how many components of the path come after them.  canon: the
+ * path without symlinks, "/a/b", or "". */
 typedef struct img_walk {
     img_id here, below;
     uint32_t beyond_here, beyond_below;
-    size_t here_len; /* of canon, which leads to here */
+    size_t here_len; /* the first here_len bytes of canon are the path of here */
     size_t canon_len;
     char canon[IMG_WALK_BYTES];
 } img_walk;
@@ -45,16 +46,16 @@ typedef struct img_walk {
 /* R. -1: EBADMSG (a loop of links), E2BIG, EINTR. */
 int img_walk_to(const img_walker *walker, img_walk *walk, const char *path, size_t len);
 
-/* R. The directory in the lower tree that the walk ended at; 0: none. */
+/* R. The directory in the layers below that the walk ended at; 0: none. */
 static inline img_id img_walk_below(const img_walk *walk) {
     return walk->beyond_below ? 0 : walk->below;
 }
 
-/* R. Whether something that is no directory stands where the walk went on by name. */
+/* R. True if the walk went on by name at a name that exists and is no directory. */
 bool img_walk_blocked(const img_walker *walker, const img_walk *walk);
 
-/* W. Makes the directories that the walk passed by name, in place of what is in the way; walk->here
- * is the last one then. E2BIG, ENOMEM. */
+/* W. Makes the directories that the walk passed by name; they replace objects that are no
+ * directories.  walk->here is then the last one.  E2BIG, ENOMEM. */
 int img_walk_make(const img_walker *walker, img_walk *walk);
 
 #endif

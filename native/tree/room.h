@@ -1,7 +1,7 @@
 /* Room tree/.
  *
- * The merged tree of all layers and the upper: the one owner of names and attributes, and of where
- * a file's bytes are. Nothing here changes a disk, and nothing knows FUSE.
+ * The merged tree of all layers and the upper.  Only this room has names, attributes, and the
+ * position of each file's contents.  It changes no file on disk and does not depend on FUSE.
  *
  * May include: base, index, dir.
  */

@@ -18,7 +18,7 @@ bool img_is_dir(const img_node *node) {
 
 /* ---- the tree's life ---------------------------------------------------------------------- */
 
-/* Early in a boot there is no other chance. */
+/* A random number from the clock: early in a boot there is no other. */
 static void chance_of_clock(const img_tree *tree, uint64_t chance[2]) {
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
@@ -194,7 +194,7 @@ static void hash_remove(img_tree *tree, uint32_t d) {
     *at = dentry->hash_next;
 }
 
-/* Failing to grow is no error: chains get longer, nothing else. */
+/* If there is no memory to grow, that is no error: the chains get longer. */
 static void hash_grow(img_tree *tree) {
     if (tree->n_dentries < tree->n_buckets || tree->n_buckets > UINT32_MAX / 2)
         return;
@@ -237,8 +237,8 @@ img_id img_tree_parent(const img_tree *tree, img_id dir) {
 
 /* ---- names -------------------------------------------------------------------------------- */
 
-/* Whether p may be kept as it is: only the layer that is being put on brings names, so looking
- * through the indexes of all layers would cost names times layers. */
+/* True if the name p need not be copied.  Only the layer that is being added brings names, so its
+ * index is enough: a search in the indexes of all layers would cost names times layers. */
 static bool inside_the_index(const img_tree *tree, const char *p) {
     if (!tree->n_layers)
         return false;
@@ -294,7 +294,7 @@ static void dentry_free(img_tree *tree, uint32_t d) {
     img_chunks_give(&tree->dentries, d);
 }
 
-/* A dentry without a node: a place for one. 0: out of memory. */
+/* A new dentry without a node; 0: out of memory. */
 static uint32_t dentry_new(img_tree *tree, img_id parent, const char *name, size_t len) {
     uint32_t d = img_chunks_take(&tree->dentries);
     if (!d)
@@ -326,8 +326,9 @@ no_memory:
     return 0;
 }
 
-/* The place of that name, made if need be; -EEXIST when it is taken. */
-static int place(img_tree *tree, img_id parent, const char *name, size_t len, uint32_t *out) {
+/* Finds or makes a dentry of that name without a node.  -EEXIST: the name has a node. */
+static int empty_dentry(img_tree *tree, img_id parent, const char *name, size_t len,
+                        uint32_t *out) {
     uint32_t d = img_tree_dentry(tree, parent, name, len);
     if (d && img_dentry_at(tree, d)->node)
         return -EEXIST;
@@ -343,7 +344,7 @@ int img_tree_add_name(img_tree *tree, img_id parent, const char *name, size_t le
     if (img_node_at(tree, node)->nlink == UINT32_MAX ||
         img_node_at(tree, parent)->nlink == UINT32_MAX)
         return -EMLINK;
-    int result = place(tree, parent, name, len, &d);
+    int result = empty_dentry(tree, parent, name, len, &d);
     if (result < 0)
         return result;
     img_dentry_at(tree, d)->flags |= flags;
@@ -362,20 +363,20 @@ void img_tree_drop_name(img_tree *tree, uint32_t d, bool mark) {
         (void)img_tree_release(tree, node);
 }
 
-/* The last name in a directory, 0: it has none.  Taking away the last never moves another. */
+/* The last name in a directory; 0: none.  Removing the last name never moves another one. */
 static uint32_t last_name(const img_tree *tree, img_id id) {
     const img_dir *dir = img_node_at(tree, id)->u.dir;
     return dir && dir->used ? dir->slots[dir->used - 1].dentry : 0;
 }
 
-/* Goes down and up by the tree's own names, without recursion: an upper's user decides how deep
- * directories are. */
+/* Walks down and up along the names in the tree.  It does not recurse, because the user decides how
+ * deep directories are. */
 void img_tree_drop_children(img_tree *tree, img_id id) {
     for (img_id here = id;;) {
         uint32_t d = last_name(tree, here);
         if (!d && here == id)
             return;
-        if (!d) { /* empty by now */
+        if (!d) { /* the directory is empty now: drop its own name next */
             d = img_node_at(tree, here)->names;
             here = img_dentry_at(tree, d)->parent;
         }
@@ -397,7 +398,7 @@ void img_tree_drop_subtree(img_tree *tree, uint32_t d, bool mark) {
 int img_tree_move(img_tree *tree, uint32_t from, img_id parent, const char *name, size_t len,
                   bool mark) {
     uint32_t to;
-    int result = place(tree, parent, name, len, &to);
+    int result = empty_dentry(tree, parent, name, len, &to);
     if (result < 0)
         return result;
     img_id id = img_dentry_at(tree, from)->node;
@@ -435,7 +436,7 @@ int img_tree_resolve(const img_tree *tree, const char *path, size_t len, bool fo
     char rest[2 * (IMG_PATH_BYTES_MAX + IMG_LINK_BYTES_MAX)];
     if (len > IMG_PATH_BYTES_MAX)
         return -ENAMETOOLONG;
-    char *at = rest + sizeof rest - len; /* what is still to walk stands at the buffer's end */
+    char *at = rest + sizeof rest - len; /* the rest of the path is at the buffer's end */
     memcpy(at, path, len);
     const char *end = rest + sizeof rest;
     img_id here = IMG_ROOT;

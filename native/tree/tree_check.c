@@ -1,5 +1,5 @@
-/* tree_check.c: the invariants of tree.h, proved by walking everything (tests and fuzzing). */
-#include "tree/tree.h"
+/* tree_check.c: checks the invariants of tree.h by walking the whole tree. */
+#include "tree/tree_check.h"
 
 #include <errno.h>
 #include <stdlib.h>

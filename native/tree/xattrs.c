@@ -1,6 +1,8 @@
-/* xattrs.c: the xattr part of tree.h; records are packed u16 name_len | u32 value_len | name |
- * value, so that those of a layer are used where they stand in its index. */
-#include "tree/tree.h"
+/* xattrs.c: reads and sets the xattrs of a node.
+ *
+ * Records are packed as they are in an index (u16 name_len | u32 value_len | name | value), so that
+ * a node of a layer can point at its records in the index. */
+#include "tree/xattrs.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,8 +1,9 @@
-/* changeinner.h: what the files of change.h share; nobody else's. */
+/* changeinner.h: steps that the changes of this room have in common; no other room includes it. */
 #ifndef IMG_CHANGEINNER_H
 #define IMG_CHANGEINNER_H
 
 #include "upper/change.h"
+#include "upper/upperdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,28 +16,37 @@
 #define IMG_ACL_DEFAULT "system.posix_acl_default"
 #define IMG_CAPABILITY "security.capability"
 
-/* A name in a directory, as the tree has it.  It stays so while change is held. */
+/* A name in a directory, as the tree has it.  It does not change while `change` is held. */
 typedef struct img_named {
     char name[IMG_NAME_BYTES];
     img_id parent;
     uint32_t dentry;
     img_id node;  /* 0: the name is free */
-    bool lower;   /* the layers have that name; with node 0 a whiteout stands there */
-    bool gone;    /* the directory was removed, and is only open */
-    bool reached; /* the directory stands in the upper */
+    bool lower;   /* the layers have the name; then with node 0 there is a whiteout */
+    bool gone;    /* the directory was removed, and is still open */
+    bool reached; /* the directory is in the upper */
 } img_named;
 
-/* R. Fills out. -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
+/* R. Looks a name up and fills *out. 0, or -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
 int img_find_named(const img_upper *upper, img_id parent, const char *name, size_t len,
                    img_named *out);
 
-/* A name in the work directory that nothing has; IMG_STAGE_BYTES. */
+/* `change` held. A name in the work directory that is not in use; out has IMG_STAGE_BYTES. */
 void img_stage_name(img_upper *upper, char *out);
 
-/* W. The node's times of change become the object's. */
+/* While a thread sets or restores a file's times it holds this lock.
+ *
+ * The kernel caches writes, so it keeps the mtime of a regular file itself.  It sends that mtime by
+ * SETATTR, and only if it differs from the one it was given.  So a write to the object in the upper
+ * must leave the object's mtime as it was: it is set back after the write. */
+static inline pthread_mutex_t *img_times_lock(img_upper *upper, img_id id) {
+    return &upper->times[id % (sizeof upper->times / sizeof upper->times[0])];
+}
+
+/* W. The node gets the object's mtime and ctime. */
 void img_change_times(img_node *node, const struct stat *st);
 
-/* R. */
+/* R. Whether the node has the xattr. */
 bool img_change_has_xattr(const img_node *node, const char *name);
 
 static inline void lock_read(img_upper *upper) {

@@ -1,4 +1,4 @@
-"""An upper below a directory of another user's: no other directory takes its place."""
+"""An upper below a directory of another user, who cannot make us use another directory for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from imagewriter import docker_archive
 from mounted import Command
 from tarwriter import TarWriter
 
-from fusemount.daemon.upperpath import open_place
-from fusemount.daemon.upperplaces import Made, open_upper
+from fusemount.daemon.upperdirs import NewDirs, open_upper
+from fusemount.daemon.upperpath import open_walked
 from fusemount.errors import UpperError
 from fusemount.rootfs.upper import Upper
 from fusemount.settings import Directories, MountOptions
@@ -25,7 +25,7 @@ def test_the_path_is_walked(tmp_path: Path) -> None:
     os.symlink("a/../a/b", tmp_path / "relative")
     os.symlink(tmp_path / "relative/new", tmp_path / "absolute")
     for path, is_new in ((tmp_path / "absolute", True), (tmp_path / "a/./b/../b/new", False)):
-        place, fd, made = open_place(path, make=True)
+        place, fd, made = open_walked(path, make=True)
         assert (place, made) == (tmp_path / "a/b/new", is_new)
         assert os.path.samestat(os.fstat(fd), place.stat())
         os.close(fd)
@@ -38,7 +38,7 @@ def test_the_path_is_walked(tmp_path: Path) -> None:
         ("loop", "loop: Too many levels of symbolic links"),
     ):
         with pytest.raises(UpperError) as caught:
-            open_place(tmp_path / name, make=True)
+            open_walked(tmp_path / name, make=True)
         assert str(caught.value) == f"{tmp_path}/{why}"
 
 
@@ -50,7 +50,7 @@ def test_a_strangers_symlink_is_refused(tmp_path: Path, at: str) -> None:
     os.symlink(tmp_path / "victim", link)
     os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
     with pytest.raises(UpperError) as caught:
-        open_place(tmp_path / at, make=True)
+        open_walked(tmp_path / at, make=True)
     assert str(caught.value) == (
         f"{tmp_path / at}: {link} is a symlink of uid {STRANGER}: it is not followed"
     )
@@ -59,7 +59,7 @@ def test_a_strangers_symlink_is_refused(tmp_path: Path, at: str) -> None:
 
 def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir(mode=0o700)
-    path, fd, _ = open_place(tmp_path / "chg", make=True)
+    path, fd, _ = open_walked(tmp_path / "chg", make=True)
     was = os.fstat(fd)
     os.rename(path, tmp_path / "old")
     os.symlink(tmp_path / "victim", path)
@@ -70,13 +70,13 @@ def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
 
 
 def test_a_work_directory_is_a_name_in_a_directory(tmp_path: Path) -> None:
-    """Its owner exchanges the directory above for a link to one of root's, after it was walked."""
+    """After the walk, the owner of the directory above replaces it by a link to one of root's."""
     (tmp_path / "victim/w/work").mkdir(parents=True, mode=0o700)
     (tmp_path / "victim/w/work/kept").write_text("")
     (tmp_path / "home").mkdir()
     with ExitStack() as stack:
-        made = Made()
-        stack.callback(made.take_back)
+        made = NewDirs()
+        stack.callback(made.remove)
         directories = Directories(tmp_path / "c", tmp_path / "s", tmp_path / "r")
         asked = MountOptions(upper=tmp_path / "upper", work=tmp_path / "home/w")
         places = open_upper(asked, directories, stack, made)
@@ -110,7 +110,7 @@ def test_the_command_follows_no_strangers_symlink(tmp_path: Path, verb: str) -> 
 
 
 def test_whose_directory_takes_on_the_roots_owner(tmp_path: Path) -> None:
-    """root's, and what a user has made in a directory of the user's own, for sudo."""
+    """Root's directories do, and with sudo those that a user made in a directory of their own."""
     tar = TarWriter().dir(".", uid=7, gid=8, mode=0o751)
     archive = docker_archive(tmp_path / "image.tar", [tar.tar()])
     command = Command(tmp_path / "dirs")

@@ -65,7 +65,7 @@ static void path_of_fd(int fd, char *out, size_t size) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, out, size - 1);
     out[n > 0 ? n : 0] = 0;
-    /* Of a mount of its own (rootfs/upperplace.py) the path begins at that mount's root, which is
+    /* Of a mount of its own (rootfs/upperopen.py) the path begins at that mount's root, which is
      * the directory that is watched. */
     char rest[480];
     if (shared && (!strncmp(out, "/upper", 6) || !strncmp(out, "/work", 5))) {

@@ -22,7 +22,7 @@ from storing import clean, load
 from tarwriter import TarWriter
 from transferring import dumped, pulled, pushed, upload
 
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.imagename import parse_name
 from fusemount.store import Store
 

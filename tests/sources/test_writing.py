@@ -16,7 +16,7 @@ from imagewriter import docker_archive, oci_archive, oci_layout
 from oracle import run
 from tarwriter import TarWriter
 
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, UsageError, VerificationFailed
 from fusemount.layer import OpenLayer, SilentProgress, UnpackedLayer, open_layers

@@ -15,7 +15,7 @@ from storing import LAYERS, clean, files, layer, load
 from tarwriter import TarWriter
 
 from fusemount.budget import Budget
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.store import Store
@@ -177,7 +177,7 @@ def test_two_takers_of_one_blob_read_it_once(store: Store) -> None:
 
     def waiting() -> None:
         with Part(store.layout, digest) as part:
-            found.append(part.there())
+            found.append(part.is_stored())
             part.drop()
 
     threads = [threading.Thread(target=taking), threading.Thread(target=waiting)]

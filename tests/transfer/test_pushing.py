@@ -14,7 +14,7 @@ from realregistry import RealRegistry
 from storing import clean, layer, load
 from transferring import dumped, inspected, pulled, pushed, raw, shown, skopeo_copy, upload
 
-from fusemount.codec import Compression
+from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound
 from fusemount.store import Store

@@ -22,7 +22,8 @@ from tarwriter import TarWriter
 
 from fusemount.budget import ROOM_MIN, Budget
 from fusemount.cli.main import main
-from fusemount.codec import MAGIC_BYTES, Read, decompress, detect
+from fusemount.codec import Read, decompress
+from fusemount.compression import MAGIC_BYTES, detect
 from fusemount.errors import MalformedImage, NoSpace
 from fusemount.settings import RATIO_FROM, UNPACK_LIMIT, UnpackLimit
 

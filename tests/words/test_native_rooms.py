@@ -41,8 +41,17 @@ def test_includes_point_down(path: Path) -> None:
         assert there == room.name or there in law(room), f"{room.name}/ may not include {name}"
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.suffix == ".c" and path.parent.name != "py"],
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)  # fmt: skip
+def test_each_source_has_its_header(path: Path) -> None:
+    assert path.with_suffix(".h").is_file()
+    assert f"{path.parent.name}/{path.stem}.h" in included(path)
+
+
 def test_no_room_leads_to_itself() -> None:
-    """What a room may include is closed: the rooms that these may include are in the list too."""
+    """A room's list also has all rooms that the rooms in the list may include."""
     for room in ROOMS:
         above = law(room)
         assert room.name not in above

@@ -1,8 +1,8 @@
-"""Law: where a mount's changes go: the upper and the work directory, each by a descriptor.
+"""Law: opens the directories for a mount's changes, upper and work directory, by descriptors.
 
-A path is walked once (upperpath.py).  Whoever owns a directory above may exchange it at any time,
-so from then on the upper is its descriptor, and the work directory one name in its parent's: what
-is made, looked at and taken back goes by these.
+A path is walked once (upperpath.py), because the owner of a directory above may exchange it at any
+time.  From then on the upper is its descriptor, and the work directory is one name in its parent's
+descriptor.  All that is made, looked at and removed goes by these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fusemount.beneath import open_beneath, parent_beneath
 from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
-from fusemount.daemon.upperpath import open_place
+from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.settings import Directories, MountOptions
@@ -29,10 +29,10 @@ _PARENT = os.O_PATH | os.O_DIRECTORY
 
 
 @dataclass(frozen=True)
-class Places:
-    """upper: None where there is no place for changes; upper_fd: its descriptor.  work: None where
-    the upper is only looked at; work_above: the descriptor of the directory that work is in.
-    Without descriptors, both are a scratch's: ours alone, below a directory of ours."""
+class UpperDirs:
+    """upper: None if changes are not possible; upper_fd: its descriptor.  work: None if the upper
+    is only read; work_above: the descriptor of the directory that work is in.  If there are no
+    descriptors, both belong to a scratch, below an own directory."""
 
     upper: Path | None = None
     upper_fd: int | None = None
@@ -41,69 +41,70 @@ class Places:
     scratch: Scratch | None = None
 
 
-class Made:
-    """The user's directories that were not there before, which go again."""
+class NewDirs:
+    """The directories that we made for the user, to remove them again if the mount fails."""
 
     def __init__(self) -> None:
         self._places: list[tuple[int, str]] = []
 
     def add(self, above: int, path: str) -> None:
-        """A path below a directory, which stays the caller's."""
+        """path: of the new directory, below the directory above, a descriptor of the caller's."""
         self._places.append((os.dup(above), path))
 
-    def take_back(self) -> None:
+    def remove(self) -> None:
         for above, path in reversed(self._places):
-            # somebody put something there, or it was never made
+            # an error: the directory is not empty, or was never made
             with suppress(OSError), parent_beneath(above, path) as (fd, name):
                 os.rmdir(name, dir_fd=fd)
-        self.stay()
+        self.keep()
 
-    def stay(self) -> None:
+    def keep(self) -> None:
         for above, _ in self._places:
             os.close(above)
         self._places.clear()
 
 
 def open_upper(
-    options: MountOptions, directories: Directories, stack: ExitStack, made: Made
-) -> Places:
-    """The user's own directories, or fresh ones; a read-only mount without an upper has none.
+    options: MountOptions, directories: Directories, stack: ExitStack, made: NewDirs
+) -> UpperDirs:
+    """The user's own directories, or those of a new scratch; a read-only mount without an upper has
+    none.
 
     Raises UpperError; the stack closes the descriptors.
     """
     if options.upper is None:
         if options.read_only:
-            return Places()
+            return UpperDirs()
         scratch = fresh_scratch(directories, stack)
         if options.keep:
             scratch.keep()
-        return Places(scratch.upper, None, scratch.work, None, scratch)
+        return UpperDirs(scratch.upper, None, scratch.work, None, scratch)
     looked_at = options.read_only and not remountable(options)
-    upper, fd, is_new = open_place(options.upper, make=not looked_at)
+    upper, fd, is_new = open_walked(options.upper, make=not looked_at)
     stack.callback(os.close, fd)
     above = os.open("..", _PARENT | os.O_NOFOLLOW, dir_fd=fd)
     stack.callback(os.close, above)
     if is_new:
         made.add(above, upper.name)
     if looked_at:
-        return Places(upper, fd)
+        return UpperDirs(upper, fd)
     work = _work_for(upper, options)
     if options.work:
         if work.name in ("", ".."):
             raise UpperError(f"{work}: names no directory")
-        parent, above, _ = open_place(work.parent, make=False)
+        parent, above, _ = open_walked(work.parent, make=False)
         stack.callback(os.close, above)
         work = parent / work.name
     _make_work(work, above, made)
-    return Places(upper, fd, work, above)
+    return UpperDirs(upper, fd, work, above)
 
 
 def _work_for(upper: Path, options: MountOptions) -> Path:
     return options.work or upper.with_name(f".{upper.name}.imgmount-work")
 
 
-def _make_work(path: Path, above: int, made: Made) -> None:
-    """A symlink in its place is left for rootfs/upper.py to refuse."""
+def _make_work(path: Path, above: int, made: NewDirs) -> None:
+    """If a symlink is there, rootfs/upper.py refuses it later."""
     name = path.name
     try:
         os.mkdir(name, 0o700, dir_fd=above)
@@ -121,9 +122,8 @@ def _make_work(path: Path, above: int, made: Made) -> None:
         made.add(above, f"{name}/work")  # rootfs makes it
 
 
-def check_no_layer(places: Places, layers: Sequence[OpenDirectory]) -> None:
-    """What is written to a directory of the layers would change what is below it. Raises
-    UpperError."""
+def check_not_a_layer(places: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
+    """Raises UpperError if upper or work directory is a layer: changes would go into the layer."""
     named: list[tuple[str, Path | None, os.stat_result]] = []
     if places.upper_fd is not None:
         named.append(("upper", places.upper, os.fstat(places.upper_fd)))
@@ -136,14 +136,15 @@ def check_no_layer(places: Places, layers: Sequence[OpenDirectory]) -> None:
 
 
 def check_apart(mountpoint: Path, options: MountOptions) -> None:
-    """An upper inside its own mount (or around it) would wait for itself for ever; a work too."""
+    """Raises UpperError if upper or work directory lies in the mount or the mount in them: the
+    daemon would wait for its own mount for ever."""
     if options.upper is None:
         return
     upper = Path(os.path.realpath(options.upper))
-    places = {"upper": upper}
+    paths = {"upper": upper}
     if not options.read_only:
-        places["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
-    for what, path in places.items():
+        paths["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+    for what, path in paths.items():
         if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
             raise UpperError(
                 f"{path}: the {what} and the mountpoint {mountpoint} lie in each other"
@@ -151,14 +152,14 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
 
 
 def remountable(options: MountOptions) -> bool:
-    """As overlayfs: `ro` with an upper and a work directory is the mount's alone, which may become
-    rw later, where their file system lets them be written."""
-    places = (options.upper, options.work) if options.overlay else (None,)
-    return all(place is not None and os.access(place, os.W_OK) for place in places)
+    """Whether a mount may become rw later. As with overlayfs, `ro` with an upper and a work
+    directory is a flag of the mount only, if both directories can be written to."""
+    paths = (options.upper, options.work) if options.overlay else (None,)
+    return all(path is not None and os.access(path, os.W_OK) for path in paths)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:
-    """A scratch that goes with the stack; what a power cut left of others goes first."""
+    """A scratch that the stack removes. Removes those that a power cut left, first."""
     recorded = [Path(m.record.scratch) for m in mountrecords.listing(directories.runtime)
                 if m.record.scratch]  # fmt: skip
     sweep(directories.state, recorded)

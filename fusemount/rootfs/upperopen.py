@@ -1,9 +1,11 @@
-"""Law: an upper and its work directory are opened so that nothing mounted in the upper is entered.
+"""Law: opens an upper and its work directory so that no file system mounted inside the upper is
+entered.
 
-Whoever owns a directory may mount a FUSE file system on it (fusermount3), which hangs or refuses
-everybody else.  With the privilege, both directories are opened through one clone of their mount
-(native/base/clonemount.h), as overlayfs does: one, since rename(2) does not lead from mount to
-mount. Without it, a mount inside the upper is an error that names the place.
+The owner of a directory may mount a FUSE file system on it (fusermount3), which can hang or refuse
+all other users.  With the privilege, both directories are opened through a clone of their mount
+(native/base/clonemount.h), as overlayfs does; through one and the same clone, because rename(2)
+does not work from one mount to another.  Without the privilege, a mount inside the upper is an
+error that names the mountpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def usable(path: Path) -> Iterator[None]:
 
 
 def open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
-    """at: a descriptor of the directory, whatever stands at its path by now."""
+    """at: a descriptor of the directory, used even if its path leads elsewhere by now."""
     with usable(path):
         if make and at is None:
             path.mkdir(exist_ok=True)
@@ -46,25 +48,26 @@ def check_apart(upper: Path, work: Path) -> None:
 
 
 def without_mounts(path: Path, *fds: int) -> list[int]:
-    """The same directories, the upper first, so that nothing is mounted in it; takes the
-    descriptors over. path: for errors. Raises UpperError."""
+    """New descriptors of the same directories, the upper first, in which nothing is mounted.
+
+    It closes the given ones if it returns others. path: for errors. Raises UpperError."""
     found = _cloned(fds)
     if found:
         for fd in fds:
             os.close(fd)
         return found
     here = os.readlink(fd_path(fds[0]))
-    for place in _mountpoints():
-        if place.startswith(here + b"/"):
+    for mountpoint in _mountpoints():
+        if mountpoint.startswith(here + b"/"):
             raise UpperError(
-                f"{os.fsdecode(place)}: a file system is mounted there, inside the upper {path}: "
-                "unmount it first"
+                f"{os.fsdecode(mountpoint)}: a file system is mounted there, inside the upper "
+                f"{path}: unmount it first"
             )
     return list(fds)
 
 
 def _cloned(fds: tuple[int, ...]) -> list[int]:
-    """Empty where no clone can be had, or where one mount does not hold all of them."""
+    """Empty if no clone can be made, or if the directories are not all in one mount."""
     opened: list[int] = []
     clone = -1
     try:
@@ -97,13 +100,13 @@ def _mountpoints() -> list[bytes]:
 
 
 def open_work(path: Path, above: int) -> int:
-    """The directory `work` in a work directory, which nobody but its owner can open. path: for
-    errors. Raises NotPermitted, OSError.
+    """The descriptor of the directory `work` in a work directory, which only its owner can open.
 
-    What others may have opened they may have locked: what is in such a one moves to a new one.
+    If other users could open it, they may have locked it: then its contents are moved to a new
+    directory. path: for errors. Raises NotPermitted, OSError.
     """
-    place = (above, "work")
-    fd = own_directory(path, inside=place)
+    inside = (above, "work")
+    fd = own_directory(path, inside=inside)
     if not os.fstat(fd).st_mode & _OPEN_TO_OTHERS:
         return fd
     try:

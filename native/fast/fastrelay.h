@@ -1,0 +1,19 @@
+/* fastrelay.h: requests that go to pyfuse3, and their answers. */
+#ifndef IMG_FASTRELAY_H
+#define IMG_FASTRELAY_H
+
+#include "fast/fast.h"
+
+/* fd: our end of the socket pair, borrowed. NULL with err set. */
+fast_relay *fast_relay_start(img_fastpath *path, int fd, img_error *err);
+/* Answers EIO to every request that waits for pyfuse3 or comes later, and waits for the thread.
+ * relay may be NULL. */
+void fast_relay_end(fast_relay *relay);
+void fast_relay_free(fast_relay *relay); /* after end */
+/* Keeps a copy of the message and sends it to pyfuse3; with a need other than FAST_NOTHING asks to
+ * copy up `node` first, and then runs the message here. The answer goes to fd. A negative errno
+ * when it cannot be sent (EIO: there is no pyfuse3 any more). */
+int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
+                    fast_need need, uint64_t node);
+
+#endif
