@@ -6,6 +6,7 @@
  */
 #include "py/py_native.h"
 
+#include "py/py_time.h"
 #include "tar/scanfd.h"
 #include "tar/tarscan.h"
 
@@ -213,24 +214,6 @@ static PyObject *layer_index_oddities(PyObject *self, void *closure) {
                          odd_members(index, odd->n_owner, odd->first_owner));
 }
 
-static PyObject *time_ns(int64_t s, uint32_t ns) {
-    int64_t total;
-    if (!__builtin_mul_overflow(s, INT64_C(1000000000), &total) &&
-        !__builtin_add_overflow(total, (int64_t)ns, &total))
-        return PyLong_FromLongLong(total);
-    PyObject *seconds = PyLong_FromLongLong(s), *unit = PyLong_FromLong(1000000000);
-    PyObject *part = PyLong_FromUnsignedLong(ns), *whole = NULL, *sum = NULL;
-    if (seconds && unit && part)
-        whole = PyNumber_Multiply(seconds, unit);
-    if (whole)
-        sum = PyNumber_Add(whole, part);
-    Py_XDECREF(seconds);
-    Py_XDECREF(unit);
-    Py_XDECREF(part);
-    Py_XDECREF(whole);
-    return sum;
-}
-
 static PyObject *member_extents(const img_index *index, const img_entry *entry) {
     img_extent whole = {0, entry->size, entry->archive_data};
     const img_extent *extents = &whole;
@@ -319,9 +302,9 @@ static PyObject *new_member(PyTypeObject *type, const img_index *index, const im
         PyLong_FromUnsignedLong(entry->uid),
         PyLong_FromUnsignedLong(entry->gid),
         PyLong_FromUnsignedLongLong(entry->size),
-        time_ns(entry->mtime_s, entry->mtime_ns),
-        time_ns(entry->atime_s, entry->atime_ns),
-        time_ns(entry->ctime_s, entry->ctime_ns),
+        imgpy_time_ns(entry->mtime_s, entry->mtime_ns),
+        imgpy_time_ns(entry->atime_s, entry->atime_ns),
+        imgpy_time_ns(entry->ctime_s, entry->ctime_ns),
         Py_BuildValue("(II)", entry->rdev_major, entry->rdev_minor),
         PyLong_FromUnsignedLongLong(entry->archive_header),
         member_extents(index, entry),

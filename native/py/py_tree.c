@@ -7,6 +7,7 @@
 #define _GNU_SOURCE /* renameat2 */
 #include "py/py_tree.h"
 
+#include "py/py_time.h"
 #include "tree/content.h"
 #include "tree/merge.h"
 #include "tree/mergedir.h"
@@ -143,22 +144,6 @@ static PyObject *tree_resolve(PyObject *self, PyObject *args) {
     return result < 0 ? raise_errno(result) : PyLong_FromUnsignedLong(id);
 }
 
-static PyObject *nanoseconds(int64_t seconds, uint32_t ns) {
-    int64_t whole;
-    if (!__builtin_mul_overflow(seconds, 1000000000, &whole) &&
-        !__builtin_add_overflow(whole, (int64_t)ns, &whole))
-        return PyLong_FromLongLong(whole);
-    PyObject *s = PyLong_FromLongLong(seconds), *unit = PyLong_FromLong(1000000000);
-    PyObject *product = s && unit ? PyNumber_Multiply(s, unit) : NULL;
-    PyObject *rest = PyLong_FromUnsignedLong(ns);
-    PyObject *sum = product && rest ? PyNumber_Add(product, rest) : NULL;
-    Py_XDECREF(s);
-    Py_XDECREF(unit);
-    Py_XDECREF(product);
-    Py_XDECREF(rest);
-    return sum;
-}
-
 enum { ATTR_FIELDS = 16 };
 
 static PyStructSequence_Field attr_fields[] = {
@@ -198,9 +183,9 @@ static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long
         PyLong_FromUnsignedLong(node->gid),
         PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
         PyLong_FromUnsignedLongLong(node->size),
-        nanoseconds(node->mtime_s, node->mtime_ns),
-        nanoseconds(node->atime_s, node->atime_ns),
-        nanoseconds(node->ctime_s, node->ctime_ns),
+        imgpy_time_ns(node->mtime_s, node->mtime_ns),
+        imgpy_time_ns(node->atime_s, node->atime_ns),
+        imgpy_time_ns(node->ctime_s, node->ctime_ns),
         PyLong_FromLong(node->layer == IMG_LAYER_UPPER ? -1 : node->layer),
         PyBool_FromLong(node->flags & IMG_NODE_UPPER),
         PyLong_FromUnsignedLongLong(img_node_blocks(node)),

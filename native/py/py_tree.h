@@ -17,9 +17,6 @@ typedef struct {
  * object. */
 img_tree *imgpy_tree_get(PyObject *obj);
 
-/* Nanoseconds since 1970, as Python has them; false with an exception raised. */
-bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest);
-
 static inline PyObject *raise_errno(int negative) {
     errno = -negative;
     return PyErr_SetFromErrno(PyExc_OSError);

@@ -1,35 +1,11 @@
 /* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
 #include "py/py_tree.h"
 
+#include "py/py_time.h"
 #include "tree/xattrs.h"
 #include "upper/upperdir.h"
 
 #include <sys/stat.h>
-
-static bool take_long_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    PyObject *second = PyLong_FromLong(1000000000);
-    PyObject *pair = second ? PyNumber_Divmod(ns, second) : NULL;
-    Py_XDECREF(second);
-    if (!pair)
-        return false;
-    *seconds = PyLong_AsLongLong(PyTuple_GET_ITEM(pair, 0));
-    *rest = (uint32_t)PyLong_AsUnsignedLongMask(PyTuple_GET_ITEM(pair, 1));
-    Py_DECREF(pair);
-    return !PyErr_Occurred();
-}
-
-bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    int beyond; /* of 64 bits: 2262 and after */
-    long long value = PyLong_AsLongLongAndOverflow(ns, &beyond);
-    if (value == -1 && PyErr_Occurred())
-        return false;
-    if (beyond)
-        return take_long_time(ns, seconds, rest);
-    long long part = value % 1000000000;
-    *seconds = value / 1000000000 - (part < 0);
-    *rest = (uint32_t)(part < 0 ? part + 1000000000 : part);
-    return true;
-}
 
 PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"mode",     "uid",      "gid",    "rdev",  "size",  "mtime_ns",

@@ -5,6 +5,7 @@
  */
 #include "py/py_upper.h"
 
+#include "py/py_time.h"
 #include "py/py_tree.h"
 #include "upper/changeattr.h"
 #include "upper/changedata.h"
