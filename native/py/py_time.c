@@ -6,7 +6,7 @@ PyObject *imgpy_time_ns(int64_t seconds, uint32_t ns) {
     if (!__builtin_mul_overflow(seconds, INT64_C(1000000000), &total) &&
         !__builtin_add_overflow(total, (int64_t)ns, &total))
         return PyLong_FromLongLong(total);
-    /* The sum needs more than 64 bits (2262 and later): Python adds. */
+    /* The sum does not fit into 64 bits (before 1678, after 2261), so Python adds. */
     PyObject *s = PyLong_FromLongLong(seconds), *unit = PyLong_FromLong(1000000000);
     PyObject *part = PyLong_FromUnsignedLong(ns), *whole = NULL, *sum = NULL;
     if (s && unit && part)
@@ -20,7 +20,7 @@ PyObject *imgpy_time_ns(int64_t seconds, uint32_t ns) {
     return sum;
 }
 
-/* For a time that 64 bits do not hold. */
+/* For times that do not fit into 64 bits. */
 static bool take_long_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
     PyObject *second = PyLong_FromLong(1000000000);
     PyObject *pair = second ? PyNumber_Divmod(ns, second) : NULL;
@@ -34,7 +34,7 @@ static bool take_long_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
 }
 
 bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    int beyond; /* 64 bits do not hold it: 2262 and later */
+    int beyond; /* it does not fit into 64 bits: before 1678, after 2261 */
     long long value = PyLong_AsLongLongAndOverflow(ns, &beyond);
     if (value == -1 && PyErr_Occurred())
         return false;

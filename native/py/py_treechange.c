@@ -1,4 +1,4 @@
-/* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
+/* py_treechange.c: the methods of the Python type Tree that change the tree. */
 #include "py/py_tree.h"
 
 #include "py/py_time.h"
@@ -26,7 +26,7 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
     a.rdev = rdev;
     a.size = S_ISREG(a.mode) ? size : 0;
     if (S_ISREG(a.mode))
-        a.rdev = 0; /* set_attr(blocks=) says more */
+        a.rdev = 0; /* for a file it means blocks (tree.h), which set_attr sets */
     img_tree *tree = tree_of(self);
     lock_write(tree);
     img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
@@ -113,7 +113,7 @@ PyObject *imgpy_tree_add_name(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* The dentry with a node, or 0 with ENOENT raised. */
+/* The dentry of a name that is no whiteout; 0 with OSError (ENOENT) set. */
 static uint32_t live_dentry(img_tree *tree, unsigned long long parent, const char *name,
                             Py_ssize_t len) {
     uint32_t d = img_tree_dentry(tree, (img_id)parent, name, (size_t)len);
@@ -237,6 +237,7 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* Whether the node's object is at a path of the upper (an orphan is not). */
 static bool is_in_upper(const img_node *node, img_id id) {
     return node->flags & IMG_NODE_UPPER && node->object && (node->names || id == IMG_ROOT);
 }
