@@ -1,8 +1,9 @@
-"""Law: what one image unpacks to, and what it takes of a disk, has an end that its user can set.
+"""Law: limits how many bytes an image unpacks to and how much of a disk it takes; the user can set
+the limit.
 
-A Budget is one image's: its layers and the archive around them spend of it together, from several
-threads, so that 4,096 layers get no more than one.  It is made where an image's way in begins, and
-passed down to whatever unpacks a part of it.
+An image has one Budget: its layers and the archive around them spend from it together, from several
+threads, so that 4,096 layers may not unpack to more than one.  The code that starts to read an
+image makes the Budget and passes it down to all code that unpacks a section of the image.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from threading import Lock
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
-ROOM_MIN = 64 << 20  # bytes of a file system that stay free; a hundredth of it, where that is less
+ROOM_MIN = 64 << 20  # bytes of a file system that stay free; or a hundredth of it, if that is less
 
 
 class Budget:
     """What is left of a limit.
 
-    refused: something passed it.  made: files of a cache that hold what it was spent on; whoever
-    sees that the image is refused removes them.
+    refused: the limit was passed.  made: files of a cache that contain unpacked bytes; the code
+    that refuses the image removes them.
     """
 
     def __init__(self, limit: UnpackLimit = UNPACK_LIMIT) -> None:
@@ -37,19 +38,20 @@ class Budget:
         self._lock = Lock()
 
     def announce(self, packed: Mapping[str, int]) -> None:
-        """Compressed bytes of each stream to come, by a name of its own, for the ratio."""
+        """packed: the compressed bytes of each stream to come, by a unique name, for the ratio."""
         with self._lock:
             self._packed.update(packed)
             self._sum_packed = sum(self._packed.values())
 
     def enclose(self, packed: int) -> None:
-        """Compressed bytes of the archive around all: what is inside it counts for no more."""
+        """packed: the compressed bytes of the archive around all; the ratio then counts these, and
+        not those of the streams in it."""
         with self._lock:
             self._around = packed
 
     def spend(self, name: str, size: int, packed: int) -> None:
-        """name: of a stream, for the message; size: bytes that came out of it now; packed: its
-        compressed bytes, which count where nothing was announced.  Raises MalformedImage."""
+        """name: the stream's, for the message; size: bytes that it has just unpacked to; packed:
+        its compressed bytes, used if nothing was announced.  Raises MalformedImage."""
         with self._lock:
             own = self._spent[name] = self._spent.get(name, 0) + size
             self._total += size
@@ -59,19 +61,19 @@ class Budget:
                 raise MalformedImage(self._beyond(name, image or packed, self._total > own))
 
     def forget(self, name: str) -> None:
-        """The stream of that name begins anew."""
+        """Takes back what the stream of that name has spent, because it starts again."""
         with self._lock:
             self._total -= self._spent.pop(name, 0)
 
     def check_taken(self, name: str, taken: int) -> None:
-        """Of a stream without a known end, from which nothing need come out (empty members,
-        padding): its own bytes.  Raises MalformedImage."""
+        """Limits the compressed bytes of a stream of unknown length, which may unpack to nothing
+        (empty members, padding).  Raises MalformedImage."""
         if taken > self.limit.size:
             self.refused = True
             raise MalformedImage(f"{name}: has more than {_words(self.limit.size)}{_FLAG}")
 
     def spoilt_by(self, error: ImgmountError) -> bool:
-        """Whether what was made is in the way rather than of use."""
+        """Whether the files in `made` should be removed after this error."""
         return self.refused or isinstance(error, NoSpace)
 
     def _beyond(self, name: str, packed: int, several: bool) -> str:
@@ -90,14 +92,15 @@ class Budget:
 
 
 class Holes:
-    """What is left of the zeros that one command may write or hash for holes of sparse files: a
-    file of 2^62 bytes takes no disk until it is written somewhere else."""
+    """The limit of zeros that one command may write or hash for holes of sparse files.
+
+    A file of 2^62 bytes takes no disk space until it is copied."""
 
     def __init__(self, limit: UnpackLimit = UNPACK_LIMIT) -> None:
         self._limit, self._spent = limit.size, 0
 
     def spend(self, where: str, size: int, hole: int) -> None:
-        """size: of the file; hole: bytes of it that are zeros to come.  Raises MalformedImage."""
+        """size: the file's; hole: bytes of the next hole in it.  Raises MalformedImage."""
         self._spent += hole
         if self._spent > self._limit:
             others = "" if hole > self._limit else "together with others' "
@@ -116,8 +119,8 @@ def _words(size: int) -> str:
 
 
 def check_room(fd: int, size: int) -> None:
-    """Before size bytes are written to a file: raises OSError (ENOSPC) where they would take of the
-    last that its file system has, so that others on it can still work."""
+    """Must be called before size bytes are written to a file: raises OSError (ENOSPC) if they would
+    take the last space of its file system, so that other programs can still work."""
     found = os.fstatvfs(fd)
     free = (found.f_bavail if os.geteuid() else found.f_bfree) * found.f_frsize
     if free - size < min(ROOM_MIN, found.f_blocks * found.f_frsize // 100):

@@ -1,19 +1,15 @@
-"""Law: compressed streams become plain bytes, and plain bytes compressed streams; their magic tells
-what they are.
+"""Law: decompresses and compresses streams.  No file is opened here.
 
-A stream is pulled: the caller gives a `read(n)`, gets an iterator of pieces of at most PIECE bytes,
-and so never holds more than a few pieces, whatever the ratio.  No more comes out than the caller's
-budget allows, so that neither 98 KB that unpack to 3 GB nor a pipe without end fills a disk.
+A stream is pulled: the caller gives a `read(n)` and gets an iterator of pieces of at most PIECE
+bytes, so that it never keeps more than a few pieces, whatever the ratio.  The caller's budget
+limits the output, so that neither 98 KB that unpack to 3 GB nor an endless pipe fills a disk.
 
-No file is opened here.
+compression.py has the magic bytes.  What a stream of each compression may consist of:
 
-    none    anything else
-    gzip    1f 8b        members one after another; zeros or garbage behind the last are ignored,
-                         as gzip(1) does (RFC 1952)
-    zstd    28 b5 2f fd  frames one after another, skippable frames (5? 2a 4d 18) among them or
-                         first, as pzstd and eStargz write them (RFC 8878)
-    xz      fd 37 7a ..  streams one after another, padded by zeros in fours
-    bzip2   42 5a 68     streams one after another; garbage behind the last is ignored
+    gzip    members; zeros or garbage after the last are ignored, as by gzip(1) (RFC 1952)
+    zstd    frames, and skippable frames anywhere among them (RFC 8878)
+    xz      streams, with a multiple of four zeros between and after them
+    bzip2   streams; garbage after the last is ignored
 """
 
 from __future__ import annotations
@@ -34,8 +30,8 @@ from fusemount.compression import (
 from fusemount.errors import MalformedImage
 from fusemount.magic import LZ4, foreign
 
-PIECE = 1 << 20  # the most that comes out at once
-INPUT = 1 << 18  # how much is asked of read() at once
+PIECE = 1 << 20  # the most bytes that are returned at once
+INPUT = 1 << 18  # how many bytes are read at once
 
 ZSTD_WINDOW_MAX = 1 << 27  # 128 MiB: what zstd(1) takes without --long or --memory
 XZ_MEMORY_MAX = 1 << 28  # 256 MiB; `xz -9` needs 65
@@ -44,9 +40,10 @@ Read = Callable[[int], bytes]
 
 
 def recognise(read: Read) -> tuple[Compression, Read]:
-    """(What a stream is, a read() that gives all of it), though the stream cannot be rewound.
+    """(The compression of a stream, a read() that returns all of it); the stream need not be
+    seekable.
 
-    The bytes that were read to recognise it come first again.
+    The new read() first returns the bytes that were read to recognise the stream.
     """
     head = b""
     while len(head) < MAGIC_BYTES and (more := read(INPUT)):
@@ -72,10 +69,11 @@ def decompress(
 ) -> Iterator[bytes]:
     """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
 
-    read(n) gives at most n bytes, b"" at the end.  size: how many these are, None: nobody knows.
-    Raises MalformedImage, which says name and how far in the compressed bytes the trouble was, for
-    what is cut or damaged, and for what passes the budget.  Plain bytes of a known size are no more
-    than they were, and spend nothing; of unknown size they and compressed ones spend the same.
+    read(n) returns at most n bytes, b"" at the end.  size: how many bytes these are in all, None if
+    that is unknown.  An uncompressed stream of known size spends nothing of the budget; any other
+    stream spends its plain bytes.
+    Raises MalformedImage, with name and the offset in the compressed bytes, for a stream that is
+    cut off or damaged, or that passes the budget.
     """
     source = _Counted(read, name, budget if size is None else None)
     spends = compression is not Compression.NONE or size is None
@@ -103,14 +101,14 @@ def _plain_pieces(source: _Counted, compression: Compression) -> Iterator[bytes]
 
 
 class Compressor(Protocol):
-    """What follows the last flush() is not defined; all that came out is one stream."""
+    """All output, up to that of the last flush(), is one stream; no call may follow."""
 
     def compress(self, data: bytes) -> bytes: ...
     def flush(self) -> bytes: ...
 
 
 def compressor(compression: Compression) -> Compressor:
-    """NONE, GZIP or ZSTD; the same bytes give the same stream, as gzip's header has no time."""
+    """For NONE, GZIP or ZSTD.  The same bytes give the same stream: the gzip header has no time."""
     if compression is Compression.GZIP:
         return zlib.compressobj(6, zlib.DEFLATED, 31)  # 16 + 15, as below
     if compression is Compression.ZSTD:
@@ -131,15 +129,15 @@ class _Plain:
 
 
 class _Damaged(Exception):
-    """Why, in words that follow "gzip stream"."""
+    """The message is the reason, and follows the words "gzip stream"."""
 
 
 class _Foreign(Exception):
-    """Another format, which shares the start with one that we know."""
+    """A format that is not supported but starts like one that is."""
 
 
 class _Counted:
-    """Counts what was taken from read: for messages, and for the budget where no size was told."""
+    """Counts the bytes that were read: for messages, and for the budget if the size is unknown."""
 
     def __init__(self, read: Read, name: str, budget: Budget | None) -> None:
         self._read, self._name, self._budget = read, name, budget
@@ -166,7 +164,7 @@ class _Decoder(Protocol):
 
 
 class _Gzip:
-    """A decoder of zlib's kind with the interface of the other two: ISA-L's, twice as fast."""
+    """Gives ISA-L's gzip decoder, twice as fast as zlib's, the interface of the other two."""
 
     def __init__(self) -> None:
         from isal import isal_zlib
@@ -185,7 +183,7 @@ class _Gzip:
 
     @property
     def needs_input(self) -> bool:
-        # a full piece may have left more in zlib's window, though all input is taken
+        # After a full piece the decoder may have more output, even if it has read all input.
         return not self._full and not self._zlib.unconsumed_tail
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
@@ -195,7 +193,7 @@ class _Gzip:
 
 
 def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception], ...]]:
-    """A decoder of one member, and what it raises; modules are imported where they are needed."""
+    """A decoder of one member, and the exceptions that it raises; only its module is imported."""
     if compression is Compression.GZIP:
         from isal import isal_zlib
 
@@ -211,7 +209,7 @@ def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception],
 
 
 def _members(source: _Counted, compression: Compression) -> Iterator[bytes]:
-    """gzip, xz, bzip2: members one after another."""
+    """The plain bytes of all members of a gzip, xz or bzip2 stream."""
     data = source.read(INPUT)
     while True:
         decoder, failures = _decoder(compression)
@@ -233,7 +231,7 @@ def _members(source: _Counted, compression: Compression) -> Iterator[bytes]:
 
 
 def _next_member(rest: bytes, source: _Counted, compression: Compression) -> bytes:
-    """What follows a member: the start of the next, or b"" where only padding or garbage does."""
+    """The start of the next member, or b"" if only padding or garbage follows."""
     zeros = 0
     while True:
         stripped = rest.lstrip(b"\0")
@@ -247,7 +245,7 @@ def _next_member(rest: bytes, source: _Counted, compression: Compression) -> byt
     if compression is Compression.XZ and (zeros % 4 or (stripped and not _is_xz(stripped))):
         raise _Damaged("has something behind it that is neither padding nor a stream")
     if zeros and compression is not Compression.XZ:
-        return b""  # gzip(1) and bzip2(1) stop for good at the first byte of padding
+        return b""  # gzip(1) and bzip2(1) ignore everything after the first byte of padding
     if detect(stripped) is compression:
         return stripped
     if compression is Compression.GZIP and GZIP_MAGIC.startswith(stripped[:2]) and stripped:
@@ -266,7 +264,7 @@ def _zstd(source: _Counted) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
     reader = decompressor.stream_reader(
         cast(IO[bytes], walker), read_size=INPUT, read_across_frames=True
-    )  # it calls nothing but read()
+    )  # of the walker it calls only read()
     try:
         while piece := reader.read(PIECE):
             yield piece
@@ -277,9 +275,10 @@ def _zstd(source: _Counted) -> Iterator[bytes]:
 
 
 class _FrameWalker:
-    """Follows zstd's frames as they pass: python-zstandard takes a cut stream for a whole one.
+    """Finds out whether a zstd stream ends between two frames: python-zstandard does not report a
+    stream that is cut off.
 
-    It needs to know only where frames end (RFC 8878, 3.1.1 and 3.1.2):
+    It parses only what it needs to find the end of a frame (RFC 8878, 3.1.1 and 3.1.2):
 
         frame     = magic(4) descriptor(1) [window(1)] [dictionary] [content size] block* [crc(4)]
         block     = 3 bytes: last(bit 0) type(bits 1-2) size(bits 3-23), then size bytes (RLE: 1)
@@ -288,7 +287,7 @@ class _FrameWalker:
 
     def __init__(self, source: _Counted) -> None:
         self._source = source
-        self._pending = b""  # start of a field that is not whole yet
+        self._pending = b""  # the start of a field that is not complete yet
         self._skip = 0
         self._checksum = False
         self._state: Callable[[bytes], None] = self._magic
@@ -324,9 +323,9 @@ class _FrameWalker:
             self._expect(self._descriptor, 1)
         elif is_skippable(field):
             self._expect(self._skippable, 4)
-        elif field == LZ4:  # it has skippable frames of the same magic
+        elif field == LZ4:  # its skippable frames have the same magic as those of zstd
             raise _Foreign(foreign(field))
-        # anything else the decoder refuses by itself
+        # The decoder refuses anything else itself.
 
     def _skippable(self, field: bytes) -> None:
         self._expect(self._magic, 4, int.from_bytes(field, "little"))

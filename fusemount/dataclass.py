@@ -1,11 +1,12 @@
-"""Law: `dataclasses.dataclass` with methods that all classes share, not six compiled for each.
+"""Law: replaces `dataclasses.dataclass` by one whose methods are shared by all classes, for a quick
+start.
 
-The standard decorator writes the source of each method and compiles it, 0.3 to 1 ms a class, at
-every start: a mount imports some sixty.  Here dataclasses only collects the fields, so `fields`,
-`replace` and `asdict` work, and a type checker sees the standard decorator.  Known are
-frozen, defaults, default_factory, repr=False, compare=False, init=False with a default,
-__post_init__ and inheritance; what else a field can ask for is refused when the class is made.
-An object takes about 1 µs longer to make.
+At every start the standard decorator writes and compiles the source of six methods for each class,
+which takes 0.3 to 1 ms; a mount imports about sixty such classes.  Here dataclasses only collects
+the fields, so `fields`, `replace` and `asdict` work, and a type checker sees the standard
+decorator. Supported are frozen, defaults, default_factory, repr=False, compare=False, init=False
+with a default, __post_init__ and inheritance; any other option of a field raises TypeError when the
+class is made.  Making an object takes about 1 µs longer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["dataclass"]
 
 
 def _made(cls: Any, frozen: bool) -> Any:
-    # A class without one would get its signature, which takes long to find out.
+    # dataclasses gives a class without a docstring its signature, which takes long to compute.
     cls.__doc__ = cls.__doc__ or cls.__name__
     made = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
     made.__shape__ = _Shape(made)
@@ -36,14 +37,14 @@ def _made(cls: Any, frozen: bool) -> Any:
         given |= {"__setattr__": _setattr, "__delattr__": _delattr}
     own = vars(made)
     for name, method in given.items():
-        # Python itself puts a __hash__ of None into a class that has an __eq__.
+        # Python sets __hash__ to None in a class that defines __eq__.
         if name not in own or (name == "__hash__" and own[name] is None):
             setattr(made, name, method)
     return made
 
 
 class _Shape:
-    """What the shared methods ask of a class: its fields, in their order."""
+    """The fields of a class, in their order, for the shared methods."""
 
     __slots__ = ("after", "compared", "defaults", "factories", "name", "names", "shown")
 
@@ -63,13 +64,13 @@ class _Shape:
         self.after = hasattr(cls, "__post_init__")
 
     def values(self, instance: Any) -> tuple[Any, ...]:
-        """Those that make two objects equal."""
+        """The values that are compared."""
         return tuple([getattr(instance, name) for name in self.compared])
 
 
 def _init(self: Any, /, *given: Any, **named: Any) -> None:
     shape: _Shape = self.__shape__
-    put = object.__setattr__  # a frozen class has another
+    put = object.__setattr__  # that of a frozen class raises
     for name, value in zip(shape.names, given, strict=False):
         put(self, name, value)
     if len(given) != len(shape.names) or named:

@@ -1,4 +1,5 @@
-"""Law: the words for content hashes (OCI image-spec, descriptor.md "Digests"); no I/O."""
+"""Law: the type of content hashes (OCI image-spec, descriptor.md "Digests"), and chain IDs; no
+I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Digest(str):
-    """A checked `sha256:<64 lower-case hex>`; a value that exists is legal.
+    """A digest `sha256:<64 lower-case hex>`, checked when it is made.
 
     Raises ValueError for anything else (sha512 is registered too, but no image uses it).
     """
@@ -28,7 +29,7 @@ class Digest(str):
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        from hashlib import sha256  # OpenSSL takes 3 ms to load, and not every verb hashes
+        from hashlib import sha256  # OpenSSL takes 3 ms to load, and not every command hashes
 
         return cls("sha256:" + sha256(data).hexdigest())
 

@@ -1,6 +1,6 @@
-"""Law: every error a user can meet is a class here; its exit code is an attribute.
+"""Law: every kind of error that a user can get is a class here; its exit code is an attribute.
 
-An error's message is one line that names what, where and why.  `errno` is what a file-system
+An error's message is one line that names what failed, where and why.  `errno` is what a file-system
 call answers when the error reaches it instead of a command line.  The table of docs/exit-codes.md
 is printed from this module (`scripts/exit-codes`), and a test holds the two together.
 """

@@ -1,8 +1,8 @@
-r"""Law: bytes as printable fields, so that any name survives a line of text and comes back; and
-text as lines that people read, which no stranger's word can break or drive a terminal with.
+r"""Law: escapes untrusted bytes and text for output: as fields of the text form, which can be read
+back, and as text for people, so that a name can neither break a line nor control a terminal.
 
-Fields: a byte outside printable ASCII, a space, a backslash, and a "-" that is a whole field: \xNN.
-Lines: what cannot be printed is \xNN, \uNNNN or \n; a byte that is no UTF-8 is \xNN.
+Fields: a byte outside printable ASCII, a space, a backslash, and a field that is only "-": \xNN.
+Text: a character that cannot be printed is \xNN, \uNNNN or \n; a byte that is no UTF-8 is \xNN.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def _hex(match: re.Match[bytes]) -> bytes:
 
 
 def escape(raw: bytes) -> bytes:
-    """A field that holds any bytes; an empty one is empty."""
+    """The bytes as one field; no bytes give an empty field."""
     return _UNSAFE.sub(_hex, raw) if raw != b"-" else b"\\x2d"
 
 
 def printable(text: str, kept: str = "") -> str:
-    """For people.  kept: unprintable characters that stay."""
+    """The text for people.  kept: unprintable characters that are not escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept else _legible(c) for c in text)
@@ -36,7 +36,8 @@ def quoted(text: str) -> str:
 
 
 def _legible(character: str) -> str:
-    """os.fsdecode() has U+DC80 to U+DCFF for bytes that are no UTF-8."""
+    """One unprintable character, escaped; os.fsdecode() uses U+DC80 to U+DCFF for bytes that are no
+    UTF-8."""
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

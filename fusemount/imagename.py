@@ -1,10 +1,11 @@
-"""Law: names of images in registries and stores, as docker writes and reads them; no I/O.
+"""Law: parses and writes names of images in registries and stores, as docker does; no I/O.
 
     [DOMAIN[:PORT]/]PATH[:TAG][@DIGEST]
 
-A first component with a dot, a colon or capitals, or `localhost`, is the registry's domain; else it
-is docker.io (another default where the user set one), and there a path without a slash is below
-`library/` (github.com/distribution/reference, ParseNormalizedNamed).
+A first component with a dot, a colon or capitals, or `localhost`, is the registry's domain.
+Otherwise the domain is docker.io (or another default that the user has set), and a path on
+docker.io without a slash is below `library/` (github.com/distribution/reference,
+ParseNormalizedNamed).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from fusemount.errors import UsageError
 
 DOCKER_HUB = "docker.io"
 LATEST = "latest"
-NAME_MAX = 255  # of domain and path; reference.go, NameTotalLengthMax
+NAME_MAX = 255  # characters of domain and path; reference.go, NameTotalLengthMax
 
 # github.com/distribution/reference, regexp.go
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_PATH = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*")
 _IS_DOMAIN = re.compile(_DOMAIN)
 TAG_MAX = 128
 _TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{TAG_MAX - 1}}}")
@@ -32,9 +33,9 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 class RepositoryPath(str):
-    """A checked repository of a registry, without its domain: `library/busybox`.
+    """The path of a repository, without the domain, checked when it is made: `library/busybox`.
 
-    A registry's URLs are built of it, so it holds neither `..` nor `?`.  Raises ValueError.
+    A registry's URLs contain it, so it has neither `..` nor `?`.  Raises ValueError.
     """
 
     __slots__ = ()
@@ -46,7 +47,7 @@ class RepositoryPath(str):
 
 
 class Tag(str):
-    """A checked tag.  Raises ValueError."""
+    """A tag, checked when it is made.  Raises ValueError."""
 
     __slots__ = ()
 
@@ -60,9 +61,9 @@ class Tag(str):
 
 @dataclass(frozen=True)
 class ImageName:
-    """A name that is legal and complete, save for tag and digest, which may both be missing.
+    """A valid and complete name; tag and digest may both be missing.
 
-    Raises ValueError when built of anything else, wherever the parts come from.
+    All components are checked when it is made; raises ValueError.
     """
 
     domain: str
@@ -85,10 +86,10 @@ class ImageName:
 
     @property
     def familiar_repository(self) -> str:
-        """Without what docker leaves out: `docker.io/`, and `library/` behind it; not where the
-        rest would read as another registry's."""
+        """The short form that docker prints: without `docker.io/` and the `library/` after it,
+        unless the rest would be parsed as a name of another registry."""
         first, slash, _ = self.path.partition("/")
-        if self.domain != DOCKER_HUB or (slash and _is_registry(first)):
+        if self.domain != DOCKER_HUB or (slash and is_registry(first)):
             return self.repository
         return self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
 
@@ -101,7 +102,7 @@ class ImageName:
 
     @property
     def reads_as_id(self) -> bool:
-        """`sha256:abc` is the start of an ID, whoever has it for a name."""
+        """Whether the name looks like the start of an ID (`sha256:abc`) and is taken for one."""
         return self.familiar_repository == "sha256"
 
     @property
@@ -111,11 +112,11 @@ class ImageName:
 
     @property
     def reference(self) -> str:
-        """What a registry is asked for: the digest, where there is one, else the tag."""
+        """The reference in a request to a registry: the digest if there is one, else the tag."""
         return self.digest or self.tag or LATEST
 
     def tagged(self) -> ImageName:
-        """With the default tag where it has neither tag nor digest."""
+        """The name with the default tag, if it has neither tag nor digest."""
         return self if self.tag or self.digest else replace(self, tag=LATEST)
 
     def with_digest(self, digest: Digest) -> ImageName:
@@ -124,7 +125,7 @@ class ImageName:
 
 
 def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
-    """Raises UsageError for what is no name, and says what is wrong with it."""
+    """Raises UsageError for text that is no name, with the reason."""
     name, at, digest_text = text.partition("@")
     digest = None
     if at:
@@ -142,7 +143,7 @@ def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
             f"{text!r}: {tag!r} is no tag: letters, digits, _ . - and at most {TAG_MAX}"
         )
     first, slash, rest = repository.partition("/")
-    if slash and _is_registry(first):
+    if slash and is_registry(first):
         domain, path = "docker.io" if first == "index.docker.io" else first, rest
     else:
         domain, path = default_domain, repository
@@ -159,9 +160,9 @@ def parse_name(text: str, default_domain: str = DOCKER_HUB) -> ImageName:
 
 
 def shortened(text: str) -> str:
-    """A stranger's word in quotes, for a message."""
+    """Untrusted text in quotes and cut, for a message."""
     return repr(text[:100])
 
 
-def _is_registry(first: str) -> bool:
+def is_registry(first: str) -> bool:
     return "." in first or ":" in first or first == "localhost" or first != first.lower()

@@ -1,13 +1,13 @@
-"""Law: what a file is that cannot be read here, and what to do with it, by its first bytes; no I/O.
+"""Law: recognises files of unsupported formats by their first bytes, and gives advice; no I/O.
 
 Sources: file(1)'s magic, and the formats' own documents.
 """
 
 from __future__ import annotations
 
-HEAD_BYTES = 0x8006  # as much of a file's start as an ISO 9660 volume wants
+HEAD_BYTES = 0x8006  # as many bytes as are needed to recognise an ISO 9660 volume
 
-LZ4 = b"\x04\x22\x4d\x18"  # of a frame; its skippable frames have zstd's magic
+LZ4 = b"\x04\x22\x4d\x18"  # of a frame; skippable frames have the same magic as zstd's
 _UNPACK = "unpack it first"
 _SYSTEM = "a file system, which `mount -o loop` shows"
 _ARCHIVE = "an archive of another kind: repack it with tar"
@@ -57,7 +57,7 @@ _USTAR, _USTAR_AT = b"ustar", 257
 
 
 def foreign(head: bytes) -> str:
-    """What a file that starts with head is, "" where it may be a tar or nobody knows."""
+    """The message about a file that starts with head; "" for a tar and for an unknown format."""
     if head[_USTAR_AT:].startswith(_USTAR):
         return ""
     for start, name, advice in _STARTS:

@@ -1,9 +1,9 @@
-"""Law: files in a directory of ours (beneath.own_directory) are opened and made here.
+"""Law: opens and makes files in an own directory (beneath.own_directory).
 
-Nobody else can put anything into such a directory, so one path names one file there.  A file is
-opened only if it is regular, never through a symlink, and a fifo in its place hangs nobody.  What
-is made has exactly the mode that is asked for, whatever the umask.  All raise OSError, whose
-message says what is there instead.
+No other user can put a file into such a directory, so a path is safe to use.  Only regular files
+are opened, never through a symlink, and a fifo at the path does not block.  A new file has exactly
+the mode that is asked for, whatever the umask.  All functions raise OSError; if something else is
+at the path, the message names it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import stat
 import time
 
 _Path = str | os.PathLike[str]
-_LOCKED_BY = 60  # seconds after its making
+_LOCKED_BY = 60  # seconds after a process has made a file, it has locked it
 
 
 def open_file(path: _Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """A descriptor of the regular file; with O_CREAT and O_EXCL of a new one."""
+    """A descriptor of a regular file; with O_CREAT and O_EXCL, of a new one."""
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, mode)
@@ -42,12 +42,12 @@ def open_file(path: _Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
 
 
 def make_file(path: _Path, mode: int, flags: int = os.O_WRONLY) -> int:
-    """A descriptor of a file that was not there."""
+    """A descriptor of a new file; raises FileExistsError if the path exists."""
     return open_file(path, flags | os.O_CREAT | os.O_EXCL, mode)
 
 
 def open_or_make(path: _Path, flags: int, mode: int) -> int:
-    """A descriptor of the file that several processes share, whoever makes it."""
+    """A descriptor of a file that several processes share; any of them may make it."""
     while True:
         try:
             return open_file(path, flags)
@@ -59,13 +59,13 @@ def open_or_make(path: _Path, flags: int, mode: int) -> int:
 
 
 def read_file(path: _Path) -> bytes:
-    """All of it."""
+    """All bytes of the file."""
     with open(open_file(path), "rb") as file:
         return file.read()
 
 
 def file_size(path: _Path) -> int:
-    """Bytes; FileNotFoundError also where something else stands there."""
+    """Bytes.  Raises FileNotFoundError also if the path is no regular file."""
     st = os.lstat(path)
     if not stat.S_ISREG(st.st_mode):
         raise FileNotFoundError(errno.ENOENT, "no regular file", os.fspath(path))
@@ -80,9 +80,10 @@ def is_file(path: _Path) -> bool:
 
 
 def lock_if_free(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether nobody held a lock in the way, so that the descriptor has it now (flock(2)).
+    """Locks the descriptor (flock(2)) and returns True, or returns False if a lock of another
+    process prevents it.
 
-    Raises OSError where the file system has no locks.
+    Raises OSError if the file system has no locks.
     """
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
@@ -92,9 +93,9 @@ def lock_if_free(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def is_abandoned(fd: int) -> bool:
-    """Whether the process is gone that made this file or directory and locked it.
+    """Whether the process that made and locked this file or directory has ended.
 
-    Between its making and its locking a file is younger than _LOCKED_BY.  Raises OSError.
+    A file that is not locked yet is younger than _LOCKED_BY.  Raises OSError.
     """
     old = time.time() - os.fstat(fd).st_mtime > _LOCKED_BY
     return lock_if_free(fd) and old
@@ -109,7 +110,7 @@ def is_still(fd: int, path: _Path) -> bool:
 
 
 def make_directory(path: _Path, mode: int) -> None:
-    """A directory that was not there."""
+    """Makes a directory; raises FileExistsError if the path exists."""
     os.mkdir(path, mode)
     os.chmod(path, mode)
 

@@ -1,12 +1,12 @@
-"""Law: a small file that is kept says its version and its checksum in its first line.
+"""Law: reads and writes the format of small kept files: the first line has version and checksum.
 
-    {"version":1,"sha256":"<of its key and what follows>"}
+    {"version":1,"sha256":"<of its key and the rest>"}
     ...
 
-The key says what the file tells of ("facts/<identity>"): a whole file under another's name is as
-good as none, as one that is damaged, cut or of another version is.  It is made again, and a line in
-the log says so.  The checksum is against damage: who could forge it may not write there at all
-(beneath.own_directory).
+The key names the subject of the file ("facts/<identity>").  So a file that was renamed to another's
+name is invalid, as is one that is damaged, cut off or of another version.  An invalid file is
+ignored and made again, and a line in the log reports it.  The checksum protects against damage, not
+against forgery: other users cannot write to the directory (beneath.own_directory).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fusemount.ownfile import read_file
 
-NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)  # nothing for us, that is
+NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)  # no file that we can read
 
 
 def sealed(rest: bytes, version: int, key: str) -> bytes:
@@ -27,7 +27,7 @@ def sealed(rest: bytes, version: int, key: str) -> bytes:
 
 
 def unsealed(data: bytes, version: int, key: str) -> bytes:
-    """What sealed() was given. Raises ValueError for anything else."""
+    """The bytes that sealed() was given. Raises ValueError for an invalid file."""
     head, _, rest = data.partition(b"\n")
     if sealed(rest, version, key) != data:
         same = f'{{"version":{version},'.encode() == head[: len(str(version)) + 12]
@@ -36,7 +36,7 @@ def unsealed(data: bytes, version: int, key: str) -> bytes:
 
 
 def read_sealed(path: Path, version: int, key: str) -> bytes | None:
-    """What is kept at path; None where nothing is, or nothing that is whole and of that key."""
+    """The bytes that are kept at path; None if there is no valid file of that key."""
     try:
         return unsealed(read_file(path), version, key)
     except NOT_THERE:
@@ -47,7 +47,7 @@ def read_sealed(path: Path, version: int, key: str) -> bytes | None:
 
 
 def say_damaged(path: Path, error: Exception | str) -> None:
-    import logging  # which takes 10 ms to import, and hardly anything is ever damaged
+    import logging  # importing it takes 10 ms, and damage is rare
 
     why = getattr(error, "strerror", None) or error
     logging.getLogger("imgmount").warning("%s: %s: it is made again", path, why)

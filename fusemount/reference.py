@@ -1,15 +1,16 @@
-r"""Law: how an image is named on a command line.  Pure: a callable says which files exist.
+r"""Law: parses references: how an image is named on a command line.  No I/O: the caller passes a
+function that checks whether a file exists.
 
-    FILE                        what FILE holds is told by its contents
+    FILE                        the contents of FILE decide its format
     FILE:NAME[:TAG]             one image of several
     docker-archive:FILE[:REF]   oci:DIR[:REF]   oci-archive:FILE[:REF]   tar:FILE
     dir:DIR[:DIR...]            unpacked layers, the topmost first; a colon in a name is `\:`
-    docker:NAME                 what a docker of this machine has, docker:[DATA-ROOT]NAME
-    containers-storage:NAME     what podman, buildah, skopeo have; [DRIVER@ROOT+RUNROOT]NAME
-    store:[ROOT]NAME            of the store at ROOT; NAME alone, where no file has that name
+    docker:NAME                 an image of docker on this machine; docker:[DATA-ROOT]NAME
+    containers-storage:NAME     one of podman, buildah, skopeo; [DRIVER@ROOT+RUNROOT]NAME
+    store:[ROOT]NAME            one of the store at ROOT; NAME alone, if no file has that name
 
-FILE may hold colons itself: the longest prefix that exists is the file.  A transport's word wins
-over a file of that name, which can still be given as `./oci:file`.
+FILE may contain colons: the longest prefix that exists is the file.  A transport comes before a
+file of that name, which can still be given as `./oci:file`.
 """
 
 from __future__ import annotations
@@ -23,36 +24,36 @@ from pathlib import Path
 from fusemount.compression import TAR_SUFFIXES
 from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
-from fusemount.imagename import parse_name
+from fusemount.imagename import COMPONENT, DOCKER_HUB, is_registry, parse_name
 
-# github.com/distribution/reference, regexp.go: a repository's components, and a tag.
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# github.com/distribution/reference, regexp.go
 _DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9][A-Za-z0-9-]*)*(?::[0-9]+)?"
 _TAGGED = re.compile(
-    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::([A-Za-z0-9_][\w.-]{{0,127}}))?"
+    rf"(?:{_DOMAIN}/)?{COMPONENT}(?:/{COMPONENT})*(?::([A-Za-z0-9_][\w.-]{{0,127}}))?"
 )
 
 _DRIVER = re.compile(r"[A-Za-z0-9_-]+")
 
 DIRECTORIES = "dir"
 DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
-FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # of other programs, which keep layers unpacked
+FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # stores of other programs; layers are unpacked
 STORE = "store"
 TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, STORE, *FOREIGN_STORES)
-NOT_SAID = Path("")  # a foreign store's root: where the machine's settings say
-_SHOWN_MAX = 4  # directories in one message
+NOT_SAID = Path("")  # the root of a foreign store is the one in that program's settings
+_SHOWN_MAX = 4  # of the directories, in one message
 
 
 @dataclass(frozen=True)
 class Reference:
     """A parsed image reference.
 
-    transport: one of TRANSPORTS, or None where the contents decide.
-    path: the file or directory, or a store's root; not yet known to exist.
-    name: which image of it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
+    transport: one of TRANSPORTS, or None if the contents decide.
+    path: the file or directory, or a store's root; it may not exist.
+    name: the image in it, as written (`ubuntu`, `ubuntu:22.04`, `x@sha256:...`); None: the only
     one.
-    more: `dir`: the directories below path, the topmost first; of a store: further ones, read only.
-    driver: of FOREIGN_STORES only, "" where the store tells; their path may be NOT_SAID.
+    more: of `dir`, the directories below path, the topmost first; of a store, further stores that
+    are only read.
+    driver: of FOREIGN_STORES only, "" if the store decides; their path may be NOT_SAID.
     """
 
     transport: str | None
@@ -69,12 +70,12 @@ class Reference:
 
     @property
     def spelled(self) -> str:
-        """What parse_reference reads again; str() may leave some of many directories out."""
+        """The reference as text that parse_reference can parse; str() may omit some directories."""
         if self.transport == DIRECTORIES:
             paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
             return "dir:" + ":".join(paths)
         if self.transport in FOREIGN_STORES:
-            return f"{self.transport}:{self._place}{self.name or ''}"
+            return f"{self.transport}:{self._location}{self.name or ''}"
         if self.transport == STORE:
             return f"store:[{self.path}]{self.name}"
         text = f"{self.path}" + (f":{self.name}" if self.name else "")
@@ -83,17 +84,19 @@ class Reference:
         return f"./{text}" if text.partition(":")[0] in TRANSPORTS else text
 
     @property
-    def _place(self) -> str:
-        """`[DRIVER@ROOT:OPTIONS]`, or nothing."""
+    def _location(self) -> str:
+        """`[DRIVER@ROOT:OPTIONS]`, or "" for NOT_SAID."""
         if self.path == NOT_SAID:
             return ""
         driver = f"{self.driver}@" if self.driver else ""
-        options = ",".join(f"{self.driver or 'overlay'}.imagestore={place}" for place in self.more)
+        options = ",".join(
+            f"{self.driver or 'overlay'}.imagestore={location}" for location in self.more
+        )
         return f"[{driver}{self.path}{':' if options else ''}{options}]"
 
     def absolute(self) -> Reference:
         if self.transport in FOREIGN_STORES:
-            return self  # its paths are
+            return self  # its paths are absolute
         path, *more = (Path(os.path.abspath(p)) for p in (self.path, *self.more))
         return replace(self, path=path, more=tuple(more))
 
@@ -101,9 +104,9 @@ class Reference:
 def parse_reference(
     text: str, exists: Callable[[Path], bool], store: Path | None = None
 ) -> Reference:
-    """Raises UsageError for text that names nothing; a missing file is no error here.
+    """Raises UsageError for text that is no reference; a missing file is no error here.
 
-    store: the root of the store where names are looked for that no file has.
+    store: the root of the store for names that are no file.
     """
     transport, colon, rest = text.partition(":")
     if "\0" in text:
@@ -129,7 +132,7 @@ def parse_reference(
 
 
 def _stored(text: str, rest: str, store: Path | None) -> Reference:
-    """What stands behind `store:`."""
+    """rest: the text after `store:`."""
     root, bracket, name = rest[1:].partition("]") if rest.startswith("[") else ("", "]", rest)
     if not bracket or not name or not (root or store):
         raise UsageError(f"{text!r}: expected store:NAME or store:[ROOT]NAME")
@@ -137,7 +140,7 @@ def _stored(text: str, rest: str, store: Path | None) -> Reference:
 
 
 def _is_name(text: str) -> bool:
-    """Of an image, or the start of an ID."""
+    """Whether the text is a name of an image or the start of an ID, and not like a file name."""
     try:
         parse_name(text)
     except UsageError:
@@ -146,7 +149,7 @@ def _is_name(text: str) -> bool:
 
 
 def directories_reference(text: str) -> Reference:
-    r"""Of `DIR[:DIR...]`, as overlayfs' lowerdir= has it: `\` takes the next character as it is.
+    r"""Parses `DIR[:DIR...]`, as lowerdir= of overlayfs: `\` quotes the next character.
 
     Raises UsageError for an empty name.
     """
@@ -166,8 +169,8 @@ def directories_reference(text: str) -> Reference:
 
 
 def foreign_reference(transport: str, text: str) -> Reference:
-    """Of `[DRIVER@ROOT+RUNROOT:OPTION,...]NAME`, each part but ROOT of which may be missing, as
-    containers/image has it (storage_transport.go); docker has neither RUNROOT nor options.
+    """Parses `[DRIVER@ROOT+RUNROOT:OPTION,...]NAME`; all but ROOT may be missing, as in
+    containers/image (storage_transport.go).  docker has neither RUNROOT nor options.
 
     Raises UsageError.
     """
@@ -179,23 +182,23 @@ def foreign_reference(transport: str, text: str) -> Reference:
     if not text.startswith("["):
         return Reference(transport, NOT_SAID, text or None)
     inside, closed, name = text[1:].partition("]")
-    driver, at, place = ("", "", inside) if inside.startswith("/") else inside.partition("@")
+    driver, at, location = ("", "", inside) if inside.startswith("/") else inside.partition("@")
     more: list[Path] = []
     if transport == CONTAINERS_STORAGE:
-        place, _, options = place.partition(":")
-        place = place.partition("+")[0]
+        location, _, options = location.partition(":")
+        location = location.partition("+")[0]
         words = (option.partition("=") for option in options.split(","))
         more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
-    paths = (Path(place), *more)
+    paths = (Path(location), *more)
     named = _DRIVER.fullmatch(driver) if at else True
     if not closed or not named or not all(path.is_absolute() for path in paths):
         spelled = f"{transport}:{text}"
         raise UsageError(f"{spelled!r}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
-    return Reference(transport, Path(place), name or None, tuple(more), driver)
+    return Reference(transport, Path(location), name or None, tuple(more), driver)
 
 
 def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:
-    """(path, name, whether path exists); where nothing exists the first colon ends the path."""
+    """(path, name, whether path exists); if no prefix exists, the first colon ends the path."""
     for cut in _cuts(text):
         if text[:cut] and exists(Path(text[:cut])):
             return text[:cut], text[cut + 1 :] or None, True
@@ -211,18 +214,16 @@ def _cuts(text: str) -> Iterator[int]:
 
 
 def normalised_name(name: str) -> str:
-    """The full name that docker means by a short one.
+    """The full name for a short one, as docker completes it.
 
-    `ubuntu` is `docker.io/library/ubuntu:latest`, `a/b:1` is `docker.io/a/b:1`; a first component
-    that has a dot, a colon or capitals, or is `localhost`, is a registry
-    (github.com/distribution/reference, ParseNormalizedNamed).
+    `ubuntu` is `docker.io/library/ubuntu:latest`, `a/b:1` is `docker.io/a/b:1` (imagename.py).  The
+    name need not be valid.
     """
     first, slash, rest = name.partition("/")
-    is_registry = "." in first or ":" in first or first == "localhost" or first != first.lower()
-    domain, path = (first, rest) if slash and is_registry else ("docker.io", name)
+    domain, path = (first, rest) if slash and is_registry(first) else (DOCKER_HUB, name)
     if domain == "index.docker.io":
-        domain = "docker.io"
-    if domain == "docker.io" and "/" not in path:
+        domain = DOCKER_HUB
+    if domain == DOCKER_HUB and "/" not in path:
         path = "library/" + path
     if "@" not in path and ":" not in path:
         path += ":latest"
@@ -230,7 +231,7 @@ def normalised_name(name: str) -> str:
 
 
 def tagged_name(text: str) -> str:
-    """A name for a new image, NAME:TAG; `:latest` where no tag is given. Raises UsageError."""
+    """NAME:TAG of a new image; the tag is `latest` if none is given. Raises UsageError."""
     found = _TAGGED.fullmatch(text) if text.isascii() and len(text) <= 255 else None
     if found is None:
         raise UsageError(f"{text!r} is no name for an image: NAME[:TAG], the name in lower case")
@@ -238,9 +239,9 @@ def tagged_name(text: str) -> str:
 
 
 def same_name(wanted: str, name: str) -> bool:
-    """Whether an image called name is what a user means by wanted.
+    """Whether a user who writes `wanted` means an image called `name`.
 
-    podman and buildah call a local image `localhost/x`, and their users say `x`.
+    podman and buildah call a local image `localhost/x`, and their users write `x`.
     """
     full = normalised_name(name)
     return full in (normalised_name(wanted), normalised_name("localhost/" + wanted))

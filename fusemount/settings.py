@@ -1,4 +1,4 @@
-"""Law: every setting is a field of a frozen dataclass, filled once by the command line.
+"""Law: every setting is a field of a frozen dataclass, which the command line fills once.
 
 Only the command line (cli/) reads the environment.
 """
@@ -13,12 +13,12 @@ from fusemount.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Directories:
-    """Where things are kept.
+    """The directories in which files are kept.
 
-    cache: what can be made again (indexes, decompressed layers, verdicts).
-    state: what a user would miss (upper directories of mounts made without `--upper`).
-    runtime: one record a living mount, and its upper's lock; gone after a boot.
-    roots_runtime: root's own, where users see what root has locked.
+    cache: files that can be made again (indexes, decompressed layers, facts).
+    state: files that a user would miss (upper directories of mounts made without `--upper`).
+    runtime: a record of each mount that runs, and the lock of its upper; empty after a boot.
+    roots_runtime: root's runtime directory, where users see which uppers root has locked.
     store: the root of the image store (`--root`).
     """
 
@@ -30,14 +30,15 @@ class Directories:
 
     @property
     def lock_places(self) -> tuple[Path, ...]:
-        """Of uppers (rootfs/upperlock.py): ours, where locks are taken, and root's."""
+        """Directories of upper locks (rootfs/upperlock.py): our own, where locks are taken, and
+        root's."""
         others = () if self.runtime == self.roots_runtime else (self.roots_runtime,)
         return (self.runtime, *others)
 
 
 @dataclass(frozen=True)
 class Platform:
-    """`os/architecture[/variant]` in Go's words (OCI image-spec, image-index.md "platform")."""
+    """`os/architecture[/variant]`, named as in Go (OCI image-spec, image-index.md "platform")."""
 
     os: str
     architecture: str
@@ -52,10 +53,10 @@ IdRange = tuple[int, int, int]  # first on disk, first shown, how many
 
 @dataclass(frozen=True)
 class Owners:
-    """Who is shown as the owner of what stands in directory layers and upper.
+    """How owners of objects in directory layers and the upper are shown.
 
-    Ids in no range are shown as 65534, and stored as that when they are given; without ranges they
-    are what they are.  squash_uid, squash_gid: all are shown as that one; -1: no.
+    An id in no range is shown as 65534, and stored as 65534; without ranges ids are not changed.
+    squash_uid, squash_gid: every object is shown with this id; -1: no.
     """
 
     uids: tuple[IdRange, ...] = ()
@@ -64,35 +65,36 @@ class Owners:
     squash_gid: int = -1
 
 
-RATIO_FROM = 1 << 30  # bytes: below, zeros that compress well are nothing to worry about
+RATIO_FROM = 1 << 30  # bytes; the ratio does not limit an image that unpacks to less
 
 
 @dataclass(frozen=True)
 class UnpackLimit:
-    """What the compressed bytes of strangers may become; zeros count, though they take no disk.
+    """The limit of bytes that untrusted compressed bytes may unpack to; zeros of holes count too.
 
-    size: bytes.  ratio: so many times the compressed bytes, from RATIO_FROM on; 0: any, as where a
-    user has named a size (gzip reaches 1,032, zstd more than 10,000, and layers of files about 10).
+    size: bytes.  ratio: limits the unpacked bytes beyond RATIO_FROM to so many times the compressed
+    ones; 0: no such limit, if the user has given a size.  (gzip reaches 1,032, zstd more than
+    10,000; ordinary layers have about 10.)
     """
 
     size: int = 64 << 30
     ratio: int = 1000
 
     def most(self, packed: int) -> int:
-        """Bytes that `packed` compressed ones may become."""
+        """The limit for `packed` compressed bytes."""
         return min(self.size, max(RATIO_FROM, self.ratio * packed)) if self.ratio else self.size
 
 
 UNPACK_LIMIT = UnpackLimit()
-UNLIMITED = UnpackLimit((1 << 63) - 1, 0)  # of our own bytes
+UNLIMITED = UnpackLimit((1 << 63) - 1, 0)  # for bytes that were checked or that we wrote
 
 
 @dataclass(frozen=True)
 class UserMarks:
-    """What the caller says of marks in `user.`; layer/marks.py says what holds otherwise.
+    """How the user wants marks in `user.` to be used; layer/marks.py has the default.
 
     overlay: marks are `user.overlay.*` (overlayfs' userxattr), in layers and upper, and owners
-    stand in `user.` too.  owners: layers keep owners in user.containers.override_stat.
+    are in `user.` too.  owners: owners of layers are in user.containers.override_stat.
     """
 
     overlay: bool = False
@@ -103,10 +105,10 @@ class UserMarks:
 class ImageOptions:
     """How an image is chosen and read.
 
-    unpack: what an image, and the archive around it, may unpack to.
-    platform: None is the machine's own.  platform_required: the user named it, so an image
-    that has only another one is an error (else also an error, but the message says --platform).
-    verify: hash config, blobs and layers.  marks: of unpacked layers, and of an upper over them.
+    unpack: the limit for the image and the archive around it.
+    platform: None is the machine's own.
+    verify: check the hashes of config, blobs and layers.  marks: of unpacked layers, and of an
+    upper over them.
     """
 
     platform: Platform | None = None
@@ -119,16 +121,17 @@ class ImageOptions:
 class MountOptions:
     """What `imgmount IMAGE MOUNTPOINT` was asked for; docs/options.md explains each.
 
-    fastpath: requests are answered by threads of C, and by Python only where those decline.
-    threads: how many of them (1..64); None: the number of CPUs decides.
-    push: they put small files into the page cache ahead of a reader.
-    overlay: asked for as overlayfs is, by lowerdir=; the upper's root is then the root's state.
-    metacopy: changed attributes bring up no data.  redirect: directories of the layers are renamed
-    by a mark.  volatile: what is written need not last if the machine fails.
-    owners: how ids are shown, and stored.  static_nlink: directories show one link.  xattrs: False:
-    requests for them are refused.  ignored: words of -o that nobody knows, for the log.
-    follow_symlink_parents: None is as the upper records it, else no.
-    rebase: the upper shall belong to this image from here on, whichever it belonged to.
+    fastpath: threads of C answer requests; Python answers only those that they decline.
+    threads: how many threads (1..64); None: the number of CPUs decides.
+    push: the threads push small files into the page cache before they are read.
+    overlay: the command line is overlayfs' (lowerdir=); the upper's root then gives the attributes
+    of the root.
+    metacopy: a change of attributes copies no data up.  redirect: directories of the layers are
+    renamed by a mark.  volatile: nothing is synced, and may be lost if the machine fails.
+    owners: how ids are shown and stored.  static_nlink: directories show one link.  xattrs: False:
+    requests for xattrs are refused.  ignored: unknown options of -o, for the log.
+    follow_symlink_parents: None: as the upper records it, or no.
+    rebase: the upper shall belong to this image from now on, even if it belonged to another.
     """
 
     read_only: bool = False

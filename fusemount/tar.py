@@ -1,13 +1,13 @@
-"""Law: members in, the bytes of a tar out; the same members always give the same bytes.  No I/O.
+"""Law: writes the bytes of a tar; the same members always give the same bytes.  No I/O.
 
 The format is POSIX.1-2017's pax interchange format (pax(1)): a ustar header, before it an extended
-header for what ustar cannot say, and for nothing else: nanoseconds, times before 1970, ids above
+header only for values that ustar cannot represent: nanoseconds, times before 1970, ids above
 2097151, sizes from 8 GiB, names that are longer than 100 bytes or not ASCII, xattrs
 (`SCHILY.xattr.NAME`, the value as it is).  Names that are not UTF-8 have `hdrcharset=BINARY`.
-Times of access and change are not written: they are nobody's content.
+Times of access and change are not written: they are not part of an image.
 
-tarfile is not used: its pax records are text, and values of xattrs and names are any bytes; it
-writes times as floats; and what it writes may change from one Python to the next.
+Python's tarfile is not used: its pax records are text, but names and values of xattrs are any
+bytes; it writes times as floats; and its output may change from one Python to the next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Member:
     """One member. kind: FILE to FIFO above; mode: the 07777 part; rdev: (major, minor).
 
     path and link are any bytes but NUL, relative, without a slash at the end.
-    size: of the contents that follow the header, which only a FILE has.
+    size: of the contents that follow the header; only a FILE has contents.
     """
 
     path: bytes
@@ -72,39 +72,40 @@ def header(member: Member) -> bytes:
 
 
 def _below(number: int, limit: int) -> int:
-    """0 where the extended header says it."""
+    """The number, or 0 if the extended header must have it."""
     return number if 0 <= number < limit else 0
 
 
 def one_block(path: bytes, size: int) -> bytes:
-    """A file's header of exactly one block, whatever the size: for who reserves its place before
-    the size is known. path: ASCII, at most 100 bytes.  From 8 GiB on the size stands as GNU tar
-    writes it, in base 256."""
+    """A file's header of exactly one block, whatever the size, so that a caller can reserve the
+    block before it knows the size.
+
+    path: ASCII, at most 100 bytes.  A size from 8 GiB on is in base 256, as GNU tar writes it."""
     return _block(path, FILE, mode=0o644, size=size)
 
 
 def padding(size: int) -> bytes:
-    """What fills the last block of contents of that size."""
+    """The zeros that fill the last block of contents of that size."""
     return bytes(-size % BLOCK)
 
 
 def _records(member: Member, name: bytes) -> bytes:
-    said: list[tuple[bytes, bytes]] = []
+    records: list[tuple[bytes, bytes]] = []
     if not (_is_utf8(name) and _is_utf8(member.link)):
-        said.append((b"hdrcharset", b"BINARY"))
+        records.append((b"hdrcharset", b"BINARY"))
     seconds, fraction = divmod(member.mtime_ns, _NS)
     if fraction or not 0 <= seconds < _LONG_LIMIT:
-        said.append((b"mtime", _time(member.mtime_ns)))
+        records.append((b"mtime", _time(member.mtime_ns)))
     for key, number in ((b"uid", member.uid), (b"gid", member.gid)):
         if number >= _ID_LIMIT:
-            said.append((key, b"%d" % number))
+            records.append((key, b"%d" % number))
     if member.size >= _LONG_LIMIT:
-        said.append((b"size", b"%d" % member.size))
+        records.append((b"size", b"%d" % member.size))
     for key, text in ((b"path", name), (b"linkpath", member.link)):
         if len(text) > _NAME_BYTES or not text.isascii():
-            said.append((key, text))
-    said += [_xattr(key, value) for key, value in sorted(member.xattrs.items())]
-    return b"".join(_record(key, value) for key, value in said)
+            records.append((key, text))
+    records += [_xattr(key, value) for key, value in sorted(member.xattrs.items())]
+    return b"".join(_record(key, value) for key, value in records)
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -123,7 +124,8 @@ def _time(ns: int) -> bytes:
 
 
 def _xattr(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """A record's key ends at its first `=`; libarchive's spelling has a way round that."""
+    """The record of an xattr.  A key ends at its first `=`, so a name with `=` needs libarchive's
+    form."""
     if b"=" not in name:
         return b"SCHILY.xattr." + name, value
     key = urllib.parse.quote_from_bytes(name, safe="").encode()

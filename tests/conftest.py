@@ -24,6 +24,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 _LONGEST = (
     "real/test_programs.py",
     "fuse/test_fastpath.py",
+    "fuse/test_pushed_files.py",
     "fuse/test_limits.py",
     "real/test_workloads.py",
     "fuse/test_changes.py",

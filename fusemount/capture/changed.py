@@ -124,6 +124,15 @@ def open_changed(
     return Changed(found.upper, image, archived, rootfs, compare(lower, rootfs.tree))
 
 
+def all_as_added(rootfs: RootFs) -> Sequence[Change]:
+    """The changes from an empty tree to that one: each object is added."""
+    from fusemount.rootfs.changes import compare
+
+    nothing = _native.Tree()
+    nothing.seal()
+    return compare(nothing, rootfs.tree)
+
+
 def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""

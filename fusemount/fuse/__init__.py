@@ -1,4 +1,4 @@
-"""Law: the only place that imports pyfuse3: a view in, a served channel out."""
+"""Law: serves a view on a FUSE channel.  No other room imports pyfuse3."""
 
 from fusemount.fuse.serve import serve
 

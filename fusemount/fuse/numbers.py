@@ -1,4 +1,4 @@
-"""Law: the kernel's numbers of nodes and ours; nothing else of either side."""
+"""Law: translates between the kernel's numbers of nodes and ours."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from fusemount import _native
 
 
 class Numbers:
-    """What the kernel calls a node, while it knows it: st_ino where pyfuse3 is alone."""
+    """The number that the kernel uses for a node: its nodeid, or its st_ino if pyfuse3 is the only
+    door (operations.py has the reason)."""
 
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
-        self._nodes: dict[int, int] = {}  # of those whose st_ino is not their nodeid
+    def __init__(self, *, only_door: bool) -> None:
+        self._only_door = only_door
+        self._nodes: dict[int, int] = {}  # by st_ino, of nodes whose st_ino is not their nodeid
 
     def of(self, attr: _native.Attr) -> int:
-        return attr.inode if self._alone else attr.ino
+        return attr.inode if self._only_door else attr.ino
 
     def remember(self, attr: _native.Attr) -> None:
-        """The kernel hears of it."""
+        """Keeps the number of a node that the kernel is given."""
         if self.of(attr) != attr.ino:
             self._nodes[attr.inode] = attr.ino
 

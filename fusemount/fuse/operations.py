@@ -1,14 +1,15 @@
-"""Law: pyfuse3's handlers; each translates a request, calls one method of the view, and answers.
+"""Law: pyfuse3's handlers.  Each translates a request, calls one method of the view, and answers.
 
-An operation is one step to all others: the view sees to that.  What copies much data does so in a
-thread (`_call`), so that other requests go on.  Errors cross one border, `_answering`: OSError
-becomes FUSEError; anything else is a bug, is logged with its traceback, and answers EIO.
+The view makes each operation one step for all others.  A method that copies much data runs in a
+thread (`_call`), so that other requests go on.  All errors pass `_answering`: OSError becomes
+FUSEError; any other exception is a bug, is logged with its traceback, and is answered with EIO.
 
-Handles: `fh` is the nodeid, so there is nothing to lose.  The kernel may keep what it was told for
-ever (entry and attribute timeouts), since this process is the only one that changes it.
+Handles: `fh` is the nodeid, so no table of handles is needed.  The kernel may keep names and
+attributes for ever (entry and attribute timeouts), because only this process changes them.
 
-Numbers: pyfuse3 has one for nodeid and st_ino.  Alone it gives the kernel st_ino, which lasts, and
-`Numbers` knows the node by it; behind the fast path, which corrects st_ino, the nodeid.
+Numbers: pyfuse3 has one number for nodeid and st_ino.  If it is the only door, it gives the kernel
+st_ino, which stays the same over remounts, and `Numbers` finds the node.  Behind the fast path,
+which replaces st_ino in the answers, it gives the nodeid.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from fusemount.rootfs import AttrChange, Caller, RootFs
 log = logging.getLogger(__name__)
 
 _FOREVER = 86400 * 365
-_BATCH = 128  # directory entries asked of the tree at once
+_BATCH = 128  # directory entries read from the tree at once
 _BLOCK = 4096
 _XATTRS = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")  # xattr(7)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_SECONDS = 0.05
-_AT_ONCE = 1 << 20  # bytes that are copied sooner than a thread is woken
+_AT_ONCE = 1 << 20  # bytes: copying fewer takes less time than starting a thread
 _UNKNOWN = 1 << 62
-# Parameters that are the kernel's number of a node.
+# Parameters of handlers that are the kernel's number of a node.
 _NUMBERS = frozenset(
     ("inode", "parent_inode", "new_parent_inode", "parent_inode_old", "parent_inode_new", "fh")
 )
@@ -63,7 +64,7 @@ def _answering(handler: _F) -> _F:
             except OSError as e:
                 if e.errno not in _FULL or args[0].behind_fast_path:
                     raise
-                # The kernel's word of files that are gone follows their removal: room may come.
+                # The kernel sends FORGET after a file's removal, which may free space: try again.
                 await trio.sleep(_ROOM_SECONDS)
                 return await handler(*args)
         except OSError as e:
@@ -82,18 +83,21 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 
 
 def _allowed_mode(mode: int, gid: int, ctx: pyfuse3.RequestContext) -> int:
-    """Where the kernel takes set-id bits itself, it leaves set-gid without group execution to who
-    is not in the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) would not."""
+    """The mode that chmod(2) would set for this caller.
+
+    Where the kernel removes set-id bits itself, it does not remove set-gid without group execution
+    from callers outside the file's group (fs/fuse/dir.c, fuse_setattr); chmod(2) would."""
     if mode & stat.S_IXGRP or ctx.uid == 0:
         return mode
     return mode & ~(_native.caller_loses((ctx.uid, ctx.gid, ctx.pid), mode, gid) & stat.S_ISGID)
 
 
 class Operations(pyfuse3.Operations):
-    """The view, as FUSE asks for it.
+    """The handlers of one session.
 
-    behind_fast_path: it answers the kernel's OPEN itself; one for writing is its own, and asks to
-    bring the file up: O_RDWR with its data, O_WRONLY what a change of attributes needs.
+    behind_fast_path: the fast path answers the kernel's OPEN itself.  An OPEN that comes here is
+    the fast path's request to copy a file up: O_RDWR with its data, O_WRONLY only what a change of
+    attributes needs.
     """
 
     supports_dot_lookup = True
@@ -106,20 +110,20 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = acl
         self._view = view
         self.behind_fast_path = behind_fast_path
-        self.numbers = Numbers(alone=not behind_fast_path)
+        self.numbers = Numbers(only_door=not behind_fast_path)
         self._ready = ready
 
     def init(self) -> None:
         self._ready()
 
     async def _call(self, copies: int, function: Callable[..., _T], *args: Any) -> _T:
-        """Calls a method of the view that copies so many bytes: in a thread if they are many."""
+        """Calls a method of the view that copies `copies` bytes: in a thread if they are many."""
         if copies <= _AT_ONCE:
             return function(*args)
         return await trio.to_thread.run_sync(function, *args)
 
     def _copies(self, inode: int) -> int:
-        """Of a change of attributes or names."""
+        """How many bytes a change of attributes or names copies."""
         return self._view.bytes_to_copy(inode) if self._view.needs_data(inode) else 0
 
     # ---- names ----------------------------------------------------------------------------
@@ -141,7 +145,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _remembered(self, ino: int) -> pyfuse3.EntryAttributes:
-        """The answer to a look-up: the kernel will know the node until it says FORGET."""
+        """The answer to a look-up: it counts one look-up of the node, until FORGET."""
         self._view.tree.remember(ino)
         attr = self._view.getattr(ino)
         self.numbers.remember(attr)
@@ -250,8 +254,8 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         now = self._view.getattr(inode)
-        # chown(2) with -1 and -1 says no more than a ctime, and that of regular files alone; a
-        # write that takes privileges may say nothing.
+        # chown(2) with -1 and -1 sends a ctime for a regular file and nothing for other objects.
+        # A write that takes set-id bits may send nothing.
         if change == AttrChange() and (fields.update_ctime or not stat.S_ISREG(now.mode)):
             change = self._view.same_owner(inode, ctx.uid)
         elif change == AttrChange() and not _native.caller_keeps_set_id(ctx.uid):
@@ -260,7 +264,7 @@ class Operations(pyfuse3.Operations):
             _, group = self._view.tree.shown(now.uid, now.gid)
             change = replace(change, mode=_allowed_mode(change.mode, group, ctx))
         if change != AttrChange():
-            # The kernel's own word for it (FATTR_KILL_SUIDGID) does not come through pyfuse3.
+            # pyfuse3 does not pass on the kernel's flag for this (FATTR_KILL_SUIDGID).
             resized = change.size is not None
             copies = self._view.bytes_to_copy(inode) if resized else self._copies(inode)
             await self._call(copies, self._view.setattr, inode, change, _caller(ctx))
@@ -278,7 +282,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        # The kernel lets only root ask for trusted ones; xattr(7): others do not see their names.
+        # The kernel lets only root read trusted.* xattrs; xattr(7): others do not see their names.
         names = list(self._view.tree.xattrs(inode))
         return names if ctx.uid == 0 else [n for n in names if not n.startswith(b"trusted.")]
 
@@ -341,7 +345,7 @@ class Operations(pyfuse3.Operations):
         return await self._call(self._view.bytes_to_copy(fh), self._view.write, fh, off, buf)
 
     async def flush(self, fh: int) -> None:
-        """Nothing waits here: what was written is in the upper already."""
+        """Nothing is buffered: written data are in the upper already."""
 
     @_answering
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -384,5 +388,5 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
-        # Only asked without default_permissions: then the mounter is the only one who can ask.
+        # Only sent without default_permissions; then only the user who mounted can send requests.
         return not mode & os.X_OK or bool(self._view.getattr(inode).mode & 0o111)

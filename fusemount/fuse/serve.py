@@ -1,4 +1,4 @@
-"""Law: one pyfuse3 session over a channel that somebody else opened and mounted."""
+"""Law: runs one pyfuse3 session over a channel that the caller has opened and mounted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TASKS = 64
 
 
 class _WithoutXattrs(Operations):
-    """pyfuse3's own handlers answer ENOSYS, after which the kernel asks no more."""
+    """pyfuse3's own handlers answer ENOSYS, after which the kernel sends no such requests."""
 
     getxattr = pyfuse3.Operations.getxattr
     listxattr = pyfuse3.Operations.listxattr
@@ -38,10 +38,10 @@ async def serve(
 ) -> None:
     """Answers requests on fd until the kernel closes the channel (unmounted) or stop is set.
 
-    fd: a mounted FUSE channel, or the fast path's socket; libfuse takes "/dev/fd/N" as a channel
-    and leaves mounting to us.  It is closed here.  behind_fast_path: OPEN for writing means "bring
-    it up".  ready is called when INIT was said.  no_xattrs: there are none.  stats: counts what is
-    answered here.  One session a process.
+    fd: a mounted FUSE channel, or the fast path's socket; it is closed here.  libfuse takes
+    "/dev/fd/N" as a channel that is mounted already.  behind_fast_path: OPEN for writing is a
+    request of the fast path to copy the file up.  ready: is called after INIT.  no_xattrs: requests
+    for xattrs are refused.  stats: counts the answers.  A process can have one session.
     Raises OSError, RuntimeError when the session cannot be made.
     """
     kind = _WithoutXattrs if no_xattrs else Operations

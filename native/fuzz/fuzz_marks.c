@@ -1,13 +1,13 @@
-/* fuzz_marks.c: what the xattrs of directory layers say (dirmarks.h), scanned from real files and
+/* fuzz_marks.c: the marks in xattrs of directory layers (dirmarks.h), scanned from real files and
  * merged.
  *
- * Three layers of the same few objects, in a file system in memory.  A piece is one xattr or the
- * contents of a file: its kind is LAYER * 16 + OBJECT (OBJECTS below; bit 7: contents), its bytes
- * are the name, NUL, the value.  What the kernel does not take is left out.
+ * There are three layers with the same few objects, in a file system in memory.  A piece is one
+ * xattr or the contents of a file: its kind is LAYER * 16 + OBJECT (OBJECTS below; bit 7:
+ * contents), its bytes are the name, NUL, the value.  An xattr that the kernel refuses is ignored.
  *
- * Laws: a layer is scanned, or refused with a reason; so is a stack of them; the tree keeps its
- * invariants; where `trusted.` marks alone are obeyed, a layer without one shows owners and modes
- * as they are.
+ * Laws: a layer is scanned, or refused with a reason; so is a stack of layers; the tree keeps its
+ * invariants; if only `trusted.` marks are obeyed, a layer without such marks shows owners and
+ * modes as stat returns them.
  */
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
@@ -27,7 +27,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* As in fuzz_fuse.c. */
+/* Where the file system is mounted; as in fuzz_fuse.c. */
 #define PLACE "/sys"
 
 enum { LAYERS = 3, CONTENTS = 0x80, PATH = 64 };
@@ -107,7 +107,7 @@ static void make_layers(void) {
 
 /* ---- one input ---------------------------------------------------------------------------- */
 
-/* True when it set a mark that only root can. */
+/* Applies a piece.  True if it set an xattr in `trusted.`, which only root can. */
 static bool put(const piece *p) {
     char path[PATH], name[XATTR_NAME_MAX + 2] = "";
     unsigned layer = (p->kind >> 4 & 7) % LAYERS, object = p->kind & 15;
@@ -152,7 +152,7 @@ static void each(const uint8_t *data, size_t size, bool *trusted) {
     }
 }
 
-/* What only a mark could have changed. */
+/* Checks the attributes that only a mark could have changed. */
 static void check_unmarked(const img_index *index, unsigned layer) {
     for (uint64_t i = 0; i < index->head.n_entries; i++) {
         const img_entry *e = &index->entries[i];

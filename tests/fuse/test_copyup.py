@@ -1,4 +1,4 @@
-"""R 26, 28, 31, 32: what copy-up moves and keeps, and what a remount finds.
+"""R 26, 28, 31, 32: what copy-up copies and keeps, and what a remount shows.
 
 Law: each test ends with a second mount over the same upper, which must show the same, inode
 numbers included, and with the kernel's overlayfs (Workshop.check_upper).
@@ -71,7 +71,7 @@ def link_open(fd: int, path: Path) -> None:
 
 
 def blocks(directory: Path) -> int:
-    """What the files of an upper take, in bytes."""
+    """The disk space of the files of an upper, in bytes."""
     files = (p for p in directory.rglob("*") if p.is_file() and not p.is_symlink())
     return sum(os.lstat(p).st_blocks for p in files) * 512
 
@@ -121,7 +121,7 @@ def test_r34_data_that_come_up_leave_a_capability(at: Path) -> None:
     os.chmod(at / "cap", 0o711)
     assert os.getxattr(at / "cap", "security.capability") == CAPABILITY
     os.chmod(at / "d/f", 0o6755)
-    fd = os.open(at / "cap", os.O_RDWR)  # opening alone is no change
+    fd = os.open(at / "cap", os.O_RDWR)  # only opening it is no change
     os.close(fd)
     assert os.getxattr(at / "cap", "security.capability") == CAPABILITY
     with open(at / "cap", "r+b") as f:
@@ -144,7 +144,7 @@ def test_r31_a_set_of_links_comes_up_as_a_whole(at: Path, workshop: Workshop) ->
 
 
 def test_r31_links_that_came_up_in_part_are_completed(at: Path, workshop: Workshop) -> None:
-    """As a crash in the middle of copy-up leaves them (C5)."""
+    """A set of hardlinks as a crash during copy-up leaves it (C5)."""
     os.chmod(at / "h2", 0o640)
     inode = os.stat(at / "h2").st_ino
     workshop.command("umount", at)
@@ -175,7 +175,7 @@ def test_r26_numbers_of_new_files_last(at: Path) -> None:
 
 
 def test_others_go_on_while_data_come_up(at: Path) -> None:
-    """A large copy-up holds no lock that anybody else needs."""
+    """A large copy-up holds no lock that other requests need."""
     waited: list[float] = []
     done = threading.Event()
 
@@ -202,7 +202,7 @@ def test_others_go_on_while_data_come_up(at: Path) -> None:
 
 
 def test_r28_a_file_without_a_name_gets_one(at: Path, fastpath: bool) -> None:
-    if not fastpath:  # pyfuse3 has no handler for it: programs are told so, and do without
+    if not fastpath:  # pyfuse3 has no handler for it; programs get an error and do without
         with pytest.raises(OSError) as caught:
             os.open(at / "d", os.O_TMPFILE | os.O_RDWR, 0o640)
         assert caught.value.errno == errno.EOPNOTSUPP
@@ -245,7 +245,7 @@ def test_r27_a_rename_may_leave_a_device(at: Path) -> None:
 
 def test_r36_xattr_flags(at: Path, fastpath: bool) -> None:
     os.setxattr(at / "top", "user.a", b"1")
-    if not fastpath:  # pyfuse3's handler is not told of them
+    if not fastpath:  # pyfuse3 does not pass them to the handler
         return
     for path, name in ((at / "top", "user.a"), (at / "large", "user.k")):
         with pytest.raises(FileExistsError):
@@ -264,7 +264,7 @@ def test_r36_xattr_flags(at: Path, fastpath: bool) -> None:
 
 
 def test_r34_a_capability_given_after_writing_stays(at: Path) -> None:
-    """The data come to us from the kernel's cache, after the xattr."""
+    """The kernel writes the data back from its cache after it has set the xattr."""
     fd = os.open(at / "tool", os.O_CREAT | os.O_WRONLY, 0o755)
     os.write(fd, b"#!" * 50)
     os.setxattr(fd, "security.capability", CAPABILITY)

@@ -50,7 +50,7 @@ def test_ctimes_are_the_same_at_the_next_mount(workshop: Workshop) -> None:
     with workshop.mounted() as at:
         change(at)
         told = ctimes(at)
-    for _ in range(2):  # the second time they come from the first
+    for _ in range(2):  # the second mount reads the table that the first has written
         with workshop.mounted() as at:
             assert ctimes(at) == told
 
@@ -69,8 +69,8 @@ def test_a_change_between_two_mounts_shows(workshop: Workshop) -> None:
 
 
 def test_the_table_tells_what_was_cached(workshop: Workshop) -> None:
-    """What the kernel tells of a file is not what the object in the upper has: else there would be
-    no need of a table, nor anything that the tests above could find."""
+    """The ctime that the kernel shows differs from that of the object in the upper; otherwise no
+    table would be needed, and the tests above would test nothing."""
     with workshop.mounted() as at:
         (at / "new").write_bytes(b"new")
         subprocess.run(["sync", "-f", at], check=True)

@@ -1,4 +1,4 @@
-"""R 38: what lies deeper than the marks of an object have room to say is changed like anything.
+"""R 38: objects whose path is too long for a mark can be changed like all others.
 
 overlayfs names a place in the layers by its whole path, in an xattr, and ext4 has one block for all
 xattrs of an object.
@@ -19,7 +19,7 @@ TIME = 1_600_000_000_123_456_789
 
 @pytest.mark.parametrize("depth", [4, 11, 19])
 def test_r38_changes_far_down(tmp_path: Path, fastpath: bool, depth: int) -> None:
-    """800, 2,200 and 3,800 bytes of path; ENOSPC was the answer to the longer ones."""
+    """Paths of 800, 2,200 and 3,800 bytes; a mark with the longer ones does not fit on ext4."""
     way = [f"{i:0200}" for i in range(depth)]
     layer = TarWriter()
     for i in range(depth):

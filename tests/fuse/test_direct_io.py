@@ -1,4 +1,4 @@
-"""O_DIRECT beside buffered readers."""
+"""O_DIRECT writers while others read the file buffered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R 39: what test_changes.py shows, shown again while the kernel drops what it knows beside it.
+"""R 39: tests of test_changes.py run again while the kernel's caches are dropped all the time.
 
 Twice a second in the rule; ten times here, since a test lasts a tenth of a second.  With the fast
 path, whose threads the kernel's FORGETs race with; programs do the same in tests/real.

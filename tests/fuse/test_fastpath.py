@@ -1,4 +1,4 @@
-"""What the fast path answers by itself, asked through the kernel, and how it ends."""
+"""Requests that the fast path answers itself, through the kernel, and how a mount ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -150,7 +150,7 @@ def test_r36_copy_file_range_from_a_layer(at: Path) -> None:
         while n := os.copy_file_range(source.fileno(), target.fileno(), MIB, copied, copied):
             copied += n
         assert copied == MIB
-        # over a file of the layers, from one that is dirty
+        # from a file with dirty pages to one of the layers
         target.write(b"dirty")
         target.flush()
         with open(at / "small", "r+b") as small:
@@ -164,7 +164,7 @@ def test_r36_statx_says_when_a_file_was_made(at: Path) -> None:
     (at / "new").write_bytes(b"x")
     said = subprocess.check_output(["stat", "-c", "%W", at / "new", at / "last"]).split()
     assert before <= int(said[0]) <= time.time() + 1
-    assert said[1] == b"0"  # of a layer's file nobody knows
+    assert said[1] == b"0"  # unknown for a file of a layer
 
 
 def test_r34_a_default_acl_takes_the_place_of_umask(at: Path, tmp_path: Path) -> None:
@@ -226,9 +226,10 @@ def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
                 said, _ = one.communicate(timeout=20)
                 number = int(said.split()[0])
                 assert number in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), said
-            stands = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
                      if f" {at} " in line]  # fmt: skip
-            assert len(stands) == 1  # it stands, so that nobody writes into the directory below
+            # the mount stays, so that no program writes into the directory below
+            assert len(mounts) == 1
             with pytest.raises(OSError) as caught:
                 os.listdir(at / "d")
             assert caught.value.errno == errno.ENOTCONN
@@ -254,7 +255,7 @@ def test_unmounting_under_load_ends_soon(workshop: Workshop, how: str) -> None:
                     time.sleep(0.05)
             assert time.monotonic() - start < 15
         start = time.monotonic()
-        while os.path.exists(f"/proc/{pid}"):  # detached: until its last user is gone
+        while os.path.exists(f"/proc/{pid}"):  # a detached mount runs until its last user is gone
             assert time.monotonic() - start < 15
             time.sleep(0.05)
         raise AssertionError("over")
@@ -275,7 +276,7 @@ def test_a_layer_that_shrinks_is_an_error(workshop: Workshop) -> None:
 
 def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(20_000, hard - 500)  # not everybody may raise the hard limit
+    count = min(20_000, hard - 500)  # without privilege the hard limit cannot be raised
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     fds: list[int] = []
     try:
@@ -295,7 +296,7 @@ def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> 
             assert len(os.listdir(f"/proc/{pid}/fd")) < 600
             while fds:
                 os.close(fds.pop())
-            deadline = time.monotonic() + 20  # the kernel's FORGETs come after close(2)
+            deadline = time.monotonic() + 20  # the kernel sends FORGET some time after close(2)
             while os.listdir(workshop.work / "work") and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert os.listdir(workshop.work / "work") == []
@@ -303,116 +304,3 @@ def test_r41_open_and_unlinked_files_take_no_descriptors(workshop: Workshop) -> 
         for fd in fds:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-# ---- pushing ------------------------------------------------------------------------------
-
-DIRECTORIES, FILES = 24, 40
-
-
-def small_files() -> list[bytes]:
-    t = TarWriter()
-    for d in range(DIRECTORIES):
-        t.dir(f"{d:02}")
-        for f in range(FILES):
-            t.file(f"{d:02}/{f:02}", contents(d, f))
-    return [t.tar()]
-
-
-def contents(d: int, f: int) -> bytes:
-    return (b"%d/%d " % (d, f)) * (100 + 90 * f)
-
-
-def write_by_pwrite(path: Path, mark: bytes) -> None:
-    fd = os.open(path, os.O_RDWR)
-    os.pwrite(fd, mark, 0)
-    os.close(fd)
-
-
-def write_by_mapping(path: Path, mark: bytes) -> None:
-    fd = os.open(path, os.O_RDWR)
-    with mmap.mmap(fd, len(mark), mmap.MAP_SHARED) as mapped:
-        mapped[:] = mark
-    os.close(fd)
-
-
-def walk(at: Path) -> None:
-    for d in sorted(os.listdir(at)):
-        for entry in os.scandir(at / d):
-            Path(entry.path).read_bytes()
-
-
-@pytest.mark.parametrize("write", [write_by_pwrite, write_by_mapping])
-def test_pushing_never_overwrites(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
-    """A reader walks, and so has files pushed, while another writes into those that come next."""
-    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
-    random, pushed = Random(7), 0
-    for round_ in range(6):
-        expected = {(d, f): contents(d, f) for d in range(DIRECTORIES) for f in range(FILES)}
-        workshop.upper = tmp_path / f"upper{round_}"
-        workshop.work = tmp_path / f"work{round_}"
-        with workshop.mounted() as at:
-            reader = subprocess.Popen(
-                [sys.executable, "-c", READER, at], stdout=subprocess.PIPE, text=True
-            )
-            assert reader.stdout and reader.stdout.readline() == "go\n"
-            for d in range(DIRECTORIES):
-                for f in random.sample(range(FILES), FILES // 2):
-                    mark = b"<%d %d %d>" % (round_, d, f)
-                    write(at / f"{d:02}/{f:02}", mark)
-                    expected[d, f] = mark + expected[d, f][len(mark) :]
-                time.sleep(random.random() * 0.004)
-            assert reader.wait(60) == 0
-            reader.stdout.close()
-            compare(at, expected)
-            drop_caches()
-            compare(at, expected)
-            pushed += stats(workshop, at)["requests"]["pushed_files"]
-        with workshop.mounted() as at:
-            compare(at, expected)
-    assert pushed > 0
-
-
-READER = """
-import os, sys
-at = sys.argv[1]
-print("go", flush=True)
-for _ in range(2):
-    for d in sorted(os.listdir(at)):
-        for entry in os.scandir(at + "/" + d):
-            with open(entry.path, "rb") as f:
-                f.read()
-"""
-
-
-def compare(at: Path, expected: dict[tuple[int, int], bytes]) -> None:
-    wrong = [k for k, v in expected.items() if (at / f"{k[0]:02}/{k[1]:02}").read_bytes() != v]
-    assert not wrong
-
-
-def test_what_was_pushed_needs_no_read(tmp_path: Path) -> None:
-    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
-    with workshop.mounted() as at:
-        walk(at)
-        requests = stats(workshop, at)["requests"]
-        reads = asked(requests, "READ")
-        pushed = requests["pushed_files"]
-        assert pushed > DIRECTORIES * FILES / 10
-        assert reads <= DIRECTORIES * FILES - pushed / 2
-        assert requests["pushed_bytes"] >= pushed * 300
-    with workshop.mounted("-o", "push=off") as at:
-        walk(at)
-        requests = stats(workshop, at)["requests"]
-        assert requests["pushed_files"] == 0
-        assert asked(requests, "READ") == DIRECTORIES * FILES
-
-
-def test_the_kernel_asks_for_capabilities_before_a_first_write(
-    workshop: Workshop, at: Path
-) -> None:
-    """What pushing relies on (native/fast/push.c): an inode's first write is announced."""
-    for name in ("big", "small"):
-        before = stats(workshop, at)["requests"]
-        write_by_pwrite(at / name, b"x")
-        after = stats(workshop, at)["requests"]
-        assert asked(after, "GETXATTR") == asked(before, "GETXATTR") + 1

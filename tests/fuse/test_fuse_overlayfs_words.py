@@ -15,7 +15,7 @@ from oracle import run
 
 @contextmanager
 def mounted(command: Command | None, base: Path, option: str) -> Iterator[Path]:
-    """By us, or by fuse-overlayfs."""
+    """Mounts with imgmount or with fuse-overlayfs."""
     words = f"lowerdir={base}/low,upperdir={base}/up,workdir={base}/work,{option}"
     if command is None:
         run("fuse-overlayfs", "-o", words, base / "mnt")
@@ -39,7 +39,7 @@ def refused(call: object, *arguments: object) -> int:
 
 
 def seen(at: Path) -> list[object]:
-    """What the options change."""
+    """The results that these options change."""
     os.mkdir(at / "d/made")
     links = [os.stat(at / name).st_nlink for name in (".", "d", "d/made", "d/sub", "f")]
     codes = [

@@ -31,8 +31,8 @@ def handle_of(path: Path) -> bytes:
 
 
 def read(at: Path, handle: bytes) -> bytes | None:
-    """What the handle opens; None when it is stale."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")  # else the kernel knows many by itself
+    """The contents of the file that the handle opens; None if the handle is stale."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")  # so that the kernel must ask the daemon
     mount = os.open(at, os.O_RDONLY)
     fd = _libc.open_by_handle_at(mount, ctypes.create_string_buffer(handle, 136), os.O_RDONLY)
     number = ctypes.get_errno()
@@ -50,7 +50,7 @@ def test_a_handle_is_stale_or_of_the_same_file(workshop: Workshop) -> None:
         (at / "old").write_text("old")
         deleted = handle_of(at / "old")
         (at / "old").unlink()
-        for n in range(20):  # one gets its nodeid
+        for n in range(20):  # one of them gets the nodeid of the old file
             (at / f"new{n}").write_text(f"new{n}")
         assert read(at, deleted) is None
         made = {f"new{n}": handle_of(at / f"new{n}") for n in range(20)}
@@ -61,7 +61,7 @@ def test_a_handle_is_stale_or_of_the_same_file(workshop: Workshop) -> None:
         assert read(at, deleted) is None
         for name, handle in made.items():
             assert read(at, handle) in (None, name.encode())
-        assert read(at, of_layer) == b"of the layer"  # the same layers: it lasts
+        assert read(at, of_layer) == b"of the layer"  # the layers are the same
         (at / "layer").unlink()
         (at / "again").write_text("another")
         assert read(at, of_layer) is None

@@ -95,14 +95,14 @@ def settle(at: Path) -> None:
 
 
 def told(shop: Workshop) -> list[str]:
-    """What the upper is said to hold without a mount."""
+    """What commands print of the upper without a mount."""
     out = shop.base / "committed.tar"
     shop.command("commit", shop.upper, "x", "-o", out)
     return [shop.command("diff", shop.upper).stdout, shop.command("dump", out).stdout]
 
 
 def test_nothing_in_the_upper_has_power(tmp_path: Path, fastpath: bool) -> None:
-    """After every change, and with the same results as where it has."""
+    """After every change the upper has no powers, and the results are the same as with them."""
     seen, written = [], []
     for harmless in (True, False):
         (base := tmp_path / str(harmless)).mkdir()
@@ -116,7 +116,7 @@ def test_nothing_in_the_upper_has_power(tmp_path: Path, fastpath: bool) -> None:
         with shop.mounted() as at:
             assert not differences(dump_directory(at), seen[-1])
         assert bool(powerful(shop.upper)) is not harmless
-        if fastpath:  # the door makes no difference
+        if fastpath:  # both doors give the same result
             written.append(told(shop))
         if harmless:
             nobody_gains_from(shop.upper)
@@ -126,7 +126,7 @@ def test_nothing_in_the_upper_has_power(tmp_path: Path, fastpath: bool) -> None:
 
 
 def nobody_gains_from(upper: Path) -> None:
-    """On disk, as a user who has found a way in."""
+    """A user finds no powers on disk."""
     line = "bin/written -u; find . -perm /6000 ! -type d -o -type b; getcap -r ."
     argv = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", "sh", "-c", line]
     done = subprocess.run(argv, cwd=upper, capture_output=True, text=True, check=True)
@@ -134,7 +134,8 @@ def nobody_gains_from(upper: Path) -> None:
 
 
 def other_mounts_understand(shop: Workshop, shown: list[bytes]) -> None:
-    """A mount with suid and dev shows the same, and makes real what it changes."""
+    """A mount with suid and dev shows the same, and gives objects that it changes their real
+    powers."""
     shop.harmless = False
     with shop.mounted() as at:
         assert not differences(dump_directory(at), shown)

@@ -125,7 +125,7 @@ def test_r43_a_full_upper_says_so_and_loses_nothing(workshop: Workshop) -> None:
             assert (at / "big").read_bytes() == BIG
             assert [n for n in os.listdir(disk / "work/work") if n != "lost+found"] == []
             os.unlink(at / "filler")
-            os.truncate(at / "big", 1 << 19)  # there is room again, and the mount goes on
+            os.truncate(at / "big", 1 << 19)  # there is free space again, and the mount still works
             assert (at / "big").read_bytes() == BIG[: 1 << 19]
 
 

@@ -1,5 +1,5 @@
-"""What must not be lost when things go wrong, and what must go: data at a full upper (R 43), set-id
-bits (R 34), what the kernel holds when pyfuse3 dies."""
+"""Data must not be lost on a full upper (R 43) or when pyfuse3 dies, and set-id bits must not
+survive a write (R 34)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tmpfs(at: Path, size: str) -> Iterator[Path]:
 
 
 def test_r43_a_write_that_fits_in_part_is_an_error(workshop: Workshop, tmp_path: Path) -> None:
-    """The kernel writes back later: fsync is where it has to be said."""
+    """The kernel writes back later, so fsync must return the error."""
     with tmpfs(tmp_path / "small", "6m") as disk:
         workshop.upper, workshop.work = disk / "upper", disk / "work"
         with workshop.mounted() as at:
@@ -68,7 +68,7 @@ def change(how: str, name: str, source: int) -> None:
 
 
 def as_nobody(directory: Path, how: str, name: str) -> int:
-    """In a process that is in the directory already, which it may not reach by itself."""
+    """Runs in a process that is in the directory already, because its user cannot enter it."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -103,7 +103,7 @@ def test_r34_set_id_bits_go_when_a_user_changes_a_file(
             for name in ("one", "two"):
                 done = as_nobody(base, how, name)
                 seen.append((done, stat.S_IMODE(os.stat(base / name).st_mode)))
-    # pyfuse3 has no fallocate: glibc writes instead, which is refused or done as by write
+    # pyfuse3 has no fallocate: glibc writes instead, with the same result as write
     assert seen == [(0, 0o777)] * 4
 
 
@@ -120,7 +120,7 @@ sys.exit(main(sys.argv[1:]))
 
 @contextmanager
 def doomed(workshop: Workshop, handler: str) -> Iterator[Path]:
-    """A mount whose Python side dies when the handler is called; it must be gone at the end."""
+    """A mount whose Python side dies when the handler is called; the mount must end by itself."""
     at = workshop.base / "mnt"
     at.mkdir()
     command = [sys.executable, "-c", DYING, handler, workshop.image, at, "-f",
@@ -149,17 +149,17 @@ def test_what_was_written_outlives_a_dying_python_side(fast_workshop: Workshop) 
     with doomed(fast_workshop, "rename") as at:
         with open(at / "new", "wb", buffering=0) as f:
             f.write(b"x" * 100_000)
-            with pytest.raises(OSError):  # of the layers: pyfuse3's handler is asked
+            with pytest.raises(OSError):  # a file of the layers: pyfuse3's handler must copy it up
                 os.rename(at / "one", at / "two")
     assert (fast_workshop.upper / "new").read_bytes() == b"x" * 100_000
 
 
 def test_a_flush_that_waits_for_a_dying_python_side_ends(fast_workshop: Workshop) -> None:
-    """SEEK_DATA has the kernel write back, the write needs a copy-up, and nobody does it."""
+    """SEEK_DATA makes the kernel write back; the write needs a copy-up, which never happens."""
     code = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.write(fd, b'x'); "
     code += "os.lseek(fd, 0, os.SEEK_DATA)"
     with doomed(fast_workshop, "open") as at:
         done = subprocess.run([sys.executable, "-c", code, at / "one"], timeout=30, check=False)
-    assert done.returncode in (0, 1)  # answered or refused, and not killed for hanging
-    assert not (fast_workshop.upper / "one").exists()  # nothing half brought up
+    assert done.returncode in (0, 1)  # it got an answer or an error, and did not hang
+    assert not (fast_workshop.upper / "one").exists()  # nothing is half copied up
     assert os.listdir(fast_workshop.work / "work") == []

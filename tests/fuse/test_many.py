@@ -44,7 +44,7 @@ sys.stdin.readline()
 
 @contextmanager
 def holding(directory: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that hold all files open, each as many as it may, and work when told to."""
+    """Processes that keep all files open, each as many as it may, and work when asked to."""
     share = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
     processes = []
     try:
@@ -94,7 +94,7 @@ def test_r38_five_hundred_deep(tmp_path: Path, fastpath: bool) -> None:
     try:
         for turn in range(2):
             with workshop.mounted() as at:
-                os.chdir(at)  # the mountpoint's own path is not ours to shorten
+                os.chdir(at)  # the path of the mountpoint would count too
                 if turn == 0:
                     (Path(low) / "f").write_bytes(b"upper")
                     os.makedirs(f"{low}/" + "/".join(["e" * 7] * 250))

@@ -45,7 +45,7 @@ def theirs(_: Command, base: Path, options: str) -> Iterator[Path]:
 
 
 def directories(base: Path) -> None:
-    """What a mount is made of; nothing that a test of another user could not reach."""
+    """The directories of a mount, which other users can enter."""
     for name in ("low", "up", "work", "mnt", "low/d", "up/new"):
         (base / name).mkdir(parents=True)
     for uid in (0, 5, 1000, 1005, 2000, 65534):
@@ -74,11 +74,11 @@ def give_away(at: Path) -> None:
     os.chown(at / "dir", 7, -1)
     os.chown(at / "fifo", -1, 8)
     os.chown(at / "link", 2, 2, follow_symlinks=False)
-    os.chown(at / "null", 4000, 4001)  # nobody's range has them
+    os.chown(at / "null", 4000, 4001)  # ids in no range
 
 
 def copy_up(at: Path) -> None:
-    os.chmod(at / "f5", 0o600)  # in no range, and stays as it is
+    os.chmod(at / "f5", 0o600)  # its owner is in no range and does not change
     with open(at / "f1005", "a") as file:
         file.write("more")
     os.chown(at / "f1000", 2, 2)
@@ -131,7 +131,7 @@ def test_as_fuse_overlayfs_has_them(tmp_path: Path, fastpath: bool, options: str
 
 
 def test_a_symlink_that_is_copied_up_keeps_its_owner(tmp_path: Path, fastpath: bool) -> None:
-    """fuse-overlayfs gives it to root."""
+    """fuse-overlayfs makes root the owner."""
     directories(tmp_path)
     with ours(Command(tmp_path, fastpath), tmp_path, SHIFT) as at:
         os.utime(at / "l", ns=(1, 2), follow_symlinks=False)
@@ -140,7 +140,7 @@ def test_a_symlink_that_is_copied_up_keeps_its_owner(tmp_path: Path, fastpath: b
 
 
 def test_set_gid_directories_are_as_on_a_disk(tmp_path: Path, fastpath: bool) -> None:
-    """Here the oracle is a directory whose owners are those shown."""
+    """Here the oracle is a directory with the owners that are shown."""
     directories(tmp_path)
     (tmp_path / "disk").mkdir()
     with ours(Command(tmp_path, fastpath), tmp_path, SHIFT) as at:
@@ -162,11 +162,11 @@ def test_set_gid_directories_are_as_on_a_disk(tmp_path: Path, fastpath: bool) ->
 
 
 def by(uid: int, gid: int, path: Path, call: Callable[[str], object]) -> None:
-    """A call that a process with these ids makes, in no further group."""
+    """Makes a call in a process with these ids and no further groups."""
     pid = os.fork()
     if pid == 0:
         try:
-            os.chdir(path.parent)  # what is above is the tests' alone
+            os.chdir(path.parent)  # only root can enter the directories above
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
@@ -178,7 +178,7 @@ def by(uid: int, gid: int, path: Path, call: Callable[[str], object]) -> None:
 
 
 def test_set_id_bits_go_by_the_group_shown(tmp_path: Path, fastpath: bool) -> None:
-    """chown(2) to nobody, chmod(2) and write(2) by the owner, in the group or not; ext4 is the
+    """chown(2) with -1 and -1, chmod(2) and write(2) by the owner, in the group or not; ext4 is the
     oracle."""
     directories(tmp_path)
     (tmp_path / "disk").mkdir()

@@ -1,4 +1,4 @@
-"""R 34: who may what, and what a change takes: set-id bits, capabilities, ACLs.
+"""R 34: who may do what, and what a change removes: set-id bits, capabilities, ACLs.
 
 Each test works on the image of test_changes.py, and ends as those do.
 """
@@ -77,7 +77,7 @@ def test_r34_acls_are_inherited_where_the_layers_had_the_name(at: Path) -> None:
 
 
 def test_r34_a_chown_to_nobody_is_one_to_the_same_owner(at: Path) -> None:
-    """chown(2) with -1 and -1 takes set-id bits, if the caller may; ext4 is the oracle."""
+    """chown(2) with -1 and -1 removes set-id bits, if the caller may; ext4 is the oracle."""
     for where in (at, at.parent):
         for who, mode in ((5, 0o755), (0, 0o755), (9, 0o6755)):
             path = where / "shared" / f"mine{who}"
@@ -87,7 +87,7 @@ def test_r34_a_chown_to_nobody_is_one_to_the_same_owner(at: Path) -> None:
             os.chmod(path, 0o6755)
             pid = os.fork()
             if pid == 0:
-                os.chdir(path.parent)  # what is above is the tests' alone
+                os.chdir(path.parent)  # only root can enter the directories above
                 os.setgroups([])
                 os.setresgid(who, who, who)
                 os.setresuid(who, who, who)
@@ -97,7 +97,7 @@ def test_r34_a_chown_to_nobody_is_one_to_the_same_owner(at: Path) -> None:
 
 
 def test_r34_root_keeps_the_set_id_bits(at: Path) -> None:
-    """Who has CAP_FSETID writes and truncates without losing them, as on a local disk."""
+    """A process with CAP_FSETID writes and truncates without removing them, as on a local disk."""
     os.chmod(at / "f", 0o6755)
     with open(at / "f", "ab") as f:
         f.write(b"more")
@@ -125,7 +125,7 @@ def as_caller(
     pid = os.fork()
     if pid == 0:
         uid, gid, groups = caller
-        os.chdir(path.parent)  # what is above is the tests' alone
+        os.chdir(path.parent)  # only root can enter the directories above
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -179,7 +179,7 @@ def open_to_all(request: pytest.FixtureRequest, tmp_path: Path, fastpath: bool) 
 
 @pytest.mark.parametrize("what", CALLS)
 def test_r34_set_id_bits_go_as_on_a_local_disk(open_to_all: Path, what: str) -> None:
-    """By whom, of which mode: of files of the layers, of new ones, and on the disk beside."""
+    """Each caller and mode: for files of the layers, for new files, and on a local disk."""
     seen: list[list[object]] = []
     for top, new in ((open_to_all, False), (open_to_all, True), (open_to_all.parent, True)):
         (top / "open").mkdir(exist_ok=True)
@@ -195,11 +195,11 @@ def test_r34_set_id_bits_go_as_on_a_local_disk(open_to_all: Path, what: str) -> 
                     os.chmod(path, mode)
                 failed = as_caller(caller, path, CALLS[what])
                 if what == "chown to nobody" and failed == errno.EPERM:
-                    failed = 0  # FUSE is not asked whether it may be
+                    failed = 0  # the kernel does not ask FUSE whether this is permitted
                 seen[-1].append((caller, oct(mode), failed, oct(os.stat(path).st_mode)))
     below, above, disk = seen
     assert above == disk
-    if what != "chown to nobody":  # nothing to do, so nothing comes up
+    if what != "chown to nobody":  # nothing to change, so nothing is copied up
         assert below == disk
 
 
@@ -228,8 +228,9 @@ _WRITES = {
 def test_r34_a_set_id_file_that_was_written_runs_without(
     open_to_all: Path, how: str, name: str
 ) -> None:
-    """exec(2) asks the kernel's inode for its mode, which must have heard of it; stat(1) asks us.
-    Of a layer's file, of a new one, and on the disk beside."""
+    """exec(2) uses the mode of the kernel's inode, which must be up to date; stat(1) asks us.
+
+    For a file of the layers, for a new one, and on a local disk."""
     for top in (open_to_all, open_to_all.parent):
         path = top / "open" / name
         path.parent.mkdir(exist_ok=True, mode=0o755)
@@ -237,14 +238,15 @@ def test_r34_a_set_id_file_that_was_written_runs_without(
             shutil.copy("/usr/bin/id", path)
             os.chmod(path, 0o4777)
             os.sync()
-        assert _as_somebody(path.parent, f"./{name} -u") == "0"  # set-id works here
+        assert _as_somebody(path.parent, f"./{name} -u") == "0"  # set-id works in this directory
         assert _as_somebody(path.parent, _WRITES[how].format(name)) == ""
         assert _as_somebody(path.parent, f"./{name} -u") == "9", (how, path)
         assert _as_somebody(path.parent, f"stat -c %a {name}") == "777"
 
 
 def _as_somebody(where: Path, line: str) -> str:
-    """What a command says that uid 9 runs in a directory which its way there may not show it."""
+    """The output of a command that uid 9 runs in a directory that it could not reach by its
+    path."""
     argv = ["setpriv", "--reuid=9", "--regid=9", "--clear-groups", "sh", "-c", line]
     done = subprocess.run(argv, cwd=where, capture_output=True, text=True)
     assert not done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""An upper that users can write to: whatever they swap in it, no file outside is touched or shown.
+"""An upper that users can write to: whatever they exchange in it, no file outside changes or shows.
 
 Two mounts over one upper: the first brings objects up, the second has nothing open when they are
 swapped. What an operation answers then is free; what it has done is not.
@@ -35,7 +35,7 @@ def _read(path: Path) -> None:
     assert SECRET not in path.read_bytes(), f"{path} shows what lies outside"
 
 
-# Those first that the fast path does alone: after the others' errors it leaves changes to Python.
+# Operations of the fast path come first: after errors of the others it leaves changes to Python.
 OPERATIONS: dict[str, Callable[[Path], object]] = {
     "read": lambda d: _read(d / "f"),
     "write": lambda d: _append(d / "f"),
@@ -90,7 +90,7 @@ def _bring_up(d: Path) -> None:
 
 
 def _victim(d: Path) -> None:
-    """Files of root's under all names that an operation uses."""
+    """Root's files under all names that an operation uses."""
     (d / "lowdir").mkdir(parents=True)
     (d / "empty").mkdir()
     for name in ("f", "low", "lowdir/x"):
@@ -101,21 +101,21 @@ def _victim(d: Path) -> None:
 
 
 def _swap(how: str, upper: Path, victim: Path) -> None:
-    """What a user does who can write to a directory of the upper."""
+    """The change by a user who can write to a directory of the upper."""
     at = {"parent": Path("d"), "above": Path()}.get(how, Path("d/f"))
     os.rename(upper / at, upper.with_name(upper.name + "-was"))
     if how == "hardlink":
         os.link(victim / at, upper / at)
     elif how == "fifo":
         os.mkfifo(upper / at)
-    elif how == "device":  # one that is there already, as below /dev
+    elif how == "device":  # an existing one, as below /dev
         os.mknod(upper / at, stat.S_IFCHR | 0o600, os.makedev(1, 3))
     else:
         os.symlink(victim / at, upper / at)
 
 
 def _state(top: Path, how: str) -> dict[str, object]:
-    """A hardlink's ctime changes with its names, which are the user's."""
+    """The ctime of a hardlink changes with its names, which the user can change."""
     found: dict[str, object] = {}
     for path in sorted(p for p in (top, *top.rglob("*"))):
         st = path.lstat()
@@ -127,7 +127,7 @@ def _state(top: Path, how: str) -> dict[str, object]:
 
 
 def _run_all(at: Path) -> None:
-    """In a process of its own: an open that waits for a fifo's other end must not wait for us."""
+    """Runs in another process, because an open of a fifo may wait for its other end."""
     if not (child := os.fork()):
         status = 0
         for swap in SWAPS:

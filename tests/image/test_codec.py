@@ -1,4 +1,4 @@
-"""Law: every codec gives the same bytes back, or MalformedImage; one suite runs over all."""
+"""Law: every codec returns the original bytes or raises MalformedImage; each test runs over all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = random.Random(21).randbytes(100_000) + bytes(3 * PIECE + 17) + b"end"
 
 
 def trickle(data: bytes, step: int) -> Callable[[int], bytes]:
-    """A read() that gives step bytes at most, as a pipe may."""
+    """A read() that returns at most `step` bytes, as a pipe may."""
     source = io.BytesIO(data)
     return lambda n: source.read(min(n, step))
 

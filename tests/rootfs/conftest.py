@@ -1,6 +1,7 @@
-"""Law: in every test here, a call of os.* that is given a directory gets one name in it.
+"""Law: in every test here, a call of os.* with a directory's descriptor gets only one name.
 
-Users change an upper's directories at any time; see tests/words/test_beneath_only.py.
+An untrusted user may change an upper's directories at any time; see
+tests/words/test_beneath_only.py.
 """
 
 from __future__ import annotations

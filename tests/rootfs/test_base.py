@@ -1,5 +1,5 @@
-"""What an upper was made over against what it shall lie over (rootfs/base.py): same only by an
-identity, another where anything known differs."""
+"""The base of an upper compared with an image (rootfs/base.py): the same only by an identity,
+another one if anything known differs."""
 
 from __future__ import annotations
 

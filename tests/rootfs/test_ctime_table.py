@@ -1,4 +1,4 @@
-"""The table of ctimes (ctimes.py): what it says, and when it counts for nothing."""
+"""The table of ctimes (ctimes.py): what it contains, and when it is ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from fusemount.rootfs.ctimes import Ctimes, read_ctimes, write_ctimes
 
-_NOBODYS = 2**63  # no file system here gives an inode this number
+_UNUSED = 2**63  # no file system here gives an inode this number
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def work(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def kept(work: int, tmp_path: Path) -> os.stat_result:
-    """An object that was there when the table was written, which says 5 of it."""
+    """An object that existed when the table was written; the table has the ctime 5 for it."""
     (tmp_path / "object").write_bytes(b"")
     st = os.stat(tmp_path / "object")
-    write_ctimes(work, [(st.st_ino, 5), (_NOBODYS, -6)])
+    write_ctimes(work, [(st.st_ino, 5), (_UNUSED, -6)])
     return st
 
 
@@ -36,7 +36,7 @@ def table(tmp_path: Path) -> Path:
 def test_it_tells_what_was_told(work: int, kept: os.stat_result) -> None:
     found = read_ctimes(work)
     assert found.of(kept) == 5
-    assert found.shown[_NOBODYS] == -6
+    assert found.shown[_UNUSED] == -6
 
 
 def test_it_is_replaced(work: int, kept: os.stat_result, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Directories as layers: what the kernel's overlayfs shows of them, and what it cannot show."""
+"""Directories as layers: compared with the kernel's overlayfs, and cases that it cannot show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ truncate -s 1M x/sparse && echo data | dd of=x/sparse bs=1 seek=500000 conv=notr
 setfattr -n user.mine -v yes a/f2 && mkfifo x/p && mknod x/dev c 1 3 && ln -s ../a x/link
 """
 
-# each is what a user does on the kernel's overlayfs over all before
+# changes of a user through the kernel's overlayfs over all rounds before
 ROUNDS = [
     r"""
     mv a moved && chmod 600 moved/f2 && chmod 640 x/sparse && mv moved/b d/b2 && rm d/e/h1
@@ -49,8 +49,8 @@ OPTIONS = "redirect_dir=on,metacopy=on,index=off"
 
 
 def rotate(base: Path) -> Iterator[list[Path]]:
-    """Stacks of directories, bottom first, each the last one's with one more upper of the
-    kernel's."""
+    """Stacks of directories, bottom first; each has one more upper of the kernel's than the
+    last."""
     stack = [base / "layer0"]
     stack[0].mkdir()
     run("bash", "-ec", FIRST, cwd=stack[0])
@@ -73,14 +73,14 @@ def rotate(base: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def kernel(stack: Sequence[Path], at: Path) -> Iterator[Path]:
-    """Read-only, obeying redirect and metacopy."""
+    """A read-only overlay that follows redirects and metacopies."""
     at.mkdir(exist_ok=True)
     empty = at.with_name("nothing")
     empty.mkdir(exist_ok=True)
     lower = ":".join(str(p) for p in (empty, *reversed(stack)))
     run("mount", "-t", "overlay", "overlay", "-o",
         f"ro,redirect_dir=follow,metacopy=on,lowerdir={lower}", at)  # fmt: skip
-    # the top directory that is not a layer says what the root is
+    # the top directory, which is not a layer, gives the root its attributes
     try:
         yield at
     finally:
@@ -100,7 +100,7 @@ def test_r31_uppers_of_the_kernel_as_layers(tmp_path: Path) -> None:
 
 
 def test_uppers_of_ours_as_layers(tmp_path: Path) -> None:
-    """What the running view shows, its upper shows as the topmost layer, hardlinks still linked."""
+    """An upper shows the same as the topmost layer, with hardlinks still linked."""
     base, root = tmp_path / "layer0", Caller(0, 0)
     base.mkdir()
     run("bash", "-ec", FIRST, cwd=base)
@@ -194,7 +194,8 @@ def test_a_metacopy_of_nothing(tmp_path: Path) -> None:
 
 
 def test_two_redirects_to_one_directory(tmp_path: Path) -> None:
-    """Nothing that overlayfs writes: one gets it, and the tree stays one."""
+    """overlayfs writes no such upper: one directory gets the redirect, and the tree stays a
+    tree."""
     low, top = tmp_path / "low", tmp_path / "top"
     (low / "d/e").mkdir(parents=True)
     for name in ("one", "two/three"):

@@ -1,5 +1,5 @@
-"""Law: an upper that has power over the host has none once a mount keeps it harmless, and shows
-the same before and after (rootfs/harmless.py)."""
+"""Law: a mount that keeps its upper harmless takes the powers of existing objects away; the upper
+shows the same before and after (rootfs/harmless.py, rootfs/makeharmless.py)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_files_that_have_names_elsewhere_are_left(base: Path, tmp_path: Path) ->
 
 
 def test_a_capability_that_is_none_is_no_mark(base: Path, tmp_path: Path) -> None:
-    """As on disk: the file comes up without it, and shows it for this mount."""
+    """The file is copied up without it, as on disk, and shows it during this mount."""
     os.setxattr(base / "cap", "trusted.x", b"y")
     upper, work = tmp_path / "upper", tmp_path / "work"
     with view_of([base], upper=upper, work=work, options=ALL) as view:
@@ -121,7 +121,7 @@ def test_a_mark_that_nobody_of_us_wrote_gives_nothing(text: bytes | None) -> Non
 def test_an_error_in_between_changes_nothing_that_shows(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And leaves what the next mount goes on with."""
+    """An error leaves an upper that the next mount makes harmless."""
     with view_of([base], upper=tmp_path / "whole", work=tmp_path / "first") as view:
         change(view)
         view.unlink(view.lookup(1, b"d"), b"disk2")  # which may come apart

@@ -1,4 +1,4 @@
-"""Uppers whose numbers multiply: where one is taken times another, minutes pass here."""
+"""Uppers with many and deep names: an algorithm that is quadratic in them takes minutes here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusemount.rootfs.removal import remove_tree
 from fusemount.rootfs.treetext import dump_lines
 
 MANY, DEEP = 20_000, 1_000
-SECONDS = 8  # of this process, which needs a tenth of them
+SECONDS = 8  # of CPU time; a tenth is needed
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_nested_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_a_deep_directory_goes_from_the_tree(tmp_path: Path) -> None:
-    """It has been moved below one that a second claims."""
+    """A redirected directory was moved below another one that a second object claims."""
     with rootfs_of([TarWriter().dir("top").tar()]) as view:
         here = view.lookup(1, b"top")
         for _ in range(300_000):
@@ -112,15 +112,15 @@ def test_whiteouts_that_hide_nothing_go_a_directory_at_a_time(
     os.setxattr(upper, "trusted.overlay.imgmount", b"1")
     for i in range(100):
         os.mknod(upper / "d" / str(i), 0o020000, 0)
-    settled, original = [], CopyUp.restore_times
+    restored, original = [], CopyUp.restore_times
 
-    def settle(self: CopyUp, ino: int) -> None:
-        settled.append(ino)
+    def restore(self: CopyUp, ino: int) -> None:
+        restored.append(ino)
         original(self, ino)
 
-    monkeypatch.setattr(CopyUp, "restore_times", settle)
+    monkeypatch.setattr(CopyUp, "restore_times", restore)
     with rootfs_of([low], upper=upper, work=tmp_path / "work") as view:
-        assert os.listdir(upper / "d") == [] and settled == [view.tree.resolve(b"d")]
+        assert os.listdir(upper / "d") == [] and restored == [view.tree.resolve(b"d")]
 
 
 def test_the_paths_of_a_command_have_a_sum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An upper that fuse-overlayfs began with names `.wh.`: fuse-overlayfs is the oracle.
+"""An upper that fuse-overlayfs made with names `.wh.…`; fuse-overlayfs is the oracle.
 
 This kernel lets everybody make whiteouts, so the names are made as its main.c makes them.
 """
@@ -16,7 +16,7 @@ from oracle import differences, dump_directory, overlay, run, without_layer
 from fusemount.rootfs.treetext import dump_lines
 
 LOW = "mkdir -p d/e opaque/below kept; touch f g d/e/x d/e/y opaque/below/z kept/k stays"
-THEIRS = """
+MADE_BY_FUSE_OVERLAYFS = """
 mkdir -p d/e opaque
 touch .wh.f d/e/.wh.x opaque/.wh..wh..opq opaque/new stays
 mknod opaque/.wh..opq c 0 0; touch .wh..wh.plnk
@@ -45,13 +45,13 @@ def test_begun_by_fuse_overlayfs(tmp_path: Path) -> None:
     for place in (low, upper, work):
         place.mkdir()
     run("bash", "-ec", LOW, cwd=low)
-    run("bash", "-ec", THEIRS, cwd=upper)
+    run("bash", "-ec", MADE_BY_FUSE_OVERLAYFS, cwd=upper)
     expected = theirs(tmp_path)
     looked_at = shown(tmp_path, [low], upper, None)
     assert not differences(without_xattrs(looked_at), without_xattrs(expected))
     assert (upper / ".wh.f").exists()
     assert shown(tmp_path, [low, upper], None, None) == looked_at
-    for _ in range(2):  # and once more, when it is ours
+    for _ in range(2):  # the second time it is marked as ours
         assert shown(tmp_path, [low], upper, work) == looked_at
     assert not list(upper.rglob(".wh.*"))
     assert stat.S_ISCHR(os.lstat(upper / "f").st_mode)
@@ -61,7 +61,7 @@ def test_begun_by_fuse_overlayfs(tmp_path: Path) -> None:
 
 
 def without_xattrs(lines: list[bytes]) -> list[bytes]:
-    """fuse-overlayfs shows user.fuseoverlayfs.* to nobody, root's mounts show them as data."""
+    """fuse-overlayfs hides user.fuseoverlayfs.*; mounts by root show them as data."""
     return [b" ".join((*line.split(b" ")[:10], *line.split(b" ")[11:])) for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""Directories of an upper that users moved about on disk, with the marks that they carry.
+"""Directories of an upper that users moved on disk, with their marks.
 
 A mount of such an upper shows a tree, whichever it is, or names the object that is at fault.
 """
@@ -32,7 +32,7 @@ def low() -> bytes:
 
 
 def build(view: RootFs) -> None:
-    """Renamed directories, opaque ones that were the layers', files with attributes alone."""
+    """Renamed directories, directories of the layers that became opaque, metacopies."""
     at = view.tree.resolve
     view.rename(at(b"a"), b"b", 1, b"ab", 0)
     view.rename(at(b"c"), b"a", at(b"b"), b"ca", 0)
@@ -110,13 +110,13 @@ def test_directories_that_claim_each_other(tmp_path: Path, cycle: str) -> None:
     assert len(lines) > 2
 
 
-# ---- taken away while they are read --------------------------------------------------------------
+# ---- removed while they are read -----------------------------------------------------------------
 
 
 def read_while(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: bytes, then: Callable[[Path], None]
 ) -> list[bytes]:
-    """then: done when the name was looked at and not yet entered or read."""
+    """then: is called after the name was listed and before it is entered or read."""
     upper, work = tmp_path / "upper", tmp_path / "work"
     for directory in ("p/d/sub", "p/other"):
         (upper / directory).mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""The upper on disk: what is ours to sweep, depth, whose xattrs are whose, what stays below."""
+"""The upper on disk: what is removed from the work directory, depth, prefixes of xattrs,
+metacopy."""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def test_a_users_xattr_cannot_say_who_owns_a_file(tmp_path: Path) -> None:
 
 
 def test_r31_new_links_under_old_names_are_new_files(tmp_path: Path) -> None:
-    """After a mount again, `b` of the layers must not take on what the new `a` holds."""
+    """After another mount, `b` of the layers must not show the contents of the new `a`."""
     tar = TarWriter().file("a", b"lower").hardlink("b", "a").tar()
     upper, work = tmp_path / "upper", tmp_path / "work"
     with rootfs_of([tar], upper=upper, work=work) as view:
@@ -102,7 +103,7 @@ def test_r31_new_links_under_old_names_are_new_files(tmp_path: Path) -> None:
 
 
 def test_r32_times_that_do_not_change_copy_nothing(tmp_path: Path) -> None:
-    """As the kernel sends them for the other names when one of a set is unlinked."""
+    """The kernel sends these times for the other names when one name is unlinked."""
     tar = TarWriter().file("a", b"lower", mtime_ns=5).hardlink("b", "a").tar()
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
         view.setattr(view.lookup(1, b"b"), AttrChange(mtime_ns=5))
@@ -139,7 +140,7 @@ def test_what_fails_in_the_upper_has_changed_nothing(tmp_path: Path, written: bo
         view.tree.remember(ino)  # as the kernel does, for as long as the file is open
         if written:
             view.write(ino, 0, b"2")
-        # a directory that nobody can have put there: what is to be renamed over it will not go
+        # a directory that only this test can make: renaming a file over it fails
         obstacle = work / f"orphan-{ino}" if written else upper / "f"
         obstacle.mkdir()
         with pytest.raises(IsADirectoryError):
@@ -150,7 +151,7 @@ def test_what_fails_in_the_upper_has_changed_nothing(tmp_path: Path, written: bo
         view.unlink(1, b"f")
         assert stat.S_ISCHR(os.lstat(upper / "f").st_mode)
         assert view.read(ino, 0, 9) == (b"2" if written else b"1")
-        view.write(ino, 1, b"3")  # what has no name any more can still be written
+        view.write(ino, 1, b"3")  # an orphan can still be written
         assert view.read(ino, 0, 9) == (b"23" if written else b"13")
         assert os.listdir(work) == [f"orphan-{ino}"]
         view.forget(ino, 1)
@@ -161,7 +162,7 @@ def test_volatile_is_refused_only_after_the_machine_stopped(tmp_path: Path) -> N
     upper, work = tmp_path / "upper", tmp_path / "work"
     Upper(upper, work, volatile=True).close()
     assert (work / "work/incompat/volatile").is_dir()  # so the kernel's overlayfs refuses it
-    Upper(upper, work, volatile=True).close()  # the same boot: what it holds is whole
+    Upper(upper, work, volatile=True).close()  # the same boot: the upper is complete
     os.setxattr(upper, "trusted.overlay.imgmount.volatile", b"another boot")
     with pytest.raises(UpperError, match="volatile when the machine stopped"):
         Upper(upper, work)

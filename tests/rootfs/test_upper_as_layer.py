@@ -26,7 +26,7 @@ touch d/sub/f; ln file d/linked; echo one > a; ln a b; ln a d/sub/c
 
 
 def change(view: RootFs) -> None:
-    """All that a mount can write."""
+    """Changes of every kind that a mount can write."""
     view.setattr(view.lookup(1, b"file"), AttrChange(mode=0o4711, uid=5, gid=6))  # metacopy, links
     for name in (b"cut", b"held", b"a"):
         view.setattr(view.lookup(1, name), AttrChange(mode=0o640))
@@ -53,7 +53,7 @@ def change(view: RootFs) -> None:
 
 
 def crash(upper: Path, prefix: str) -> None:
-    """What a process that died may have left, by copyup.py's rules."""
+    """Changes an upper to a state that a crash may leave by the rules of copyup.py."""
     marks = {
         "moved": ("times", b"-1 1234567890123456789"),
         "held": ("held", b"4755 7 -999999999 0100000200000000000000000000000000000000"),
@@ -61,7 +61,7 @@ def crash(upper: Path, prefix: str) -> None:
     for name, (mark, value) in marks.items():
         os.setxattr(upper / name, f"{prefix}imgmount.{mark}", value)
     os.truncate(upper / "cut", 2)
-    os.unlink(upper / "b")  # only `a` of a, b and moved/sub/c came up
+    os.unlink(upper / "b")  # of a, b and moved/sub/c only `a` was copied up
     os.unlink(upper / "moved/sub/c")
 
 

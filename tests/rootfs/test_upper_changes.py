@@ -1,4 +1,4 @@
-"""What an upper changed: cases that lines of `diff` do not show, and what a layer then holds."""
+"""Changes of an upper: cases that `diff` does not print, and the layers that are made of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def changing(tmp_path: Path) -> Iterator[RootFs]:
 
 @contextmanager
 def changed(tmp_path: Path) -> Iterator[tuple[RootFs, list[Change]]]:
-    """The upper laid over the layers, and what it changed."""
+    """A view of the upper over the layers, and its changes."""
     with rootfs_of(low()) as base, rootfs_of(low()) as above:
         rootfs = RootFs(above.tree, Upper(tmp_path / "upper", None, live=True), read_only=True)
         try:
@@ -50,7 +50,7 @@ def changed(tmp_path: Path) -> Iterator[tuple[RootFs, list[Change]]]:
 
 
 def told(changes: Sequence[Change]) -> list[str]:
-    """`kind path`, `=` for SAME; `(…)` where the layer has no need of it, `!` for opaque."""
+    """`kind path`; `=` for SAME, `(…)` if the layer does not need it, `!` for opaque."""
     lines = []
     for change in changes:
         line = f"{change.kind or '='} {os.fsdecode(change.path) or '.'}"
@@ -85,7 +85,7 @@ def test_one_that_keeps_something_has_whiteouts(tmp_path: Path) -> None:
 
 
 def test_a_moved_name_takes_the_others_along(tmp_path: Path) -> None:
-    """The file itself was not touched, and its other directories neither."""
+    """Neither the file nor the directories of its other names were changed."""
     with changing(tmp_path) as rootfs:
         rootfs.rename(1, b"a", 1, b"moved", 0)
     with changed(tmp_path) as (rootfs, changes):

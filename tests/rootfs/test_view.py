@@ -1,4 +1,4 @@
-"""The view's own part of changes: what native/upper/change.h declines, and what comes after it."""
+"""Changes that native/upper/change.h declines, so that the view does them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_r29_orphans_end_with_the_view(tmp_path: Path) -> None:
             view.write(ino, 5, b"!")
             assert view.read(ino, 0, 9) == b"lower!"
         view.setattr(ino, AttrChange(size=2))
-        view.link(ino, 1, b"back")  # over nothing, out of the work directory
+        view.link(ino, 1, b"back")  # from the work directory to a free name
         assert view.read(ino, 0, 9) == b"lo"
         assert len(os.listdir(tmp_path / "work/work")) == 1
     assert os.listdir(tmp_path / "work/work") == []
@@ -92,7 +92,7 @@ def test_r34_chown_drops_what_it_must_where_an_acl_declines(tmp_path: Path) -> N
     with rootfs_of([tar], upper=tmp_path / "upper", work=tmp_path / "work") as view:
         ino = view.lookup(1, b"f")
         view.setattr(ino, AttrChange(mode=0o6710))
-        assert view.tree.getxattr(ino, ACL_ACCESS) != OPEN_ACL  # its mask went with the mode
+        assert view.tree.getxattr(ino, ACL_ACCESS) != OPEN_ACL  # chmod has changed its mask
         assert b"security.capability" in view.tree.xattrs(ino)
         view.setattr(ino, AttrChange(uid=5, gid=6, mtime_ns=9))
         attr = view.getattr(ino)
@@ -104,7 +104,7 @@ def test_r34_chown_drops_what_it_must_where_an_acl_declines(tmp_path: Path) -> N
 
 
 def test_owners_beside_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without privilege, where set-id bits too are kept in an xattr."""
+    """Without privilege, set-id bits are kept in an xattr too."""
     monkeypatch.setattr(Upper, "_probe_prefix", lambda _: b"user.overlay.")
     tar = TarWriter().file("f", b"lower", mode=0o400).tar()
     places = {"upper": tmp_path / "upper", "work": tmp_path / "work"}
@@ -129,7 +129,7 @@ def test_a_copy_up_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
     with rootfs_of([tar], upper=upper, work=tmp_path / "work") as view:
         ino = view.lookup(1, b"a")
         last = view.tree.names(ino)[-1][1].decode()
-        (upper / last).mkdir()  # nobody can have put it there
+        (upper / last).mkdir()  # only this test can make it
         with pytest.raises(FileExistsError):
             view.write(ino, 0, b"2")
         assert os.listdir(upper) == [last]
@@ -150,7 +150,7 @@ def test_r41_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) 
 def test_a_set_of_too_many_hardlinks_does_not_come_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Each name is linked in the same step, so an image's number of names needs a bound."""
+    """All names are linked in one step, so the number of names has a limit."""
     monkeypatch.setattr("fusemount.rootfs.copyupnodes.LINKS_MAX", 2)
     tar = TarWriter().file("a", b"data").hardlink("b", "a").file("c", b"data").hardlink("d", "c")
     with rootfs_of(

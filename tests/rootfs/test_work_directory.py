@@ -1,4 +1,5 @@
-"""A work directory that others can change is refused in one line, and nothing in it is touched."""
+"""A work directory that other users can change is refused in one line, and nothing in it
+changes."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ def test_what_overlayfs_made_is_used(tmp_path: Path) -> None:
 
 
 def test_a_removal_follows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was in a directory that was moved to be removed swaps what is in it meanwhile."""
+    """A process in a directory that is being removed exchanges names in it meanwhile."""
     victim, tree = tmp_path / "victim", tmp_path / "tree"
     victim.mkdir(mode=0o755)
     (victim / "keep").write_text("")

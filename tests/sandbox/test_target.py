@@ -1,4 +1,4 @@
-"""A mount's target that is exchanged for a symlink between the look and the mount (CVE-2021-30465).
+"""A mount's target that is replaced by a symlink between check and mount (CVE-2021-30465).
 
 Who shares a volume with the command may do so at any moment; here it is done at the worst one.
 """

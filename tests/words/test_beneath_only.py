@@ -1,4 +1,5 @@
-"""Paths of strangers have one room: nobody else gives a system call more than one name of theirs.
+"""Only one module resolves untrusted paths: no other gives a system call more than one untrusted
+name.
 
 What a call is given when it runs is checked by tests/rootfs/conftest.py, for all tests there.
 """
@@ -15,7 +16,7 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE, NATIVE = TOP / "fusemount", TOP / "native"
 ROOM = PACKAGE / "beneath.py"
-# The name of a socket, for which no call takes a directory: one name, in a directory of ours.
+# The name of a socket: no call takes a directory for it; it is one name in an own directory.
 SOCKETS = PACKAGE / "daemon/control.py"
 CHECKED = sorted(
     p
@@ -36,7 +37,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """Literals; what an f-string puts in is "%"."""
+    """All literals; the values in an f-string are "%"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -55,7 +56,7 @@ def test_one_place_goes_through_a_descriptors_magic_link(path: Path) -> None:
 
 
 def calls(function: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Calls os.NAME(…) that are given a directory."""
+    """Calls os.NAME(…) with a directory's descriptor."""
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             on, given = node.func.value, {k.arg for k in node.keywords}

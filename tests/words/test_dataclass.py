@@ -1,4 +1,4 @@
-"""Our decorator against its oracle, the standard one."""
+"""Our decorator compared with the standard one, its oracle."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_it_can_be_sent() -> None:
 
 
 def test_nobody_takes_the_standard_one() -> None:
-    """It compiles each method of each class at every start."""
+    """The standard one compiles each method of each class at every start."""
     found = subprocess.run(
         ["grep", "-rlE", r"^from dataclasses import .*\bdataclass\b|@dataclasses\.dataclass",
          "--include=*.py", str(PACKAGE)], stdout=subprocess.PIPE, text=True, check=False,

@@ -11,12 +11,13 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "fusemount"
-# Values and names that every room may use. They stand on no room, and on each other.
+# Modules that every room may import. They import no room, only each other.
 WORDS = (
     *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
     *("beneath", "budget", "compression", "dataclass", "magic", "record", "tar", "__init__"),
 )
-# Two towers, and what stands on both. A room may import the words and the rooms that are named.
+# What each room may import besides WORDS. The rooms of images and of mounts do not import each
+# other; the last rooms import both.
 IMAGES = ("image", "codec", "layer", "store", "registry", "sources", "transfer")
 STANDS_ON = {
     "codec": (),
@@ -79,7 +80,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_no_room_stands_on_itself() -> None:
-    """Each room is named after the rooms that it stands on."""
+    """In the list each room comes after the rooms that it imports."""
     rooms = list(STANDS_ON)
     for name, below in STANDS_ON.items():
         assert all(rooms.index(each) < rooms.index(name) for each in below), name

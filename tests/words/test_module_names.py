@@ -1,5 +1,5 @@
-"""pytest imports test modules by their bare names (its rootdir import mode): two of one name would
-shadow each other, and a whole run fails."""
+"""pytest imports test modules by their bare names (its rootdir import mode): two modules of one
+name would shadow each other, and the complete run fails."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_each_source_has_its_header(path: Path) -> None:
 
 
 def test_no_room_leads_to_itself() -> None:
-    """What a room may include is closed: the rooms that these may include are in the list too."""
+    """A room's list also has all rooms that the rooms in the list may include."""
     for room in ROOMS:
         above = law(room)
         assert room.name not in above
