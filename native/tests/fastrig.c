@@ -355,7 +355,7 @@ struct fuse_attr attr_of(rig *r, img_id id) {
     return out.attr;
 }
 
-void copy_up(rig *r, const char *path, const char *contents) {
+void copy_file_up(rig *r, const char *path, const char *contents) {
     int fd = openat(r->upper_fd, path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     CHECK(fd >= 0 && write(fd, contents, strlen(contents)) == (ssize_t)strlen(contents));
     (void)close(fd);

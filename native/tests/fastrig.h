@@ -81,7 +81,7 @@ img_id node_of(rig *r, const char *path); /* from the tree, without a request */
 uint64_t lookups_of(rig *r, img_id id);
 struct fuse_attr attr_of(rig *r, img_id id);
 /* As copy-up does: makes a file in the upper with these contents, and sets the node's flag. */
-void copy_up(rig *r, const char *path, const char *contents);
+void copy_file_up(rig *r, const char *path, const char *contents);
 
 extern uint32_t draw(uint32_t below); /* the same numbers in every run */
 

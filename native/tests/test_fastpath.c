@@ -87,7 +87,7 @@ static void test_attributes(void) {
     memcpy(&out, r->body, sizeof out);
     CHECK(out.stat.ino == a && out.stat.size == 7 && out.stat.mode == (S_IFREG | 0644));
     CHECK(!(out.stat.mask & 0x800)); /* STATX_BTIME: layers do not record it */
-    copy_up(r, "x", "upper");
+    copy_file_up(r, "x", "upper");
     CHECK(ask(r, WIRE_STATX, x, &in, sizeof in) == 0);
     memcpy(&out, r->body, sizeof out);
     CHECK(out.stat.size == 5 && (!(out.stat.mask & 0x800) || out.stat.btime.tv_sec > 0));
@@ -245,7 +245,7 @@ static void test_set_xattrs(void) {
     const struct fuse_open_in *open = (const void *)(head + 1);
     CHECK(head->unique == unique && head->opcode == FUSE_OPEN && head->nodeid == x);
     CHECK(open->flags == O_WRONLY); /* asks for the attributes only */
-    copy_up(r, "x", "data");
+    copy_file_up(r, "x", "data");
     python_answers(r, unique, 0, NULL, 0);
     CHECK(answer_to(r, unique) == 0 && get_xattr(r, x, "trusted.n", 9) == 0);
     rig_free(r);
@@ -316,14 +316,14 @@ static void test_seek(void) {
     struct fuse_lseek_in in = {.whence = SEEK_DATA};
     CHECK(ask(r, FUSE_LSEEK, node_of(r, "d"), &in, sizeof in) == -EINVAL);
     CHECK(ask(r, FUSE_LSEEK, 1 << 20, &in, sizeof in) == -ESTALE);
-    copy_up(r, "s", "data");
+    copy_file_up(r, "s", "data");
     CHECK(ask(r, FUSE_LSEEK, s, &in, sizeof in) == 0);
     rig_free(r);
 }
 
 static void test_write_to_the_upper(void) {
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 2, NULL);
-    copy_up(r, "x", "0123456789");
+    copy_file_up(r, "x", "0123456789");
     img_id x = node_of(r, "x");
     CHECK(write_at(r, x, 8, "abcd") == 0);
     struct fuse_write_out out;
@@ -463,7 +463,7 @@ static void test_python_copies_a_lower_file_up(void) {
     struct fuse_open_out opened = {0};
     open_message heard;
     uint64_t unique = write_to_lower(r, x, &heard);
-    copy_up(r, "x", "with xattrs");
+    copy_file_up(r, "x", "with xattrs");
     python_answers(r, unique, 0, &opened, sizeof opened);
     CHECK(answer_to(r, unique) == 0);
     CHECK(read_at(r, x, 0, 99) == 0 && r->size == 11 && !memcmp(r->body, "wiXY xattrs", 11));
