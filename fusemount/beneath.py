@@ -178,12 +178,12 @@ def own_directory(
     leads.
     """
     name = os.fspath(path).rstrip("/") or "/"
-    above, place = inside or (None, name)
+    above, entry = inside or (None, name)
     if not inside and not by_descriptor:
-        place = _secure(name, mode if make else None)
+        entry = _secure(name, mode if make else None)
     if make:
-        _make(place, mode, above)
-    fd = os.open(place, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
+        _make(entry, mode, above)
+    fd = os.open(entry, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
     try:
         st = os.fstat(fd)
         if stat.S_ISLNK(st.st_mode):
@@ -207,13 +207,13 @@ def _refused(name: str, why: str) -> NotPermitted:
     return NotPermitted(f"{name}: must be a directory that only you can write to: {why}")
 
 
-def _make(place: str, mode: int, above: int | None = None) -> None:
+def _make(entry: str, mode: int, above: int | None = None) -> None:
     """Makes a directory with that mode; an existing one keeps its mode."""
     try:
-        os.mkdir(place, mode, dir_fd=above)
+        os.mkdir(entry, mode, dir_fd=above)
     except FileExistsError:
         return
-    fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    fd = os.open(entry, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     try:
         st = os.fstat(fd)
         # Only bits that the umask removed are added: if other users can exchange the name, this may
@@ -241,37 +241,37 @@ def _secure(path: str, mode: int | None) -> str:
         name = names.pop()
         if name in ("", "."):
             continue
-        place = os.path.dirname(here) if name == ".." else os.path.join(here, name)
-        st = _lstat(place, mode)
+        entry = os.path.dirname(here) if name == ".." else os.path.join(here, name)
+        st = _lstat(entry, mode)
         if stat.S_ISLNK(st.st_mode):
             if open_to_others and not trusted(st.st_uid):
-                raise _refused(path, f"{place} above it is a symlink of uid {st.st_uid}")
+                raise _refused(path, f"{entry} above it is a symlink of uid {st.st_uid}")
             followed += 1
             if followed > LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            target = os.readlink(place)
+            target = os.readlink(entry)
             names += target.split("/")[::-1]
             if target.startswith("/"):
                 here, open_to_others = "/", top
         elif stat.S_ISDIR(st.st_mode):
-            open_to_others = _check_above(place, st, path)
-            here = place
+            open_to_others = _check_above(entry, st, path)
+            here = entry
         else:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     return os.path.join(here, last)
 
 
-def _lstat(place: str, mode: int | None) -> os.stat_result:
+def _lstat(entry: str, mode: int | None) -> os.stat_result:
     try:
-        return os.lstat(place)
+        return os.lstat(entry)
     except FileNotFoundError:
         if mode is None:
             raise
-        _make(place, mode)
-        return os.lstat(place)
+        _make(entry, mode)
+        return os.lstat(entry)
 
 
-def _check_above(place: str, st: os.stat_result, path: str) -> bool:
+def _check_above(entry: str, st: os.stat_result, path: str) -> bool:
     """Whether other users can make names in this directory; raises NotPermitted if they can
     exchange the next name of the path.
 
@@ -279,13 +279,13 @@ def _check_above(place: str, st: os.stat_result, path: str) -> bool:
     user's own directory may be writable by its group: umask 002 assumes groups of one user.
     """
     if not trusted(st.st_uid):
-        raise _refused(path, f"{place} above it belongs to uid {st.st_uid}")
+        raise _refused(path, f"{entry} above it belongs to uid {st.st_uid}")
     if not st.st_mode & _WRITABLE:
         return False
     if not st.st_mode & stat.S_ISVTX and (
         st.st_mode & stat.S_IWOTH or st.st_uid != os.geteuid() or by_root()
     ):
-        raise _refused(path, f"{place} above it has mode 0{stat.S_IMODE(st.st_mode):o}")
+        raise _refused(path, f"{entry} above it has mode 0{stat.S_IMODE(st.st_mode):o}")
     return True
 
 

@@ -75,7 +75,7 @@ class Reference:
             paths = (re.sub(r"([\\:])", r"\\\1", str(p)) for p in (self.path, *self.more))
             return "dir:" + ":".join(paths)
         if self.transport in FOREIGN_STORES:
-            return f"{self.transport}:{self._place}{self.name or ''}"
+            return f"{self.transport}:{self._location}{self.name or ''}"
         if self.transport == STORE:
             return f"store:[{self.path}]{self.name}"
         text = f"{self.path}" + (f":{self.name}" if self.name else "")
@@ -84,12 +84,14 @@ class Reference:
         return f"./{text}" if text.partition(":")[0] in TRANSPORTS else text
 
     @property
-    def _place(self) -> str:
+    def _location(self) -> str:
         """`[DRIVER@ROOT:OPTIONS]`, or "" for NOT_SAID."""
         if self.path == NOT_SAID:
             return ""
         driver = f"{self.driver}@" if self.driver else ""
-        options = ",".join(f"{self.driver or 'overlay'}.imagestore={place}" for place in self.more)
+        options = ",".join(
+            f"{self.driver or 'overlay'}.imagestore={location}" for location in self.more
+        )
         return f"[{driver}{self.path}{':' if options else ''}{options}]"
 
     def absolute(self) -> Reference:
@@ -180,19 +182,19 @@ def foreign_reference(transport: str, text: str) -> Reference:
     if not text.startswith("["):
         return Reference(transport, NOT_SAID, text or None)
     inside, closed, name = text[1:].partition("]")
-    driver, at, place = ("", "", inside) if inside.startswith("/") else inside.partition("@")
+    driver, at, location = ("", "", inside) if inside.startswith("/") else inside.partition("@")
     more: list[Path] = []
     if transport == CONTAINERS_STORAGE:
-        place, _, options = place.partition(":")
-        place = place.partition("+")[0]
+        location, _, options = location.partition(":")
+        location = location.partition("+")[0]
         words = (option.partition("=") for option in options.split(","))
         more = [Path(value) for key, _, value in words if key.endswith(".imagestore") and value]
-    paths = (Path(place), *more)
+    paths = (Path(location), *more)
     named = _DRIVER.fullmatch(driver) if at else True
     if not closed or not named or not all(path.is_absolute() for path in paths):
         spelled = f"{transport}:{text}"
         raise UsageError(f"{spelled!r}: expected [DRIVER@ROOT]NAME, ROOT an absolute path")
-    return Reference(transport, Path(place), name or None, tuple(more), driver)
+    return Reference(transport, Path(location), name or None, tuple(more), driver)
 
 
 def _split(text: str, exists: Callable[[Path], bool]) -> tuple[str, str | None, bool]:

@@ -90,22 +90,22 @@ def padding(size: int) -> bytes:
 
 
 def _records(member: Member, name: bytes) -> bytes:
-    said: list[tuple[bytes, bytes]] = []
+    records: list[tuple[bytes, bytes]] = []
     if not (_is_utf8(name) and _is_utf8(member.link)):
-        said.append((b"hdrcharset", b"BINARY"))
+        records.append((b"hdrcharset", b"BINARY"))
     seconds, fraction = divmod(member.mtime_ns, _NS)
     if fraction or not 0 <= seconds < _LONG_LIMIT:
-        said.append((b"mtime", _time(member.mtime_ns)))
+        records.append((b"mtime", _time(member.mtime_ns)))
     for key, number in ((b"uid", member.uid), (b"gid", member.gid)):
         if number >= _ID_LIMIT:
-            said.append((key, b"%d" % number))
+            records.append((key, b"%d" % number))
     if member.size >= _LONG_LIMIT:
-        said.append((b"size", b"%d" % member.size))
+        records.append((b"size", b"%d" % member.size))
     for key, text in ((b"path", name), (b"linkpath", member.link)):
         if len(text) > _NAME_BYTES or not text.isascii():
-            said.append((key, text))
-    said += [_xattr(key, value) for key, value in sorted(member.xattrs.items())]
-    return b"".join(_record(key, value) for key, value in said)
+            records.append((key, text))
+    records += [_xattr(key, value) for key, value in sorted(member.xattrs.items())]
+    return b"".join(_record(key, value) for key, value in records)
 
 
 def _is_utf8(text: bytes) -> bool:

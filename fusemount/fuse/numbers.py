@@ -9,12 +9,12 @@ class Numbers:
     """The number that the kernel uses for a node: its nodeid, or its st_ino if pyfuse3 is the only
     door (operations.py has the reason)."""
 
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
+    def __init__(self, *, only_door: bool) -> None:
+        self._only_door = only_door
         self._nodes: dict[int, int] = {}  # by st_ino, of nodes whose st_ino is not their nodeid
 
     def of(self, attr: _native.Attr) -> int:
-        return attr.inode if self._alone else attr.ino
+        return attr.inode if self._only_door else attr.ino
 
     def remember(self, attr: _native.Attr) -> None:
         """Keeps the number of a node that the kernel is given."""

@@ -110,7 +110,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = acl
         self._view = view
         self.behind_fast_path = behind_fast_path
-        self.numbers = Numbers(alone=not behind_fast_path)
+        self.numbers = Numbers(only_door=not behind_fast_path)
         self._ready = ready
 
     def init(self) -> None:

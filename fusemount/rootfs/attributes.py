@@ -76,8 +76,8 @@ class Attributes:
         mode = stat.S_IMODE(now.mode) if change.mode is None else change.mode
         chown = (change.uid, change.gid) != (None, None) and not stat.S_ISDIR(now.mode)
         if chown and change.mode is None:  # as chown(2) does
-            who = (caller.uid, caller.gid, caller.pid)
-            mode &= ~_native.caller_loses(who, mode, self._tree.shown(now.uid, now.gid)[1])
+            ids = (caller.uid, caller.gid, caller.pid)
+            mode &= ~_native.caller_loses(ids, mode, self._tree.shown(now.uid, now.gid)[1])
         uid = now.uid if change.uid is None else change.uid
         gid = now.gid if change.gid is None else change.gid
         with self._copy.object(ino) as (at, rest):
@@ -122,8 +122,8 @@ class Attributes:
 
 
 def _set(core: _native.UpperFiles, ino: int, c: AttrChange, caller: Caller) -> bool:
-    who, kill = (caller.uid, caller.gid, caller.pid), not _native.caller_keeps_set_id(caller.uid)
-    return core.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns, who, kill)
+    ids, kill = (caller.uid, caller.gid, caller.pid), not _native.caller_keeps_set_id(caller.uid)
+    return core.setattr(ino, c.mode, c.uid, c.gid, c.size, c.atime_ns, c.mtime_ns, ids, kill)
 
 
 def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:

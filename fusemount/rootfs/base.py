@@ -78,12 +78,12 @@ def fit(known: Base | None, now: Base) -> Fit:
         return Fit.OTHER
     if known.chain and now.chain:
         return Fit.SAME if known.chain == now.chain else Fit.OTHER
-    said, ids = known.chain or known.image_id, {now.image_id, now.chain} - {""}
+    known_id, ids = known.chain or known.image_id, {now.image_id, now.chain} - {""}
     if known.image_id and known.image_id in ids:
         return Fit.SAME
-    if said and ids:
+    if known_id and ids:
         return Fit.OTHER
-    may_be = known.image == now.image or (now.moves and not (said or ids))
+    may_be = known.image == now.image or (now.moves and not (known_id or ids))
     return Fit.UNKNOWN if may_be else Fit.OTHER
 
 
@@ -146,7 +146,7 @@ def is_adopted(upper: Upper) -> bool:
 
 def record_base(upper: Upper, base: Base) -> None:
     """Raises OSError."""
-    said = {
+    fields = {
         "image": base.image,
         "id": base.image_id,
         "chain": base.chain,
@@ -154,8 +154,8 @@ def record_base(upper: Upper, base: Base) -> None:
         "symlink-parents": "follow" if base.follow_symlink_parents else "",
         "sole": "yes" if base.sole else "",
     }
-    said = {key: value for key, value in said.items() if value}
-    data = json.dumps(said, separators=(",", ":")).encode("ascii")
+    fields = {key: value for key, value in fields.items() if value}
+    data = json.dumps(fields, separators=(",", ":")).encode("ascii")
     if upper.mark(upper.fd, b".", MARK) != data:
         upper.set_mark(upper.fd, b".", MARK, data)
 
@@ -164,12 +164,12 @@ def recorded_base(upper: Upper) -> Base | None:
     """None if nothing was recorded, or nothing that can be parsed."""
     data = upper.mark(upper.fd, b".", MARK)
     try:
-        said = json.loads(data or b"")
+        fields = json.loads(data or b"")
     except (ValueError, RecursionError):
         return None
-    if not isinstance(said, dict) or not isinstance(said.get("image"), str):
+    if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         return None
-    words = {key: value for key, value in said.items() if isinstance(value, str)}
+    words = {key: value for key, value in fields.items() if isinstance(value, str)}
     return Base(
         image=words["image"],
         image_id=words.get("id", ""),

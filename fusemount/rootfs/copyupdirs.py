@@ -43,9 +43,10 @@ class DirectoryCopyUp:
         self.redirects = redirects
         self.metacopy = metacopy
         self._sync = sync
-        self._guard = threading.Lock()
         self._times_left: set[int] = set()
+        # For CopyUp._one_at_a_time: a lock and its waiting threads, by nodeid.
         self._locks: dict[int, tuple[threading.Lock, list[None]]] = {}
+        self._guard = threading.Lock()
 
     # ---- paths in the layers --------------------------------------------------------------
 

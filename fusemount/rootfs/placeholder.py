@@ -35,13 +35,13 @@ def add_placeholders(tree: Tree, directories: Iterable[str], files: Iterable[str
 
 def _add(tree: Tree, path: bytes, kind: int) -> None:
     try:
-        _place(tree, path.strip(b"/").split(b"/"), kind)
+        _add_missing(tree, path.strip(b"/").split(b"/"), kind)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             raise
 
 
-def _place(tree: Tree, names: list[bytes], kind: int) -> None:
+def _add_missing(tree: Tree, names: list[bytes], kind: int) -> None:
     """As make_dirs_in_root() of fusemount.beneath, but a tree has no descriptors, and no other
     thread changes it meanwhile."""
     done = links = 0

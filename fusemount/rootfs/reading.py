@@ -208,7 +208,7 @@ class Reader:
             found.data = found.data or found.origin
             found.data_size = self._tree.getattr(found.data).size if found.data else 0
             found.cut = st.st_size < found.data_size
-            self._hold(found.data)
+            self._keep(found.data)
         return found
 
     def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
@@ -270,9 +270,9 @@ class Reader:
             return
         if self.claimed.setdefault(ino, found.key) == found.key:
             found.origin = ino
-            self._hold(ino)
+            self._keep(ino)
 
-    def _hold(self, ino: int) -> None:
+    def _keep(self, ino: int) -> None:
         """Keeps a node until release(), even if it loses its names."""
         if ino:
             self._tree.remember(ino)

@@ -42,8 +42,8 @@ class Renamer:
 
     def needs_no_copy(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
         """Whether the rename has no data to copy, so that copy_data() is not needed."""
-        places = [(parent, name)] + ([(to, new_name)] if flags & RENAME_EXCHANGE else [])
-        found = (self._tree.lookup(*place) for place in places)
+        names = [(parent, name)] + ([(to, new_name)] if flags & RENAME_EXCHANGE else [])
+        found = (self._tree.lookup(*name_at) for name_at in names)
         return not any(ino and self._needs_copy(ino) for ino in found)
 
     def _needs_copy(self, ino: int) -> bool:

@@ -75,7 +75,7 @@ class Upper(Staging):
         self.harmless = harmless
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
-        self._locks = UpperLocks(upper, lock_places, alone=work is not None)
+        self._locks = UpperLocks(upper, lock_places, exclusive=work is not None)
         self.prefixed = False  # names `.wh.…` are marks (prefixed.py)
         try:
             self._open(upper, work, at, work_above, volatile)

@@ -44,11 +44,11 @@ class UpperLocks:
 
     path: the upper's, for errors.  places: the own runtime directory first, then those of others;
     if there are none, only the upper itself and its work directory are locked.
-    alone: exclusively, for a mount.
+    exclusive: for a mount; otherwise the lock is shared with other readers.
     """
 
-    def __init__(self, path: Path, places: Sequence[Path], *, alone: bool) -> None:
-        self._path, self._places, self._alone = path, places, alone
+    def __init__(self, path: Path, places: Sequence[Path], *, exclusive: bool) -> None:
+        self._path, self._places, self._exclusive = path, places, exclusive
         self._fds: list[int] = []
         self._file: Path | None = None
 
@@ -58,11 +58,13 @@ class UpperLocks:
         name = f"{_PREFIX}{st.st_dev}-{st.st_ino}{_SUFFIX}"
         if self._places:
             self._take_file(self._places[0] / name)
-        for place in self._places[1:]:
-            if _seen_locked(place / name, shared=not self._alone):
+        for directory in self._places[1:]:
+            if _seen_locked(directory / name, shared=not self._exclusive):
                 raise self._in_use("")
         try:
-            fcntl.flock(upper, (fcntl.LOCK_EX if self._alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(
+                upper, (fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            )
         except BlockingIOError:
             for pid in _trusted_holders(st):
                 raise self._in_use(f" (process {pid})") from None
@@ -90,7 +92,7 @@ class UpperLocks:
         self._fds.clear()
 
     def _take_file(self, path: Path) -> None:
-        if self._alone:
+        if self._exclusive:
             os.close(own_directory(path.parent, mode=0o755 if os.geteuid() == 0 else 0o700))
         elif not path.parent.is_dir():
             return  # no mount uses it: a mount would have made it
@@ -98,11 +100,11 @@ class UpperLocks:
             try:
                 fd = open_or_make(path, os.O_RDWR, 0o600)
             except OSError:
-                if self._alone:
+                if self._exclusive:
                     raise
                 return  # a mount cannot make a lock file there either
             try:
-                _lock(fd, fcntl.F_WRLCK if self._alone else fcntl.F_RDLCK)
+                _lock(fd, fcntl.F_WRLCK if self._exclusive else fcntl.F_RDLCK)
                 current = os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
             except BlockingIOError as e:
                 os.close(fd)
@@ -123,7 +125,7 @@ class UpperLocks:
 
 def is_free(path: Path, places: Sequence[Path]) -> bool:
     """Whether a mount could lock the upper at that path now; true if there is no upper."""
-    locks = UpperLocks(path, places, alone=True)
+    locks = UpperLocks(path, places, exclusive=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -140,10 +142,10 @@ def is_free(path: Path, places: Sequence[Path]) -> bool:
     return True
 
 
-def sweep(place: Path) -> None:
+def sweep(directory: Path) -> None:
     """Removes lock files without a lock, which killed daemons have left. Never raises."""
     with suppress(OSError):
-        for path in place.glob(f"{_PREFIX}*{_SUFFIX}"):
+        for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
             with suppress(OSError):
                 fd = open_file(path, os.O_RDWR)
                 try:

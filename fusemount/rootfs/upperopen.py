@@ -57,11 +57,11 @@ def without_mounts(path: Path, *fds: int) -> list[int]:
             os.close(fd)
         return found
     here = os.readlink(fd_path(fds[0]))
-    for place in _mountpoints():
-        if place.startswith(here + b"/"):
+    for mountpoint in _mountpoints():
+        if mountpoint.startswith(here + b"/"):
             raise UpperError(
-                f"{os.fsdecode(place)}: a file system is mounted there, inside the upper {path}: "
-                "unmount it first"
+                f"{os.fsdecode(mountpoint)}: a file system is mounted there, inside the upper "
+                f"{path}: unmount it first"
             )
     return list(fds)
 
@@ -105,8 +105,8 @@ def open_work(path: Path, above: int) -> int:
     If other users could open it, they may have locked it: then its contents are moved to a new
     directory. path: for errors. Raises NotPermitted, OSError.
     """
-    place = (above, "work")
-    fd = own_directory(path, inside=place)
+    inside = (above, "work")
+    fd = own_directory(path, inside=inside)
     if not os.fstat(fd).st_mode & _OPEN_TO_OTHERS:
         return fd
     try:

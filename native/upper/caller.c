@@ -1,3 +1,4 @@
+/* caller.c: reads what proc(5) has on the process that sent a request. */
 #include "upper/caller.h"
 
 #include <pthread.h>
@@ -8,7 +9,7 @@
 
 #define LINE_BYTES 64
 
-/* The numbers behind "Groups:" up to the end of that line. */
+/* Whether the rest of the line, numbers after "Groups:", has the group. */
 static bool listed(FILE *status, uint32_t gid) {
     unsigned long found;
     int c;
@@ -49,8 +50,8 @@ bool img_caller_in_group(const img_caller *caller, uint32_t gid) {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool first_namespace;
 
-/* user_namespaces(7): only the first one maps all ids onto themselves. */
-static void look(void) {
+/* Only the initial user namespace maps all ids onto themselves (user_namespaces(7)). */
+static void find_namespace(void) {
     unsigned long inside, outside, count;
     FILE *map = fopen("/proc/self/uid_map", "re");
     if (!map)
@@ -61,7 +62,7 @@ static void look(void) {
 }
 
 bool img_caller_keeps_set_id(const img_caller *caller) {
-    (void)pthread_once(&once, look);
+    (void)pthread_once(&once, find_namespace);
     return caller->uid == 0 && first_namespace;
 }
 

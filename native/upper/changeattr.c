@@ -1,4 +1,4 @@
-/* changeattr.c: mode, owner, size and times of a node that is in the upper. */
+/* changeattr.c: sets mode, owner, size and times. */
 #define _GNU_SOURCE /* renameat2 */
 #include "upper/changeattr.h"
 
@@ -10,12 +10,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A node's object as system calls want it. */
+/* A node's object, as the system calls below take it. */
 typedef struct object {
-    int fd;        /* of files and directories; of others O_PATH, and place is used */
-    img_id pinned; /* 0: fd is ours */
-    bool open;
-    char place[IMG_FD_PATH_BYTES];
+    int fd;        /* open file or directory; for other types O_PATH, and fd_path is used */
+    img_id pinned; /* 0: fd is to be closed */
+    bool open;     /* fd is not O_PATH */
+    char fd_path[IMG_FD_PATH_BYTES];
 } object;
 
 static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
@@ -27,11 +27,11 @@ static int open_object(img_upper *upper, img_id id, uint32_t mode, object *o) {
         o->fd = S_ISREG(mode) ? img_upper_pin_to_write(upper, id) : img_upper_pin(upper, id);
     if (o->fd < 0)
         return o->fd;
-    img_fd_path(o->fd, o->place);
+    img_fd_path(o->fd, o->fd_path);
     return 0;
 }
 
-/* Whether the set-id bits of what shows this mode may stand in a mark. */
+/* Whether an object for which this mode is shown may have set-id bits in a mark. */
 static bool may_be_marked(const img_upper *upper, uint32_t mode) {
     return upper->options.owners && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) && !S_ISLNK(mode);
 }
@@ -41,25 +41,25 @@ static int set_owner(const img_upper *upper, const object *o, uint32_t before, c
     gid_t gid = set->what & IMG_SET_GID ? set->gid : (gid_t)-1;
     uint32_t had = 0;
     int result = may_be_marked(upper, before)
-                     ? img_harmless_take(o->place, img_bits_lost_by_chown(before), &had)
+                     ? img_harmless_take(o->fd_path, img_bits_lost_by_chown(before), &had)
                      : 0;
     if (result < 0)
         return result;
-    result = (o->open ? fchown(o->fd, uid, gid) : chown(o->place, uid, gid)) < 0 ? -errno : 0;
+    result = (o->open ? fchown(o->fd, uid, gid) : chown(o->fd_path, uid, gid)) < 0 ? -errno : 0;
     if (result < 0 && had)
-        img_harmless_put_back(o->place, had);
+        img_harmless_put_back(o->fd_path, had);
     return result;
 }
 
 static int set_mode(const img_upper *upper, const object *o, uint32_t before, uint32_t mode,
                     bool chowned) {
-    struct stat st; /* chown(2) may have made it what it shall be, and a step less cannot fail */
+    struct stat st; /* after chown(2) the mode may be right already; then chmod(2) is left out */
     if (may_be_marked(upper, before | mode))
-        return img_harmless_chmod(upper, o->place, before, mode);
+        return img_harmless_chmod(upper, o->fd_path, before, mode);
     bool known = chowned && fstat(o->fd, &st) == 0;
     if (known && (st.st_mode & 07777) == mode)
         return 0;
-    int result = o->open ? fchmod(o->fd, mode) : chmod(o->place, mode);
+    int result = o->open ? fchmod(o->fd, mode) : chmod(o->fd_path, mode);
     return result < 0 ? -errno : 0;
 }
 
@@ -76,15 +76,15 @@ static int set_times(const object *o, const img_set *set) {
         time_of(set->what, IMG_SET_ATIME, IMG_SET_ATIME_NOW, set->atime_s, set->atime_ns),
         time_of(set->what, IMG_SET_MTIME, IMG_SET_MTIME_NOW, set->mtime_s, set->mtime_ns),
     };
-    int result = o->open ? futimens(o->fd, times) : utimensat(AT_FDCWD, o->place, times, 0);
+    int result = o->open ? futimens(o->fd, times) : utimensat(AT_FDCWD, o->fd_path, times, 0);
     return result < 0 ? -errno : 0;
 }
 
 static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img_set *set) {
     if (set->size > INT64_MAX)
         return -EFBIG;
-    /* To the size it has: the kernel, whose times count while it caches writes, leaves the file's
-     * time alone, so the upper's must stay too. */
+    /* A truncation to the present size is left out, because it would set the object's mtime; the
+     * kernel, which keeps the mtime while it caches writes, leaves it as it is. */
     int result = img_killpriv_capability(upper, id, fd);
     if (result == 0 && set->what & IMG_KILL_SUIDGID)
         result = img_killpriv_set_id(upper, id, fd, &set->caller);
@@ -96,7 +96,7 @@ static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img
 static const unsigned OWNER = IMG_SET_UID | IMG_SET_GID;
 static const unsigned TIMES = IMG_SET_ATIME | IMG_SET_MTIME | IMG_SET_ATIME_NOW | IMG_SET_MTIME_NOW;
 
-/* All but times. */
+/* Makes all changes except those of times. */
 static int apply(img_upper *upper, img_id id, const object *o, const img_node *before,
                  const img_set *set) {
     int result = 0;
@@ -105,10 +105,10 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
     if (result == 0 && set->what & OWNER) {
         if (S_ISREG(before->mode))
             result = img_killpriv_capability(upper, id, o->fd);
-        if (result == 0) /* takes set-id bits, as chown(2) does */
+        if (result == 0) /* this takes set-id bits, as chown(2) does */
             result = set_owner(upper, o, before->mode, set);
         if (result == 0 && S_ISREG(before->mode)) {
-            /* and more from who may not keep it, which it cannot know: we are not the caller */
+            /* chown(2) takes bits as for the daemon; for another caller it may be more */
             if (set->caller.uid != 0)
                 result = img_killpriv_set_id(upper, id, o->fd, &set->caller);
         }
@@ -118,8 +118,8 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
     return result;
 }
 
-/* W. The kernel, which caches writes, keeps a regular file's ctime itself and says what it has:
- * that must be what it finds when it has dropped the inode and asks again. */
+/* W. The kernel, which caches writes, keeps the ctime of a regular file itself and sends it. After
+ * it has dropped the inode and asks again, it must get the same ctime. */
 static void keep_ctime(img_node *node, const img_set *set) {
     if (set->what & IMG_SET_CTIME && S_ISREG(node->mode)) {
         node->ctime_s = set->ctime_s;
@@ -127,7 +127,8 @@ static void keep_ctime(img_node *node, const img_set *set) {
     }
 }
 
-/* W. Sizes and mtimes belong to those who change them: another thread may be writing just now. */
+/* W. Sets the node's attributes from st. Size and mtime are set only if this change set them,
+ * because another thread may be writing to the file. marked: set-id bits that are in a mark. */
 static void take_over(const img_upper *upper, img_node *node, const struct stat *st,
                       uint32_t marked, const img_set *set) {
     const unsigned touched = IMG_SET_SIZE | IMG_SET_MTIME | IMG_SET_MTIME_NOW;
@@ -151,7 +152,7 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     keep_ctime(node, set);
 }
 
-/* W. A node that only the kernel still knows: nothing is left to keep it for. */
+/* W. Changes a node that has no name and no object any more, and is only known to the kernel. */
 static void set_in_tree(img_node *node, const img_set *set) {
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
@@ -173,6 +174,7 @@ static void set_in_tree(img_node *node, const img_set *set) {
     }
 }
 
+/* R. Whether the node has these values already (ctime aside). */
 static bool nothing_new(const img_node *node, const img_set *set) {
     return !(set->what & ~(unsigned)(IMG_SET_MTIME | IMG_SET_CTIME)) &&
            (!(set->what & IMG_SET_MTIME) ||
@@ -181,7 +183,8 @@ static bool nothing_new(const img_node *node, const img_set *set) {
 
 enum { IN_UPPER = 2, IN_TREE = 3 };
 
-/* R. Where the change goes: one of these, 0 (nowhere), IMG_DECLINED, or an errno. */
+/* R. Where the change must be made: one of these, 0 (nowhere), IMG_DECLINED, or a negative errno.
+ */
 static int where(const img_upper *upper, img_id id, const img_set *set) {
     const img_node *node = img_tree_node(upper->tree, id);
     if (upper->options.read_only || upper->options.work_fd < 0)
@@ -205,12 +208,13 @@ static int where(const img_upper *upper, img_id id, const img_set *set) {
     return IN_UPPER;
 }
 
-/* Sets times, and tells the tree what the object now says. what: that of set which was done. */
+/* Sets the times, and the node's attributes from those of the object. before: the mode that was
+ * shown; done: the changes that were made so far, and the times to set. */
 static int finish(img_upper *upper, img_id id, const object *o, uint32_t before, img_set done) {
     struct stat st;
     int result = 0;
     uint32_t shown = before | (done.what & IMG_SET_MODE ? done.mode : 0u);
-    uint32_t marked = may_be_marked(upper, shown) ? img_harmless_bits(o->place) : 0;
+    uint32_t marked = may_be_marked(upper, shown) ? img_harmless_bits(o->fd_path) : 0;
     pthread_mutex_t *times = img_times_lock(upper, id);
     (void)pthread_mutex_lock(times);
     if (done.what & TIMES) {
@@ -229,9 +233,8 @@ static int finish(img_upper *upper, img_id id, const object *o, uint32_t before,
     return result;
 }
 
-/* R. chown(2) with -1 and -1 reaches us as nothing at all: what it does beside (set-id bits, ctime)
- * a chown to the same owner does too.  A write of somebody else's that takes set-id bits is such a
- * nothing as well, followed by the WRITE that takes them; fastname.c tells them apart. */
+/* R. IMG_SAME_OWNER as a chown to the present owner: it takes set-id bits and sets ctime, as
+ * chown(2) with -1 and -1 does.  Left out if the caller may not chown the file. */
 static img_set same_owner(const img_tree *tree, img_id id, const img_set *set) {
     const img_node *node = img_tree_node(tree, id);
     img_set same = *set;
@@ -267,11 +270,11 @@ int img_setattr(img_upper *upper, img_id id, const img_set *what) {
     if (done.what & IMG_SET_SIZE && done.size == before.size)
         done.what &= ~(unsigned)IMG_SET_SIZE;
     result = apply(upper, id, &o, &before, set);
-    if (result < 0) /* what came before the error has happened */
+    if (result < 0) /* changes before the failed one were made; times are not set */
         done.what &= ~(TIMES | IMG_SET_SIZE);
     int last = finish(upper, id, &o, before.mode, done);
     if (last < 0 && done.what & IMG_SET_SIZE)
-        last = 0; /* what is cut off cannot come back, and was cut off just now: so it is done */
+        last = 0; /* the file was truncated, which cannot be undone, so this is no failure */
     img_upper_let_go(upper, o.fd, o.pinned);
     return result < 0 ? result : last;
 }

@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #define COPY_PIECE (1u << 20)
-#define COPY_MOST (16u << 20) /* copied of a layer's file in one call: the caller asks again */
+#define COPY_MOST (16u << 20) /* bytes that one call copies from a layer; the caller asks again */
 
-/* The descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are the layers' still.
- * capability: writing takes security.capability, which goes before. */
+/* Pins the descriptor of a file of the upper; IMG_WRITE_DECLINED when its data are still in a
+ * layer. capability: security.capability is taken now, because the write takes it. */
 static ssize_t pin_to_write(img_upper *upper, img_id id, bool capability) {
     if (upper->options.read_only || upper->options.work_fd < 0)
         return -EROFS;
@@ -32,14 +32,15 @@ static ssize_t pin_to_write(img_upper *upper, img_id id, bool capability) {
     return result < 0 ? result : fd;
 }
 
-/* After a change of data that ends at `end`: threads write one file at the same time, and the size
- * that fstat gave this one may be older than what another has told the tree. */
+/* Sets size and blocks of the node after a change of data that ends at `end`, and restores the
+ * mtime of the object.  Several threads may write to one file, so the size from fstat may be older
+ * than the node's; therefore the size comes from `end`. */
 static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, bool cached) {
     struct stat st;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
     bool capability = false;
-    pthread_mutex_t *held = img_times_lock(upper, id);
-    (void)pthread_mutex_lock(held);
+    pthread_mutex_t *lock = img_times_lock(upper, id);
+    (void)pthread_mutex_lock(lock);
     bool known = fstat(fd, &st) == 0;
     lock_write(upper);
     img_node *node = img_tree_node(upper->tree, id);
@@ -55,12 +56,12 @@ static void data_changed(img_upper *upper, img_id id, int fd, uint64_t end, bool
     if (node &&
         (!known || st.st_mtim.tv_sec != times[1].tv_sec || st.st_mtim.tv_nsec != times[1].tv_nsec))
         (void)futimens(fd, times);
-    (void)pthread_mutex_unlock(held);
+    (void)pthread_mutex_unlock(lock);
     if (capability && cached)
         img_killpriv_undo_capability(upper, id, fd);
 }
 
-/* 0, or a negative errno; *done is what was written. */
+/* 0, or a negative errno. *done: the bytes that were written. */
 static int write_all(int fd, uint64_t offset, const char *data, size_t size, size_t *done) {
     for (*done = 0; *done < size;) {
         ssize_t n = pwrite(fd, data + *done, size - *done, (off_t)(offset + *done));
@@ -89,7 +90,8 @@ ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data
     return result < 0 ? result : (ssize_t)done;
 }
 
-/* Of what fails, nothing stays: ext4 for one grows the file as far as there was room. */
+/* fallocate(2) that leaves the size as it was when it fails: ext4 leaves the file as large as it
+ * could make it. */
 static int allocate(int fd, int mode, uint64_t offset, uint64_t length) {
     struct stat before, after;
     int result;
@@ -132,7 +134,8 @@ static ssize_t share(int from, uint64_t at, int to, uint64_t to_at, uint64_t len
     return n < 0 ? -errno : n;
 }
 
-/* From a layer's file, where its archive and the upper cannot share, or it has holes. */
+/* Copies from a layer's file through a buffer, for files with holes and for archives that cannot
+ * share blocks with the upper. */
 static ssize_t copy_layer(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length) {
     ssize_t done = 0, n = 0;
@@ -168,7 +171,7 @@ static ssize_t copy_from_layer(const img_content *content, uint64_t at, int to, 
     return copy_layer(content, at, to, to_at, length);
 }
 
-/* Bytes of any file into the open one. */
+/* Copies from any file into the open one. */
 static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uint64_t to_at,
                          uint64_t length) {
     img_content content;

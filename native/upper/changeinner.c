@@ -1,4 +1,4 @@
-/* changeinner.c: the steps that several changes have in common. */
+/* changeinner.c: steps that the changes of this room have in common. */
 #define _GNU_SOURCE /* renameat2 */
 #include "upper/changeinner.h"
 
@@ -18,7 +18,6 @@ bool img_change_has_xattr(const img_node *node, const char *name) {
     return node->xattr_bytes && img_node_xattr(node, name, strlen(name), &len);
 }
 
-/* R. */
 int img_find_named(const img_upper *upper, img_id parent, const char *name, size_t len,
                    img_named *out) {
     const img_tree *tree = upper->tree;

@@ -16,22 +16,22 @@
 #define IMG_ACL_DEFAULT "system.posix_acl_default"
 #define IMG_CAPABILITY "security.capability"
 
-/* A name in a directory, as the tree has it.  It stays so while change is held. */
+/* A name in a directory, as the tree has it.  It does not change while `change` is held. */
 typedef struct img_named {
     char name[IMG_NAME_BYTES];
     img_id parent;
     uint32_t dentry;
     img_id node;  /* 0: the name is free */
-    bool lower;   /* the layers have that name; with node 0 a whiteout stands there */
-    bool gone;    /* the directory was removed, and is only open */
-    bool reached; /* the directory stands in the upper */
+    bool lower;   /* the layers have the name; then with node 0 there is a whiteout */
+    bool gone;    /* the directory was removed, and is still open */
+    bool reached; /* the directory is in the upper */
 } img_named;
 
-/* R. Fills out. -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
+/* R. Looks a name up and fills *out. 0, or -EROFS, -ENAMETOOLONG, -EINVAL, -ESTALE, -ENOTDIR. */
 int img_find_named(const img_upper *upper, img_id parent, const char *name, size_t len,
                    img_named *out);
 
-/* A name in the work directory that nothing has; IMG_STAGE_BYTES. */
+/* `change` held. A name in the work directory that is not in use; out has IMG_STAGE_BYTES. */
 void img_stage_name(img_upper *upper, char *out);
 
 /* While a thread sets or restores a file's times it holds this lock.
@@ -43,10 +43,10 @@ static inline pthread_mutex_t *img_times_lock(img_upper *upper, img_id id) {
     return &upper->times[id % (sizeof upper->times / sizeof upper->times[0])];
 }
 
-/* W. The node's times of change become the object's. */
+/* W. The node gets the object's mtime and ctime. */
 void img_change_times(img_node *node, const struct stat *st);
 
-/* R. */
+/* R. Whether the node has the xattr. */
 bool img_change_has_xattr(const img_node *node, const char *name);
 
 static inline void lock_read(img_upper *upper) {

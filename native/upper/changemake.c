@@ -16,24 +16,25 @@
 
 /* ---- making ------------------------------------------------------------------------------- */
 
-/* An object on its way: what it is to be, and where it stands now. */
+/* An object that is being made: what it must become, and where it is now. */
 typedef struct making {
     const img_new *what;
     uint32_t mode, uid, gid;
     char target[TARGET_BYTES];
-    int dir;          /* where it is made: the directory, or the work directory */
+    int dir;          /* its directory now: the final one, or the work directory */
     const char *name; /* its name there */
-    int fd;           /* of a regular file, else -1 */
+    int fd;           /* of a regular file; else -1 */
     struct stat st;
 } making;
 
-/* Whether an object of this mode has set-id bits that are to stand in a mark. */
+/* Whether an object of this mode must have its set-id bits in a mark. */
 static bool is_marked(const img_upper *upper, uint32_t mode) {
     return upper->options.harmless_files && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) &&
            !S_ISLNK(mode);
 }
 
-/* R. What the object is to be, and whether the upper can hold that; 0, IMG_DECLINED or an errno. */
+/* R. Decides what the object must become, and whether it can be made here: 0, IMG_DECLINED or a
+ * negative errno.  *direct: it can be made under its final name. */
 static int plan(const img_upper *upper, const img_named *at, const img_new *what,
                 const img_maker *who, making *m, bool *direct) {
     const img_node *above = img_tree_node(upper->tree, at->parent);
@@ -64,12 +65,16 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
         m->target[what->target_len] = 0;
     }
     bool same_group = hands_down && upper->options.owners ? true : m->gid == upper->gid;
-    /* Where others may write to the directory, what has no descriptor is made ready elsewhere. */
+    /* In a set-gid directory, group or mode may have to be set after the object was made.  Other
+     * users may be able to write to the directory, so under the final name this is safe only
+     * through a descriptor, which only a regular file has.  Other objects are made in the work
+     * directory. */
     bool ready = S_ISREG(m->mode) || !hands_down;
     *direct = !at->lower && m->uid == upper->uid && same_group && ready;
     if (upper->options.owners)
         return 0;
-    /* What we serve must stay ours to open; rootfs/objects.py keeps other owners and modes. */
+    /* The daemon must be able to open the object; rootfs/objects.py stores other owners and modes.
+     */
     uint32_t mine = link ? 0 : S_ISDIR(m->mode) ? 0700 : 0600;
     bool kept = m->uid == upper->uid && m->gid == upper->gid && !hands_down;
     return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;
@@ -105,7 +110,7 @@ static int make_object(making *m) {
     return result;
 }
 
-/* Gives it the owner and mode that it was not made with: chown first, which drops set-id bits. */
+/* Sets owner and mode if they are not right yet; chown first, because it takes set-id bits. */
 static int give_owner_and_mode(making *m) {
     bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid;
     if (given) {
@@ -122,7 +127,7 @@ static int give_owner_and_mode(making *m) {
                : 0;
 }
 
-/* Makes it at its place, in one step that shows: complete, or not at all. */
+/* Makes the object so that it appears under its name by one system call, complete. */
 static int make_at(img_upper *upper, const img_named *at, int dir, making *m, bool direct) {
     char stage[IMG_STAGE_BYTES];
     m->dir = direct ? dir : upper->options.work_fd;
@@ -168,7 +173,7 @@ static img_attributes attributes_of(const struct stat *st) {
     };
 }
 
-/* W. The node of what was made, under its name. -ENOMEM, -EMLINK */
+/* W. Makes the node of a new object, and its name. above: the directory now. -ENOMEM, -EMLINK */
 static int adopt(img_upper *upper, const img_named *at, const making *m, const struct stat *above,
                  img_id *out) {
     img_tree *tree = upper->tree;
@@ -195,7 +200,8 @@ static int adopt(img_upper *upper, const img_named *at, const making *m, const s
 
 /* ---- without a name ----------------------------------------------------------------------- */
 
-/* In a directory of the work directory that hands down the ACL, and then out of it. */
+/* Makes a file that inherits a default ACL: in a temporary directory that has the ACL, from which
+ * it moves to `stage` in the work directory. A descriptor, or a negative errno. */
 static int open_inheriting(img_upper *upper, const char *stage, uint32_t mode, const char *acl,
                            size_t acl_len) {
     char nest[IMG_STAGE_BYTES];
@@ -220,7 +226,7 @@ static int open_inheriting(img_upper *upper, const char *stage, uint32_t mode, c
     return result < 0 ? result : fd;
 }
 
-/* The ACL that it was made with; 0, or a negative errno. */
+/* Gives the node the ACL that the file was made with. 0, or a negative errno. */
 static int take_acl(img_upper *upper, img_id id, int fd) {
     char value[IMG_XATTR_VALUE_MAX];
     ssize_t n = fgetxattr(fd, IMG_ACL_ACCESS, value, sizeof value);
@@ -233,7 +239,8 @@ static int take_acl(img_upper *upper, img_id id, int fd) {
     return result;
 }
 
-/* The node of a file in the work directory, where it goes on as that node's orphan. */
+/* Makes the node of a file in the work directory, and makes the file the node's orphan. bits:
+ * set-id bits that are in a mark. */
 static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t bits, img_id *out) {
     struct stat st;
     char orphan[IMG_ORPHAN_BYTES];
@@ -266,13 +273,14 @@ static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t 
     return result;
 }
 
+/* Adds set-id bits, as a mark. */
 static int give_bits(const img_upper *upper, int fd, uint32_t mode, uint32_t bits) {
-    char place[IMG_FD_PATH_BYTES];
-    img_fd_path(fd, place);
-    return img_harmless_chmod(upper, place, mode, mode | bits);
+    char fd_path[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, fd_path);
+    return img_harmless_chmod(upper, fd_path, mode, mode | bits);
 }
 
-/* R. The default ACL of the directory; NULL when there is none. To be freed. */
+/* R. A copy of the directory's default ACL; NULL when there is none. The caller frees it. */
 static char *default_acl(const img_upper *upper, img_id parent, uint32_t *len) {
     const char *value = img_node_xattr(img_tree_node(upper->tree, parent), IMG_ACL_DEFAULT,
                                        strlen(IMG_ACL_DEFAULT), len);
@@ -313,7 +321,7 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
         return result;
     if (fstat(m.fd, &m.st) < 0)
         result = -errno;
-    if (acl_len) /* which has decided the rwx bits */
+    if (acl_len) /* the ACL has decided the rwx bits */
         m.mode = (m.st.st_mode & ~07000u) | (m.mode & 07000);
     if (result == 0)
         result = give_owner_and_mode(&m);

@@ -1,4 +1,4 @@
-/* changename.c: the part of change.h that takes names away, adds and moves them. */
+/* changename.c: removes, adds and moves names. */
 #define _GNU_SOURCE /* renameat2, O_PATH */
 #include "upper/changename.h"
 
@@ -7,14 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- taking away -------------------------------------------------------------------------- */
+/* ---- removing -------------------------------------------------------------------------- */
 
-/* A node that loses a name. */
+/* A node that loses a name, and what becomes of its object. */
 typedef struct loser {
     img_id id;
     bool in_upper, is_dir;
     bool others; /* it has further names */
-    bool orphan; /* its object goes on in the work directory */
+    bool orphan; /* its object moves to the work directory */
 } loser;
 
 /* R. */
@@ -27,7 +27,7 @@ static loser loser_of(const img_tree *tree, img_id id) {
     return l;
 }
 
-/* A whiteout in place of a file, or of nothing. */
+/* Puts a whiteout under the name, in exchange for a file if there is one. */
 static int put_whiteout(img_upper *upper, int dir, const char *name) {
     char stage[IMG_STAGE_BYTES];
     img_stage_name(upper, stage);
@@ -39,18 +39,20 @@ static int put_whiteout(img_upper *upper, int dir, const char *name) {
     return result;
 }
 
-/* The object gets a (second) name in the work directory. */
+/* Gives the object a (second) name in the work directory. */
 static int link_orphan(const img_upper *upper, int dir, const char *name, img_id id) {
     char orphan[IMG_ORPHAN_BYTES];
     img_upper_orphan(id, orphan);
     int work = upper->options.work_fd;
     if (linkat(dir, name, work, orphan, 0) == 0)
         return 0;
-    if (errno != EEXIST || unlinkat(work, orphan, 0) < 0) /* of an earlier life of that nodeid */
+    if (errno != EEXIST ||
+        unlinkat(work, orphan, 0) < 0) /* left from an earlier use of that nodeid */
         return -errno;
     return linkat(dir, name, work, orphan, 0) < 0 ? -errno : 0;
 }
 
+/* Moves the object to the work directory, and leaves a whiteout if the layers have the name. */
 static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id id) {
     char orphan[IMG_ORPHAN_BYTES];
     img_upper_orphan(id, orphan);
@@ -58,7 +60,7 @@ static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id
     int result = rename_to(dir, at->name, work, orphan, at->lower ? RENAME_WHITEOUT : 0);
     if (result != -EINVAL || !at->lower)
         return result;
-    result = link_orphan(upper, dir, at->name, id); /* no RENAME_WHITEOUT there */
+    result = link_orphan(upper, dir, at->name, id); /* the file system has no RENAME_WHITEOUT */
     if (result < 0)
         return result;
     result = put_whiteout(upper, dir, at->name);
@@ -67,6 +69,7 @@ static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id
     return result;
 }
 
+/* Removes the name from the upper. */
 static int take_away(img_upper *upper, int dir, const img_named *at, const loser *l) {
     if (l->orphan)
         return move_to_orphan(upper, dir, at, l->id);
@@ -80,14 +83,15 @@ static int take_away(img_upper *upper, int dir, const img_named *at, const loser
     return errno == EEXIST ? put_whiteout(upper, dir, at->name) : -errno;
 }
 
-/* W. The tree's part: st is of the directory, object of what goes on under other names (or NULL).
- * True when an orphan was made for a node that nobody holds any more. */
+/* W. Removes the name from the tree. st: of the directory; object: of the object, if that still has
+ * other names, else NULL. True when an orphan was made, but the kernel has forgotten the node
+ * since. */
 static bool drop(img_tree *tree, const img_named *at, const loser *l, const struct stat *st,
                  const struct stat *object) {
     img_tree_drop_name(tree, at->dentry, true);
     img_change_times(img_node_at(tree, at->parent), st);
     img_node *node = img_tree_node(tree, l->id);
-    if (node && l->in_upper) { /* only known to the kernel, or with other names */
+    if (node && l->in_upper) { /* the kernel knows it, or it has other names */
         const struct timespec *ctime = object ? &object->st_ctim : &st->st_ctim;
         node->ctime_s = ctime->tv_sec;
         node->ctime_ns = (uint32_t)ctime->tv_nsec;
@@ -119,7 +123,7 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
     int dir = img_upper_pin(upper, parent);
     if (dir < 0)
         return dir;
-    int other = -1; /* to ask for the ctime of what goes on */
+    int other = -1; /* to read the object's ctime afterwards */
     if (l.in_upper && l.others)
         other = openat(dir, at.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     img_upper_moving(upper);
@@ -140,7 +144,7 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
     return result;
 }
 
-/* R. */
+/* R. 0, IMG_DECLINED, or a negative errno. */
 static int may_rmdir(const img_tree *tree, const img_named *at) {
     if (!at->node)
         return -ENOENT;
@@ -171,7 +175,7 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
     loser l = {.id = at.node, .in_upper = true, .is_dir = true};
     img_upper_moving(upper);
     if (unlinkat(dir, at.name, AT_REMOVEDIR) < 0) {
-        /* whiteouts that hide nothing, which only the upper knows */
+        /* whiteouts that hide nothing are in the upper, but not in the tree */
         result = errno == ENOTEMPTY ? IMG_DECLINED : -errno;
     } else {
         (void)fstat(dir, &st);
@@ -186,6 +190,7 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
 
 /* ---- link --------------------------------------------------------------------------------- */
 
+/* Links the object under its new name, in exchange for a whiteout if there is one. */
 static int link_at(img_upper *upper, int from, const char *name, int dir, const img_named *at) {
     if (!at->lower)
         return linkat(from, name, dir, at->name, 0) < 0 ? -errno : 0;
@@ -200,7 +205,8 @@ static int link_at(img_upper *upper, int from, const char *name, int dir, const 
     return result;
 }
 
-/* Both directories pinned. A file without a name moves out of the work directory. */
+/* Adds the name in the upper and in the tree. orphan: the file is moved out of the work directory.
+ * Both directories are pinned. */
 static int link_object(img_upper *upper, int from, const char *from_name, int dir,
                        const img_named *at, img_id id, bool orphan) {
     struct stat st = {0}, object = {0};
@@ -255,7 +261,7 @@ int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_
         return dir;
     char from_name[IMG_NAME_BYTES];
     img_id pinned;
-    result = img_upper_place(upper, id, &from, from_name, &pinned);
+    result = img_upper_locate(upper, id, &from, from_name, &pinned);
     if (result == 0)
         result = link_object(upper, from, from_name, dir, &at, id, orphan);
     if (pinned)
@@ -266,7 +272,7 @@ int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_
 
 /* ---- rename ------------------------------------------------------------------------------- */
 
-/* R. */
+/* R. 0, IMG_DECLINED, or a negative errno. */
 static int may_rename(const img_tree *tree, const img_named *from, const img_named *to,
                       unsigned flags) {
     if (!from->node)
@@ -289,7 +295,8 @@ static int may_rename(const img_tree *tree, const img_named *from, const img_nam
     return in_upper && simple ? 0 : IMG_DECLINED;
 }
 
-/* W. The tree's part of a rename. st: of both directories and of what moved. */
+/* W. Renames in the tree. st: of both directories and of the object that was moved. *unwanted: as
+ * drop returns it. */
 static int move_in_tree(img_tree *tree, const img_named *from, const img_named *to, const loser *l,
                         const struct stat st[3], bool *unwanted) {
     if (to->node)
@@ -305,6 +312,7 @@ static int move_in_tree(img_tree *tree, const img_named *from, const img_named *
     return 0;
 }
 
+/* Renames in the upper and in the tree. l: the node that is replaced, if its id is not 0. */
 static int move_object(img_upper *upper, int dir, const img_named *from, int to_dir,
                        const img_named *to, const loser *l) {
     struct stat st[3] = {{0}};
@@ -349,7 +357,7 @@ int img_rename(img_upper *upper, img_id parent, const char *name, size_t len, im
         l = loser_of(upper->tree, target.node);
     unlock(upper);
     if (same && result != -EEXIST)
-        return 0; /* names of one file: POSIX wants nothing done */
+        return 0; /* two names of one file: POSIX says that nothing is done */
     if (result != 0)
         return result;
     int dir = img_upper_pin(upper, parent);

@@ -1,4 +1,4 @@
-/* changexattr.c: the part of change.h that sets and removes xattrs. */
+/* changexattr.c: sets and removes xattrs. */
 #define _GNU_SOURCE /* O_PATH */
 #include "upper/changexattr.h"
 
@@ -12,10 +12,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define OURS "trusted.overlay." /* see rootfs/objects.py: with owners, the prefix is this one */
+#define OURS "trusted.overlay." /* the prefix if the upper can store owners (rootfs/objects.py) */
 #define XATTR_NAME_BYTES 512    /* an escaped name and its NUL */
 
-/* The name under which it is stored; false when it is too long for that. */
+/* The name under which an xattr is stored: names with overlayfs' prefix are escaped. False when it
+ * is too long. */
 static bool encode(const char *name, size_t len, char *out) {
     size_t skip = strlen(OURS);
     bool escape = len >= skip && memcmp(name, OURS, skip) == 0;
@@ -37,12 +38,12 @@ bool img_is_xattr_name(const char *name) {
     return false;
 }
 
-/* A prefix with nothing behind it, which other file systems do not take for a name. */
+/* A namespace with nothing behind it. Other file systems answer EINVAL to such a name. */
 static bool is_bare(const char *name) {
     return !strcmp(name, "user.") || !strcmp(name, "trusted.") || !strcmp(name, "security.");
 }
 
-/* R. 0, IMG_DECLINED, or an errno. */
+/* R. Whether the xattr may be set: 0, IMG_DECLINED, or a negative errno. */
 static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
                    const char *value, int flags, bool *copy_up) {
     const img_node *node = img_tree_node(upper->tree, id);
@@ -67,27 +68,28 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     return *copy_up ? IMG_DECLINED : 0;
 }
 
-/* An ACL and the mode are one thing: both become what the object now has. The kernel asks for the
- * set-gid bit to go with a default ACL as well, which leaves the mode alone on every other system.
- */
+/* Sets ACL and mode of the node to those of the object, because an ACL changes the mode too.
+ *
+ * kill takes the set-gid bit only with an access ACL. The kernel asks for it with a default ACL as
+ * well, but a default ACL does not change the mode in any other file system. */
 static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, bool kill) {
     char value[IMG_XATTR_VALUE_MAX];
     struct stat st;
-    char place[IMG_FD_PATH_BYTES];
-    img_fd_path(fd, place);
+    char fd_path[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, fd_path);
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISDIR(st.st_mode))
-        st.st_mode |= img_harmless_bits(place);
+        st.st_mode |= img_harmless_bits(fd_path);
     if (kill && st.st_mode & S_ISGID && !strcmp(name, IMG_ACL_ACCESS)) {
         uint32_t shown = st.st_mode, mode = shown & 07777 & ~(uint32_t)S_ISGID;
         st.st_mode = mode;
-        int result = S_ISDIR(shown) ? (chmod(place, mode) < 0 ? -errno : 0)
-                                    : img_harmless_chmod(upper, place, shown, mode);
+        int result = S_ISDIR(shown) ? (chmod(fd_path, mode) < 0 ? -errno : 0)
+                                    : img_harmless_chmod(upper, fd_path, shown, mode);
         if (result < 0)
             return result;
     }
-    ssize_t n = getxattr(place, name, value, sizeof value);
+    ssize_t n = getxattr(fd_path, name, value, sizeof value);
     if (n < 0 && errno != ENODATA)
         return -errno;
     lock_write(upper);
@@ -104,7 +106,7 @@ static int take_over_acl(img_upper *upper, img_id id, int fd, const char *name, 
     return result;
 }
 
-/* W. Into the tree; the object has it already. */
+/* Sets or removes the xattr of the node, after that of the object. */
 static int take_over(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                      size_t value_len) {
     lock_write(upper);
@@ -128,26 +130,26 @@ static void take_ctime(img_upper *upper, img_id id, int fd) {
     unlock(upper);
 }
 
-static int store(const img_upper *upper, const char *place, const char *name, const char *value,
+static int store(const img_upper *upper, const char *fd_path, const char *name, const char *value,
                  size_t len) {
     if (strcmp(name, IMG_CAPABILITY) == 0)
-        return img_harmless_set_capability(upper, place, value, len);
-    if ((value ? setxattr(place, name, value, len, 0) : removexattr(place, name)) == 0)
+        return img_harmless_set_capability(upper, fd_path, value, len);
+    if ((value ? setxattr(fd_path, name, value, len, 0) : removexattr(fd_path, name)) == 0)
         return 0;
-    return errno == ENODATA && !value ? 0 /* the upper could not have it; only the tree has */
+    return errno == ENODATA && !value ? 0 /* the upper cannot store it, so only the tree has it */
                                       : -errno;
 }
 
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,
                   size_t value_len, int flags, bool kill, bool *copy_up) {
-    char place[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES], stored[XATTR_NAME_BYTES];
     img_id pinned;
     *copy_up = false;
     lock_read(upper);
     int result = may_set(upper, id, name, len, value, flags, copy_up);
     unlock(upper);
     if (result == -ENODATA && !value && is_acl(name))
-        return 0; /* as other file systems have it, whose set_acl removes what is not there */
+        return 0; /* as in other file systems: to remove an ACL that is not there is no error */
     if (result != 0)
         return result;
     if (!encode(name, len, stored))
@@ -155,8 +157,8 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
     int fd = img_upper_hold(upper, id, &pinned);
     if (fd < 0)
         return fd;
-    img_fd_path(fd, place);
-    result = store(upper, place, stored, value, value_len);
+    img_fd_path(fd, fd_path);
+    result = store(upper, fd_path, stored, value, value_len);
     if (result == 0)
         result = is_acl(stored) ? take_over_acl(upper, id, fd, stored, kill)
                                 : take_over(upper, id, name, len, value, value_len);

@@ -1,3 +1,4 @@
+/* harmless.c: reads and writes the marks for set-id bits and capabilities. */
 #include "upper/harmless.h"
 
 #include <errno.h>
@@ -9,9 +10,9 @@
 
 /* ---- set-id bits -------------------------------------------------------------------------- */
 
-uint32_t img_harmless_bits(const char *place) {
+uint32_t img_harmless_bits(const char *fd_path) {
     char text[8], *end;
-    ssize_t n = getxattr(place, IMG_MARK_SET_ID, text, sizeof text - 1);
+    ssize_t n = getxattr(fd_path, IMG_MARK_SET_ID, text, sizeof text - 1);
     if (n <= 0)
         return 0;
     text[n] = '\0';
@@ -19,56 +20,57 @@ uint32_t img_harmless_bits(const char *place) {
     return *end ? 0 : (uint32_t)bits & IMG_SET_ID_BITS;
 }
 
-static int remove_mark(const char *place, const char *mark) {
-    return removexattr(place, mark) < 0 && errno != ENODATA ? -errno : 0;
+static int remove_mark(const char *fd_path, const char *mark) {
+    return removexattr(fd_path, mark) < 0 && errno != ENODATA ? -errno : 0;
 }
 
-static int write_bits(const char *place, uint32_t bits) {
+static int write_bits(const char *fd_path, uint32_t bits) {
     char text[8];
     if (!bits)
-        return remove_mark(place, IMG_MARK_SET_ID);
+        return remove_mark(fd_path, IMG_MARK_SET_ID);
     int n = snprintf(text, sizeof text, "%o", bits);
-    return setxattr(place, IMG_MARK_SET_ID, text, (size_t)n, 0) < 0 ? -errno : 0;
+    return setxattr(fd_path, IMG_MARK_SET_ID, text, (size_t)n, 0) < 0 ? -errno : 0;
 }
 
-int img_harmless_take(const char *place, uint32_t bits, uint32_t *had) {
-    *had = img_harmless_bits(place);
-    return *had & bits ? write_bits(place, *had & ~bits) : 0;
+int img_harmless_take(const char *fd_path, uint32_t bits, uint32_t *had) {
+    *had = img_harmless_bits(fd_path);
+    return *had & bits ? write_bits(fd_path, *had & ~bits) : 0;
 }
 
-void img_harmless_put_back(const char *place, uint32_t had) {
-    if (had != img_harmless_bits(place))
-        (void)write_bits(place, had);
+void img_harmless_put_back(const char *fd_path, uint32_t had) {
+    if (had != img_harmless_bits(fd_path))
+        (void)write_bits(fd_path, had);
 }
 
-/* What goes, the mode, what comes. */
-static int chmod_marked(const char *place, uint32_t before, uint32_t mode) {
+/* Removes bits from the mark, sets the mode, adds bits to the mark. */
+static int chmod_marked(const char *fd_path, uint32_t before, uint32_t mode) {
     uint32_t bits = mode & IMG_SET_ID_BITS, had;
-    int result = img_harmless_take(place, ~bits, &had);
+    int result = img_harmless_take(fd_path, ~bits, &had);
     if (result < 0)
         return result;
-    if (chmod(place, mode & ~IMG_SET_ID_BITS) < 0)
+    if (chmod(fd_path, mode & ~IMG_SET_ID_BITS) < 0)
         result = -errno;
-    else if (bits & ~had && (result = write_bits(place, bits)) < 0)
-        (void)chmod(place, before & 07777 & ~had);
+    else if (bits & ~had && (result = write_bits(fd_path, bits)) < 0)
+        (void)chmod(fd_path, before & 07777 & ~had);
     if (result < 0)
-        img_harmless_put_back(place, had);
+        img_harmless_put_back(fd_path, had);
     return result;
 }
 
-static int chmod_real(const char *place, uint32_t mode) {
+static int chmod_real(const char *fd_path, uint32_t mode) {
     uint32_t had;
-    int result = img_harmless_take(place, IMG_SET_ID_BITS, &had);
-    if (result == 0 && chmod(place, mode) < 0) {
+    int result = img_harmless_take(fd_path, IMG_SET_ID_BITS, &had);
+    if (result == 0 && chmod(fd_path, mode) < 0) {
         result = -errno;
-        img_harmless_put_back(place, had);
+        img_harmless_put_back(fd_path, had);
     }
     return result;
 }
 
-int img_harmless_chmod(const img_upper *upper, const char *place, uint32_t before, uint32_t mode) {
-    return upper->options.harmless_files ? chmod_marked(place, before, mode)
-                                         : chmod_real(place, mode);
+int img_harmless_chmod(const img_upper *upper, const char *fd_path, uint32_t before,
+                       uint32_t mode) {
+    return upper->options.harmless_files ? chmod_marked(fd_path, before, mode)
+                                         : chmod_real(fd_path, mode);
 }
 
 /* ---- capabilities ------------------------------------------------------------------------- */
@@ -78,20 +80,20 @@ const char *img_mark_capability(const img_upper *upper) {
                                  : "user.overlay.imgmount.capability";
 }
 
-int img_harmless_set_capability(const img_upper *upper, const char *place, const char *value,
+int img_harmless_set_capability(const img_upper *upper, const char *fd_path, const char *value,
                                 size_t len) {
     const char *mark = img_mark_capability(upper);
     const char *kept = upper->options.harmless_files ? mark : CAPABILITY;
     const char *other = upper->options.harmless_files ? CAPABILITY : mark;
     if (!value) {
-        int result = remove_mark(place, mark);
+        int result = remove_mark(fd_path, mark);
         if (result < 0 && result != -EOPNOTSUPP)
             return result;
-        result = remove_mark(place, CAPABILITY);
-        /* who may not, or on what cannot have one, gave none: only the tree has it */
+        result = remove_mark(fd_path, CAPABILITY);
+        /* EPERM, EOPNOTSUPP: then the object has none either; only the tree has it */
         return result == -EPERM || result == -EOPNOTSUPP ? 0 : result;
     }
-    if (setxattr(place, kept, value, len, 0) < 0)
+    if (setxattr(fd_path, kept, value, len, 0) < 0)
         return -errno;
-    return remove_mark(place, other);
+    return remove_mark(fd_path, other);
 }

@@ -10,11 +10,12 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-/* "uid:gid:0mode": where the mode is kept when owners cannot be given (rootfs/objects.py) */
+/* "uid:gid:0mode": owner and mode that are shown when the upper cannot store owners
+ * (rootfs/objects.py) */
 #define OVERRIDE_STAT "user.containers.override_stat"
 
-/* Where the mode is kept beside the object, there too. */
-static int strip_override(int fd, uint32_t bits) {
+/* Takes bits from the mode in OVERRIDE_STAT. 0, or a negative errno. */
+static int take_from_override(int fd, uint32_t bits) {
     char text[64];
     unsigned uid, gid, mode;
     ssize_t n = fgetxattr(fd, OVERRIDE_STAT, text, sizeof text - 1);
@@ -37,11 +38,11 @@ int img_killpriv_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
     if (!bits)
         return 0;
     struct stat st;
-    char place[IMG_FD_PATH_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES];
     uint32_t had;
-    img_fd_path(fd, place);
-    int result =
-        upper->options.owners ? img_harmless_take(place, bits, &had) : strip_override(fd, bits);
+    img_fd_path(fd, fd_path);
+    int result = upper->options.owners ? img_harmless_take(fd_path, bits, &had)
+                                       : take_from_override(fd, bits);
     if (result == 0 &&
         (fstat(fd, &st) < 0 || (st.st_mode & bits && fchmod(fd, st.st_mode & 07777 & ~bits) < 0)))
         result = -errno;
@@ -54,18 +55,16 @@ int img_killpriv_set_id(img_upper *upper, img_id id, int fd, const img_caller *c
     return 0;
 }
 
-/* Before what takes it: the system takes only real ones by itself, and none where we leave out a
- * truncation that changes nothing. */
 int img_killpriv_capability(img_upper *upper, img_id id, int fd) {
-    char place[IMG_FD_PATH_BYTES];
+    char fd_path[IMG_FD_PATH_BYTES];
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
     bool there = node && img_change_has_xattr(node, IMG_CAPABILITY);
     unlock(upper);
     if (!there)
         return 0;
-    img_fd_path(fd, place);
-    int result = img_harmless_set_capability(upper, place, NULL, 0);
+    img_fd_path(fd, fd_path);
+    int result = img_harmless_set_capability(upper, fd_path, NULL, 0);
     if (result < 0)
         return result;
     lock_write(upper);
@@ -76,9 +75,8 @@ int img_killpriv_capability(img_upper *upper, img_id id, int fd) {
     return 0;
 }
 
-/* And where it should not: what the tree has comes back. */
 void img_killpriv_undo_capability(img_upper *upper, img_id id, int fd) {
-    char value[IMG_CAPABILITY_BYTES], place[IMG_FD_PATH_BYTES];
+    char value[IMG_CAPABILITY_BYTES], fd_path[IMG_FD_PATH_BYTES];
     uint32_t len = 0;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
@@ -88,7 +86,7 @@ void img_killpriv_undo_capability(img_upper *upper, img_id id, int fd) {
     if (fits)
         memcpy(value, kept, len);
     unlock(upper);
-    img_fd_path(fd, place);
+    img_fd_path(fd, fd_path);
     if (fits)
-        (void)img_harmless_set_capability(upper, place, value, len);
+        (void)img_harmless_set_capability(upper, fd_path, value, len);
 }

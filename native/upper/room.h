@@ -1,6 +1,7 @@
 /* Room upper/.
  *
- * Changes: each is made in the upper directory and in the tree together, or in neither.
+ * Changes of the running file system. Each is made both in the upper directory and in the tree, or
+ * in neither.
  *
  * May include: base, index, dir, tree.
  */

@@ -1,3 +1,4 @@
+/* upperdir.c: opens the objects of the upper directory, and takes the locks. */
 #define _GNU_SOURCE /* O_PATH, O_NOATIME, pthread_mutex_clocklock */
 #include "upper/upperdir.h"
 
@@ -14,7 +15,7 @@
 
 #define PATH_BUFFER 4096u
 
-#ifdef __SANITIZE_THREAD__ /* which does not know pthread_mutex_clocklock */
+#ifdef __SANITIZE_THREAD__ /* the thread sanitizer does not know pthread_mutex_clocklock */
 #define PATIENCE_CLOCK CLOCK_REALTIME
 #define CLOCKLOCK pthread_mutex_timedlock
 #else
@@ -57,7 +58,7 @@ img_upper *img_upper_new(img_tree *tree, const img_upper_options *options) {
     pthread_mutexattr_destroy(&checked);
     for (size_t i = 0; i < sizeof upper->times / sizeof upper->times[0]; i++)
         pthread_mutex_init(&upper->times[i], NULL);
-    pthread_rwlockattr_t fair; /* a stream of readers must not keep a rename waiting for ever */
+    pthread_rwlockattr_t fair; /* else many readers could keep a rename waiting for ever */
     pthread_rwlockattr_init(&fair);
     pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     pthread_rwlock_init(&upper->places, &fair);
@@ -78,7 +79,7 @@ void img_upper_free(img_upper *upper) {
 
 void img_upper_lock(img_upper *upper) {
     if (pthread_mutex_lock(&upper->change) != 0)
-        abort(); /* this thread has it already: going on would change two things at a time */
+        abort(); /* this thread has the lock already: going on would mix two changes */
 }
 
 bool img_upper_trylock(img_upper *upper, unsigned milliseconds) {
@@ -114,7 +115,7 @@ void img_upper_orphan(img_id id, char *out) {
 
 /* ---- paths -------------------------------------------------------------------------------- */
 
-/* R. The length of a directory's path; -ESTALE below one that was removed. */
+/* R. The length of a directory's path; -ESTALE if it or one above it was removed. */
 static ssize_t path_length(const img_tree *tree, img_id dir) {
     ssize_t len = 0;
     while (dir != IMG_ROOT) {
@@ -128,7 +129,7 @@ static ssize_t path_length(const img_tree *tree, img_id dir) {
     return len ? len - 1 : 0;
 }
 
-/* R. Writes that path so that it ends before end. */
+/* R. Writes the directory's path so that it ends before end. */
 static void path_write(const img_tree *tree, img_id dir, char *end) {
     for (bool last = true; dir != IMG_ROOT; last = false) {
         const img_dentry *dentry = img_dentry_at(tree, img_node_at(tree, dir)->names);
@@ -140,27 +141,27 @@ static void path_write(const img_tree *tree, img_id dir, char *end) {
     }
 }
 
-/* O_NOATIME is for the owner and for root. */
+/* Opens with O_NOATIME if that is permitted: only to the owner and to root. */
 static int open_quietly(int at, const char *path, int flags) {
     int fd = img_open_beneath(at, path, flags | O_NOATIME, 0);
     if (fd == -EPERM)
         fd = img_open_beneath(at, path, flags, 0);
-    if (fd == -EROFS && flags & O_RDWR) /* made read-only beneath us: to read it */
+    if (fd == -EROFS && flags & O_RDWR) /* remounted read-only: open it to read */
         fd = img_open_beneath(at, path, (flags & ~O_RDWR) | O_RDONLY, 0);
-    return fd == -EAGAIN ? -EBUSY : fd; /* somebody's lease, with O_NONBLOCK */
+    return fd == -EAGAIN ? -EBUSY : fd; /* another process has a lease, and O_NONBLOCK is set */
 }
 
 /* ---- descriptors -------------------------------------------------------------------------- */
 
-/* What an object is known by. */
+/* What tells an object from others. */
 typedef struct identity {
     uint32_t mode;
     uint64_t object;
 } identity;
 
-/* What opening a node's object takes, read under one lock. */
+/* All that is needed to open a node's object; read from the tree at one time. */
 typedef struct whereabouts {
-    img_id parent; /* 0: the path is the object's own, or an orphan's name */
+    img_id parent; /* 0: path is that of the object, or there is none and it is an orphan */
     int flags;
     identity is;
     char name[256];
@@ -170,7 +171,7 @@ typedef struct whereabouts {
     char buffer[PATH_BUFFER];
 } whereabouts;
 
-/* R. */
+/* R. Sets path to the directory's path. */
 static int find_path(const img_tree *tree, img_id dir, whereabouts *w) {
     ssize_t len = path_length(tree, dir);
     if (len < 0)
@@ -184,7 +185,7 @@ static int find_path(const img_tree *tree, img_id dir, whereabouts *w) {
     return 0;
 }
 
-/* R. */
+/* R. Fills w. -ESTALE, -EINVAL, -ENOMEM */
 static int find_object(const img_upper *upper, img_id id, whereabouts *w) {
     const img_tree *tree = upper->tree;
     const img_node *node = img_tree_node(tree, id);
@@ -194,7 +195,7 @@ static int find_object(const img_upper *upper, img_id id, whereabouts *w) {
     if (!is_dir && !S_ISREG(node->mode))
         return -EINVAL;
     w->is = (identity){node->mode, node->object};
-    /* O_NONBLOCK: a fifo in its place must not hang us */
+    /* O_NONBLOCK: if a fifo has replaced the file, open must not wait */
     w->flags = is_dir ? O_RDONLY | O_DIRECTORY : O_RDWR | O_NONBLOCK | O_NOCTTY;
     if (upper->options.read_only)
         w->flags &= ~O_RDWR;
@@ -202,7 +203,7 @@ static int find_object(const img_upper *upper, img_id id, whereabouts *w) {
     if (id == IMG_ROOT)
         return find_path(tree, id, w);
     if (!node->names)
-        return is_dir ? -ESTALE : 0; /* len 0 and no path: an orphan */
+        return is_dir ? -ESTALE : 0; /* an orphan: no parent and no path */
     const img_dentry *dentry = img_dentry_at(tree, node->names);
     w->parent = dentry->parent;
     memcpy(w->name, dentry->name, dentry->name_len);
@@ -232,7 +233,7 @@ static int open_in_parent(const img_upper *upper, whereabouts *w) {
 }
 
 static bool is_it(const img_upper *upper, identity is, const struct stat *st) {
-    bool itself = S_ISREG(is.mode) || S_ISDIR(is.mode); /* a file may stand for a device */
+    bool itself = S_ISREG(is.mode) || S_ISDIR(is.mode); /* a device may be stored as a file */
     return (!itself || (is.mode & S_IFMT) == (st->st_mode & S_IFMT)) &&
            (!upper->options.inodes_last || !is.object || is.object == st->st_ino);
 }
@@ -241,7 +242,7 @@ bool img_upper_is(const img_upper *upper, const img_node *node, const struct sta
     return is_it(upper, (identity){node->mode, node->object}, st);
 }
 
-/* fd, if it is of that object. */
+/* Returns fd if it is of that object; else closes it and returns -EIO. */
 static int checked(const img_upper *upper, identity is, int fd) {
     struct stat st;
     if (fd < 0 || (fstat(fd, &st) == 0 && is_it(upper, is, &st)))
@@ -265,7 +266,7 @@ static int open_object(const img_upper *upper, img_id id, whereabouts *w) {
     return checked(upper, w->is, open_anywhere(upper, id, w));
 }
 
-/* Places held for reading: the path stays true until the object is open. */
+/* `places` held for reading, so that the path stays right until the object is open. */
 static int pin_anew(img_upper *upper, img_id id) {
     img_tree *tree = upper->tree;
     whereabouts w = {.path = NULL};
@@ -290,7 +291,7 @@ static int pin_anew(img_upper *upper, img_id id) {
         img_fds_close_dropped(upper->fds);
         return fd;
     }
-    (void)close(fd); /* an upper node went meanwhile: whether it was this one, look again */
+    (void)close(fd); /* a node of the upper was freed since, perhaps this one: look again */
     return -EAGAIN;
 }
 
@@ -311,7 +312,7 @@ int img_upper_pin_to_write(img_upper *upper, img_id id) {
         int fd = img_upper_pin(upper, id);
         if (fd < 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY)
             return fd;
-        img_upper_drop(upper, id); /* it may be writable again */
+        img_upper_drop(upper, id); /* the file system may be writable again: open anew */
         img_upper_unpin(upper, id);
     }
     return -EROFS;
@@ -331,7 +332,7 @@ void img_upper_drop(img_upper *upper, img_id id) {
     img_fds_close_dropped(upper->fds);
 }
 
-int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned) {
+int img_upper_locate(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned) {
     img_tree *tree = upper->tree;
     img_id parent = 0;
     int result = 0;
@@ -369,7 +370,7 @@ int img_upper_object(img_upper *upper, img_id id) {
     int dir;
     img_id pinned;
     identity is = {0, 0};
-    int result = img_upper_place(upper, id, &dir, name, &pinned);
+    int result = img_upper_locate(upper, id, &dir, name, &pinned);
     if (result < 0)
         return result;
     int fd = img_open_beneath(dir, name, O_PATH | O_NOFOLLOW, 0);
@@ -401,7 +402,7 @@ void img_upper_let_go(img_upper *upper, int fd, img_id pinned) {
 #define LARGE_FILE (1u << 20)
 enum { AWAIT_NS = 20000000, AWAIT_MOST = 100 };
 
-/* R. Takes count off; true when nothing holds the node any more. */
+/* R. Lowers the lookup count; true when nothing keeps the node any more. */
 static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
     img_node *node = img_tree_node(tree, id);
     if (!node)
@@ -414,7 +415,7 @@ static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
     return !left && !node->names && id != IMG_ROOT;
 }
 
-/* Frees the node if still nothing holds it; true when it had a file in the upper. */
+/* Frees the node if still nothing keeps it; true when it had a file in the upper. */
 static bool free_node(img_tree *tree, img_id id, uint64_t *size) {
     (void)pthread_rwlock_wrlock(&tree->lock);
     const img_node *node = img_tree_node(tree, id);
@@ -436,22 +437,23 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
         (void)free_node(tree, (img_id)id, &size);
         return;
     }
-    /* A descriptor puts off the giving back of a large file's blocks, which takes long, until it is
-     * closed, when nobody waits for us any more. */
-    int held = -1;
-    /* Held over both: the slot may serve again at once, and its orphan has the same name. */
+    /* To free the blocks of a large file takes long.  An open descriptor defers that until it is
+     * closed, below, when no lock is held any more. */
+    int file = -1;
+    /* `places` is held both for the node and for the orphan: the nodeid may be used again at once,
+     * and the new node's orphan would have the same name. */
     __atomic_fetch_add(&upper->releasing, 1, __ATOMIC_SEQ_CST);
     (void)pthread_rwlock_wrlock(&upper->places);
     if (free_node(tree, (img_id)id, &size)) {
         char orphan[IMG_ORPHAN_BYTES];
         img_upper_orphan((img_id)id, orphan);
         if (size > LARGE_FILE)
-            held = openat(upper->options.work_fd, orphan, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-        (void)unlinkat(upper->options.work_fd, orphan, 0); /* may never have been */
+            file = openat(upper->options.work_fd, orphan, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        (void)unlinkat(upper->options.work_fd, orphan, 0); /* there may be none */
     }
     (void)pthread_rwlock_unlock(&upper->places);
-    if (held >= 0)
-        (void)close(held);
+    if (file >= 0)
+        (void)close(file);
     img_fds_close_dropped(upper->fds);
     __atomic_fetch_sub(&upper->releasing, 1, __ATOMIC_SEQ_CST);
 }

@@ -1,30 +1,31 @@
-/* upperdir.h: the objects of the upper directory by node: their places, descriptors and locks.
+/* upperdir.h: the objects of the upper directory by node: their paths, descriptors and locks.
  *
- * Law: from a node of the tree to the file system object that holds its changes, and nothing more;
- * what an operation does with it is change.h.
+ * Law: this module finds, for a node of the tree, the file system object that holds its changes,
+ * and does nothing else.  The operations on objects are in change.h.
  *
- * Places.  A node's object stands in the upper at its visible path; a file whose last name is gone
- * stands in the work directory as "orphan-<nodeid>" until the kernel forgets it (img_forget),
- * since opens are not announced: any file the kernel knows may be open.
+ * Paths.  A node's object has the same path in the upper as the node has in the tree.  A file that
+ * has lost its last name is in the work directory as "orphan-<nodeid>" until the kernel forgets it
+ * (img_forget).  Each file that the kernel knows may be open, because the kernel sends no OPEN.
  *
- * Who can write to a directory of the upper may put anything in the place of an object at any time:
- * a symlink, a hardlink of another file, a fifo.  So paths are resolved by beneath.h, and what was
- * opened must be the object that the tree has (img_node.object), else it is -EIO.
+ * A user who can write to a directory of the upper can replace an object at any time: by a symlink,
+ * a hardlink of another file, a fifo.  So paths are resolved by beneath.h, and an opened object
+ * must be the one that the tree has (img_node.object); else the answer is -EIO.
  *
- * Descriptors are upperfds.h's.  Regular files are open O_RDWR (O_RDONLY when the mount is
- * read-only, or their file system has become so: img_upper_pin_to_write), directories O_RDONLY |
- * O_DIRECTORY, always O_NOFOLLOW | O_CLOEXEC, and O_NOATIME
- * where we may.  A descriptor never outlives its node: the tree says when it frees one.
+ * Descriptors are kept by upperfds.h.  Regular files are open O_RDWR (O_RDONLY when the mount is
+ * read-only, or when their file system has become read-only: img_upper_pin_to_write), directories
+ * O_RDONLY | O_DIRECTORY; all with O_NOFOLLOW | O_CLOEXEC, and O_NOATIME if that is permitted.  A
+ * descriptor is closed when its node is freed; the tree calls back when it frees one.
  *
- * Locks, taken in this order and never the other way round:
+ * Locks.  They are taken in this order only:
  *     1. change   one change of the upper and the tree at a time.  Python holds it for all steps of
- *                 an operation (large data are copied before, without it), so who must not wait
- *                 asks for it with a time limit, and else hands the request to Python.
- *     2. places   a read-write lock: held for writing around the system call that takes away or
- *                 moves a name together with the change of the tree; for reading while a path is
- *                 turned into a descriptor.  Never held over the reading or writing of data.
+ *                 an operation (large data are copied before, without it).  So a thread that
+ *                 must not wait asks for it with a time limit, and if it does not get it sends
+ *                 the request to Python.
+ *     2. places   a read-write lock.  Held for writing during the system call that removes or moves
+ *                 a name and the change of the tree that goes with it; for reading while a path is
+ *                 turned into a descriptor.  Never held while data are read or written.
  *     3. the tree's lock.  No system call is made under it.
- *     4. that of the descriptors.
+ *     4. the lock of the descriptors (upperfds.h).
  * All functions may be called from any thread.  Errors: negative errno values.
  */
 #ifndef IMG_UPPERDIR_H
@@ -36,11 +37,11 @@
 #include <sys/stat.h>
 
 typedef struct img_upper_options {
-    int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only looked at */
+    int upper_fd, work_fd; /* borrowed; work_fd -1: the upper is only read */
     bool read_only;
     bool no_sync;     /* volatile: fsync does nothing */
-    bool owners;      /* files can be given away (prefix trusted.overlay.): see rootfs/objects.py */
-    bool inodes_last; /* an object of the upper's file system has one st_ino as long as it is */
+    bool owners;      /* chown works (prefix trusted.overlay.); else owners are stored in marks */
+    bool inodes_last; /* an object of the upper's file system keeps its st_ino while it exists */
     bool harmless_files, harmless_devices; /* harmless.h */
     unsigned max_fds;                      /* descriptors kept, at most */
 } img_upper_options;
@@ -51,66 +52,70 @@ typedef struct img_upper {
     img_upper_options options;
     pthread_mutex_t change;
     pthread_rwlock_t places;
-    pthread_mutex_t times[16]; /* by nodeid: changeattr.c */
+    pthread_mutex_t times[16]; /* by nodeid: img_times_lock */
     img_fds *fds;
     uint64_t freed;     /* W of the tree: upper nodes freed so far */
     uint64_t serial;    /* change: names in the work directory, "c<serial>" */
-    uint32_t releasing; /* atomic: threads that give back what was forgotten */
+    uint32_t releasing; /* atomic: threads in img_forget that remove a file */
     bool reserved;      /* change: the fast path leaves all changes to Python */
-    uint32_t uid, gid;  /* what an object is made with */
+    uint32_t uid, gid;  /* owner of the objects that this process makes */
 } img_upper;
 
 /* tree must outlive it. NULL when memory is short. */
 img_upper *img_upper_new(img_tree *tree, const img_upper_options *options);
 void img_upper_free(img_upper *upper);
 
+/* Takes the lock `change`. */
 void img_upper_lock(img_upper *upper);
-/* False when it was not to be had within that time. */
+/* Takes the lock `change`; false when it is not free within that time. */
 bool img_upper_trylock(img_upper *upper, unsigned milliseconds);
 void img_upper_unlock(img_upper *upper);
 
-/* The writing side of places; change must be held, and no img_upper_pin may come in between. */
+/* Take and release `places` for writing. `change` must be held, and img_upper_pin must not be
+ * called in between. */
 void img_upper_moving(img_upper *upper);
 void img_upper_moved(img_upper *upper);
 
-/* The descriptor of a node's object (IMG_NODE_UPPER), good until it is unpinned.
- * -ESTALE: no such node, or nothing of it in the upper; -EINVAL: neither file nor directory; -EIO:
- * another object stands in its place;
- * -EMFILE when all kept ones are pinned. */
+/* The descriptor of a node's object (IMG_NODE_UPPER), which stays open until it is unpinned.
+ * -ESTALE: no such node, or it has no object in the upper; -EINVAL: neither file nor directory;
+ * -EIO: another object is at its path; -EMFILE: no descriptor is left, because all are pinned. */
 int img_upper_pin(img_upper *upper, img_id id);
-/* The same for a file that is to be written: -EROFS where it can only be read. */
+/* The same for a file that will be written to; -EROFS when it can only be read. */
 int img_upper_pin_to_write(img_upper *upper, img_id id);
 void img_upper_unpin(img_upper *upper, img_id id);
-/* Takes over fd as id's descriptor (a file just made). Closes it when there is no room. */
+/* Keeps fd, which is of a file that was just made, as the node's descriptor; closes it when there
+ * is no room. */
 void img_upper_keep(img_upper *upper, img_id id, int fd);
-/* Closes the node's descriptor, at once or when its last pin goes. */
+/* Closes the node's descriptor, at once or when it is unpinned for the last time. */
 void img_upper_drop(img_upper *upper, img_id id);
 
-/* (dir_fd, name) that a system call may use for the object of a node of any kind (symlinks,
- * devices), as long as change is held. The directory is pinned as *pinned (0: nothing to unpin).
- * name must hold 256 bytes. */
-int img_upper_place(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned);
+/* Finds directory and name of the object of a node of any type (also of symlinks and devices), for
+ * system calls that take both. They are valid while `change` is held. *pinned: the directory's
+ * node, to be unpinned (0: none). name must have 256 bytes. */
+int img_upper_locate(img_upper *upper, img_id id, int *dir_fd, char *name, img_id *pinned);
 
-/* An O_PATH descriptor of the object of a node of any kind, the caller's to close; -EIO when
- * another stands in its place. As long as change is held. img_fd_path is what other system calls
- * take. */
+/* An O_PATH descriptor of the object of a node of any type, which the caller closes; -EIO when
+ * another object is at its path. `change` must be held. For system calls that take no such
+ * descriptor there is img_fd_path. */
 int img_upper_object(img_upper *upper, img_id id);
-/* The same, or the descriptor that is kept, pinned as *pinned (0: none); for img_upper_let_go. */
+/* The same, or the kept descriptor if there is one, which is pinned (*pinned; else 0). Ended by
+ * img_upper_let_go. */
 int img_upper_hold(img_upper *upper, img_id id, img_id *pinned);
 void img_upper_let_go(img_upper *upper, int fd, img_id pinned);
-/* R. Whether st is of the node's object. */
+/* R. Whether st is that of the node's object. */
 bool img_upper_is(const img_upper *upper, const img_node *node, const struct stat *st);
 
-/* The orphan's name in the work directory; out must hold IMG_ORPHAN_BYTES. */
+/* The name of the node's orphan in the work directory; out must have IMG_ORPHAN_BYTES. */
 #define IMG_ORPHAN_BYTES 20
 void img_upper_orphan(img_id id, char *out);
 
-/* Waits until the kernel's word of files that are gone, which follows their removal, has been heard
- * and their space given back: who found the upper full tries once more after it. */
+/* For an operation that found the upper full, before it is tried once more.  After an unlink the
+ * kernel still has to send a FORGET, and only then the file's space is freed.  This waits a short
+ * while for such requests, and until those that have come are done. */
 void img_upper_await_release(img_upper *upper);
 
-/* The kernel has forgotten `count` lookups of the node.  Frees it when that was its last hold, and
- * then removes its orphan and closes its descriptor. upper may be NULL (no upper). */
+/* The kernel has forgotten `count` lookups of the node.  If nothing keeps the node any more, frees
+ * it, removes its orphan and closes its descriptor. upper may be NULL (no upper). */
 void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count);
 
 #endif

@@ -100,5 +100,5 @@ def test_the_core_follows_nothing(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"SYS_openat2|self/fd/%|AT_SYMLINK_FOLLOW", text)
     for call in re.findall(r"\b(?:openat|fchmodat|fstatat|utimensat|fchownat)\([^;]*;", text):
-        here = re.search(r'NOFOLLOW|O_EXCL|, "\.",|AT_FDCWD, o->place', call)
+        here = re.search(r'NOFOLLOW|O_EXCL|, "\.",|AT_FDCWD, o->fd_path', call)
         assert here, call

@@ -1,9 +1,9 @@
-"""Documents say what works: each command in a fence of README.md, CONTRIBUTING.md and docs/ is run.
+"""Documented commands work: each command in a fence of README.md, CONTRIBUTING.md and docs/ is run.
 
     ```sh         each line is a command
-    ```console    a line `$ COMMAND`, then what it prints; … stands for anything
+    ```console    a line `$ COMMAND`, then its output; … matches anything
     ```fstab      lines of /etc/fstab
-    <!-- not run: REASON -->    before any fence: it cannot run, or is no command
+    <!-- not run: REASON -->    before any fence: it cannot be run, or is no command
 
 The commands of one document run in order, in one shell, as root of the machine in a mount and a
 process namespace of their own: /mnt, /srv and /run are their own, /etc/fstab is empty, the working
@@ -28,8 +28,9 @@ from mounted import Command
 TOP = Path(__file__).resolve().parents[2]
 DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").glob("*.md"))]
 MARK = re.compile(r"<!-- not run: \S.* -->")
-# The copies of others' FUSE mounts go first: they would keep these mounts' daemons from ending.
-# `imgmount` stands where `make install` puts it, since mount(8) looks for it there.
+# The namespace has copies of other FUSE mounts, which would keep their daemons from ending, so
+# these are unmounted first.  `imgmount` is where `make install` puts it: mount(8) looks for it
+# there.
 PROLOGUE = """\
 set -eu
 grep ' - fuse' /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r at; do
@@ -57,7 +58,7 @@ EPILOGUE = 'grep -E " (/mnt|$BASE)/.* - fuse" /proc/self/mountinfo > "$BASE/left
 
 @dataclass
 class Step:
-    """A command and what it is to print (None: anything)."""
+    """A command and its expected output (None: anything)."""
 
     line: int
     command: str
@@ -113,7 +114,7 @@ def commands(text: str) -> list[Step]:
 
 
 def is_like(printed: str, said: str) -> bool:
-    """… in what is said stands for anything."""
+    """Whether the output matches; … in the document matches anything."""
     pattern = ".*".join(re.escape(part) for part in said.rstrip().split("…"))
     return re.fullmatch(pattern, printed.rstrip(), re.DOTALL) is not None
 
@@ -124,7 +125,7 @@ def script(found: list[Step]) -> str:
 
 
 def run(found: list[Step], base: Path) -> list[str]:
-    """Runs the steps in namespaces of their own; what was not as the document says."""
+    """Runs the steps in new namespaces; returns the differences from the document."""
     docker_archive(base / "ubuntu.tar", busybox_layers(), tags=("ubuntu:latest",))
     (base / "imgmount").write_text(f'#!/bin/sh\nexec {sys.executable} -m fusemount "$@"\n')
     (base / "imgmount").chmod(0o755)
@@ -152,7 +153,7 @@ def has_commands(document: Path) -> bool:
     try:
         return any(not fence.marked for fence in fences(document.read_text()))
     except Unclear:
-        return False  # the other test says so
+        return False  # the test of fences fails
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

@@ -1,11 +1,11 @@
-"""Signposts lead somewhere: each file that a comment, a docstring or a document names is there.
+"""Signposts: each file that a comment, a docstring or a document names exists.
 
-Law: a name of a file is its path, the end of its path, or its base name.  A base name leads to the
-directory of the file that names it, else to the one file of the project that has it; a module of
-fusemount/ that is named from another room has the room before it.  With `*`, or a word in capitals
-that stands for it, one file must be there.  A path whose first directory is none of ours
-(`fs/fuse/dev.c`) belongs to another project.  The numbers of cases (`test_r34_…`, "R 34") lead to
-docs/semantics.md.
+Law: a file is named by its path, the end of its path, or its base name.  A base name means the file
+in the directory of the file that names it, or else the only file of the project with that name.  A
+module of fusemount/ that is named from another room has its room in front.  If the name has a `*`,
+or a word in capitals as a placeholder, at least one file must match.  A path whose first directory
+is not one of the project (`fs/fuse/dev.c`) belongs to another project.  The numbers of cases
+(`test_r34_…`, "R 34") are explained in docs/semantics.md.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 OURS = ("fusemount", "native", "tests", "scripts", "docs")
-# Names without a directory that are other projects' files.
+# Names without a directory that are files of other projects.
 FOREIGN = {
     "config.md": "OCI image-spec", "descriptor.md": "OCI image-spec",
     "image-index.md": "OCI image-spec", "image-layout.md": "OCI image-spec",
     "layer.md": "OCI image-spec", "manifest.md": "OCI image-spec",
     "main.c": "fuse-overlayfs", "posix_acl_xattr.h": "Linux", "Python.h": "CPython",
 }  # fmt: skip
-# One of these stands in each directory.
+# Several directories have one of each.
 IN_EACH = {"room.h", "conftest.py", "__init__.py", "__main__.py"}
-# What is made by a build or a run, and not kept.
+# Files that a build or a run makes; they are not in the repository.
 MADE = ("native/fuzz/build/", "native/tests/build/")
 SOURCE = re.compile(r"(?<![\w./<*{}$-])((?:[\w.*-]+/)*[\w*-]+\.(?:pyi|py|c|h|md))(?![\w/]|\.\w)")
 PATH = re.compile(rf"(?<![\w./<*{{}}$-])((?:{'|'.join(OURS)})/[\w./*-]*[\w*])")
@@ -53,7 +53,7 @@ ROOMS = {part for name in KNOWN for part in Path(name).parts}
 
 
 def of_python(text: str) -> Iterator[tuple[int, str]]:
-    """Comments and docstrings, with their lines."""
+    """Comments and docstrings, with their line numbers."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -73,7 +73,7 @@ def of_c(text: str) -> Iterator[tuple[int, str]]:
 
 
 def said(name: str) -> Iterator[tuple[int, str]]:
-    """What a file of the project says to its readers; of a document, all."""
+    """The lines of text for readers in a file of the project; all lines of a document."""
     text = (TOP / name).read_text(errors="replace")
     if name.endswith((".py", ".pyi")) or re.match("#!.*python", text):
         yield from of_python(text)
@@ -87,7 +87,7 @@ def said(name: str) -> Iterator[tuple[int, str]]:
 
 
 def leads_to(named: str, here: str) -> list[str]:
-    """The files of the project that `named`, which stands in the file `here`, may mean."""
+    """The files of the project that the name `named` in the file `here` may mean."""
     directory = here.rpartition("/")[0]
     pattern = re.sub(r"(?<![a-z])[A-Z]{3,}(?![a-z])", "*", named)
     for path in (f"{directory}/{pattern}".lstrip("/"), pattern):
@@ -116,7 +116,7 @@ def problem(named: str, here: str) -> str | None:
 
 
 def dotted(named: str) -> str | None:
-    """fusemount.a.b.C: a module, or a word that stands in the module."""
+    """The problem of fusemount.a.b.C, which must be a module, or a word in that module."""
     parts = named.split(".")
     for n in range(len(parts), 0, -1):
         path = TOP.joinpath(*parts[:n])
@@ -165,7 +165,7 @@ def test_each_numbered_case_is_explained() -> None:
 
 
 def test_names_of_the_code_in_the_architecture_are_there() -> None:
-    """`img_write`, `CopyUp.whole`, `_answering`: the last part is a word of the code."""
+    """`img_write`, `CopyUp.with_data`, `_answering`: the last component is a word of the code."""
     spans = re.findall(r"`([A-Za-z_.]+)`", (TOP / "docs/architecture.md").read_text())
     named = {span.rpartition(".")[2] for span in spans if re.search(r"_|[a-z][A-Z]", span)}
     code = (TOP / name for name in FILES if name.startswith(("fusemount/", "native/")))
@@ -176,7 +176,7 @@ def test_names_of_the_code_in_the_architecture_are_there() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub makes of headings."""
     heads = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
