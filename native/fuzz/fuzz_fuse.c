@@ -88,7 +88,7 @@ static void answer(talk *t) {
     struct fuse_in_header head;
     struct fuse_open_out opened = {0};
     piece p;
-    CHECK(python_hears(t->r, heard, sizeof heard) >= sizeof head);
+    CHECK(python_receives(t->r, heard, sizeof heard) >= sizeof head);
     memcpy(&head, heard, sizeof head);
     while (follows(t, FROM_PYTHON, &p)) {
         if (p.len)
@@ -101,11 +101,11 @@ static void answer(talk *t) {
         img_upper_lock(t->r->upper);
         error = copy_up(t->r, head.nodeid);
         img_upper_unlock(t->r->upper);
-        python_says(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
+        python_answers(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
     } else if (given) {
-        python_says(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
+        python_answers(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
     } else {
-        python_says(t->r, head.unique, -ENOSYS, NULL, 0);
+        python_answers(t->r, head.unique, -ENOSYS, NULL, 0);
     }
     if (given)
         free(p.data);
