@@ -56,7 +56,7 @@ enum { STOPPED = 1, PUSHED };
 
 /* ---- called by the threads that answer requests ------------------------------------------- */
 
-/* R. What the node's pages are for pushing: one of these. */
+/* R. The node's field with one of these values. */
 static uint32_t *pages_of(const img_tree *tree, img_id id) {
     return &img_node_at(tree, id)->pages;
 }
