@@ -1,14 +1,14 @@
-"""What the C extension offers; native/*.h say what it means underneath."""
+"""The functions and types of the C extension.  The headers in native/ describe them in full."""
 
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, final
 
 class FormatError(ValueError):
-    """An archive or index that breaks its format or passes a limit.
+    """An archive or index that breaks its format or exceeds a limit.
 
-    message says what; member names the archive member at hand (may be empty); offset is the
-    byte offset in the (uncompressed) archive.
+    message: the reason; member: the name of the archive member (may be empty); offset: the byte
+    offset in the (uncompressed) archive.
     """
 
     message: str
@@ -17,11 +17,11 @@ class FormatError(ValueError):
 
 @final
 class Member:
-    """One member of an archive, as the tar says it (struct sequence, native/index/index.h)."""
+    """One member of an archive, as the tar has it (struct sequence, native/index/index.h)."""
 
     kind: str  # "file", "dir", "symlink", "hardlink", "char", "block", "fifo"; "socket", "whiteout"
     path: bytes  # normalised, b"" is the root
-    link: bytes  # symlink target as written; hardlink target normalised
+    link: bytes  # symlink: the target as in the tar; hardlink: the target, normalised
     mode: int
     uid: int
     gid: int
@@ -35,18 +35,18 @@ class Member:
     xattrs: tuple[tuple[bytes, bytes], ...]
     sparse: bool
 
-INDEX_BYTES_MAX: int  # native/index/index.h: nbytes of one LayerIndex, and of all of an image
+INDEX_BYTES_MAX: int  # limit of nbytes of one LayerIndex, and of all of an image (index.h)
 
 @final
 class LayerIndex:
-    """A scanned archive. Raises FormatError, OSError, MemoryError."""
+    """The index of an archive or a directory layer.  Raises FormatError, OSError, MemoryError."""
 
     @staticmethod
     def scan(fd: int, offset: int, length: int) -> LayerIndex: ...  # releases the GIL
     @staticmethod
-    def load(fd: int, name: bytes = b"", /) -> LayerIndex: ...  # FormatError: damaged, foreign
-    def save(self, fd: int, name: bytes = b"", /) -> None: ...  # is loaded by that name only
-    def drop_entries(self) -> None: ...  # members go; what trees point into stays
+    def load(fd: int, name: bytes = b"", /) -> LayerIndex: ...  # FormatError: damaged, not its own
+    def save(self, fd: int, name: bytes = b"", /) -> None: ...  # load must be given the same name
+    def drop_entries(self) -> None: ...  # frees the members; trees still work
     def __len__(self) -> int: ...
     def member(self, i: int) -> Member: ...
     @property
@@ -55,8 +55,9 @@ class LayerIndex:
     def nbytes(self) -> int: ...  # memory of the arrays
     @property
     def oddities(self) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
-        """What is shown otherwise than the archive says it, each as (how many members, the path of
-        the first): `..` that would have left the root; owners that are no ids, shown as 0."""
+        """Members that are not shown as the archive has them: first those with a `..` that would
+        have left the root, then those with an owner that is no id, shown as 0.  Each is (the number
+        of members, the path of the first)."""
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 
@@ -69,16 +70,16 @@ MARKS_ROOTS_WORD: int
 
 def marks_said(fd: int, /) -> int: ...
 def scan_directory(fd: int, obeyed: int, /) -> tuple[LayerIndex, int, bytes, int, bytes]:
-    """A directory as a layer (native/dir/dirscan.h), obeying these marks; how many of its
-    directories may not be read, and one of them; how many objects have a user's marks that were not
-    obeyed, and one of them.
+    """Scans a directory layer (native/dir/dirscan.h).  obeyed: the kinds of marks, MARKS_*.
 
-    Raises FormatError; OSError whose filename is the name at fault, in the layer.
+    Returns the index; the number of directories that may not be read, and the path of one; the
+    number of objects with marks of the user that were not obeyed, and the path of one.
+    Raises FormatError, and OSError whose filename is the path in the layer.
     """
 
 @final
 class Scanner:
-    """The sans-I/O scanner: feed the archive's bytes in order, then finish()."""
+    """Scans a tar without I/O: feed the archive's bytes in order, then call finish()."""
 
     def __init__(self) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview) -> None: ...  # releases the GIL
@@ -88,7 +89,7 @@ class Scanner:
 
 @final
 class Attr:
-    """Attributes of a node (struct sequence). layer is -1 for what no layer gave."""
+    """Attributes of a node (struct sequence).  layer: -1 for a node that is not from a layer."""
 
     ino: int
     mode: int
@@ -104,13 +105,13 @@ class Attr:
     upper: bool
     blocks: int
     inode: int  # st_ino; ino is the nodeid
-    meta: bool  # upper, with its attributes alone: the data are the layer's
+    meta: bool  # a metacopy in the upper: the data are in a layer
     generation: int  # of the nodeid: 32 bits
 
 @final
 class Tree:
-    """The merged tree (native/tree/tree.h). Methods raise OSError: ESTALE for a nodeid that is
-    gone, ENOTDIR, and what they name."""
+    """The merged tree (native/tree/tree.h).  Methods raise OSError: ESTALE for a nodeid that does
+    not exist any more, ENOTDIR, and the errors of the C function of the same name."""
 
     def __init__(self) -> None: ...
     def add_layer(
@@ -121,15 +122,16 @@ class Tree:
         self,
         uids: Sequence[tuple[int, int, int]],  # (first stored, first shown, count)
         gids: Sequence[tuple[int, int, int]],
-        squash_uid: int,  # all are shown as that one; -1: no
+        squash_uid: int,  # all uids are shown as this one; -1: no squash
         squash_gid: int,
         /,
     ) -> None: ...
-    # native/tree/idmap.h; all ids here, but those of shown and stored, are stored ones
+    # native/tree/idmap.h.  shown translates stored ids to shown ids, stored does the reverse; all
+    # other ids of a Tree are stored ids.
     def shown(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def stored(self, uid: int, gid: int, /) -> tuple[int, int]: ...
     def seal(self) -> None: ...
-    def set_generation(self, generation: int, /) -> None: ...  # of what the layers gave; 32 bits
+    def set_generation(self, generation: int, /) -> None: ...  # of nodes from layers; 32 bits
     def check(self) -> None: ...  # OSError EUCLEAN with the broken invariant
     @property
     def nodes(self) -> int: ...
@@ -148,7 +150,7 @@ class Tree:
     def xattrs(self, ino: int, /) -> dict[bytes, bytes]: ...
     def getxattr(self, ino: int, name: bytes, /) -> bytes | None: ...
     def setxattr(self, ino: int, name: bytes, value: bytes | None, /) -> None: ...
-    def ctimes(self) -> list[tuple[int, int]]: ...  # of the upper's objects: (st_ino there, ns)
+    def ctimes(self) -> list[tuple[int, int]]: ...  # of upper objects: (their st_ino, ns)
     def new_node(
         self,
         mode: int,
@@ -160,8 +162,8 @@ class Tree:
         atime_ns: int,
         ctime_ns: int,
         target: bytes | None = None,
-        inode: int = 0,  # the upper object's, from which st_ino is made
-        upper: bool = True,  # False: in memory alone
+        inode: int = 0,  # inode number of the upper object, from which st_ino is made
+        upper: bool = True,  # False: the node has no upper object
     ) -> int: ...
     def set_attr(
         self,
@@ -177,7 +179,7 @@ class Tree:
         upper: bool = ...,
         blocks: int = ...,
         meta: bool = ...,
-        object: int = ...,  # st_ino of the upper's; 0: not known
+        object: int = ...,  # st_ino of the upper object; 0: not known
     ) -> None: ...
     def add_name(self, parent: int, name: bytes, ino: int, lower: bool = False, /) -> None: ...
     def drop_name(self, parent: int, name: bytes, mark: bool = True, /) -> None: ...
@@ -191,24 +193,25 @@ class Tree:
 
 @final
 class UpperFiles:
-    """The objects of an upper by node, and the changes that one system call completes
-    (native/upper/upperdir.h, native/upper/change.h). Methods raise OSError and release the GIL.
+    """The objects of an upper by node, and changes that need one system call
+    (native/upper/upperdir.h, native/upper/change.h).  Methods raise OSError and release the GIL.
 
-    What is declined, None or False, was not even begun.  lock must be held for it all, save pin,
-    forget, write and sync; between moving and moved nothing here may be called.
+    None or False means that the change was declined: nothing was changed.  The caller holds the
+    lock for all methods except pin, forget, write and sync.  Between moving and moved, no method
+    may be called.
     """
 
     def __init__(
         self,
         tree: Tree,
         upper_fd: int,
-        work_fd: int,  # -1: the upper is only looked at
+        work_fd: int,  # -1: the upper is only read
         *,
         read_only: bool,
         owners: bool,
         max_fds: int,
         no_sync: bool,
-        inodes_last: bool,  # an object of the upper has one st_ino as long as it is
+        inodes_last: bool,  # an upper object keeps its st_ino as long as it exists
         harmless_files: bool,  # native/upper/harmless.h
         harmless_devices: bool,
     ) -> None: ...
@@ -219,7 +222,7 @@ class UpperFiles:
     def moving(self) -> None: ...
     def moved(self) -> None: ...
     def pin(self, ino: int, /) -> int: ...
-    def object(self, ino: int, /) -> int: ...  # O_PATH, to be closed; EIO: another is in its place
+    def object(self, ino: int, /) -> int: ...  # O_PATH, the caller closes it; EIO: it was replaced
     def unpin(self, ino: int, /) -> None: ...
     def forget(self, ino: int, count: int, /) -> None: ...
     def make(
@@ -256,8 +259,8 @@ class UpperFiles:
 
 @final
 class FastPath:
-    """Answers the kernel on threads without the GIL (native/fast/fastpath.h), from its making until
-    stop(). Descriptors are borrowed; -1: none. Raises OSError."""
+    """Threads that answer the kernel without the GIL (native/fast/fastpath.h), until stop().
+    Descriptors are borrowed; -1: none.  Raises OSError."""
 
     def __new__(
         cls,
@@ -280,18 +283,18 @@ class FastPath:
 
 @final
 class Stats:
-    """Counters (native/base/stats.h); adding is lock-free, also from C threads without the GIL."""
+    """Counters (native/base/stats.h).  C threads add to them without a lock and without the GIL."""
 
     def __init__(self) -> None: ...
     def add(self, opcode: int, door: int, ns: int, failed: bool, bytes: int, /) -> None: ...
     @staticmethod
     def now() -> int: ...  # CLOCK_MONOTONIC, ns
     @staticmethod
-    def percentile(buckets: list[int], p: float, /) -> int: ...  # ns; of a snapshot's buckets
+    def percentile(buckets: list[int], p: float, /) -> int: ...  # ns; buckets: from a snapshot
     # {"ops": {"LOOKUP": {"native": {"count", "errors", "bytes", "total_ns", "mean_ns", "p50_ns",
     #                                "p90_ns", "p99_ns", "max_ns", "buckets": [40 counts]},
     #                     "python": {...}}}, "prepared", "pushed_files", "pushed_bytes",
-    #  "push_misses", "wakeups", "spins", "malformed"}; what was not asked is not there.
+    #  "push_misses", "wakeups", "spins", "malformed"}.  An opcode without requests is left out.
     def snapshot(self) -> dict[str, Any]: ...
 
 DOOR_NATIVE: int
@@ -300,15 +303,13 @@ DOOR_PYTHON: int
 # native/base/beneath.h; callers use fusemount/beneath.py
 def open_beneath(dir_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
 def open_in_root(root_fd: int, path: _Path, flags: int, mode: int, /) -> int: ...
-def beneath_step_by_step(on: bool, /) -> None: ...  # for tests: as if openat2 were not there
+def beneath_step_by_step(on: bool, /) -> None: ...  # for tests: as if there were no openat2
 def renameat2(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int, /) -> None: ...
 
-# linux
-def mount(
-    source: _Path, target: _Path, fstype: str, flags: int, data: str, /
-) -> None: ...  # each of these is the system call of its name: OSError, GIL released
+# Linux.  Most are the system call of their name; they raise OSError and release the GIL.
+def mount(source: _Path, target: _Path, fstype: str, flags: int, data: str, /) -> None: ...
 def mount_setattr(target: _Path, flags: int, attr_set: int, /) -> None: ...
-def clone_mount(fd: int, /) -> int: ...  # O_PATH; nothing is mounted in it, now or later
+def clone_mount(fd: int, /) -> int: ...  # O_PATH; it has no mounts in it (base/clonemount.h)
 def mount_of(fd: int, /) -> tuple[int, int, int]: ...  # (major, minor, unique mount ID or 0)
 def umount2(target: _Path, flags: int, /) -> None: ...
 def pivot_root(new_root: _Path, put_old: _Path, /) -> None: ...

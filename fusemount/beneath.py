@@ -18,9 +18,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.errors import NotPermitted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 LINKS_MAX = 40  # as the kernel's
@@ -31,6 +35,15 @@ _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # include/linux/proc_ns.h, PROC_USER_INIT_IN
 def open_beneath(dir_fd: int, path: bytes | str, flags: int, mode: int = 0o777) -> int:
     """open(2) of a path below dir_fd; O_PATH | O_NOFOLLOW opens a symlink itself."""
     return _native.open_beneath(dir_fd, path, flags, mode)
+
+
+def open_below(root: Path, path: Path, flags: int) -> int:
+    """open(2) of a path that begins with root, a directory; only root itself may have symlinks."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_beneath(top, str(path.relative_to(root)), flags)
+    finally:
+        os.close(top)
 
 
 def open_in_root(root_fd: int, path: bytes | str, flags: int, mode: int = 0o777) -> int:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.capture.changed import Asked, Changed, Warn, open_changed
+from fusemount.capture.changed import Asked, Changed, Warn, all_as_added, open_changed
 from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -131,14 +131,7 @@ def _write(
 def _changes(changed: Changed) -> Sequence[Change]:
     """The contents of the new layer: the changes; over unpacked directories, which are not layers
     of an image yet, all that the directories and the upper show."""
-    from fusemount import _native
-    from fusemount.rootfs.changes import compare
-
-    if not changed.image.is_bare:
-        return changed.changes
-    nothing = _native.Tree()
-    nothing.seal()
-    return compare(nothing, changed.rootfs.tree)
+    return all_as_added(changed.rootfs) if changed.image.is_bare else changed.changes
 
 
 def _layer_tar(

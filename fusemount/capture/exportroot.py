@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.capture.changed import Asked, Warn, open_changed
+from fusemount.capture.changed import Asked, Warn, all_as_added, open_changed
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.mountpoint import FSTYPE, resolve
 from fusemount.daemon.openview import open_view
@@ -40,7 +40,7 @@ def export_place(
     """The tar of all that a mount or an upper shows, in pieces.  Raises as open_changed does."""
     with ExitStack() as stack:
         changed = open_changed(asked, directories, progress, warn, stack)
-        yield from _whole(changed.rootfs, asked, warn)
+        yield from _tar_of(changed.rootfs, asked, warn)
 
 
 def export_image(
@@ -51,16 +51,12 @@ def export_image(
     options = replace(MountOptions(read_only=True), follow_symlink_parents=follow)
     with ExitStack() as stack:
         view = open_view(reference, asked.image_options, options, directories, progress, stack)
-        yield from _whole(view.rootfs, asked, warn)
+        yield from _tar_of(view.rootfs, asked, warn)
 
 
-def _whole(rootfs: RootFs, asked: Asked, warn: Warn) -> Iterator[bytes]:
-    from fusemount import _native
-    from fusemount.rootfs.changes import compare
+def _tar_of(rootfs: RootFs, asked: Asked, warn: Warn) -> Iterator[bytes]:
     from fusemount.rootfs.layertar import layer_tar
 
-    nothing = _native.Tree()
-    nothing.seal()
-    changes = compare(nothing, rootfs.tree)
+    changes = all_as_added(rootfs)
     limit = asked.image_options.unpack
     yield from layer_tar(rootfs, changes, lambda what: warn(f"{what}: left out"), limit=limit)

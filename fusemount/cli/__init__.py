@@ -1,4 +1,5 @@
-"""The command line.  One file a verb: parse flags, call one function, print.
+"""The command line.  One module for each verb: it parses flags, calls one function and prints.
 
-Law: only this room reads the environment, and only this room writes to the terminal.
+Law: of all rooms only `cli` reads the environment (tests/words/test_floors.py), and only `cli`
+writes to the terminal.
 """

@@ -1,4 +1,4 @@
-"""Law: times and sizes in docker's words (go-units)."""
+"""Formats times and sizes as docker does (go-units)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def age(created: str, now: datetime) -> str:
-    """duration(), with "ago"; a time that cannot be read stands as it is."""
+    """duration() with "ago".  Returns a time that cannot be parsed as it is, and "N/A" for ""."""
     try:
         then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
     except ValueError:
@@ -16,7 +16,10 @@ def age(created: str, now: datetime) -> str:
 
 
 def local_time(created: str) -> str:
-    """RFC 3339, whole seconds; one that is not said is Go's zero, one that cannot be read stays."""
+    """The local time by RFC 3339, in whole seconds.
+
+    Returns Go's zero time for "", and a time that cannot be parsed as it is.
+    """
     try:
         then = datetime.fromisoformat(created)
     except ValueError:
@@ -26,7 +29,7 @@ def local_time(created: str) -> str:
 
 
 def duration(then: datetime, now: datetime) -> str:
-    """units.HumanDuration of the time between."""
+    """The time between the two, as go-units' HumanDuration writes it."""
     seconds = int((now - then).total_seconds())
     minutes, hours = seconds // 60, round(seconds / 3600)
     if seconds < 1:
@@ -47,7 +50,7 @@ def duration(then: datetime, now: datetime) -> str:
 
 
 def human_size(size: int) -> str:
-    """Docker's units.HumanSize: powers of 1000, three significant digits."""
+    """The size as go-units' HumanSize writes it: powers of 1000, three significant digits."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 999.5 or unit == "TB":

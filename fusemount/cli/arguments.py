@@ -1,4 +1,7 @@
-"""Law: what several verbs' command lines share: parser, image flags, directories."""
+"""The parser, the flags and the settings that several verbs share.
+
+Law: a flag that two verbs have, and a setting that two verbs read, is defined here.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from fusemount.settings import (
     UNPACK_LIMIT,
     Directories,
     ImageOptions,
+    Platform,
     UnpackLimit,
     UserMarks,
 )
@@ -26,8 +30,11 @@ if TYPE_CHECKING:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """argparse's own asks shutil for the terminal's width, which takes 5 ms to import, for each
-    flag that is added."""
+    """Finds the terminal's width without shutil.
+
+    argparse's own formatter gets the width from shutil for every flag that is added, and importing
+    shutil takes 5 ms.
+    """
 
     def __init__(self, prog: str) -> None:
         columns = os.environ.get("COLUMNS", "")
@@ -42,7 +49,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our errors, and without guessing abbreviated flags."""
+    """argparse with our errors; an abbreviated flag is an error."""
 
     def __init__(self, verb: str, description: str, usage: str | None = None) -> None:
         super().__init__(
@@ -75,13 +82,21 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
                         help="owners stand in user.containers.override_stat")  # fmt: skip
 
 
+def add_history_flags(parser: argparse.ArgumentParser) -> None:
+    """How a new image's config differs: its fields, and a message in its history."""
+    parser.add_argument("-c", "--change", metavar="LINE", action="append", default=[],
+                        help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or "
+                             "WORKDIR, as in a Dockerfile")  # fmt: skip
+    parser.add_argument("-m", "--message", default="", help="for the image's history")
+
+
 def add_unpack_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-unpacked", metavar="SIZE", default="",
                         help="what an image may unpack to (default 64G)")  # fmt: skip
 
 
 def unpack_limit(text: str) -> UnpackLimit:
-    """Of --max-unpacked: `64G`, `unlimited`; "" is the default.  Raises UsageError."""
+    """Parses --max-unpacked: `64G`, `unlimited`; "" is the default.  Raises UsageError."""
     if not text:
         return UNPACK_LIMIT
     if text == "unlimited":
@@ -94,7 +109,7 @@ def unpack_limit(text: str) -> UnpackLimit:
 
 
 def add_changed(parser: argparse.ArgumentParser) -> None:
-    """What diff and commit look at."""
+    """The arguments of verbs that read a mount or an upper: diff, commit, export."""
     parser.add_argument("place", metavar="MOUNTPOINT|UPPER", type=Path)
     parser.add_argument("--base", metavar="IMAGE", help="the image below, where none is recorded")
     parser.add_argument("--symlink-parents", choices=("follow", "replace"),
@@ -108,9 +123,14 @@ def asked_of(args: argparse.Namespace) -> Asked:
     return Asked(
         place=args.place,
         base=reference_of(args.base) if args.base else None,
-        follow_symlink_parents=args.symlink_parents and args.symlink_parents == "follow",
+        follow_symlink_parents=follows_symlink_parents(args),
         image_options=image_options_of(args),
     )
+
+
+def follows_symlink_parents(args: argparse.Namespace) -> bool | None:
+    """--symlink-parents; None if it is not given."""
+    return None if args.symlink_parents is None else args.symlink_parents == "follow"
 
 
 def reference_of(text: str) -> Reference:
@@ -127,7 +147,7 @@ def reference_of(text: str) -> Reference:
 
 
 def _in_full(reference: Reference) -> Reference:
-    """A name without a registry is one of the default registry's, where the store has that."""
+    """Puts the default registry before a name without a registry, if the store has that image."""
     from fusemount.cli.registryflags import default_domain
     from fusemount.errors import ImgmountError
     from fusemount.store import Store
@@ -136,13 +156,13 @@ def _in_full(reference: Reference) -> Reference:
     try:
         name = str(store.name(reference.name or ""))
         store.find(name)
-    except ImgmountError:  # who opens it says what is wrong
+    except ImgmountError:  # the caller opens the reference, and gets the same error then
         return reference
     return replace(reference, name=name)
 
 
 def open_store(*, create: bool = False, max_unpacked: str = "") -> Store:
-    """The store of --root; create: made where it is not there, else it is then empty."""
+    """The store of --root.  create: make it if it does not exist; else a missing store is empty."""
     from fusemount.cli.registryflags import default_domain
     from fusemount.store import Store
 
@@ -168,21 +188,29 @@ def marks_of(args: argparse.Namespace) -> UserMarks:
 
 
 def image_options(platform: str | None, max_unpacked: str, *, verify: bool) -> ImageOptions:
+    return ImageOptions(platform_of(platform), verify, unpack_limit(max_unpacked))
+
+
+def platform_of(text: str | None) -> Platform | None:
+    """Parses --platform; None if it is not given.  Raises UsageError."""
     from fusemount.image import parse_platform
 
-    chosen = parse_platform(platform) if platform else None
-    return ImageOptions(chosen, verify, unpack_limit(max_unpacked))
+    return parse_platform(text) if text else None
 
 
 def user_id() -> int:
-    """Whose stores and directories are meant: inside `podman unshare`, where its user is root by
-    name only, that user's (containers/storage, pkg/unshare)."""
+    """The user whose stores and directories are used.
+
+    Inside `podman unshare` that is the user outside, who is root there by name only
+    (containers/storage, pkg/unshare).
+    """
     outside = os.environ.get("_CONTAINERS_ROOTLESS_UID", "")
     return int(outside) if outside.isascii() and outside.isdigit() else os.geteuid()
 
 
 def directories() -> Directories:
-    """IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR, else FHS for root, else XDG's base directories."""
+    """The program's directories: IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR if they are set, else the
+    FHS's for root, else those of XDG's base directory specification."""
     uid = user_id()
     if uid == 0:
         cache, state, runtime, store = (Path(p) for p in _ROOT)
@@ -203,9 +231,12 @@ _ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/
 
 
 def _runtime_of(uid: int, state: Path) -> str:
-    """Where XDG_RUNTIME_DIR is not set. Not in /tmp: there another user could make the directory
-    first, and keep this one from mounting anything."""
-    given = Path("/run/user", str(uid))  # by pam_systemd(8)
+    """The runtime directory if XDG_RUNTIME_DIR is not set.
+
+    Not in /tmp: another user could make the directory there first, and so keep this user from
+    mounting anything.
+    """
+    given = Path("/run/user", str(uid))  # made by pam_systemd(8)
     try:
         ours = given.stat().st_uid in (uid, os.geteuid())
     except OSError:
@@ -215,7 +246,7 @@ def _runtime_of(uid: int, state: Path) -> str:
 
 def _xdg(variable: str, otherwise: str) -> Path:
     value = os.environ.get(variable, "")
-    if value.startswith("/"):  # the specification: a relative path is to be ignored
+    if value.startswith("/"):  # the specification says to ignore a relative path
         return Path(value, "imgmount")
     try:
         return Path(otherwise).expanduser()

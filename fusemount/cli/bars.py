@@ -1,4 +1,4 @@
-"""Law: slow work shown as a bar on standard error, if that is a terminal; nothing otherwise."""
+"""Shows slow work as a bar on standard error.  Law: without a terminal nothing is shown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def terminal_progress() -> Progress:
-    """A bar where standard error is a terminal and rich is there, else silence.
+    """A bar if standard error is a terminal and rich is installed, else silence.
 
-    rich takes 60 ms to import, so it is imported when a bar is first started.
+    Importing rich takes 60 ms, so it is imported when the first bar starts.
     """
     return BarProgress() if sys.stderr.isatty() else SilentProgress()
 
 
 class BarProgress:
-    """One bar a task, cleared when it is done: what stays on the terminal is the result."""
+    """One bar for each task.  A finished bar is cleared, so that only the result stays."""
 
     def __init__(self) -> None:
         self._bars: RichProgress | None = None

@@ -1,8 +1,16 @@
-"""`imgmount commit MOUNTPOINT|UPPER NAME [-o FILE]`: what was changed as an image's new layer."""
+"""`imgmount commit MOUNTPOINT|UPPER NAME [-o FILE]`: makes an image with the changes as its new
+layer."""
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, add_changed, asked_of, directories, warn
+from fusemount.cli.arguments import (
+    Parser,
+    add_changed,
+    add_history_flags,
+    asked_of,
+    directories,
+    warn,
+)
 from fusemount.cli.epoch import source_date_epoch
 from fusemount.cli.registryflags import default_domain
 from fusemount.errors import UsageError
@@ -19,10 +27,7 @@ def parser() -> Parser:
                    help="of FILE; default oci-archive, which docker loads too")  # fmt: skip
     p.add_argument("--compress", choices=("gzip", "zstd", "none"),
                    help="the new layer; default gzip, in a docker-archive none")  # fmt: skip
-    p.add_argument("-c", "--change", metavar="LINE", action="append", default=[],
-                   help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, "
-                        "as in a Dockerfile")  # fmt: skip
-    p.add_argument("-m", "--message", default="", help="for the image's history")
+    add_history_flags(p)
     p.add_argument("-a", "--author", default="")
     p.add_argument("-q", "--quiet", action="store_true", help="print no image ID and no progress")
     p.add_argument("--rewrite-timestamp", action="store_true",
@@ -69,7 +74,7 @@ def run(argv: list[str]) -> int:
 
 
 def _image_name(text: str, *, stored: bool) -> str:
-    """In full for the store, where a default registry counts."""
+    """The name with a tag; stored: also with its registry, as the store keeps names."""
     from fusemount.imagename import parse_name
     from fusemount.reference import tagged_name
 

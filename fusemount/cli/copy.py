@@ -1,4 +1,5 @@
-"""`imgmount copy SOURCE DESTINATION`: an image from any place to any other."""
+"""`imgmount copy SOURCE DESTINATION`: copies an image between registries, stores, archives and
+layouts."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from fusemount.cli.arguments import (
     Parser,
     add_unpack_flag,
     directories,
+    platform_of,
     reference_of,
     unpack_limit,
 )
@@ -37,24 +39,22 @@ def run(argv: list[str]) -> int:
 
     from fusemount.cli.transfers import shown_transfers
     from fusemount.compression import Compression
-    from fusemount.image import parse_platform
     from fusemount.transfer.copying import CopyOptions, copy, source_end, target_end
     from fusemount.transfer.pull import PullOptions
     from fusemount.transfer.push import PushOptions
 
     access = access_of(args)
-    platform = parse_platform(args.platform) if args.platform else None
     options = CopyOptions(
-        PullOptions(access, platform, args.all_platforms),
+        PullOptions(access, platform_of(args.platform), args.all_platforms),
         PushOptions(access, Compression(args.compress)),
         default_domain(),
         unpack_limit(args.max_unpacked),
     )
-    places = directories()
+    own = directories()
     source = source_end(args.source, reference_of, default_domain())
-    target = target_end(args.destination, places.store, default_domain())
+    target = target_end(args.destination, own.store, default_domain())
     with shown_transfers(quiet=args.quiet) as progress:
-        image_id = copy(source, target, options, places, progress)
+        image_id = copy(source, target, options, own, progress)
     if not args.quiet:
         print(image_id)
     return 0

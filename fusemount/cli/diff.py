@@ -1,4 +1,5 @@
-"""`imgmount diff MOUNTPOINT|UPPER` or of two images: what was added, changed, deleted (A, C, D)."""
+"""`imgmount diff MOUNTPOINT|UPPER`, `imgmount diff IMAGE IMAGE`: prints the paths that were added,
+changed and deleted (A, C, D)."""
 
 from __future__ import annotations
 
@@ -62,5 +63,6 @@ def run(argv: list[str]) -> int:
 
 
 def _line(path: bytes) -> bytes:
-    """As it is, save that it stays one line and cannot drive a terminal."""
+    """The path with control characters escaped, so that it is one line and cannot drive a
+    terminal."""
     return _CONTROL.sub(lambda match: b"\\x%02x" % match.group()[0], path)

@@ -1,4 +1,5 @@
-"""`imgmount du`: what the store takes on disk, and what could go; as `docker system df`."""
+"""`imgmount du`: prints what the store takes on disk and what could be freed, as
+`docker system df` does."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.cli.columns import default_table, shown
+    from fusemount.cli.tables import formatted, is_table, print_rows, template_of
     from fusemount.store.usage import usage
 
     store = open_store()
@@ -43,25 +44,23 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(json.dumps(_object(store, use), indent=4))
         return 0
-    template = args.format or "table"
-    if args.verbose:
-        from fusemount.cli.imagerows import HEADS
+    if not args.verbose:
+        print_rows(list(_rows(use)), _HEADS, template_of(args.format, tuple(_HEADS)))
+        return 0
 
-        heads = HEADS | {"Containers": "MOUNTS"}
-        columns = default_table(_IMAGE_COLUMNS)
-        text = shown(list(_images(store, use)), heads, columns if template == "table" else template)
-        if template == "table":
-            text = f"Images space usage:\n\n{text}\n\n{_rest(use)}"
+    from fusemount.cli.imagerows import HEADS
+
+    rows, heads = list(_images(store, use)), HEADS | {"Containers": "MOUNTS"}
+    template = template_of(args.format, _IMAGE_COLUMNS)
+    if is_table(args.format):
+        print(f"Images space usage:\n\n{formatted(rows, heads, template)}\n\n{_rest(use)}")
     else:
-        columns = default_table(tuple(_HEADS))
-        text = shown(list(_rows(use)), _HEADS, columns if template == "table" else template)
-    if text:
-        print(text)
+        print_rows(rows, heads, template)
     return 0
 
 
 def _rows(use: Use) -> Iterator[dict[str, str]]:
-    """Docker's, and what else a store holds."""
+    """Docker's row for images, and one row for each other kind of data in the store."""
     from fusemount.cli.ages import human_size
 
     active = sum(1 for each in use.images if each.mounts)
@@ -89,7 +88,7 @@ def _rest(use: Use) -> str:
 
 
 def _images(store: Store, use: Use) -> Iterator[dict[str, str]]:
-    """The rows of `ls`, with sizes on disk."""
+    """The rows of `ls`, newest first, with sizes on disk."""
     from fusemount.cli.ages import human_size
     from fusemount.cli.imagerows import image_rows
     from fusemount.store.listing import listed_of

@@ -1,4 +1,4 @@
-"""`imgmount dump IMAGE [PATH]`: the tree as text, one line an inode; needs no FUSE."""
+"""`imgmount dump IMAGE [PATH]`: prints the tree as text, one line for each inode; needs no FUSE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: https://reproducible-builds.org/specs/source-date-epoch/, as the environment has it."""
+"""Reads SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX = 253402300799  # the last second of the year 9999
 
 
 def source_date_epoch() -> int | None:
-    """Seconds since 1970; None where it is not set.  Raises UsageError."""
+    """Seconds since 1970; None if it is not set.  Raises UsageError."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return None

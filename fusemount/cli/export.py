@@ -1,4 +1,5 @@
-"""`imgmount export MOUNTPOINT|UPPER|IMAGE [-o FILE]`: the whole root file system as one tar."""
+"""`imgmount export MOUNTPOINT|UPPER|IMAGE [-o FILE]`: writes the whole root file system as one
+tar."""
 
 from __future__ import annotations
 

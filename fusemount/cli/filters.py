@@ -1,4 +1,6 @@
-"""Law: `--filter KEY=VALUE` becomes a Selection; each verb says which keys it takes.
+"""Parses `--filter KEY=VALUE` into a Selection.
+
+Law: a key that the verb does not take is an error.
 
 dangling=true|false  label=KEY[=VALUE]  label!=KEY[=VALUE]  reference=GLOB
 before=IMAGE  since=IMAGE  until=2024-01-02[T03:04:05[Z]]|UNIX-TIME|24h30m
@@ -31,7 +33,10 @@ def add_filter(parser: argparse.ArgumentParser, keys: Sequence[str], *short: str
 def parse_filters(
     texts: Sequence[str], keys: Sequence[str], store: Store, reference: str | None = None
 ) -> Selection:
-    """reference: one more of those.  Raises UsageError; ImageNotFound for before= and since=."""
+    """keys: the keys that the verb takes.  reference: one more value of the key `reference`.
+
+    Raises UsageError, and ImageNotFound for before= and since=.
+    """
     from fusemount.store.listing import Selection, moment
 
     by_key: dict[str, list[str]] = {}
@@ -79,7 +84,7 @@ def _label(value: str) -> tuple[str, str | None]:
 
 
 def _until(text: str) -> datetime:
-    """Of docker's timestamps (api/types/time/timestamp.go): a duration means so long ago."""
+    """Parses docker's timestamps (api/types/time/timestamp.go); a duration counts back from now."""
     if _DURATION.fullmatch(text):
         seconds = sum(
             float(number) * _UNITS[unit]

@@ -1,4 +1,4 @@
-"""`imgmount help [VERB]`."""
+"""`imgmount help [VERB]`: prints the list of verbs, or the help of one verb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`imgmount history IMAGE`: the steps of its build, newest first."""
+"""`imgmount history IMAGE`: prints the steps of an image's build, newest first."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.bars import terminal_progress
-    from fusemount.cli.columns import default_table, shown
+    from fusemount.cli.tables import print_rows, template_of
     from fusemount.image import history_rows
     from fusemount.sources import open_image
     from fusemount.sources.stored import kept_layers
@@ -63,20 +63,15 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=4))
         return 0
-    # As docker has it: only the last step is an image that has an ID.
+    # Only the last step of the build has an ID: the image's. Docker prints `<missing>` for others.
     shown_id = image_id if args.no_trunc else image_id.removeprefix("sha256:")[:12]
     ids = [shown_id if i == 0 else "<missing>" for i in range(len(rows))]
-    template = args.format or "table"
-    if template == "table":
-        columns = [c.replace("Since", "At") if args.human == "false" else c for c in _COLUMNS]
-        template = "{{.ID}}" if args.quiet else default_table(columns)
+    columns = [c.replace("Since", "At") if args.human == "false" else c for c in _COLUMNS]
     fields = [
         _fields(ident, row, human=args.human == "true", no_trunc=args.no_trunc)
         for ident, row in zip(ids, rows, strict=True)
     ]
-    text = shown(fields, _HEADS, template)
-    if text:
-        print(text)
+    print_rows(fields, _HEADS, template_of(args.format, columns, quiet=args.quiet))
     return 0
 
 

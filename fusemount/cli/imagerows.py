@@ -1,4 +1,7 @@
-"""Law: images of a store as docker's rows: one a tag, one where there is none, short IDs, ages."""
+"""Makes docker's rows from the images of a store, for `ls` and `du`.
+
+Law: an image has one row for each tag, or one row if it has no tag.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,10 @@ HEADS = {
 def image_rows(
     listed: Sequence[Listed], *, no_trunc: bool = False, digests: bool = False, dates: bool = True
 ) -> Iterator[dict[str, str]]:
-    """digests: a row for each, as `docker images --digests` has them.  dates: else CreatedAt, which
-    takes its time, is not there."""
+    """digests: one row for each digest of a tag, as `docker images --digests` prints.
+
+    dates: the rows have CreatedAt, which is slow to make.
+    """
     now = datetime.now(UTC)
     for each in listed:
         shared = _fields(each, no_trunc, now)
@@ -56,7 +61,7 @@ def _fields(listed: Listed, no_trunc: bool, now: datetime) -> dict[str, str]:
 
 
 def created_at(created: datetime) -> str:
-    """As Go prints a local time, whole seconds."""
+    """The time as Go prints a local time, in whole seconds."""
     if created == NEVER:
         return "N/A"
     local = created.replace(microsecond=0).astimezone()
@@ -64,7 +69,7 @@ def created_at(created: datetime) -> str:
 
 
 def _names(listed: Listed, digests: bool) -> Iterator[tuple[str, str, str]]:
-    """(repository, tag, digest) as docker's formatter/image.go pairs them."""
+    """(repository, tag, digest) of each row, combined as in docker's formatter/image.go."""
     by_repository: dict[str, list[str]] = {}
     for text in listed.image.repo_digests:
         repository, _, digest = _familiar(text).partition("@")
@@ -91,7 +96,7 @@ def _familiar(text: str) -> str:
 
 
 def image_objects(listed: Sequence[Listed]) -> list[dict[str, Any]]:
-    """For `--json`: every image once, with numbers."""
+    """The objects of `ls --json`: each image once, sizes in bytes."""
     return [
         {
             "Id": each.image.image_id,

@@ -1,11 +1,18 @@
-"""`imgmount import FILE|- [NAME[:TAG]]`: a root file system's tar as an image of the store."""
+"""`imgmount import FILE|- [NAME[:TAG]]`: makes an image in the store from a root file system's
+tar."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-from fusemount.cli.arguments import Parser, add_unpack_flag, directories, unpack_limit
+from fusemount.cli.arguments import (
+    Parser,
+    add_history_flags,
+    add_unpack_flag,
+    open_store,
+    platform_of,
+)
 from fusemount.cli.epoch import source_date_epoch
 from fusemount.cli.registryflags import default_domain
 from fusemount.errors import UsageError
@@ -15,10 +22,7 @@ def parser() -> Parser:
     p = Parser("import", "Make an image of one layer from a root file system's tar; print its ID.")
     p.add_argument("file", metavar="FILE|-", help="compressed or not; - is standard input")
     p.add_argument("name", nargs="?", metavar="NAME[:TAG]")
-    p.add_argument("-c", "--change", metavar="LINE", action="append", default=[],
-                   help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, "
-                        "as in a Dockerfile")  # fmt: skip
-    p.add_argument("-m", "--message", default="", help="for the image's history")
+    add_history_flags(p)
     p.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="what it is for")
     p.add_argument("-q", "--quiet", action="store_true", help="print the ID alone")
     add_unpack_flag(p)
@@ -29,10 +33,8 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.image import parse_platform
     from fusemount.imagename import parse_name
     from fusemount.layer import BlobFile
-    from fusemount.store import Store
     from fusemount.transfer.importing import ImportOptions, import_tar
 
     epoch = source_date_epoch()
@@ -40,7 +42,7 @@ def run(argv: list[str]) -> int:
         created_ns=time.time_ns() if epoch is None else epoch * 10**9,
         changes=tuple(args.change),
         message=args.message,
-        platform=parse_platform(args.platform) if args.platform else None,
+        platform=platform_of(args.platform),
     )
     name = parse_name(args.name, default_domain()) if args.name else None
     if name is not None and name.digest is not None:
@@ -50,7 +52,7 @@ def run(argv: list[str]) -> int:
     else:
         file = BlobFile(args.file)
         source = open(file.fd, "rb", buffering=0, closefd=False)
-    store = Store(directories().store, create=True, unpack=unpack_limit(args.max_unpacked))
+    store = open_store(create=True, max_unpacked=args.max_unpacked)
     with shown_transfers(quiet=True) as progress:
         what = "standard input" if args.file == "-" else args.file
         image = import_tar(store, source.read, what, name, options, progress)

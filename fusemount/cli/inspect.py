@@ -1,4 +1,4 @@
-"""`imgmount inspect IMAGE...`: what `docker image inspect` prints, and every digest."""
+"""`imgmount inspect IMAGE...`: prints what `docker image inspect` prints, and every digest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusemount.cli.arguments import (
 from fusemount.cli.template import Map, Nil, Struct, Template
 from fusemount.errors import ImgmountError
 
-# What docker has of every image (api/types/container.Config), for templates alone.
+# The fields that docker has for every image (api/types/container.Config). Only templates see them.
 _EMPTY_CONFIG: dict[str, Any] = {
     **dict.fromkeys(("Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal"), ""),
     **dict.fromkeys(
@@ -25,7 +25,7 @@ _EMPTY_CONFIG: dict[str, Any] = {
     **dict.fromkeys(("Labels", "Volumes", "ExposedPorts"), Map()),
     "Healthcheck": None,
 }
-_MAPS = ("Labels", "Volumes", "ExposedPorts")  # with keys of the image's own
+_MAPS = ("Labels", "Volumes", "ExposedPorts")  # the image chooses their keys
 
 
 def parser() -> Parser:
@@ -52,7 +52,8 @@ def run(argv: list[str]) -> int:
                 reference_of(name), image_options_of(args), directories(), terminal_progress()
             ) as image:
                 found.append(docker_inspect(image.described(), kept_layers(image)))
-        except ImgmountError as error:  # those that are there are shown first, as docker does
+        except ImgmountError as error:
+            # As in docker, the images that were found are printed before the error.
             failed = failed or error
     if args.format:
         for each in found:
@@ -65,7 +66,7 @@ def run(argv: list[str]) -> int:
 
 
 def _for_template(described: dict[str, Any]) -> dict[str, Any]:
-    """What an image does not say is empty, as it is in docker."""
+    """Fills the fields that the image's config lacks with empty values, as docker does."""
     said = {key: value for key, value in described["Config"].items() if value is not None}
     maps = {key: Map(sorted(said[key].items())) for key in _MAPS if isinstance(said.get(key), dict)}
     return described | {"Config": Struct(said | maps, _EMPTY_CONFIG)}

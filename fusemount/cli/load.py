@@ -1,4 +1,5 @@
-"""`imgmount load`: images from an archive, a layout or standard input into the store."""
+"""`imgmount load [FILE|DIR...]`: copies all images of archives, layouts or standard input into the
+store."""
 
 from __future__ import annotations
 

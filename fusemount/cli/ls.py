@@ -1,4 +1,7 @@
-"""`imgmount ls [REPOSITORY[:TAG]]`: the images of the store, newest first, as `docker images`."""
+"""`imgmount ls [REPOSITORY[:TAG]]`: lists the images of the store, newest first, as docker does.
+
+Law: an image that cannot be read has a row too, and a warning.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.imagerows import HEADS, image_objects, image_rows
+    from fusemount.cli.tables import is_table, print_rows, template_of
     from fusemount.store.listing import listing
 
     store = open_store()
@@ -35,21 +39,13 @@ def run(argv: list[str]) -> int:
 
         print(json.dumps(image_objects(found), indent=4))
         return 0
-    template = args.format or "table"
+    columns = ("Repository", "Tag", *(("Digest",) if args.digests else ()), "ID",
+               "CreatedSince", "Size")  # fmt: skip
+    template = template_of(args.format, columns, quiet=args.quiet)
     digests = args.digests or ".Digest" in template
-    rows = list(
-        image_rows(found, no_trunc=args.no_trunc, digests=digests, dates=template != "table")
-    )
-    if args.quiet and template == "table":
-        text = "\n".join(row["ID"] for row in rows)
-    else:
-        from fusemount.cli.columns import default_table, shown
-
-        columns = ("Repository", "Tag", *(("Digest",) if args.digests else ()), "ID",
-                   "CreatedSince", "Size")  # fmt: skip
-        text = shown(rows, HEADS, default_table(columns) if template == "table" else template)
-    if text:
-        print(text)
+    dates = not is_table(args.format)
+    rows = list(image_rows(found, no_trunc=args.no_trunc, digests=digests, dates=dates))
+    print_rows(rows, HEADS, template)
     for each in found:
         if each.summary.trouble:
             warn(f"{each.summary.trouble} (imgmount verify)")

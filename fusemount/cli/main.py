@@ -1,7 +1,7 @@
-"""Law: finds the verb, runs it, and turns every failure into one line and an exit code.
+"""Finds the verb, runs it, and turns every failure into one line and an exit code.
 
-Importing this costs next to nothing (`imgmount --version` is quick): a verb's module is imported
-when it is the verb.
+Law: importing this module is quick, so that `imgmount --version` is.  It imports the module of a
+verb only to run that verb.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from fusemount import __version__
 
-# verb -> (module in this folder, line of the help; "": another spelling of a verb).  An image named
-# like a verb is `./mount`.
+# verb -> (module in this folder, line of the help; "": another spelling of a verb).  A file that is
+# named like a verb is given as `./mount`.
 VERBS = {
     "mount": ("mount", "show an image as a root file system (the verb may be left out)"),
     "umount": ("umount", "unmount, and wait until what was written is safe"),
@@ -60,7 +60,7 @@ verbs:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP before there is a daemon that handles it: unwinds like ^C."""
+    """SIGTERM or SIGHUP came before a daemon handles it; unwinds like ^C."""
 
 
 def usage() -> str:
@@ -69,20 +69,23 @@ def usage() -> str:
 
 
 def entry() -> NoReturn:
-    """The command `imgmount`: what concerns the whole process, then main()."""
+    """The command `imgmount`: prepares the process, runs main() and exits."""
     open_standard_descriptors()
     argv = sys.argv[1:]
     if _split(argv)[0] != "mount":
         sys.exit(main(argv, guarded=True))
     close_inherited_descriptors(argv)
-    # Imports make much and drop little: without looking for cycles they take 6 % less time.
-    gc.disable()  # until serving starts (daemon/serving.py)
+    # Imports make many objects and drop few: without looking for cycles they take 6 % less time.
+    gc.disable()  # daemon/serving.py enables it again
     leave(main(argv, guarded=True))
 
 
 def leave(code: int) -> NoReturn:
-    """Ends without taking modules and the image's tree apart: the daemon has its own, and whoever
-    mounts would wait 15 ms and more for that."""
+    """Exits without freeing modules and the image's tree.
+
+    The daemon has its own copy of them, and freeing takes 15 ms or more, for which the caller of
+    the mount command would wait.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -90,24 +93,24 @@ def leave(code: int) -> NoReturn:
 
 
 def open_standard_descriptors() -> None:
-    """Gives /dev/null to whichever of 0, 1, 2 is closed.
+    """Opens /dev/null for each of the descriptors 0, 1, 2 that is closed.
 
-    Else the next file opened gets that number, and takes what is meant for the user.
+    Else the next file that is opened gets that number, and messages for the user go into it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            fd = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            fd = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: `number`
             os.set_inheritable(fd, True)
         if getattr(sys, name) is None:  # the interpreter found it closed
             setattr(sys, name, open(number, mode, closefd=False))
 
 
 def close_inherited_descriptors(argv: list[str]) -> None:
-    """A daemon that held its caller's files would keep locks, pipes and directories busy.
+    """Closes the caller's descriptors, but not those that the command line names (/dev/fd/9).
 
-    A descriptor that the command line names (/dev/fd/9) was meant for us.
+    A daemon that kept them open would keep the caller's locks, pipes and directories busy.
     """
     import re
 
@@ -120,7 +123,10 @@ def close_inherited_descriptors(argv: list[str]) -> None:
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
-    """(verb, its arguments); the verb is "" where there is none. `--root DIR` may stand first."""
+    """(verb, its arguments); the verb is "" if there is none.
+
+    Takes a leading `--root DIR` off and puts it into the environment.
+    """
     if argv[:1] == ["--root"] and len(argv) > 1:
         os.environ["IMGMOUNT_ROOT_DIR"], argv = argv[1], argv[2:]
     elif argv and argv[0].startswith("--root="):
@@ -131,9 +137,9 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def main(argv: list[str], *, guarded: bool = False) -> int:
-    """Runs a command line; its exit code. Prints errors, raises none.
+    """Runs a command line and returns its exit code. Prints errors, raises none.
 
-    guarded: standard output is the process' own, and is made fit for what images say.
+    guarded: standard output is the process' own, and terminal.py guards it against control codes.
     """
     verb, rest = _split(argv)
     debug = verb != "run" and any(word in ("-d", "--debug") for word in rest)
@@ -141,7 +147,7 @@ def main(argv: list[str], *, guarded: bool = False) -> int:
         code = _run_verb(verb, rest, guarded=guarded) if verb else _answer(argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader of the output has ended
         _abandon_output()
         return 128 + signal.SIGPIPE
     except Terminated:
@@ -166,7 +172,7 @@ def _answer(argv: list[str]) -> int:
 
 
 def _abandon_output() -> None:
-    """Output that cannot be written is dropped: the interpreter must not complain at exit."""
+    """Drops output that cannot be written, so that the interpreter does not complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -216,5 +222,5 @@ def _report(error: Exception, verb: str) -> int:
     else:
         message = f"a bug: {type(error).__name__}: {error} (-d shows where)"
     tell(message)
-    # `run` hands on its command's status, so its own failures have one number (docker's).
+    # `run` returns its command's status, so its own failures all have one number (docker's).
     return 125 if verb == "run" else code

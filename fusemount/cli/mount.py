@@ -1,4 +1,4 @@
-"""`imgmount [mount] IMAGE MOUNTPOINT`: shows an image; also what mount.fuse3 calls."""
+"""`imgmount [mount] IMAGE MOUNTPOINT`: mounts an image.  mount.fuse3 calls this verb too."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def run(argv: list[str]) -> int:
 
 
 def _take_flags(words: Words, args: argparse.Namespace) -> None:
-    """A flag says the same as its word of -o."""
+    """Puts the flags into the words of -o that mean the same."""
     words.read_only = args.read_only or words.read_only
     words.keep = args.keep or words.keep
     words.upper = args.upper or words.upper
@@ -129,7 +129,7 @@ def _remount(mountpoint: Path, words: Words) -> int:
 
 
 def _reference(image: str | None, words: Words) -> Reference:
-    """What is mounted; words get the defaults of who mounts directories, as overlayfs has them."""
+    """The image or the directories to mount.  For directories, words get overlayfs' defaults."""
     if words.lower is None:
         if image is None:
             raise UsageError("which image, and where? (imgmount --help)")
@@ -137,7 +137,7 @@ def _reference(image: str | None, words: Words) -> Reference:
     if words.upper is None:
         words.read_only = True
     if image is None:
-        # A program calls us in place of fuse-overlayfs, and reads the upper as plain files.
+        # A program calls us instead of fuse-overlayfs, and reads the upper as plain files.
         words.metacopy = bool(words.metacopy)
         words.redirect = bool(words.redirect)
     words.kernel.insert(0, f"fsname={image or 'imgmount'}")

@@ -1,7 +1,7 @@
-"""Law: the words of `-o`, as mount(8), fstab(5) and mount.fuse3 give them, become settings.
+"""Turns the words of `-o`, as mount(8), fstab(5) and mount.fuse3 give them, into settings.
 
-Every word is known or an error: a misspelt `nosiud` must not be ignored (save where overlaywords.py
-says why).
+Law: an unknown word is an error, because a misspelt `nosiud` must not be ignored.  overlaywords.py
+has the one exception and its reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
 from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners, UserMarks
 
-# For mount(8), systemd and others; nothing to do for us.
+# Words for mount(8), systemd and others. The mount itself ignores them.
 IGNORED = frozenset(
     ("defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner",
      "group", "nogroup", "nofail", "_netdev", "silent", "loud", "mand", "nomand", "iversion",
@@ -36,7 +36,7 @@ THREADS_MAX = 64
 
 @dataclass
 class Words:
-    """What the words said; None: nothing."""
+    """The settings that the words give; None: no word gives this setting."""
 
     read_only: bool | None = None
     suid: bool | None = None
@@ -73,8 +73,11 @@ class Words:
 
 
 def split_options(text: str) -> Iterator[str]:
-    """At commas, save `\\,` (fstab's and libfuse's way to have one in a value), and those in quotes
-    (mount(8)'s, for SELinux contexts). Words are still escaped."""
+    """Splits at commas; the words stay escaped.
+
+    Does not split at `\\,` (a comma in a value, by fstab and libfuse) and between quotes (mount(8)
+    has them for SELinux contexts).
+    """
     word, quoted = "", False
     characters = iter(text)
     for c in characters:
@@ -95,13 +98,16 @@ def unescaped(word: str) -> str:
 
 
 def parse_options(texts: Iterable[str]) -> Words:
-    """Later words win. Raises UsageError for a word that is not known or lacks its value."""
+    """Parses all -o options; a later word wins.
+
+    Raises UsageError for an unknown word and for a word that lacks its value.
+    """
     raw = [word for text in texts for word in split_options(text)]
     if any(word.startswith("lowerdir=") for word in raw):
         from fusemount.cli.overlaywords import overlay_words
 
         return overlay_words(raw)
-    # mount(8) adds to a remount what it finds in mountinfo
+    # To a remount mount(8) adds the words that it finds in mountinfo; unknown ones are ignored.
     words = Words(remount="remount" in raw)
     for word in map(unescaped, raw):
         if word and not take(words, word) and not words.remount:
@@ -127,7 +133,7 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
     "userxattr": ("userxattr", True),
 }
 
-# `word=value`: each value that it may have, and the setting that it then is.
+# `word=value`: the setting's name, and each allowed value with the setting that it means.
 _CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
     "symlink-parents": ("follow_symlink_parents", {"follow": True, "replace": False}),
     "fastpath": ("fastpath", {"on": True, "off": False}),
@@ -142,7 +148,7 @@ _VALUES = {"upper": "upper", "upperdir": "upper", "workdir": "work", "platform":
 
 
 def take(words: Words, word: str) -> bool:
-    """False for a word that is not known. Raises UsageError for a bad value."""
+    """Puts one word into words; False if it is unknown. Raises UsageError for a bad value."""
     key, equals, value = word.partition("=")
     if word in IGNORED or word.startswith(IGNORED_PREFIXES):
         pass
@@ -154,7 +160,7 @@ def take(words: Words, word: str) -> bool:
     elif word == "allow_root":
         if os.geteuid() != 0:
             raise UsageError("-o allow_root: not offered; allow_other lets root in as well")
-        words.allow_other = False  # the mount is root's, whom it always serves
+        words.allow_other = False  # root mounts, and may always enter its own mount
     elif word == "remount":
         words.remount = True
     elif word == "bind" and words.remount:
@@ -185,13 +191,14 @@ def _threads(value: str) -> int:
 
 
 def mount_options(words: Words, **flags: object) -> MountOptions:
-    """The words with defaults filled in, which depend on who mounts.
+    """Fills in the defaults, which depend on the user who mounts.
 
-    root: all users may enter.  An image comes from a stranger, and its set-id files and devices
-    would be every user's to run and open: so suid and dev are off for it.  Directories
-    (`lowerdir=`) are as much root's as the directories themselves: on, as for overlayfs.
-    A user: the kernel insists on nosuid and nodev, and only that user may enter; what they may do
-    is then theirs to say, so files of the image's root do not shut them out unless
+    If root mounts, all users may enter.  An image is untrusted, and every user could run its set-id
+    files and open its devices, so suid and dev are off.  For directories (`lowerdir=`) both are on,
+    as in overlayfs, because root already has these directories on the machine.
+
+    If another user mounts, the kernel insists on nosuid and nodev, and only that user may enter.
+    Files of the image's root must not shut this user out, so the kernel checks permissions only if
     `default_permissions` or `allow_other` is given.
     """
     root = os.geteuid() == 0

@@ -1,4 +1,4 @@
-"""`imgmount mounts`: what is mounted, by whom, since when."""
+"""`imgmount mounts`: lists the mounts, with their users and the times of mounting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fusemount.cli.arguments import Parser, directories
-from fusemount.cli.table import table
+from fusemount.cli.tables import table
 
 if TYPE_CHECKING:
     from fusemount.daemon.mountrecords import Mounted

@@ -1,8 +1,9 @@
-r"""Law: words of `-o` that only mounts of directories have, as overlayfs and fuse-overlayfs(1) do.
+r"""Parses the words of `-o` for mounts of directories, as overlayfs and fuse-overlayfs(1) do.
 
-Such a mount is asked for by `lowerdir=`, by programs that know overlayfs' words and not ours: here
-a word that nobody knows is no error, but goes to the log.  In the values of the three directories a
-backslash takes the next character as it is.
+Law: here an unknown word is no error; it goes to the log.  `lowerdir=` asks for such a mount, and
+the programs that use it give words of overlayfs, not ours.
+
+In the values of `lowerdir=`, `upperdir=` and `workdir=` a backslash escapes the next character.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from fusemount.cli.mountoptions import Words, take, unescaped
 from fusemount.errors import UsageError
 from fusemount.settings import IdRange
 
-# Words that say nothing to us: how another implementation goes about it, or what is so anyway.
+# Words without an effect here: they tune another implementation, or ask for what is always so.
 _KNOWN = frozenset(
     ("index", "nfs_export", "xino", "uuid", "verity", "override_creds",
      "nooverride_creds", "noacl", "xattr_permissions", "plugins",
@@ -23,7 +24,7 @@ _KNOWN = frozenset(
 
 
 def overlay_words(raw: list[str]) -> Words:
-    """Of a mount with `lowerdir=`; words are still escaped. Raises UsageError."""
+    """Parses the words of a mount with `lowerdir=`; raw: still escaped. Raises UsageError."""
     words = Words(remount="remount" in raw)
     for word in raw:
         if word and not _take(words, word) and not take(words, unescaped(word)):
@@ -40,7 +41,7 @@ def _take(words: Words, word: str) -> bool:
     elif key in ("uidmapping", "gidmapping") and value:
         setattr(words, key.removesuffix("mapping") + "s", _ranges(word, value))
     elif word == "squash_to_root":
-        words.squash_root = True  # whichever of the two is not named
+        words.squash_root = True  # squash_to_uid= and squash_to_gid= win over it
     elif key in ("squash_to_uid", "squash_to_gid"):
         setattr(words, key.replace("_to", ""), _number(word, value))
     elif word == "static_nlink":
@@ -70,7 +71,7 @@ def _number(word: str, text: str) -> int:
 
 
 def _ranges(word: str, value: str) -> tuple[IdRange, ...]:
-    """`DISK:SHOWN:COUNT[:...]`; a colon in front is podman's."""
+    """Parses `DISK:SHOWN:COUNT[:...]`; podman puts a colon before it."""
     numbers = [_number(word, text) for text in value.removeprefix(":").split(":")]
     if not numbers or len(numbers) % 3:
         raise UsageError(f"-o {word}: expected ID:MAPPED-ID:COUNT[:...]")

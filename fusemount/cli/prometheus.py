@@ -1,11 +1,12 @@
-"""Law: a daemon's numbers in Prometheus' text exposition format, version 0.0.4.
+"""Writes a daemon's numbers in Prometheus' text exposition format, version 0.0.4
+(https://prometheus.io/docs/instrumenting/exposition_formats/).
 
-    # HELP name text        once a name, before its samples, which stand together
+    # HELP name text        once for each name, directly before all its samples
     # TYPE name kind
     name{label="value"} number
 
-(https://prometheus.io/docs/instrumenting/exposition_formats/).  Counters end in _total, units are
-seconds and bytes, and each sample names its mount, so that several mounts can be scraped as one.
+Law: names of counters end in _total, units are seconds and bytes, and each sample names its mount,
+so that the samples of several mounts can be scraped together.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from fusemount.dataclass import dataclass
 from fusemount.escape import printable
 
 Labels = tuple[tuple[str, str], ...]
-# (what follows the name, labels besides the mount's, value)
+# (suffix of the name, labels besides the mount's, value)
 Sample = tuple[str, Labels, float]
 
 # Upper edges of the buckets that are shown: every second power of two ns from 1 us to 17 s.
-# Buckets count what lies below too, so one that is not shown loses nothing but detail.
+# A bucket also counts all requests below it, so a bucket that is left out costs only detail.
 _EDGES = tuple(range(10, 35, 2))
 
 _COUNTERS = {
-    "prepared": "Requests that waited for Python to bring a file up.",
+    "prepared": "Requests that waited for Python to copy a file up.",
     "pushed_files": "Files put into the page cache ahead of a reader.",
     "pushed_bytes": "Bytes put into the page cache ahead of a reader.",
     "push_misses": "Pushes of files that the kernel had forgotten.",
@@ -106,6 +107,7 @@ def _written(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def _escaped(value: str) -> str:
-    r"""The format has \\, \" and \n; what is not UTF-8 or not printable becomes text by escapes."""
+    r"""The value with the format's escapes \\, \" and \n; bytes that are not UTF-8 and unprintable
+    characters are escaped too."""
     clean = "\n".join(map(printable, value.split("\n")))
     return clean.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""`imgmount prune`: images without a name go, and all that nothing leads to."""
+"""`imgmount prune`: removes images without a name, and blobs and files that nothing leads to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
 
 
 def _agreed(*, everything: bool) -> bool:
-    """Docker's question; no answer is No."""
+    """Asks docker's question; an empty answer means no."""
     what = "all images that no mount shows" if everything else "all images without a name"
     print(f"WARNING! This will remove {what}.")
     print("Are you sure you want to continue? [y/N] ", end="", flush=True)

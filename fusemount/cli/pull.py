@@ -1,8 +1,8 @@
-"""`imgmount pull NAME...`: images from a registry into the store."""
+"""`imgmount pull NAME...`: downloads images from a registry into the store."""
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, add_unpack_flag, open_store
+from fusemount.cli.arguments import Parser, add_unpack_flag, open_store, platform_of
 from fusemount.cli.registryflags import (
     access_of,
     add_platform_flags,
@@ -27,12 +27,10 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.image import parse_platform
     from fusemount.imagename import parse_name
     from fusemount.transfer.pull import PullOptions, all_tags, pull
 
-    platform = parse_platform(args.platform) if args.platform else None
-    options = PullOptions(access_of(args), platform, args.all_platforms)
+    options = PullOptions(access_of(args), platform_of(args.platform), args.all_platforms)
     names = [parse_name(text, default_domain()) for text in args.name]
     if args.all_tags:
         if any(name.tag or name.digest for name in names):

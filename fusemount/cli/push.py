@@ -1,8 +1,8 @@
-"""`imgmount push NAME [DESTINATION]`: an image of the store to a registry."""
+"""`imgmount push NAME [DESTINATION]`: uploads an image of the store to a registry."""
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser, open_store
 from fusemount.cli.registryflags import access_of, add_registry_flags, default_domain
 
 
@@ -26,10 +26,9 @@ def run(argv: list[str]) -> int:
     from fusemount.cli.transfers import shown_transfers
     from fusemount.compression import Compression
     from fusemount.imagename import parse_name
-    from fusemount.store import Store
     from fusemount.transfer.push import PushOptions, push
 
-    store = Store(directories().store, default_domain=default_domain())
+    store = open_store()
     image = store.find(args.name)
     text = args.destination or args.name
     name = parse_name(text.removeprefix("docker://"), default_domain()).tagged()

@@ -1,4 +1,4 @@
-"""Law: what pull, push and copy share: who we are to a registry, and how it is spoken to."""
+"""The flags that pull, push and copy share: credentials, and how to connect to a registry."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def access_of(args: argparse.Namespace) -> RegistryAccess:
 
 
 def default_domain() -> str:
-    """Of names without a registry: IMGMOUNT_DEFAULT_REGISTRY, else docker.io."""
+    """The registry of names without one: IMGMOUNT_DEFAULT_REGISTRY, else docker.io."""
     from fusemount.imagename import DOCKER_HUB
 
     return os.environ.get("IMGMOUNT_DEFAULT_REGISTRY") or DOCKER_HUB

@@ -1,4 +1,4 @@
-"""`imgmount rm NAME...`: names go, and with its last name an image; as `docker rmi`."""
+"""`imgmount rm NAME...`: removes names, and an image with its last name, as `docker rmi` does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run(argv: list[str]) -> int:
 
     store = open_store()
     for name in args.name if args.force else ():
-        with suppress(ImgmountError):  # remove_all() says why
+        with suppress(ImgmountError):  # remove_all() returns the same error
             for line in broken_by(store, name):
                 warn(line)
     failed: list[ImgmountError] = []
     for removed in remove_all(store, args.name, force=args.force):
-        if isinstance(removed, ImgmountError):  # the others go all the same, as in docker
+        if isinstance(removed, ImgmountError):  # the other names are removed, as in docker
             failed.append(removed)
             continue
         for text in removed.untagged:

@@ -1,4 +1,4 @@
-"""`imgmount run [FLAGS] IMAGE [COMMAND...]`: flags as `docker run` has them."""
+"""`imgmount run [FLAGS] IMAGE [COMMAND...]`: runs a command in an image, with docker's flags."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from fusemount.cli.arguments import (
     Parser,
     add_image_flags,
     directories,
+    follows_symlink_parents,
     image_options_of,
     reference_of,
 )
 from fusemount.errors import UsageError
 
-# Flags that take a value: what follows the first word that is none of them is the command's own,
-# dashes and all, which argparse cannot be told.
+# Flags that take a value. split_command() needs them to find IMAGE: all words after IMAGE belong to
+# the command, also those with dashes, and argparse has no way to say that.
 _WITH_VALUE = frozenset(
     ("-v", "--volume", "-e", "--env", "-w", "--workdir", "-u", "--user", "--hostname",
      "--entrypoint", "--upper", "--work", "--platform", "--max-unpacked", "--log",
@@ -53,7 +54,7 @@ def parser() -> Parser:
 
 
 def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(flags, [IMAGE, COMMAND...])."""
+    """Splits the command line in two: (flags, [IMAGE, COMMAND...])."""
     i = 0
     while i < len(argv) and argv[i].startswith("-") and argv[i] != "-":
         word = argv[i]
@@ -66,9 +67,9 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _takes_next(word: str) -> bool:
     if word.startswith("--"):
         return word in _WITH_VALUE
-    for place, letter in enumerate(word[1:], 2):  # -it, -itv HOST:PATH, -eK=V
+    for length, letter in enumerate(word[1:], 2):  # -it, -itv HOST:PATH, -eK=V
         if "-" + letter in _WITH_VALUE:
-            return place == len(word)
+            return length == len(word)
     return False
 
 
@@ -89,7 +90,7 @@ def run(argv: list[str]) -> int:
         MountOptions(
             upper=args.upper.absolute() if args.upper else None,
             work=args.work.absolute() if args.work else None,
-            follow_symlink_parents=args.symlink_parents and args.symlink_parents == "follow",
+            follow_symlink_parents=follows_symlink_parents(args),
             log=args.log.absolute() if args.log else None,
         ),
         RunOptions(

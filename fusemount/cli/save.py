@@ -1,10 +1,11 @@
-"""`imgmount save IMAGE...`: images of the store as one archive or layout; as `docker save`."""
+"""`imgmount save IMAGE...`: writes images of the store as one archive or layout, as `docker save`
+does."""
 
 from __future__ import annotations
 
 import sys
 
-from fusemount.cli.arguments import Parser, open_store
+from fusemount.cli.arguments import Parser, open_store, platform_of
 from fusemount.errors import UsageError
 
 FORMS = ("docker-archive", "oci-archive", "oci")
@@ -27,7 +28,6 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.transfers import shown_transfers
-    from fusemount.image import parse_platform
     from fusemount.sources.writing import Target, parse_target
     from fusemount.transfer.save import chosen, save, save_stream
 
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
             raise UsageError("save: an archive is no text for a terminal: use -o FILE, or redirect")
     elif not output.startswith(tuple(f"{each}:" for each in FORMS)):
         form = form or FORMS[0]
-    platform = parse_platform(args.platform) if args.platform else None
+    platform = platform_of(args.platform)
     target: Target | None = None if output == "-" else parse_target(output, form)
     store = open_store()
     images = chosen(store, args.image, platform)

@@ -1,4 +1,5 @@
-"""`imgmount stats MOUNTPOINT`: what a mount was asked, by whom it was answered, how fast."""
+"""`imgmount stats MOUNTPOINT`: prints a mount's requests, the doors that answered them, and the
+times."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not _SECONDS_MIN <= value <= _SECONDS_MAX:  # and so nan is refused
+    if not _SECONDS_MIN <= value <= _SECONDS_MAX:  # in this form it also refuses nan
         raise UsageError(
             f"--watch {text}: a number of seconds from {_SECONDS_MIN} to {_SECONDS_MAX:.0f}"
         )
@@ -47,7 +48,8 @@ def _seconds(text: str) -> float:
 
 
 def _with_seconds(argv: list[str]) -> list[str]:
-    """`--watch` that no number follows gets its default: `--watch /mnt` names a mountpoint."""
+    """Gives `--watch` its default if no number follows: the word in `--watch /mnt` is a
+    mountpoint."""
     given = []
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         number = following[:1].isdecimal() or following[:1] == "."
@@ -66,7 +68,7 @@ def run(argv: list[str]) -> int:
     runtime = directories().runtime
     record = find_record(args.mountpoint, runtime)
     if args.watch:
-        _watch(runtime, record, args.watch, as_json=args.json)  # until ^C, or the mount's end
+        _watch(runtime, record, args.watch, as_json=args.json)
     print(_text(_asked(runtime, record), args.json, args.prometheus), end="")
     return 0
 
@@ -96,7 +98,7 @@ def _text(answer: dict[str, Any], as_json: bool, as_prometheus: bool) -> str:
 
 
 def _watch(runtime: Path, record: Record, seconds: float, *, as_json: bool) -> NoReturn:
-    """Ends with ^C, or with the error that the mount is gone."""
+    """Prints each interval, until ^C or until the mount is gone, which raises an error."""
     from fusemount.cli.statsreport import RATE_HEADS, difference, rate_line, report
 
     redraw = sys.stdout.isatty() and not as_json
@@ -118,7 +120,7 @@ def _watch(runtime: Path, record: Record, seconds: float, *, as_json: bool) -> N
 def _show(
     answer: dict[str, Any], made: dict[str, Any], seconds: float, *, redraw: bool, as_json: bool
 ) -> None:
-    """One interval: drawn over the last one, or appended."""
+    """Prints one interval.  redraw: over the last one; else as one more line."""
     from fusemount.cli.statsreport import rate_cells, rate_line, rates
 
     if as_json:
@@ -137,7 +139,7 @@ def _heading(answer: dict[str, Any]) -> str:
 
 
 def _draw(heading: str, text: str) -> None:
-    """As much as the terminal holds: what scrolls cannot be drawn over."""
+    """Draws only the lines that fit the terminal: lines that scroll away cannot be drawn over."""
     columns, rows = shutil.get_terminal_size()
     lines = [heading, "", *text.splitlines()][: max(rows - 1, 1)]
     drive(_CLEAR)

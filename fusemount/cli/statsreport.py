@@ -1,7 +1,7 @@
-"""Law: a daemon's numbers (daemon/measure.py) as text for people: what is shown, not how often.
+"""Formats a daemon's numbers (daemon/measure.py) as text for people.  Law: it asks no daemon.
 
-Percentiles are upper edges of buckets that double, so "16 us" reads "at most 16.4 us, and more than
-half of that".
+A percentile is the upper edge of its bucket, and each bucket ends at twice the edge below it.  So
+"16 us" means: at most 16.4 us, and more than half of that.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fusemount import _native
-from fusemount.cli.table import table
+from fusemount.cli.tables import table
 
 DOORS = {"native": "fast path", "python": "Python"}
 
-# Counters of Stats.snapshot() in the words of a reader; one that is not here shows its own name.
+# Labels for the counters of Stats.snapshot(). A counter without a label shows its own name.
 _COUNTERS = {
-    "prepared": "waited for Python to bring a file up",
+    "prepared": "waited for Python to copy a file up",
     "pushed_files": "files pushed ahead of a reader",
     "pushed_bytes": "bytes pushed",
     "push_misses": "pushes of what the kernel had forgotten",
@@ -31,7 +31,7 @@ _WORDS = 2  # columns before the numbers
 
 
 def operations(requests: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(operation, door, its numbers), in the order of the kernel's opcodes."""
+    """(operation, door, numbers), in the order of the kernel's opcodes."""
     for operation, doors in requests["ops"].items():
         for door, numbers in doors.items():
             yield operation, door, numbers
@@ -42,7 +42,7 @@ def counters(requests: dict[str, Any]) -> dict[str, int]:
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """The requests that came between two snapshots, as a snapshot."""
+    """The requests between two snapshots, in the form of a snapshot."""
     ops: dict[str, dict[str, Any]] = {}
     for operation, door, now in operations(after):
         then = before["ops"].get(operation, {}).get(door)
@@ -64,14 +64,17 @@ def _between(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(answer: dict[str, Any]) -> str:
-    """All since the mount."""
+    """The report of all requests since the mount."""
     requests = answer["requests"]
     rows = [_row(*found, 1.0) for found in operations(requests)]
     return _columns(_HEADS, rows) + "\n\n" + _totals(answer, requests)
 
 
 def rates(answer: dict[str, Any], made: dict[str, Any], seconds: float) -> str:
-    """What was made in an interval, a second; answer: the state at its end."""
+    """The report of one interval, with numbers for one second.
+
+    made: the requests of the interval.  answer: the daemon's state at its end.
+    """
     rows = [_row(*found, seconds) for found in operations(made)]
     return _columns(_RATES, rows) + "\n\n" + _totals(answer, made)
 
@@ -81,7 +84,7 @@ _RATE_WIDTHS = (8, 10, 9, 6, 8, 8, 8, 10)
 
 
 def rate_line(cells: Sequence[str]) -> str:
-    """One interval, or the heads, in columns that stay where they are from line to line."""
+    """A line with one interval or the heads; the columns are equally wide in all lines."""
     return "   ".join(c.rjust(w) for c, w in zip(cells, _RATE_WIDTHS, strict=True))
 
 
@@ -104,7 +107,7 @@ def rate_cells(
 
 
 def share(requests: dict[str, Any]) -> str:
-    """Of the requests, those that the fast path answered."""
+    """The share of the requests that the fast path answered."""
     counts = dict.fromkeys(DOORS, 0)
     for _, door, numbers in operations(requests):
         counts[door] += numbers["count"]
@@ -126,7 +129,7 @@ def _row(operation: str, door: str, numbers: dict[str, Any], seconds: float) -> 
 
 
 def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with its numbers to the right."""
+    """A table whose numbers are aligned to the right."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
 
     def aligned(row: Sequence[str]) -> list[str]:
@@ -168,7 +171,7 @@ def mebibytes(count: int) -> str:
 
 
 def duration(ns: int) -> str:
-    """Three digits at most before the unit."""
+    """The time in the largest unit that it reaches."""
     for unit, size in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if ns >= size:
             value = ns / size

@@ -1,4 +1,4 @@
-"""`imgmount tag SOURCE TARGET[:TAG]`: one more name for an image of the store."""
+"""`imgmount tag SOURCE TARGET[:TAG]`: gives an image of the store one more name."""
 
 from __future__ import annotations
 

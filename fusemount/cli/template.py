@@ -1,10 +1,12 @@
-r"""Law: the part of Go's templates that people write behind `--format`; else one clear error.
+r"""Fills the part of Go's templates that is common behind `--format`.
+
+Law: all other templates are a UsageError that names the reason.
 
     {{.A.B}}  {{.}}  {{json .A}}  {{index .A 0 "key"}}  {{len .A}}  {{join .A ", "}}  {{.A | json}}
     {{upper .A}}  {{lower .A}}  {{title .A}}  {{split .A ":"}}  {{truncate .A 12}}  {{- … -}}
 
 (text/template, and docker's cli/templates/templates.go.)  There are no conditions, loops and
-variables: who wants those takes `--json` and jq.
+variables; `--json` and jq can do these.
 """
 
 from __future__ import annotations
@@ -17,23 +19,23 @@ from typing import Any
 from fusemount.errors import UsageError
 
 NO_VALUE = "<no value>"
-NUMBER_MAX = 19  # digits: those of a 64-bit number
-NESTED_MAX = 50  # parentheses in each other
+NUMBER_MAX = 19  # digits, as many as a 64-bit number has
+NESTED_MAX = 50  # opening parentheses of one action
 _ACTION = re.compile(r"\{\{(-(?=\s))?(.*?)((?<=\s)-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
     r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+)|(?P<chain>(?<=\))(?:\.[\w-]+)+)'
     r"|(?P<field>(?:\.[\w-]+)+|\.)"
     r"|(?P<word>[$\w]+)|(?P<sign>[()|])|(?P<rest>\S.*))"
 )
-_Value = Callable[[Any], Any]  # of the object that the template is filled with
+_Value = Callable[[Any], Any]  # computes a value from the object that fills the template
 
 
 class Map(dict[str, Any]):
-    """A map whose keys are anybody's, so that one which is not there is no mistake (labels)."""
+    """A map with arbitrary keys (labels), so that a missing key is no error."""
 
 
 class Struct(dict[str, Any]):
-    """What has more fields than it prints: `empty` has those, and what they are."""
+    """An object with more fields than it prints.  empty: these fields and their values."""
 
     def __init__(self, fields: Mapping[str, Any], empty: Mapping[str, Any]) -> None:
         super().__init__(fields)
@@ -41,15 +43,17 @@ class Struct(dict[str, Any]):
 
 
 class Nil(list[Any]):
-    """Go's nil slice: it prints as an empty one, and is null in JSON."""
+    """Go's nil slice: prints like an empty slice, and is null in JSON."""
 
 
 class Template:
-    """Raises UsageError when it is made, for what it cannot be, and when it is filled, for fields
-    that are not there."""
+    """A parsed template.
+
+    Making it raises UsageError for wrong syntax, filling it for fields that are missing.
+    """
 
     def __init__(self, text: str) -> None:
-        self.fields: set[str] = set()  # the first of each path
+        self.fields: set[str] = set()  # the first name of each path
         self._parts: list[str | _Value] = []
         at, trim = 0, False
         for match in _ACTION.finditer(text):
@@ -73,7 +77,7 @@ class Template:
 
 
 class _Parser:
-    """One action: a command, or several with a pipe between them."""
+    """Parses one action: a command, or several commands with a pipe between them."""
 
     def __init__(self, text: str, fields: set[str]) -> None:
         self._text, self._fields = text.strip(), fields
@@ -196,7 +200,7 @@ def _kind(value: Any) -> str:
 
 
 def printed(value: Any) -> str:
-    """As Go's %v has it."""
+    """The value as Go's %v prints it."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -241,7 +245,7 @@ def _truncate(text: str, size: int) -> str:
     return text[:size]
 
 
-# word -> (what it does, how many arguments at least, at most)
+# word -> (function, least number of arguments, greatest number)
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "json": (as_json, 1, 1),
     "index": (_index, 1, 9),

@@ -1,7 +1,7 @@
-"""Law: where words meet a terminal.  Names, labels, tags and error bodies come from strangers: a
-message is one line, and nothing but this program moves a cursor, sets a title or clears a screen.
+"""Guards the terminal against control codes in untrusted text: names, labels, tags, error bodies.
 
-What goes to a file or a pipe stays as it is; tables and messages are legible there too.
+Law: a message is one line, and only our own code moves a cursor, sets a title or clears a screen.
+Output to a file or a pipe is not changed; tables and messages are escaped there too.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TextIO, cast
 from fusemount.escape import printable
 
 _KEPT = "\n\t"
-# repr() of a name has U+DC80 to U+DCFF for bytes that are no UTF-8
+# repr() of a name shows bytes that are not UTF-8 as U+DC80 to U+DCFF.
 _REPR_OF_BYTE = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
 
 
 class Terminal(io.TextIOWrapper):
-    """Standard output where it is a terminal."""
+    """Standard output that is a terminal: escapes unprintable characters."""
 
     def write(self, text: str) -> int:
         return super().write(printable(text, _KEPT))
 
 
 def guard_output() -> None:
-    """Makes standard output fit for strangers' words; a byte that is no UTF-8 is no error."""
+    """Makes standard output safe for untrusted text; a byte that is not UTF-8 is no error."""
     out = sys.stdout
     if not isinstance(out, io.TextIOWrapper):
         return
@@ -40,16 +40,16 @@ def guard_output() -> None:
 
 
 def drive(codes: str) -> None:
-    """Our own control codes, to a terminal."""
+    """Writes our own control codes to a terminal."""
     sys.stdout.flush()
     sys.stdout.buffer.write(codes.encode())
 
 
 def message_line(text: str) -> str:
-    """One line for a person, whatever is in it."""
+    """The text as one printable line, with readable escapes."""
     return _REPR_OF_BYTE.sub(r"\\x\1", printable(text))
 
 
 def tell(text: str) -> None:
-    """A line on standard error."""
+    """Prints a line on standard error."""
     sys.stderr.write(f"imgmount: {message_line(text)}\n")

@@ -1,5 +1,8 @@
-"""Law: several transfers at once, shown: a bar a layer on a terminal, a line when its state changes
-elsewhere, nothing with --quiet."""
+"""Shows several transfers at once.
+
+Law: on a terminal each layer has a bar; elsewhere a layer has one line when it is done; with
+--quiet nothing is shown.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def shown_transfers(*, quiet: bool) -> Iterator[Transfers]:
 
 
 class _Lines:
-    """As `docker pull` prints them where there is no terminal."""
+    """The lines that `docker pull` prints without a terminal."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,7 +65,7 @@ class _LineTask:
 
 
 class _Bars:
-    """One line a transfer, which stays."""
+    """One bar for each transfer; a finished bar stays."""
 
     def __init__(self) -> None:
         self._bars: RichProgress | None = None

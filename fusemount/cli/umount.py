@@ -1,4 +1,4 @@
-"""`imgmount umount MOUNTPOINT`: unmounts and waits for the daemon's end."""
+"""`imgmount umount MOUNTPOINT`: unmounts, and waits until the daemon has ended."""
 
 from __future__ import annotations
 

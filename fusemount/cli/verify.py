@@ -1,4 +1,5 @@
-"""`imgmount verify [IMAGE...]`: recomputes all that the store says, and names what is not so."""
+"""`imgmount verify [IMAGE...]`: recomputes all digests and indexes of the store, and prints every
+mismatch."""
 
 from __future__ import annotations
 

@@ -98,10 +98,10 @@ class FuseChannel:
             os.close(self.fd)
             self.fd = -1
 
-    def serves(self, place: int) -> bool:
+    def serves(self, root: int) -> bool:
         """Whether a descriptor is of our file system, through any of its mounts. True only while
         it is mounted: until then no other file system gets its device number."""
-        return self.mount is not None and mount_of(place).device == self.device and self.connected
+        return self.mount is not None and mount_of(root).device == self.device and self.connected
 
     @property
     def connected(self) -> bool:
@@ -113,26 +113,26 @@ class FuseChannel:
             # It is looked for by its device, because a directory above it may have been moved.
             named = [e.mountpoint for e in mounts() if self.mount and e.device == self.device]
             for target in reversed(named):
-                with suppress(OSError, ImgmountError), mount_root(target) as place:
-                    if self._made(place):
+                with suppress(OSError, ImgmountError), mount_root(target) as root:
+                    if self._made(root):
                         self.close_fd()  # first: with it open the kernel would wait for our answer
-                        self._take_off(target, place)
+                        self._take_off(target, root)
                         break
         self.close_fd()
 
-    def _take_off(self, target: Path, place: int) -> None:
+    def _take_off(self, target: Path, root: int) -> None:
         if os.geteuid() == 0:
-            detach(place)
+            detach(root)
         else:
             # By its path.  fusermount3 unmounts only this user's FUSE mounts, so it hits another
             # mount only if this user mounts one there at this very moment.
-            unmount(target, mount_of(place), lazy=True)
+            unmount(target, mount_of(root), lazy=True)
 
-    def _made(self, place: int) -> bool:
+    def _made(self, root: int) -> bool:
         """Whether a descriptor is of the mount that open_channel made."""
         if self.mount is not None and self.mount.unique:
-            return mount_of(place).unique == self.mount.unique
-        return self.serves(place)
+            return mount_of(root).unique == self.mount.unique
+        return self.serves(root)
 
 
 def open_channel(request: MountRequest) -> FuseChannel:
@@ -154,16 +154,16 @@ def open_channel(request: MountRequest) -> FuseChannel:
 
 
 def _mounted_on(at: Mountpoint) -> Mount | None:
-    """The FUSE mount that is on it now: only root could have mounted another one on top of ours."""
-    with suppress(OSError), covering(at.fd, at.path) as place:
-        entry, mount = entry_of(place), mount_of(place)
+    """The FUSE mount on that directory. It is ours, because only root could mount on top of it."""
+    with suppress(OSError), covering(at.fd, at.path) as root:
+        entry, mount = entry_of(root), mount_of(root)
         if entry and entry.fstype.startswith("fuse") and mount != mount_of(at.fd):
             return mount
     return None
 
 
 def _clear(path: Path, request: MountRequest) -> None:
-    """Unmounts what fusermount3 mounted on another directory, and what is dead by now."""
+    """Unmounts a mount that fusermount3 made on another directory; it is dead by now."""
     entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
     if entry and mount and (entry.fstype, entry.source) == named:

@@ -15,11 +15,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from fusemount import _native
-from fusemount.beneath import fd_path, open_in_root
+from fusemount.beneath import open_in_root
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.holders import Holder, holders
-from fusemount.daemon.mountid import Mount, mount_of, mount_root
+from fusemount.daemon.mountid import Mount, mount_of, sync_mount, sync_root
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
 
@@ -42,7 +41,7 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
     except ProcessLookupError:
         return
     if mount is not None:
-        _in_time(partial(_sync_here, target, mount))
+        _in_time(partial(sync_mount, target, mount))
     else:
         for holder in holders(record.device):
             if _in_time(partial(_sync_there, holder, record.device)):
@@ -74,21 +73,11 @@ def _in_time(job: Callable[[], None]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _sync_here(target: Path, mount: Mount) -> None:
-    with mount_root(target) as place:
-        if mount_of(place) == mount:
-            _sync(place)
-
-
 def _sync_there(holder: Holder, device: str) -> None:
     """Through the mount in another namespace, whose owner chooses the names: so the device that a
     name leads to is checked."""
     root = os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    place = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
-    if mount_of(place).device != device:
+    mounted = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
+    if mount_of(mounted).device != device:
         raise FileNotFoundError
-    _sync(place)
-
-
-def _sync(place: int) -> None:
-    _native.syncfs(os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    sync_root(mounted)

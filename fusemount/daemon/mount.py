@@ -69,8 +69,8 @@ def mount_image(
     Raises any ImgmountError; then nothing is left mounted or running.
     """
     with ExitStack() as stack:
-        with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as place:
-            check_apart(place.path, options)
+        with open_mountpoint(mountpoint, nonempty="nonempty" in options.kernel_options) as target:
+            check_apart(target.path, options)
             mountrecords.prepare(directories.runtime)
             # With -d the log goes to the terminal, which a daemon has closed: so -d implies -f.
             log_fd = open_log(options.log, directories.state,
@@ -80,15 +80,15 @@ def mount_image(
             loading = Loading()
             view = open_view(reference, image_options, options, directories, progress, stack,
                              beside=loading.start)  # fmt: skip
-            hold_image(view.image, place.path, stack)
+            hold_image(view.image, target.path, stack)
             stats = _native.Stats()
             loading.finish()
-            channel = open_channel(mount_request(reference, place, options))
+            channel = open_channel(mount_request(reference, target, options))
             stack.callback(channel.discard)
         enroll = _Enrolment(reference, view, options, directories, stats)
         if options.foreground:
             _serve_recorded(channel, enroll, lambda: None)
-            return MountResult(place.path, None, kept_upper(view, options), view.dropped)
+            return MountResult(target.path, None, kept_upper(view, options), view.dropped)
 
         def job(ready: Callable[[], None]) -> None:
             with stack:

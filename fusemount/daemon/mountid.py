@@ -71,9 +71,9 @@ def topmost(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
     """The topmost mount at that path, both values from one look; (None, None) if there is none, or
     it cannot be looked at."""
     try:
-        with mount_root(path) as place:
-            entry = entry_of(place)
-            return (entry, mount_of(place)) if entry else (None, None)
+        with mount_root(path) as root:
+            entry = entry_of(root)
+            return (entry, mount_of(root)) if entry else (None, None)
     except OSError:
         return None, None
 
@@ -95,6 +95,22 @@ def covering(directory: int, path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def sync_root(root: int) -> None:
+    """Syncs the file system of the mount whose root that descriptor (O_PATH) is. Raises OSError."""
+    fd = os.open(fd_path(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _native.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_mount(path: Path, mount: Mount | None) -> None:
+    """Syncs the topmost mount at that path, if it is that mount. Raises OSError."""
+    with mount_root(path) as root:
+        if mount_of(root) == mount:
+            sync_root(root)
 
 
 def connected(fuse_fd: int) -> bool:

@@ -35,10 +35,10 @@ def remount(
     """
     with ExitStack() as stack:
         try:
-            place = stack.enter_context(mount_root(resolve(mountpoint)))
-            entry = entry_of(place)
+            root = stack.enter_context(mount_root(resolve(mountpoint)))
+            entry = entry_of(root)
         except OSError:
-            place, entry = -1, None
+            root, entry = -1, None
         record = mountrecords.find(directories.runtime, entry) if entry else None
         if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")
@@ -50,7 +50,7 @@ def remount(
             )
         flags |= _native.MS_REMOUNT | (_native.MS_BIND if bind else 0)
         try:
-            _native.mount("none", fd_path(place), "none", flags, "")
+            _native.mount("none", fd_path(root), "none", flags, "")
         except OSError as error:
             raise _refused(mountpoint, error) from error
     if record and not bind:

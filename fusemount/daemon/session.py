@@ -130,25 +130,25 @@ def _flush_and_unmount(channel: FuseChannel) -> None:
     moved, and bind mounts of parts of it, which would be dead without the daemon."""
     for entry in reversed(mounts()):
         if entry.device == channel.device:
-            with suppress(FileNotFoundError), mount_root(entry.mountpoint) as place:
-                if channel.serves(place):  # else another mount is on top of it, or at its path
-                    _unmount_flushed(entry.mountpoint, place)
+            with suppress(FileNotFoundError), mount_root(entry.mountpoint) as root:
+                if channel.serves(root):  # else another mount is on top of it, or at its path
+                    _unmount_flushed(entry.mountpoint, root)
     # A mount without users has ended by now: closing its last descriptor ended it.
     if channel.connected:
         LOGGER.warning("%s: busy: detached from under its users", channel.mountpoint)
         _drain(channel)
 
 
-def _unmount_flushed(target: Path, place: int) -> None:
-    """place: a descriptor of the mount at that path; while it is open, the mount is that one."""
+def _unmount_flushed(target: Path, root: int) -> None:
+    """root: a descriptor of the mount at that path; while it is open, the mount is that one."""
     # With this descriptor the mount can be flushed again when no path leads to it any more.
-    fd = os.open(fd_path(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(fd_path(root), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _native.syncfs(fd)
         if os.geteuid() == 0:
-            detach(place)
+            detach(root)
         else:
-            unmount(target, mount_of(place), lazy=True)  # see FuseChannel.discard
+            unmount(target, mount_of(root), lazy=True)  # see FuseChannel.discard
         _native.syncfs(fd)
     finally:
         os.close(fd)

@@ -6,13 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fusemount import _native
-from fusemount.beneath import fd_path
 from fusemount.daemon import mountrecords
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountid import Mount, mount_of, mount_on, mount_root, topmost
+from fusemount.daemon.mountid import Mount, mount_on, sync_mount, topmost
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
 from fusemount.daemon.mountrecords import Record
@@ -40,8 +38,8 @@ def umount_image(
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
     If the mount has a copy (a bind mount, or one in another mount namespace), the daemon goes on
-    serving the copy and loses nothing.  Then this does not wait, and returns a line that says who
-    uses the copy.
+    serving the copy and loses nothing.  Then this does not wait, and returns a line that names the
+    users of the copy.
     lazy: detaches a busy mount and does not wait.  force: ends the mount for all users (force.py);
     if its daemon cannot be found, as lazy.  A dead mount is unmounted, and the scratch that its
     daemon left is dropped.  Raises MountpointError (no imgmount mount, busy), NotPermitted.
@@ -105,14 +103,8 @@ def _force_end(
 
 def _write_out(target: Path, mount: Mount | None) -> None:
     """Syncs the mount. The kernel does it only when the last copy of a mount is unmounted."""
-    with suppress(OSError), mount_root(target) as place:
-        if mount_of(place) != mount:
-            return
-        fd = os.open(fd_path(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _native.syncfs(fd)
-        finally:
-            os.close(fd)
+    with suppress(OSError):
+        sync_mount(target, mount)
 
 
 def _detached(target: Path, directories: Directories) -> Record | None:

@@ -141,10 +141,10 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
     if options.upper is None:
         return
     upper = Path(os.path.realpath(options.upper))
-    places = {"upper": upper}
+    paths = {"upper": upper}
     if not options.read_only:
-        places["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
-    for what, path in places.items():
+        paths["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+    for what, path in paths.items():
         if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
             raise UpperError(
                 f"{path}: the {what} and the mountpoint {mountpoint} lie in each other"
@@ -154,8 +154,8 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
 def remountable(options: MountOptions) -> bool:
     """Whether a mount may become rw later. As with overlayfs, `ro` with an upper and a work
     directory is a flag of the mount only, if both directories can be written to."""
-    places = (options.upper, options.work) if options.overlay else (None,)
-    return all(place is not None and os.access(place, os.W_OK) for place in places)
+    paths = (options.upper, options.work) if options.overlay else (None,)
+    return all(path is not None and os.access(path, os.W_OK) for path in paths)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount._native import MARKS_TRUSTED, MARKS_USER
-from fusemount.beneath import by_root, fd_path, open_beneath
+from fusemount.beneath import by_root, fd_path, open_below
 from fusemount.dataclass import dataclass
 from fusemount.errors import (
     ImageNotFound,
@@ -90,7 +90,7 @@ def _open(path: Path, below: tuple[Path, ...]) -> int:
     try:
         if root is None:  # the user named this path, so its symlinks are followed
             return _native.open_layer_root(path)
-        fd = _below(root, path)
+        fd = open_below(root, path, os.O_PATH | os.O_DIRECTORY)
         try:
             return _native.open_layer_root(fd_path(fd))
         finally:
@@ -99,14 +99,6 @@ def _open(path: Path, below: tuple[Path, ...]) -> int:
         raise NotPermitted(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ImageNotFound(f"{path}: {error.strerror}") from error
-
-
-def _below(root: Path, path: Path) -> int:
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return open_beneath(top, str(path.relative_to(root)), os.O_PATH | os.O_DIRECTORY)
-    finally:
-        os.close(top)
 
 
 def _check_undamaged(fd: int, path: Path, kinds: int) -> None:

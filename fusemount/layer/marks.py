@@ -73,15 +73,15 @@ def obeyed(said: int, wish: UserMarks, origin: Origin, root: bool) -> int:
         kinds = MARKS_USER | MARKS_OWNER
     elif root:
         kinds = MARKS_TRUSTED
-        _check(said, wish, origin)
+        _check_in_roots_mount(said, wish, origin)
     else:
-        kinds = _users(said, origin)
+        kinds = _in_users_mount(said, origin)
     if wish.owners is not None:
         kinds = kinds | MARKS_OWNER if wish.owners else kinds & ~MARKS_OWNER
     return kinds | names
 
 
-def _users(said: int, origin: Origin) -> int:
+def _in_users_mount(said: int, origin: Origin) -> int:
     owners = said & MARKS_OWNER
     if said & MARKS_TRUSTED:
         return MARKS_TRUSTED | owners
@@ -90,7 +90,7 @@ def _users(said: int, origin: Origin) -> int:
     return MARKS_TRUSTED if origin.roots else MARKS_TRUSTED | MARKS_USER
 
 
-def _check(said: int, wish: UserMarks, origin: Origin) -> None:
+def _check_in_roots_mount(said: int, wish: UserMarks, origin: Origin) -> None:
     if said & MARKS_USER and not said & MARKS_TRUSTED and not origin.roots:
         raise NotPermitted(
             "its marks are a user's (user.overlay.*), which root does not obey unasked: "

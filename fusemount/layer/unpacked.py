@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusemount.beneath import open_beneath
+from fusemount.beneath import open_below, open_beneath
 from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -53,7 +53,7 @@ class UnpackedLayer:
         """The tar in pieces. Raises MalformedImage, ImgmountError; ImageNotFound if there is no
         split."""
         try:
-            with open(self._below(self.split, _FILE_FLAGS), "rb") as packed:
+            with open(open_below(self.root, self.split, _FILE_FLAGS), "rb") as packed:
                 with gzip.open(packed) as lines:
                     yield from self._pieces(lines)
         except FileNotFoundError as error:
@@ -65,15 +65,8 @@ class UnpackedLayer:
         except OSError as error:
             raise ImgmountError(f"{self.split}: {error.strerror or error}") from error
 
-    def _below(self, path: Path, flags: int) -> int:
-        top = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return open_beneath(top, str(path.relative_to(self.root)), flags)
-        finally:
-            os.close(top)
-
     def _pieces(self, lines: gzip.GzipFile) -> Iterator[bytes]:
-        tree = self._below(self.tree, os.O_PATH | os.O_DIRECTORY)
+        tree = open_below(self.root, self.tree, os.O_PATH | os.O_DIRECTORY)
         try:
             while line := lines.readline(LINE_BYTES_MAX):
                 if lines.tell() > SPLIT_BYTES_MAX:

@@ -1,14 +1,15 @@
-"""Law: the client of the OCI distribution protocol (spec v1.1) and of Docker's media types.
+"""Talks to registries by the OCI distribution protocol (spec v1.1), with Docker's media types too.
 
-Bytes in, bytes out: nothing here knows a store, a terminal or the environment.
+Law: this room takes and returns bytes.  It uses no store, no terminal and no environment variable.
 
-    options.py      which hosts, how patient        credentials.py  who we are, from whose file
+    options.py      hosts, time limits, retries     credentials.py  user names and passwords
     challenge.py    WWW-Authenticate                replies.py      headers and error bodies
-    tls.py          whom we believe                 authorize.py    tokens, Basic
-    urls.py         where we are sent               head.py         the head of an answer, bounded
-    connection.py   one request: auth, redirects, refusals; and patience for several
-    client.py       Registry: manifests, tags, referrers
+    tls.py          trusted certificates            authorize.py    tokens, Basic
+    urls.py         redirect and link targets       head.py         limits of an answer's head
+    transport.py    reads from sockets, proxies     body.py         limits of an answer's body
+    retries.py      when to try again               connection.py   one request and its answer
+    client.py       Registry: manifests, tags, referrers, blobs
     download.py     blobs, resumed                  upload.py       blobs, resumed
 
-`client` is what others import; it loads httpx and trio, so it is imported where it is used.
+Other rooms import `client`.  It loads httpx and trio, so they import it only where they use it.
 """

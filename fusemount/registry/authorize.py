@@ -1,7 +1,8 @@
-"""Law: challenges are answered: Basic, or Bearer with a token of the server that is named.
+"""Answers a registry's challenge: with Basic, or with a Bearer token of the server that it names.
 
-Tokens are kept by scope until they expire or a 401 says that they are no good; requests that need
-the same token at once wait for one of them to get it (distribution's "Token Authentication").
+Law: a token is kept for its scopes until it expires, or until a request that had it gets a 401.
+Only one request fetches a token; requests that need the same one wait for it (distribution's
+"Token Authentication").
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from fusemount.registry.replies import error_text
 Scopes = tuple[str, ...]  # "repository:library/busybox:pull", …
 
 TOKEN_BYTES_MAX = 1 << 20
-TOKEN_SECONDS_DEFAULT = 60  # where expires_in is missing, the protocol says
-TOKEN_MARGIN = 10  # seconds: a token is renewed that long before it expires
+TOKEN_SECONDS_DEFAULT = 60  # the protocol's value if expires_in is missing
+TOKEN_MARGIN = 10  # seconds before its end at which a token is renewed
 CLIENT_ID = "imgmount"
 
 
@@ -34,7 +35,7 @@ class TokenReply:
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """form: sent by POST where there is one; authorization: for the token server alone."""
+    """form: sent by POST; None: a GET.  authorization: sent to the token server only."""
 
     url: str
     form: Mapping[str, str] | None = None
@@ -42,7 +43,7 @@ class TokenRequest:
 
 
 Fetch = Callable[[TokenRequest], Awaitable[TokenReply]]
-FALLBACK_STATUSES = frozenset((404, 405))  # a token server that knows no OAuth 2
+FALLBACK_STATUSES = frozenset((404, 405))  # of a token server without OAuth 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Token:
 
 
 class Authorizer:
-    """What stands in Authorization for one registry with one user's credentials."""
+    """Makes the Authorization headers for one registry from one user's credentials."""
 
     def __init__(self, domain: str, credentials: Credentials | None, fetch: Fetch) -> None:
         self._domain = domain
@@ -63,14 +64,14 @@ class Authorizer:
         self._lock = trio.Lock()
 
     @property
-    def sent(self) -> str:
-        """For messages: as whom."""
+    def as_whom(self) -> str:
+        """For messages: which user the requests are sent as."""
         if self._credentials is None:
             return f"without credentials, since none are known for {self._domain}"
         return f"as {self._credentials.who}"
 
     async def header(self, scopes: Scopes) -> str | None:
-        """None until a registry has asked for one."""
+        """The header's value; None until the registry has sent a challenge."""
         challenge = self._challenge
         if challenge is None:
             return None
@@ -83,7 +84,10 @@ class Authorizer:
             return token.header
 
     async def challenged(self, used: str | None, headers: Sequence[str], scopes: Scopes) -> bool:
-        """A 401 came to a request that had `used`.  False: there is nothing else to answer."""
+        """Takes the challenges of a 401.  True: send the request again, with header().
+
+        used: the Authorization header of the refused request.  False: we have no other answer.
+        """
         known = [c for c in parse_challenges(headers) if c.scheme in ("bearer", "basic")]
         known.sort(key=lambda challenge: challenge.scheme != "bearer")
         if not known:

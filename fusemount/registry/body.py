@@ -1,4 +1,7 @@
-"""Law: the bytes of an answer arrive in pieces, in time, and not more than are wanted."""
+"""Reads the body of an answer in pieces.
+
+Law: a body that comes too slowly, or has more bytes than the caller allows, is an error.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import trio
 
 from fusemount.errors import RegistryError
 from fusemount.registry.options import RegistryOptions
-from fusemount.registry.patience import Trouble
+from fusemount.registry.retries import AttemptFailed
 
 END_SECONDS = 1
 
@@ -18,10 +21,10 @@ END_SECONDS = 1
 async def body_pieces(
     response: httpx.Response, what: str, options: RegistryOptions
 ) -> AsyncGenerator[bytes, None]:
-    """As they came over the wire; the response is closed at the end.
+    """The body as it came over the wire, not decompressed; closes the response at the end.
 
-    Raises Trouble: broken off, or too slow.  Only our waiting counts for slowness: a caller may
-    take its time between two pieces.
+    Raises AttemptFailed if the body breaks off or is too slow.  Only the time that this function
+    waits for bytes counts as slow, not the time that the caller takes between two pieces.
     """
     source = response.aiter_raw()
     waited, arrived = 0.0, 0
@@ -34,7 +37,7 @@ async def body_pieces(
             if piece is None:
                 seconds = f"{arrived} bytes in {options.progress_seconds:g} s"
                 slow = f"{what}: {seconds} from {response.url.host}, which is too slow"
-                raise Trouble(RegistryError(slow))
+                raise AttemptFailed(RegistryError(slow))
             if not piece:
                 return
             waited += trio.current_time() - started
@@ -47,7 +50,7 @@ async def body_pieces(
 
 
 async def _next(source: AsyncIterator[bytes], what: str) -> bytes:
-    """b"" at the end."""
+    """The next piece; b"" at the end of the body."""
     try:
         while not (piece := await anext(source)):
             pass
@@ -55,13 +58,14 @@ async def _next(source: AsyncIterator[bytes], what: str) -> bytes:
     except StopAsyncIteration:
         return b""
     except httpx.TransportError as error:
-        raise Trouble(RegistryError(f"{what}: {broken(error)}")) from error
+        raise AttemptFailed(RegistryError(f"{what}: {broken(error)}")) from error
 
 
 async def _end(response: httpx.Response, source: AsyncIterator[bytes]) -> None:
-    """Closes, then reads on: the generators within httpx and httpcore do not close each other.
+    """Closes the response, then reads on until the generators within httpx and httpcore end.
 
-    Each would wait for the garbage collector, and trio complain; the closed connection ends them.
+    These generators do not close each other.  Without the reading they would wait for the garbage
+    collector, which makes trio complain.  The closed connection ends the reading at once.
     """
     with trio.move_on_after(END_SECONDS, shield=True):
         await response.aclose()
@@ -73,7 +77,8 @@ async def _end(response: httpx.Response, source: AsyncIterator[bytes]) -> None:
 async def whole_body(
     response: httpx.Response, limit: int, what: str, options: RegistryOptions
 ) -> bytes:
-    """At most limit bytes.  Raises RegistryError: more; Trouble, as `body_pieces`."""
+    """The whole body.  Raises RegistryError for more than limit bytes, and AttemptFailed as
+    `body_pieces` does."""
     data = bytearray()
     async with aclosing(body_pieces(response, what, options)) as pieces:
         async for piece in pieces:
@@ -86,7 +91,7 @@ async def whole_body(
 
 
 def broken(error: httpx.TransportError) -> str:
-    """Why, in words; httpx' own where it has any."""
+    """The reason in words, with httpx' own text if it has one."""
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     words = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Law: `WWW-Authenticate` becomes values (RFC 9110 section 11.6.1); no I/O.
+"""Parses `WWW-Authenticate` headers (RFC 9110 section 11.6.1).  Law: no I/O.
 
 Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:…"
 """
@@ -26,7 +26,8 @@ class Challenge:
 
 
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
-    """All that can be understood, in order; what cannot ends its header."""
+    """All challenges that can be parsed, in order.  After an error, the rest of that header is
+    dropped."""
     found: list[Challenge] = []
     for header in headers:
         text, at = header[:HEADER_MAX], 0

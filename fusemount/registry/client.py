@@ -1,9 +1,11 @@
-"""Law: one registry, as the OCI distribution spec 1.1 has it; every call says what it may raise.
+"""The calls of one registry, by the OCI distribution spec 1.1.
 
-Any call may raise RegistryError (unreachable, refused for its own reasons, broken protocol) and
-Unauthorized (401, 403).  repository: without the domain, `library/busybox`; reference: a tag or a
-digest.  Both are checked where a URL is built of them (`_url`), wherever they come from: `../x`
-would lead out of the repository, with its credentials.
+Law: only `_url` builds a path of the registry.  It checks the repository and the reference, because
+a name like `../x` would lead out of the repository, together with its credentials.
+
+repository: without the domain, `library/busybox`.  reference: a tag or a digest.  Every call may
+raise RegistryError (the registry is unreachable, refuses, or breaks the protocol) and Unauthorized
+(401, 403); a call's docstring names the further errors.
 """
 
 from __future__ import annotations
@@ -30,26 +32,27 @@ from fusemount.image.parse import parse_index
 from fusemount.imagename import RepositoryPath, Tag
 from fusemount.registry.connection import Ask, Connection, Reply
 from fusemount.registry.credentials import Credentials
-from fusemount.registry.download import BlobPlace, download
+from fusemount.registry.download import BlobSource, download
 from fusemount.registry.options import RegistryOptions
-from fusemount.registry.patience import Sleep
 from fusemount.registry.replies import next_link
+from fusemount.registry.retries import Sleep
 from fusemount.registry.upload import Pieces, Upload, cancel_upload, upload
 from fusemount.registry.urls import joined, next_page
 
 ACCEPT = ", ".join(sorted(INDEX_TYPES) + sorted(MANIFEST_TYPES))
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
-PAGE = 1000  # tags asked for at once
+PAGE = 1000  # tags that one request asks for
 PAGES_MAX = 10_000
 PAGE_BYTES_MAX = 16 << 20
-TAGS_MAX = 1_000_000  # of a repository, on all pages
-REFERRERS_MAX = 100_000  # of a manifest, on all pages
-NO_BODY_MAX = 64 << 10  # of answers that should have none
+TAGS_MAX = 1_000_000  # of a repository, all pages together
+REFERRERS_MAX = 100_000  # of a manifest, all pages together
+NO_BODY_MAX = 64 << 10  # bytes of an answer that should have no body
 
 
 @dataclass(frozen=True)
 class FetchedManifest:
-    """media_type: as the registry says, "" where it says nothing that helps; digest: of data."""
+    """media_type: from the answer's header, "" if that is no type of a manifest.  digest: computed
+    from data."""
 
     media_type: str
     data: bytes
@@ -57,7 +60,7 @@ class FetchedManifest:
 
 
 class Registry:
-    """An async context manager; its calls may run at the same time."""
+    """An async context manager.  Its calls may run at the same time."""
 
     def __init__(
         self,
@@ -103,7 +106,10 @@ class Registry:
         return FetchedManifest(media_type, reply.data, digest)
 
     async def head_manifest(self, repository: str, reference: str) -> Descriptor:
-        """What a tag stands for, without its bytes (Docker Hub does not count it as a pull).
+        """The descriptor that a tag stands for, without the manifest's bytes.
+
+        Docker Hub does not count this as a pull.  Gets the manifest if the headers lack its digest
+        or its length.
 
         Raises ImageNotFound.
         """
@@ -120,12 +126,12 @@ class Registry:
     def blob(
         self, repository: str, descriptor: Descriptor, offset: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes from offset on, an async generator: close it (`contextlib.aclosing`).
+        """The bytes from offset on.  The caller closes the generator (`contextlib.aclosing`).
 
-        Ends after exactly `descriptor.size - offset` bytes; the caller hashes.
-        Raises VerificationFailed where the blob has another length.
+        Ends after exactly `descriptor.size - offset` bytes; the caller checks the digest.
+        Raises VerificationFailed if the blob has another length.
         """
-        place = BlobPlace(
+        source = BlobSource(
             path=self._url(repository, "blobs", descriptor.digest),
             elsewhere=descriptor.urls,
             what=self._name(repository, descriptor.digest),
@@ -133,7 +139,7 @@ class Registry:
             size=descriptor.size,
             scopes=_pull(repository),
         )
-        return download(self._connection, place, offset)
+        return download(self._connection, source, offset)
 
     async def has_blob(self, repository: str, digest: Digest) -> bool:
         ask = Ask(
@@ -146,8 +152,12 @@ class Registry:
         return (await self._connection.reply(ask, NO_BODY_MAX)).status == 200
 
     async def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
-        """Takes over a blob of another repository of this registry; False: it has to go up."""
-        self._url(from_repository, "blobs", digest)  # it becomes part of a scope, which is a list
+        """Asks the registry to take a blob over from another of its repositories.
+
+        False: the registry does not, and the blob has to be uploaded.
+        """
+        # Checks the name: it becomes part of a scope, where a blank would begin another scope.
+        self._url(from_repository, "blobs", digest)
         query = urlencode({"mount": digest, "from": from_repository})
         ask = Ask(
             "POST",
@@ -172,9 +182,9 @@ class Registry:
         size: int,
         pieces: Pieces,
     ) -> None:
-        """pieces(offset) begins the blob's bytes there, anew for each attempt; its errors come out.
+        """pieces(offset): the blob's bytes from offset on; called again for each attempt.
 
-        Raises VerificationFailed where the registry finds another digest.
+        Raises VerificationFailed if the registry finds another digest, and every error of `pieces`.
         """
         await upload(
             self._connection,
@@ -191,10 +201,10 @@ class Registry:
     async def put_manifest(
         self, repository: str, reference: str, media_type: str, data: bytes
     ) -> Digest:
-        """Under a tag or its digest.
+        """Stores a manifest under a tag or its digest; returns the digest of data.
 
-        Raises VerificationFailed where the registry has another; MalformedImage for a media type
-        that no header can carry.
+        Raises VerificationFailed if the registry returns another digest, MalformedImage if the
+        media type cannot be sent in a header.
         """
         what = self._name(repository, reference)
         if not (media_type.isascii() and media_type.isprintable()):
@@ -228,7 +238,7 @@ class Registry:
         await self._connection.reply(ask, NO_BODY_MAX)
 
     async def tags(self, repository: str) -> list[Tag]:
-        """All, in the registry's order.  Raises ImageNotFound."""
+        """All tags, in the registry's order.  Raises ImageNotFound."""
         what = self._name(repository, "")
         found: list[Tag] = []
         path = f"{self._url(repository, 'tags', '')}list?n={PAGE}"
@@ -247,9 +257,10 @@ class Registry:
     async def referrers(
         self, repository: str, digest: Digest, artifact_type: str | None = None
     ) -> list[Descriptor]:
-        """Manifests whose subject is digest (signatures, SBOMs); of one artifactType if asked.
+        """The manifests whose subject is digest (signatures, SBOMs).
 
-        A registry without the API has them in an index tagged `sha256-<hex>`.
+        artifact_type: return only these.  A registry without the referrers API keeps the manifests
+        in an index with the tag `sha256-<hex>`.
         """
         what = f"referrers of {self._name(repository, digest)}"
         query = "?" + urlencode({"artifactType": artifact_type}) if artifact_type else ""
@@ -270,8 +281,10 @@ class Registry:
         return [each for each in found if artifact_type in (None, each.artifact_type)]
 
     async def _pages(self, first: Ask, take: Callable[[bytes], None]) -> None:
-        """Follows `Link: <…>; rel="next"`, within the registry; take: gets each page, may raise
-        MalformedImage."""
+        """Calls take(data) with each page; follows `Link: <…>; rel="next"` within the registry.
+
+        `take` may raise MalformedImage; it comes out as RegistryError.
+        """
         url: str | None = first.url
         seen: set[str] = set()
         while url is not None:
@@ -297,7 +310,7 @@ class Registry:
         )
 
     def _url(self, repository: str, kind: str, reference: str) -> str:
-        """The only place that builds a path of this registry.  reference: "" for what is below."""
+        """Builds every path of this registry.  reference: "" if the caller adds the last part."""
         try:
             name = RepositoryPath(repository)
             last = reference and (_digest_or_none(reference) or Tag(reference))

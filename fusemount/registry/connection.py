@@ -1,11 +1,12 @@
-"""Law: one request to a registry becomes an answer that was wanted, or one of our errors.
+"""Sends one request to a registry; returns an accepted answer or raises one of our errors.
 
     Ask ── scheme of the host ── Authorization ── redirects ── accepted? ── response
-                                      ▲ 401, once                  └─ no ── Trouble (again?), error
+                                      ▲ 401, once                  └─ no ── AttemptFailed or error
 
-Authorization goes to the host it is meant for, and to nobody that host sends us to; nor does the
-body of a request, which may hold a token.  Plain http is spoken where the options allow it, never
-because a redirect asks for it; and only a registry of this machine may send us to one of its ports.
+Law: the Authorization header goes only to the host that it is meant for, never to the target of a
+redirect on another host.  A request's body goes to no other host either, because it may hold a
+token.  Plain http needs the options' permission, also after a redirect.  Without it, only a
+registry on this machine uses plain http, and may redirect to another port of this machine.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from fusemount.registry.body import broken, whole_body
 from fusemount.registry.credentials import Credentials
 from fusemount.registry.head import HEAD_BYTES_MAX, HeadWatch
 from fusemount.registry.options import RegistryOptions, is_local, registry_host
-from fusemount.registry.patience import Patience, Sleep, Trouble
+from fusemount.registry.retries import AttemptFailed, Retries, Sleep
 from fusemount.registry.tls import tls_context
 from fusemount.registry.transport import direct_transport, proxy_mounts
 from fusemount.registry.urls import Origin, host_of, joined, origin_of
@@ -45,10 +46,11 @@ from fusemount.registry.urls import Origin, host_of, joined, origin_of
 REDIRECTS_MAX = 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 KEEPS_METHOD = frozenset((307, 308))
-SOON_BETTER = frozenset((408, 425, 500, 502, 503, 504))
+RETRIED_STATUSES = frozenset((408, 425, 500, 502, 503, 504))
 CONNECTIONS_MAX = 32
 NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
-TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # the line, not TLS
+# The connection broke; the two sides did not disagree about TLS.
+TLS_BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 _T = TypeVar("_T")
 
@@ -57,10 +59,10 @@ _T = TypeVar("_T")
 class Ask:
     """One request.
 
-    url: a path of the registry (`/v2/…`), or absolute.  what: what it is about, for messages.
-    body: bytes, or a function that begins them anew for each attempt.
-    accepted: statuses that are answers.  missing: what a 404 is.
-    authorization: instead of the registry's, and for the host of url; "": none.
+    url: a path of the registry (`/v2/…`), or absolute.  what: the subject, for messages.
+    body: bytes, or a function that returns them from the beginning; called for each attempt.
+    accepted: statuses that are returned; every other status raises.  missing: raised for a 404.
+    authorization: sent to the host of url instead of the registry's header; "": none is sent.
     """
 
     method: str
@@ -75,7 +77,8 @@ class Ask:
 
 
 class _Pieces(httpx.AsyncByteStream):
-    """httpx would wrap a generator in one of its own, and leave that open where a request fails."""
+    """A request's body.  httpx would wrap a bare generator in its own one, and leave that open when
+    the request fails."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
         self._pieces = pieces
@@ -85,7 +88,7 @@ class _Pieces(httpx.AsyncByteStream):
 
 
 class Refused(RegistryError):
-    """An answer of another status than the wanted ones."""
+    """The answer's status is not accepted."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -93,7 +96,7 @@ class Refused(RegistryError):
 
 
 class _TlsRefused(RegistryError):
-    """TLS is spoken, but we do not believe each other."""
+    """The server uses TLS, but one side does not trust the other."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ class Reply:
 
 
 class Connection:
-    """All connections to one registry and to where it sends us; an async context manager."""
+    """The connections to one registry and to the hosts that it redirects to.
+
+    An async context manager.
+    """
 
     def __init__(
         self,
@@ -122,7 +128,7 @@ class Connection:
         self._plain_allowed = options.allows_plain(self._host) or options.is_insecure(domain)
         self._base: httpx.URL | None = None
         self._base_lock = trio.Lock()
-        self._met = False  # somebody answered: what is refused now may be a restart
+        self._answered = False  # if a server has answered before, a refused connection is retried
         self._stack = AsyncExitStack()
         self._client: httpx.AsyncClient
         self.authorizer = Authorizer(domain, credentials, self._fetch_token)
@@ -148,24 +154,25 @@ class Connection:
     ) -> None:
         await self._stack.aclose()
 
-    def patience(self) -> Patience:
-        return Patience(self.options, self._sleep)
+    def retries(self) -> Retries:
+        return Retries(self.options, self._sleep)
 
     async def again(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """The attempt's result, after as many as it takes and the options allow."""
-        patience = self.patience()
+        """Repeats the attempt until it succeeds or the options allow no more; its result."""
+        retries = self.retries()
         while True:
             try:
                 return await attempt()
-            except Trouble as trouble:
-                await patience.bear(trouble)
+            except AttemptFailed as failed:
+                await retries.wait_or_raise(failed)
 
     async def reply(self, ask: Ask, limit: int) -> Reply:
-        """An answer with its whole body of at most limit bytes; tried again where that may help."""
+        """An answer with its whole body of at most limit bytes; repeats the request if that may
+        help."""
         return await self.again(lambda: self.reply_once(ask, limit))
 
     async def reply_once(self, ask: Ask, limit: int) -> Reply:
-        """Raises Trouble as well."""
+        """reply() without repetition.  Raises AttemptFailed as well."""
         response = await self.open_once(ask)
         try:
             data = await whole_body(response, limit, ask.what, self.options)
@@ -174,7 +181,10 @@ class Connection:
             await response.aclose()
 
     async def open_once(self, ask: Ask) -> httpx.Response:
-        """An answer whose body is still to come; the caller closes it.  Raises Trouble as well."""
+        """An answer whose body is not read yet; the caller closes it.
+
+        Raises AttemptFailed as well.
+        """
         base = await self._find_base(ask.what)
         url = joined(base, ask.url, ask.what)
         own = ask.authorization is None
@@ -199,7 +209,7 @@ class Connection:
     async def _follow(
         self, ask: Ask, url: httpx.URL, authorization: str | None, meant_for: Origin
     ) -> httpx.Response:
-        """The first answer that is no redirect."""
+        """Follows redirects; returns the first answer that is none."""
         for _ in range(REDIRECTS_MAX + 1):
             headers = dict(ask.headers)
             if authorization and origin_of(url) == meant_for:
@@ -255,8 +265,8 @@ class Connection:
                 ) from error
             raise self._unreached(ask.what, url, error) from error
         if watch.late:
-            raise Trouble(RegistryError(f"{ask.what}: {host_of(url)}: no answer in time"))
-        self._met = True
+            raise AttemptFailed(RegistryError(f"{ask.what}: {host_of(url)}: no answer in time"))
+        self._answered = True
         return response
 
     def _check_scheme(self, what: str, url: httpx.URL) -> None:
@@ -275,52 +285,54 @@ class Connection:
             )
 
     def _unreached(self, what: str, url: httpx.URL, error: httpx.TransportError) -> Exception:
-        """Trouble, or a RegistryError where another attempt would end alike."""
+        """The exception to raise: AttemptFailed, or RegistryError if a repetition would fail in the
+        same way."""
         causes = list(_causes(error))
-        place = f"{what}: {host_of(url)}"
+        where = f"{what}: {host_of(url)}"
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return _TlsRefused(f"{place}: certificate not believed: {cause.verify_message}")
+                return _TlsRefused(f"{where}: certificate not believed: {cause.verify_message}")
             if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
                 allow = "" if self._plain_allowed else " (--tls-verify=false allows plain http)"
-                return RegistryError(f"{place}: no TLS is spoken there{allow}")
+                return RegistryError(f"{where}: no TLS is spoken there{allow}")
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, TLS_BROKEN):
-                return _TlsRefused(f"{place}: TLS: {cause.reason or cause}")
+                return _TlsRefused(f"{where}: TLS: {cause.reason or cause}")
             if isinstance(cause, gaierror):
-                unknown = RegistryError(f"{place}: {cause.strerror}")
-                return Trouble(unknown) if self._met else unknown
+                unknown = RegistryError(f"{where}: {cause.strerror}")
+                return AttemptFailed(unknown) if self._answered else unknown
         for cause in causes:
             if isinstance(cause, ConnectionRefusedError):
-                refused = RegistryError(f"{place}: connection refused")
-                return Trouble(refused) if self._met else refused
+                refused = RegistryError(f"{where}: connection refused")
+                return AttemptFailed(refused) if self._answered else refused
         words = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), None)
-        return Trouble(RegistryError(f"{place}: {words or broken(error)}"))
+        return AttemptFailed(RegistryError(f"{where}: {words or broken(error)}"))
 
     async def _find_base(self, what: str) -> httpx.URL:
-        """https, or http where that is allowed and https is not spoken; found out once."""
+        """The registry's root URL, found out once: https, or http if that is allowed and the server
+        does not use https."""
         secure, plain = (httpx.URL(f"{scheme}://{self._host}/") for scheme in ("https", "http"))
         async with self._base_lock:
             if self._base is None and self._plain_allowed:
                 try:
-                    await self._knock(what, secure)
+                    await self._probe(what, secure)
                     self._base = secure
                 except _TlsRefused:
                     raise
-                except (Trouble, RegistryError):
-                    await self._knock(what, plain)
+                except (AttemptFailed, RegistryError):
+                    await self._probe(what, plain)
                     self._base = plain
             self._base = self._base or secure
             return self._base
 
-    async def _knock(self, what: str, base: httpx.URL) -> None:
+    async def _probe(self, what: str, base: httpx.URL) -> None:
         response = await self._send(Ask("GET", "/v2/", what), base.join("/v2/"), {})
         await self._discard(response)
 
     async def _discard(self, response: httpx.Response) -> None:
-        """A short body is read, so that the connection serves the next request."""
+        """Closes the answer; reads a short body first, so that the connection can be used again."""
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length[:18]) <= replies.ERROR_BYTES_MAX:
-            with suppress(Trouble, RegistryError, httpx.StreamError):
+            with suppress(AttemptFailed, RegistryError, httpx.StreamError):
                 await whole_body(response, replies.ERROR_BYTES_MAX, self.domain, self.options)
         await response.aclose()
 
@@ -328,11 +340,11 @@ class Connection:
         return self._base is not None and origin_of(url) == origin_of(self._base)
 
     async def _refuse(self, ask: Ask, response: httpx.Response) -> None:
-        """Raises what an unwanted status means."""
+        """Raises the error that a status outside `accepted` means."""
         status = response.status_code
         try:
             data = await whole_body(response, replies.ERROR_BYTES_MAX, ask.what, self.options)
-        except (Trouble, RegistryError):
+        except (AttemptFailed, RegistryError):
             data = b""
         why = (
             replies.error_text(data) or f"{status} {replies.clean(response.reason_phrase)}".strip()
@@ -341,19 +353,20 @@ class Connection:
         text = f"{ask.what}: {elsewhere}{why}"
         if status in (401, 403) and not elsewhere:
             read = ask.method in ("GET", "HEAD")
-            text = f"may not be {'read' if read else 'written'} {self.authorizer.sent}: {why}"
-            hint = " (or nothing has that name)" if read else ""  # many do not tell the two apart
+            text = f"may not be {'read' if read else 'written'} {self.authorizer.as_whom}: {why}"
+            # Many registries send the same status for a missing name and for a forbidden one.
+            hint = " (or nothing has that name)" if read else ""
             raise Unauthorized(f"{ask.what}: {text}{hint}")
         after = replies.retry_after(response.headers.get("retry-after"), time.time())
         if status == 429:
             limits = (response.headers.get(f"ratelimit-{w}") for w in ("limit", "remaining"))
             spent = replies.used_up(*limits)
-            text = f"{text} ({spent}; {self.authorizer.sent})" if spent else text
+            text = f"{text} ({spent}; {self.authorizer.as_whom})" if spent else text
             if spent and after is None:
                 raise RegistryError(text)
-            raise Trouble(RegistryError(text), after)
-        if status in SOON_BETTER:
-            raise Trouble(RegistryError(text), after)
+            raise AttemptFailed(RegistryError(text), after)
+        if status in RETRIED_STATUSES:
+            raise AttemptFailed(RegistryError(text), after)
         if status == 404 and ask.missing is not RegistryError:
             raise ask.missing(text)
         raise Refused(text, status)
@@ -373,7 +386,7 @@ class Connection:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what it came from, and what is in a group."""
+    """An exception, its causes, and the members of exception groups."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):

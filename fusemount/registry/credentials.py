@@ -1,14 +1,16 @@
-"""Law: who we are to a registry, from the files and programs that docker's and podman's users have.
+"""Finds the user's credentials for a registry in the files and programs of docker and podman.
 
-Looked up in this order; the first that knows the registry counts:
+The sources, in this order; the first that has credentials for the registry counts:
 
     --creds USER[:PASSWORD]
-    $REGISTRY_AUTH_FILE            alone, where it is set (containers-auth.json(5))
+    $REGISTRY_AUTH_FILE            if it is set, no other file is read (containers-auth.json(5))
     $XDG_RUNTIME_DIR/containers/auth.json, $XDG_CONFIG_HOME/containers/auth.json
     $DOCKER_CONFIG/config.json or ~/.docker/config.json
 
-and in each file `credHelpers`, `credsStore`, `auths`.  Keys of `auths` may go down to a repository;
-the longest that fits counts.  A secret is never part of a message.
+In each file: `credHelpers`, then `credsStore`, then `auths`.  A key of `auths` may name a registry,
+a namespace or a repository; the longest key that fits counts.
+
+Law: a secret is never part of a message.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ from fusemount.errors import MalformedImage, Unauthorized
 from fusemount.image.fields import Fields, object_of, parse_json, shown
 from fusemount.imagename import DOCKER_HUB
 
-HUB_KEY = "https://index.docker.io/v1/"  # docker's own key for Docker Hub
+HUB_KEY = "https://index.docker.io/v1/"  # docker's key for Docker Hub
 HUB_ALIASES = frozenset(("index.docker.io", "registry-1.docker.io"))
 HELPER_SECONDS = 60
 HELPER_NOT_FOUND = "credentials not found in native keychain"
 HELPER_NAME_BAD = frozenset("/\0")
-IDENTITY_USER = "<token>"  # a helper says by it that the secret is an identity token
+IDENTITY_USER = "<token>"  # with this user name, a helper's secret is an identity token
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A name and its password, or an identity token, which is traded for tokens by OAuth 2."""
+    """A user name with a password, or an identity token, which OAuth 2 exchanges for tokens."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -46,14 +48,15 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """An Authorization header's value (RFC 7617)."""
+        """The value of a Basic Authorization header (RFC 7617)."""
         pair = f"{self.username}:{self.password}".encode()
         return "Basic " + base64.b64encode(pair).decode()
 
 
 @dataclass(frozen=True)
 class CredentialSources:
-    """explicit: of the command line.  files: in order.  required: a missing file is an error."""
+    """explicit: given on the command line.  files: in their order.  required: a missing file is an
+    error."""
 
     explicit: Credentials | None = None
     files: tuple[Path, ...] = ()
@@ -61,7 +64,7 @@ class CredentialSources:
 
 
 def parse_credentials(text: str) -> Credentials:
-    """`USER[:PASSWORD]` of --creds."""
+    """Parses --creds: `USER[:PASSWORD]`."""
     username, _, password = text.partition(":")
     return Credentials(username, password)
 
@@ -69,7 +72,7 @@ def parse_credentials(text: str) -> Credentials:
 def credential_sources(
     environ: Mapping[str, str], uid: int, explicit: Credentials | None = None
 ) -> CredentialSources:
-    """What an environment stands for; called by cli/ with its own."""
+    """The sources that an environment names; `cli` calls it with the process' own."""
     named = environ.get("REGISTRY_AUTH_FILE")
     if named:
         return CredentialSources(explicit, (Path(named),), required=True)
@@ -77,7 +80,7 @@ def credential_sources(
     runtime = environ.get("XDG_RUNTIME_DIR") or ("/run" if uid == 0 else f"/run/user/{uid}")
     files = [Path(runtime, "containers/auth.json")]
     if uid == 0 and not environ.get("XDG_RUNTIME_DIR"):
-        files.append(Path("/run/containers/0/auth.json"))  # where podman login puts root's
+        files.append(Path("/run/containers/0/auth.json"))  # written by root's `podman login`
     config = environ.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
     if config:
         files.append(Path(config, "containers/auth.json"))
@@ -90,7 +93,10 @@ def credential_sources(
 async def find_credentials(
     domain: str, repository: str, sources: CredentialSources
 ) -> Credentials | None:
-    """Of `domain/repository`; None: nobody knows any.  Raises Unauthorized, in one line."""
+    """The credentials for `domain/repository`; None if no source has any.
+
+    Raises Unauthorized for a source that cannot be read.
+    """
     if sources.explicit is not None:
         return sources.explicit
     for path in sources.files:
@@ -148,7 +154,7 @@ def _helper(domain: str, repository: str, fields: Fields) -> str:
 
 
 def names_of(domain: str, repository: str) -> Iterator[str]:
-    """Keys that fit, the longest first: `host/a/b`, `host/a`, `host`."""
+    """The keys that fit a repository, the longest first: `host/a/b`, `host/a`, `host`."""
     name = f"{domain}/{repository}" if repository else domain
     while name:
         yield name
@@ -156,7 +162,8 @@ def names_of(domain: str, repository: str) -> Iterator[str]:
 
 
 def normal_key(key: str) -> str:
-    """`https://HOST/v1/`, `HOST/v2/` and `HOST` are one; Docker Hub has several hosts."""
+    """One form for keys that mean the same: `https://HOST/v1/`, `HOST/v2/`, `HOST`, and the several
+    hosts of Docker Hub."""
     scheme, found, rest = key.partition("://")
     host, _, path = (rest if found else scheme).partition("/")
     host = DOCKER_HUB if host in HUB_ALIASES else host
@@ -165,14 +172,15 @@ def normal_key(key: str) -> str:
 
 
 def parse_auth(fields: Fields) -> Credentials | None:
-    """An entry of `auths`; None where docker left only a mark that somebody logged in."""
+    """Parses an entry of `auths`.  None for the empty entry that docker leaves when a credential
+    store has the secret."""
     token = fields.text("identitytoken")
     username, password = fields.text("username"), fields.text("password")
     packed = fields.text("auth")
     if packed:
         try:
             pair = base64.b64decode(packed, validate=True).decode()
-        except ValueError:  # binascii.Error and UnicodeDecodeError are; so is what is no ASCII
+        except ValueError:  # binascii.Error, UnicodeDecodeError, or text that is not ASCII
             raise fields.bad("auth", "not a name and a password in base64") from None
         username, colon, password = pair.partition(":")
         password = password.rstrip("\0")
@@ -184,7 +192,10 @@ def parse_auth(fields: Fields) -> Credentials | None:
 
 
 async def ask_helper(name: str, server: str) -> Credentials | None:
-    """`docker-credential-NAME get` (docker-credential-helpers' protocol); None: it knows none."""
+    """Runs `docker-credential-NAME get` (the protocol of docker-credential-helpers).
+
+    None: the helper has no credentials for the server.
+    """
     import trio
 
     program = f"docker-credential-{name}"
@@ -207,10 +218,12 @@ async def ask_helper(name: str, server: str) -> Credentials | None:
             raise Unauthorized(f"{where}: {error.strerror}") from None
     if done is None:
         raise Unauthorized(f"{where}: no answer in {HELPER_SECONDS} s")
-    return _helper_said(done.returncode, done.stdout, done.stderr, where)
+    return _parse_helper_output(done.returncode, done.stdout, done.stderr, where)
 
 
-def _helper_said(status: int, output: bytes, errors: bytes, where: str) -> Credentials | None:
+def _parse_helper_output(
+    status: int, output: bytes, errors: bytes, where: str
+) -> Credentials | None:
     if status != 0:
         said = " ".join((output or errors).decode(errors="replace").split())
         if HELPER_NOT_FOUND in said:

@@ -1,7 +1,7 @@
-"""Law: a blob's bytes, each once and in order, however often the connection breaks.
+"""Downloads a blob, and goes on at the same byte when the connection breaks.
 
-The caller hashes.  What is certain here: exactly `size` bytes were given if the iterator ends, and
-never more; they are of the blob asked for if the registry is honest.
+Law: every byte is given once and in order.  If the iterator ends, it gave exactly `size` bytes; it
+never gives more.  This module does not check the digest: the caller does.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
 from fusemount.registry.body import body_pieces
 from fusemount.registry.connection import Ask, Connection
-from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import content_range
+from fusemount.registry.retries import AttemptFailed
 
-URLS_MAX = 16  # of a manifest's for one blob that are tried
-REFRESHING_BYTES = 1 << 20  # an attempt that brought so much makes up for the failures before it
+URLS_MAX = 16  # of the URLs that a manifest gives for one blob, this many are tried
+REFRESHING_BYTES = 1 << 20  # after this many new bytes the count of failures starts anew
 
 
 @dataclass(frozen=True)
-class BlobPlace:
-    """Where a blob is asked for until somebody has it; size: in bytes.
+class BlobSource:
+    """The URLs that are asked for a blob, one after the other until one has it; size: in bytes.
 
-    path: of the registry, with its credentials.  elsewhere: URLs that the manifest gives, which are
-    asked in their order and without credentials; what is no http(s) URL is passed over.
+    path: at the registry, asked first and with the registry's credentials.  elsewhere: the URLs
+    that the manifest gives, asked in their order and without credentials; URLs that are not http or
+    https are skipped.
     """
 
     path: str
@@ -41,16 +42,21 @@ class BlobPlace:
 
 
 async def download(
-    connection: Connection, place: BlobPlace, offset: int
+    connection: Connection, source: BlobSource, offset: int
 ) -> AsyncGenerator[bytes, None]:
-    """From offset on.  Raises RegistryError, Unauthorized; VerificationFailed: another length."""
-    patience = connection.patience()
+    """The bytes from offset on.
+
+    Raises RegistryError, Unauthorized, and VerificationFailed if the blob has another length.
+    """
+    retries = connection.retries()
     at = refreshed_at = offset
-    urls = (place.path, *(url for url in place.elsewhere[:URLS_MAX] if _is_absolute(url)))
+    urls = (source.path, *(url for url in source.elsewhere[:URLS_MAX] if _is_absolute(url)))
     url = 0
-    while at < place.size:
+    while at < source.size:
         try:
-            async with aclosing(_attempt(connection, place, urls[url], at, own=url == 0)) as pieces:
+            async with aclosing(
+                _attempt(connection, source, urls[url], at, own=url == 0)
+            ) as pieces:
                 async for piece in pieces:
                     at += len(piece)
                     yield piece
@@ -58,42 +64,42 @@ async def download(
             url += 1
             if url == len(urls):
                 raise RegistryError(str(missing)) from None
-        except Trouble as trouble:
-            if at >= place.size:
+        except AttemptFailed as failed:
+            if at >= source.size:
                 return
             if at - refreshed_at >= REFRESHING_BYTES:
-                patience.refresh()
+                retries.reset()
                 refreshed_at = at
-            await patience.bear(trouble)
+            await retries.wait_or_raise(failed)
 
 
 def _is_absolute(url: str) -> bool:
-    """A path alone would be asked of the registry, with its credentials."""
+    """A relative URL would be joined to the registry's, and get the registry's credentials."""
     return url.lower().startswith(("https://", "http://"))
 
 
 class _NotHere(ImgmountError):
-    """A 404."""
+    """The answer is a 404: the next URL is tried."""
 
 
 async def _attempt(
-    connection: Connection, place: BlobPlace, url: str, at: int, *, own: bool
+    connection: Connection, source: BlobSource, url: str, at: int, *, own: bool
 ) -> AsyncGenerator[bytes, None]:
     ask = Ask(
         method="GET",
         url=url,
-        what=place.what,
-        scopes=place.scopes,
-        headers={"Range": f"bytes={at}-{place.size - 1}"} if at else {},
+        what=source.what,
+        scopes=source.scopes,
+        headers={"Range": f"bytes={at}-{source.size - 1}"} if at else {},
         accepted=frozenset((200, 206)) if at else frozenset((200,)),
         missing=_NotHere,
         authorization=None if own else "",
     )
     response = await connection.open_once(ask)
     try:
-        skip = _check_head(place, response, at)
-        left = place.size - at
-        async with aclosing(body_pieces(response, place.what, connection.options)) as pieces:
+        skip = _check_head(source, response, at)
+        left = source.size - at
+        async with aclosing(body_pieces(response, source.what, connection.options)) as pieces:
             async for piece in pieces:
                 if skip >= len(piece):
                     skip -= len(piece)
@@ -101,45 +107,50 @@ async def _attempt(
                 piece, skip = piece[skip:] if skip else piece, 0
                 if len(piece) > left:
                     raise VerificationFailed(
-                        f"{place.what}: more than the {place.size} bytes that its manifest says"
+                        f"{source.what}: more than the {source.size} bytes that its manifest says"
                     )
                 left -= len(piece)
                 yield piece
         if left:
-            _ended_early(place, response, left)
+            _ended_early(source, response, left)
     finally:
         await response.aclose()
 
 
-def _check_head(place: BlobPlace, response: httpx.Response, at: int) -> int:
-    """How many bytes to pass over.  Raises where the answer cannot be what was asked for."""
+def _check_head(source: BlobSource, response: httpx.Response, at: int) -> int:
+    """The number of bytes to skip before byte `at`.  Raises if the answer cannot be the range that
+    was asked for."""
     length = response.headers.get("content-length", "")
     stated = int(length) if length.isdecimal() and len(length) < 19 else None
     if response.status_code == 200:
-        if stated is not None and stated != place.size:
-            raise _wrong_length(place, stated)
+        if stated is not None and stated != source.size:
+            raise _wrong_length(source, stated)
         return at
     span = content_range(response.headers.get("content-range"))
-    if span is None or span[0] != at or span[1] >= place.size:
+    if span is None or span[0] != at or span[1] >= source.size:
         shown = " ".join(response.headers.get("content-range", "none").split())[:100]
         raise RegistryError(
-            f"{place.what}: asked for bytes {at}-{place.size - 1},"
+            f"{source.what}: asked for bytes {at}-{source.size - 1},"
             f" answered with Content-Range {shown!r}"
         )
-    if span[2] is not None and span[2] != place.size:
-        raise _wrong_length(place, span[2])
+    if span[2] is not None and span[2] != source.size:
+        raise _wrong_length(source, span[2])
     return 0
 
 
-def _wrong_length(place: BlobPlace, length: int) -> VerificationFailed:
+def _wrong_length(source: BlobSource, length: int) -> VerificationFailed:
     return VerificationFailed(
-        f"{place.what}: {length} bytes at the registry, {place.size} by its manifest"
+        f"{source.what}: {length} bytes at the registry, {source.size} by its manifest"
     )
 
 
-def _ended_early(place: BlobPlace, response: httpx.Response, left: int) -> None:
-    """A short range may be followed by another; the end of the connection is no end of a body."""
+def _ended_early(source: BlobSource, response: httpx.Response, left: int) -> None:
+    """Raises for a body that lacks `left` bytes.
+
+    AttemptFailed if another request can bring them: after a partial answer (206), and after a body
+    without a stated length, which ends in the same way when the connection breaks.
+    """
     framed = "content-length" in response.headers or "transfer-encoding" in response.headers
     if framed and response.status_code == 200:
-        raise _wrong_length(place, place.size - left)
-    raise Trouble(RegistryError(f"{place.what}: ended {left} bytes early"))
+        raise _wrong_length(source, source.size - left)
+    raise AttemptFailed(RegistryError(f"{source.what}: ended {left} bytes early"))

@@ -1,8 +1,10 @@
-"""Law: the head of an answer is there in time and in few bytes, however a server spreads it out.
+"""Limits the time and the size of the head of an answer.
 
-A server may send any number of interim answers (100 Continue, 103 Early Hints) before its answer,
-and each byte it sends begins httpcore's timeout anew.  Here one clock runs from the end of the
-request to the end of the head, and all bytes between the two are counted.
+Law: one clock runs from the end of the request to the end of the answer's head, and all bytes
+between the two are counted.
+
+httpcore's own limits are not enough: a server may send any number of interim answers (100 Continue,
+103 Early Hints) before its answer, and each byte that it sends starts httpcore's timeout anew.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import trio
 
 from fusemount.registry.transport import Flooded, counted_reads
 
-HEAD_BYTES_MAX = 256 << 10  # with all interim answers; httpcore takes 100 KiB of one answer's head
+HEAD_BYTES_MAX = 256 << 10  # all interim answers included; httpcore allows 100 KiB for each
 
 
 class HeadWatch:
-    """Of one request.  seconds: from the end of the request to the end of its answer's head.
+    """Watches one request.  seconds: limit from the end of the request to the end of the head.
 
-    late, flooded: why the block was left, which then raised nothing or httpx' ReadError.
+    late, flooded: the limit of time or of bytes was passed.  `watching` then leaves its block: when
+    late without an exception, when flooded with httpx' ReadError.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,7 +34,10 @@ class HeadWatch:
         self.late = self.flooded = False
 
     async def trace(self, event: str, _info: Mapping[str, Any]) -> None:
-        """httpcore calls it ("Extensions", trace); a CONNECT to a proxy has a head of its own."""
+        """Called by httpcore at each event (its "trace" extension).
+
+        A CONNECT to a proxy has a head of its own, and starts the count in its turn.
+        """
         if event == "http11.receive_response_headers.started":
             self._bytes = 0
             self._scope.deadline = trio.current_time() + self._seconds
@@ -39,7 +45,8 @@ class HeadWatch:
             self._scope.deadline = float("inf")
 
     def _count(self, arrived: int) -> None:
-        """While more is to be read, all that came was the head; a last read may bring a body."""
+        """Checks the limit only before a read (arrived = 0): then all bytes so far belong to the
+        head.  The last read of a head may bring bytes of the body as well."""
         if arrived == 0 and self._bytes > HEAD_BYTES_MAX:
             self.flooded = True
             raise Flooded

@@ -1,6 +1,7 @@
-"""Law: which registry is meant, what is allowed with it, and how long we wait; no I/O, no httpx.
+"""Options of the client: hosts, certificates, proxies, time limits.
 
-The functions that take an environment are called by cli/, which alone may read it.
+Law: no I/O and no httpx.  The functions that take an environment get it from `cli`: only that room
+may read the process' own (tests/words/test_floors.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ EVERY_HOST = "*"
 
 @dataclass(frozen=True)
 class Proxies:
-    """http, https: URLs.  direct: hosts and domains (with or without a dot) without one, or "*"."""
+    """http, https: URLs of proxies.  direct: hosts and domains (with or without a leading dot) that
+    are reached without a proxy, or "*" for all."""
 
     http: str = ""
     https: str = ""
@@ -28,20 +30,21 @@ class Proxies:
 
 @dataclass(frozen=True)
 class RegistryOptions:
-    """How registries are spoken to.
+    """How the client connects to registries.
 
-    insecure: hosts (`host[:port]`, or "*") with which plain http is allowed and certificates are
-    not checked; on this machine plain http is always allowed.
-    ca_files: PEM files of authorities believed beside the system's.
-    certificate_directories: roots of `HOST[:PORT]/{*.crt,*.cert,*.key}`, as docker and podman
-    have them; of several that know a host the first counts.
-    certificate_directory: instead of those, the directory with the files, as --cert-dir has it.
-    retry_delays: seconds before the second, third … attempt; there are as many more attempts.
-    retry_after_max: seconds; who is told to wait longer gives up and says so.
-    connect_seconds, reply_seconds: until a connection stands, until the head of an answer is there;
-    written_seconds: the latter where something was written, which a registry may first move around.
-    progress_bytes, progress_seconds: a body that brings less in that time counts as broken.
-    upload_chunk: bytes of one PATCH; 0: a blob goes up in one PUT.
+    insecure: hosts (`host[:port]`, or "*") for which plain http is allowed and certificates are not
+    checked.  For this machine plain http is always allowed.
+    ca_files: PEM files of certificate authorities, trusted besides the system's.
+    certificate_directories: roots of `HOST[:PORT]/{*.crt,*.cert,*.key}`, as docker and podman have
+    them; the first root that has a directory for the host counts.
+    certificate_directory: used instead of the roots; it holds the files themselves (--cert-dir).
+    retry_delays: seconds before the second, third … attempt; their number limits the attempts.
+    retry_after_max: seconds; a request that is told to wait longer fails.
+    connect_seconds: limit for making a connection.
+    reply_seconds: limit for the head of an answer.
+    written_seconds: the same after a PUT or PATCH, because a registry may first move the data.
+    progress_bytes, progress_seconds: a body that brings fewer bytes in that time counts as broken.
+    upload_chunk: bytes of one PATCH; 0: a blob is uploaded in one PUT.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -60,7 +63,7 @@ class RegistryOptions:
     upload_chunk: int = 0
 
     def is_insecure(self, host: str) -> bool:
-        """host: `host[:port]`; an entry without a port counts for all its ports."""
+        """host: `host[:port]`.  An entry of `insecure` without a port counts for every port."""
         named = {each.lower() for each in self.insecure}
         return bool(named & {EVERY_HOST, host.lower(), bare_host(host).lower()})
 
@@ -69,19 +72,19 @@ class RegistryOptions:
 
 
 def registry_host(domain: str) -> str:
-    """`host[:port]` that serves the images of a domain."""
+    """The `host[:port]` that serves the images of a domain."""
     return DOCKER_HUB_HOST if domain == DOCKER_HUB else domain
 
 
 def bare_host(host: str) -> str:
-    """Without port and brackets."""
+    """The host without its port, and an IPv6 address without brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host if host.count(":") > 1 else host.partition(":")[0]
 
 
 def is_local(host: str) -> bool:
-    """localhost, 127.0.0.0/8, ::1; a name is not looked up."""
+    """True for localhost, 127.0.0.0/8 and ::1.  Other names are not looked up."""
     name = bare_host(host).lower()
     if name == "localhost":
         return True
@@ -92,7 +95,7 @@ def is_local(host: str) -> bool:
 
 
 def certificate_directories(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Where podman and docker look, the user's own first (containers-certs.d(5))."""
+    """The roots that podman and docker use, the user's own first (containers-certs.d(5))."""
     system = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
     home = environ.get("HOME")
     if uid == 0 or not home:
@@ -102,7 +105,7 @@ def certificate_directories(environ: Mapping[str, str], uid: int) -> tuple[Path,
 
 
 def proxies(environ: Mapping[str, str]) -> Proxies:
-    """As curl and Go read them (lower case first)."""
+    """The proxy variables, read as curl and Go read them: lower case first."""
 
     def value(name: str) -> str:
         return environ.get(name) or environ.get(name.upper()) or ""

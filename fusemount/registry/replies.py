@@ -1,6 +1,7 @@
-"""Law: what registries say in headers and error bodies becomes values and words; no I/O.
+"""Parses the headers and error bodies of registries.
 
-All of it is a stranger's: what does not parse is None, what is shown is short and printable.
+Law: no I/O.  All input is untrusted: text that does not parse becomes None, and text for messages
+is short and printable.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from fusemount.errors import MalformedImage
 from fusemount.image.fields import object_of, parse_json, shown
 
-ERROR_BYTES_MAX = 64 << 10  # of a body that says why not
+ERROR_BYTES_MAX = 64 << 10  # of an error's body
 ERRORS_SHOWN = 3
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?(\d{1,18})-(\d{1,18})")
@@ -22,7 +23,7 @@ _NEXT = re.compile(r';\s*rel\s*=\s*"?next\b', re.IGNORECASE)
 
 
 def error_text(data: bytes) -> str:
-    """`code: message` of an error body (distribution-spec, "Error Codes"); "" where it has none."""
+    """`code: message` of an error body (distribution-spec, "Error Codes"); "" if it has none."""
     try:
         fields = object_of(parse_json(data[:ERROR_BYTES_MAX], "reply"), "reply")
         errors = fields.objects("errors")[:ERRORS_SHOWN]
@@ -33,7 +34,8 @@ def error_text(data: bytes) -> str:
 
 
 def _one_error(document: Mapping[str, object]) -> str:
-    """Token servers say `details` or `error_description`."""
+    """`code: message` of one error.  Token servers write `details` or `error_description` instead
+    of `message`."""
     parts = []
     for keys in (("code", "error"), ("message", "details", "error_description")):
         texts = [document[key] for key in keys if isinstance(document.get(key), str)]
@@ -42,12 +44,12 @@ def _one_error(document: Mapping[str, object]) -> str:
 
 
 def clean(text: str) -> str:
-    """One line without its line ends; see `shown`."""
+    """The text in one line, printable (`shown`)."""
     return shown(" ".join(text.split()))
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from now (RFC 9110 section 10.2.3); now: seconds since 1970."""
+    """`Retry-After` as seconds from now (RFC 9110 section 10.2.3); now: seconds since 1970."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -59,7 +61,11 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def used_up(limit: str | None, remaining: str | None) -> str:
-    """Docker Hub's `ratelimit-limit: 100;w=21600` in words, where nothing remains; else ""."""
+    """A message if Docker Hub's rate limit leaves no requests, else "".
+
+    limit, remaining: the headers ratelimit-limit and ratelimit-remaining, `100;w=21600`: 100
+    requests in 21,600 seconds.
+    """
     left, whole = _RATE.match(remaining or ""), _RATE.match(limit or "")
     if not left or int(left[1]) > 0:
         return ""
@@ -77,7 +83,7 @@ def _duration(seconds: int) -> str:
 
 
 def content_range(value: str | None) -> tuple[int, int, int | None] | None:
-    """(first, last, length of the whole or None) of a 206 (RFC 9110 section 14.4)."""
+    """(first, last, total length or None) of a 206's Content-Range (RFC 9110 section 14.4)."""
     match = _CONTENT_RANGE.fullmatch((value or "").strip())
     if not match or int(match[1]) > int(match[2]):
         return None
@@ -85,9 +91,9 @@ def content_range(value: str | None) -> tuple[int, int, int | None] | None:
 
 
 def uploaded(value: str | None) -> int | None:
-    """How many bytes an upload has, from its `Range: 0-LAST`.
+    """The number of bytes that the registry has of an upload, from the header `Range: 0-LAST`.
 
-    `0-0` is what docker's registry says of an empty one, so it counts as nothing.
+    `0-0` counts as 0 bytes, because docker's registry sends it for an empty upload.
     """
     match = _UPLOAD_RANGE.fullmatch((value or "").strip())
     if not match or int(match[1]) != 0:

@@ -1,7 +1,9 @@
-"""Law: whom a registry's client believes: the system's authorities, and those kept for a host.
+"""Makes the TLS context of a registry's client.
 
-`HOST[:PORT]/*.crt` are authorities, `NAME.cert` with `NAME.key` is what we show of ourselves
-(docker's "Verify repository client with certificates", containers-certs.d(5)).
+Law: trusted are the system's certificate authorities, and the ones that the user keeps for a host.
+
+In the directory of a host, `*.crt` are authorities; `NAME.cert` with `NAME.key` is our own client
+certificate (docker's "Verify repository client with certificates", containers-certs.d(5)).
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ from fusemount.registry.options import RegistryOptions, registry_host
 
 
 def tls_context(domain: str, options: RegistryOptions) -> ssl.SSLContext:
-    """For a registry, and for the hosts that it sends us to.  Raises RegistryError."""
+    """The context for a registry and for the hosts that it redirects to.  Raises RegistryError."""
     context = ssl.create_default_context()
     if not _system_has_authorities():
         import certifi
 
         context.load_verify_locations(certifi.where())
     for path in options.ca_files:
-        _believe(context, path)
+        _trust(context, path)
     directory = _directory_of(domain, options)
     if directory is not None:
         for path in _files(directory, ".crt"):
-            _believe(context, path)
+            _trust(context, path)
         for path in _files(directory, ".cert"):
-            _show(context, path, path.with_suffix(".key"))
+            _add_client_certificate(context, path, path.with_suffix(".key"))
     if options.is_insecure(registry_host(domain)) or options.is_insecure(domain):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -60,7 +62,7 @@ def _files(directory: Path, suffix: str) -> Iterator[Path]:
         raise RegistryError(f"{directory}: {error.strerror}") from None
 
 
-def _believe(context: ssl.SSLContext, path: Path) -> None:
+def _trust(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
@@ -69,7 +71,7 @@ def _believe(context: ssl.SSLContext, path: Path) -> None:
         raise RegistryError(f"{path}: {error.strerror}") from None
 
 
-def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+def _add_client_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:

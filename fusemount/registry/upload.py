@@ -1,11 +1,11 @@
-"""Law: a blob goes up in one PUT, or in chunks, and goes on from what the registry has of it.
+"""Uploads a blob in one PUT or in chunks, and resumes from the bytes that the registry has.
 
     POST ─202─▶ Location ──▶ PUT Location?digest=… with all bytes ─201─▶ there
                     ▲   broken: GET Location ─204 Range─▶ PATCH chunk … PATCH chunk ─▶ PUT, empty
                     └── 404, or nothing came through: POST again
 
-Every answer names the Location of the next request.  With `upload_chunk` set, or where one PUT is
-too large for the registry (413), it is chunks from the start.
+Law: every answer names the Location of the next request.  With `upload_chunk` set, or if one PUT is
+too large for the registry (413), the upload uses chunks from the start.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, RegistryError, VerificationFailed
 from fusemount.registry.authorize import Scopes
 from fusemount.registry.connection import Ask, Connection, Refused, Reply
-from fusemount.registry.patience import Trouble
 from fusemount.registry.replies import uploaded
+from fusemount.registry.retries import AttemptFailed
 from fusemount.registry.urls import joined
 
-CHUNK = 32 << 20  # bytes of a PATCH where nobody said how many
-CHUNK_MAX = 1 << 40  # of OCI-Chunk-Min-Length; a registry that wants more wants one PUT
+CHUNK = 32 << 20  # bytes of a PATCH if neither the options nor the registry give a size
+CHUNK_MAX = 1 << 40  # limit of OCI-Chunk-Min-Length: a smaller blob is one chunk then
 NO_BODY_MAX = 64 << 10
 WRITTEN = frozenset((200, 201, 202, 204))
 TOO_LARGE = 413
 OUT_OF_ORDER = 416
 DIGEST_INVALID = "DIGEST_INVALID"
 CANCEL_SECONDS = 2
-WRITE_BYTES = 256 << 10  # at once: a slow line must get them away before a write counts as stuck
+WRITE_BYTES = 256 << 10  # of one write; a slow line must send them before the write times out
 
 Pieces = Callable[[int], AsyncGenerator[bytes, None]]
 
 
 @dataclass(frozen=True)
 class Upload:
-    """begin: the registry's path where uploads of the repository begin; pieces(offset): the
-    blob's bytes from there on; what: its name in messages."""
+    """begin: the registry's path that starts uploads of the repository.  pieces(offset): the blob's
+    bytes from offset on.  what: the blob's name in messages."""
 
     begin: str
     digest: Digest
@@ -53,10 +53,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class _Session:
-    """An upload at the registry.
+    """An upload that the registry has begun.
 
-    has: bytes that it has; chunk: length of a PATCH, 0: as few requests as can be;
-    resumed: has is what the registry said after a request that broke.
+    has: bytes that the registry has.  chunk: bytes of one PATCH; 0: as few requests as possible.
+    resumed: `has` comes from the registry's answer after a broken request.
     """
 
     location: str
@@ -66,7 +66,7 @@ class _Session:
 
 
 async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
-    """Raises RegistryError, Unauthorized, VerificationFailed, and what `pieces` raises."""
+    """Raises RegistryError, Unauthorized, VerificationFailed, and every error of `pieces`."""
     uploader = _Uploader(connection, blob, scopes)
     try:
         await uploader.run()
@@ -77,17 +77,17 @@ async def upload(connection: Connection, blob: Upload, scopes: Scopes) -> None:
 
 
 class _TooLarge(Exception):
-    """The registry, or something before it, refused all of the blob in one PUT."""
+    """The registry or a proxy before it refused the whole blob in one PUT."""
 
 
-class _Spoiled(Trouble):
-    """What the registry kept of a broken request was wrong: only all bytes anew can help."""
+class _Spoiled(AttemptFailed):
+    """The registry kept wrong bytes of a broken request: the upload must start anew."""
 
 
 async def cancel_upload(connection: Connection, location: str, like: Ask) -> None:
-    """So that the registry need not wait for the rest; whether it listens does not matter."""
+    """Tells the registry that no more bytes come.  A failure does not matter."""
     ask = replace(like, method="DELETE", url=location, headers={}, body=None, accepted=WRITTEN)
-    with suppress(Trouble, ImgmountError):
+    with suppress(AttemptFailed, ImgmountError):
         await connection.reply_once(ask, NO_BODY_MAX)
 
 
@@ -100,7 +100,7 @@ class _Uploader:
         self._session: _Session | None = None
 
     async def run(self) -> None:
-        patience = self._connection.patience()
+        retries = self._connection.retries()
         chunk = self._connection.options.upload_chunk
         best = 0
         while True:
@@ -111,21 +111,24 @@ class _Uploader:
                 while session.has < self._blob.size:
                     had, sent = session.has, self._length(session)
                     session = self._session = await self.patch(session)
-                    if 2 * (session.has - had) < sent:  # byte by byte it would take for ever
+                    # A registry that keeps little of each chunk would make the upload endless.
+                    if 2 * (session.has - had) < sent:
                         kept = f"the registry kept {session.has - had} of {sent} bytes"
-                        await patience.bear(Trouble(RegistryError(f"{self._blob.what}: {kept}")))
+                        await retries.wait_or_raise(
+                            AttemptFailed(RegistryError(f"{self._blob.what}: {kept}"))
+                        )
                     elif session.has > best:
                         best = session.has
-                        patience.refresh()
+                        retries.reset()
                 return await self.put(session, 0)
             except _TooLarge:
                 await self.drop()
                 chunk = CHUNK
             except _Spoiled as spoiled:
-                await patience.bear(spoiled)
+                await retries.wait_or_raise(spoiled)
                 await self.drop()
-            except Trouble as trouble:
-                await patience.bear(trouble)
+            except AttemptFailed as failed:
+                await retries.wait_or_raise(failed)
                 if self._session is not None:
                     await self.resume(self._session)
 
@@ -140,7 +143,7 @@ class _Uploader:
         return _Session(self._location(reply, None), 0, max(chunk, self._minimum) if chunk else 0)
 
     async def put(self, session: _Session, length: int) -> None:
-        """The end of it, with the last length bytes."""
+        """Ends the upload; length: all bytes of the blob, or 0 if the registry has them."""
         joint = "&" if "?" in session.location else "?"
         url = f"{session.location}{joint}digest={quote(self._blob.digest, safe='')}"
         headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
@@ -158,12 +161,12 @@ class _Uploader:
             raise VerificationFailed(str(refused)) from None
 
     def _length(self, session: _Session) -> int:
-        """Of the next chunk."""
+        """The length of the next chunk."""
         chunk = session.chunk or max(CHUNK, self._minimum)
         return min(chunk, self._blob.size - session.has)
 
     async def patch(self, session: _Session) -> _Session:
-        """One chunk more."""
+        """Sends the next chunk."""
         start, length = session.has, self._length(session)
         headers = {
             "Content-Length": str(length),
@@ -175,21 +178,28 @@ class _Uploader:
             replace(ask, headers=headers, body=lambda: self._slice(start, length)), NO_BODY_MAX
         )
         if reply.status == OUT_OF_ORDER:
-            raise Trouble(RegistryError(f"{self._blob.what}: the registry lost count of its bytes"))
+            raise AttemptFailed(
+                RegistryError(f"{self._blob.what}: the registry lost count of its bytes")
+            )
         has = uploaded(reply.headers.get("range"))
         has = start + length if has is None or has > start + length else has
         if start + length == 1:
-            has = 1  # `0-0` may be one byte, too
+            has = 1  # for one byte `0-0` is right, which uploaded() takes for none
         if has <= start:
-            raise Trouble(RegistryError(f"{self._blob.what}: the registry kept nothing of a chunk"))
+            raise AttemptFailed(
+                RegistryError(f"{self._blob.what}: the registry kept nothing of a chunk")
+            )
         return replace(session, location=self._location(reply, session), has=has)
 
     async def resume(self, session: _Session) -> None:
-        """With what the registry has of it; ends it where that is lost, or nothing came through."""
+        """Asks the registry how much it has, and goes on from there.
+
+        Drops the upload if the registry has lost it or has no bytes of it.
+        """
         ask = self._ask("GET", session.location, WRITTEN | {404})
         try:
             reply = await self._connection.reply_once(ask, NO_BODY_MAX)
-        except (Trouble, ImgmountError):
+        except (AttemptFailed, ImgmountError):
             self._session = None
             return
         has = uploaded(reply.headers.get("range"))
@@ -217,7 +227,10 @@ class _Uploader:
         return session.location
 
     async def _slice(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Exactly length bytes, or VerificationFailed, which breaks the request off."""
+        """Exactly length bytes from start on.
+
+        Raises VerificationFailed if the source has fewer; the error breaks the request off.
+        """
         left = length
         async with aclosing(self._blob.pieces(start)) as pieces:
             async for piece in pieces:

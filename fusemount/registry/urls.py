@@ -1,4 +1,4 @@
-"""Law: where a registry sends us becomes a URL, or an error; who is meant by a URL.  No I/O."""
+"""Checks the URLs that a registry sends in Location and Link headers.  Law: no I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Origin = tuple[str, str, int | None]
 
 
 def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
-    """Where a Location or a Link of base leads.  Raises RegistryError."""
+    """The URL of a Location or a Link in an answer from base.  Raises RegistryError."""
     try:
         url = base.join(target)
     except httpx.InvalidURL:
@@ -23,10 +23,10 @@ def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
 
 
 def next_page(base: httpx.URL, target: str, what: str) -> str:
-    """Where a Link of base leads to its next page, on the same host.
+    """The URL of the next page, from a Link in an answer from base.
 
-    The scheme stays base's: a registry behind a proxy may know another than we speak with it.
-    Raises RegistryError for another host: who lists names may not send us on to whom it likes.
+    The scheme stays base's, because a registry behind a proxy may write another one than the client
+    uses.  Raises RegistryError for another host: a list of names may not lead to a third server.
     """
     url = joined(base, target, what)
     if host_of(url) != host_of(base):
@@ -35,7 +35,7 @@ def next_page(base: httpx.URL, target: str, what: str) -> str:
 
 
 def host_of(url: httpx.URL) -> str:
-    """`host[:port]`, as names of images have it."""
+    """`host[:port]`, in the form that image names have."""
     return url.netloc.decode("ascii")
 
 

@@ -81,8 +81,8 @@ def run_image(
         add_placeholders(view.rootfs.tree, DIRECTORIES, FILES)
         command, user = command_of(view.image.config, options)
         scratch = view.scratch or fresh_scratch(directories, stack)
-        with open_mountpoint(scratch.root) as place:
-            channel = open_channel(mount_request(reference, place, mount_options))
+        with open_mountpoint(scratch.root) as target:
+            channel = open_channel(mount_request(reference, target, mount_options))
         stack.callback(channel.discard)
         loading.finish()
 
@@ -100,16 +100,16 @@ def run_image(
         return _supervised(sandbox, command, user, server_pid, channel)
 
 
-def _check_owners(places: list[Path]) -> None:
+def _check_owners(directories: list[Path]) -> None:
     """Checks our directories before we enter a user namespace: in there, root's directories look
     like those of all users without an id in it."""
-    for place in places:
+    for directory in directories:
         with suppress(OSError):  # its first use raises it
-            os.close(own_directory(place, make=False))
+            os.close(own_directory(directory, make=False))
 
 
 def _private_mounts(places: list[Path]) -> None:
-    """A mount namespace that sees the host's later mounts and shows it none of ours."""
+    """Enters a mount namespace that gets the host's later mounts and keeps ours from the host."""
     with translated("no private mount namespace to be had", NotPermitted):
         if os.geteuid() != 0:
             _check_owners(places)

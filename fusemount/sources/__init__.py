@@ -1,8 +1,13 @@
-"""Law: media that hold images (archives, layouts) become an Image; the layers' bytes are not read.
+"""Law: opens images in archives, layouts and stores as an Image, without reading the layers.
 
-medium.py locates blobs by name, docker_archive.py and oci.py read the documents, docker_storage.py
-and containers_storage.py those of other programs' stores, whose layers are unpacked directories;
-choose.py picks one image, opening.py is the door.
+opening.py             opens what a reference names: where callers begin
+medium.py              finds files by name in a directory or a tar
+docker_archive.py, oci.py    read the documents of archives and layouts
+stored.py              images of our own store
+docker_storage.py, containers_storage.py    stores of other programs, with unpacked layers;
+                       storages.py finds out where they are
+choose.py              chooses one image by name and platform; image.py is what they all return
+writing.py, output.py, newfile.py    write images into archives and layouts
 """
 
 from fusemount.sources.image import Image

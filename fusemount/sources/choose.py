@@ -1,4 +1,4 @@
-"""Law: of several images one is chosen by name, then by platform, or the error lists them."""
+"""Law: chooses one of several images by name, then by platform; else the error lists them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def choose(
     *,
     given_as: str = "FILE:",
 ) -> Image:
-    """given_as: what a user puts before an image's name.
+    """The image that is meant by the name and the platform of the options.
 
-    Raises ImageNotFound or PlatformMismatch; the message says what there is.
+    given_as: the text before an image's name in a reference.  Raises ImageNotFound,
+    PlatformMismatch; the message lists the images or platforms.
     """
     if not candidates:
         raise ImageNotFound(f"{label}: there is no image in it")
@@ -57,15 +58,17 @@ def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _asked_for(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
-    """Those whose very name it is, else those that it may mean."""
+    """The images with exactly that name; without any, those that the name may mean."""
     full = normalised_name(name)
     exact = [c for c in candidates if full in map(normalised_name, c.names)]
     return exact or [c for c in candidates if answers(c.names, c.ids, name)]
 
 
 def answers(names: Sequence[str], ids: Sequence[str], name: str) -> bool:
-    """Whether an image with these names and IDs is meant by name: one of them, NAME@DIGEST, or the
-    start of an ID."""
+    """Whether `name` may mean an image with these names and IDs.
+
+    It may be one of the names, NAME@DIGEST, or the start of an ID.
+    """
     digest = name.partition("@")[2]
     if digest:
         return digest in ids

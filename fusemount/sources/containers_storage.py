@@ -1,16 +1,18 @@
-"""Law: the images that podman, buildah and skopeo keep, read where they lie; nothing is locked or
-written.
+"""Law: reads images of podman, buildah and skopeo in their store, and never locks or writes there.
 
     ROOT/DRIVER-images/images.json            id, names, digest, top layer of each image
-    ROOT/DRIVER-images/<id>/<key>             documents: the manifest; the config, by its digest
+    ROOT/DRIVER-images/<id>/<key>             documents: `manifest`; the config under its digest
     ROOT/DRIVER-layers/layers.json            id, parent, diff-digest of each layer
     ROOT/DRIVER-layers/<id>.tar-split.gz      (layer/unpacked.py)
     ROOT/overlay/<id>/diff                    the layer, in overlayfs' format
-    ROOT/vfs/dir/<id>                         driver vfs: the layer and all below it
+    ROOT/vfs/dir/<id>                         driver vfs: the layer with all layers below it
 
-Further stores have the same shape; an image may stand on layers of theirs.  Sources:
-containers/storage's images.go, layers.go, drivers/; containers/image's storage/.  Its files are
-replaced by renames, so each is of one moment; what goes between two of them shows as damage.
+Additional stores have the same files, and an image may have layers in them.
+
+Each file is replaced by a rename, so it is consistent in itself.  If an image is removed between
+the reading of two files, it shows as damaged.
+
+Sources: containers/storage's images.go, layers.go, drivers/; containers/image's storage/.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def _asked(name: str | None) -> str | None:
 
 
 def _drivers(root: Path, wanted: str, optional: bool) -> list[str]:
-    """Drivers that keep images there; of a further store, which may be missing, perhaps none."""
+    """Drivers that keep images at the root.  An additional store (optional) may have none."""
     try:
         there = sorted(os.listdir(root))
     except PermissionError as error:
@@ -97,14 +99,14 @@ def _drivers(root: Path, wanted: str, optional: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Store:
-    """What one driver keeps below one root."""
+    """The files of one driver below one root."""
 
     medium: Directory
     root: Path
     driver: str
 
     def records(self, kind: str, *names: str) -> list[Fields]:
-        """Of DRIVER-<kind>/<names>, those that are there."""
+        """The records in DRIVER-<kind>/<names>; missing files have none."""
         found = []
         for name in names:
             path = f"{self.driver}-{kind}/{name}"
@@ -115,7 +117,7 @@ class _Store:
         return found
 
     def document(self, ident: str, key: str) -> bytes | None:
-        """One of an image's documents (storage/images.go, makeBigDataBaseName)."""
+        """A document of an image; None if missing (storage/images.go, makeBigDataBaseName)."""
         encoded = "=" + base64.b64encode(key.encode()).decode()
         name = key if _PLAIN_KEY.fullmatch(key) else encoded
         path = f"{self.driver}-images/{ident}/{name}"
@@ -129,11 +131,11 @@ class _Store:
         return self.root / f"{self.driver}-layers" / f"{layer}.tar-split.gz"
 
 
-_Found = tuple[_Store, Fields]  # a record, and whose it is
+_Found = tuple[_Store, Fields]  # a record, and the store that has it
 
 
 class _Reader:
-    """Images of the first store and of further ones, layers of all of them."""
+    """Reads images and layers of the first store and the additional ones."""
 
     def __init__(self, label: str, stores: Sequence[_Store], verify: bool) -> None:
         self._label, self._stores, self._verify = label, stores, verify
@@ -217,7 +219,7 @@ class _Reader:
     # ---- layers -------------------------------------------------------------------------------
 
     def _chain(self, store: _Store, record: Fields, where: str) -> list[_Found]:
-        """Lowest first."""
+        """The records of an image's layers, lowest first."""
         chain: list[_Found] = []
         if store.driver not in (_OVERLAY, _WHOLE):
             raise ImageNotFound(
@@ -267,14 +269,14 @@ class _Reader:
 
 
 def _digests(record: Fields) -> list[str]:
-    """Of its manifest, and of the manifests and lists of them that it was got by."""
+    """Digests of the image's manifest, and of the manifests and indexes it was pulled by."""
     keys = record.texts("big-data-names") or ()
     said = [key.removeprefix("manifest-") for key in keys if key.startswith("manifest-")]
     return list(dict.fromkeys(each for each in (record.text("digest"), *said) if each))
 
 
 def _repo_digests(record: Fields) -> tuple[str, ...]:
-    """As podman has them (libimage/image.go, RepoDigests): each repository with each digest."""
+    """As podman lists them (libimage/image.go, RepoDigests): each repository with each digest."""
     repositories = {_repository(name) for name in record.texts("names") or ()}
     return tuple(sorted(f"{name}@{digest}" for name in repositories for digest in _digests(record)))
 

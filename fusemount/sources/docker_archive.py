@@ -1,8 +1,8 @@
-"""Law: what `docker save` wrote, of every age, becomes candidates.
+"""Law: reads the images in an archive of `docker save`, of each version of docker.
 
-docker <= 1.9    repositories, <id>/json, <id>/layer.tar: images are chains of parents
+docker <= 1.9    repositories, <id>/json, <id>/layer.tar: each layer's json names its parent
 docker 1.10-24   manifest.json, <config hex>.json, <id>/layer.tar (some of them symlinks)
-docker 25+       manifest.json over blobs/sha256/..., beside an OCI layout that is not asked:
+docker 25+       manifest.json that lists blobs/sha256/..., beside an OCI layout, which is not read:
                  25.0.0 wrote the layers of its OCI manifest in random order, 25.0 listed none
 """
 
@@ -38,7 +38,7 @@ _CONFIG = re.compile(r"(?:blobs/sha256/|sha256:)?([0-9a-f]{64})(?:\.json)?")
 
 
 def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
-    """Raises MalformedImage where neither manifest.json nor repositories is there."""
+    """The images.  Raises MalformedImage if there is neither manifest.json nor repositories."""
     data = read_document(medium, "manifest.json", DOCUMENT_BYTES_MAX)
     if data is not None:
         where = f"{medium.label}: manifest.json"
@@ -116,7 +116,7 @@ def _v1_step(medium: Medium, ident: str) -> tuple[str, ImageConfig, History]:
 
 
 def _v1_image(medium: Medium, head: str, names: tuple[str, ...]) -> Image:
-    """Follows the parents from the highest layer down."""
+    """The image whose highest layer is `head`; its layers are found parent by parent."""
     config: ImageConfig | None = None
     layers: list[FoundLayer] = []
     history: list[History] = []

@@ -1,15 +1,16 @@
-"""Law: the images of a docker on this machine, read where they lie; nothing is locked or written.
+"""Law: reads images in the data root of a docker, and never locks or writes there.
 
     ROOT/image/DRIVER/repositories.json                    names and repo digests -> image IDs
     ROOT/image/DRIVER/imagedb/content/sha256/<ID>          configs
     ROOT/image/DRIVER/layerdb/sha256/<chain ID>/           diff, parent, size, cache-id,
                                                            tar-split.json.gz (layer/unpacked.py)
     ROOT/DRIVER/<cache-id>/diff                            the layer, in overlayfs' format
-    ROOT/vfs/dir/<cache-id>                                driver vfs: the layer and all below it
+    ROOT/vfs/dir/<cache-id>                                driver vfs: the layer with all below it
+
+docker replaces each file by a rename, so it is consistent in itself.  If an image is removed
+between the reading of two files, it shows as damaged.
 
 Sources: moby's image/store.go, layer/filestore.go, reference/store.go, daemon/graphdriver/.
-docker replaces its files by renames, so each is of one moment; what goes between two of them shows
-as damage.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from fusemount.sources.image import Candidate, Image, verified
 from fusemount.sources.medium import Directory, links_of, read_document
 
 NAMES_BYTES_MAX = 256 << 20  # repositories.json: some hundred bytes a name
-LINE_MAX = 4096  # of a layer's small files
+LINE_MAX = 4096  # bytes of a file in a layer's directory
 _HEX = re.compile(r"[0-9a-f]{64}")
 _CACHE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}")
 _OVERLAYS = ("overlay2", "fuse-overlayfs")
-_WHOLE = "vfs"  # a directory holds the layer and all below it
+_WHOLE = "vfs"  # one directory has the files of a layer and of all layers below it
 
 
 def open_docker(reference: Reference, options: ImageOptions) -> Image:
@@ -58,7 +59,7 @@ def open_docker(reference: Reference, options: ImageOptions) -> Image:
 
 
 def _drivers(root: Path, wanted: str) -> list[str]:
-    """Graph drivers that keep images there. Raises ImageNotFound, NotPermitted."""
+    """Graph drivers that keep images at the root.  Raises ImageNotFound, NotPermitted."""
     try:
         there = sorted(os.listdir(root / "image"))
     except FileNotFoundError:
@@ -105,8 +106,10 @@ class _Driver:
         return f"image/{self.driver}"
 
     def candidates(self, wanted: str | None) -> list[Candidate]:
-        """All images; without a name wanted those that have one, where there are any: the others
-        are steps of builds."""
+        """All images.  If no name is wanted, only images with names, if there are any.
+
+        Images without a name are steps of builds.
+        """
         names = self._names()
         content = f"{self.root}/{self.base}/imagedb/content/sha256"
         try:
@@ -115,14 +118,14 @@ class _Driver:
             idents = []
         except OSError as error:
             raise NotPermitted(f"{content}: {error.strerror}") from error
-        idents += sorted(names.keys() - set(idents))  # named, yet not there: said when asked for
+        idents += sorted(names.keys() - set(idents))  # named, but missing: an error if chosen
         named = [ident for ident in idents if ident in names]
         if wanted is None and named:
             idents = named
         return [self._candidate(ident, names.get(ident, ())) for ident in idents]
 
     def _names(self) -> Mapping[str, tuple[str, ...]]:
-        """The hex of an ID -> its names and repo digests, in docker's order."""
+        """{hex digits of an ID: its names and repo digests, in docker's order}"""
         name = f"{self.base}/repositories.json"
         where = f"{self.medium.label}: {name}"
         data = read_document(self.medium, name, NAMES_BYTES_MAX)

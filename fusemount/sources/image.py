@@ -1,4 +1,4 @@
-"""Law: one image, chosen and described, its blobs located and not yet read."""
+"""Law: describes one image and where its layers are, which are not read yet."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from fusemount.sources.medium import Medium, Stretch
 
 @dataclass(frozen=True)
 class Image:
-    """A context manager that closes its files; layers opened from it live on.
+    """A context manager that closes its files.  Layers that were opened from it stay open.
 
     source: the archive or directory as given, for messages.
-    config_digest: sha256 of the config's bytes, which is the image ID; None where the archive has
-    no config (a plain tar, docker before 1.10), then v1_id may be that docker's ID.
-    layers: lowest first.  directories: what is mounted instead where layers are unpacked, lowest
-    first; unpacked: those layers, where the directories belong to a described image.
-    origin: who wrote the directories, which says whose marks count (layer/marks.py).
-    config_bytes: as they were read, b"" where there are none.  cache: where what is known of its
-    layers is kept, None: where all of that is.  store: the root of the store that it is in.
-    repo_digests: NAME@DIGEST of registries that have it, where the medium keeps them; None: they
-    follow from repo_tags and manifest_digest.  budget: what its layers may unpack to, less what the
-    archive around them did; None: nothing is around them.
+    config_digest: sha256 of the config's bytes, which is the image ID.  None if there is no config
+    (a plain tar, docker before 1.10); then v1_id may be the ID that docker gave it.
+    layers: lowest first.
+    directories: mounted instead of layers, if these are unpacked; lowest first.
+    unpacked: the layers in these directories, if a config describes them.
+    origin: which program wrote the directories; it decides which marks count (layer/marks.py).
+    config_bytes: the config as it was read, b"" if there is none.
+    cache: the cache directory for its layers; None: the user's.
+    store: the root of the store that has it, None if it is in no store.
+    repo_digests: NAME@DIGEST of registries that have it, if the medium keeps them; None: they
+    follow from repo_tags and manifest_digest.
+    budget: what its layers may unpack to, after the archive around them was unpacked; None: there
+    is no archive around them.
     """
 
     source: str
@@ -56,22 +59,22 @@ class Image:
 
     @property
     def image_id(self) -> str:
-        """`sha256:...`, or "" for what has no ID."""
+        """`sha256:...`, or "" if the image has no ID."""
         return self.config_digest or (f"sha256:{self.v1_id}" if self.v1_id else "")
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
-        """Lowest first: bytes as stored, of unpacked layers as who unpacked them counts."""
+        """Bytes, lowest first: of a blob as stored; of an unpacked layer as its store counts."""
         packed = [layer.size for layer in self.layers]
         return (*packed, *(layer.size for layer in self.unpacked))
 
     @property
     def is_bare(self) -> bool:
-        """Directories that nothing describes."""
+        """Whether it is directories without a config."""
         return bool(self.directories) and self.config_digest is None
 
     def described(self) -> Image:
-        """Itself. Raises ImageNotFound where there is nothing that describes it."""
+        """The image itself.  Raises ImageNotFound if it has no config."""
         if self.is_bare:
             raise ImageNotFound(f"{self.source}: directories have no image configuration")
         return self
@@ -94,12 +97,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that may be the one asked for.
+    """An image of a medium that may be chosen (choose.py).
 
-    key: equal for two entries of one image.  names: as its medium has them.
-    ids: what else it may be asked for by (image ID, manifest digest).
-    platform: told when asked, since that may mean reading a config; None: it does not say.
-    open: the image, once chosen, given all names it goes by.
+    key: equal for two entries of one image.  names: as the medium has them.
+    ids: the image ID, digests of manifests.
+    platform: returns the platform, for which it may read the config; None if none is given.
+    open: opens the image, given all its names.
     """
 
     key: str
@@ -111,7 +114,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FoundLayer:
-    """A layer as a manifest lists it, and where it stands."""
+    """A layer as a manifest lists it, and the stretch of a file that it is."""
 
     name: str
     stretch: Stretch
@@ -120,7 +123,7 @@ class FoundLayer:
 
 
 def verified(data: bytes, claimed: Digest | None, where: str, verify: bool) -> Digest:
-    """The digest of a document's bytes.  Raises VerificationFailed where another was claimed."""
+    """The digest of a document.  With verify, VerificationFailed if it is not the claimed one."""
     digest = Digest.of(data)
     if verify and claimed is not None and claimed != digest:
         raise VerificationFailed(f"{where}: digest is {digest}, its reference says {claimed}")
@@ -130,7 +133,7 @@ def verified(data: bytes, claimed: Digest | None, where: str, verify: bool) -> D
 def layer_blobs(
     label: str, layers: Sequence[FoundLayer], diff_ids: Sequence[Digest | None]
 ) -> tuple[LayerBlob, ...]:
-    """Raises MalformedImage unless each layer has its diff_id."""
+    """The layers' blobs.  Raises MalformedImage unless each layer has a diff_id (or None)."""
     if len(layers) != len(diff_ids):
         raise MalformedImage(
             f"{label}: the config lists {len(diff_ids)} diff_ids, the manifest {len(layers)} layers"
@@ -150,7 +153,7 @@ def layer_blobs(
 
 
 def _shortened(name: str) -> str:
-    """A 64-digit component cut to 12 digits, as docker shows IDs."""
+    """The name, 64-digit components cut to 12 digits, as docker shows IDs."""
     parts = (part[:12] + "…" if len(part) == 64 else part for part in name.split("/"))
     return shown("/".join(parts))
 
@@ -164,7 +167,7 @@ def image_of(
     manifest_digest: Digest | None,
     names: tuple[str, ...],
 ) -> Image:
-    """An image with a config and layers."""
+    """An image from its config and its layers.  Raises MalformedImage."""
     config = parse_config(config_bytes, f"{medium.label}: image config")
     return Image(
         source=medium.label,

@@ -1,7 +1,7 @@
-"""Law: where an image's blobs stand by name: in a directory or in a tar.  Nothing is interpreted.
+"""Law: finds an image's files by name, in a directory or in a tar; it does not interpret them.
 
-A tar may repeat a name (the last wins, as when unpacked) and may hold links, which are followed
-inside the tar alone.
+A tar may have a name twice: the last member counts, as when it is unpacked.  Links in a tar are
+followed only inside the tar.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fusemount.layer import BlobFile
 from fusemount.layer.decode import read_at
 from fusemount.settings import ImageOptions
 
-READ_BYTES_MAX = 1 << 30  # of JSON, from one archive or store: some 10 s of work
-READ_DOCUMENTS_MAX = 200_000  # one may be read several times
-LINKS_MAX = 40  # as the kernel: a chain of links longer than this is a loop
+READ_BYTES_MAX = 1 << 30  # of JSON, from one archive or store: some 10 s to parse
+READ_DOCUMENTS_MAX = 200_000  # a document that is read twice counts twice
+LINKS_MAX = 40  # as in the kernel: a longer chain of links counts as a loop
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """size bytes from offset of file."""
+    """The bytes of the file from offset to offset + size."""
 
     file: BlobFile
     offset: int
@@ -36,14 +36,14 @@ class Stretch:
 
 
 @dataclass
-class Budget:
-    """What was read of one medium, whose lists may name the same document again and again."""
+class DocumentBudget:
+    """Limits what is read of one medium, whose lists may name one document again and again."""
 
     size: int = 0
     documents: int = 0
 
     def spend(self, size: int, where: str) -> None:
-        """Raises MalformedImage."""
+        """Counts a document of that size.  Raises MalformedImage beyond the limits."""
         self.size += size
         self.documents += 1
         if self.size > READ_BYTES_MAX or self.documents > READ_DOCUMENTS_MAX:
@@ -54,22 +54,25 @@ class Budget:
 
 
 class Medium(Protocol):
-    """label names it in messages; files() are closed with the image."""
+    """Holds the files of an image by name.
+
+    label: its name in messages.  files(): to be closed with the image.
+    """
 
     @property
-    def budget(self) -> Budget: ...
+    def budget(self) -> DocumentBudget: ...
 
     @property
     def label(self) -> str: ...
     def find(self, name: str) -> Stretch | None:
-        """Where the regular file of that name stands, None: not there."""
+        """The stretch that is the regular file of that name; None if there is none."""
         ...
 
     def files(self) -> list[BlobFile]: ...
 
 
 def read_document(medium: Medium, name: str, limit: int) -> bytes | None:
-    """A whole small file, None: not there.  Raises MalformedImage beyond limit bytes."""
+    """All bytes of a small file; None if there is none.  Raises MalformedImage beyond limit."""
     stretch = medium.find(name)
     if stretch is None:
         return None
@@ -85,13 +88,13 @@ def read_document(medium: Medium, name: str, limit: int) -> bytes | None:
 
 
 class Links(Enum):
-    """What becomes of symlinks in an image's directory.
+    """How symlinks in an image's directory are resolved.
 
-    FOLLOWED: wherever they lead, as rules_oci and nix build layouts of them: digests tell whether
-    a file is what it should be, and nothing of another is shown.
-    INSIDE: resolved as if the directory were "/": without verification, the directory's owner could
-    show what only the caller may read.
-    NONE: there are none in a store of ours.
+    FOLLOWED: they may lead anywhere, because rules_oci and nix build layouts of symlinks.  It is
+    safe with verification: a file with another digest is not shown.
+    INSIDE: as if the directory were "/".  Without verification, a link out of it could show the
+    directory's owner a file that only the caller may read.
+    NONE: they are not followed.  Our own store has none.
     """
 
     FOLLOWED = auto()
@@ -108,7 +111,7 @@ class Directory:
 
     def __init__(self, path: Path, links: Links = Links.FOLLOWED) -> None:
         self._path, self._links = path, links
-        self.budget = Budget()
+        self.budget = DocumentBudget()
         self._files: dict[str, BlobFile] = {}
 
     def _file(self, name: str) -> BlobFile:
@@ -163,7 +166,7 @@ class Archive:
 
     def __init__(self, label: str, file: BlobFile, index: LayerIndex) -> None:
         self._label = label
-        self.budget = Budget()
+        self.budget = DocumentBudget()
         self._file = file
         self._index = index
         self._members = {index.member(i).path: i for i in range(len(index))}

@@ -1,7 +1,7 @@
-"""Law: an OCI image layout (image-layout.md), directory or tar, becomes candidates.
+"""Law: reads the images in an OCI image layout (image-layout.md), in a directory or a tar.
 
-index.json may nest further indexes; a name given to an index is the name of all that is in it.
-Manifests whose bytes are not there are passed over: a save of one platform keeps the whole index.
+index.json may list further indexes.  The name of an index is the name of all images in it.
+Manifests that are missing are passed over, because a save of one platform keeps the whole index.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fusemount.sources.medium import Medium, read_document
 
 
 def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
-    """Raises MalformedImage, VerificationFailed; ImageNotFound where index.json is missing, or all
-    it lists is."""
+    """The layout's images.  Raises MalformedImage, VerificationFailed; ImageNotFound if index.json
+    is missing, or everything that it lists."""
     data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
     if data is None:
         raise ImageNotFound(f"{medium.label}: no OCI layout: there is no index.json in it")
@@ -44,7 +44,7 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
 def candidates_of(
     medium: Medium, manifests: Sequence[Descriptor], options: ImageOptions
 ) -> list[Candidate]:
-    """Of these manifests and indexes alone, as `candidates`."""
+    """The images of only these manifests and indexes; raises what candidates() raises."""
     reader = _Reader(medium, options.verify)
     found = [
         candidate
@@ -61,7 +61,7 @@ def candidates_of(
 
 
 def _names(descriptor: Descriptor) -> tuple[str, ...]:
-    """containerd writes the full name beside the tag alone, which then names nothing by itself."""
+    """The full name that containerd writes; it writes only the tag into the other annotation."""
     full = descriptor.annotations.get(CONTAINERD_NAME)
     return (full,) if full else descriptor.names
 
@@ -72,7 +72,7 @@ def blob_name(digest: Digest) -> str:
 
 @dataclass
 class _Reader:
-    """Walks the indexes of one layout."""
+    """Walks the indexes of one layout.  missing, artifacts: what it passed over, for messages."""
 
     medium: Medium
     verify: bool

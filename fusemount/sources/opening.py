@@ -1,4 +1,4 @@
-"""Law: a reference becomes an image: what the file holds is recognised, one image is chosen."""
+"""Law: opens the image that a reference names: recognises the file's format, chooses one image."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Archive, Directory, Medium, links_of
 
-IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive: LAYERS_MAX images' worth
-ROOTFS = "tar"  # a plain root file system
+IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive
+ROOTFS = "tar"  # the tar of a root file system, without a config
 
 
 def open_image(
     reference: Reference, options: ImageOptions, directories: Directories, progress: Progress
 ) -> Image:
-    """The image a reference names; the caller closes it.
+    """The image that a reference names; the caller closes it.
 
-    Config and manifests are verified here unless options.verify is off, layers are not read.
+    Config and manifests are verified unless options.verify is off.  Layers are not read.
     Raises ImageNotFound, MalformedImage, VerificationFailed, PlatformMismatch, NoSpace,
     NotPermitted.
     """
@@ -72,9 +72,9 @@ def open_image(
 def open_medium(
     reference: Reference, directories: Directories, progress: Progress, budget: Budget
 ) -> Iterator[Medium]:
-    """The archive or layout that a reference names, with all images that are in it.
+    """The archive or layout that a reference names, with all its images.
 
-    Raises ImageNotFound, MalformedImage, NoSpace; ImageNotFound also for a root file system.
+    Raises ImageNotFound, MalformedImage, NoSpace; ImageNotFound also for a root file system's tar.
     """
     path = reference.path
     if path.is_dir():
@@ -119,7 +119,7 @@ def _from_directory(reference: Reference, options: ImageOptions) -> Image:
 
 
 def _of_directories(reference: Reference, options: ImageOptions) -> Image:
-    """Unpacked layers; the config is ours and says this machine, or --platform."""
+    """An image of directories.  Its config is made up, for this machine or --platform."""
     platform = normalised(options.platform) if options.platform else this_machine()
     config = ImageConfig(
         os=platform.os, architecture=platform.architecture, variant=platform.variant
@@ -157,7 +157,7 @@ def _chosen(
     reference: Reference,
     options: ImageOptions,
 ) -> Image:
-    """Where the kind of archive was a guess, an error says how to read it as the other kind."""
+    """The chosen image.  If the format was guessed, errors name the reference for the other one."""
     guessed = reference.transport is None and read is docker_archive.candidates
     try:
         return choose(read(medium, options), reference.name, options, medium.label)
@@ -176,7 +176,7 @@ def _chosen(
 def _unwrapped(
     file: BlobFile, label: str, cache: Cache, progress: Progress, budget: Budget
 ) -> BlobFile:
-    """The archive itself, or where it is compressed, what is in it, unpacked once."""
+    """The archive itself; of a compressed one the tar in it, which the cache keeps."""
     compression = compression_at(file.fd, 0, file.size, label)
     if compression is Compression.NONE:
         return file
@@ -208,7 +208,7 @@ def _index(file: BlobFile, label: str) -> LayerIndex:
 def _recognised(
     transport: str | None, file: BlobFile, label: str, cache: Cache
 ) -> tuple[str, LayerIndex | None]:
-    """(transport, the archive's index if it was scanned for that)."""
+    """(transport, the archive's index if the archive was scanned to recognise it)."""
     if transport is not None:
         return transport, None
     key = identity(file.fd, 0, file.size)
@@ -240,7 +240,7 @@ def _names_of(index: LayerIndex) -> set[bytes]:
 
 
 def _rootfs_image(file: BlobFile, label: str, name: str | None, options: ImageOptions) -> Image:
-    """The whole tar is the only layer; the config is ours and says this machine, or --platform."""
+    """The tar is the only layer.  The config is made up, for this machine or --platform."""
     if name is not None:
         raise ImageNotFound(
             f"{label}: no image {name!r} in it; it is a plain root file system without names"
@@ -266,7 +266,7 @@ def _rootfs_image(file: BlobFile, label: str, name: str | None, options: ImageOp
 
 
 def path_exists(path: Path) -> bool:
-    """For parse_reference(): any kind of file counts; what cannot be asked about does not."""
+    """For parse_reference(): whether any kind of file is at the path; False on an error."""
     try:
         return path.exists()
     except OSError:

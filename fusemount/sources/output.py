@@ -1,10 +1,9 @@
-"""Law: a medium that an image is written to, an archive or a layout's directory, appears whole or
-not at all.
+"""Law: writes an archive or a layout's directory so that it appears complete or not at all.
 
-An archive is written beside its place and renamed at the end; a blob's header, which has to tell
-its size and digest, is written when the blob has ended.  In a layout blobs come first, each renamed
-to its digest, and index.json last.  What an error leaves is taken away again.  The same calls give
-the same bytes.
+An archive is written under a temporary name and renamed at the end.  A blob's header has its size
+and digest, so it is written after the blob.  In a layout, each blob is renamed to its digest, and
+index.json is written last.  After an error, everything that was made is removed.  The same calls
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from fusemount.codec import PIECE
 from fusemount.digest import Digest
 from fusemount.errors import of_os_error
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
-from fusemount.sources.place import (
+from fusemount.sources.newfile import (
     NewFile,
     Replacing,
     open_directory,
     open_file,
-    open_place,
+    open_parent,
     read_file,
     status,
 )
@@ -39,12 +38,12 @@ Naming = Callable[[Digest], str]
 
 
 def blob_path(digest: Digest) -> str:
-    """As a layout has it (image-layout.md)."""
+    """The path of a blob in a layout (image-layout.md)."""
     return f"blobs/sha256/{digest.hex}"
 
 
 class Blob:
-    """Bytes on their way into a medium, hashed as they pass."""
+    """A blob that is being written, and hashed meanwhile."""
 
     def __init__(self, fd: int, offset: int) -> None:
         self._fd, self._at = fd, offset
@@ -66,9 +65,13 @@ class Blob:
 
 
 class Output(Protocol):
-    """A blob's bytes stand under the name that their digest gives them, once its block ended well;
-    a name that is there already is not written again.  finish() makes all of it appear; leave()
-    without it takes it away.  All raise NoSpace and ImgmountError."""
+    """An archive or layout that is being written.
+
+    blob(): the blob gets the name that `naming` makes of its digest, when the block ends without an
+    error.  A name that exists already is not written again.  finish(): everything appears.
+    leave(): closes the files; without finish(), what was made is removed.
+    All raise NoSpace, ImgmountError.
+    """
 
     def blob(self, naming: Naming = ...) -> AbstractContextManager[Blob]: ...
     def document(self, name: str, data: bytes) -> None: ...
@@ -78,7 +81,7 @@ class Output(Protocol):
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """The one translator of the medium's errors."""
+    """OSErrors of the output as NoSpace or ImgmountError."""
     try:
         yield
     except OSError as error:
@@ -86,7 +89,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 class ArchiveOutput:
-    """A tar; of a symlink it is the target that is replaced, and nothing but a file is."""
+    """A tar.  It replaces a regular file or nothing; a symlink's target, not the symlink."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -102,7 +105,7 @@ class ArchiveOutput:
             blob = Blob(self._fd, self._at + tar.BLOCK)
             yield blob
             name = naming(blob.digest)
-            if name in self._names:  # the next one is written over it
+            if name in self._names:  # the next blob is written over this one
                 return
             self._names.add(name)
             self._head(name, blob.size)
@@ -134,7 +137,7 @@ def _write(fd: int, data: bytes, at: int) -> None:
 
 
 class StreamOutput(ArchiveOutput):
-    """A tar for a pipe: made in a file without a name below `spool`, then copied to fd at once."""
+    """A tar for a pipe: made in an unnamed file in `spool`, then copied to fd at the end."""
 
     def __init__(self, spool: Path, fd: int) -> None:
         self._path, self._to = spool, fd
@@ -149,7 +152,7 @@ class StreamOutput(ArchiveOutput):
             size = self._at + len(tar.END)
             os.ftruncate(self._fd, size)
         at = 0
-        while at < size:  # a reader that is gone is not the spool's error
+        while at < size:  # not translated: EPIPE is no error of the spool
             data = memoryview(os.pread(self._fd, PIECE, at))
             while data:
                 done = os.write(self._to, data)
@@ -160,7 +163,7 @@ class StreamOutput(ArchiveOutput):
 
 
 class PlainOutput:
-    """One file, as a context manager: it is there, whole, once the block ended well."""
+    """One file, as a context manager.  It appears, complete, if the block ends without an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -186,10 +189,10 @@ class PlainOutput:
 
 
 class LayoutOutput:
-    """An OCI layout's directory, new or one that is there: then its other images stay.
+    """An OCI layout's directory, new or existing; other images in an existing one stay.
 
-    A new one is a layout once it has its oci-layout, which comes last.  Its directories are opened
-    once; whoever may write to them can exchange their names, and not what is written here.
+    oci-layout, which makes a new directory a layout, is written last.  Directories are opened only
+    once, so a user who may rename them cannot make us write elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,7 +202,7 @@ class LayoutOutput:
         self._marker = b""
         with translated(path):
             try:
-                above, name = open_place(path)
+                above, name = open_parent(path)
                 self._fds.append(above)
                 self._top = self._directory(above, name)
                 self._check_free()
@@ -209,7 +212,7 @@ class LayoutOutput:
                 raise
 
     def _check_free(self) -> None:
-        """It is a layout, or has nothing but what was left when a layout's writer was killed."""
+        """Raises OSError unless it is a layout, empty, or left by a writer that was killed."""
         if status(self._top, "oci-layout") is not None:
             return
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._top)
@@ -234,11 +237,11 @@ class LayoutOutput:
             blob = Blob(new.fd, 0)
             yield blob
             name = posixpath.basename(naming(blob.digest))
-            if not self._has(name, blob):  # one that was cut off is made whole
+            if not self._has(name, blob):  # a file that was cut off is replaced
                 self._appear(new, self._blobs, name)
 
     def _has(self, name: str, blob: Blob) -> bool:
-        """Whether these very bytes are there: another user may have put others."""
+        """Whether the file has exactly these bytes: another user may have put others there."""
         st = status(self._blobs, name)
         if st is None or not stat.S_ISREG(st.st_mode) or st.st_size != blob.size:
             return False
@@ -256,7 +259,7 @@ class LayoutOutput:
             self._made.append((dir_fd, name, os.fstat(new.fd)))
 
     def document(self, name: str, data: bytes) -> None:
-        """Replaces one of that name; oci-layout, which never changes, waits for the end."""
+        """Replaces the document of that name; oci-layout is written only by finish()."""
         if name == "oci-layout":
             self._marker = data
         else:
@@ -267,8 +270,8 @@ class LayoutOutput:
             _write(new.fd, data, 0)
             self._appear(new, self._top, name)
 
-    def there(self, name: str) -> bytes | None:
-        """A document of the layout, None: not there."""
+    def existing_document(self, name: str) -> bytes | None:
+        """A document that the layout has already; None if it is missing."""
         with translated(self._path):
             try:
                 return read_file(self._top, name, DOCUMENT_BYTES_MAX)
@@ -281,7 +284,7 @@ class LayoutOutput:
         self._made.clear()
 
     def leave(self) -> None:
-        """Removes what was made, unless another file has its name by now."""
+        """Removes what was made, unless the name leads to another file by now."""
         for dir_fd, name, made in reversed(self._made):
             with suppress(OSError):
                 if made is None:

@@ -1,7 +1,7 @@
-"""Law: where docker and podman of this machine keep their images, as their own settings say.
+"""Law: finds out from their settings where docker and podman keep images on this machine.
 
-docker: /etc/docker/daemon.json (dockerd's --config-file); without root, a rootless docker's
-directory.  containers: storage.conf(5), in the order of containers/storage's types/options.go.
+docker: /etc/docker/daemon.json (dockerd's --config-file); for a user, rootless docker's directory
+if there is one.  podman: storage.conf(5), in the order of containers/storage's types/options.go.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from fusemount.reference import CONTAINERS_STORAGE, DOCKER, NOT_SAID, Reference
 _DAEMON_JSON = "/etc/docker/daemon.json"
 _DOCKER = "/var/lib/docker"
 _CONTAINERS = "/var/lib/containers/storage"
-_ALIASES = {"overlay2": "overlay"}  # of drivers
+_ALIASES = {"overlay2": "overlay"}  # names of drivers
 _STORAGE_CONF = ("/etc/containers/storage.conf", "/usr/share/containers/storage.conf")
 
 
 def located(reference: Reference, environment: Mapping[str, str], uid: int) -> Reference:
-    """The same, its store's root filled in where it was not said. Raises ImgmountError for settings
-    that cannot be read."""
+    """The reference with its store's root; found out if the user did not give one.
+
+    Raises ImgmountError if settings cannot be read.
+    """
     if reference.path != NOT_SAID:
         return reference
     if reference.transport == DOCKER:
@@ -79,7 +81,7 @@ def _with_storage(reference: Reference, environment: Mapping[str, str], uid: int
 
 
 def _first_settings(*paths: str) -> dict[str, Any]:
-    """The table [storage] of the first of the files that is there; empty without any."""
+    """The table [storage] of the first file that exists; empty if none does."""
     for path in paths:
         text = _read(Path(path))
         if text is None:
@@ -102,7 +104,7 @@ def _read(path: Path) -> str | None:
 
 
 def _expanded(value: object, environment: Mapping[str, str], uid: int) -> str:
-    """storage.conf(5): $HOME, $USER and $UID stand in paths."""
+    """A path with $HOME, $USER and $UID replaced (storage.conf(5)); "" if it is not absolute."""
     if not isinstance(value, str):
         return ""
     for name, meaning in (

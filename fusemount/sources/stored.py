@@ -1,5 +1,7 @@
-"""Law: an image of a store is opened as the OCI layout that the store is; what is known of its
-layers is kept with them."""
+"""Law: opens an image of a store as an image of an OCI layout, which the store is.
+
+Facts about its layers are kept in the store's own cache, if the caller may write to it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from fusemount.store import Store, diffids, layerdb
 
 
 def open_stored(reference: Reference, options: ImageOptions) -> Image:
-    """Raises ImageNotFound, PlatformMismatch, MalformedImage, VerificationFailed."""
+    """The image of that name or ID.
+
+    Raises ImageNotFound, PlatformMismatch, MalformedImage, VerificationFailed.
+    """
     store, name = Store(reference.path), reference.name or ""
     if not store.layout.exists:
         raise ImageNotFound(
@@ -45,7 +50,7 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
 
 
 def kept_layers(image: Image) -> list[KeptLayer] | None:
-    """Of an image of a store, lowest first; None: it is of no store."""
+    """What layerdb has of the image's layers, lowest first; None if it is in no store."""
     if image.store is None:
         return None
     layout = Store(image.store).layout

@@ -1,12 +1,12 @@
-"""Law: layers, a config and names become an image in one of three forms; docker_archive.py and
-oci.py read what is written here.
+"""Law: writes layers, a config and a name as an image, in one of three forms.
 
-    oci              a layout's directory; other images that are in it stay
-    oci-archive      the same as a tar, and a manifest.json for docker (from 1.10 on), which then
-                     loads it as it loads what docker 25 saves
+    oci              a layout's directory; other images in it stay
+    oci-archive      the same as a tar, with a manifest.json for docker from 1.10 on, which loads it
+                     like an archive of docker 25
     docker-archive   manifest.json, <config hex>.json, <diff_id hex>.tar, layers uncompressed
 
-Layers are written lowest first, or in any order: only finish() says which belong to the image.
+Layers may be written in any order: finish() is given those of the image.  docker_archive.py and
+oci.py read these forms.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class WrittenLayer:
-    """A layer that is in the medium. digest and size: of the bytes as they stand there."""
+    """A layer that was written.  digest, size: of the bytes in the archive or layout."""
 
     diff_id: Digest
     digest: Digest
@@ -56,7 +56,7 @@ class WrittenLayer:
 
 
 def parse_target(text: str, form: str | None) -> Target:
-    """`FILE`, or one of FORMS, a colon and the path, as skopeo has it. Raises UsageError."""
+    """`FILE`, or `FORM:FILE` as skopeo has it; form: of --format.  Raises UsageError."""
     transport, colon, rest = text.partition(":")
     if colon and transport in FORMS:
         if form not in (None, transport):
@@ -68,15 +68,15 @@ def parse_target(text: str, form: str | None) -> Target:
 
 
 class ImageWriter:
-    """A context manager: the image is there once finish() was called, and nothing is else.
+    """A context manager.  The image appears with finish(); without it, nothing is left.
 
-    Raises NoSpace, ImgmountError; VerificationFailed where a layer's bytes are not what they were.
+    Raises NoSpace, ImgmountError; VerificationFailed if a layer has other bytes than before.
     """
 
     def __init__(
         self, target: Target, progress: Progress, unpack: UnpackLimit = UNPACK_LIMIT
     ) -> None:
-        """unpack: what layers that are made again may come to together."""
+        """unpack: limits the bytes of all layers that rebuild_layer() writes."""
         self._form, self._progress, self._budget = target.form, progress, Budget(unpack)
         layout = LayoutOutput(target.path) if target.form == "oci" else None
         self._layout = layout
@@ -97,7 +97,7 @@ class ImageWriter:
     # ---- layers -------------------------------------------------------------------------------
 
     def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
-        """A new layer from the bytes of its tar. In a docker-archive compression must be NONE."""
+        """Writes a new layer from its tar.  In a docker-archive, compression must be NONE."""
         plain, packing = hashlib.sha256(), compressor(compression)
         with self._output.blob(self._naming) as blob:
 
@@ -113,9 +113,9 @@ class ImageWriter:
         return WrittenLayer(diff_id, blob.digest, blob.size, compression)
 
     def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
-        """A layer of another image, made of what its store unpacked; as add_layer().
+        """Writes a layer that another program's store keeps unpacked, as add_layer() does.
 
-        Raises MalformedImage beyond the limit: its files may be sparse.
+        Raises MalformedImage beyond the limit, which sparse files may reach.
         """
         self._progress.start(f"writing {layer.description}", layer.size)
         try:
@@ -138,8 +138,10 @@ class ImageWriter:
             yield piece
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
-        """A layer of another image: byte by byte as it is there, where this form has a word for its
-        compression, else uncompressed."""
+        """Writes a layer of another image, byte for byte as that image has it.
+
+        If the form has no name for its compression, the layer is written uncompressed.
+        """
         found = compression_at(blob.fd, blob.offset, blob.size, blob.description)
         carried = self._form != "docker-archive" and found.media_suffix is not None
         compression = found if carried else Compression.NONE
@@ -169,7 +171,10 @@ class ImageWriter:
     def finish(
         self, config: bytes, platform: Platform, layers: Sequence[WrittenLayer], name: str
     ) -> Digest:
-        """The image ID. config has the diff_ids of these layers, lowest first; name is NAME:TAG."""
+        """Writes the documents; the image appears.  Returns the image ID.
+
+        config has the diff_ids of these layers, lowest first.  name: NAME:TAG.
+        """
         if self._form == "docker-archive":
             with self._output.blob(lambda digest: f"{digest.hex}.json") as blob:
                 blob.write(config)
@@ -190,7 +195,7 @@ class ImageWriter:
         return Digest(config_digest)
 
     def _blob(self, data: bytes, media_type: str) -> dict[str, Any]:
-        """A document among the blobs; its descriptor."""
+        """Writes a document as a blob.  Returns its descriptor."""
         with self._output.blob() as blob:
             blob.write(data)
         return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
@@ -200,10 +205,10 @@ class ImageWriter:
         self._output.document("manifest.json", compact_json([entry]))
 
     def _index(self, manifest: dict[str, Any], name: str) -> bytes:
-        """A layout's other images stay, save the one that had this name."""
+        """index.json with this image.  A layout's other images stay, except one of this name."""
         document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         others: list[Any] = []
-        there = self._layout.there("index.json") if self._layout is not None else None
+        there = self._layout.existing_document("index.json") if self._layout is not None else None
         if there is not None:
             parse_index(there, "index.json of the layout that is there")
             document = json.loads(there)

@@ -1,13 +1,17 @@
-"""Law: images kept on this machine: an OCI image layout, each blob once, safe for many processes.
+"""Law: keeps images on this machine in an OCI image layout, each blob once, for many processes.
 
-layout.py says where everything stands and keeps the crash rules; locks.py who may change what, and
-what living processes rely on; intake.py takes blobs in; catalog.py knows names, layerdb.py what
-layers are; store.py is the door; removal.py, verify.py and usage.py are what its name says.
+layout.py     paths of the store's files, and the rules that make crashes harmless
+locks.py      who may change what; which blobs living processes rely on
+catalog.py    index.json: the images and their names
+intake.py     takes blobs in; diffids.py keeps what their tars are
+summary.py    what each manifest leads to; layerdb.py shows the layers as Docker does
+store.py      finds, adds and tags images: where callers begin
+listing.py, usage.py, verify.py, removal.py, collection.py   what their names say
 """
 
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import Layout
 from fusemount.store.locks import Lease
-from fusemount.store.store import Seen, Store, StoredImage
+from fusemount.store.store import RegistryBlob, Store, StoredImage
 
-__all__ = ["Catalog", "Entry", "Layout", "Lease", "Seen", "Store", "StoredImage"]
+__all__ = ["Catalog", "Entry", "Layout", "Lease", "RegistryBlob", "Store", "StoredImage"]

@@ -1,15 +1,15 @@
-"""Law: which images a store has and what they are called: index.json, read and written whole.
+"""Law: reads and writes index.json, which lists the images of a store and their names.
 
-An entry is a descriptor of a manifest or of an index of several platforms; one entry for each tag,
-one without a name for what has none.  Annotations carry what the layout's readers look for and what
-we need besides:
+An entry is a descriptor of a manifest, or of an index of several platforms.  An image has one entry
+for each tag; an image without a tag has one entry without a name.  Annotations have the names that
+other readers of the layout look for, and the digests that we need:
 
     org.opencontainers.image.ref.name   the name as docker shows it; `oci:ROOT:ubuntu:22.04`
-    io.containerd.image.name            the name in full
-    dev.imgmount.repo-digests           where it is known by digest, in full, separated by spaces
+    io.containerd.image.name            the full name
+    dev.imgmount.repo-digests           NAME@DIGESTs of registries, full, separated by spaces
 
-Entries that others have written (skopeo, umoci) stay as they are, whatever they hold, and keep what
-they hold when one of the three is changed.
+An entry that another program wrote (skopeo, umoci) stays as it is, whatever its fields are.  When
+one of the three annotations is changed, its other fields stay.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INDEX_BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """name: None: it has no tag.  repo_digests: NAME@DIGEST, in full.  written: as it was read."""
+    """name: None if it has no tag.  repo_digests: NAME@DIGEST, full.  written: as it was read."""
 
     descriptor: Descriptor
     name: ImageName | None = None
@@ -47,8 +47,8 @@ class Entry:
         return self.descriptor.digest
 
     @property
-    def strange_name(self) -> str:
-        """What others call it, where that is no name of ours."""
+    def foreign_name(self) -> str:
+        """The name that another program gave it, if that is not a valid image name; else ""."""
         return self.descriptor.annotations.get(REF_NAME, "") if self.name is None else ""
 
     def document(self) -> dict[str, Any]:
@@ -94,8 +94,11 @@ def _repo_digests(annotations: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _name(annotations: Mapping[str, str]) -> ImageName | None:
-    """containerd has the tag alone as ref.name; umoci, which knows ref.name only, changes that and
-    copies the rest, so a full name that does not fit it is another entry's."""
+    """The name that the two annotations give; None if neither is a name.
+
+    containerd writes only the tag as ref.name.  umoci changes only ref.name and copies the other
+    annotations.  So if the full name does not fit ref.name, it belongs to another entry.
+    """
     full = _parsed(annotations.get(CONTAINERD_NAME))
     ref = annotations.get(REF_NAME)
     if full is not None:
@@ -113,7 +116,7 @@ def _parsed(text: str | None) -> ImageName | None:
     return None if name is None or name.reads_as_id else name
 
 
-def _is_strange(document: Mapping[str, Any]) -> bool:
+def _is_foreign(document: Mapping[str, Any]) -> bool:
     digest = document.get("digest")
     return isinstance(digest, str) and ":" in digest and not digest.startswith("sha256:")
 
@@ -122,17 +125,17 @@ def _is_strange(document: Mapping[str, Any]) -> bool:
 class Catalog:
     """The entries of one index.json, in its order; changed() makes another, write() the file.
 
-    digest: of the file.  strange: entries with digests that are no sha256, which only stay.
+    digest: of the file.  foreign: entries whose digest is not a sha256; they are kept unchanged.
     """
 
     entries: tuple[Entry, ...] = ()
     document: Mapping[str, Any] | None = None
     digest: Digest | None = None
-    strange: tuple[Mapping[str, Any], ...] = ()
+    foreign: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, layout: Layout) -> Catalog:
-        """Empty where there is no store.  Raises MalformedImage, ImgmountError."""
+        """Empty if there is no store.  Raises MalformedImage, ImgmountError."""
         with translated(layout.index):
             try:
                 data = read_file(layout.index)
@@ -146,17 +149,20 @@ class Catalog:
         document = parse_json(data, where, INDEX_BYTES_MAX)
         if not isinstance(document, dict) or "manifests" not in document:
             raise MalformedImage(f"{where}: no index of manifests")
-        listed = document["manifests"]  # null, where Go had none
+        listed = document["manifests"]  # Go writes null for an empty list
         fields = objects_of([] if listed is None else listed, f"{where}: manifests")
-        strange = tuple(f.document for f in fields if _is_strange(f.document))
+        foreign = tuple(f.document for f in fields if _is_foreign(f.document))
         entries = tuple(
-            entry_of(parse_descriptor(f), f.document) for f in fields if not _is_strange(f.document)
+            entry_of(parse_descriptor(f), f.document) for f in fields if not _is_foreign(f.document)
         )
-        return cls(entries, document, Digest.of(data), strange)
+        return cls(entries, document, Digest.of(data), foreign)
 
     def write(self, layout: Layout) -> Catalog:
-        """S2, S3: what it says is so from here on.  Under the exclusive lock."""
-        manifests = [*(entry.document() for entry in self.entries), *self.strange]
+        """Replaces index.json: from then on the store has these images (S2, S3).
+
+        Under the exclusive lock.  Raises NoSpace, ImgmountError.
+        """
+        manifests = [*(entry.document() for entry in self.entries), *self.foreign]
         head = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         document = head | dict(self.document or {}) | {"manifests": manifests}
         data = json.dumps(document, separators=(",", ":")).encode()
@@ -168,7 +174,7 @@ class Catalog:
         return replace(self, entries=tuple(entries))
 
     def tagged(self, name: ImageName) -> Entry | None:
-        """Of that tag.  A tag names one entry at most; of several that others wrote, the last."""
+        """The entry with that tag; the last one, if another program wrote several."""
         return next((e for e in reversed(self.entries) if e.name == name), None)
 
     def of(self, digest: Digest) -> Sequence[Entry]:
@@ -176,8 +182,10 @@ class Catalog:
 
     def with_image(self, descriptor: Descriptor, names: Sequence[ImageName],
                    repo_digests: Sequence[str] = ()) -> Catalog:  # fmt: skip
-        """With that manifest under these names, which are taken from whoever had them; who loses
-        its last name stays without one.  Names that it had already stay."""
+        """With that manifest under these names, and the names that it had already.
+
+        Other images lose these names.  An image that loses its last name stays, without a name.
+        """
         taken = set(names)
         others, freed = [], []
         for entry in self.entries:
@@ -193,7 +201,7 @@ class Catalog:
         rest = [
             replace(entry, repo_digests=digests) if entry in own else entry
             for entry in others
-            if not (entry in own and entry.name is None and not entry.strange_name and names)
+            if not (entry in own and entry.name is None and not entry.foreign_name and names)
         ]
         base = next(iter(self.of(descriptor.digest)), Entry(descriptor))
         new = [replace(base, name=name, repo_digests=digests) for name in names]

@@ -1,8 +1,8 @@
 """Law: files that no name leads to are deleted, unless a living process relies on them.
 
-take() deletes what only given manifests need.  It costs what it takes away: what else an image
-shares is known from the summaries.  collect() looks at every file of the store, and deletes
-whatever nothing leads to: what a crash left (S3), too.
+delete_unshared() deletes the files that only given manifests need.  Its cost grows with the files
+that it deletes, because the summaries list what the other images need.  collect() looks at every
+file of the store, and deletes all that nothing leads to.  So it finds what a crash left (S3), too.
 """
 
 from __future__ import annotations
@@ -24,30 +24,37 @@ from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.layout import TMP, Layout, names_in, translated
-from fusemount.store.locks import Held
+from fusemount.store.locks import LiveLease
 from fusemount.store.store import Store
 from fusemount.store.summary import LayerRow, Summaries
 
 
 @dataclass
 class Removed:
-    """untagged: names as docker shows them.  deleted: digests of manifests, configs and layers
-    (chain IDs, as docker says them).  freed: bytes."""
+    """What a removal took away.
+
+    untagged: names as docker shows them.  freed: bytes.  deleted: digests of manifests and configs,
+    and the chain IDs of layers, which docker prints, too.
+    """
 
     untagged: list[str] = field(default_factory=list)
     deleted: list[Digest] = field(default_factory=list)
     freed: int = 0
 
 
-def take(
+def delete_unshared(
     store: Store,
     gone: Mapping[Digest, Removed],
     others: Iterable[Digest],
     summaries: Summaries,
-    held: Sequence[Held],
+    leases: Sequence[LiveLease],
 ) -> None:
-    """What only these manifests need.  What a damaged image needs nobody knows: beside one, the
-    manifests alone go, and what they led to stays for `prune`."""
+    """Deletes the files that only these manifests need.
+
+    gone: manifests that index.json does not list any more, and where to add what was deleted.
+    others: the manifests that it lists.  If one of them is damaged, nobody can say which blobs it
+    needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
+    """
     if not gone:
         return
     others = list(others)
@@ -56,7 +63,7 @@ def take(
             removed.freed += _unlink_blobs(store.layout, [manifest])
             removed.deleted.append(manifest)
         return
-    kept_blobs = {digest for h in held for digest in h.digests}
+    kept_blobs = {digest for h in leases for digest in h.digests}
     kept_chains: dict[Digest, LayerRow] = {}
     kept_diffs = {_diff_of(store.layout, digest) for digest in kept_blobs}
     for other in others:
@@ -74,10 +81,10 @@ def take(
             staying |= {c: kept_chains[c] for c in summary.chain if c in kept_chains}
         new = [ident for ident in chains if ident not in taken]
         taken |= set(new)
-        layerdb.take_away(store.layout, new)
+        layerdb.remove_entries(store.layout, new)
         blobs = dict.fromkeys([*(d for d, _ in of_gone), *sorted(summaries.blobs(manifest))])
         away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
-        layerdb.lead_to(store.layout, staying, {digest.hex for digest in away})
+        layerdb.repoint(store.layout, staying, {digest.hex for digest in away})
         removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
         removed.deleted += new
         removed.freed += _unlink_blobs(store.layout, away)
@@ -88,6 +95,7 @@ def take(
 
 
 def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
+    """The digests that a removal prints: the configs, then the manifest."""
     found: dict[Digest, None] = {}
     for _, summary in summaries.reached(manifest):
         found |= {summary.config: None} if summary.config is not None else {}
@@ -105,7 +113,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
-    """Where layer/cache.py keeps what it knows of a blob; None: there is no such blob."""
+    """Where layer/cache.py keeps the facts of a blob; None if there is no such blob."""
     try:
         fd = open_file(blob)
     except OSError:
@@ -117,7 +125,7 @@ def facts_of(layout: Layout, blob: Path) -> Path | None:
 
 
 def _forget(layout: Layout, diff_id: Digest) -> int:
-    """What can be made again of a layer whose blob is gone; bytes freed."""
+    """Deletes what the cache has of a layer whose blob is deleted.  Returns the bytes freed."""
     freed = unlink(layout.cache / "layers" / f"{diff_id.hex}.tar")
     freed += unlink(layout.cache / "layers" / f"{diff_id.hex}.json")
     freed += unlink(layout.cache / "index" / f"{diff_id.hex}.idx")
@@ -125,7 +133,7 @@ def _forget(layout: Layout, diff_id: Digest) -> int:
 
 
 def unlink(path: Path) -> int:
-    """Bytes that were freed."""
+    """Returns the bytes freed; 0 if there is no such file."""
     try:
         size = os.lstat(path).st_blocks * 512
         os.unlink(path)
@@ -134,26 +142,30 @@ def unlink(path: Path) -> int:
     return size
 
 
-def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
-    """Bytes freed.  Under the exclusive lock.  A damaged image keeps all that may be its own."""
+def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
+    """Deletes all files that nothing leads to.  Returns the bytes freed.
+
+    Under the exclusive lock.  If one image is damaged, nobody can say which blobs it needs, and all
+    blobs stay.
+    """
     layout, summaries = store.layout, Summaries(store.layout)
-    blobs = {digest for h in held for digest in h.digests}
+    blobs = {digest for h in leases for digest in h.digests}
     chains: dict[Digest, LayerRow] = {}
     freed = _sweep_parts(layout)
     for entry in catalog.entries:
         try:
             blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
         except ImgmountError:
-            return freed  # `verify` names it; what it needs cannot be known
+            return freed  # `verify` says which image is damaged
         for _, summary in summaries.reached(entry.digest):
             chains |= dict(zip(summary.chain, summary.layers, strict=True))
     hexes = {digest.hex for digest in blobs}
     unreached = [name for name in names_in(layout.blobs) if name not in hexes]
     diff_ids = {layer.diff_id.hex for layer in chains.values()}
-    diff_ids |= {_diff_of(layout, digest) for h in held for digest in h.digests}
+    diff_ids |= {_diff_of(layout, digest) for h in leases for digest in h.digests}
     layerdb.sweep(layout)
-    layerdb.take_away(layout, [c for c in layerdb.chains(layout) if c not in chains])
-    layerdb.lead_to(layout, chains, frozenset(unreached))
+    layerdb.remove_entries(layout, [c for c in layerdb.chains(layout) if c not in chains])
+    layerdb.repoint(layout, chains, frozenset(unreached))
     for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
         freed += unlink(layout.blobs / name)
     freed += _sweep(layout.diff_ids, hexes)
@@ -163,8 +175,11 @@ def collect(store: Store, catalog: Catalog, held: Sequence[Held]) -> int:
 
 
 def _leads_on(path: Path) -> bool:
-    """A manifest or an index: it goes before what it leads to, or half an image would be there for
-    an index that lists it."""
+    """Whether the blob is a manifest or an index.
+
+    These are deleted before the blobs that they list.  Otherwise a crash could leave a manifest
+    without its layers, which an index that is pulled later would lead to.
+    """
     try:
         with open(open_file(path), "rb") as file:
             data = file.read(DOCUMENT_BYTES_MAX) if file.read(1) == b"{" else b""
@@ -174,6 +189,7 @@ def _leads_on(path: Path) -> bool:
 
 
 def _diff_of(layout: Layout, digest: Digest) -> str:
+    """Hex digits of a blob's diff_id; an uncompressed layer's are those of its own digest."""
     known = diffids.known(layout, digest)
     return digest.hex if known is None else known.diff_id.hex
 
@@ -187,7 +203,7 @@ def _sweep_tmp(directory: Path) -> int:
 
 
 def _sweep_parts(layout: Layout) -> int:
-    """Broken downloads that nobody goes on with."""
+    """Deletes parts that no process writes.  Returns the bytes freed."""
     freed = 0
     for name in names_in(layout.ingest):
         with _idle(layout.ingest / name) as idle:
@@ -197,7 +213,7 @@ def _sweep_parts(layout: Layout) -> int:
 
 @contextmanager
 def _idle(part: Path) -> Iterator[bool]:
-    """Whether nobody writes this part; nobody begins to within the block."""
+    """Whether no process writes this part.  None can begin to within the block."""
     try:
         fd = open_file(part, os.O_RDWR)
     except FileNotFoundError:
@@ -206,7 +222,7 @@ def _idle(part: Path) -> Iterator[bool]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        yield not stat.S_ISDIR(os.lstat(part).st_mode)  # nobody works at what is no file
+        yield not stat.S_ISDIR(os.lstat(part).st_mode)  # a part that is written is a regular file
         return
     try:
         # if it became a blob meanwhile, another process's part may have the path
@@ -216,6 +232,7 @@ def _idle(part: Path) -> Iterator[bool]:
 
 
 def is_at_work(part: Path) -> bool:
+    """Whether a process writes this part."""
     with _idle(part) as idle:
         return not idle
 
@@ -224,7 +241,7 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
     facts = (facts_of(layout, layout.blob(digest)) for digest in blobs)
     known = {path.name for path in facts if path is not None}
     directory = layout.cache / "facts"
-    known |= {name for name in names_in(directory) if name.startswith(TMP)}  # a mount's
+    known |= {name for name in names_in(directory) if name.startswith(TMP)}  # of a living mount
     freed = _sweep(directory, known)
     for name, suffixes in (("layers", (".tar", ".json")), ("index", (".idx",))):
         directory = layout.cache / name

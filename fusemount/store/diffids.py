@@ -1,9 +1,11 @@
-"""Law: a blob's diff_id, and its tar's size, as ROOT/distribution/diffid-by-digest has them.
+"""Law: remembers the diff_id of a blob and the size of its tar, which cost a pass over the blob.
+
+ROOT/distribution/diffid-by-digest has a file for each blob:
 
     sha256/<hex of the blob>    {"version":1,"sha256":...}      (record.py)
                                 {"diff_id": "sha256:...", "size": N}
 
-A blob of which nothing is said, or nothing that is whole, is measured again when it matters.
+A blob without such a file, or with a damaged one, is measured again when the values are needed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _VERSION = 1
 
 
 class Known(NamedTuple):
-    """size: bytes of the tar."""
+    """What is remembered of a blob.  size: bytes of the tar."""
 
     diff_id: Digest
     size: int
@@ -31,6 +33,7 @@ def _key(digest: Digest) -> str:
 
 
 def known(layout: Layout, digest: Digest) -> Known | None:
+    """None if there is no file for this blob, or a damaged one."""
     data = read_sealed(layout.diff_id(digest), _VERSION, _key(digest))
     if data is None:
         return None

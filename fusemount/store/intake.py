@@ -1,9 +1,9 @@
-"""Law: a blob comes into a store in one pass, and everything wanted of it is taken in that pass.
+"""Law: takes a blob into a store; one pass over its bytes gives digest, diff_id and index.
 
-    source ─► part in ingest/, digest ─► decompress ─► beside: diff_id, index
+    source ─► part in ingest/, digest ─► decompress ─► another thread: diff_id, index
 
-Only then, and if digest and diff_id are what was claimed, it gets its name (S1).  What came before
-a broken connection stands in the part, and passes first when the rest comes.
+The blob gets its name (S1) only after that, and only if digest and diff_id are the claimed ones.
+Bytes that came before a broken connection are in the part.  They pass first when the rest comes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, sync_directory, translated
 from fusemount.store.locks import Lease, locked
 
-_PATIENCE = 0.05  # seconds until a part is asked for again
+_PATIENCE = 0.05  # seconds between two attempts to lock a part
 
 Read = Callable[[int], bytes]
 Advance = Callable[[int], None]
@@ -57,7 +57,7 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Claims:
-    """What is said of a layer before its bytes are seen; None: nothing is."""
+    """What documents claim about a layer before its bytes are read; None: nothing."""
 
     digest: Digest | None = None
     size: int | None = None
@@ -65,12 +65,14 @@ class Claims:
 
 
 class Part:
-    """A blob on its way in, a context manager; nobody else writes it meanwhile.
+    """A blob that is not complete yet; a context manager.  No other process writes it meanwhile.
 
-    digest: as claimed; then what a broken pull left is gone on with.  size: bytes that are there.
-    waiting() is called again and again while another has it, and may raise.
-    Without commit() they stay, for the next who wants that blob, unless drop() was called or
-    nobody can know which blob they were to be.
+    digest: as claimed; the part of a broken pull with that digest is continued.  None: the part
+    is new.  size: bytes that the part has.  waiting() is called again and again while another
+    process has the part, and may raise.
+
+    Without commit(), the bytes stay for the next process that needs the blob.  They are deleted if
+    drop() was called, if the digest is None, or if the disk is full.
     """
 
     def __init__(
@@ -84,8 +86,8 @@ class Part:
             self._fd = _locked(self.path, waiting)
             self.size = os.fstat(self._fd).st_size
 
-    def there(self) -> bool:
-        """Whether the blob is in the store already: another process may just have brought it."""
+    def is_stored(self) -> bool:
+        """Whether the store has the blob: another process may have just brought it."""
         return self._digest is not None and self._layout.has_blob(self._digest)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -103,17 +105,18 @@ class Part:
                 view = view[done:]
 
     def cut(self) -> None:
-        """Nothing of it is good; it may be filled again."""
+        """Empties the part, because its bytes are wrong."""
         with translated(self.path):
             os.ftruncate(self._fd, 0)
         self.size = 0
         self._keep = self._digest is not None
 
     def drop(self) -> None:
+        """The part is deleted at the end of the block."""
         self._keep = False
 
     def commit(self, digest: Digest) -> Path:
-        """It is the blob of that digest, which the caller has computed."""
+        """Makes the part the blob of that digest, which the caller has computed.  Its path."""
         blob = self._layout.blob(digest)
         with translated(blob):
             os.fchmod(self._fd, 0o644)
@@ -128,16 +131,19 @@ class Part:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         full = kind is not None and issubclass(kind, NoSpace)
-        if not self._named and (full or not self._keep):  # else the path may be another's by now
+        if not self._named and (
+            full or not self._keep
+        ):  # a named part's path may be another process's
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._fd)
 
 
 def _locked(path: Path, waiting: Callable[[], None]) -> int:
-    """Opened and locked; waits for who has it.  Raises OSError, and what waiting() raises.
+    """A descriptor of the part, locked.  Raises OSError, and what waiting() raises.
 
-    It asks again and again: a thread that sleeps in flock() hears of no interrupt.
+    Waits while another process has the lock.  It tries again and again, because no signal wakes a
+    thread that sleeps in flock().
     """
     while True:
         fd = open_or_make(path, os.O_RDWR, 0o600)
@@ -155,7 +161,7 @@ def _locked(path: Path, waiting: Callable[[], None]) -> int:
 
 
 def put_document(layout: Layout, data: bytes) -> Digest:
-    """A manifest, index or config among the blobs."""
+    """Writes a manifest, index or config as a blob.  Raises NoSpace, ImgmountError."""
     digest = Digest.of(data)
     blob = layout.blob(digest)
     with locked(layout, exclusive=False), translated(blob):
@@ -181,11 +187,12 @@ def take_layer(
     budget: Budget,
     advance: Advance = lambda _: None,
 ) -> StoredLayer:
-    """A layer from its bytes: read(n) gives what follows the part's, b"" at the end.
+    """Takes a layer into the store.  It blocks, so run it in a thread of its own.
 
-    budget: of what it unpacks to, and where nobody says its size, of the bytes themselves.
-    The lease holds it.  Blocks: run it in a thread of its own.  Raises VerificationFailed,
-    MalformedImage, NoSpace, ImgmountError, and what read raises; then it is not in the store.
+    read(n) gives the bytes that follow those in the part, b"" at the end.  budget: limits what the
+    layer unpacks to and, if its size is not claimed, the blob itself.  The lease lists the blob.
+    Raises VerificationFailed, MalformedImage, NoSpace, ImgmountError, and what read raises; then
+    the store does not have the layer.
     """
     flow = _Flow(part, read, claims, description, budget, advance)
     cache = Cache(layout.cache)
@@ -210,7 +217,7 @@ def take_layer(
 def _pass(
     flow: _Flow, read: Read, compression: Compression, description: str, budget: Budget
 ) -> tuple[Facts, LayerIndex]:
-    """What the bytes are."""
+    """Reads the whole blob: its facts and its index."""
     scanner, sha256, size = LayerScan(description), hashlib.sha256(), 0
 
     def consume(piece: bytes) -> None:
@@ -225,8 +232,8 @@ def _pass(
                 beside.put(piece)
         index = scanner.finish()
     except MalformedImage:
-        claimed = flow.claims.digest  # without one the rest is not read: it may have no end
-        if claimed is not None and claimed != flow.digest():  # the better reason
+        claimed = flow.claims.digest  # without one, the rest is not read: it may have no end
+        if claimed is not None and claimed != flow.digest():  # tells more than `error`
             raise flow.wrong_digest() from None
         raise
     digest = flow.digest()
@@ -236,7 +243,10 @@ def _pass(
 
 
 class _Flow:
-    """The blob's bytes, first those of the part and then the source's, hashed and kept."""
+    """The blob's bytes: first those of the part, then the source's, which are added to the part.
+
+    All are hashed and counted.  size: bytes that were read.
+    """
 
     def __init__(
         self,
@@ -276,7 +286,7 @@ class _Flow:
         return data
 
     def digest(self) -> Digest:
-        """Of all, what a decoder left unread included."""
+        """Of all bytes, including those that a decoder left unread."""
         while self.read(PIECE):
             pass
         return Digest("sha256:" + self._sha256.hexdigest())
@@ -314,14 +324,14 @@ def remember(layout: Layout, layer: StoredLayer) -> None:
 
 
 def _allowed(layout: Layout, digest: Digest) -> UnpackLimit:
-    """Of a layer of the store: what it was found to unpack to, which somebody allowed."""
+    """What a layer of the store may unpack to: as much as it did when it was taken in."""
     known = diffids.known(layout, digest)
     return UnpackLimit(known.size, 0) if known is not None and known.size else UNPACK_LIMIT
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the bytes of a blob are, if they are a layer's."""
+    """What the bytes of a layer's blob are."""
 
     digest: Digest
     size: int
@@ -332,9 +342,9 @@ class Measured:
 
 
 def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -> Measured:
-    """Reads the blob that has this name, which may unpack to what it did when it came.
+    """Reads the blob that has this name.  It may unpack to as much as when it was taken in.
 
-    Raises MalformedImage, ImgmountError.
+    Raises MalformedImage if it is no layer, ImgmountError.
     """
     description = f"layer {digest}"
     with translated(layout.blob(digest)):
@@ -362,9 +372,9 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
 
 
 def learn(layout: Layout, digest: Digest) -> StoredLayer | None:
-    """Of a blob that came by other hands than ours, and is what its name says; else None.
+    """Measures and remembers a layer that another program put into the store.
 
-    Raises MalformedImage, NoSpace, ImgmountError.
+    None if the blob's digest is not its name.  Raises MalformedImage, NoSpace, ImgmountError.
     """
     try:
         found = measure(layout, digest)

@@ -1,12 +1,13 @@
-"""Law: Docker's view of the layers (layer/filestore.go): one directory a chain ID.
+"""Law: shows the layers of a store as Docker does (layer/filestore.go), a directory per chain ID.
 
     diff      the layer's diff_id
-    parent    the chain ID below it; not there for a lowest layer
+    parent    the chain ID of the layers below it; the lowest layer has no such file
     size      bytes of the layer's tar, in decimal
-    cache-id  the digest, without `sha256:`, of the blob that the layer is read from
+    cache-id  the digest, without `sha256:`, of the blob that has the layer
 
-A directory is made beside its place and renamed, the lowest first; it goes the highest first.  All
-of it happens under the exclusive lock.
+A directory is made under a temporary name and renamed, the lowest layer first.  Directories are
+removed highest first, so that each `parent` leads to a directory.  The caller has the exclusive
+lock.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ FILES = ("diff", "parent", "size", "cache-id")
 
 
 def _remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    from shutil import rmtree  # which takes 5 ms to import, and listing needs none of it
+    from shutil import rmtree  # its import takes 5 ms, which `ls` need not spend
 
     rmtree(path, ignore_errors=ignore_errors)
 
 
 def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
-    """Raises NoSpace, ImgmountError."""
+    """Makes the directories that are missing.  layers: lowest first.
+
+    Raises NoSpace, ImgmountError.
+    """
     chain = chain_ids([layer.diff_id for layer in layers])
     with translated(layout.layerdb):
         new = False
@@ -58,13 +62,13 @@ def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -
 
 
 def entry(layer: LayerRow, parent: Digest | None) -> dict[str, str]:
-    """The files of a directory."""
+    """The files of a layer's directory: {name: text}."""
     files = {"diff": layer.diff_id, "size": str(layer.archive_size), "cache-id": layer.digest.hex}
     return files if parent is None else files | {"parent": parent}
 
 
 def _write(path: Path, text: str) -> None:
-    """A file of a directory that nobody sees yet."""
+    """A file in a directory that still has its temporary name."""
     fd = make_file(path, 0o644)
     try:
         data = text.encode()
@@ -75,10 +79,10 @@ def _write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
-    """Chain IDs that stay, and a blob for each; who leads to a blob that goes leads to this one.
+def repoint(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[str]) -> None:
+    """Replaces cache-ids that lead to blobs that are about to be deleted.
 
-    going: hex digits.
+    rows: a layer with another blob for each chain ID that stays.  going: hex digits of the blobs.
     """
     with translated(layout.layerdb):
         for ident, row in rows.items():
@@ -88,14 +92,14 @@ def lead_to(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[st
 
 
 def chains(layout: Layout) -> list[Digest]:
-    """All that are there, in no order."""
+    """All chain IDs that have a directory, in no order."""
     with translated(layout.layerdb):
         names = names_in(layout.layerdb)
     return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
 
 
-def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
-    """The caller gives the highest first."""
+def remove_entries(layout: Layout, gone: Iterable[Digest]) -> None:
+    """Removes the directories of these chain IDs, which the caller gives highest first."""
     with translated(layout.layerdb):
         for ident in gone:
             path = layout.layerdb / ident.hex
@@ -107,7 +111,7 @@ def take_away(layout: Layout, gone: Iterable[Digest]) -> None:
 
 
 def sweep(layout: Layout) -> None:
-    """What a process that died was at.  Under the exclusive lock."""
+    """Removes what a killed process left under temporary names.  Under the exclusive lock."""
     with translated(layout.layerdb):
         for name in names_in(layout.layerdb):
             if name.startswith(TMP):
@@ -115,7 +119,7 @@ def sweep(layout: Layout) -> None:
 
 
 def read_text(layout: Layout, ident: Digest, name: str) -> str | None:
-    """A file of an entry, None: not there."""
+    """A file of a layer's directory; None if it is missing or no ASCII."""
     try:
         return read_file(layout.layerdb / ident.hex / name).decode("ascii").strip()
     except (OSError, ValueError):

@@ -1,33 +1,34 @@
-"""Law: where everything of a store stands, and how it comes and goes so that a crash harms none.
+"""Law: gives the path of each file of a store, and writes files so that a crash harms no image.
 
     ROOT/
       oci-layout  index.json  blobs/sha256/<hex>      an OCI image layout (image-layout.md)
-      repositories.json                               names as Docker keeps them; derived
-      layerdb/sha256/<chain ID hex>/                  one directory a layer and what is below it:
-          diff parent size cache-id                       diff_id, chain ID below, bytes of its tar,
-                                                          and the blob it is read from
-      distribution/diffid-by-digest/sha256/<hex>      a blob's diff_id
-      distribution/v2metadata-by-diffid/sha256/<hex>  where blobs of a diff_id were seen
-      cache/{index,layers,facts}/                     what can be made again (layer/cache.py)
+      repositories.json                               names, in Docker's format; derived
+      layerdb/sha256/<chain ID hex>/                  a layer with all layers below it, in files:
+          diff parent size cache-id                       diff_id, chain ID below, bytes of the tar,
+                                                          and the blob that has the layer
+      distribution/diffid-by-digest/sha256/<hex>      the diff_id of a blob
+      distribution/v2metadata-by-diffid/sha256/<hex>  registries that have blobs of a diff_id
+      cache/{index,layers,facts}/                     can be made again (layer/cache.py)
       cache/summaries.json                            what `ls` shows of each manifest; derived
-      ingest/<hex>.part                               blobs on their way in, or broken off
-      leases/<pid>-<random>                           what living processes rely on (locks.py)
+      ingest/<hex>.part                               blobs that are not complete yet
+      leases/<pid>-<random>                           blobs that living processes rely on (locks.py)
       lock                                            see locks.py
 
-Truth is index.json and the blobs; what is derived is made again where it is missing or wrong.
+index.json and the blobs are the truth.  A derived file is made again when it is missing or wrong.
 
-Crash rules.  A process that ends between any two system calls leaves a store of which this holds:
+Crash rules.  They hold wherever a process ends, between any two system calls:
 
-    S1  A blob appears under its digest by one rename, when its bytes are complete, have that digest
-        and are synced.
-    S2  An image is there once index.json has its manifest: one rename, after all that the manifest
-        leads to is there and synced.  The map of diff_ids and layerdb come before that.
-    S3  What goes, goes the other way round: index.json first.  What a crash leaves behind then is
-        led to by no name, and the next removal or `prune` takes it.
-    S4  A derived file is replaced by one rename too, and says which index.json it was made from
-        where that matters.
-    S5  A part in ingest/ belongs to who holds its lock; without a lock it is resumed by the next
-        who wants that blob, or swept.
+    S1  A blob gets its digest as its name by one rename, when its bytes are complete, have that
+        digest and are synced.
+    S2  The store has an image once index.json lists its manifest.  index.json is replaced by one
+        rename, after everything that the manifest leads to is in the store and synced.  The map of
+        diff_ids and layerdb are written before it.
+    S3  A removal goes the other way round: index.json is replaced first.  No name leads to the
+        files that a crash then leaves, and `prune` deletes them.
+    S4  A derived file is replaced by one rename too.  It contains the digest of the index.json that
+        it was made from, if that matters.
+    S5  A part in ingest/ belongs to the process that has its lock.  A part without a lock is
+        continued by the next process that needs the blob, or deleted.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ _OURS = {name.partition("/")[0] for name in _DIRECTORIES} | {
     _CACHE,
     "index.json", "repositories.json", "lock",
 }  # fmt: skip
-_BESIDE = {"mounts", "uppers"}  # what the daemon may have there already
+_BESIDE = {"mounts", "uppers"}  # the daemon may have made these before the store
 
 
 class Layout:
-    """The places below one root. make() creates them."""
+    """The paths below one root. make() creates them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,26 +85,26 @@ class Layout:
     def exists(self) -> bool:
         return is_file(self.root / "oci-layout")
 
-    def check_ours(self) -> None:
-        """Raises NotPermitted where another user could have put something into the store.
+    def check_owner(self) -> None:
+        """Raises NotPermitted if another user could have put a file into the store.
 
-        It would guide what we remove, write and show.  With the root and these directories ours,
-        whatever stands below them is what we, or root, have put there.
+        Such a file would decide what we remove, write and show.  When the root and these
+        directories belong to the caller, only the caller and root have put files below them.
         """
         for name in ("", *_DIRECTORIES, _CACHE):
             try:
                 os.close(own_directory(self.root / name, make=False))
             except OSError:
-                pass  # not there, or root's, and nothing of it can be read
+                pass  # it is missing, or it is root's and cannot be read
             except NotPermitted as error:
                 advice = f"; oci:{self.root} reads it as a layout of somebody else's"
                 raise NotPermitted(f"{error}{advice if self.exists else ''}") from None
 
     def make(self) -> None:
-        """Raises NoSpace, ImgmountError: also where root is something else.
+        """Raises NoSpace; ImgmountError, also if the root has other files in it.
 
-        oci-layout comes last: a store that is one has an index.json, and one that lost it is
-        damaged, not empty.
+        oci-layout is written last.  So each store with an oci-layout once had an index.json, and if
+        index.json is missing, the store is damaged, not empty.
         """
         with translated(self.root):
             if not self.exists:
@@ -120,10 +121,11 @@ class Layout:
                 replace_file(self.root / "oci-layout", OCI_LAYOUT)
 
     def _check_free(self) -> None:
-        """Nothing is there, what a make() that was killed left, or, by now, a store.
+        """Raises ImgmountError unless the root is empty, a store, or left by a killed make().
 
-        Another process may finish its make() between any two calls here.  oci-layout comes before
-        all that only a store has, and never goes: so it is looked for after what was found.
+        Another process may finish its make() between any two calls here.  oci-layout is written
+        before any file that only a store has, and is never removed.  So it is looked for after the
+        other names were listed.
         """
         found = self._in_the_way()
         if found and not self.exists:
@@ -143,7 +145,7 @@ class Layout:
         return is_file(self.blob(digest))
 
     def open_blob(self, digest: Digest) -> int:
-        """To read. Raises OSError."""
+        """A descriptor to read from.  Raises OSError."""
         return open_file(self.blob(digest))
 
     def blob_size(self, digest: Digest) -> int:
@@ -151,8 +153,9 @@ class Layout:
         return file_size(self.blob(digest))
 
     def document(self, digest: Digest) -> bytes:
-        """A manifest, index or config; who refers to one may mean a layer's blob of any size.
+        """A manifest, index or config.
 
+        The size is limited, because a wrong reference may lead to a layer's blob of any size.
         Raises OSError, MalformedImage.
         """
         with open(self.open_blob(digest), "rb") as file:
@@ -171,14 +174,17 @@ class Layout:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Sorted; none where it is not there: a layout that others made has nothing but blobs."""
+    """Sorted; [] if the directory is missing: layouts of other programs have only blobs/."""
     with suppress(FileNotFoundError):
         return sorted(os.listdir(directory))
     return []
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """path holds data, whole, or what it held before (S4).  Raises OSError."""
+    """Afterwards the file has all of data; after an error it is what it was (S4).  Raises OSError.
+
+    durable: the new contents are on disk when the call returns.
+    """
     temporary = path.with_name(f"{TMP}{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     fd = make_file(temporary, 0o644)
     try:
@@ -200,7 +206,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """What was renamed into it lasts.  Raises OSError."""
+    """Names that were made in the directory are on disk afterwards.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -210,11 +216,13 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Waits for the lock, which nobody but the owner can open, or they could have it.  Raises
-    OSError."""
+    """Waits for the lock.  Raises OSError.
+
+    Only the owner may open the lock's file: whoever can open a file can lock it.
+    """
     fd = open_or_make(path, os.O_RDWR, 0o600)
     try:
-        if os.fstat(fd).st_mode & 0o077:  # of an older version
+        if os.fstat(fd).st_mode & 0o077:  # made by an older version
             os.fchmod(fd, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
@@ -224,7 +232,7 @@ def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """The one translator of the store's errors."""
+    """OSErrors of the store as NoSpace or ImgmountError."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Law: the images of a store as they are listed: newest first, filtered as docker filters.
+"""Law: lists the images of a store, newest first, filtered as docker filters them.
 
-reference   a glob on NAME or NAME:TAG as docker shows them (path.Match: `*` stops at a slash)
-dangling    true: without a tag; false: not those that have no name at all
-label       has that label, or that value of it      before, since   by the time of creation
+reference      a glob on NAME or NAME:TAG as docker shows them (path.Match: `*` stops at a slash)
+dangling       true: images without a tag; false: images with a tag or a NAME@DIGEST
+label          the image has this label, or this value of it
+before, since  created before or after that time
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from fusemount.store.catalog import Entry
 from fusemount.store.store import Store, StoredImage
 from fusemount.store.summary import LayerRow, Summaries, Summary
 
-NEVER = datetime.min.replace(tzinfo=UTC)  # created, where an image does not say
+NEVER = datetime.min.replace(tzinfo=UTC)  # for a config without a time of creation
 
 
 @dataclass(frozen=True)
 class Listed:
-    """size: bytes of its tars; of an index, of all platforms that are there.  platforms: what it
-    runs on.  layers: all, each once."""
+    """An image and what a list shows of it.
+
+    size: bytes of its layers' tars; for an index, of all platforms in the store, each layer once.
+    platforms: for which the store has the image.
+    """
 
     image: StoredImage
     created: datetime
@@ -44,7 +48,10 @@ class Listed:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images; empty: all.  labels, without: (key, value or None for any)."""
+    """Which images are listed; an empty selection means all.
+
+    labels, without: (key, value); value None means any.
+    """
 
     references: tuple[str, ...] = ()
     dangling: bool | None = None
@@ -59,7 +66,7 @@ class Selection:
         object.__setattr__(self, "globs", tuple(map(glob, self.references)))
 
     def narrowed(self, listed: Listed) -> Listed | None:
-        """With the names that were asked for; None: it is not wanted."""
+        """With only the names that match; None if the image is not selected."""
         image = listed.image
         nameless = not image.names
         if self.dangling is True and not nameless:
@@ -95,8 +102,10 @@ class Selection:
 
 def listing(store: Store, selection: Selection | None = None, *, artifacts: bool = False
             ) -> list[Listed]:  # fmt: skip
-    """Newest first.  artifacts: signatures and the like, too.  Raises MalformedImage, ImgmountError
-    where index.json itself cannot be read."""
+    """Newest first.  artifacts: signatures and other artifacts are listed, too.
+
+    Raises MalformedImage, ImgmountError if index.json itself cannot be read.
+    """
     _, images, summaries = store.read()
     found = []
     for image in images:
@@ -123,7 +132,7 @@ def listed_of(image: StoredImage, summaries: Summaries) -> Listed:
 
 
 def moment(created: str) -> datetime:
-    """Of an RFC 3339 text; NEVER where it is none."""
+    """The time of an RFC 3339 text; NEVER if the text is not such a time."""
     try:
         found = datetime.fromisoformat(created)
         return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
@@ -149,7 +158,7 @@ def _familiar(repo_digest: str) -> Sequence[str]:
 
 
 def glob(pattern: str) -> re.Pattern[str]:
-    """Of Go's path.Match.  Raises UsageError."""
+    """The regular expression for a pattern of Go's path.Match.  Raises UsageError."""
     found, at = "", 0
     while at < len(pattern):
         c = pattern[at]

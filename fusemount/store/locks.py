@@ -1,14 +1,16 @@
-"""Law: who may change a store, and what may not go: locks of the kernel's, gone with their process.
+"""Law: decides who may change a store, and which blobs must stay, by locks of the kernel.
 
-ROOT/lock (flock) is held, always for a short time,
+The kernel drops a lock when its process ends, so a killed process keeps nothing locked.
 
-    exclusively   by who changes index.json, and by who takes away what no name leads to
-    shared        by who starts to rely on blobs that may have no name, and while a small file
-                  stands under a temporary name beside its own: a collector takes such names away
+ROOT/lock (flock) is taken, always for a short time,
 
-A lease is a file in ROOT/leases, locked as long as its process lives, with the digests that it
-relies on: a mount's layers, the blobs that a pull found there or has brought.  What a living lease
-lists is not taken away; a lease without its lock means nothing and is removed.
+    exclusively   to change index.json, and to delete files that no name leads to
+    shared        to start relying on blobs that may have no name, and to write a small file under a
+                  temporary name beside its own: the collector deletes such names (collection.py)
+
+A lease is a file in ROOT/leases that its process keeps locked while it lives.  It lists the digests
+that the process relies on: a mount's layers, or the blobs that a pull found in the store or has
+brought.  Blobs in a locked lease are not deleted.  A lease without its lock is void and is removed.
 
     {"kind":"mount","pid":4711,"what":"docker.io/library/ubuntu:22.04","where":"/mnt/root"}
     sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
@@ -37,7 +39,10 @@ MOUNT = "mount"
 
 @dataclass(frozen=True)
 class Holder:
-    """Whose lease it is.  kind: MOUNT, or the verb at work; what: an image; where: a mountpoint."""
+    """Which process has a lease.
+
+    kind: MOUNT, or the verb that runs.  what: an image.  where: a mountpoint.
+    """
 
     kind: str
     pid: int
@@ -46,23 +51,28 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Held:
+class LiveLease:
+    """A lease whose process lives."""
+
     holder: Holder
     digests: frozenset[Digest]
 
 
 @contextmanager
 def locked(layout: Layout, *, exclusive: bool) -> Iterator[None]:
-    """Waits for it; a process that has it waits for itself.  Raises NoSpace, ImgmountError."""
+    """Waits for ROOT/lock.  A process that has the lock already would wait for ever.
+
+    Raises NoSpace, ImgmountError.
+    """
     with translated(layout.lock):
-        # Where others can make names (/tmp), a root that was missing may be theirs by now.
+        # If other users can make names beside it (/tmp), they may have made the missing root.
         os.close(own_directory(layout.root, make=False))
         with flocked(layout.lock, exclusive=exclusive):
             yield
 
 
 class Lease:
-    """A context manager; a child that is forked shares it, and it lives until both are gone.
+    """A context manager.  A forked child shares the lease, which lives until both have ended.
 
     Raises NoSpace, ImgmountError.
     """
@@ -80,12 +90,12 @@ class Lease:
                 raise
 
     def hold(self, digests: Iterable[Digest]) -> None:
-        """From now on they stay, if they are there: look after this call."""
+        """These blobs stay from now on.  The caller must check after this call that they exist."""
         with locked(self._layout, exclusive=False), translated(self._path):
             self._append("".join(f"{digest}\n" for digest in digests).encode())
 
     def _append(self, data: bytes) -> None:
-        """All of it or nothing: others read it."""
+        """Writes all of data or nothing, because other processes read the file."""
         before = os.fstat(self._fd).st_size
         try:
             while data:
@@ -95,14 +105,14 @@ class Lease:
             raise
 
     def leave(self) -> None:
-        """Gives up the descriptor, not the lease: a forked child goes on with it."""
+        """Closes the descriptor without ending the lease, which a forked child still has."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def end(self) -> None:
         if self._fd >= 0:
-            with suppress(OSError):  # without its lock it means nothing
+            with suppress(OSError):  # without its lock it is void
                 self._path.unlink()
         self.leave()
 
@@ -114,7 +124,7 @@ class Lease:
 
 
 class NoLease:
-    """Of a store that cannot be written to."""
+    """Stands in for a lease if the store cannot be written to."""
 
     def hold(self, digests: Iterable[Digest]) -> None:
         pass
@@ -126,8 +136,8 @@ class NoLease:
         pass
 
 
-def living(layout: Layout) -> list[Held]:
-    """All that processes rely on; what dead ones left is removed.  Under the exclusive lock."""
+def live_leases(layout: Layout) -> list[LiveLease]:
+    """All leases whose process lives; the others are removed.  Under the exclusive lock."""
     found = []
     with translated(layout.leases):
         for name in names_in(layout.leases):
@@ -137,16 +147,16 @@ def living(layout: Layout) -> list[Held]:
     return found
 
 
-def _read(path: Path) -> Held | None:
+def _read(path: Path) -> LiveLease | None:
     try:
         fd = open_file(path)
-    except FileNotFoundError:  # it has just ended
+    except FileNotFoundError:  # its process has just ended it
         return None
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         with suppress(OSError):
-            path.unlink()  # no file, no lease
+            path.unlink()  # no regular file, so no lease
         return None
     try:
         if not lock_if_free(fd, fcntl.LOCK_SH):
@@ -157,8 +167,8 @@ def _read(path: Path) -> Held | None:
         os.close(fd)
 
 
-def _parsed(fd: int, name: str) -> Held:
-    """Of a damaged one what can be read."""
+def _parsed(fd: int, name: str) -> LiveLease:
+    """The lease, or as much of a damaged one as can be read."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
     head, *lines = data.decode("utf-8", "replace").split("\n")
     try:
@@ -169,4 +179,4 @@ def _parsed(fd: int, name: str) -> Held:
     for line in lines:
         with suppress(ValueError):
             digests.add(Digest(line))
-    return Held(holder, frozenset(digests))
+    return LiveLease(holder, frozenset(digests))

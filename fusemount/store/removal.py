@@ -1,6 +1,7 @@
-"""Law: names and images that a user removes: the names go from index.json first, then the files.
+"""Law: removes names and images for a user: first from index.json, then their files.
 
-What a living process relies on stays until that process ends (collection.py).
+An image goes with its last name.  Blobs that a living process relies on stay; `prune` deletes them
+after its end (collection.py).
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError, NoSpace
 from fusemount.imagename import parse_name
 from fusemount.store.catalog import Catalog, Entry
-from fusemount.store.collection import Removed, collect, take, unlink
+from fusemount.store.collection import Removed, collect, delete_unshared, unlink
 from fusemount.store.layout import Layout, translated
-from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
 from fusemount.store.store import LISTED_MAX, Store, StoredImage
 from fusemount.store.summary import Summaries
 
 
 def remove(store: Store, text: str, *, force: bool = False) -> Removed:
-    """A name goes; with its last name, or asked for by ID, the image.
+    """Removes a name.  The image goes with its last name, or if the text is its ID.
 
-    Raises ImageNotFound; ImageInUse where a mount relies on it, or it has several names and was
-    asked for by ID; not with force.
+    Raises ImageNotFound; without force also ImageInUse, if a mount shows the image, or if it was
+    given by ID and has several names.
     """
     (outcome,) = remove_all(store, [text], force=force)
     if isinstance(outcome, ImgmountError):
@@ -35,40 +36,48 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
 def remove_all(
     store: Store, texts: Iterable[str], *, force: bool = False
 ) -> list[Removed | ImgmountError]:
-    """Several in one step, as remove() each; of each what went, or why it did not."""
+    """Removes several in one step, each as remove() does.
+
+    Returns for each text what was removed, or the error.
+    """
     layout = store.layout
     outcomes: list[Removed | ImgmountError] = []
     with translated(layout.root), locked(layout, exclusive=True):
         before = after = Catalog.read(layout)
-        summaries, held = Summaries(layout, tolerant=True), living(layout)
+        summaries, leases = Summaries(layout, tolerant=True), live_leases(layout)
         gone: dict[Digest, Removed] = {}
         for text in texts:
             try:
-                going = _going(store, text, after, summaries, force)
-                for each in going:
-                    if each.whole:
-                        _check_unused(each.image, summaries, held, force)
+                removals = _removals(store, text, after, summaries, force)
+                for each in removals:
+                    if each.image_goes:
+                        _check_unused(each.image, summaries, leases, force)
             except ImgmountError as error:
                 outcomes.append(error)
                 continue
             removed = Removed()
             outcomes.append(removed)
-            for each in going:
+            for each in removals:
                 after = _without(after, each)
                 removed.untagged += _untagged(each.entries, each.digests)
-                if each.whole:
+                if each.image_goes:
                     gone[each.image.digest] = removed
         if after is not before:
             after = _write(after, layout)
-            take(store, gone, {entry.digest for entry in after.entries}, summaries, held)
+            delete_unshared(
+                store, gone, {entry.digest for entry in after.entries}, summaries, leases
+            )
             store.derive(after, summaries)
     return outcomes
 
 
 @dataclass(frozen=True)
-class _Going:
-    """entries, digests: the names, and NAME@DIGESTs, that an image loses.  left: NAME@DIGESTs of
-    other repositories, which it keeps.  whole: it has no name of any kind then."""
+class _Removal:
+    """The names that one image loses.
+
+    entries: the names.  digests: the NAME@DIGESTs.  left: NAME@DIGESTs of other repositories, which
+    the image keeps.
+    """
 
     image: StoredImage
     entries: Sequence[Entry]
@@ -76,14 +85,15 @@ class _Going:
     left: Sequence[str] = ()
 
     @property
-    def whole(self) -> bool:
+    def image_goes(self) -> bool:
+        """Whether the image has no name of any kind afterwards."""
         return len(self.entries) == len(self.image.entries) and not self.left
 
 
-def _going(
+def _removals(
     store: Store, text: str, catalog: Catalog, summaries: Summaries, force: bool
-) -> list[_Going]:
-    """What a name, NAME@DIGEST or ID takes; an ID may have several manifests."""
+) -> list[_Removal]:
+    """What a name, NAME@DIGEST or ID removes.  One ID may be the ID of several manifests."""
     image = store.find(text, catalog, summaries)
     called = store.called(catalog, text)
     if not called:
@@ -93,9 +103,9 @@ def _going(
             listed = ", ".join(names[:LISTED_MAX]) or f"{len(same)} manifests"
             more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
             raise ImageInUse(f"{text}: is named {listed}{more}: remove that, or use --force")
-        return [_Going(each, each.entries, each.repo_digests) for each in same]
+        return [_Removal(each, each.entries, each.repo_digests) for each in same]
     entries = called
-    if "@" in text:  # the names of that repository, of which it is the digest
+    if "@" in text:  # the names that the image has in that repository
         own = {store.name(text).repository}
         entries = [e for e in image.entries if e.name is not None and e.name.repository in own]
     else:
@@ -104,13 +114,16 @@ def _going(
     lost = [d for d in image.repo_digests if d.partition("@")[0] in own - staying]
     left = [digest for digest in image.repo_digests if digest not in lost]
     named = [entry for entry in image.entries if entry not in entries and entry.name is not None]
-    if not named:  # what is without a tag goes on only for its NAME@DIGESTs
+    if not named:  # without a tag, the image stays only if it has other NAME@DIGESTs
         entries = list(image.entries)
-    return [_Going(image, entries, lost, left)]
+    return [_Removal(image, entries, lost, left)]
 
 
-def _without(catalog: Catalog, going: _Going) -> Catalog:
-    """An image that keeps NAME@DIGESTs alone has an entry without a name."""
+def _without(catalog: Catalog, going: _Removal) -> Catalog:
+    """The catalog without these names.
+
+    An image that keeps only NAME@DIGESTs gets an entry without a name.
+    """
     image, digests = going.image, tuple(going.left)
     kept = [entry for entry in image.entries if entry not in going.entries]
     entries = [
@@ -123,7 +136,10 @@ def _without(catalog: Catalog, going: _Going) -> Catalog:
 
 
 def _write(catalog: Catalog, layout: Layout) -> Catalog:
-    """On a disk that is full, what is derived makes room: nothing could be removed otherwise."""
+    """Writes index.json.  On a full disk, derived files are deleted to make room for it.
+
+    Otherwise nothing could be removed from a full disk.
+    """
     try:
         return catalog.write(layout)
     except NoSpace:
@@ -132,21 +148,21 @@ def _write(catalog: Catalog, layout: Layout) -> Catalog:
         return catalog.write(layout)
 
 
-def users(store: Store, image: StoredImage, summaries: Summaries) -> list[Held]:
-    """The living mounts that show it."""
+def users(store: Store, image: StoredImage, summaries: Summaries) -> list[LiveLease]:
+    """The leases of the living mounts that show the image."""
     with locked(store.layout, exclusive=True):
-        return _mounts(image, summaries, living(store.layout))
+        return _mounts(image, summaries, live_leases(store.layout))
 
 
 def broken_by(store: Store, text: str) -> list[str]:
-    """What remove() would break with force and refuses without it, a line each.
+    """What remove() breaks with force and refuses without it, one line each.
 
     Raises ImageNotFound.
     """
     catalog, summaries = Catalog.read(store.layout), Summaries(store.layout, tolerant=True)
     lines = []
-    for each in _going(store, text, catalog, summaries, True):
-        if not each.whole:
+    for each in _removals(store, text, catalog, summaries, True):
+        if not each.image_goes:
             continue
         for held in users(store, each.image, summaries):
             lines.append(
@@ -159,15 +175,17 @@ def broken_by(store: Store, text: str) -> list[str]:
     return lines
 
 
-def _mounts(image: StoredImage, summaries: Summaries, held: Sequence[Held]) -> list[Held]:
+def _mounts(
+    image: StoredImage, summaries: Summaries, leases: Sequence[LiveLease]
+) -> list[LiveLease]:
     manifests = {digest for digest, _ in summaries.reached(image.digest)}
-    return [h for h in held if h.holder.kind == MOUNT and manifests & h.digests]
+    return [h for h in leases if h.holder.kind == MOUNT and manifests & h.digests]
 
 
 def _check_unused(
-    image: StoredImage, summaries: Summaries, held: Sequence[Held], force: bool
+    image: StoredImage, summaries: Summaries, leases: Sequence[LiveLease], force: bool
 ) -> None:
-    mounts = _mounts(image, summaries, held)
+    mounts = _mounts(image, summaries, leases)
     if mounts and not force:
         where = ", ".join(h.holder.where for h in mounts)
         raise ImageInUse(
@@ -192,19 +210,22 @@ def prune(
     everything: bool = False,
     wanted: Callable[[StoredImage, Summaries], bool] = lambda _image, _summaries: True,
 ) -> Removed:
-    """Images without a name (unnamed), or all that no mount uses (everything), of those that are
-    wanted; then whatever nothing leads to."""
+    """Removes images that no mount shows, then collects all files that nothing leads to.
+
+    unnamed: images without a name.  everything: images with names, too.  wanted: only images for
+    which it returns True.
+    """
     removed = Removed()
     layout = store.layout
     if not layout.exists:
         return removed
     with translated(layout.root), locked(layout, exclusive=True):
         catalog, images, summaries = store.read()
-        held = living(layout)
+        leases = live_leases(layout)
         going = [
             image for image in images
             if ((unnamed and image.is_dangling) or everything)
-            and wanted(image, summaries) and not _mounts(image, summaries, held)
+            and wanted(image, summaries) and not _mounts(image, summaries, leases)
         ]  # fmt: skip
         away = {image.digest for image in going}
         after = catalog.changed(e for e in catalog.entries if e.digest not in away)
@@ -213,7 +234,9 @@ def prune(
         for image in going:
             removed.untagged += _untagged(image.entries, image.repo_digests)
         others = {entry.digest for entry in after.entries}
-        take(store, {image.digest: removed for image in going}, others, summaries, held)
-        removed.freed += collect(store, after, held)
+        delete_unshared(
+            store, {image.digest: removed for image in going}, others, summaries, leases
+        )
+        removed.freed += collect(store, after, leases)
         store.derive(after, summaries)
     return removed

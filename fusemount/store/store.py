@@ -1,7 +1,7 @@
-"""Law: the door to a store: what is in it by name or ID, and how images come in and are named.
+"""Law: finds images of a store by name or ID, adds images, and gives them names.
 
-Reading needs no lock: index.json is one state, and blobs stay while something leads to them or a
-lease holds them.  A writer takes a lease first, brings blobs (intake.py), and calls add().
+Reading needs no lock.  index.json is replaced as a whole, and blobs stay while a name leads to them
+or a lease lists them.  A writer takes a lease first, brings blobs (intake.py), and calls add().
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.summary import Summaries, Summary
 
 LISTED_MAX = 20  # names in one message
-_SEEN_VERSION = 1  # of the files that say so
-SEEN_MAX = 50  # places that are remembered of a layer
+_SEEN_VERSION = 1  # of the files in v2metadata-by-diffid
+SEEN_MAX = 50  # blobs in registries that are remembered for one layer
 _SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A manifest, or index, of a store and all entries that it has.
+    """A manifest, or an index, of a store.
 
-    entries: one a name; one without a name where it has none.
+    entries: its entries in index.json: one for each name, or one without a name.
     """
 
     digest: Digest
@@ -64,8 +64,8 @@ class StoredImage:
 
     @property
     def is_dangling(self) -> bool:
-        """Without a name, in our words or another's."""
-        return not any(entry.name or entry.strange_name for entry in self.entries)
+        """Whether it has no name, of ours or of another program."""
+        return not any(entry.name or entry.foreign_name for entry in self.entries)
 
     @property
     def repo_digests(self) -> tuple[str, ...]:
@@ -73,13 +73,13 @@ class StoredImage:
 
     @property
     def image_id(self) -> Digest:
-        """The config's digest; an index, which has none, is named by its own."""
+        """The digest of the config; the own digest of an index, which has no config."""
         return self.summary.config or self.digest
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A layer's blob in a registry.  size: bytes; media_type: "" where that was not said."""
+class RegistryBlob:
+    """A layer's blob in a registry.  size: bytes; media_type: "" if it was not given."""
 
     digest: Digest
     size: int
@@ -88,9 +88,10 @@ class Seen:
 
 
 class Store:
-    """One root.  create: it is made where it is not there; else it is then empty.
+    """The store at one root.  create: it is made if it is missing; without, it is empty then.
 
-    unpack: what an image that comes in may unpack to.
+    unpack: what an image that is taken in may unpack to.
+    Raises NotPermitted if another user could have put files into it; NoSpace, ImgmountError.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Store:
         self.unpack = unpack
         self.layout = Layout(root)
         self.default_domain = default_domain
-        self.layout.check_ours()
+        self.layout.check_owner()
         if create:
             self.layout.make()
 
@@ -112,7 +113,7 @@ class Store:
     def root(self) -> Path:
         return self.layout.root
 
-    # ---- what is there ------------------------------------------------------------------------
+    # ---- finding images -----------------------------------------------------------------------
 
     def images(self) -> list[StoredImage]:
         """All, in the order of index.json.  Raises MalformedImage, ImgmountError."""
@@ -132,8 +133,8 @@ class Store:
     def find(
         self, text: str, catalog: Catalog | None = None, summaries: Summaries | None = None
     ) -> StoredImage:
-        """By name (`:latest` where no tag is given), NAME@DIGEST, or the start of an ID or of a
-        manifest's digest.  Raises ImageNotFound, which says what there is, or UsageError."""
+        """By name (`:latest` if no tag is given), NAME@DIGEST, or the start of an ID or of a
+        manifest's digest.  Raises ImageNotFound, which lists similar names; UsageError."""
         catalog = catalog or Catalog.read(self.layout)
         summaries = summaries or Summaries(self.layout, tolerant=True)
         entries = self.called(catalog, text)
@@ -149,13 +150,13 @@ class Store:
         return parse_name(text, self.default_domain).tagged()
 
     def called(self, catalog: Catalog, text: str) -> list[Entry]:
-        """The entries that are meant by a name, or NAME@DIGEST; none for an ID."""
+        """The entries that a name or NAME@DIGEST means; none for an ID."""
         if text.startswith("sha256:"):
             return []
         try:
             name = self.name(text)
         except UsageError:
-            return [e for e in catalog.entries if text and e.strange_name == text]
+            return [e for e in catalog.entries if text and e.foreign_name == text]
         if name.digest is not None:
             wanted = str(name.with_digest(name.digest))
             own = {name.repository}
@@ -165,7 +166,7 @@ class Store:
                 or (e.digest == name.digest and e.name is not None and e.name.repository in own)
             ]  # fmt: skip
         found = catalog.tagged(name)
-        if found is None and "/" not in text:  # podman's and buildah's own images
+        if found is None and "/" not in text:  # podman and buildah name their own images so
             found = catalog.tagged(
                 ImageName("localhost", name.path.removeprefix("library/"), name.tag)
             )
@@ -192,8 +193,10 @@ class Store:
     def same_id(
         self, image: StoredImage, catalog: Catalog, summaries: Summaries
     ) -> list[StoredImage]:
-        """The images with that image's ID: one config may have manifests that differ in how layers
-        are packed."""
+        """All images with that image's ID.
+
+        Several manifests may have one config, if they differ in how layers are compressed.
+        """
         found = {image.digest: image}
         for entry in catalog.entries:
             summary = summaries.of(entry.digest, entry.descriptor.media_type)
@@ -210,18 +213,21 @@ class Store:
         return f"{text}: no such image in the store {self.root}{there}"
 
     def diff_id(self, digest: Digest) -> Digest | None:
-        """Of a layer's blob; None: not known."""
+        """The diff_id of a layer's blob; None if it was never measured."""
         known = diffids.known(self.layout, digest)
         return None if known is None else known.diff_id
 
-    # ---- what comes in ------------------------------------------------------------------------
+    # ---- adding and naming images -------------------------------------------------------------
 
     def lease(self, kind: str, what: str, where: str = "") -> Lease:
-        """Before anything is brought or relied upon."""
+        """A lease.  Take it before bringing blobs or relying on them.  kind, where: see Holder."""
         return Lease(self.layout, Holder(kind, os.getpid(), what, where))
 
     def reading(self, kind: str, what: str) -> Lease | NoLease:
-        """For who only reads: a store that nobody can write to keeps what it has."""
+        """A lease for a caller that only reads.
+
+        A store that cannot be written to needs no lease, because nothing is deleted from it.
+        """
         try:
             return self.lease(kind, what)
         except ImgmountError as error:
@@ -231,9 +237,9 @@ class Store:
             raise
 
     def hold(self, lease: Lease | NoLease, image: StoredImage) -> None:
-        """All that it needs stays from here on; it may be one platform of an index.
+        """All blobs of the image stay from here on.  It may be one platform of an index.
 
-        Raises ImageNotFound where it went just now.
+        Raises ImageNotFound if it was removed just now.
         """
         summaries = Summaries(self.layout, tolerant=True)
         lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
@@ -248,8 +254,10 @@ class Store:
         names: Sequence[ImageName] = (),
         repo_digests: Sequence[str] = (),
     ) -> StoredImage:
-        """A manifest whose blobs are all there, held by a lease of the caller's: it is an image
-        from here on (S2), and has these names.  Raises MalformedImage where something is missing.
+        """Makes a manifest an image of the store (S2), under these names.
+
+        All its blobs are in the store, and a lease of the caller lists them.  Raises MalformedImage
+        if a blob is missing, VerificationFailed if one is damaged, NoSpace, ImgmountError.
         """
         summaries = Summaries(self.layout)
         self._check_whole(descriptor, summaries)
@@ -274,7 +282,7 @@ class Store:
                 )
 
     def _learn(self, descriptor: Descriptor, summaries: Summaries) -> bool:
-        """Layers that others brought, and nobody has measured yet."""
+        """Measures layers that another program brought.  Whether there were any."""
         reached = summaries.reached(descriptor.digest, descriptor.media_type)
         unknown = {
             row.digest
@@ -288,7 +296,7 @@ class Store:
         return bool(unknown)
 
     def tag(self, source: str, target: ImageName) -> StoredImage:
-        """The image, with one name more.  Raises ImageNotFound; UsageError for a digest."""
+        """Gives the image one more name.  Raises ImageNotFound; UsageError for a digest."""
         if target.digest is not None:
             raise UsageError(f"{target}: a tag cannot be a digest")
         if target.reads_as_id:
@@ -296,14 +304,14 @@ class Store:
         found: list[StoredImage] = []
 
         def tagged(catalog: Catalog) -> Catalog:
-            found.append(self.find(source))  # here: before, it could still go
+            found.append(self.find(source))  # under the lock: before, it could be removed
             return catalog.with_image(found[0].descriptor, [target.tagged()])
 
         entries = self.change(tagged).of(found[0].digest)
         return replace(found[0], entries=tuple(entries))
 
     def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
-        """index.json, and what is derived from it, under the lock."""
+        """Writes work(catalog) as index.json, and the derived files, under the exclusive lock."""
         with locked(self.layout, exclusive=True):
             before = Catalog.read(self.layout)
             after = work(before)
@@ -313,7 +321,7 @@ class Store:
         return after
 
     def derive(self, catalog: Catalog, summaries: Summaries | None = None) -> None:
-        """repositories.json and the summaries."""
+        """Writes repositories.json and the summaries."""
         summaries = summaries or Summaries(self.layout, tolerant=True)
         data = repositories_json(catalog, summaries)
         with translated(self.layout.repositories):
@@ -324,13 +332,13 @@ class Store:
                 replace_file(self.layout.repositories, data)
         summaries.save(entry.digest for entry in catalog.entries)
 
-    # ---- where blobs were seen ----------------------------------------------------------------
+    # ---- blobs in registries ------------------------------------------------------------------
 
-    def seen(self, diff_id: Digest, blob: Seen) -> None:
-        """A registry's repository has this blob of that layer; the last seen comes last."""
+    def remember_blob(self, diff_id: Digest, blob: RegistryBlob) -> None:
+        """Remembers that a repository of a registry has this blob of the layer."""
         path = self.layout.metadata / diff_id.hex
         place = (blob.digest, blob.repository)
-        rows = [r for r in self.known(diff_id) if (r.digest, r.repository) != place]
+        rows = [r for r in self.known_blobs(diff_id) if (r.digest, r.repository) != place]
         said = [
             {"Digest": r.digest, "Size": r.size, "SourceRepository": r.repository,
              "MediaType": r.media_type}
@@ -340,12 +348,12 @@ class Store:
             data = sealed(json.dumps(said).encode(), _SEEN_VERSION, _seen_key(diff_id))
             replace_file(path, data, durable=False)
 
-    def known(self, diff_id: Digest) -> list[Seen]:
-        """A layer's blobs in registries."""
+    def known_blobs(self, diff_id: Digest) -> list[RegistryBlob]:
+        """A layer's blobs in registries; the one that was remembered last is the last."""
         path = self.layout.metadata / diff_id.hex
         data = read_sealed(path, _SEEN_VERSION, _seen_key(diff_id))
         return [
-            Seen(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
+            RegistryBlob(Digest(r["Digest"]), r["Size"], r["SourceRepository"], r["MediaType"])
             for r in json.loads(data or b"[]")
         ]
 
@@ -355,8 +363,10 @@ def _seen_key(diff_id: Digest) -> str:
 
 
 def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
-    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}, and the digest
-    of the index.json that it was made from, which Docker passes over."""
+    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}.
+
+    "Index" is the digest of the index.json that it was made from.  Docker ignores that field.
+    """
     repositories: dict[str, dict[str, str]] = {}
     for entry in catalog.entries:
         summary = summaries.of(entry.digest, entry.descriptor.media_type)

@@ -1,9 +1,10 @@
-"""Law: what a store's manifests lead to and what is shown of them, known without opening each.
+"""Law: remembers for each manifest which blobs it needs and what `ls` shows of it.
 
-cache/summaries.json has an object a manifest, by its digest; what is not in it is found out from
-the blobs and added, what no longer is in the store falls out when it is written.  Manifests never
-change, so it is never stale: only which manifests of an index the store has is asked each time.
-What is taken away is told from it, so that a checksum guards it (record.py).
+cache/summaries.json has an object for each manifest, by its digest.  A missing one is computed from
+the blobs and added.  Manifests that are not in the store any more are left out when the file is
+written.  A manifest never changes, so its summary is never stale.  Only which manifests of an index
+are in the store is looked up each time.  Removals delete what the summaries list, so a checksum
+guards the file (record.py).
 
     {"version":4,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
@@ -28,11 +29,11 @@ from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, translated
 
 _VERSION, _KEY = 4, "summaries"
-_UNKNOWN = "unknown/unknown"  # BuildKit's attestations say so, and are no images
+_UNKNOWN = "unknown/unknown"  # the platform of BuildKit's attestations, which are no images
 
 
 class LayerRow(NamedTuple):
-    """digest, size: of the blob.  archive_size: of its tar, 0 where that is not known."""
+    """A layer.  digest, size: of the blob.  archive_size: of its tar, 0 if it is not known."""
 
     digest: Digest
     size: int
@@ -42,14 +43,15 @@ class LayerRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a manifest is.
+    """What a manifest or index contains.
 
-    config: its image ID; an index has that of the only image in it, where the store has one of its
-    platforms alone.  created, platform: an index has the newest, and all.  layers: lowest first.
-    children: of an index, the manifests in it that the store has.
-    what: "image", "index" or "artifact"; an artifact's config and layers are blobs alone, without
-    diff_ids; "damaged": it cannot be read, which trouble says; blobs are those that are known.
-    original: the manifest that it is a twin of (transfer/ociform.py), which may not be there.
+    what: "image", "index", "artifact" or "damaged".
+    config: the image ID; for an index the ID of its only image in the store, None if it has more.
+    created, platform: for an index, the newest time, and all platforms.  layers: lowest first.
+    children: the manifests of an index that are in the store.
+    blobs: config and layers of an artifact, which have no diff_ids; of a damaged image those that
+    are known.  trouble: why a damaged image cannot be read.
+    original: the manifest whose counterpart this one is (transfer/ociform.py); it may be missing.
     """
 
     what: str
@@ -65,7 +67,7 @@ class Summary:
 
     @property
     def size(self) -> int:
-        """Of its layers' tars: what it takes when it is seen."""
+        """Bytes of the layers' tars; of a blob where the tar's size is not known."""
         return sum(layer.archive_size or layer.size for layer in self.layers)
 
     @cached_property
@@ -74,7 +76,11 @@ class Summary:
 
 
 class Summaries:
-    """Raises MalformedImage, ImgmountError for what is damaged; tolerant: says it in `trouble`."""
+    """The summaries of a store's manifests.
+
+    A damaged image raises MalformedImage or ImgmountError; with tolerant it has a summary that says
+    why in `trouble`.
+    """
 
     def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
         self._layout = layout
@@ -89,7 +95,7 @@ class Summaries:
         return self._as_it_is(self._bare(digest, media_type))
 
     def _bare(self, digest: Digest, media_type: str) -> Summary:
-        """Of an index all that it lists."""
+        """The summary as remembered or computed; an index has all children that it lists."""
         summary = self._read_once.get(digest)
         if summary is not None:
             return summary
@@ -99,19 +105,21 @@ class Summaries:
                 self._read_once[digest] = self._from_json(known)
                 return self._read_once[digest]
         try:
-            summary = self.found_out(digest, media_type)
+            summary = self.computed(digest, media_type)
         except ImgmountError as error:
             if not self._tolerant:
                 raise
             return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
-        if all(layer.archive_size for layer in summary.layers):  # else it may be known tomorrow
+        if all(layer.archive_size for layer in summary.layers):  # else it may be known later
             self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
         return summary
 
     def _as_it_is(self, summary: Summary) -> Summary:
-        """An index with those children only that the store has, and what they are; more may come
-        with another pull."""
+        """The summary, for an index with only those children that are in the store now.
+
+        Another pull may bring more of them.
+        """
         if not summary.children:
             return summary
         there = self._there(summary)
@@ -129,7 +137,7 @@ class Summaries:
         )
 
     def _listed(self, digest: Digest, media_type: str) -> tuple[Digest, ...]:
-        """What a damaged image needs at least: nobody takes that away meanwhile."""
+        """The blobs that a damaged image needs at least, so that they are not deleted."""
         try:
             data = self._read(digest, digest)
             document = parse_index_or_manifest(data, digest, media_type)
@@ -140,7 +148,7 @@ class Summaries:
         return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """A manifest and, of an index, all that are in it, each once."""
+        """The manifest and, for an index, all manifests below it that the store has, each once."""
         for each, summary in self._walk([(digest, media_type)]):
             yield each, self._as_it_is(summary)
 
@@ -148,7 +156,7 @@ class Summaries:
         return tuple(d for d in summary.children if self._layout.has_blob(d))
 
     def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
-        """Bare summaries, each once: indexes within indexes may lead to one in many ways."""
+        """Bare summaries, each once: several nested indexes may lead to one manifest."""
         seen, waiting = {digest for digest, _ in first}, list(reversed(first))
         while waiting:
             each, media_type = waiting.pop()
@@ -159,7 +167,7 @@ class Summaries:
             waiting += [(child, "") for child in reversed(new)]
 
     def blobs(self, digest: Digest, media_type: str = "") -> set[Digest]:
-        """All that it needs, itself included."""
+        """All blobs that a manifest needs, itself included."""
         found: set[Digest] = set()
         for manifest, summary in self.reached(digest, media_type):
             found |= {manifest, *summary.blobs, *(layer.digest for layer in summary.layers)}
@@ -170,8 +178,10 @@ class Summaries:
         return found
 
     def save(self, digests: Iterable[Digest]) -> None:
-        """Keeps what was found out of these and what they reach; a store that takes nothing will
-        be asked again."""
+        """Writes the summaries of these manifests and all below them.
+
+        If the store cannot be written to, they are computed again the next time.
+        """
         wanted = {reached for digest in digests for reached, _ in self.reached(digest)}
         known = {digest: self._known[digest] for digest in wanted if digest in self._known}
         if not self._new and len(known) == len(self._known):
@@ -182,8 +192,8 @@ class Summaries:
 
     # ---- from the blobs ---------------------------------------------------------------------
 
-    def found_out(self, digest: Digest, media_type: str) -> Summary:
-        """From the blobs, whatever is remembered; of an index all that it lists."""
+    def computed(self, digest: Digest, media_type: str) -> Summary:
+        """The summary from the blobs, whatever is remembered; an index has all that it lists."""
         where = f"manifest {digest} of the store {self._layout.root}"
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
@@ -228,7 +238,7 @@ class Summaries:
     # ---- from what is remembered ------------------------------------------------------------
 
     def _from_json(self, known: dict[str, Any]) -> Summary:
-        """Raises TypeError, ValueError, KeyError: written by somebody else."""
+        """Raises TypeError, ValueError, KeyError if another program wrote it."""
         return Summary(
             known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
             known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),

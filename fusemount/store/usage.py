@@ -1,7 +1,7 @@
-"""Law: what a store takes on disk, told apart: what images share, what is one's own, what can go.
+"""Law: counts what a store takes on disk: shared between images, of one image, and reclaimable.
 
-Blobs count with their length, as `docker system df` counts; what can be made again (indexes and
-unpacked tars) counts apart, with the blocks that it takes.
+Blobs count with their length, as in `docker system df`.  Files that can be made again (indexes and
+unpacked tars) are counted apart, with the blocks that they take.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from pathlib import Path
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.store.layout import translated
-from fusemount.store.locks import MOUNT, Held, living, locked
+from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
 from fusemount.store.store import Store, StoredImage
 
 
 @dataclass(frozen=True)
 class ImageUse:
-    """shared, unique: bytes of blobs that other images of the store need too, and that none does.
-    mounts: how many show it."""
+    """What one image takes.
+
+    shared: bytes of its blobs that other images need, too.  unique: bytes of the other blobs.
+    mounts: the number of mounts that show it.
+    """
 
     image: StoredImage
     shared: int
@@ -35,9 +38,12 @@ class ImageUse:
 
 @dataclass(frozen=True)
 class Use:
-    """images: in the order of index.json.  blobs: bytes of all that images need.  orphans: of blobs
-    that nothing leads to.  cache: what can be made again.  parts: broken downloads.
-    reclaimable: of blobs that `prune --all` would take."""
+    """What a store takes, in bytes.
+
+    images: in the order of index.json.  blobs: of all blobs that images need.  orphans: of blobs
+    that nothing leads to.  cache: of files that can be made again.  parts: of broken downloads.
+    reclaimable: of blobs that `prune --all` would delete.
+    """
 
     images: tuple[ImageUse, ...]
     blobs: int
@@ -53,7 +59,7 @@ def usage(store: Store) -> Use:
     if not layout.exists:
         return Use((), 0, 0, 0, 0, 0)
     with locked(layout, exclusive=True):
-        held = living(layout)
+        leases = live_leases(layout)
         _, images, summaries = store.read()
     sizes = _sizes(layout.blobs)
     needs = {image.digest: summaries.blobs(image.digest) for image in images}
@@ -63,11 +69,11 @@ def usage(store: Store) -> Use:
         return sum(sizes.get(digest.hex, 0) for digest in blobs)
 
     rows = []
-    in_use: set[Digest] = {digest for h in held for digest in h.digests}
+    in_use: set[Digest] = {digest for h in leases for digest in h.digests}
     for image in images:
         own = needs[image.digest]
         unique = total({digest for digest in own if users[digest] == 1})
-        mounts = _mounts(held, {digest for digest, _ in summaries.reached(image.digest)})
+        mounts = _mounts(leases, {digest for digest, _ in summaries.reached(image.digest)})
         if mounts:
             in_use |= own
         rows.append(ImageUse(image, total(own) - unique, unique, mounts))
@@ -79,15 +85,15 @@ def usage(store: Store) -> Use:
     )  # fmt: skip
 
 
-def _mounts(held: list[Held], manifests: set[Digest]) -> int:
-    return sum(1 for h in held if h.holder.kind == MOUNT and manifests & h.digests)
+def _mounts(leases: list[LiveLease], manifests: set[Digest]) -> int:
+    return sum(1 for h in leases if h.holder.kind == MOUNT and manifests & h.digests)
 
 
 def _sizes(directory: Path) -> dict[str, int]:
     sizes = {}
     with translated(directory):
         for entry in os.scandir(directory):
-            with suppress(FileNotFoundError):  # it has just gone
+            with suppress(FileNotFoundError):  # it was deleted just now
                 sizes[entry.name] = entry.stat().st_size
     return sizes
 

@@ -1,6 +1,6 @@
-"""Law: nothing that a store says is believed: every blob, document and derived file is recomputed.
+"""Law: checks a store by computing every digest, document and derived file again.
 
-Each mismatch is one line that names the file or image, what it is and what it should be.
+Each mismatch is one line: the file or image, what it is, and what it should be.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from fusemount.store.catalog import Catalog
 from fusemount.store.collection import facts_of, is_at_work
 from fusemount.store.intake import Measured, measure
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
-from fusemount.store.locks import Lease, living, locked
+from fusemount.store.locks import Lease, live_leases, locked
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import LayerRow, Summaries, Summary
 
 
 @dataclass
 class Report:
-    """mismatches: a line each.  unreached: files that nothing leads to, and that no living process
-    relies on; they harm nothing, and `prune` takes them."""
+    """What was checked and found.
+
+    mismatches: one line each.  unreached: files that nothing leads to and no living process relies
+    on; they harm nothing, and `prune` deletes them.
+    """
 
     images: int = 0
     blobs: int = 0
@@ -74,12 +77,12 @@ class _Check:
         self._chains: set[Digest] = set()
 
     def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
-        """What cannot be written to does not change either."""
+        """The store's lock; none if the store cannot be written to, so does not change."""
         return locked(self._layout, exclusive=exclusive) if self._writable else nullcontext()
 
     def run(self, lease: Lease | None, only: Sequence[Digest] | None) -> Report:
         self._writable = lease is not None
-        catalog = self._held(lease)
+        catalog = self._hold_images(lease)
         if only is None:
             self._marker()
             with translated(self._layout.blobs):
@@ -106,7 +109,7 @@ class _Check:
         return self._report
 
     def _marker(self) -> None:
-        """What makes the directory an OCI layout."""
+        """Checks oci-layout, which makes the directory an OCI layout."""
         try:
             said = json.loads(read_file(self._layout.root / "oci-layout"))
         except (OSError, ValueError) as error:
@@ -114,8 +117,8 @@ class _Check:
         if said != json.loads(OCI_LAYOUT):
             self._wrong(f"oci-layout: {said}, it should be {OCI_LAYOUT.decode()}")
 
-    def _held(self, lease: Lease | None) -> Catalog:
-        """The images, which do not go from here on."""
+    def _hold_images(self, lease: Lease | None) -> Catalog:
+        """The images; with a lease their blobs stay from here on."""
         while lease is not None:
             catalog = Catalog.read(self._layout)
             for entry in catalog.entries:
@@ -125,7 +128,7 @@ class _Check:
         return Catalog.read(self._layout)
 
     def _wrong(self, line: str) -> None:
-        if line in self._report.mismatches:  # what several images share
+        if line in self._report.mismatches:  # several images share the blob
             return
         self._report.mismatches.append(line)
 
@@ -135,13 +138,13 @@ class _Check:
         for name in names:
             try:
                 claimed = Digest(f"sha256:{name}")
-            except ValueError:  # on its way in, or left on it
+            except ValueError:  # a temporary file
                 continue
             self._report.blobs += 1
             path = self._layout.blobs / name
             try:
                 found = self._hash(path)
-            except FileNotFoundError:  # it has just gone; an image that needs it says so
+            except FileNotFoundError:  # deleted just now; if an image needs it, _manifest() says so
                 continue
             except (OSError, ImgmountError) as error:
                 self._wrong(f"blobs/sha256/{name}: {error}")
@@ -189,7 +192,7 @@ class _Check:
                 d.digest for d in (document.config, *document.layers)
             ):
                 return
-            summary = self._summaries.found_out(digest, media_type)
+            summary = self._summaries.computed(digest, media_type)
             if not _same(summary, self._summaries.of(digest, media_type)):
                 self._wrong(f"cache/summaries.json: {digest}: not what the image is")
             self._image(summary, names)
@@ -197,7 +200,7 @@ class _Check:
             self._wrong(f"{names}: {error}")
 
     def _children(self, index: Index, names: str) -> None:
-        """Those that are there: which ones were wanted, nothing tells."""
+        """Checks the children that are in the store: nothing says which ones were pulled."""
         there = [c for c in index.manifests if self._layout.has_blob(c.digest)]
         if index.manifests and not there:
             self._wrong(f"{names}: none of the manifests that it lists is there")
@@ -227,7 +230,7 @@ class _Check:
             self._entry(ident, parent, layer)
 
     def _entry(self, ident: Digest, parent: Digest | None, layer: Measured) -> None:
-        """What Docker's view says of a layer; images that others brought are not in it."""
+        """Checks a layer's directory in layerdb; images of other programs have none."""
         row = LayerRow(layer.digest, layer.size, layer.diff_id, layer.archive_size)
         with self._locked(exclusive=False):
             if not (self._layout.layerdb / ident.hex).exists():
@@ -243,27 +246,35 @@ class _Check:
                         f"{layer.diff_id}")  # fmt: skip
 
     def _leads_to(self, ident: Digest, cache_id: str | None, layer: Measured) -> bool:
-        """Another image's blob may go while it is read: then the entry leads to another one."""
+        """Whether the entry leads to a blob of the layer.
+
+        The blob may be of another image that is removed meanwhile.  Then the entry leads to a new
+        blob, which is checked instead.
+        """
         while cache_id is not None:
             if self._is_blob_of(cache_id, layer):
                 return True
             said = layerdb.read_text(self._layout, ident, "cache-id")
             if said is None:
-                return True  # it has just gone itself
+                return True  # the entry was removed just now
             if said == cache_id:
                 return False
             cache_id = said
         return False
 
     def _is_blob_of(self, cache_id: str | None, layer: Measured) -> bool:
-        """Another image may have brought the layer first, compressed in another way."""
+        """Whether cache_id is the digest of a blob of this layer.
+
+        It may be another blob than this image's, if another image brought the layer first,
+        compressed in another way.
+        """
         if cache_id == layer.digest.hex:
             return True
         try:
             digest = Digest(f"sha256:{cache_id}")
         except ValueError:
             return False
-        try:  # it may have come after the start
+        try:  # if it came after the start, it was not measured
             known = self._layers.get(digest) or measure(self._layout, digest)
         except ImgmountError:
             return False
@@ -289,10 +300,10 @@ class _Check:
         finally:
             self._progress.finish()
 
-    # ---- what is derived ----------------------------------------------------------------------
+    # ---- derived files ------------------------------------------------------------------------
 
     def _kept(self, digest: Digest, layer: Measured) -> None:
-        """The map, the facts, the kept index and the unpacked tar of a layer."""
+        """Checks the map, the facts, the kept index and the unpacked tar of a layer."""
         entry = self._layout.diff_id(digest)
         known = diffids.known(self._layout, digest)
         where = entry.relative_to(self._layout.root)
@@ -324,7 +335,7 @@ class _Check:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
-        else:  # of another index.json it is stale, and made again with the next change
+        else:  # made from an older index.json, it is replaced with the next change
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and said != right:
                 self._wrong("repositories.json: not what index.json says")
@@ -333,10 +344,10 @@ class _Check:
 
     def _unreached(self) -> list[str]:
         layout = self._layout
-        leases = living(layout) if self._writable else ()
+        leases = live_leases(layout) if self._writable else ()
         held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
-        for entry in Catalog.read(layout).entries:  # what came meanwhile
+        for entry in Catalog.read(layout).entries:  # with images that came meanwhile
             reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
             for _, summary in self._summaries.reached(entry.digest):
                 self._chains |= set(summary.chain)
@@ -355,7 +366,10 @@ class _Check:
 
 
 def _same(found: Summary, remembered: Summary) -> bool:
-    """Where the map of diff_ids has lost a layer, its tar's size is remembered, and not found."""
+    """Whether a computed summary is the remembered one.
+
+    If the map of diff_ids has lost a layer, only the remembered summary has the size of its tar.
+    """
     rows = zip(found.layers, remembered.layers, strict=False)
     layers = tuple(
         a if a.archive_size else a._replace(archive_size=b.archive_size) for a, b in rows
@@ -364,7 +378,7 @@ def _same(found: Summary, remembered: Summary) -> bool:
 
 
 def _saved(index: LayerIndex) -> list[bytes]:
-    """Its bytes, in pieces."""
+    """The bytes of its file, in pieces."""
     fd = os.memfd_create("index", os.MFD_CLOEXEC)
     try:
         index.save(fd)

@@ -1,6 +1,8 @@
-"""Law: images move between stores, registries and archives; every byte that comes in is verified.
+"""Law: moves images between stores, registries and archives, and verifies every byte that comes in.
 
-bring.py takes an image's blobs into a store from any BlobSource: pull.py has the one that reads a
-registry, archiveload.py the one that reads archives and layouts. push.py and save.py go the other
-way, copying.py goes both ways.
+bring.py          takes an image's blobs into a store from any BlobSource
+pull.py           the BlobSource of a registry; archiveload.py that of layouts, and docker archives
+importing.py, storewriter.py, newimage.py    images that are made here
+push.py, save.py  out of a store; copying.py from anywhere to anywhere
+running.py        trio and signals; reports.py the progress of several transfers
 """

@@ -1,7 +1,8 @@
-"""Law: archives and layouts come into a store, with the names that they have for their images.
+"""Law: takes the images of archives and layouts into a store, under the names that these give.
 
-An OCI layout's manifests stay what they are, byte by byte.  A docker-archive has none: its image
-gets one, of its layers as they stand, so that the same archive always becomes the same image.
+Manifests of an OCI layout stay the same, byte for byte.  A docker-archive has none, so each image
+gets one.  It is made of the layers as the archive has them, so the same archive always becomes the
+same image.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
 
 @dataclass(frozen=True)
-class MediumOrigin:
-    """An OCI layout, in a directory or a tar."""
+class MediumSource:
+    """The BlobSource (bring.py) of an OCI layout, in a directory or a tar."""
 
     medium: Medium
 
@@ -85,13 +86,13 @@ def load_medium(
     loaded: Loaded = lambda _image, _names: None,
     budget: Budget | None = None,
 ) -> list[StoredImage]:
-    """All images of an archive or layout; the caller closes its files.
+    """Loads all images of an archive or layout, whose files the caller closes.
 
-    only: those that are meant by this name or ID.  named: they get the names that they have there.
-    loaded: is told of each, once it is there, and which of its names came with it.
-    budget: of all of them, as one archive brings them; None: the store's limit.
+    only: load only images that this name or ID means.  named: they get their names in the archive.
+    loaded: called for each image that the store has now, with the names that it got.
+    budget: what all of them together may unpack to; None: the store's limit.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
-    were complete before that stay.
+    were complete before the error stay.
     """
     loading = _Loading(store, medium, progress, only, named, loaded, budget or Budget(store.unpack))
     has_docker = medium.find("manifest.json") or medium.find("repositories")
@@ -126,7 +127,7 @@ class _Loading:
         self._some(chosen, [name for top in tops for name in top.names])
         images = []
         for top in chosen:
-            names = self._names(top.names)[:1]  # containerd's full one comes before the tag alone
+            names = self._names(top.names)[:1]  # containerd's full name precedes the tag
             images.append(self._load(top, names))
             self.loaded(images[-1], names)
         return images
@@ -135,7 +136,7 @@ class _Loading:
         what, store = names[0].familiar if names else descriptor.digest, self.store
         with store.lease("load", what) as lease:
             bringing = Bringing(
-                store, lease, MediumOrigin(self.medium), self.progress,
+                store, lease, MediumSource(self.medium), self.progress,
                 lambda d: not d.is_attestation, self.budget,
             )  # fmt: skip
             brought = bringing.bring(descriptor)
@@ -170,7 +171,7 @@ class _Loading:
 
 
 def stored_name(text: str) -> ImageName | None:
-    """A name that an archive has for its image; None: it is none."""
+    """The name that an archive gives its image; None if the text is no valid name."""
     try:
         name = parse_name(text).tagged()
     except UsageError:
@@ -182,7 +183,7 @@ def stored_name(text: str) -> ImageName | None:
 
 
 def _tops(medium: Medium) -> list[Descriptor]:
-    """What index.json lists and can be had, attestations and artifacts left out."""
+    """What index.json lists, without attestations, artifacts and missing manifests."""
     where = f"{medium.label}: index.json"
     data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
     listed = parse_index(data or b"", where).manifests
@@ -202,8 +203,11 @@ def _is_image(medium: Medium, descriptor: Descriptor) -> bool:
 
 
 def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
-    """[] where manifest.json must be asked instead: docker 25.0 wrote manifests without layers,
-    or with layers in any order, beside it."""
+    """The same descriptors; [] if manifest.json must be read instead.
+
+    docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
+    manifest.json.
+    """
     wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
     for top in tops:
         for manifest in _manifests(medium, top):
@@ -223,7 +227,8 @@ def _docker_images(medium: Medium) -> Iterator[Image]:
 def _manifests(
     medium: Medium, descriptor: Descriptor, depth: int = NESTING_MAX
 ) -> Iterator[Manifest]:
-    """Nothing is verified here, so two indexes may list each other."""
+    """All manifests below a descriptor.  The depth is limited: unverified indexes may list each
+    other."""
     data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
     if data is None:
         return
@@ -244,10 +249,10 @@ def _manifests(
 def load_opened(
     store: Store, image: Image, progress: Transfers, *, named: bool = True
 ) -> StoredImage:
-    """An image that was chosen and opened; named: it gets the names that it has there."""
+    """Loads an image that was opened already.  named: it gets its names in that medium."""
     names = []
     for tag in image.repo_tags if named else ():
-        with suppress(UsageError):  # other programs may take for a name what is none
+        with suppress(UsageError):  # a name of another program may be none of ours
             names.append(parse_name(tag).tagged())
     return _load_docker(store, image, names, progress, Budget(store.unpack))
 
@@ -269,7 +274,7 @@ def _load_docker(
 def take_layers(
     store: Store, lease: Lease, image: Image, progress: Transfers, budget: Budget
 ) -> list[StoredLayer]:
-    """The layers of an opened image, lowest first, as they stand there."""
+    """Takes the layers of an opened image into the store, unchanged.  Lowest first."""
     budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
     taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
@@ -299,7 +304,7 @@ def _take(
     if compression.media_suffix is None:  # no manifest can name it
         claims = Claims(None, None, blob.diff_id)
         plain = decompress(reader.read, compression, blob.description, budget, blob.size)
-        read, budget = reading(plain), Budget(UNLIMITED)  # it spends before it is taken
+        read, budget = reading(plain), Budget(UNLIMITED)  # decompress() spends the budget
     with Part(store.layout, None) as part:
         layer = take_layer(
             store.layout, lease, part, read, claims, blob.description, budget, task.advance
@@ -310,7 +315,7 @@ def _take(
 
 
 def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
-    """An uncompressed layer that the store has: its blob was verified when it came."""
+    """The layer, if it is uncompressed and the store has it, verified when it came; else None."""
     compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
     if blob.diff_id is None or compression is not Compression.NONE:
         return None

@@ -1,7 +1,7 @@
-"""Law: a manifest and all that it leads to come into a store, layers side by side; the image is
-there when all is, and else nothing of it shows.
+"""Law: brings a manifest and all blobs below it into a store, several layers at a time.
 
-An BlobSource gives documents whole and layers as streams; it is called from several threads.
+The caller adds the image when everything has come.  Until then no name leads to any of its blobs.
+A BlobSource gives documents as bytes and layers as streams.  It is called from several threads.
 """
 
 from __future__ import annotations
@@ -24,67 +24,73 @@ from fusemount.store import Lease, Store, diffids
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.reports import Task, Transfers
 
-JOBS = 3  # layers at once, as docker has it
+JOBS = 3  # layers at a time, as in docker
 
 
 class BlobSource(Protocol):
-    """Where an image comes from.  label names it in messages."""
+    """Where an image comes from.  label: its name in messages."""
 
     @property
     def label(self) -> str: ...
 
     def document(self, descriptor: Descriptor) -> bytes | None:
-        """A manifest, index or config, verified or not; None: it is not there."""
+        """A manifest, index or config, perhaps not verified; None if it is missing."""
         ...
 
     def layer(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Read]:
-        """Its bytes from there on: read(n) gives some, b"" at the end."""
+        """The layer's bytes from offset on: read(n) gives at most n, b"" at the end."""
         ...
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What is now in the store, and not yet an image of it."""
+    """A manifest that is in the store with all its blobs, and is not an image of it yet.
+
+    images: the number of manifests, without indexes.
+    """
 
     descriptor: Descriptor
     images: int
 
 
 class Stopped(ImgmountError):
-    """Another layer failed first, and says why."""
+    """The work was stopped because another layer failed, whose error says why, or by a signal."""
 
 
 class Bringing:
-    """One image's way in.  platforms: of an index those that suit are brought, None: all that are
-    there.  budget: of all of them; None: as much as the store's limit is.
-    Raises what the origin raises, VerificationFailed, MalformedImage, NoSpace."""
+    """Brings one image.
+
+    suits: which manifests of an index are brought; others, and missing ones, are left out.
+    budget: what all layers together may unpack to; None: the store's limit.
+    Raises what the source raises, VerificationFailed, MalformedImage, NoSpace.
+    """
 
     def __init__(
         self,
         store: Store,
         lease: Lease,
-        origin: BlobSource,
+        source: BlobSource,
         progress: Transfers,
         suits: Callable[[Descriptor], bool] = lambda _: True,
         budget: Budget | None = None,
     ) -> None:
-        self._store, self._lease, self._origin = store, lease, origin
+        self._store, self._lease, self._source = store, lease, source
         self._progress, self._suits = progress, suits
         self._budget = budget or Budget(store.unpack)
         self._visited = self._bytes = 0
         self._stop = Event()
-        self._hopeless = False  # to go on with what came would not help
+        self._hopeless = False  # too large: its parts are not worth keeping
 
     def stop(self) -> None:
-        """From any thread: what is under way ends soon, and says Stopped."""
+        """May be called from any thread.  Running layers end soon with Stopped."""
         self._stop.set()
 
     def bring(self, descriptor: Descriptor, data: bytes | None = None) -> Brought:
-        """data: the manifest's bytes, where they are at hand."""
+        """Brings the manifest and all below it.  data: its bytes, if the caller has them."""
         found = self._documents(descriptor, data, NESTING_MAX)
         if not found:
             raise MalformedImage(
-                f"{self._origin.label}: none of the manifests that it lists is there"
+                f"{self._source.label}: none of the manifests that it lists is there"
             )
         images = [(m, d) for d, m in found if isinstance(m, Manifest)]
         layers: dict[Digest, tuple[Descriptor, Digest | None]] = {}
@@ -95,7 +101,9 @@ class Bringing:
         for data_of in (d for _, d in images):
             put_document(self._store.layout, data_of)
         for document, data_of in ((m, d) for d, m in found):
-            if isinstance(document, Index):  # the innermost first: each leads to what is there
+            if isinstance(
+                document, Index
+            ):  # innermost first, so that no index leads to a missing one
                 put_document(self._store.layout, data_of)
         return Brought(descriptor, len(images))
 
@@ -104,12 +112,12 @@ class Bringing:
     def _documents(
         self, descriptor: Descriptor, data: bytes | None, depth: int
     ) -> list[tuple[bytes, Index | Manifest]]:
-        """Itself and all below it, the innermost first; [] where it is not there."""
+        """The document and all below it, innermost first; [] if it is missing."""
         self._visited += 1
-        where = f"{self._origin.label}: manifest {descriptor.digest}"
+        where = f"{self._source.label}: manifest {descriptor.digest}"
         if depth == 0 or self._visited > MANIFESTS_MAX:
             raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep, or too many")
-        data = self._origin.document(descriptor) if data is None else data
+        data = self._source.document(descriptor) if data is None else data
         if data is None:
             return []
         self._bytes += len(data)
@@ -129,10 +137,10 @@ class Bringing:
         return [*below, (data, document)] if below else []
 
     def _configured(self, manifest: Manifest) -> Sequence[Digest | None]:
-        """Brings the config, which tells the layers' diff_ids; an artifact's tells none."""
-        where = f"{self._origin.label}: config {manifest.config.digest}"
+        """Brings the config.  Returns the layers' diff_ids.  MalformedImage for an artifact."""
+        where = f"{self._source.label}: config {manifest.config.digest}"
         self._lease.hold([manifest.config.digest, *(layer.digest for layer in manifest.layers)])
-        data = self._at_hand(manifest.config.digest) or self._origin.document(manifest.config)
+        data = self._at_hand(manifest.config.digest) or self._source.document(manifest.config)
         if data is None:
             raise MalformedImage(f"{where}: listed, but not there")
         verified(data, manifest.config.digest, where, True)
@@ -149,7 +157,7 @@ class Bringing:
         return diff_ids
 
     def _at_hand(self, digest: Digest) -> bytes | None:
-        """A document of the store that is whole."""
+        """A document that the store has, undamaged; else None."""
         try:
             data = self._store.layout.document(digest)
         except (OSError, MalformedImage):
@@ -169,7 +177,7 @@ class Bringing:
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                self._stop.set()  # what still runs then has no reason to go on
+                self._stop.set()  # after an error the others are not needed
                 for future in futures:
                     future.cancel()
         errors = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None]
@@ -178,12 +186,12 @@ class Bringing:
             raise error
 
     def _layer(self, descriptor: Descriptor, diff_id: Digest | None, task: Task) -> None:
-        where = f"{self._origin.label}: layer {descriptor.digest}"
+        where = f"{self._source.label}: layer {descriptor.digest}"
         if "encrypted" in descriptor.media_type:
             raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
         with Part(layout, descriptor.digest, self._go_on) as part, self._dropped(part):
-            if part.there() and self._is_known(descriptor, diff_id, where):
+            if part.is_stored() and self._is_known(descriptor, diff_id, where):
                 part.drop()
                 task.done("Already exists")
                 return
@@ -197,7 +205,7 @@ class Bringing:
             except (VerificationFailed, MalformedImage):
                 if not resumed or self._budget.refused:
                     raise
-                task.advance(-part.size)  # it is the part that was no good, perhaps
+                task.advance(-part.size)  # perhaps only the old part was wrong
                 part.cut()
                 self._budget.forget(where)
                 self._rest(part, claims, descriptor, where, task)
@@ -205,8 +213,10 @@ class Bringing:
 
     @contextmanager
     def _dropped(self, part: Part) -> Iterator[None]:
-        """Where the image is too large, for its user or for the disk, what came of it is no part to
-        go on with, of no layer."""
+        """Drops the parts of all layers if the image is too large for the limit or the disk.
+
+        A pull that continued them would fail again.
+        """
         try:
             yield
         except ImgmountError as error:
@@ -218,13 +228,13 @@ class Bringing:
     def _rest(
         self, part: Part, claims: Claims, descriptor: Descriptor, where: str, task: Task
     ) -> None:
-        """What the part lacks."""
+        """Takes the layer: the part, and the bytes that it lacks from the source."""
         layout, lease, budget = self._store.layout, self._lease, self._budget
         task.advance(part.size)
-        if part.size == descriptor.size:  # a registry has no range that begins at the end
+        if part.size == descriptor.size:  # registries refuse a range that begins at the end
             take_layer(layout, lease, part, lambda _: b"", claims, where, budget, task.advance)
             return
-        with self._origin.layer(descriptor, part.size) as read:
+        with self._source.layer(descriptor, part.size) as read:
             reading = self._unless_stopped(read)
             take_layer(layout, lease, part, reading, claims, where, budget, task.advance)
 
@@ -240,13 +250,16 @@ class Bringing:
             raise Stopped("stopped")
 
     def _is_known(self, descriptor: Descriptor, diff_id: Digest | None, where: str) -> bool:
-        """A blob that is there was verified when we brought it; one that others wrote is now.
-        False: it is not what its name says.  Another config may claim another diff_id."""
+        """Whether the store's blob is this layer.  False if it is damaged.
+
+        A blob that we brought was verified then; a blob of another program is verified now.  Raises
+        VerificationFailed if the config claims another diff_id than the blob has.
+        """
         layout = self._store.layout
         if layout.blob_size(descriptor.digest) != descriptor.size:
             return False
         known = self._store.diff_id(descriptor.digest)
-        if known is None or diff_id not in (None, known):  # the map may be what is wrong
+        if known is None or diff_id not in (None, known):  # the map may be wrong
             learnt = learn(layout, descriptor.digest)
             if learnt is None:
                 return False
@@ -254,6 +267,6 @@ class Bringing:
         if diff_id is not None and known != diff_id:
             raise VerificationFailed(f"{where}: diff_id is {known}, the config says {diff_id}")
         if known != descriptor.digest and (found := diffids.known(layout, descriptor.digest)):
-            self._budget.forget(where)  # it may be of two images
+            self._budget.forget(where)  # it may have been counted for another image
             self._budget.spend(where, found.size, descriptor.size)
         return True

@@ -1,12 +1,12 @@
-"""Law: an image goes from any place to any other: registries, stores, archives, layouts.
+"""Law: copies an image between registries, stores, archives and layouts.
 
     docker://NAME                                   a registry
     store:[ROOT]NAME, NAME                          a store
-    docker:NAME, containers-storage:NAME            what other programs have: a source only
+    docker:NAME, containers-storage:NAME            stores of other programs: only as a source
     oci:DIR[:NAME]  oci-archive:FILE[:NAME]  docker-archive:FILE[:NAME]
 
-One of the two ends is a store, or a store is made between them for as long as it takes: so every
-copy is a pull or load, and a save or push, and is verified as those are.
+If neither end is a store, a store is made between them and removed afterwards.  So every copy is a
+pull or load, then a save or push, and is verified as those are.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ FORMS = ("oci", "oci-archive", "docker-archive")
 
 @dataclass(frozen=True)
 class End:
-    """One of: a registry's name; a reference of a store or of what is read; a target to write."""
+    """A source or target of a copy.
+
+    name: in a registry (with target: the name in the archive).  reference: a store, or a medium
+    that is read.  target: an archive or layout to write.
+    """
 
     name: ImageName | None = None
     reference: Reference | None = None
@@ -53,7 +57,7 @@ class End:
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """default_domain: of names in stores that have none."""
+    """default_domain: for names in stores that are given without a domain."""
 
     pull: PullOptions
     push: PushOptions
@@ -66,14 +70,14 @@ class CopyOptions:
 
 
 def source_end(text: str, refer: Callable[[str], Reference], default_domain: str) -> End:
-    """refer reads what is no registry's.  Raises UsageError."""
+    """refer: parses a text that names no registry.  Raises UsageError."""
     if text.startswith(REGISTRY):
         return End(name=parse_name(text.removeprefix(REGISTRY), default_domain))
     return End(reference=refer(text))
 
 
 def target_end(text: str, store: Path, default_domain: str) -> End:
-    """Raises UsageError."""
+    """store: the root for names without one.  Raises UsageError."""
     if text.startswith(REGISTRY):
         name = parse_name(text.removeprefix(REGISTRY), default_domain)
         _check_no_digest(text, name)
@@ -104,22 +108,25 @@ def _check_no_digest(text: str, name: ImageName) -> None:
 def copy(
     source: End, target: End, options: CopyOptions, directories: Directories, progress: Transfers
 ) -> Digest:
-    """The image's ID (an index': its digest) where it now is.  Raises what its two halves raise."""
-    with _through(source, target, options, directories) as store:
-        image, names = _in(store, source, target, options, directories, progress)
+    """Returns the ID that the image has at the target; for an index its digest.
+
+    Raises what pull or load, and save or push raise.
+    """
+    with _store_between(source, target, options, directories) as store:
+        image, names = _load_source(store, source, target, options, directories, progress)
         if options.platform is not None and image.summary.what == "index":
             raise UsageError(
                 f"{source.reference or source.name}: has several platforms, which are copied "
                 "together; --platform chooses of a registry's, docker's and podman's images"
             )
-        return _out(store, image, names, target, options, progress)
+        return _write_target(store, image, names, target, options, progress)
 
 
 @contextmanager
-def _through(
+def _store_between(
     source: End, target: End, options: CopyOptions, directories: Directories
 ) -> Iterator[Store]:
-    """The store at one of the ends, the target's first, or one for a while."""
+    """The target's store, else the source's; else a new one, removed at the end of the block."""
     for end in (target, source):
         if end.reference is not None and end.reference.transport == STORE:
             domain = options.default_domain
@@ -141,7 +148,7 @@ def _through(
 
 
 def _sweep(cache: Path) -> None:
-    """Stores of copies that were killed: nobody holds their lock."""
+    """Removes the stores of copies that were killed: no process has their lock."""
     with suppress(FileNotFoundError):
         os.close(own_directory(cache, make=False))
     for root in cache.glob(_COPY + "*"):
@@ -154,7 +161,7 @@ def _sweep(cache: Path) -> None:
                 os.close(fd)
 
 
-def _in(
+def _load_source(
     store: Store,
     source: End,
     target: End,
@@ -162,7 +169,7 @@ def _in(
     directories: Directories,
     progress: Transfers,
 ) -> tuple[StoredImage, tuple[ImageName, ...]]:
-    """The source's image in the store, and what it is called."""
+    """Takes the source's image into the store.  Returns it, and its names."""
     kept = target.reference is not None
     if source.name is not None:
         called = store.name(target.reference.name or "") if target.reference else None
@@ -175,7 +182,7 @@ def _in(
         image = other.find(reference.name or "")
         if other.root == store.root:
             return image, image.names[:1]
-        # from one store into another: a layout like any other
+        # another store is a layout like any other
         reference = Reference("oci", other.root, image.digest)
     if reference.transport in FOREIGN_STORES:
         chosen = ImageOptions(options.platform, unpack=options.unpack)
@@ -187,7 +194,9 @@ def _in(
         found = load_medium(
             store, medium, progress, only=reference.name, named=not kept, budget=budget
         )
-    images = list({image.digest: image for image in found}.values())  # it may have several names
+    images = list(
+        {image.digest: image for image in found}.values()
+    )  # one image may be found under several names
     if len(images) != 1:
         which = ", ".join(name.familiar for image in images for name in image.names)
         raise ImageNotFound(
@@ -196,7 +205,7 @@ def _in(
     return images[0], images[0].names[:1]
 
 
-def _out(
+def _write_target(
     store: Store,
     image: StoredImage,
     names: tuple[ImageName, ...],
@@ -209,7 +218,9 @@ def _out(
         return store.tag(image.digest, name).image_id
     if target.target is not None:
         called = names
-        if target.name is not None:  # as it was given: skopeo finds what it was told to write
+        if (
+            target.name is not None
+        ):  # unchanged: skopeo finds an image by the name that it was given
             docker = target.target.form == "docker-archive"
             called = (target.name.tagged() if docker else target.name,)
         save(store, [(image, called)], target.target, progress)

@@ -1,4 +1,4 @@
-"""Law: a root file system's tar becomes an image of one layer, as `docker import` makes it."""
+"""Law: makes an image of one layer from a root file system's tar, as `docker import` does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusemount.transfer.reports import Transfers
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """created_ns: since 1970.  platform: None is the machine's own."""
+    """created_ns: nanoseconds since 1970.  platform: None means this machine's."""
 
     created_ns: int
     changes: tuple[str, ...] = ()
@@ -36,11 +36,11 @@ def import_tar(
     options: ImportOptions,
     progress: Transfers,
 ) -> StoredImage:
-    """read: of a tar, compressed or not, that need not be seekable; what: its name in messages.
+    """Reads a tar, compressed or not; it need not be seekable.  what: its name in messages.
 
     Raises UsageError, MalformedImage, NoSpace, ImgmountError.
     """
-    container = apply_changes({}, list(options.changes))  # a bad one shows before anything is read
+    container = apply_changes({}, list(options.changes))  # raises before anything is read
     with store.lease("import", what) as lease:
         task = progress.begin(what, 0)
         with Part(store.layout, None) as part:
@@ -67,8 +67,10 @@ def import_tar(
 
 
 def _storable(read: Read, what: str, budget: Budget) -> tuple[Read, Budget]:
-    """The stream as it is, or unpacked where no media type has a word for its compression; and what
-    it may still spend."""
+    """(the stream that is stored, the budget for storing it).
+
+    It is decompressed if no media type names its compression; then that spends the budget.
+    """
     compression, whole = recognise(read)
     if compression.media_suffix is not None:
         return whole, budget

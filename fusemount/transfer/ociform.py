@@ -1,8 +1,9 @@
-"""Law: an image of Docker's media types has a twin of OCI's, which a layout's readers know.
+"""Law: makes an OCI counterpart of a manifest or index that has Docker's media types.
 
-skopeo, umoci and podman find OCI manifests only in a layout, and `umoci gc` follows no other.  The
-twin has the same config and layers; the annotation dev.imgmount.original names the manifest that it
-was made of, which stays beside it, so that a push brings back what was pulled, digest and all.
+skopeo, umoci and podman find only OCI manifests in a layout, and `umoci gc` follows only these.
+The counterpart has the same config and layers.  Its annotation dev.imgmount.original is the digest
+of the manifest that it was made from.  That manifest stays in the store, so that a push sends what
+was pulled, with the same digest.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TYPES = {
 
 
 def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
-    """The twin of a manifest or index that is in the store, made there; itself where it needs none.
+    """Makes the counterpart of a manifest or index of the store; an OCI one is its own.
 
     Raises NoSpace, ImgmountError.
     """
@@ -39,10 +40,10 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
     for child in said.get("manifests") or ():
         if store.layout.has_blob(Digest(child["digest"])):
             changed |= _replaced(child, as_oci(store, lease, _of(child)))
-    for part in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
-        twin = TYPES.get(part.get("mediaType"))
-        changed |= twin is not None
-        part |= {"mediaType": twin} if twin else {}
+    for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+        counterpart = TYPES.get(entry.get("mediaType"))
+        changed |= counterpart is not None
+        entry |= {"mediaType": counterpart} if counterpart else {}
     if not changed:
         return descriptor
     said["mediaType"] = TYPES.get(kind, kind)
@@ -57,8 +58,12 @@ def _of(entry: dict[str, Any]) -> Descriptor:
     return Descriptor(str(entry.get("mediaType", "")), Digest(entry["digest"]), int(entry["size"]))
 
 
-def _replaced(entry: dict[str, Any], twin: Descriptor) -> bool:
-    if twin.digest == entry["digest"]:
+def _replaced(entry: dict[str, Any], counterpart: Descriptor) -> bool:
+    if counterpart.digest == entry["digest"]:
         return False
-    entry |= {"mediaType": twin.media_type, "digest": twin.digest, "size": twin.size}
+    entry |= {
+        "mediaType": counterpart.media_type,
+        "digest": counterpart.digest,
+        "size": counterpart.size,
+    }
     return True

@@ -1,9 +1,9 @@
-"""Law: an image comes from a registry into a store; layers side by side, each in one pass.
+"""Law: pulls an image from a registry into a store, several layers at a time, each in one pass.
 
-    trio: requests ─► pieces ─► room for a few ─► a thread a layer: part, digest, unpack, diff_id
+    trio: requests ─► pieces ─► queue of ROOM ─► a thread per layer: part, digest, unpack, diff_id
 
-The client runs under trio in the calling thread, what computes in threads beside; a layer that is
-not taken fast enough makes its connection wait, so memory does not grow with layers.
+The client runs under trio in the calling thread; computing is done in other threads.  If a thread
+is slow, its queue is full and the connection waits.  So memory does not grow with the layers.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from fusemount.registry.client import Registry
 from fusemount.registry.credentials import CredentialSources, find_credentials
 from fusemount.registry.options import RegistryOptions
 from fusemount.settings import Platform
-from fusemount.store import Seen, Store, StoredImage
+from fusemount.store import RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Read
 from fusemount.transfer.bring import Bringing, Stopped
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.reports import Transfers
 from fusemount.transfer.running import run, when_cancelled
 
-PIECE = 1 << 20  # handed over at once: a thread is woken for each
-ROOM = 4  # pieces of a layer that may wait
+PIECE = 1 << 20  # bytes: each piece wakes a thread
+ROOM = 4  # pieces of a layer that may wait in its queue
 
 
 @dataclass(frozen=True)
 class RegistryAccess:
-    """How registries are reached, and as whom."""
+    """How registries are reached, and where their credentials are."""
 
     options: RegistryOptions = field(default_factory=RegistryOptions)
     sources: CredentialSources = field(default_factory=CredentialSources)
@@ -52,7 +52,7 @@ class RegistryAccess:
 
 @dataclass(frozen=True)
 class PullOptions:
-    """platform: None is the machine's own.  all_platforms: an index comes whole."""
+    """platform: None means this machine's.  all_platforms: all manifests of an index."""
 
     access: RegistryAccess = field(default_factory=RegistryAccess)
     platform: Platform | None = None
@@ -61,7 +61,11 @@ class PullOptions:
 
 @dataclass(frozen=True)
 class Pulled:
-    """digest: what the registry has under that name.  new: something came, or a name moved."""
+    """What a pull brought.
+
+    digest: of the manifest that the registry has under that name.  new: the store had not this
+    image under this name before.
+    """
 
     image: StoredImage
     digest: Digest
@@ -72,17 +76,21 @@ def pull(
     store: Store, name: ImageName, options: PullOptions, progress: Transfers,
     called: ImageName | None = None,
 ) -> Pulled:  # fmt: skip
-    """called: its name in the store, where that is another.  As with docker, a digest in a name
-    makes its tag say nothing: no name is given.
+    """Pulls an image.  called: its name in the store, if that is another.
+
+    As in docker, a tag beside a digest is ignored, and the image gets no name.
 
     Raises ImageNotFound, PlatformMismatch, RegistryError, Unauthorized, VerificationFailed,
-    MalformedImage, NoSpace; what came of its layers by then is gone on with by the next.
+    MalformedImage, NoSpace; the next pull continues the layers that came in part.
     """
     return run(lambda: _pull(store, name.tagged(), options, progress, called))
 
 
 def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
-    """A repository's, in its order.  Raises ImageNotFound, RegistryError, Unauthorized."""
+    """All tags of a repository, in its order.
+
+    Raises ImageNotFound, RegistryError, Unauthorized.
+    """
 
     async def ask() -> list[Tag]:
         async with await options.access.registry(name) as registry:
@@ -104,29 +112,29 @@ async def _pull(
         before = {(entry.digest, entry.name) for image in store.images() for entry in image.entries}
         with store.lease("pull", str(name)) as lease:
             async with trio.open_nursery() as nursery:
-                origin = RegistryOrigin(registry, name, nursery)
-                chosen, suits = await _choose(origin, top, found.data, options)
+                source = RegistrySource(registry, name, nursery)
+                chosen, suits = await _choose(source, top, found.data, options)
                 data = found.data if chosen == top else None
-                bringing = Bringing(store, lease, origin, progress, suits)
+                bringing = Bringing(store, lease, source, progress, suits)
                 nursery.start_soon(when_cancelled, bringing.stop)
                 await trio.to_thread.run_sync(bringing.bring, chosen, data)
                 nursery.cancel_scope.cancel()
             image = store.add(as_oci(store, lease, chosen), names, [known])
         for row in image.summary.layers:
-            store.seen(row.diff_id, Seen(row.digest, row.size, name.repository))
+            store.remember_blob(row.diff_id, RegistryBlob(row.digest, row.size, name.repository))
     after = {(entry.digest, entry.name) for entry in image.entries}
     return Pulled(image, found.digest, not after <= before)
 
 
 async def _choose(
-    origin: RegistryOrigin,
+    source: RegistrySource,
     top: Descriptor,
     data: bytes,
     options: PullOptions,
     depth: int = NESTING_MAX,
 ) -> tuple[Descriptor, Callable[[Descriptor], bool]]:
-    """What is brought, and which manifests of an index."""
-    where = origin.label
+    """(the manifest or index to bring, which manifests of an index to bring)."""
+    where = source.label
     document = parse_index_or_manifest(data, where, top.media_type)
     if not isinstance(document, Index):
         return top, lambda _: True
@@ -143,12 +151,12 @@ async def _choose(
     if chosen.media_type in INDEX_TYPES:
         if depth == 0:
             raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
-        inner = await origin.fetch(chosen)
-        return await _choose(origin, chosen, inner, options, depth - 1)
+        inner = await source.fetch(chosen)
+        return await _choose(source, chosen, inner, options, depth - 1)
     return chosen, lambda _: True
 
 
-class RegistryOrigin:
+class RegistrySource:
     """A BlobSource (bring.py). Threads call its methods while trio serves the nursery."""
 
     def __init__(self, registry: Registry, name: ImageName, nursery: trio.Nursery) -> None:
@@ -163,7 +171,7 @@ class RegistryOrigin:
         return (await self._registry.manifest(self._name.path, descriptor.digest)).data
 
     def document(self, descriptor: Descriptor) -> bytes | None:
-        # without a token: it is the thread that bring() runs in, and is cancelled with its task
+        # Needs no token: only the thread of bring() calls it, and it is cancelled with its task.
         return trio.from_thread.run(self._document, descriptor)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
@@ -192,7 +200,7 @@ class RegistryOrigin:
             self._token.run_sync_soon(feed.scope.cancel)
 
     async def _pump(self, descriptor: Descriptor, offset: int, feed: _Feed) -> None:
-        """Moves pieces from the connection to who takes them; errors go the same way."""
+        """Moves pieces from the connection to the thread of the layer, then the end or an error."""
         with feed.scope:
             try:
                 blob = self._registry.blob(self._name.path, descriptor, offset)
@@ -200,7 +208,7 @@ class RegistryOrigin:
                     held = bytearray()
                     async for piece in blob:
                         if not held and len(piece) >= PIECE // 4:
-                            await feed.put(piece)  # as it is: copies cost more than waking
+                            await feed.put(piece)  # a copy would cost more than waking a thread
                             continue
                         held += piece
                         if len(held) >= PIECE:
@@ -217,7 +225,7 @@ class RegistryOrigin:
 
 
 class _Feed:
-    """From a task to a thread: a few pieces, then the end or an error."""
+    """A queue from a task to a thread: pieces, then the end or an error."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
@@ -234,7 +242,7 @@ class _Feed:
         self._pieces.put(error)
 
     def take(self, n: int, token: trio.lowlevel.TrioToken) -> bytes:
-        """At most n bytes; waits for them.  Raises what the other side gave as the end."""
+        """At most n bytes, b"" at the end; waits for them.  Raises the error that end() gave."""
         if not self._rest and not self._ended:
             found = self._pieces.get()
             if isinstance(found, ImgmountError):

@@ -1,8 +1,8 @@
-"""Law: an image of a store goes to a registry: blobs that it lacks, then manifests, the tag last.
+"""Law: pushes an image of a store to a registry: missing blobs, then manifests, the tag last.
 
-A layer that stands uncompressed in the store is compressed on its way, as docker's and podman's
-pushes are; its manifest then has another digest there.  The same layer always becomes the same
-blob, and which one is remembered, so that it is not made again for a registry that has it.
+A layer that is uncompressed in the store is compressed for the registry, as docker and podman do.
+The manifest then has another digest in the registry.  The same layer always becomes the same blob.
+The store remembers that blob, so that it is not made again for a registry that has it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
 from fusemount.sources.writing import compact_json
-from fusemount.store import Lease, Seen, Store, StoredImage
+from fusemount.store import Lease, RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
 from fusemount.transfer.pull import RegistryAccess
@@ -39,8 +39,10 @@ PIECE = 1 << 20
 
 
 def _packed_type(media_type: str, compression: Compression) -> str | None:
-    """The media type of an uncompressed layer when it is compressed so; None where there is none
-    (docker has none for zstd)."""
+    """The media type of an uncompressed layer after it is compressed; None if there is none.
+
+    Docker's media types have none for zstd.
+    """
     if media_type == TAR_LAYER and compression.media_suffix:
         return TAR_LAYER + compression.media_suffix
     if media_type == DOCKER_LAYER and compression is Compression.GZIP:
@@ -50,7 +52,7 @@ def _packed_type(media_type: str, compression: Compression) -> str | None:
 
 @dataclass(frozen=True)
 class PushOptions:
-    """compression: what uncompressed layers become, NONE: they stay."""
+    """compression: of layers that are uncompressed in the store; NONE: they stay so."""
 
     access: RegistryAccess = field(default_factory=RegistryAccess)
     compression: Compression = Compression.GZIP
@@ -58,7 +60,7 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What the registry has now under that name."""
+    """The manifest that the registry has now under that name.  size: bytes."""
 
     digest: Digest
     size: int
@@ -102,12 +104,12 @@ class _Pushing:
         self._done: dict[Digest, Descriptor] = {}
 
     async def manifest(self, descriptor: Descriptor, tag: str) -> Pushed:
-        """With all below it; under its digest where tag is ""."""
+        """Pushes a manifest with all below it, under its digest if tag is ""."""
         data = self._read(descriptor.digest)
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         original = document.annotations.get(ORIGINAL)
-        if original and (there := self._kept(original)) is not None:
+        if original and (there := self._original(original)) is not None:
             descriptor, data = there
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
@@ -121,8 +123,11 @@ class _Pushing:
         return Pushed(digest, len(data))
 
     async def _index(self, data: bytes, index: Index) -> bytes:
-        """Manifests that the store lacks must be there already; what only attests to others may
-        lack everywhere, and is then left out."""
+        """Pushes the manifests of an index.  Returns the index as the registry gets it.
+
+        The registry must have the manifests that the store lacks.  An attestation that both lack is
+        left out.
+        """
         said = json.loads(data)
         left, changed = [], False
         for entry, child in zip(said["manifests"], index.manifests, strict=True):
@@ -141,8 +146,8 @@ class _Pushing:
             left.append(entry)
         return compact_json(said | {"manifests": left}) if changed else data
 
-    def _kept(self, original: str) -> tuple[Descriptor, bytes] | None:
-        """What a manifest is the twin of (ociform.py), if the store has it."""
+    def _original(self, original: str) -> tuple[Descriptor, bytes] | None:
+        """The manifest whose counterpart this one is (ociform.py); None if it is missing."""
         try:
             digest = Digest(original)
             data = self._store.layout.document(digest)
@@ -184,7 +189,7 @@ class _Pushing:
         return entry | packed
 
     async def _bring(self, descriptor: Descriptor, row: LayerRow | None) -> None:
-        """One blob; what it is there then is kept."""
+        """Pushes one blob, and remembers what it is in the registry."""
         task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
         async with self._limit:
             self._done[descriptor.digest] = await self._blob(descriptor, row, task)
@@ -193,9 +198,9 @@ class _Pushing:
         compression = self._options.compression
         media_type = _packed_type(descriptor.media_type, compression)
         if row is None or media_type is None:
-            await self._up(descriptor, row, task)
+            await self._send_unchanged(descriptor, row, task)
             return descriptor
-        packed = await self._known(media_type, row, task)
+        packed = await self._known_packed(media_type, row, task)
         if packed is None:
             task.say("Compressing")
             with Part(self._store.layout, None) as part:
@@ -205,15 +210,14 @@ class _Pushing:
         self._seen(row, packed)
         return packed
 
-    async def _known(self, media_type: str, row: LayerRow, task: Task) -> Descriptor | None:
-        """The compressed blob of a layer, where this repository or another one of this registry
-        has it from us."""
-        for seen in reversed(self._store.known(row.diff_id)):
-            if seen.media_type == media_type and await self._taken_over(seen, task):
+    async def _known_packed(self, media_type: str, row: LayerRow, task: Task) -> Descriptor | None:
+        """The compressed blob that we pushed to this registry for the layer; None if it is gone."""
+        for seen in reversed(self._store.known_blobs(row.diff_id)):
+            if seen.media_type == media_type and await self._is_in_registry(seen, task):
                 return Descriptor(media_type, seen.digest, seen.size)
         return None
 
-    async def _taken_over(self, seen: Seen, task: Task) -> bool:
+    async def _is_in_registry(self, seen: RegistryBlob, task: Task) -> bool:
         if seen.repository == self._name.repository:
             if await self._registry.has_blob(self._name.path, seen.digest):
                 task.done("Layer already exists")
@@ -241,7 +245,9 @@ class _Pushing:
             raise VerificationFailed(f"layer {row.digest} of the store: not what it should be")
         return Descriptor("", Digest("sha256:" + packed.hexdigest()), part.size)
 
-    async def _up(self, descriptor: Descriptor, row: LayerRow | None, task: Task) -> None:
+    async def _send_unchanged(
+        self, descriptor: Descriptor, row: LayerRow | None, task: Task
+    ) -> None:
         if await self._registry.has_blob(self._name.path, descriptor.digest):
             task.done("Layer already exists")
         elif row is not None and (source := await self._mounted_anywhere(descriptor.digest, row)):
@@ -258,8 +264,8 @@ class _Pushing:
         if row is not None:
             self._seen(row, descriptor)
 
-    async def _mounted(self, seen: Seen) -> str:
-        """The repository of this registry that it was taken over from, "" where it was not."""
+    async def _mounted(self, seen: RegistryBlob) -> str:
+        """Mounts the blob from another repository of this registry: its name, "" if refused."""
         domain, _, path = seen.repository.partition("/")
         if domain == self._name.domain and path != self._name.path:
             with suppress(ImgmountError):
@@ -268,7 +274,7 @@ class _Pushing:
         return ""
 
     async def _mounted_anywhere(self, digest: Digest, row: LayerRow) -> str:
-        for seen in reversed(self._store.known(row.diff_id)):
+        for seen in reversed(self._store.known_blobs(row.diff_id)):
             if seen.digest == digest and (source := await self._mounted(seen)):
                 return source
         return ""
@@ -293,8 +299,8 @@ class _Pushing:
 
     def _seen(self, row: LayerRow, descriptor: Descriptor) -> None:
         repository, media_type = self._name.repository, descriptor.media_type
-        self._store.seen(
-            row.diff_id, Seen(descriptor.digest, descriptor.size, repository, media_type)
+        self._store.remember_blob(
+            row.diff_id, RegistryBlob(descriptor.digest, descriptor.size, repository, media_type)
         )
 
     def _read(self, digest: Digest) -> bytes:

@@ -1,5 +1,5 @@
-"""Law: a layer that another program keeps unpacked comes into a store as its tar, made again, and
-verified as it comes."""
+"""Law: takes a layer that another program keeps unpacked into a store: makes its tar again, and
+verifies it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from fusemount.transfer.reports import Transfers
 def take_unpacked(
     store: Store, lease: Lease, layer: UnpackedLayer, progress: Transfers, budget: Budget
 ) -> StoredLayer:
-    """Uncompressed, so that its digest is its diff_id.  Raises VerificationFailed, MalformedImage,
-    ImageNotFound where it cannot be made again, NoSpace, ImgmountError."""
+    """Stores the layer uncompressed, so its digest is its diff_id.
+
+    Raises VerificationFailed, MalformedImage, NoSpace, ImgmountError; ImageNotFound if its tar
+    cannot be made again.
+    """
     task = progress.begin(layer.diff_id.hex[:12], layer.size)
     lease.hold([layer.diff_id])
     if store.layout.has_blob(layer.diff_id):
@@ -35,7 +38,7 @@ def take_unpacked(
 
 
 def reading(pieces: Iterable[bytes]) -> Read:
-    """read(n) over pieces."""
+    """A read(n) that gives the bytes of the pieces, at most n at a time."""
     source = iter(pieces)
     rest = b""
 

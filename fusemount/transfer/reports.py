@@ -1,4 +1,4 @@
-"""Law: how several transfers at once tell that they move on; who shows it is not their business.
+"""Law: the interface by which several transfers report progress, whoever shows it.
 
 Calls come from any thread.
 """
@@ -9,7 +9,10 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One blob.  say: what becomes of it ("Already exists"), in docker's words."""
+    """The transfer of one blob.
+
+    advance: n more bytes.  say, done: what becomes of it ("Already exists"), in docker's words.
+    """
 
     def advance(self, n: int) -> None: ...
     def say(self, what: str) -> None: ...
@@ -18,11 +21,11 @@ class Task(Protocol):
 
 class Transfers(Protocol):
     def begin(self, name: str, total: int) -> Task:
-        """name: twelve digits of a digest; total: bytes."""
+        """A new transfer.  name: twelve digits of a digest.  total: bytes."""
         ...
 
     def note(self, line: str) -> None:
-        """A line of its own ("Digest: sha256:...")."""
+        """Shows a line of its own ("Digest: sha256:...")."""
         ...
 
 

@@ -1,10 +1,10 @@
-"""Law: what is done under trio is begun here, and ends in order when a signal asks for that.
+"""Law: runs work under trio, and ends it in order when a signal comes.
 
-Python calls a signal's handler wherever the main thread is: within trio too, which cannot stand
-what it raises, and not at all while that thread waits for another.  So while trio runs, a signal
-cancels: tasks at their next wait, threads by what when_cancelled() calls or by
-trio.from_thread.check_cancelled().  When all have ended, it is raised again, for whoever handles it
-outside.
+Python calls a signal's handler wherever the main thread is.  That may be inside trio, which breaks
+if the handler raises.  And while the main thread waits for another one, no handler is called.  So
+while trio runs, a signal cancels the work: tasks at their next wait, threads by the call that
+when_cancelled() makes or by trio.from_thread.check_cancelled().  When all have ended, the signal is
+raised again for the handler that was set before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class _Asked:
-    """Which signals came, and whom they cancel."""
+    """The signals that came, and how to cancel the work."""
 
     signals: list[int] = field(default_factory=list)
     cancel: Callable[[], None] = lambda: None
@@ -39,7 +39,7 @@ class _Asked:
 
 
 def run(work: Callable[[], Awaitable[_T]]) -> _T:
-    """The result.  Of several errors the first that is one of ours and says why.
+    """The result of work().  Of several errors, it raises an interrupt, else an ImgmountError.
 
     Raises what the handlers of SIGINT, SIGTERM and SIGHUP raise, once all has ended.
     """
@@ -66,7 +66,7 @@ async def _until_asked(work: Callable[[], Awaitable[_T]], asked: _Asked) -> _T:
 
 @contextmanager
 def _heard(asked: _Asked) -> Iterator[None]:
-    """Signals that are not ignored; only the main thread hears any."""
+    """Handles the signals that are not ignored.  Only the main thread can set handlers."""
     main = threading.current_thread() is threading.main_thread()
     before = {n: signal.getsignal(n) for n in _ENDING if main}
     numbers = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
@@ -90,7 +90,7 @@ def _chosen(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def when_cancelled(call: Callable[[], None]) -> None:
-    """A task of a nursery whose block waits for a thread: call() lets that end."""
+    """A task that calls call() when it is cancelled, to end a thread that its nursery waits for."""
     try:
         await trio.sleep_forever()
     finally:

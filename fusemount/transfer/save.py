@@ -1,9 +1,9 @@
-"""Law: images of a store become one archive or layout; the same images always give the same bytes.
+"""Law: writes images of a store as one archive or layout; the same images give the same bytes.
 
-docker-archive    manifest.json, <config hex>.json, <diff_id hex>.tar, uncompressed: for docker
+docker-archive    manifest.json, <config hex>.json, <diff_id hex>.tar, uncompressed, for docker
                   from 1.10 on
-oci-archive, oci  blobs as they are, with all platforms of an index that the store has; the
-                  archive has a manifest.json beside it, for docker before 25
+oci-archive, oci  blobs unchanged, with all platforms of an index that the store has; the archive
+                  has a manifest.json, too, for docker before 25
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fusemount.store.catalog import Entry
 from fusemount.store.summary import LayerRow, Summaries, Summary
 from fusemount.transfer.reports import Transfers
 
-Chosen = tuple[StoredImage, tuple[ImageName, ...]]  # an image, and its names where it goes
+Chosen = tuple[StoredImage, tuple[ImageName, ...]]  # an image, and its names in the archive
 
 
 def save(
@@ -48,8 +48,8 @@ def save(
     target: Target,
     progress: Transfers,
 ) -> None:
-    """Images and the names that they shall have there.  Raises ImageNotFound, MalformedImage,
-    VerificationFailed, NoSpace, ImgmountError; the target is then what it was."""
+    """Writes images with these names.  Raises ImageNotFound, MalformedImage, VerificationFailed,
+    NoSpace, ImgmountError; the target is unchanged then."""
     layout = LayoutOutput(target.path) if target.form == "oci" else None
     _save(store, images, target.form, layout or ArchiveOutput(target.path), progress)
 
@@ -57,7 +57,7 @@ def save(
 def save_stream(
     store: Store, images: Sequence[Chosen], form: str, fd: int, progress: Transfers
 ) -> None:
-    """An archive to where nobody can seek: nothing is written there before all is well."""
+    """Writes an archive to a pipe; nothing is written before the archive is complete."""
     _save(store, images, form, StreamOutput(store.layout.ingest, fd), progress)
 
 
@@ -79,9 +79,9 @@ def _save(
 
 
 def chosen(store: Store, texts: Sequence[str], platform: Platform | None = None) -> list[Chosen]:
-    """What `save` is asked for: NAME:TAG; NAME, which is all its tags; an ID, which has no name.
+    """The images that `save` is asked for: NAME:TAG; NAME with all its tags; an ID without names.
 
-    platform: of several platforms that one alone.  Raises ImageNotFound, PlatformMismatch.
+    platform: only this one of several platforms.  Raises ImageNotFound, PlatformMismatch.
     """
     found: dict[Digest, Chosen] = {}
     for text in texts:
@@ -111,7 +111,7 @@ def _meant(store: Store, text: str) -> list[Chosen]:
 
 
 def _for_platform(store: Store, image: StoredImage, platform: Platform) -> StoredImage:
-    """The image of that platform, of an index."""
+    """The image for that platform; chosen from the store's images of an index."""
     summaries = Summaries(store.layout)
     ranked = []
     for digest, summary in summaries.reached(image.digest, image.descriptor.media_type):
@@ -150,7 +150,7 @@ class _Saving:
         entries: dict[Digest, dict[str, Any]] = {}
         written: set[Digest] = set()
         for image, names in images:
-            summary = self._one(image)
+            summary = self._only_image(image)
             assert summary.config is not None
             for layer in summary.layers:
                 if layer.diff_id not in written:
@@ -166,8 +166,8 @@ class _Saving:
             entry["RepoTags"] += [name.familiar for name in names]
         self._output.document("manifest.json", compact_json(list(entries.values())))
 
-    def _one(self, image: StoredImage) -> Summary:
-        """The image of an index that has one only."""
+    def _only_image(self, image: StoredImage) -> Summary:
+        """The image itself; of an index its only image in the store.  Else ImageNotFound."""
         media_type = image.descriptor.media_type
         found = [
             s for _, s in self.summaries.reached(image.digest, media_type) if s.what == "image"
@@ -180,7 +180,7 @@ class _Saving:
         return found[0]
 
     def _plain(self, layer: LayerRow) -> None:
-        """A layer uncompressed, whatever it is in the store."""
+        """Writes a layer uncompressed, however it is compressed in the store."""
         task = self._progress.begin(layer.diff_id.hex[:12], layer.archive_size)
         with plain_pieces(self._store, layer) as pieces:
             with self._output.blob(lambda digest: f"{digest.hex}.tar") as blob:
@@ -203,7 +203,7 @@ class _Saving:
         manifests: list[dict[str, Any]] = []
         docker: dict[Digest, dict[str, Any]] = {}
         for image, names in images:
-            self._below(image.descriptor)
+            self._copy_manifest(image.descriptor)
             for name in names or (None,):
                 entry = Entry(image.descriptor, name).document()
                 if entry not in manifests:
@@ -219,7 +219,7 @@ class _Saving:
     ) -> None:
         reached = self.summaries.reached(image.digest, image.descriptor.media_type)
         found = [summary for _, summary in reached if summary.what == "image"]
-        if len(found) != 1 or found[0].config is None:  # an older docker would take any of several
+        if len(found) != 1 or found[0].config is None:  # of several, an older docker would load any
             return
         summary = found[0]
         assert summary.config is not None
@@ -230,15 +230,15 @@ class _Saving:
         tagged = [name.tagged().familiar for name in names]
         entry["RepoTags"] += [text for text in tagged if text not in entry["RepoTags"]]
 
-    def _below(self, descriptor: Descriptor) -> None:
-        """Copies a manifest and what it leads to, that first."""
+    def _copy_manifest(self, descriptor: Descriptor) -> None:
+        """Copies all blobs below a manifest, then the manifest."""
         data = self._document(descriptor.digest)
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
             for child in document.manifests:
                 if self._store.layout.has_blob(child.digest):
-                    self._below(child)
+                    self._copy_manifest(child)
         else:
             for blob in (*document.layers, document.config):
                 self._copy(blob)
@@ -276,9 +276,9 @@ class _Saving:
 
 
 def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> bytes:
-    """A layout's other images stay, save those that had one of these names."""
+    """index.json with these entries.  A layout's other images stay, unless their name is taken."""
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
-    there = layout.there("index.json") if layout is not None else None
+    there = layout.existing_document("index.json") if layout is not None else None
     others: list[Any] = []
     if there is not None:
         parse_index(there, "index.json of the layout that is there")
@@ -298,7 +298,7 @@ def _called(entry: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
-    """The tar of a layer, from where it costs least; the caller compares its digest."""
+    """The tar of a layer: from the cache, else from its blob.  The caller compares its digest."""
     cache = Cache(store.layout.cache)
     try:
         fd = cache.open_tar(cache.layer_path(layer.diff_id), layer.archive_size)
@@ -311,7 +311,7 @@ def plain_pieces(store: Store, layer: LayerRow) -> Iterator[Iterator[bytes]]:
         description = f"layer {layer.digest}"
         reader = StretchReader(fd, 0, size, description, lambda _: None, False)
         compression = compression_at(fd, 0, size, description)
-        known = layer.archive_size  # what it was found to be when it came
+        known = layer.archive_size  # as measured when it was taken in
         budget = Budget(UnpackLimit(known, 0) if known else UNPACK_LIMIT)
         yield decompress(reader.read, compression, description, budget, size)
     finally:

@@ -1,5 +1,6 @@
-"""Law: an archive that cannot be read where it is, compressed or from a pipe, is read from a file
-without a name in the store's ingest/, which is gone with its descriptor.
+"""Law: copies an archive from a pipe, or a compressed one, to an unnamed file, to read it there.
+
+The file is in the store's ingest/.  The kernel removes it when its descriptor is closed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from fusemount.store.layout import translated
 
 @contextmanager
 def medium_at(store: Store, path: Path, progress: Progress, budget: Budget) -> Iterator[Medium]:
-    """Of a file, a pipe or a layout's directory; budget limits what is read from a pipe, which
-    spends of it where it is compressed.
+    """The medium at a path: a file, a pipe or a layout's directory.
 
+    budget: limits the bytes from a pipe, and what a compressed archive unpacks to.
     Raises ImageNotFound, MalformedImage, NoSpace, ImgmountError.
     """
     if path.is_dir():
@@ -56,7 +57,7 @@ def medium_at(store: Store, path: Path, progress: Progress, budget: Budget) -> I
 def medium_of(
     store: Store, fd: int, label: str, progress: Progress, budget: Budget
 ) -> Iterator[Medium]:
-    """Of a descriptor that stays the caller's; what it has given already is not asked for."""
+    """The archive at a descriptor, from its offset on.  The caller closes the descriptor."""
     regular = stat.S_ISREG(os.fstat(fd).st_mode)
     with ExitStack() as undo:
         from_the_start = regular and os.lseek(fd, 0, os.SEEK_CUR) == 0
@@ -99,7 +100,7 @@ def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None], budge
         return data
 
     compression, read = recognise(next_piece)
-    plain = compression is Compression.NONE  # of a pipe: no more than it was, but it must end
+    plain = compression is Compression.NONE  # a plain pipe spends nothing, but has the same limit
     of = Budget(budget.limit) if plain else budget
     writer = SparseWriter(spool)
     with Beside(writer.write) as beside:

@@ -1,8 +1,8 @@
-"""Law: an image that is made here comes into a store as ImageWriter (sources/writing.py) writes one
-into an archive: layers, then the config; it is there when finish() returns.
+"""Law: writes an image into a store by the calls with which ImageWriter (sources/writing.py) writes
+one into an archive: layers, then the config.  The store has the image when finish() returns.
 
-Layers that are the store's already are held, not copied.  A new one stands uncompressed, so that it
-can be mounted as it is.
+Layers that the store has already are not copied.  A new layer is uncompressed, so that it can be
+mounted without unpacking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fusemount.transfer.reports import SilentTransfers
 class StoreWriter:
     """A context manager.  Raises NoSpace, ImgmountError, VerificationFailed.
 
-    names: of the image, once it is finished; who had them loses them.
+    names: the image gets them with finish(); other images lose them.
     """
 
     def __init__(self, store: Store, names: Sequence[ImageName], progress: Progress) -> None:
@@ -49,11 +49,11 @@ class StoreWriter:
         self._lease.end()
 
     def add_layer(self, pieces: Iterable[bytes], compression: Compression) -> WrittenLayer:
-        """A new layer from the bytes of its tar; compression is NONE here."""
+        """Stores a new layer from its tar; compression is always NONE."""
         return self._take(reading(pieces), Claims(), "the new layer", Budget(UNLIMITED))
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
-        """A layer of another image, as it stands there."""
+        """Stores a layer of another image, unchanged."""
         if blob.digest is not None and layer.diff_id is not None:
             self._lease.hold([blob.digest])
             if self._store.layout.has_blob(blob.digest):
@@ -71,7 +71,7 @@ class StoreWriter:
             blob.file.release()
 
     def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
-        """A layer of another program's store; compression is NONE here."""
+        """Stores a layer that another program keeps unpacked; compression is always NONE."""
         self._progress.start(f"storing {layer.description}", layer.size)
         try:
             taken = take_unpacked(self._store, self._lease, layer, SilentTransfers(), self._budget)
@@ -88,6 +88,6 @@ class StoreWriter:
     def finish(
         self, config: bytes, platform: Platform, layers: Sequence[WrittenLayer], name: str
     ) -> Digest:
-        """The image ID."""
+        """Adds the image to the store.  Returns the image ID.  As ImageWriter.finish()."""
         self.image = add_new_image(self._store, self._lease, config, layers, platform, self._names)
         return Digest.of(config)

@@ -1,15 +1,15 @@
-/* fuzz_fuse.c: requests of the kernel through both doors: the fast path answers them, or relays
+/* fuzz_fuse.c: requests of the kernel through both doors.  The fast path answers them, or relays
  * them to a stand-in for pyfuse3, whose answers are hostile too.
  *
  * Kinds of pieces:
  *   0  a request: u8 opcode (bit 7: of uid 1000), u8 nodeid (255: beyond 32 bits), its arguments
- *   1  the answer to the next request that the stand-in hears: u8 errno (0: none), the body
+ *   1  the answer to the next request that the stand-in gets: u8 errno (0: none), the body
  *   2  any bytes from the kernel          3  any bytes from the stand-in, before its answer
- * Without an answer in the input the stand-in brings up what it is asked to, and says ENOSYS to
- * everything else.
+ * If the input has no answer, the stand-in copies up a node that is opened, and answers ENOSYS to
+ * all other requests.
  *
- * Laws: a request gets one answer, and only one, in time; the tree keeps its invariants.  Each
- * input has a rig (fastrig.h) of its own, on a file system in memory.
+ * Laws: a request gets exactly one answer, in time; the tree keeps its invariants.  Each input has
+ * a rig (fastrig.h) of its own, on a file system in memory.
  */
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
@@ -25,15 +25,16 @@
 enum { REQUEST, ANSWER, FROM_KERNEL, FROM_PYTHON };
 enum { MESSAGES = 64, ROOM = 1 << 18 };
 
-/* Mounted in a namespace of this process alone: nothing of it is left. No input is kept here. */
-#define PLACE "/sys"
+/* The file system is mounted here, in a mount namespace of this process, so that it leaves no
+ * trace. No input of a fuzzer is in this directory. */
+#define MOUNT_POINT "/sys"
 
 typedef struct talk {
     rig *r;
     const uint8_t *data;
     size_t size, at;
     char *out;
-    unsigned answers; /* to the request at hand */
+    unsigned answers; /* to the current request */
 } talk;
 
 static void own_file_system(void) {
@@ -41,14 +42,14 @@ static void own_file_system(void) {
     if (done)
         return;
     CHECK(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
-    CHECK(mount("fuzz", PLACE, "tmpfs", 0, "size=64m,mode=700") == 0);
+    CHECK(mount("fuzz", MOUNT_POINT, "tmpfs", 0, "size=64m,mode=700") == 0);
     done = true;
 }
 
 /* ---- the stand-in ------------------------------------------------------------------------- */
 
-/* What copy-up does, roughly: the object, then the mark that it is there.  An errno. */
-static int bring_node_up(rig *r, uint64_t nodeid) {
+/* Copies up, roughly: makes the object, then sets IMG_NODE_UPPER.  Returns an errno. */
+static int copy_up(rig *r, uint64_t nodeid) {
     img_node *node = img_tree_node(r->tree, nodeid);
     char name[IMG_NAME_MAX + 1] = "";
     if (!node || !node->names)
@@ -59,7 +60,7 @@ static int bring_node_up(rig *r, uint64_t nodeid) {
     memcpy(name, dentry->name, dentry->name_len);
     int dir = img_upper_pin(r->upper, dentry->parent), result = -1;
     if (dir < 0)
-        return ENOENT; /* its directory is not up */
+        return ENOENT; /* its directory is not in the upper yet */
     if (S_ISREG(node->mode)) {
         int fd = openat(dir, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         CHECK(fd >= 0);
@@ -87,7 +88,7 @@ static void answer(talk *t) {
     struct fuse_in_header head;
     struct fuse_open_out opened = {0};
     piece p;
-    CHECK(python_hears(t->r, heard, sizeof heard) >= sizeof head);
+    CHECK(python_receives(t->r, heard, sizeof heard) >= sizeof head);
     memcpy(&head, heard, sizeof head);
     while (follows(t, FROM_PYTHON, &p)) {
         if (p.len)
@@ -98,13 +99,13 @@ static void answer(talk *t) {
     int error = given && p.len ? p.data[0] : 0;
     if (error == 0 && head.opcode == FUSE_OPEN) {
         img_upper_lock(t->r->upper);
-        error = bring_node_up(t->r, head.nodeid);
+        error = copy_up(t->r, head.nodeid);
         img_upper_unlock(t->r->upper);
-        python_says(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
+        python_answers(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
     } else if (given) {
-        python_says(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
+        python_answers(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
     } else {
-        python_says(t->r, head.unique, -ENOSYS, NULL, 0);
+        python_answers(t->r, head.unique, -ENOSYS, NULL, 0);
     }
     if (given)
         free(p.data);
@@ -112,7 +113,7 @@ static void answer(talk *t) {
 
 /* ---- the kernel --------------------------------------------------------------------------- */
 
-/* Reads one message; counts it when it answers unique. */
+/* Reads one message, and counts it if it answers the request `unique`. */
 static void hear(talk *t, uint64_t unique) {
     struct fuse_out_header out;
     ssize_t n = recv(t->r->kernel, t->r->body, FAST_BUFFER, 0);
@@ -122,7 +123,7 @@ static void hear(talk *t, uint64_t unique) {
     t->answers += unique && out.unique == unique;
 }
 
-/* Until the request is answered, if it is to be; then what else there is. */
+/* Reads messages until the request is answered, if wait is set; then all that are left. */
 static void converse(talk *t, uint64_t unique, bool wait) {
     struct pollfd fds[2] = {{.fd = t->r->kernel, .events = POLLIN},
                             {.fd = t->r->python, .events = POLLIN}};
@@ -166,7 +167,8 @@ static void request(talk *t, const piece *p) {
     converse(t, head.unique, !is_silent(head.opcode));
 }
 
-/* The numbers of its requests are odd: they are never waited for. */
+/* Gives any bytes to the fast path.  The unique of such a request is made odd, so that it is never
+ * the unique of a request that is waited for. */
 static void any_bytes(talk *t, piece *p) {
     struct fuse_in_header head;
     if (p->len >= sizeof head) {
@@ -183,7 +185,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     piece p;
     img_bytes text = {0};
     own_file_system();
-    talk t = {.r = rig_new(RIG_UPPER | RIG_PYTHON | RIG_PUSH, 1, PLACE),
+    talk t = {.r = rig_new(RIG_UPPER | RIG_PYTHON | RIG_PUSH, 1, MOUNT_POINT),
               .data = data,
               .size = size,
               .out = out};

@@ -1,8 +1,8 @@
-/* fuzz_index.c: the loader of a kept index, and all that uses what it let through.
+/* fuzz_index.c: the loader of an index, and the merge of an index that it accepted.
  *
- * The checksum is mended, so that all that stands behind it is met.
- * Laws: what is read can be merged, alone and upon itself, or is refused with a reason; it is
- * written again as it was.
+ * The checksum is made right before the load, so that the checks behind it are reached.
+ * Laws: an index that is read can be merged, alone and upon itself, or is refused with a reason; if
+ * it is written again, the bytes are the same.
  */
 #include "fuzz.h"
 
@@ -64,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-/* Changes any bytes, or a field of one entry, then mends what the loader looks at first. */
+/* Changes any bytes, a field of one entry, or the pool, whose size in the header follows. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     img_index_header head;
     if (size < sizeof head)
@@ -75,7 +75,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     size_t pool =
         entries + (size_t)(head.n_extents < 4096 ? head.n_extents : 0) * sizeof(img_extent);
     uint32_t way = pick(&seed, 16);
-    if (n && way < 8 && entries <= size) { /* one field: all are at even offsets of eight */
+    if (n && way < 8 && entries <= size) { /* four bytes of an entry: one field, or part of it */
         size_t at = sizeof head + pick(&seed, (uint32_t)n) * sizeof(img_entry);
         at += pick(&seed, sizeof(img_entry) / 4) * 4;
         (void)LLVMFuzzerMutate(data + at, 4, 4);

@@ -1,13 +1,13 @@
-/* fuzz_marks.c: what the xattrs of directory layers say (dirmarks.h), scanned from real files and
+/* fuzz_marks.c: the marks in xattrs of directory layers (dirmarks.h), scanned from real files and
  * merged.
  *
- * Three layers of the same few objects, in a file system in memory.  A piece is one xattr or the
- * contents of a file: its kind is LAYER * 16 + OBJECT (OBJECTS below; bit 7: contents), its bytes
- * are the name, NUL, the value.  What the kernel does not take is left out.
+ * There are three layers with the same few objects, in a file system in memory.  A piece is one
+ * xattr or the contents of a file: its kind is LAYER * 16 + OBJECT (OBJECTS below; bit 7:
+ * contents), its bytes are the name, NUL, the value.  An xattr that the kernel refuses is ignored.
  *
- * Laws: a layer is scanned, or refused with a reason; so is a stack of them; the tree keeps its
- * invariants; where `trusted.` marks alone are obeyed, a layer without one shows owners and modes
- * as they are.
+ * Laws: a layer is scanned, or refused with a reason; so is a stack of layers; the tree keeps its
+ * invariants; if only `trusted.` marks are obeyed, a layer without such marks shows owners and
+ * modes as stat returns them.
  */
 #define _GNU_SOURCE /* unshare */
 #include "fuzz.h"
@@ -27,8 +27,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* As in fuzz_fuse.c. */
-#define PLACE "/sys"
+/* Where the file system is mounted; as in fuzz_fuse.c. */
+#define MOUNT_POINT "/sys"
 
 enum { LAYERS = 3, CONTENTS = 0x80, PATH = 64 };
 
@@ -58,7 +58,7 @@ static const struct {
 static int roots[LAYERS];
 
 static void path_of(char *out, unsigned layer, unsigned object) {
-    (void)snprintf(out, PATH, PLACE "/%u/%s", layer, OBJECTS[object].name);
+    (void)snprintf(out, PATH, MOUNT_POINT "/%u/%s", layer, OBJECTS[object].name);
 }
 
 static void write_file(const char *path, const void *data, size_t size) {
@@ -94,9 +94,9 @@ static void make_layers(void) {
     if (roots[0])
         return;
     CHECK(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
-    CHECK(mount("fuzz", PLACE, "tmpfs", 0, "size=64m,mode=700") == 0);
+    CHECK(mount("fuzz", MOUNT_POINT, "tmpfs", 0, "size=64m,mode=700") == 0);
     for (unsigned layer = 0; layer < LAYERS; layer++) {
-        (void)snprintf(path, sizeof path, PLACE "/%u", layer);
+        (void)snprintf(path, sizeof path, MOUNT_POINT "/%u", layer);
         CHECK(mkdir(path, 0755) == 0);
         for (unsigned object = 0; object < 16; object++)
             make_object(layer, object);
@@ -107,7 +107,7 @@ static void make_layers(void) {
 
 /* ---- one input ---------------------------------------------------------------------------- */
 
-/* True when it set a mark that only root can. */
+/* Applies a piece.  True if it set an xattr in `trusted.`, which only root can. */
 static bool put(const piece *p) {
     char path[PATH], name[XATTR_NAME_MAX + 2] = "";
     unsigned layer = (p->kind >> 4 & 7) % LAYERS, object = p->kind & 15;
@@ -152,7 +152,7 @@ static void each(const uint8_t *data, size_t size, bool *trusted) {
     }
 }
 
-/* What only a mark could have changed. */
+/* Checks the attributes that only a mark could have changed. */
 static void check_unmarked(const img_index *index, unsigned layer) {
     for (uint64_t i = 0; i < index->head.n_entries; i++) {
         const img_entry *e = &index->entries[i];
@@ -160,7 +160,7 @@ static void check_unmarked(const img_index *index, unsigned layer) {
         struct stat st;
         if (e->kind == IMG_HARDLINK || e->kind == IMG_WHITEOUT)
             continue;
-        (void)snprintf(path, sizeof path, PLACE "/%u/%.*s/%.*s", layer, (int)e->dir_len,
+        (void)snprintf(path, sizeof path, MOUNT_POINT "/%u/%.*s/%.*s", layer, (int)e->dir_len,
                        index->pool + e->dir, (int)e->name_len, index->pool + e->name);
         CHECK(lstat(path, &st) == 0 && e->mode == st.st_mode);
         CHECK(e->uid == st.st_uid && e->gid == st.st_gid);

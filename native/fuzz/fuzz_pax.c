@@ -19,7 +19,7 @@ static void check_error(const img_error *err) {
     CHECK((err->code == EBADMSG || err->code == E2BIG) && err->message[0]);
 }
 
-/* A map that was taken ascends, does not overlap, and is placed inside its file. */
+/* A map that was accepted ascends, does not overlap, and is inside its file. */
 static void check_map(img_sparse *map) {
     img_error err = {0};
     uint64_t end = 0, stored = 0;

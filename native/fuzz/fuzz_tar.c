@@ -1,7 +1,9 @@
-/* fuzz_tar.c: scan, keep and merge one to three layers, and show all of the tree.
+/* fuzz_tar.c: scans one to three layers, writes and reads their indexes, merges them, and shows the
+ * complete tree.
  *
- * Laws: pieces of any size give the same index, or the same error; an index that is written is read
- * again as it was; the tree keeps its invariants; contents that an index promises can be read.
+ * Laws: a tar that is fed in pieces of any size gives the same index, or the same error; an index
+ * that was written is the same after it is read; the tree keeps its invariants; all contents that
+ * an index has can be read.
  */
 #include "fuzz.h"
 
@@ -14,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAYERS = 3, ODD = 333 /* no divisor and no multiple of a block */ };
+enum { LAYERS = 3, ODD = 333 /* not a divisor and not a multiple of a block */ };
 
 static img_index *scan_in_pieces(const uint8_t *data, size_t size, img_error *err) {
     img_scanner *scanner = img_scanner_new();
@@ -40,20 +42,20 @@ static void check_same(const img_index *a, const img_index *b) {
     CHECK(!head->pool_bytes || memcmp(a->pool, b->pool, head->pool_bytes) == 0);
 }
 
-static img_index *kept(const img_index *index) {
+static img_index *written_and_read(const img_index *index) {
     img_error err = {0};
     int fd = memory_file("", 0);
     CHECK(img_index_write(index, fd, 0, &err) == 0);
     img_index *again = img_index_read(fd, 0, &err);
     if (!again)
-        (void)fprintf(stderr, "what was kept is refused: %s\n", err.message);
+        (void)fprintf(stderr, "an index that was written is refused: %s\n", err.message);
     CHECK(again);
     check_same(index, again);
     (void)close(fd);
     return again;
 }
 
-/* The index of the tar at `at`; NULL when it is refused. */
+/* The index of the tar at offset `at`; NULL if it is refused. */
 static img_index *scan(int fd, const uint8_t *data, size_t size, size_t at) {
     img_error err = {0}, other = {0};
     img_index *index = img_scan_fd(fd, at, size - at, &err);
@@ -67,7 +69,7 @@ static img_index *scan(int fd, const uint8_t *data, size_t size, size_t at) {
     }
     check_same(index, pieces);
     img_index_free(pieces);
-    img_index *again = kept(index);
+    img_index *again = written_and_read(index);
     img_index_free(index);
     return again;
 }

@@ -23,7 +23,7 @@ uint32_t pick(unsigned *seed, uint32_t below) {
     return (uint32_t)(*seed >> 8) % below;
 }
 
-/* Where the pieces begin; how many, at most room. */
+/* Sets out to the offsets of the pieces; returns their number, which is at most room. */
 static size_t starts(const uint8_t *data, size_t size, size_t *out, size_t room) {
     size_t n = 0;
     for (size_t at = 0; size - at >= HEAD && n < room;) {
@@ -34,7 +34,7 @@ static size_t starts(const uint8_t *data, size_t size, size_t *out, size_t room)
     return n;
 }
 
-/* The bytes from `from` to `to` become those of with. */
+/* Replaces the bytes from `from` to `to` by those of `with`; returns the new size. */
 static size_t replace(uint8_t *data, size_t size, size_t from, size_t to, const uint8_t *with,
                       size_t len) {
     memmove(data + from + len, data + to, size - to);
@@ -65,13 +65,13 @@ size_t mutate_pieces(uint8_t *data, size_t size, size_t max_size, unsigned seed)
     at[n] = n < 255 ? size : at[n - 1] + HEAD;
     size_t i = pick(&seed, (uint32_t)n), k = pick(&seed, (uint32_t)n);
     size_t from = at[i], to = i + 1 < n ? at[i + 1] : size, len = to - from;
-    if (way == 1) { /* its kind */
+    if (way == 1) { /* change the kind */
         data[from] = (uint8_t)pick(&seed, 256);
         return size;
     }
     if (way == 2 && n > 1)
         return replace(data, size, from, to, NULL, 0);
-    if (way < 6 && size + len <= max_size) { /* again, elsewhere */
+    if (way < 6 && size + len <= max_size) { /* repeat the piece elsewhere */
         uint8_t *copy = malloc(len);
         CHECK(copy);
         memcpy(copy, data + from, len);

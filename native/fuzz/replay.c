@@ -1,11 +1,12 @@
-/* Runs files through a fuzz target once each: what was found, and the seeds.  Usage: NAME FILE...
+/* replay.c: runs each file through a fuzz target once: seeds, and inputs that were found before.
+ * Usage: NAME FILE...
  */
 #include "fuzz.h"
 
 #include <string.h>
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size) {
-    (void)data; /* a mutator that is linked in calls it, and nobody calls the mutator here */
+    (void)data; /* only a mutator calls this function, and replay does not mutate */
     (void)max_size;
     return size;
 }
@@ -19,7 +20,7 @@ static void run(const char *path) {
     while ((n = fread(part, 1, sizeof part, file)) > 0)
         CHECK(img_bytes_add(&all, part, n) == 0);
     CHECK(!ferror(file) && fclose(file) == 0);
-    uint8_t *exact = malloc(all.len ? all.len : 1); /* a read beyond the end is seen */
+    uint8_t *exact = malloc(all.len ? all.len : 1); /* a sanitizer sees a read beyond the end */
     CHECK(exact);
     if (all.len)
         memcpy(exact, all.data, all.len);
@@ -30,7 +31,8 @@ static void run(const char *path) {
 
 int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
-        (void)fprintf(stderr, "%s\n", argv[i]); /* the last one named is the one at fault */
+        (void)fprintf(stderr, "%s\n",
+                      argv[i]); /* if the program ends, the last name is the cause */
         run(argv[i]);
     }
     return 0;

@@ -1,5 +1,5 @@
-/* tarmutate.c: the mutator of fuzz_tar: changes one field, one member or the contents of one, and
- * mends sizes and checksums.  One change in eight is libFuzzer's own, of any bytes. */
+/* tarmutate.c: the mutator of fuzz_tar.  It changes a field, a member or the contents of a member,
+ * and then makes sizes and checksums right.  One change in eight is libFuzzer's, of any bytes. */
 #include "fuzz.h"
 
 #include "tar/tarblock.h"
@@ -9,8 +9,8 @@
 enum { MEMBERS = 64, SUM_AT = 148, SUM_WIDTH = 8, SIZE_AT = 124, SIZE_WIDTH = 12 };
 
 typedef struct member {
-    size_t at, end; /* header, and behind the padding of its contents */
-    size_t len;     /* of its contents */
+    size_t at, end; /* offsets of its header, and of the end of its padding */
+    size_t len;     /* length of its contents */
 } member;
 
 static bool is_header_only(char type) {
@@ -39,7 +39,7 @@ static size_t list_members(const uint8_t *data, size_t size, member *out) {
     return n;
 }
 
-static void mend(uint8_t *data, size_t size) {
+static void fix_checksums(uint8_t *data, size_t size) {
     member members[MEMBERS];
     size_t n = list_members(data, size, members);
     for (size_t i = 0; i < n; i++) {
@@ -71,7 +71,7 @@ static void change_field(uint8_t *block, unsigned *seed) {
         memset(field + now, 0, width - now);
 }
 
-/* A name, link or type that another member has. */
+/* Copies a name, a link or a type from another member. */
 static void take_field(uint8_t *block, const uint8_t *from, unsigned *seed) {
     static const uint16_t names[] = {0, 157};
     if (pick(seed, 4) == 0)
@@ -112,7 +112,7 @@ static size_t repeat(uint8_t *data, size_t size, size_t max_size, const member *
     return size + len;
 }
 
-/* Ends the layer there. */
+/* Ends the layer at `at`, by two zero blocks. */
 static size_t cut(uint8_t *data, size_t size, size_t max_size, size_t at) {
     const size_t end = 2 * TAR_BLOCK;
     if (size + end > max_size)
@@ -146,6 +146,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
             size -= one->end - one->at;
         }
     }
-    mend(data, size);
+    fix_checksums(data, size);
     return size;
 }

@@ -1,4 +1,4 @@
-/* check.h: a test says where and what failed, and ends the program. */
+/* check.h: CHECK prints which condition failed and where, and ends the program. */
 #ifndef IMG_CHECK_H
 #define IMG_CHECK_H
 

@@ -1,4 +1,4 @@
-/* seal.h: a bent index gets the checksum of what it is now, so that the checks behind are met. */
+/* seal.h: gives a damaged index file a right checksum, so that the later checks are reached. */
 #ifndef IMG_SEAL_H
 #define IMG_SEAL_H
 
@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Nothing is done to a file whose counts are not its size. */
+/* A file whose size does not fit the counts in its header is left as it is. */
 static inline void seal(int fd) {
     struct stat st;
     img_index index = {0};

@@ -1,5 +1,5 @@
-/* Paths of strangers, by openat2 and name by name: each case through both doors, with one result.
- * tests/native/test_beneath.py asks more of it. */
+/* Untrusted paths are resolved by openat2 and name by name: each case both ways, with one result.
+ * tests/native/test_beneath.py has more cases. */
 #define _GNU_SOURCE
 #include "base/beneath.h"
 
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int top; /* the directory that is resolved below; its parent holds "secret" */
+static int top; /* paths are resolved below this directory; its parent has a file "secret" */
 
 static int kind(int fd) {
     struct stat st;
@@ -100,7 +100,7 @@ static void test_magic_links(void) {
     CHECK(close(proc) == 0);
 }
 
-/* Longer than PATH_MAX, and than any limit of steps. */
+/* Paths longer than PATH_MAX, and longer than the limit of steps. */
 static void test_long_paths(void) {
     static char path[3 * 70000 + 16];
     for (size_t n = 0; n < 3000; n++)

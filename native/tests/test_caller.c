@@ -1,4 +1,4 @@
-/* Groups of a process as proc(5) tells them. */
+/* The groups of a process, from proc(5). */
 #define _GNU_SOURCE
 #include "upper/caller.h"
 
@@ -25,7 +25,7 @@ static void test_own_groups(void) {
 static void test_groups_that_were_given(void) {
     const gid_t lists[3][3] = {{0}, {77}, {7, 70, 4294967294u}};
     if (geteuid() != 0)
-        return; /* only root may */
+        return; /* only root may set groups */
     for (size_t n = 0; n < 3; n++) {
         CHECK(setgroups(n, lists[n]) == 0);
         const img_caller us = {.uid = 1, .gid = 5, .pid = (uint32_t)getpid()};

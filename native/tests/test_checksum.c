@@ -1,4 +1,4 @@
-/* The checksum is XXH64: the values are those of its authors' program (xxhsum -H64). */
+/* The checksum is XXH64: the values are from the program of its authors (xxhsum -H64). */
 #include "base/checksum.h"
 #include "check.h"
 

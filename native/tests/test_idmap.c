@@ -1,4 +1,4 @@
-/* Ids there and back: ranges, what is in none, squashing, and the edges of 32 bits. */
+/* Ids are translated both ways: ranges, ids in no range, squashing, and the edges of 32 bits. */
 #include "tree/idmap.h"
 
 #include "check.h"

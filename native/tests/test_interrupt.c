@@ -1,5 +1,6 @@
-/* Every long computation of the core asks whether to end, and then ends with EINTR: counted in
- * questions, not in seconds.  And what two numbers of an archive multiply meets a limit. */
+/* Every long computation of the core asks whether to end, and ends with EINTR if so.  The tests
+ * count questions, not seconds.  And work that is the product of two numbers of an archive has a
+ * limit. */
 #define _GNU_SOURCE /* memfd_create */
 
 #include "base/interrupt.h"
@@ -92,7 +93,7 @@ static img_index *take(img_builder *b) {
     return index;
 }
 
-/* ---- each of them hears ---- */
+/* ---- each computation ends ---- */
 
 static void test_scan(void) {
     img_error err = {0};
@@ -113,7 +114,7 @@ static void test_scan(void) {
     listen_to(&a, 0);
     img_index *loaded = img_index_read(kept, 0, &err);
     CHECK(loaded && a.questions > MEMBERS / IMG_STEPS_PER_LOOK);
-    listen_to(&a, a.questions - 1); /* among the checks of its entries */
+    listen_to(&a, a.questions - 1); /* in the middle of the checks of its entries */
     CHECK(!img_index_read(kept, 0, &err) && err.code == EINTR);
     stop_listening();
     img_index_free(loaded);
@@ -136,7 +137,7 @@ static void test_merge(void) {
     img_tree *tree = img_tree_new();
     listen_to(&a, 0);
     CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) == 0);
-    unsigned all = a.questions; /* steps of members and of their ways */
+    unsigned all = a.questions; /* the questions for members and for walks to their directories */
     CHECK(all > 2 * MEMBERS / IMG_STEPS_PER_LOOK);
     img_tree_free(tree);
     for (unsigned at = 1; at <= all; at += all / 5) {
@@ -165,7 +166,7 @@ static void test_directory(void) {
     listen_to(&a, 0);
     img_index *index = img_scan_directory(root, &scan, &err);
     CHECK(index && a.questions > 300);
-    for (unsigned at = 1; at <= 300; at += 50) { /* sorting, too, is one of the stages */
+    for (unsigned at = 1; at <= 300; at += 50) { /* some of them while names are sorted */
         listen_to(&a, at);
         CHECK(!img_scan_directory(root, &scan, &err) && err.code == EINTR && a.questions == at);
     }
@@ -203,7 +204,7 @@ static void deep_path(char *path, size_t bytes) {
         memcpy(path + i, "d/", 3);
 }
 
-/* links in a chain, each a way of thousands of steps, for each of many members */
+/* A chain of symlinks of thousands of steps each, which each of many members goes through. */
 static void test_links_times_members(void) {
     img_error err = {0};
     char target[IMG_SYMLINK_BYTES_MAX + 1], dir[64], name[16];
@@ -218,14 +219,14 @@ static void test_links_times_members(void) {
         snprintf(link, sizeof link, "%.*s../L%u", 4080, target, i + 1);
         put(&b, IMG_SYMLINK, "", name, i < 37 ? link : "d");
     }
-    for (unsigned i = 0; i < 1500; i++) { /* two directories in turn: the last is remembered */
+    for (unsigned i = 0; i < 1500; i++) { /* two directories in turn, because the last is cached */
         snprintf(dir, sizeof dir, "L0/x%u", i % 2);
         snprintf(name, sizeof name, "f%u", i);
         put(&b, IMG_FILE, dir, name, "");
     }
     img_index *index = take(&b);
     img_tree *tree = img_tree_new();
-    tree->walk_steps = IMG_WALK_STEPS_MAX - 1000000; /* a layer before it took most of them */
+    tree->walk_steps = IMG_WALK_STEPS_MAX - 1000000; /* as if earlier layers took the others */
     CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) < 0 && err.code == E2BIG);
     CHECK(strstr(err.message, "steps, the limit"));
     CHECK(tree->walk_steps == IMG_WALK_STEPS_MAX + IMG_WALK_STEPS_EACH * index->head.n_entries + 1);
@@ -233,7 +234,7 @@ static void test_links_times_members(void) {
     img_index_free(index);
 }
 
-/* one long target, given to a symlink in each of many directories, none of which has a member */
+/* Symlinks in many directories have one long target, whose directories have no members. */
 static void test_targets_times_members(void) {
     img_error err = {0};
     char target[IMG_SYMLINK_BYTES_MAX], dir[32];
@@ -256,7 +257,7 @@ static void test_targets_times_members(void) {
     img_index_free(index);
 }
 
-/* a manifest may name one layer thousands of times */
+/* A manifest may have one layer thousands of times. */
 static void test_layers_times_members(void) {
     img_error err = {0};
     img_index index = {.head = {.n_entries = IMG_ENTRIES_MAX}};
@@ -267,7 +268,7 @@ static void test_layers_times_members(void) {
     img_tree_free(tree);
 }
 
-/* whiteouts in directories reached by long links keep no path each */
+/* Many whiteouts in a directory behind a long symlink do not walk, or store its path, each. */
 static void test_links_times_whiteouts(void) {
     img_error err = {0};
     char target[IMG_SYMLINK_BYTES_MAX], name[16];

@@ -1,5 +1,5 @@
-/* Random layers, stacked under sanitizers: whatever a layer says, the tree that comes of it keeps
- * its invariants, or the layer is refused with a reason.  What layers mean is tested in Python. */
+/* Random layers are stacked under sanitizers: the tree keeps its invariants whatever a layer has,
+ * or the layer is refused with a reason.  The meaning of layers is tested in Python. */
 #include "tree/merge.h"
 #include "tree/tree_check.h"
 

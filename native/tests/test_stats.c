@@ -1,4 +1,4 @@
-/* Counters: buckets at their edges, percentiles, opcodes nobody knows, and many threads at once. */
+/* Counters: the edges of buckets, percentiles, unknown opcodes, and many threads at once. */
 
 #include "base/stats.h"
 #include "check.h"

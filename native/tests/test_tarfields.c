@@ -1,4 +1,4 @@
-/* The parts that a member is read with: names, numbers, times, codes, ACLs. */
+/* The functions that decode the fields of a member: names, numbers, times, codings, ACLs. */
 
 #include "check.h"
 #include "index/index.h"
@@ -132,7 +132,7 @@ static void test_t18_acls(void) {
     CHECK(out.len == sizeof want && memcmp(out.data, want, sizeof want) == 0);
     text = "user::rw-,group::r--,other::---";
     CHECK(img_acl_from_text(text, strlen(text), &out, &minimal, &err) == 0 && minimal);
-    text = "u::rw-,g::r--,g:7:-wx,o:---"; /* no mask: made of the group class */
+    text = "u::rw-,g::r--,g:7:-wx,o:---"; /* without a mask, which the group class gives */
     CHECK(img_acl_from_text(text, strlen(text), &out, &minimal, &err) == 0 && !minimal);
     CHECK(out.len == 4 + 8 * 5 && out.data[4 + 8 * 3] == 16 && out.data[4 + 8 * 3 + 2] == 7);
     static const char *const bad[] = {"user::rwx",

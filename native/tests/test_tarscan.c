@@ -1,6 +1,6 @@
-/* The scanner against archives built byte by byte: what it must find, that pieces of any size give
- * the same, and that nothing that was cut or bent makes it crash, leak or leave its memory (this
- * runs under the sanitizers).  Deterministic: the random numbers have fixed seeds. */
+/* The scanner with archives that are built byte by byte: it finds the members, pieces of any size
+ * give the same index, and no cut or damaged archive makes it crash, leak or leave its memory (the
+ * test runs under the sanitizers).  Deterministic: the random numbers have fixed seeds. */
 
 #define _GNU_SOURCE /* memfd_create */
 
@@ -22,7 +22,7 @@
 typedef struct tar {
     unsigned char *data;
     size_t len, cap;
-    size_t headers[64]; /* offsets of the blocks that carry a checksum */
+    size_t headers[64]; /* offsets of the blocks that have a checksum */
     size_t n_headers;
 } tar;
 
@@ -61,7 +61,7 @@ static unsigned char *last_header(tar *t) {
     return t->data + t->headers[t->n_headers - 1];
 }
 
-/* A header of a name, a type and a size; "ustar\0" "00" is magic. */
+/* Appends a header with a name, a type and a size; "ustar\0" "00" is magic. */
 static void header(tar *t, const char *name, char type, uint64_t size) {
     unsigned char block[TAR_BLOCK] = {0};
     char text[16];
@@ -118,7 +118,7 @@ static img_index *scan(const tar *t, size_t piece, img_error *err) {
     memset(err, 0, sizeof *err);
     for (size_t at = 0; at < t->len && result == 0; at += piece) {
         size_t left = t->len - at, n = left < piece ? left : piece;
-        /* A block of its own, so that the sanitizer sees a read beyond it. */
+        /* Each piece is malloc'ed by itself, so that the sanitizer sees a read beyond it. */
         unsigned char *copy = malloc(n);
         memcpy(copy, t->data + at, n);
         result = img_scanner_feed(scanner, copy, n, err);
@@ -173,7 +173,7 @@ static void expect_error(tar *t, int code, const char *part) {
     *t = (tar){0};
 }
 
-/* Scans in one go; frees the tar. */
+/* Scans the tar in one piece, and frees it. */
 static img_index *expect_index(tar *t) {
     img_error err;
     img_index *index = scan(t, 1 << 20, &err);
@@ -194,7 +194,7 @@ static bool entry_is(const img_index *index, size_t i, const char *dir, const ch
            memcmp(index->pool + e->name, name, e->name_len) == 0;
 }
 
-/* ---- one archive with something of everything, for the loops below ---- */
+/* ---- an archive with members of all kinds, for the loops below ---- */
 
 static void add_plain(tar *t) {
     char text[8192] = {0};
@@ -294,7 +294,7 @@ static void test_everything(void) {
     CHECK(entry_is(index, 0, "", "") && index->entries[0].kind == IMG_DIR);
     CHECK(entry_is(index, 1, "dir", "file") && index->entries[1].size == 8);
     CHECK(index->entries[1].archive_data == 1024 && index->entries[1].archive_header == 512);
-    CHECK(index->entries[2].dir == index->entries[1].dir); /* pooled */
+    CHECK(index->entries[2].dir == index->entries[1].dir); /* interned */
     CHECK(index->entries[2].kind == IMG_HARDLINK && index->entries[2].link_len == 8);
     CHECK(index->entries[4].rdev_major == 10 && index->entries[4].rdev_minor == 262144);
     CHECK(entry_is(index, 6, "a/prefix", "prefixed"));
@@ -351,18 +351,18 @@ static void test_t24_a_file_shorter_than_said(void) {
 
 static void test_t17_ends(void) {
     tar t = {0};
-    img_index *index = expect_index(&t); /* no bytes at all */
+    img_index *index = expect_index(&t); /* an input without bytes */
     CHECK(index->head.n_entries == 0 && index->head.archive_bytes == 0);
     img_index_free(index);
     member(&t, "a", '0', "1", 1);
-    t.len = 513; /* plain end of file, and the padding gone */
+    t.len = 513; /* the file ends without zero blocks and without padding */
     index = expect_index(&t);
     CHECK(index->head.n_entries == 1 && index->head.archive_bytes == 513);
     img_index_free(index);
     t = (tar){0};
     member(&t, "a", '0', "1", 1);
     add(&t, "\0", 1);
-    pad(&t); /* a lone zero block ends it too */
+    pad(&t); /* a single zero block ends it too */
     header(&t, "b", '0', 0);
     end(&t);
     add(&t, "garbage", 7);
@@ -458,7 +458,7 @@ static void test_t18_xattrs_last_wins(void) {
     img_index_free(index);
 }
 
-/* ---- what was cut or bent ---- */
+/* ---- cut and damaged archives ---- */
 
 static uint32_t dice(uint32_t *seed) {
     *seed ^= *seed << 13;
@@ -468,7 +468,7 @@ static uint32_t dice(uint32_t *seed) {
 }
 
 static uint64_t touch(const img_index *index) {
-    /* Reads all that the index points at; the sanitizer sees what is outside. */
+    /* Reads all bytes that the index points to; the sanitizer sees those outside. */
     uint64_t total = 0;
     for (uint64_t i = 0; i < index->head.n_entries; i++) {
         const img_entry *e = &index->entries[i];
@@ -494,7 +494,7 @@ static uint64_t touch(const img_index *index) {
     return total;
 }
 
-/* An index that a scan gave must pass the checks that a kept one has to pass. */
+/* An index from a scan passes the checks that a stored index has to pass. */
 static void check_keeps(const img_index *index) {
     img_error err = {0};
     int fd = memfd_create("index", MFD_CLOEXEC);
@@ -520,7 +520,7 @@ static void test_t24_bent_archives(void) {
         memcpy(bent.data, whole.data, whole.len);
         for (unsigned flips = 1 + dice(&seed) % 4; flips; flips--) {
             size_t at = dice(&seed) % whole.len;
-            if (dice(&seed) % 2) /* aim at a header and its fields */
+            if (dice(&seed) % 2) /* choose a byte in a header */
                 at = whole.headers[dice(&seed) % whole.n_headers] + dice(&seed) % TAR_BLOCK;
             bent.data[at] = (unsigned char)(dice(&seed) % 3 ? dice(&seed) : '0' + dice(&seed) % 10);
         }
@@ -590,7 +590,7 @@ static void test_t24_bent_indexes(void) {
     close(fd);
 }
 
-/* Nothing is allocated: it is looked at before. */
+/* The limit is checked before memory is allocated. */
 static void test_an_index_beyond_its_bytes(void) {
     img_builder full = {.pool.len = IMG_INDEX_BYTES_MAX - 30};
     const img_extent extents[2] = {{0}};

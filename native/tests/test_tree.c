@@ -1,5 +1,6 @@
-/* The tree alone, under sanitizers: names, cookies, whiteouts, slots used again, and a random walk
- * with the invariants proved after every step; then readers in other threads beside a writer. */
+/* The tree without layers, under sanitizers: names, cookies, whiteouts, slots that are used again,
+ * and random changes with the invariants checked after each; then readers in other threads beside a
+ * writer. */
 #include "tree/merge.h"
 #include "tree/tree_check.h"
 #include "tree/xattrs.h"
@@ -45,10 +46,10 @@ static void test_names_and_links(void) {
     assert(img_node_at(tree, file)->nlink == 1);
     img_node_at(tree, file)->lookups = 1;
     img_tree_drop_name(tree, named(tree, dir, "b"), false);
-    assert(img_tree_node(tree, file)); /* the kernel still knows it */
+    assert(img_tree_node(tree, file)); /* its lookup count keeps it */
     img_node_at(tree, file)->lookups = 0;
     assert(img_tree_release(tree, file) && !img_tree_node(tree, file));
-    assert(make(tree, dir, "again", &a_file) == file); /* the slot serves again */
+    assert(make(tree, dir, "again", &a_file) == file); /* the slot is used again */
     proved(tree);
     img_tree_free(tree);
 }
@@ -86,7 +87,7 @@ static void test_cookies_go_on_after_any_change(void) {
         if (!slot.dentry)
             continue;
         seen++;
-        /* the name just listed goes, and a new one comes at the end for the first thousand */
+        /* remove the name just listed; for each of the first thousand, add one at the end */
         img_tree_drop_name(tree, slot.dentry, false);
         if (seen <= 1000) {
             (void)snprintf(name, sizeof name, "n%u", seen);
@@ -98,8 +99,8 @@ static void test_cookies_go_on_after_any_change(void) {
     img_tree_free(tree);
 }
 
-/* Renamed away and back while it is listed, as file managers' and test suites' loops do. */
-static void test_a_name_that_comes_back_stands_where_it_stood(void) {
+/* Each name is renamed away and back while the directory is listed, as some programs do. */
+static void test_a_name_that_comes_back_has_its_old_cookie(void) {
     img_tree *tree = img_tree_new();
     char name[16];
     for (int i = 0; i < 100; i++) {
@@ -156,7 +157,7 @@ static void test_paths_stay_inside_the_root(void) {
     img_tree_free(tree);
 }
 
-/* xorshift: the same walk on every machine */
+/* xorshift: the same numbers on every machine */
 static uint32_t state = 2463534242u;
 static uint32_t draw(uint32_t below) {
     state ^= state << 13;
@@ -256,8 +257,8 @@ static void test_readers_beside_a_writer(void) {
     img_tree_free(tree);
 }
 
-/* Names that all have one hash, whatever the seed, where a step multiplies by a known odd number:
- * the toggled top bits of two words that follow one another cancel. */
+/* These names would all have one hash, whatever the seed, if a step of the hash only multiplied by
+ * a known odd number: the toggled top bits of two successive words would cancel (base/hash.h). */
 static void test_names_cannot_be_made_to_collide(void) {
     enum { WORDS = 12, NAMES = 1 << (WORDS - 1) };
     img_tree *tree = img_tree_new();
@@ -275,7 +276,7 @@ static void test_names_cannot_be_made_to_collide(void) {
         uint32_t here = ++in_bucket[img_dentry_at(tree, named(tree, IMG_ROOT, name))->hash & 255];
         most = here > most ? here : most;
     }
-    assert(most < 8 * NAMES / 256); /* 8 names a bucket are the mean */
+    assert(most < 8 * NAMES / 256); /* eight times the mean */
     img_tree_free(tree);
 }
 
@@ -283,7 +284,7 @@ int main(void) {
     test_names_and_links();
     test_whiteouts_stay_where_layers_have_a_name();
     test_cookies_go_on_after_any_change();
-    test_a_name_that_comes_back_stands_where_it_stood();
+    test_a_name_that_comes_back_has_its_old_cookie();
     test_xattrs();
     test_names_cannot_be_made_to_collide();
     test_paths_stay_inside_the_root();

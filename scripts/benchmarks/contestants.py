@@ -1,8 +1,11 @@
-"""Law: every contestant shows the same image at place.at by one command that returns when it may be
-used; what it needs is made before (`prepare`, `arrange`) and is no part of any time.
+"""The file systems that are compared, one class for each.
 
-Options make them equals, not worse: suid, dev and other users are allowed everywhere (imgmount's
-root default), nothing else is set.  All uppers and unpacked trees lie on one file system.
+Law: every contestant shows the same image at place.at by one command, which returns when the mount
+can be used.  `prepare` and `arrange` make the contestant's inputs before; no time includes them.
+
+The options make contestants equal and none of them slower: suid, dev and other users are allowed
+everywhere (imgmount's default for root), and nothing else is set.  All uppers and unpacked trees
+lie on one file system.
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ class Contestant(ABC):
     environment: dict[str, str] | None = None
 
     def prepare(self, image: Image) -> None:  # noqa: B027  (kernel file systems need nothing)
-        """Once an image: whatever is kept between mounts, an index too."""
+        """Makes the files that are kept between mounts, an index for example; once per image."""
 
     def arrange(self, image: Image, place: Place, changes: bool) -> None:  # noqa: B027
-        """Before each mount; changes: the image's own files will be changed."""
+        """Called before each mount.  changes: the work will change files of the image."""
 
     @abstractmethod
     def command(self, image: Image, place: Place) -> Command: ...
@@ -47,11 +50,11 @@ class Contestant(ABC):
             self.command(image, place), MOUNT_SECONDS, environment=self.environment, cwd=Path("/")
         )
         mounting.wait_mounted(place.at)
-        yield place.at  # the place takes the mount down
+        yield place.at  # place() unmounts it
 
 
 class Imgmount(Contestant):
-    """A checkout's daemon, run by that checkout's Python, with directories of its own."""
+    """The daemon of a checkout, run by the checkout's Python, with directories of its own."""
 
     def __init__(self, name: str, own: Path, options: str, checkout: Path = TOP) -> None:
         self.name, self._options = name, options
@@ -63,7 +66,7 @@ class Imgmount(Contestant):
         } | {"PYTHONPATH": str(checkout)}  # fmt: skip
 
     def prepare(self, image: Image) -> None:
-        """A first mount verifies and indexes; what is timed are mounts with a kept index."""
+        """Mounts once, which verifies and indexes: the timed mounts then have an index."""
         if image.name in self._prepared:
             return
         with mounting.place(image.base / "first-mount") as place, self.mounted(image, place):
@@ -76,7 +79,7 @@ class Imgmount(Contestant):
 
 
 class Overlayfs(Contestant):
-    """The kernel's, over the unpacked layer."""
+    """The kernel's overlayfs over the unpacked layer."""
 
     name = "overlayfs"
     unpacks = True
@@ -106,9 +109,9 @@ def _lower(image: Image, place: Place) -> str:
 
 @dataclass
 class Plain(Contestant):
-    """The disk's own file system: the unpacked tree itself, or a copy where it is changed.
+    """The disk's own file system: the unpacked tree, or a copy of it if the work changes files.
 
-    It has no mount that could be new, so its first walks are warm ones.
+    It is not mounted anew, so its first walks are warm.
     """
 
     name: str
@@ -162,8 +165,11 @@ def contestants(
     variants: dict[str, str],
     checkouts: dict[str, Path],
 ) -> list[Contestant]:
-    """Raises ValueError for a name that is none. options are imgmount's, its variants' and other
-    checkouts' too."""
+    """The contestants of these names, and the variants and checkouts.
+
+    options: `-o` of all mounts of imgmount.
+    Raises ValueError for an unknown name.
+    """
     own = tools.base / "imgmount"
     made: dict[str, Contestant] = {
         "imgmount": Imgmount("imgmount", own, options),

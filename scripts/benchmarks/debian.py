@@ -1,10 +1,12 @@
-"""Law: the image that programs run in: a small Debian with gcc, numpy, a repository of its own and
-sources to build; everything that needs a network happens here, once.
+"""Makes the image that programs run in: a small Debian with gcc, numpy, a package repository and
+sources to build.
 
-    /srv/repo   a few real .deb files with their dependencies, the only source apt knows
-    /srv/build  C files that include each other's headers, and a Makefile, as a kernel's tree has
+Law: only this module needs a network, and only once.
 
-dpkg is not told to leave out fsync: that is part of what an installation costs.
+    /srv/repo   a few real .deb files with their dependencies, apt's only source
+    /srv/build  C files with many headers, and a Makefile, like a kernel's tree
+
+dpkg calls fsync as usual, because that is a part of an installation's cost.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ IN_CHROOT = {
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
     "DEBIAN_FRONTEND": "noninteractive",
-    "PYTHONDONTWRITEBYTECODE": "1",  # an unpacked tree that is shared stays as it was
+    "PYTHONDONTWRITEBYTECODE": "1",  # a shared unpacked tree must not change
 }
 
 
 def write(path: Path, sources: int) -> None:
     sys.path[:0] = [str(TOP), str(TOP / "tests"), str(TOP / "tests/real")]
-    import hostapt  # the tests ask this machine's apt for mirrors and proxies already
+    import hostapt  # of the tests: asks this machine's apt for mirrors and proxies
 
     with tempfile.TemporaryDirectory(prefix="debian-", dir=path.parent) as scratch:
         root = Path(scratch) / "root"
@@ -73,7 +75,7 @@ def _in(root: Path, *command: str) -> str:
 
 
 def _fill_repository(root: Path) -> None:
-    """Downloads, then leaves the image with that repository and no other."""
+    """Downloads packages into the repository, and makes it the image's only source."""
     _in(root, "apt-get", "update", "-qq")
     _in(root, "apt-get", "install", "-qq", "-y", "--no-install-recommends", "--download-only",
         *ADDED)  # fmt: skip
@@ -93,7 +95,8 @@ def _fill_repository(root: Path) -> None:
 
 
 def write_sources(top: Path, sources: int) -> None:
-    """Each source includes system headers and twelve of forty own ones, each own one three more."""
+    """Writes sources that include system headers and twelve of forty own headers; each own header
+    includes three more."""
     include = top / "include"
     include.mkdir(parents=True)
     (top / "Makefile").write_text(MAKEFILE)

@@ -1,7 +1,9 @@
-"""Law: an image is a tar, the same bytes on every machine; peers get what they need from it, once.
+"""Makes the images, and once from each of them the forms that peers need.
 
-What is made is written beside its name and renamed, so that an interrupted set-up leaves nothing
-that looks finished.  Contents are noise of one pattern: no contestant compresses, so none gains.
+Law: an image is a tar with the same bytes on every machine.  Every file is written beside its name
+and then renamed, so that an interrupted set-up leaves no file that looks complete.
+
+File contents repeat one pattern.  No contestant compresses, so none gains from that.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Image:
-    """One archive and what was derived from it, all below one directory.
+    """One archive and the forms that are made from it, all below one directory.
 
-    entries: about how many nodes it has, for the memory limit.
+    entries: its approximate number of nodes, for the memory limit.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Image:
 
     @property
     def tar(self) -> Path:
-        """The plain tar of a root file system; written at the first call."""
+        """The uncompressed tar of a root file system; written at the first call."""
         return self._made(self.base / f"{self.name}.tar", self.write)
 
     @property
@@ -46,7 +48,7 @@ class Image:
 
     @property
     def squashfs(self) -> Path:
-        """Blocks, inodes and fragments uncompressed, as the tar is: squashfuse at its fastest."""
+        """A squashfs with nothing compressed, as in the tar: squashfuse is fastest with it."""
         return self._made(self.base / f"{self.name}.squashfs", self._squash)
 
     @property
@@ -78,7 +80,7 @@ class Image:
         output([program, "--no-mount", "--index-file", part, self.tar], SETUP_SECONDS)
 
     def warm(self) -> None:
-        """Reads whatever has been made of it once, so that the page cache below is warm."""
+        """Reads the archive and all forms that are made, so that the page cache is warm."""
         for path in sorted(self.base.glob(f"{self.name}.*")):
             if path.is_dir():
                 output([self.tools.walker, "read-fstat", path], SETUP_SECONDS)
@@ -91,7 +93,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work there is; `--quick` shrinks all of it, and its figures mean nothing."""
+    """The sizes of all works.  `--quick` has small ones, and its figures mean nothing."""
 
     tree_files: int = 70_000
     tree_bytes: int = 2_000_000_000
@@ -136,12 +138,15 @@ def all_images(base: Path, tools: Tools, sizes: Sizes) -> dict[str, Image]:
 
 
 Member = tuple[str, bytes, int]
-"""Name, ustar's typeflag, size."""
+"""(name, ustar's typeflag, size)."""
 
 
 def root_like(files: int, total: int) -> Iterator[Member]:
-    """Directories of 3 to 30 files, three deep; sizes as in a root file system: half of all files
-    have a hundredth of the mean, one in a hundred has half of all bytes.  One in ten is a link."""
+    """A tree like a root file system: directories of 3 to 30 files, three levels deep.
+
+    Half of all files have a hundredth of the mean size, and one file in a hundred has fifty times
+    the mean, so that these have half of all bytes.  Every second directory has a symbolic link.
+    """
     mean = total / files
     number = directory = 0
     while number < files:
@@ -162,14 +167,15 @@ def root_like(files: int, total: int) -> Iterator[Member]:
 
 
 def _skewed(i: int, mean: float) -> int:
-    """Weights 0.5·0.01 + 0.3·0.3 + 0.19·2.13 + 0.01·50 = 1, each spread by a factor 0.5 to 1.5."""
+    """The size of file i.  The shares times their sizes make the mean: 0.5·0.01 + 0.3·0.3 +
+    0.19·2.13 + 0.01·50 = 1; each size varies by a factor of 0.5 to 1.5."""
     place, spread = i * 7919 % 100, 0.5 + i * 104729 % 1000 / 1000
     weight = 0.01 if place < 50 else 0.3 if place < 80 else 2.13 if place < 99 else 50
     return int(mean * weight * spread)
 
 
 def flat(files: int) -> Iterator[Member]:
-    """Empty files, 1,000 a directory."""
+    """Empty files, 1,000 in each directory."""
     for i in range(files):
         if i % 1000 == 0:
             yield f"usr/lib/dir{i // 1000:05}/", b"5", 0

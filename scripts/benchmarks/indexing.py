@@ -1,7 +1,7 @@
-"""Law: how long an archive takes to become a tree that can be looked up, with nothing mounted.
+"""Times how long an archive takes to become a tree for look-ups, with nothing mounted.
 
-Each run is a process of its own that takes the time inside, so no interpreter's start counts; the
-archive is in the page cache.
+Law: each run is a process of its own, which takes the time itself, so that the interpreter's start
+does not count.  The archive is in the page cache.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ print(json.dumps({"seconds": seconds, "memory": peak}))
 
 @dataclass(frozen=True)
 class IndexWork:
-    """imgmount: scan and tree, as with --no-verify; its `hashed` measure also verifies in the same
-    pass, as the first mount does; ratarmount: SQLiteIndexedTar with its index in memory."""
+    """For imgmount: scan and tree, as with --no-verify; its measure `hashed` also verifies in the
+    same pass, as the first mount does.  For ratarmount: SQLiteIndexedTar with its index in memory.
+    """
 
     name: str
     image: str

@@ -1,8 +1,10 @@
-"""Law: a place holds at most one mount, and however it is left, the mount, its daemon and what was
-written are gone afterwards.  Only processes are ended that serve a mountpoint of ours.
+"""Makes and removes the directory of one visit: its mount, its upper, and the daemon.
 
-Peak memory is VmHWM of every process that names the mountpoint in its command line, added up: the
-daemons of all contestants do, since they are forks of the command that mounted.
+Law: a Place has at most one mount.  However the visit ends, the mount, its daemon and all written
+files are gone afterwards.  Only processes that serve a mountpoint of a Place are killed.
+
+Peak memory is the sum of VmHWM of all processes that name the mountpoint in their command line.
+The daemons of all contestants do, because they are forks of the mount command.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ PATIENCE = 0.05
 
 @dataclass(frozen=True)
 class Place:
-    """Where one contestant stands during one visit; all of it on the file system of --dir."""
+    """The directories of one contestant during one visit, on the file system of --dir."""
 
     base: Path
 
@@ -45,13 +47,13 @@ class Place:
 
     @property
     def copy(self) -> Path:
-        """A private copy of an unpacked image, for who has no upper."""
+        """A copy of an unpacked image, for a contestant without an upper."""
         return self.base / "copy"
 
 
 @contextmanager
 def place(base: Path) -> Iterator[Place]:
-    """Empty directories; nothing is left of them, nor of what was mounted there."""
+    """Makes empty directories; at the end unmounts and removes them."""
     clear(base)
     here = Place(base)
     for directory in (here.at, here.upper, here.work):
@@ -63,13 +65,16 @@ def place(base: Path) -> Iterator[Place]:
 
 
 def clear(base: Path) -> None:
-    """Also after a run that was killed. ^C waits: half-taken-down is worse than late."""
+    """Unmounts and removes a Place, also one of a run that was killed.
+
+    Ignores ^C and SIGTERM meanwhile, so that it is done completely.
+    """
     endings = (signal.SIGINT, signal.SIGTERM)
     kept = [signal.signal(number, signal.SIG_IGN) for number in endings]
     try:
         for at in reversed(mounts_below(base)):
             unmount(at)
-        for pid in serving(base / "mnt"):  # of a daemon that lost its mount
+        for pid in serving(base / "mnt"):  # a daemon may have lost its mount
             _end(pid)
         if base.exists():
             shutil.rmtree(base)
@@ -79,7 +84,7 @@ def clear(base: Path) -> None:
 
 
 def mounts_below(base: Path) -> list[Path]:
-    """In the order they were made."""
+    """The mountpoints below base, in the order in which they were mounted."""
     found = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         name = line.split(b" ")[4].decode("unicode_escape").encode("latin-1")
@@ -90,7 +95,7 @@ def mounts_below(base: Path) -> list[Path]:
 
 
 def serving(at: Path) -> list[int]:
-    """Processes with that path as a word of their command line, ours apart."""
+    """All processes, except this one, that have the path as a word of their command line."""
     wanted, found = os.fsencode(at), []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -103,7 +108,7 @@ def serving(at: Path) -> list[int]:
 
 
 def peak_memory(pids: list[int]) -> int:
-    """Bytes."""
+    """The sum of the processes' peaks, in bytes."""
     total = 0
     for pid in pids:
         try:
@@ -117,7 +122,8 @@ def peak_memory(pids: list[int]) -> int:
 
 
 def unmount(at: Path) -> None:
-    """Waits for the daemon too, as what it still has to write is part of nobody else's time."""
+    """Unmounts and waits until the daemon has ended, so that its last writes are in no other
+    visit's time."""
     pids = serving(at)
     deadline = time.monotonic() + BUSY_SECONDS
     while not _umount(at):
@@ -135,7 +141,7 @@ def unmount(at: Path) -> None:
 
 
 def _umount(at: Path, *options: str) -> bool:
-    """A daemon that hangs in its last words is ended, and umount(8) with it."""
+    """Runs umount(8); a daemon that hangs while it ends is killed, which ends umount(8) too."""
     child = subprocess.Popen(
         ["umount", *options, str(at)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -167,7 +173,10 @@ def _end(pid: int) -> None:
 
 
 def wait_mounted(at: Path, seconds: float = 30) -> None:
-    """For commands that return before their daemon has mounted. Raises Failure."""
+    """Waits for the mount of a command that returns before its daemon has mounted.
+
+    Raises Failure.
+    """
     deadline = time.monotonic() + seconds
     while at not in mounts_below(at):
         if time.monotonic() > deadline:
@@ -177,7 +186,7 @@ def wait_mounted(at: Path, seconds: float = 30) -> None:
 
 @contextmanager
 def machine_bound(at: Path) -> Iterator[None]:
-    """/proc and /dev of the machine, for programs in a chroot."""
+    """Binds the machine's /proc and /dev into a root, for programs in a chroot."""
     with ExitStack() as stack:
         for name in ("proc", "dev"):
             bind(Path("/") / name, at / name)

@@ -1,9 +1,11 @@
-"""Law: PNG files from the JSON of `scripts/bench`, run as a program of its own by a Python that has
-matplotlib: `python -m benchmarks.plots JSON DIRECTORY PREFIX`.  Prints the names of what it made.
+"""Draws PNG files from the JSON of `scripts/bench`, and prints their names.
 
-PREFIX-ratios.png   imgmount ÷ overlayfs and ÷ fuse-overlayfs, a row a measure, limits as marks
-PREFIX-times.png    seconds of every contestant, a panel a measure: median, minimum, maximum
-PREFIX-memory.png   peak memory of the daemons, a group a work
+Law: it is a program of its own, run by a Python that has matplotlib:
+`python -m benchmarks.plots JSON DIRECTORY PREFIX`.
+
+PREFIX-ratios.png   imgmount ÷ overlayfs and ÷ fuse-overlayfs, a row per measure, limits as marks
+PREFIX-times.png    seconds of every contestant, a panel per measure: median, minimum, maximum
+PREFIX-memory.png   peak memory of the daemons, a group of bars per work
 """
 
 from __future__ import annotations

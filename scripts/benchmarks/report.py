@@ -1,6 +1,8 @@
-"""Law: figures to text.  No clock, no file system: the same results give the same report.
+"""Writes the report from the figures.
 
-Ratios are those of medians, imgmount ÷ the other: under 1, imgmount is the faster one.
+Law: it uses no clock and no file system: the same results give the same report.
+
+A ratio is one of medians, imgmount ÷ the other contestant.  Under 1, imgmount is faster.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ MEMORY_BASE, MEMORY_A_NODE = 45 * MIB, 200
 
 @dataclass(frozen=True)
 class Limit:
-    """At most this ratio to the kernel's overlayfs and to fuse-overlayfs; None: none was set."""
+    """The greatest allowed ratios to the kernel's overlayfs and fuse-overlayfs; None: no limit."""
 
     measure: str
     overlayfs: float | None
@@ -44,7 +46,7 @@ LIMITS = [
     Limit("fsync loop", 1.6, 1.0),
     Limit("apt-get install", 1.5, 0.7),
 ]
-STORE_LIMITS = [  # measure, the other, at most
+STORE_LIMITS = [  # (measure, other contestant, greatest allowed ratio)
     ("pull of five layers", "skopeo", 1.0),
     ("pull of five layers", "podman", 0.5),
     ("load of a docker-archive", "podman", 0.4),
@@ -61,7 +63,7 @@ Times = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def times(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
-    """Measures and contestants in the order in which they came."""
+    """The seconds of all runs; measures and contestants in the order in which they ran."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         found.setdefault(run.measure, {}).setdefault(run.contestant, []).append(run.seconds)
@@ -69,7 +71,7 @@ def times(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
 
 
 def ratio(rows: Mapping[str, Sequence[float]], other: str, ours: str = OURS) -> float | None:
-    """Median of ours ÷ median of the other; None where one of them has none, or took no time."""
+    """Median of ours ÷ median of the other; None if one of them has no runs or took no time."""
     if not rows.get(ours) or not rows.get(other):
         return None
     below = statistics.median(rows[other])
@@ -77,7 +79,7 @@ def ratio(rows: Mapping[str, Sequence[float]], other: str, ours: str = OURS) -> 
 
 
 def figure(value: float | None, unit: str = "") -> str:
-    """Three significant digits, without an exponent."""
+    """The value with three significant digits, without an exponent."""
     if value is None:
         return NOTHING
     digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
@@ -89,7 +91,7 @@ def exact(seconds: float) -> str:
 
 
 def every_figure(results: Results, contestants: Sequence[str]) -> str:
-    """A line a measure and contestant; who cannot do it share a line without figures."""
+    """A line for each measure and contestant; contestants that cannot do a work share one line."""
     failed = {(f.work, f.contestant) for f in results.failures}
     work_of = {run.measure: run.work for run in results.runs}
     lines = [
@@ -113,7 +115,7 @@ def every_figure(results: Results, contestants: Sequence[str]) -> str:
 
 
 def against_limits(results: Results) -> str:
-    """Found ÷ allowed, and whether it is met; rows without a figure say so."""
+    """The table of limits: ratios found and allowed, and whether they are met."""
     rows = times(results.runs)
     lines = [
         "| work | ÷ overlayfs | limit | met | ÷ fuse-overlayfs | limit | met |",
@@ -154,7 +156,7 @@ def verdict(found: float | None, most: float | None) -> str:
 
 
 def absolute_limits(results: Results) -> str:
-    """Seconds to the first ls, and the daemon's memory: base and bytes a node."""
+    """Seconds to the first ls, and the daemon's memory: its base, and bytes per node."""
     lines = ["| imgmount | found | limit | met |", "|---|---|---|---|"]
     rows = times(results.runs)
     for measure, most in SECONDS.items():
@@ -180,7 +182,7 @@ def absolute_limits(results: Results) -> str:
 
 
 def peak_memory(results: Results, contestants: Sequence[str]) -> str:
-    """MiB, the greatest of all runs, a line a work."""
+    """The table of peak memory in MiB: the greatest of all runs, a line for each work."""
     peaks: dict[str, dict[str, int]] = {}
     for memory in results.memory:
         row = peaks.setdefault(memory.work, {})
@@ -194,7 +196,7 @@ def peak_memory(results: Results, contestants: Sequence[str]) -> str:
 
 
 def markdown(about: Mapping[str, Any], results: Results) -> str:
-    """The whole report. about: what `scripts/bench` writes at the head of its JSON."""
+    """The whole report. about: the fields that `scripts/bench` puts at the head of its JSON."""
     contestants = list(about["contestants"])
     quick = " **Quick sizes: these figures mean nothing.**" if about["quick"] else ""
     busy = "`stress-ng --cpu 2` beside it" if about["load"] else "nothing beside it"
@@ -225,7 +227,7 @@ def _one_line(text: str) -> str:
 
 
 def spliced(page: str, name: str, text: str) -> str:
-    """The page with the text between its marks of that name; without the marks, the text alone."""
+    """The page with the text between its markers of that name; without markers, only the text."""
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
     head, found, rest = page.partition(begin)
     _, closed, tail = rest.partition(end)

@@ -1,8 +1,10 @@
-"""Law: all contestants do one work in turn (A B C A B C ...) before the next work begins, so that a
-machine that grows slower grows slower for all.
+"""Runs all visits.
 
-A visit that fails is named, its contestant does that work no more, and the rest goes on.  What an
-interruption leaves unfinished is not reported; what was found before it is.
+Law: all contestants do one work in turn (A B C A B C ...) before the next work begins, so that a
+machine that becomes slower becomes slower for all.
+
+A visit that fails is reported, its contestant does not do that work again, and the others go on.
+After an interruption the report has all visits that were complete.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """One figure: seconds of one measure, in one visit."""
+    """One figure: the seconds of one measure in one visit."""
 
     work: str
     measure: str
@@ -41,7 +43,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak of the serving processes in one visit, bytes; entries: nodes, about."""
+    """Peak memory of the serving processes in one visit, in bytes; entries: about how many nodes
+    there were."""
 
     work: str
     contestant: str
@@ -69,7 +72,7 @@ class Results:
 
 
 def turns(contestants: Sequence[T], runs: int) -> Iterator[tuple[int, T]]:
-    """Run numbers from 1, each with every contestant, in the order given."""
+    """(run number, contestant): each run from 1 on has every contestant, in the order given."""
     for run in range(1, runs + 1):
         for contestant in contestants:
             yield run, contestant
@@ -79,7 +82,7 @@ def perform(
     works: Sequence[AnyWork], contestants: Sequence[Contestant], runs: int, bench: Bench,
     results: Results,
 ) -> None:  # fmt: skip
-    """Adds to results as it goes, so that an interruption loses nothing."""
+    """Runs all works; adds each figure to results at once, so that an interruption loses none."""
     for number, work in enumerate(works, 1):
         say(f"[{number}/{len(works)}] {work.name}")
         able = _prepared(work, contestants, bench, results)
@@ -109,7 +112,7 @@ def perform(
 def _prepared(
     work: AnyWork, contestants: Sequence[Contestant], bench: Bench, results: Results
 ) -> list[Contestant]:
-    """Those who can do it, with what they need of the image."""
+    """The contestants that can do the work, after they have prepared the image."""
     able = []
     image = bench.images[work.image]
     _ = image.tar
@@ -139,7 +142,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def load(wanted: bool) -> Iterator[None]:
-    """`stress-ng --cpu 2` beside all that follows."""
+    """Runs `stress-ng --cpu 2` beside the block, if asked to."""
     if not wanted:
         yield
         return
@@ -153,13 +156,16 @@ def load(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        child.terminate()  # it ends its own workers
+        child.terminate()  # stress-ng ends its workers
         child.wait()
 
 
 @contextmanager
 def tidy(bench: Bench) -> Iterator[None]:
-    """SIGTERM ends like ^C; nothing stays mounted, nor did an earlier run that was killed."""
+    """Removes all mounts before and after the block, and turns SIGTERM into KeyboardInterrupt.
+
+    The mounts before are those of an earlier run that was killed.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

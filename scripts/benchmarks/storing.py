@@ -1,9 +1,9 @@
-"""Law: the store's works: an image of five layers from a registry on loopback, or from an archive,
-into the store, beside skopeo and podman on the same bytes; and verbs on a store of 1,000 images.
+"""The works on the image store: an image of five layers comes from a registry on loopback or from
+an archive, compared with skopeo and podman; and verbs on a store of 1,000 images.
 
-Each visit has a store, layout or storage of its own, on one file system, which is empty before and
-removed after; the registry runs before it and is no part of any time.  What is timed is one process
-from before its fork to after its exit.  Peak memory is that process's.
+Law: a visit has a store, layout or storage of its own, all on one file system; a pull or a load
+begins with an empty one.  Timed is one process, from before its fork to after its exit; the peak
+memory is that process's.  The registry is started before, and no time includes that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TYPE = "application/vnd.oci.image."
 
 
 class Program(Contestant):
-    """Keeps images, mounts nothing."""
+    """A program that keeps images and mounts nothing."""
 
     mounts = False
     writable = False
@@ -105,7 +105,7 @@ def _podman(place: Path) -> list[str | Path]:
 
 
 def _timed(command: Command, bench: Bench) -> tuple[float, int]:
-    """Seconds and peak memory of a process that must succeed."""
+    """Runs a process that must succeed; its seconds and peak memory."""
     environment = without_imgmount() | {"PYTHONPATH": str(TOP)}
     log = bench.base / "stores" / "log"
     with open(log, "wb") as out:
@@ -127,7 +127,7 @@ def _timed(command: Command, bench: Bench) -> tuple[float, int]:
 
 
 def _five_layers(layout: Path, layer_mib: int) -> Path:
-    """An OCI layout, gzip layers whose contents pack to about a half; kept between runs."""
+    """An OCI layout with gzip layers of about half their uncompressed size; kept between runs."""
     if (layout / "index.json").exists():
         return layout
     shutil.rmtree(layout, ignore_errors=True)
@@ -156,8 +156,11 @@ def _blob(layout: Path, data: bytes, kind: str) -> dict[str, str | int]:
 
 
 def _packed(layout: Path, number: int, size: int) -> tuple[dict[str, str | int], str]:
-    """A layer's descriptor and diff_id.  Piece by piece: what this process has had in memory counts
-    as a child's peak too (getrusage(2) keeps it over exec)."""
+    """Writes a compressed layer; its descriptor and diff_id.
+
+    It works in small pieces, because getrusage(2) keeps the peak over exec: this process' own peak
+    would count as that of its children.
+    """
     part = layout / "part"
     plain, packed, length = hashlib.sha256(), hashlib.sha256(), 0
     packing = zlib.compressobj(6, zlib.DEFLATED, 31)
@@ -179,7 +182,8 @@ def _packed(layout: Path, number: int, size: int) -> tuple[dict[str, str | int],
 
 
 def _layer(number: int, size: int) -> Iterator[bytes]:
-    """Files as in a root file system; every second piece of a file is text, the others noise."""
+    """A tar of files as in a root file system; every second piece of a file is text, the others are
+    noise."""
     noise = hashlib.shake_128(b"%d" % number).digest(1 << 20)
     text = noise[: 1 << 19].hex().encode()
     for count, (name, kind, length) in enumerate(root_like(max(size // 30_000, 10), size)):
@@ -195,7 +199,7 @@ def _layer(number: int, size: int) -> Iterator[bytes]:
 
 
 def _archive(path: Path, layout: Path) -> Path:
-    """`docker save`'s form of it; kept."""
+    """The layout's image as an archive of `docker save`'s form; kept between runs."""
     if not path.exists():
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
@@ -206,7 +210,7 @@ def _archive(path: Path, layout: Path) -> Path:
 
 @contextmanager
 def _registry(base: Path, layout: Path) -> Iterator[str]:
-    """Debian's docker-registry with that image."""
+    """Runs Debian's docker-registry with the image."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         domain = f"127.0.0.1:{s.getsockname()[1]}"
@@ -257,7 +261,7 @@ for i in range(int(sys.argv[2])):
 
 
 def _thousand(base: Path, bench: Bench) -> Found:
-    """ls, rm of one and of a hundred, prune of the rest, on copies of one store."""
+    """Times ls, rm of 1, 10 and 100 images, and prune of all others, on a copy of a store."""
     kept, root, timeout = base / "kept", base / "copy", 10 * bench.timeout
     images = bench.sizes.stored
     environment = without_imgmount() | {"PYTHONPATH": str(TOP)}

@@ -1,7 +1,9 @@
-"""Law: what only benchmarks need is made here, under one directory, and every child is bounded.
+"""Makes the programs that only benchmarks need, and runs child processes.
 
-Debian packages are never installed here (`scripts/setup bench` does that); what PyPI has goes into
-environments of its own, so that the program's own stays what users have.
+Law: all of it lies below one directory, and every child process has a time limit.
+
+This module installs no Debian packages (`scripts/setup bench` does).  Packages of PyPI go into
+virtual environments of their own, so that imgmount's environment is the one that users have.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Command = Sequence[str | Path]
 
 
 class Failure(Exception):
-    """A contestant or a tool that could not do its part; the text names it and says why."""
+    """A contestant or a tool failed; the text names it and gives the reason."""
 
 
 def output(
@@ -40,10 +42,10 @@ def output(
     cwd: Path | None = None,
     on_timeout: Callable[[], None] = lambda: None,
 ) -> str:
-    """Standard output of a program that must succeed. Raises Failure.
+    """Runs a program that must succeed; its standard output. Raises Failure.
 
-    on_timeout is called before the program is killed: a process that waits for a FUSE daemon dies
-    only after the daemon did.
+    on_timeout is called before the program is killed, because a process that waits for a FUSE
+    daemon ends only after the daemon.
     """
     words = [str(word) for word in command]
     try:
@@ -69,13 +71,13 @@ def output(
 
 @dataclass(frozen=True)
 class Tools:
-    """What the set-up made in `base`, the directory that --dir names."""
+    """The tools that are made in `base`, the directory of --dir."""
 
     base: Path
     walker: Path
 
     def ratarmount(self) -> Path:
-        """The `bin` directory of its environment; made at the first call."""
+        """The `bin` directory of ratarmount's environment; made at the first call."""
         return environment(self.base / "ratarmount-venv", RATARMOUNT)
 
     def matplotlib(self) -> Path:
@@ -84,7 +86,7 @@ class Tools:
 
 @contextmanager
 def alone(base: Path) -> Iterator[None]:
-    """One benchmark at a time in that directory. Raises Failure."""
+    """Locks the directory, so that only one benchmark runs in it. Raises Failure."""
     base.mkdir(parents=True, exist_ok=True)
     with open(base / "lock", "w") as lock:
         try:
@@ -112,7 +114,8 @@ def set_up(base: Path) -> Tools:
 
 
 def environment(where: Path, requirement: str) -> Path:
-    """The `bin` of a virtual environment with one requirement; half-made ones are made anew."""
+    """The `bin` of a virtual environment with one requirement.  One that is not complete is made
+    anew."""
     note = where / ".made-for"
     if not note.exists() or note.read_text() != requirement:
         print(f"bench: installing {requirement}", file=sys.stderr)
@@ -124,19 +127,19 @@ def environment(where: Path, requirement: str) -> Path:
 
 
 def which_disk(base: Path) -> str:
-    """The kind of file system, as findmnt calls it."""
+    """The type of the file system, by findmnt's name."""
     return output(["findmnt", "-n", "-o", "FSTYPE", "-T", base], 30).strip()
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are Debian packages."""
+    """The versions of the peers that are Debian packages."""
     said = output(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *PACKAGES], 30)
     return dict(line.split(" ", 1) for line in said.splitlines())
 
 
 def without_imgmount() -> dict[str, str]:
-    """The environment without settings that would lead to a user's own directories, or have every
-    start compile the program anew (what pip installs is compiled)."""
+    """The environment without two kinds of variables: those that name a user's own directories, and
+    those that make every start compile the program anew (pip installs it compiled)."""
     unwanted = {"PYTHONDONTWRITEBYTECODE"}
     return {
         k: v for k, v in os.environ.items() if not k.startswith("IMGMOUNT_") and k not in unwanted

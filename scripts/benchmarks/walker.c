@@ -1,12 +1,13 @@
-/* The timed half of scripts/bench: one small program, the same for every contestant, so that a walk
- * costs what the file system costs.  Prints one line: seconds, a blank, and a count of what it did;
- * times are CLOCK_MONOTONIC, taken inside this process, start-up apart.  Any error ends it with 1.
+/* The timed part of scripts/bench: one small C program for every contestant, so that nearly all of
+ * the time is the file system's.  Prints one line: the seconds, a blank, and the number of operations
+ * or files.  Times are CLOCK_MONOTONIC, taken inside this process, without its start-up.  Any error
+ * ends it with status 1.
  *
  *   stat DIR            every entry: openat and readdir of directories, fstatat (no following)
- *   read DIR            every regular file in readdir order: openat, read to the end, close; kinds
- *                       come from d_type (one fstatat where a file system does not give it)
+ *   read DIR            every regular file in readdir order: openat, read to the end, close; file
+ *                       types come from d_type, or from fstatat if the file system gives none
  *   read-fstat DIR      the same with one fstat after each openat, as cp and tar do
- *   create DIR N SIZE   N files of SIZE bytes, 200 a directory: open(O_EXCL), write, close
+ *   create DIR N SIZE   N files of SIZE bytes, 200 in a directory: open(O_EXCL), write, close
  *   write FILE MIB      one new file in writes of 1 MiB, then fsync
  *   reread FILE         reads of 1 MiB to the end
  *   fsyncs FILE N       N times: write 4 KiB at the end, fsync
@@ -45,7 +46,7 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Reads `fd` to its end; how many bytes that were. */
+/* Reads `fd` to its end; returns the number of bytes. */
 static uint64_t drain(int fd, const char *name) {
     uint64_t total = 0;
     for (;;) {
@@ -81,7 +82,7 @@ static void read_one(int directory, const char *name, enum what what) {
     close(fd);
 }
 
-/* DT_DIR, DT_REG or another: asked for only where the file system does not say. */
+/* Returns DT_DIR, DT_REG or another type; calls fstatat only if d_type does not have it. */
 static unsigned char kind_of(int directory, const struct dirent *entry) {
     struct stat found;
     if (entry->d_type != DT_UNKNOWN)
@@ -91,7 +92,8 @@ static unsigned char kind_of(int directory, const struct dirent *entry) {
     return (unsigned char)IFTODT(found.st_mode);
 }
 
-/* Takes over `fd`.  Returns how many entries (WALK_STAT) or files (else) it met. */
+/* Walks the directory `fd` and closes it.  Returns the number of entries (WALK_STAT) or of files
+ * (the other modes). */
 static uint64_t walk(int fd, enum what what, int depth) {
     if (depth > DEPTH_LIMIT) {
         errno = ELOOP;
@@ -238,7 +240,7 @@ static void run_one(char **command) {
     }
 }
 
-/* Ends each command in the NULL that execvp wants, where its "--" was. */
+/* Replaces each "--" by the NULL that execvp needs at the end of a command's words. */
 static uint64_t run_all(char **words) {
     uint64_t count = 0;
     char **start = words;
@@ -290,7 +292,7 @@ int main(int words, char **word) {
         fputs("usage: walker MODE PATH [N [SIZE]]; walker run CMD...\n", stderr);
         return 2;
     }
-    memset(buffer, 'x', sizeof buffer); /* no page fault of ours is timed */
+    memset(buffer, 'x', sizeof buffer); /* so that the buffer's page faults are not timed */
     double start = now();
     uint64_t count = perform(words, word);
     printf("%.9f %" PRIu64 "\n", now() - start, count);

@@ -1,8 +1,10 @@
-"""Law: a work says which image it is done on, what is timed, and does it on a mount that is new.
+"""The works on a mount.  A work names its image and its measures, and runs on a new mount.
 
-Times come from the walker (walker.c) and from fio, never from Python.  "First" means first since
-this mount was made: its own caches are empty, the page cache below (archive, unpacked files) is
-warm.  Nothing here knows which contestant it works on.
+Law: times come from the walker (walker.c) and from fio, never from Python.  No code here depends on
+the contestant.
+
+"First" means the first time since this mount was made: the mount's own caches are empty, and the
+page cache of the files below it (archive, unpacked files) is warm.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ FIRST_LS = {"hundred-thousand": "100,000", "million": "1,000,000"}
 
 @dataclass(frozen=True)
 class Found:
-    """Of one visit: seconds a measure, the daemon's peak memory in bytes (0: it has none), and how
-    many nodes there were beside the image's."""
+    """The result of one visit: the seconds of each measure, the daemon's peak memory in bytes (0:
+    there is no daemon), and the number of nodes besides the image's."""
 
     seconds: dict[str, float]
     memory: int = 0
@@ -37,7 +39,7 @@ class Found:
 
 
 class Visit:
-    """A mount that a work is done on; `timed` notes what it finds."""
+    """A mount that a work runs on; `timed` keeps the figures."""
 
     def __init__(
         self, tools: Tools, sizes: Sizes, at: Path, untar: Path | None, timeout: float
@@ -50,7 +52,7 @@ class Visit:
         self.seconds[measure] = self.walk(*words) / times
 
     def walk(self, *words: str | Path | int, root: Path | None = None) -> float:
-        """Seconds. root: the commands of `run` run in a chroot there."""
+        """Runs the walker; its seconds. root: the commands of `run` run in a chroot of it."""
         said = self._output([self._walker, *map(str, words)], IN_CHROOT if root else None)
         return float(said.split()[0])
 
@@ -61,7 +63,7 @@ class Visit:
         return self.walk("run", *words, root=self.at) / repeated
 
     def fio(self, measure: str, file: str, *options: str) -> None:
-        """fio's own run time of its one job; files are not thrown out of the page cache first."""
+        """Runs fio; times the job by fio's own clock. fio does not empty the page cache before."""
         said = self._output(
             ["fio", "--name=job", "--output-format=json", "--invalidate=0", "--ioengine=psync",
              f"--filename={self.at / file}", *options], None,
@@ -80,7 +82,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class MountWork:
-    """One visit: mount, do, note memory, take down."""
+    """In one visit: mounts, runs the work, notes the memory, unmounts."""
 
     name: str
     image: str
@@ -89,7 +91,7 @@ class MountWork:
     changes: bool = False
     """Changes files of the image, so that a plain directory must be a copy."""
     makes: Callable[[Sizes], int] = lambda sizes: 0
-    """How many nodes that the image does not have, about."""
+    """About how many nodes the work makes."""
 
     def takes(self, contestant: Contestant) -> bool:
         return contestant.mounts and (contestant.writable or not self.writes)
@@ -99,7 +101,7 @@ class MountWork:
         untar = bench.images["untar"].tar if self.name == "untar" else None
         with bench.place(contestant.name) as place:
             contestant.arrange(image, place, self.changes)
-            os.sync()  # what was written before is not this visit's to wait for
+            os.sync()  # so that earlier writes are not in this visit's time
             with contestant.mounted(image, place) as at:
                 visit = Visit(bench.tools, bench.sizes, at, untar, bench.timeout)
                 self.do(visit)
@@ -109,7 +111,7 @@ class MountWork:
 
 @dataclass(frozen=True)
 class FirstLs:
-    """From before the mounting command is started until an `ls` of the mount's root has ended."""
+    """Times from the start of the mount command to the end of an `ls` of the mount's root."""
 
     name: str
     image: str
@@ -139,7 +141,7 @@ def _kill(place: Place) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every visit needs."""
+    """The settings and tools of every visit."""
 
     base: Path
     tools: Tools
@@ -175,7 +177,7 @@ def sequential_reads(v: Visit) -> None:
 
 
 def random_reads(v: Visit) -> None:
-    """The same places both times: fio's generator starts from one seed."""
+    """Reads the same offsets both times: fio's generator has a fixed seed."""
     size = min(RANDOM_READS * 4096, v.sizes.large_mib * MIB)
     for turn in ("first", "warm"):
         v.fio(f"random 4 KiB reads, {turn}", "large", "--readonly", "--rw=randread", "--bs=4k",
@@ -194,7 +196,7 @@ def write(v: Visit) -> None:
 
 
 def random_writes(v: Visit) -> None:
-    """As many writes as the file has blocks, one fsync at the end."""
+    """Does as many writes as the file has blocks, and one fsync at the end."""
     v.walk("write", v.at / "made", v.sizes.random_mib)
     v.fio("random 4 KiB writes + fsync", "made", "--rw=randwrite", "--bs=4k", "--end_fsync=1",
           "--randseed=7")  # fmt: skip

@@ -1,5 +1,5 @@
-"""What an upper belongs to (rootfs.base) where names say too little: layers stacked in another way,
-directories and tars without an identity.  Nothing that was deleted comes back."""
+"""The base of an upper (rootfs.base) if the image's name is not enough: layers stacked in another
+way, directories, and tars without a known chain ID.  No deleted file comes back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorded(upper: Path) -> dict[str, str]:
 
 
 def refused(command: Command, image: str | Path, at: Path, *options: str | Path) -> str:
-    """The error line; nothing is mounted, whatever comes of it."""
+    """The error line of a mount that must fail. If it does not, it is unmounted."""
     failed = command(image, at, *options, check=False)
     if failed.returncode == 0:
         command("umount", at)
@@ -57,7 +57,7 @@ def test_layers_that_are_stacked_in_another_way_are_others(
     with mounted(command, image, at, "--upper", upper, *follow):
         (at / "usr/bin/tool").unlink()
     before = on_disk(upper)
-    assert not tool_is_there()  # nobody said how: as it is recorded
+    assert not tool_is_there()  # without an option: as it is recorded
     for mount in ((), ("--read-only",)):
         said = refused(command, image, at, "--upper", upper, *replace, *mount)
         assert "symlink-parents=follow" in said
@@ -73,7 +73,7 @@ def test_layers_that_are_stacked_in_another_way_are_others(
 
 @contextmanager
 def over(command: Command, low: Path, upper: Path, *options: str) -> Iterator[Path]:
-    """Directories as an image."""
+    """A mount of a directory as an image."""
     at = upper.with_name("mnt")
     at.mkdir(exist_ok=True)
     command(f"dir:{low}", at, "--upper", upper, *options)
@@ -85,7 +85,7 @@ def over(command: Command, low: Path, upper: Path, *options: str) -> Iterator[Pa
 
 @contextmanager
 def overlaid(command: Command, low: Path, upper: Path) -> Iterator[Path]:
-    """The same, asked for as overlayfs is."""
+    """The same mount with overlayfs' options."""
     at = upper.with_name("mnt")
     at.mkdir(exist_ok=True)
     work = upper.with_name(f".{upper.name}.imgmount-work")
@@ -131,14 +131,14 @@ def test_directories_elsewhere_are_refused(command: Command, tmp_path: Path) -> 
     with over(command, two, upper, "--rebase"):
         assert os.listdir(at) == []
     assert recorded(upper)["image"] == f"dir:{two}"
-    with overlaid(command, one, upper):  # overlayfs lets directories move, and so do its words
+    with overlaid(command, one, upper):  # overlayfs allows other lowers, and so do its options
         assert os.listdir(at) == []
     assert recorded(upper)["image"] == f"dir:{one}"
 
 
 def test_what_is_only_believed_is_not_recorded(command: Command, tmp_path: Path) -> None:
-    """A tar that was not verified has no identity, so nothing is taken from the upper over it, and
-    what was known before is what the next mount is compared with."""
+    """A tar that was not verified has no known chain ID. So a mount over it removes nothing from
+    the upper, and the next mount is compared with the base that was recorded before."""
     tar, at, upper = tmp_path / "layer.tar", tmp_path / "mnt", tmp_path / "upper"
     tar.write_bytes(TarWriter().file("f").file("g").tar())
     with mounted(command, tar, at, "--upper", upper):

@@ -1,4 +1,4 @@
-"""`imgmount commit`: what the image holds, that it never varies, and that errors leave nothing."""
+"""`imgmount commit`: the image's contents, that they never vary, and that errors leave nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def layers() -> list[bytes]:
 
 @dataclass(frozen=True)
 class Epoch(Command):
-    """With SOURCE_DATE_EPOCH."""
+    """A command with SOURCE_DATE_EPOCH."""
 
     seconds: str = str(EPOCH)
 
@@ -70,7 +70,7 @@ def change(root: Path) -> None:
 
 @pytest.fixture
 def upper(command: Command, image: Path, tmp_path: Path) -> Path:
-    """Changes to image, kept."""
+    """A kept upper with changes to the image."""
     with mounted(command, image, tmp_path / "mnt", "--upper", tmp_path / "upper") as at:
         change(at)
     return tmp_path / "upper"
@@ -110,7 +110,7 @@ def listing(layer: bytes) -> list[str]:
     return done.stdout.decode().splitlines()
 
 
-# ---- what it holds ------------------------------------------------------------------------------
+# ---- contents -----------------------------------------------------------------------------------
 
 
 def test_lower_layers_are_carried_byte_by_byte(
@@ -133,7 +133,7 @@ def test_lower_layers_are_carried_byte_by_byte(
 
 
 def test_docker_archive_of_an_oci_image(command: Command, upper: Path, tmp_path: Path) -> None:
-    """What is compressed there is not here; the image ID is of the same config either way."""
+    """Layers that are compressed in OCI are not in a docker-archive; the image ID is the same."""
     out = tmp_path / "out.tar"
     command("commit", upper, "t", "-o", f"docker-archive:{out}")
     files = Opened.of(out).files
@@ -157,7 +157,7 @@ def test_compress(command: Command, upper: Path, tmp_path: Path, how: str) -> No
 
 @pytest.mark.parametrize("compress", ["none", "zstd", "xz", "bzip2"])
 def test_bases_of_every_compression(command: Command, tmp_path: Path, compress: str) -> None:
-    """OCI has no word for xz and bzip2: such layers are carried uncompressed."""
+    """OCI has no media types for xz and bzip2: such layers are copied uncompressed."""
     image = docker_archive(tmp_path / "i.tar", layers(), compress=compress, style="25")
     with mounted(command, image, tmp_path / "mnt") as at:
         change(at)
@@ -213,7 +213,7 @@ def test_committing_upon_a_committed_image(command: Command, upper: Path, tmp_pa
 
 def test_a_layout_keeps_its_other_images(command: Command, upper: Path, tmp_path: Path) -> None:
     layout = oci_layout(tmp_path / "layout", layers(), tags=["other:1"])
-    for _ in range(2):  # the second takes the first one's name
+    for _ in range(2):  # the second image replaces the first under its name
         command("commit", upper, "t:1", "-o", f"oci:{layout}")
     names = [
         entry["annotations"]["org.opencontainers.image.ref.name"]
@@ -342,7 +342,7 @@ def test_errors_leave_nothing(
 
 
 def test_into_the_store(command: Command, upper: Path, tmp_path: Path) -> None:
-    """Its image is mounted by name; committed on that again, the layers that are there stay."""
+    """The image is mounted by its name. A further commit on top of it keeps the stored layers."""
     first = command("commit", upper, "site/a:1").stdout.strip()
     with mounted(command, "site/a:1", tmp_path / "at", "--upper", tmp_path / "next") as at:
         shown = dump_directory(at)
@@ -401,7 +401,7 @@ def test_a_name_that_would_delete(command: Command, image: Path, tmp_path: Path)
 
 
 def test_a_changed_layer_is_found_out(command: Command, image: Path, tmp_path: Path) -> None:
-    """Between opening and copying nothing may change: the digest is taken of what is written."""
+    """The digest is computed of the bytes that are written: so a change after opening is found."""
     with mounted(command, image, tmp_path / "mnt", "--upper", tmp_path / "upper") as at:
         (at / "x").touch()
     data = image.read_bytes()
@@ -417,7 +417,8 @@ def test_quiet_prints_nothing(command: Command, upper: Path, tmp_path: Path) -> 
 
 
 def test_a_mount_that_goes_on_changing(command: Command, image: Path, tmp_path: Path) -> None:
-    """Each time an image that can be read, or one line that says which file went or shrank."""
+    """Each commit makes an image that can be read, or prints one line that names the file that
+    disappeared or shrank."""
     script = """
     i=0
     while [ -e d ]; do
@@ -458,7 +459,7 @@ def test_a_signal_leaves_nothing(
     there.mkdir()
     with mounted(command, image, tmp_path / "mnt") as at:
         with open(at / "zeros", "wb") as file:
-            file.truncate(1 << 40)  # as long as the test needs
+            file.truncate(1 << 40)  # large enough to take as long as the test does
         line = [sys.executable, "-m", "fusemount", "commit", at, "t", "-o", f"{form}:{there}/out"]
         line += ["--compress", "none", "--max-unpacked", "unlimited"]
         busy = subprocess.Popen(list(map(str, line)), env=command.environment, stderr=-1)

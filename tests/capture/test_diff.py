@@ -1,4 +1,4 @@
-"""`imgmount diff`: docker's lines of a mount or a kept upper, and what it says when it cannot."""
+"""`imgmount diff`: docker's lines for a mount or a kept upper, and the lines of its errors."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_kept_upper_knows_its_image(command: Command, image: Path, tmp_path: P
     with mounted(command, image, tmp_path / "mnt", "--upper", upper) as at:
         change(at, SCRIPT)
         theirs = lines(command, at)
-        assert lines(command, upper) == theirs  # in use: as the mount whose upper it is
+        assert lines(command, upper) == theirs  # in use: the same as for its mount
     assert lines(command, upper) == theirs
     elsewhere = tmp_path / "elsewhere.tar"
     image.rename(elsewhere)

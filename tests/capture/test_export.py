@@ -1,4 +1,4 @@
-"""`imgmount export`, `imgmount diff IMAGE IMAGE`; GNU tar and the mount itself are the oracles."""
+"""`imgmount export` and `imgmount diff IMAGE IMAGE`, compared with GNU tar and with a mount."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_diff_of_two_images(command: Command, tmp_path: Path) -> None:
 
 
 def test_one_tree_of_other_layers_does_not_differ(command: Command, tmp_path: Path) -> None:
-    """The same in one layer: contents are what counts."""
+    """The same files in one layer: contents are compared, not layers."""
     image = docker_archive(tmp_path / "image.tar", base(), tags=("a:1",))
     command("export", image, "-o", tmp_path / "flat.tar")
     assert command("diff", image, tmp_path / "flat.tar").stdout == ""

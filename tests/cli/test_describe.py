@@ -12,7 +12,7 @@ from mounted import Command
 from tarwriter import TarWriter
 
 from fusemount.cli.ages import age, human_size
-from fusemount.cli.table import table
+from fusemount.cli.tables import table
 
 LONG = "RUN " + "x" * 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusemount.cli.columns import shown
+from fusemount.cli.tables import formatted
 from fusemount.cli.template import Map, Template
 from fusemount.errors import UsageError
 
@@ -88,9 +88,9 @@ ROWS = [{"Tag": "latest", "ID": "0123456789ab"}, {"Tag": "1", "ID": "ab"}]
     ],
 )  # fmt: skip
 def test_rows_are_aligned_as_docker_aligns_them(template: str, lines: list[str]) -> None:
-    assert shown(ROWS, HEADS, template).splitlines() == lines
+    assert formatted(ROWS, HEADS, template).splitlines() == lines
 
 
 def test_a_field_that_is_not_there_is_an_error_without_rows_too() -> None:
     with pytest.raises(UsageError, match=r"no \.Name, only \.ID, \.Tag"):
-        shown([], HEADS, "{{.Name}}")
+        formatted([], HEADS, "{{.Name}}")

@@ -23,7 +23,7 @@ def test_returns_when_ready_and_the_child_is_apart(tmp_path: Path) -> None:
         (tmp_path / "state").write_text(state)
         os.close(writer)
         ready()
-        os.read(reader, 1)  # until the test lets go of its end
+        os.read(reader, 1)  # until the test closes its end
 
     pid = launch(job, log_fd=-1)
     assert (tmp_path / "state").read_text() == "True / /dev/null"
@@ -79,7 +79,7 @@ def test_answers(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
-    """SIGINT while the child gets ready: it unwinds, and only then does the parent go on."""
+    """SIGINT while the child gets ready: the parent goes on when the child has cleaned up."""
     parent = os.getpid()
 
     def job(ready: Ready) -> None:
@@ -93,7 +93,7 @@ def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
         finally:
             (tmp_path / "undone").touch()
 
-    # Who runs the tests may have left another handler, or SIGINT ignored.
+    # The program that runs the tests may have set another handler, or ignored SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -46,7 +46,7 @@ def reading(at: Path) -> Iterator[None]:
 
 @contextmanager
 def mapped_for_writing(at: Path) -> Iterator[None]:
-    """The descriptor is closed, the mapping is not."""
+    """A use whose descriptor is closed and whose mapping is not."""
     with opened(at / "file", os.O_RDWR) as fd:
         mapping = mmap.mmap(fd, len(DATA))
     with mapping:
@@ -87,7 +87,7 @@ def files(at: Path) -> None:
 
 @pytest.fixture(scope="module")
 def busy_on_ext4(tmp_path_factory: pytest.TempPathFactory) -> list[bool]:
-    """Whether an ext4 is busy, used in each of these ways."""
+    """For each way of use, whether an ext4 that is used so is busy."""
     base = tmp_path_factory.mktemp("ext4")
     disk, at, found = base / "disk", base / "at", []
     at.mkdir()
@@ -124,11 +124,11 @@ def test_a_busy_mount_stays_as_it_is(
                 said = f"imgmount: {at}: busy: a file is open for writing\n" if busy else ""
                 assert (done.returncode, done.stderr) == (7 if busy else 0, said), use
                 if busy:
-                    (at / use.__name__).write_bytes(DATA)  # it is as it was
+                    (at / use.__name__).write_bytes(DATA)  # the mount is still rw
             command("-o", "remount,ro", at)
             with pytest.raises(OSError, match="Read-only"):
                 (at / "late").touch()
-            for name in set(os.listdir(at)) - {"fifo"}:  # all is in the upper by now
+            for name in set(os.listdir(at)) - {"fifo"}:  # all files are in the upper by now
                 where = upper if (upper / name).exists() else tmp_path / "low"
                 assert (where / name).read_bytes() == (at / name).read_bytes(), (use, name)
             command("-o", "remount,rw", at)

@@ -1,4 +1,4 @@
-"""The control socket: who asks gets an answer; nobody who asks badly keeps the mount waiting."""
+"""The control socket: each question gets an answer; no hostile client keeps the mount waiting."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Record:
-    """Of a mount that is visible: the root, as if it were a FUSE mount."""
+    """The record of a visible mount: of the root, shown as if it were a FUSE mount."""
     started = mountrecords.start_time(os.getpid())
     assert started
     root = mount_at(Path("/"))
@@ -60,7 +60,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
 def served(
     runtime: Path, record: Record, job: Callable[[], Any], answers: control.Answers = ANSWERS
 ) -> Any:
-    """What job() gives, run in a thread while the socket is served; the socket is gone then."""
+    """The result of job(), run in a thread while the socket is served. Then the socket is gone."""
 
     async def session(serve: Callable[[], Awaitable[None]]) -> Any:
         async with trio.open_nursery() as nursery:
@@ -90,7 +90,7 @@ def link(runtime: Path, pid: int) -> Iterator[socket.socket]:
 
 
 def said(runtime: Path, pid: int, words: bytes) -> bytes:
-    """What comes back until the daemon hangs up; a reset is a hanging up too."""
+    """The bytes that come back until the daemon hangs up, or resets the connection."""
     received = b""
     with link(runtime, pid) as s:
         try:
@@ -182,7 +182,7 @@ def test_who_says_too_much_is_dropped_at_once(tmp_path: Path, record: Record) ->
 def test_who_says_nothing_is_dropped(
     tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than there are slots, and one that trickles; then somebody with a question."""
+    """More silent clients than there are slots, and one that sends slowly; then a real question."""
     monkeypatch.setattr(control, "_SECONDS", 0.2)
 
     def job() -> None:
@@ -272,7 +272,9 @@ def test_a_daemon_that_is_gone_hung_or_mute(
         ask(tmp_path, record, "stats")
     with pytest.raises(ImgmountError, match="Connection refused"):
         ask(tmp_path, record, "stats")
-    with pytest.raises(MountpointError, match="its daemon is gone"):  # its mount is, it ends
+    with pytest.raises(
+        MountpointError, match="its daemon is gone"
+    ):  # its mount is gone, so it ends
         ask(tmp_path, replace(record, device="999:999"), "stats")
     mountrecords.forget(tmp_path, record)
 

@@ -1,5 +1,5 @@
-"""Who can rename a directory above a mountpoint exchanges it in the worst moment, between the look
-at it and the system call: what was looked at is mounted on, taken off and changed, nothing else."""
+"""A user exchanges a directory above a mountpoint at the worst moment, between the check and the
+system call. Only the directory that was checked is mounted on, unmounted and remounted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ print(json.dumps([code, sorted(str(e.mountpoint) for e in mounts() if base in st
 """
 
 
-# argv: the directory, an image. The mount that is meant has another path when fusermount3 runs.
+# argv: the directory, an image. The mount has another path when fusermount3 runs.
 UNMOUNTING = """
 import os, sys
 from pathlib import Path
@@ -92,7 +92,7 @@ def exchange(base: Path) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
-    """dir/m is what is meant; other/m takes its place."""
+    """dir/m is the mountpoint; other/m is exchanged for it."""
     base = tmp_path / "base"
     for name in ("dir", "other"):
         (base / name / "m").mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_root_mounts_on_what_it_looked_at(
 def test_a_user_is_told_where_fusermount_mounted(
     when: str, command: Command, busybox_image: Path, base: Path
 ) -> None:
-    """By a path, as that user: nothing of it is left."""
+    """fusermount3 mounts by a path, as that user; nothing stays mounted."""
     for path in (base, *base.rglob("*"), command.base):
         os.chown(path, 65534, 65534)
     for path in (*list(base.parents)[:3], *busybox_image.parents[:1]):
@@ -143,7 +143,7 @@ def test_a_user_is_told_where_fusermount_mounted(
 
 @pytest.fixture
 def mounted(command: Command, busybox_image: Path, base: Path) -> Iterator[Path]:
-    """An image on dir/m, and a tmpfs of root's on other/m."""
+    """An image is mounted on dir/m, and a tmpfs of root on other/m."""
     command(busybox_image, base / "dir/m", "--upper", command.base / "upper")
     run("mount", "-t", "tmpfs", "root's", base / "other/m")
     yield base / "dir/m"

@@ -1,4 +1,4 @@
-"""A mount that fails takes back what it made of the user's upper, and nothing else."""
+"""A mount that fails removes the directories that it made for the user's upper, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`umount --force`: a mount ends for everybody who has it, and what was written is in the upper."""
+"""`umount --force`: a mount ends for all its users, and all that was written is in the upper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.umount import umount_image
 from fusemount.settings import Directories
 
-# close(2) would write out: what is written to an open file is in the page cache alone.
+# The file stays open, because close(2) would write it out: its data are only in the page cache.
 _WORK = """
 import os, sys
 file = os.open("big", os.O_CREAT | os.O_WRONLY)

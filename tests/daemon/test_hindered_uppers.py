@@ -1,5 +1,5 @@
-"""A user who can open an upper, or owns a directory in it, keeps nobody else from using it; and
-still an upper has one mount (rootfs/upperlock.py, rootfs/upperopen.py)."""
+"""A user who can open an upper, or owns a directory in it, cannot keep others from using it; and
+still an upper has only one mount (rootfs/upperlock.py, rootfs/upperopen.py)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Path:
 
 @contextmanager
 def locked(*paths: Path) -> Iterator[None]:
-    """By a user who may do no more than read the directories."""
+    """The paths are locked by a user who may only read the directories."""
     who = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
     words = [*who, sys.executable, "-c", _LOCK, *paths]
     holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -53,7 +53,7 @@ def locked(*paths: Path) -> Iterator[None]:
 
 
 def second_mount(command: Command, image: Path, upper: Path, work: Path, at: Path) -> str:
-    """What is said where the upper is mounted already."""
+    """The error line of a mount whose upper is mounted already."""
     at.mkdir(exist_ok=True)
     done = command(image, at, "--upper", upper, "--work", work, check=False, seconds=8)
     if not done.returncode:
@@ -63,7 +63,7 @@ def second_mount(command: Command, image: Path, upper: Path, work: Path, at: Pat
 
 
 def test_readers_share_an_upper(tmp_path: Path) -> None:
-    """Of this user and, as /proc/locks tells, of root."""
+    """Readers are this user and root, whose lock is in /proc/locks."""
     (tmp_path / "u").mkdir()
     (tmp_path / "r1").mkdir()
     (tmp_path / "r2").mkdir()
@@ -85,13 +85,13 @@ def test_readers_share_an_upper(tmp_path: Path) -> None:
 
 def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_path: Path) -> None:
     upper, work, at = tmp_path / "up", tmp_path / "wk", tmp_path / "mnt"
-    (work / "work").mkdir(parents=True)  # as an older version, or the user, left it
+    (work / "work").mkdir(parents=True)  # as an older version, or the user, may have left it
     upper.mkdir()
     options = ("--upper", upper, "--work", work)
     with locked(upper, work, work / "work"):
         with mounted(command, image, at, *options):
             (at / "new").write_text("new")
-            # nor does it let a second one in
+            # The lock does not let a second mount in either.
             said = second_mount(command, image, upper, tmp_path / "wk2", tmp_path / "m2")
             assert "in use" in said
         assert command("diff", upper).stdout == "A /new\n"
@@ -103,7 +103,7 @@ def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_pa
 
 
 def test_one_upper_has_one_mount(command: Command, image: Path, tmp_path: Path) -> None:
-    """By another path, with another work directory, with another runtime directory."""
+    """A second mount fails by another path, with another work or another runtime directory."""
     upper, work, bound = tmp_path / "up", tmp_path / "wk", tmp_path / "bound"
     bound.mkdir()
     with mounted(command, image, tmp_path / "mnt", "--upper", upper, "--work", work):
@@ -124,7 +124,7 @@ def test_those_without_a_runtime_directory_in_common_meet_too(tmp_path: Path) ->
     try:
         with pytest.raises(UpperError, match=f"in use by another mount .process {os.getpid()}"):
             two[0](tmp_path / "u", tmp_path / "w2", lock_places=(two[1],))
-        # A user sees no descriptor of root's processes, and looks for the lock itself.
+        # A user cannot see the descriptors of root's processes, and looks at the lock file.
         os.chown(tmp_path / "u", STRANGER, STRANGER)
         tmp_path.chmod(0o755)
         for above in tmp_path.parents[:2]:
@@ -154,7 +154,7 @@ def _reachable() -> dict[str, str]:
 
 @contextmanager
 def users_mount(at: Path) -> Iterator[None]:
-    """What fusermount3 mounts for a user on a directory that belongs to them: root is shut out."""
+    """A mount as fusermount3 makes it for a user on the user's directory: it shuts root out."""
     fd = os.open("/dev/fuse", os.O_RDWR)
     data = f"fd={fd},rootmode=40000,user_id={STRANGER},group_id={STRANGER}"
     _native.mount("theirs", at, "fuse.theirs", 0, data)
@@ -188,7 +188,7 @@ def test_a_users_mount_in_the_upper_is_not_entered(
 
 
 def test_no_mount_is_handed_on_to_a_clone(tmp_path: Path) -> None:
-    """Of a shared mount, as systemd makes them all."""
+    """For a clone of a shared mount; systemd makes all mounts shared."""
     run("mount", "-t", "tmpfs", "none", tmp_path)
     try:
         run("mount", "--make-shared", tmp_path)

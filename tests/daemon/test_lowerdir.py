@@ -85,7 +85,7 @@ def said(stack: Path) -> str:
 
 
 def test_relative_paths_and_links(command: Command, stack: Path) -> None:
-    """As podman has it: it goes to its directory, and names layers by links."""
+    """As podman mounts: it changes to its directory, and names layers by links."""
     (stack / "l").mkdir()
     for name, target in (("AB", "../top"), ("CD", "../low")):
         os.symlink(target, stack / "l" / name)
@@ -101,7 +101,7 @@ def test_relative_paths_and_links(command: Command, stack: Path) -> None:
 
 
 def test_layers_on_other_mounts(command: Command, stack: Path) -> None:
-    """A layer on the kernel's overlayfs, and one on ours; what is mounted in one does not show."""
+    """Layers on the kernel's overlayfs, and on our mount. A mount inside a layer does not show."""
     os.mkdir(stack / "mnt2")
     with mounted(command, stack) as at, overlay([stack / "top"], stack / "kernel") as kernel:
         (at / "d/more").write_text("more\n")
@@ -131,7 +131,7 @@ def test_a_mount_inside_its_own_layer(command: Command, stack: Path) -> None:
 
 
 def test_umount_8_and_mount_at_once(command: Command, stack: Path) -> None:
-    """umount(8) does not wait for the daemon; the next mount does."""
+    """umount(8) does not wait for the daemon; the next mount waits."""
     words = f"lowerdir={stack}/low,upperdir={stack}/upper,workdir={stack}/work"
     for i in range(5):
         command("-o", words, stack / "mnt")
@@ -236,7 +236,7 @@ def test_mount_8(stack: Path) -> None:
 
 
 def test_what_is_written_to_is_no_layer(command: Command, stack: Path) -> None:
-    """The kernel says ELOOP."""
+    """An upper or a work directory that is a layer is refused; the kernel refuses it with ELOOP."""
     for what, words in (
         ("upper", f"upperdir={stack}/low,workdir={stack}/work"),
         ("work directory", f"upperdir={stack}/upper,workdir={stack}/low"),
@@ -250,7 +250,7 @@ def test_what_is_written_to_is_no_layer(command: Command, stack: Path) -> None:
 
 
 def test_what_is_another_file_by_now_is_not_read(command: Command, stack: Path) -> None:
-    """Who gives up a name, or is shut out of a file, does not read what is there by the mount."""
+    """A file of a layer that was replaced or closed to others is not read through the mount."""
     names = ("given-up", "closed", "given-away", "as-it-was")
     for name in names:
         (stack / "low" / name).write_text("anybody's\n")

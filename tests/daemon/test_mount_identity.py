@@ -1,5 +1,5 @@
-"""What stands where our mount stood, or has its number now, is left alone (mountid.py); and a mount
-that others hold in their mount namespaces is named (holders.py)."""
+"""Another mount that is at our mount's path, or has its device number now, stays mounted
+(mountid.py). Processes that have our mount in other mount namespaces are named (holders.py)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def tmpfs(at: Path) -> Iterator[None]:
-    """A stranger's mount, which is there at the end."""
+    """Another mount, which must still be there at the end."""
     run("mount", "-t", "tmpfs", "none", at)
     try:
         yield
@@ -44,7 +44,7 @@ def tmpfs(at: Path) -> Iterator[None]:
 
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[FuseChannel]:
-    """Mounted, served by nobody."""
+    """A mount that no process serves."""
     at = tmp_path / "mnt"
     at.mkdir()
     with open_mountpoint(at) as place:
@@ -56,8 +56,8 @@ def channel(tmp_path: Path) -> Iterator[FuseChannel]:
         assert mount_at(at) is None
 
 
-def test_a_mount_is_taken_off_once(channel: FuseChannel) -> None:
-    """The next mount has the number of the one that is gone: both of it and of the place."""
+def test_a_mount_is_detached_once(channel: FuseChannel) -> None:
+    """The next mount has the path and the device number of the one that is gone."""
     at = channel.mountpoint
     assert channel.mount is not None and channel.mount.unique  # Linux 6.8
     _native.umount2(at, _native.MNT_DETACH)
@@ -72,7 +72,7 @@ def test_a_mount_is_taken_off_once(channel: FuseChannel) -> None:
 
 
 def test_before_linux_6_8_a_mount_that_is_gone_is_known_too(channel: FuseChannel) -> None:
-    """There the connection tells whose the device number is."""
+    """Without a unique mount ID, the connection shows whether the device number is still ours."""
     at = channel.mountpoint
     assert channel.mount is not None
     channel.mount = type(channel.mount)(channel.device, 0)
@@ -91,11 +91,11 @@ def test_a_mount_on_top_of_ours_stays(channel: FuseChannel) -> None:
     with tmpfs(channel.mountpoint):
         _flush_and_unmount(channel)
         channel.discard()
-    _native.umount2(channel.mountpoint, _native.MNT_DETACH)  # ours, which was below
+    _native.umount2(channel.mountpoint, _native.MNT_DETACH)  # our mount, which was below
 
 
 def test_root_takes_off_a_mount_that_shuts_root_out(command: Command, tmp_path: Path) -> None:
-    """A user's without allow_other."""
+    """A mount of a user without allow_other."""
     at, user = tmp_path / "mnt", "rootmode=40000,user_id=65534,group_id=65534"
     at.mkdir()
     fd = os.open("/dev/fuse", os.O_RDWR)
@@ -147,15 +147,15 @@ def test_a_bind_mount_that_holds_it_is_named(
             assert f"still mounted on {copy}:" in said and str(mount["pid"]) in said
             assert mount_at(at) is None and (copy / "new").exists()
     finally:
-        command("umount", copy)  # not waited for: a test beside this one may hold a copy
+        command("umount", copy)  # does not wait: another test's namespace may have a copy
     assert (upper / "new").read_text() == "kept"
 
 
-def test_who_holds_it_unseen_is_not_waited_for(
+def test_an_unseen_user_of_the_mount_is_not_waited_for(
     command: Command, busybox_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A descriptor of a copy that is mounted nowhere, as of a process that may not be looked at;
-    and those that may, which other tests start, are not."""
+    """A descriptor of a copy that is mounted nowhere stands for a process that we may not look at.
+    holders() is replaced, because other tests start processes that it would find."""
     runtime = Path(command.environment["IMGMOUNT_RUNTIME_DIR"])
     directories = Directories(tmp_path, tmp_path, runtime, tmp_path)
     monkeypatch.setattr(umount, "holders", lambda device: [])
@@ -183,4 +183,4 @@ def test_a_daemon_that_is_told_to_end_leaves_a_stranger_on_top(
     with tmpfs(at):
         os.kill(mount["pid"], signal.SIGTERM)
         assert ended(mount["pid"], 30)
-    run("umount", "--lazy", at)  # ours, dead below
+    run("umount", "--lazy", at)  # our dead mount, below

@@ -23,7 +23,7 @@ def test_fields_optional_fields_and_escapes() -> None:
 
 
 def test_a_users_mountpoint_is_one_field() -> None:
-    """Whatever bytes it is made of: the kernel escapes space, tab, newline and backslash alone."""
+    """A mountpoint of any bytes: the kernel escapes only space, tab, newline and backslash."""
     name = "/d/n\x0crw\x0b-\rfuse.imgmount\x1cforged\x85".encode() + b"\xff"
     (entry,) = parse_mountinfo([b"40 35 0:57 / " + name + b" rw - fuse.other " + name + b" ro\n"])
     assert bytes(entry.mountpoint) == name

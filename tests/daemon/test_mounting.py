@@ -23,7 +23,7 @@ from fusemount.daemon.mountpoint import unmount
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
-    """The law of every test here; what a failed test left is taken away first."""
+    """Every test here must leave nothing. Unmounts what a failed test left before it says so."""
     yield
     left = left_behind(tmp_path)
     for line in left:
@@ -32,7 +32,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
     assert left == []
 
 
-both = pytest.mark.usefixtures("fastpath")  # the parts of a life that differ
+both = pytest.mark.usefixtures("fastpath")  # for tests in which the two doors differ
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_signal_detaches_a_busy_mount(
     os.kill(record["pid"], signal.SIGTERM)
     assert ended(record["pid"], 30)
     assert mount_at(at) is None
-    with suppress(OSError):  # what close(2) sends has nobody to go to
+    with suppress(OSError):  # no daemon answers the requests of close(2)
         os.close(fd)
     assert (tmp_path / "upper/open").read_bytes() == b"y" * 3_000_000
 
@@ -206,7 +206,7 @@ def test_a_dead_mount_is_named_and_cleared(
     assert done.returncode == 7
     assert f"`imgmount umount {at}` clears it" in done.stderr
     assert records(command)[0]["state"] == "dead"
-    assert Path(record["upper"]).exists()  # until somebody says that the mount is over
+    assert Path(record["upper"]).exists()  # until the dead mount is unmounted
     command("umount", at)
 
 

@@ -1,4 +1,4 @@
-"""What may be mounted on, and what is said of the rest."""
+"""Which directories may be mounted on, and the error lines for the others."""
 
 from __future__ import annotations
 

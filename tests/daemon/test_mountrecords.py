@@ -18,7 +18,7 @@ from fusemount.errors import NotPermitted
 
 @pytest.fixture
 def record() -> Record:
-    """Ours, of no mount that is visible."""
+    """A record of this process, whose mount is not visible."""
     started = mountrecords.start_time(os.getpid())
     assert started
     return Record(os.getpid(), started, "/mnt", "999:999", "i.tar", "sha256:0", None, None, False,
@@ -27,7 +27,7 @@ def record() -> Record:
 
 @pytest.fixture
 def visible(monkeypatch: pytest.MonkeyPatch) -> MountEntry:
-    """The root, as if it were a FUSE mount."""
+    """The entry of the root, shown as if it were a FUSE mount."""
     root = mount_at(Path("/"))
     assert root
     entry = replace(root, fstype="fuse.imgmount")
@@ -61,7 +61,7 @@ def test_states(tmp_path: Path, record: Record, visible: MountEntry) -> None:
 def test_a_device_number_is_given_again(
     tmp_path: Path, record: Record, visible: MountEntry
 ) -> None:
-    """A daemon was killed, its mount went, and the next mount has the number."""
+    """A daemon was killed, its mount is gone, and the next mount has its device number."""
     entry = visible
     living = replace(record, device=entry.device)
     dead = replace(living, pid=1, start_time=record.start_time + 1, mountpoint="/gone")
@@ -76,7 +76,7 @@ def test_a_device_number_is_given_again(
 def test_the_number_of_a_dead_mount_is_given_to_a_stranger(
     tmp_path: Path, record: Record, visible: MountEntry
 ) -> None:
-    """The record that a killed daemon left is not of a mount with another ID."""
+    """The record that a killed daemon left does not match a mount with another mount ID."""
     mount = mount_on(Path("/"))
     assert mount and mount.unique  # Linux 6.8
     dead = replace(record, pid=1, start_time=1, device=visible.device, mount_id=mount.unique)

@@ -12,7 +12,7 @@ import pytest
 from busyboximage import left_behind
 from mounted import Command
 
-# Lines "PID NAME" of all that is imported, in the file that is named first.
+# Writes a line "PID NAME" for each import to the file that is the first argument.
 WATCHED = """
 import os, sys
 
@@ -30,7 +30,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-# Lines of what runs in another process, or is run by one, in the file that is named first.
+# Writes a line for each fork and each start of a program to the file that is the first argument.
 STARTED = """
 import os, sys
 
@@ -48,8 +48,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-# The address space may grow by so many MiB once trio is wanted.  One arena, for another thread's
-# reserves 64 MiB.
+# When trio is imported, the address space may grow only by so many MiB (the first argument).  There
+# is one malloc arena, because each further thread's would reserve 64 MiB.
 LIMITED = """
 import os, resource, sys
 
@@ -69,7 +69,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def use(at: Path) -> None:
-    """What the fast path answers, what it asks Python for, and what Python answers alone."""
+    """Requests that the fast path answers, that it asks Python for, and that it declines."""
     assert (at / "etc/motd").read_text() == "hello\n"
     (at / "etc/motd").write_text("changed\n")
     (at / "etc").rename(at / "etc2")
@@ -106,7 +106,7 @@ def test_all_is_imported_before_the_fork(
 
 
 def test_no_other_program_is_started(command: Command, busybox_image: Path, tmp_path: Path) -> None:
-    """By root, who needs no fusermount3: the daemon and who asks it are all."""
+    """Root needs no fusermount3: only the daemon and the check of its mount are forked."""
     at, log = tmp_path / "m", tmp_path / "log"
     at.mkdir()
     subprocess.run([sys.executable, "-c", STARTED, log, busybox_image, at],
@@ -117,7 +117,7 @@ def test_no_other_program_is_started(command: Command, busybox_image: Path, tmp_
 
 @pytest.mark.parametrize("spare", [2, 500])
 def test_short_of_memory(spare: int, command: Command, busybox_image: Path, tmp_path: Path) -> None:
-    """One line and an exit code, or a mount that serves: never one that goes a moment later."""
+    """One line and an exit code, or a mount that works: never a mount that ends a moment later."""
     at = tmp_path / "m"
     at.mkdir()
     done = subprocess.run(

@@ -1,5 +1,5 @@
-"""An upper belongs to the layers that it was made over (rootfs.base): other ones are refused, and
-rebasing takes nothing from it."""
+"""An upper belongs to the layers that it was made over (rootfs.base): other layers are refused, and
+rebasing removes nothing from the upper."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_same_layers_are_accepted_by_any_name(
 def test_what_an_older_version_recorded_counts(
     command: Command, upper: Path, tmp_path: Path
 ) -> None:
-    """It knew the image ID alone."""
+    """An older version recorded only the image ID."""
     said = json.loads(os.getxattr(upper, MARK))
     del said["chain"]
     os.setxattr(upper, MARK, json.dumps(said).encode())
@@ -107,7 +107,7 @@ def test_a_rebased_upper_loses_nothing(command: Command, upper: Path, tmp_path: 
     ]  # fmt: skip
     over_b = {"both": b"other contents", "made": b"made"}
     assert shown(command, b, upper, "--rebase") == over_b
-    assert shown(command, b, upper) == over_b  # it belongs to that one now
+    assert shown(command, b, upper) == over_b  # the upper belongs to b now
     again = command(b, tmp_path / "mnt", "--upper", upper, "--rebase", "--dry-run")
     assert again.stdout == "nothing would be dropped\n"
     assert shown(command, tmp_path / "a.tar", upper, "--rebase") == OVER_A

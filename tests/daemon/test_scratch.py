@@ -1,4 +1,4 @@
-"""Fresh uppers: dropped at the end, swept after a crash, never taken from a living mount."""
+"""Scratches: dropped at the end, swept after a crash, never removed under a living mount."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_sweep_takes_only_what_nobody_uses_or_records(tmp_path: Path) -> None:
     living = create_scratch(tmp_path)
     crashed = create_scratch(tmp_path)
     recorded = create_scratch(tmp_path)
-    os.close(crashed.lock)  # what the kernel does to a killed process
+    os.close(crashed.lock)  # as the kernel does when a process is killed
     os.close(recorded.lock)
     sweep(tmp_path, [recorded.path])
     left = sorted((tmp_path / "uppers").iterdir())

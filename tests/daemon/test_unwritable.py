@@ -1,4 +1,4 @@
-"""Mounts where our own directories cannot be written."""
+"""Mounts when our own directories cannot be written to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ done
 
 
 def test_cache_and_state_are_read_only(command: Command, tmp_path: Path) -> None:
-    """Neither a log that nobody asked for nor an index is kept then."""
+    """Then there is no log, unless one was asked for, and no index is kept."""
     image = docker_archive(tmp_path / "image.tar", busybox_layers())
     (tmp_path / "ro").mkdir()
     (tmp_path / "m").mkdir()

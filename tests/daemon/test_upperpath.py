@@ -1,4 +1,4 @@
-"""An upper below a directory of another user's: no other directory takes its place."""
+"""An upper below a directory of another user, who cannot make us use another directory for it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
 
 
 def test_a_work_directory_is_a_name_in_a_directory(tmp_path: Path) -> None:
-    """Its owner exchanges the directory above for a link to one of root's, after it was walked."""
+    """After the walk, the owner of the directory above replaces it by a link to one of root's."""
     (tmp_path / "victim/w/work").mkdir(parents=True, mode=0o700)
     (tmp_path / "victim/w/work/kept").write_text("")
     (tmp_path / "home").mkdir()
@@ -110,7 +110,7 @@ def test_the_command_follows_no_strangers_symlink(tmp_path: Path, verb: str) -> 
 
 
 def test_whose_directory_takes_on_the_roots_owner(tmp_path: Path) -> None:
-    """root's, and what a user has made in a directory of the user's own, for sudo."""
+    """Root's directories do, and with sudo those that a user made in a directory of their own."""
     tar = TarWriter().dir(".", uid=7, gid=8, mode=0o751)
     archive = docker_archive(tmp_path / "image.tar", [tar.tar()])
     command = Command(tmp_path / "dirs")

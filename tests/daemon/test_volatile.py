@@ -1,4 +1,4 @@
-"""`volatile` through real mounts: what is marked, who refuses it and when, how it ends."""
+"""`volatile` through real mounts: its marks, when an upper is refused, and how the marks end."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def killed(base: Path, command: Command) -> None:
 
 
 def kernel(base: Path) -> subprocess.CompletedProcess[bytes]:
-    """What the kernel's overlayfs answers to a mount with this upper and work directory."""
+    """A mount of the kernel's overlayfs with this upper and work directory, and its result."""
     (base / "kernel").mkdir(exist_ok=True)
     words = f"lowerdir={base}/low,upperdir={base}/upper,workdir={base}/work"
     return run("mount", "-t", "overlay", "overlay", "-o", words, base / "kernel", check=False)
 
 
 def another_boot(base: Path) -> None:
-    """As if the machine had stopped meanwhile."""
+    """Changes the mark as if the machine had been restarted."""
     assert os.getxattr(base / "upper", MARK)
     os.setxattr(base / "upper", MARK, b"another boot")
 
@@ -64,13 +64,14 @@ def fill(at: Path) -> None:
     (at / "d/file").write_text("changed\n")
     (at / "new").write_bytes(b"n" * 100_000)
     fd = os.open(at / "new", os.O_RDWR)
-    os.fsync(fd)  # says that it is done
+    os.fsync(fd)  # succeeds without syncing
     os.close(fd)
     os.rename(at / "d", at / "e")
 
 
 def test_a_killed_mount(base: Path, fastpath: bool) -> None:
-    """Of this boot nothing can be lost; of another it may be, and is refused, by the kernel too."""
+    """In the same boot nothing is lost. After another boot data may be lost, so the upper is
+    refused; the kernel refuses it too."""
     command, incompat = Command(base, fastpath), base / "work/work/incompat/volatile"
     mount(base, command, "volatile")
     fill(base / "mnt")
@@ -88,7 +89,7 @@ def test_a_killed_mount(base: Path, fastpath: bool) -> None:
                 f"imgmount: {base}/upper: was mounted volatile when the machine stopped, so it "
                 f"may be damaged; to use it all the same remove {incompat}\n",
             )
-        assert incompat.is_dir()  # refused again and again
+        assert incompat.is_dir()  # so the next mount is refused as well
         incompat.rmdir()
         mount(base, command)
     with mounted(base, command) as at:
@@ -97,7 +98,7 @@ def test_a_killed_mount(base: Path, fastpath: bool) -> None:
 
 
 def test_a_clean_end(base: Path, fastpath: bool) -> None:
-    """The mark stays, since nothing was synced; the next mount of this boot syncs and ends it."""
+    """The mark stays, because nothing was synced; the next mount of this boot syncs and ends it."""
     command, incompat = Command(base, fastpath), base / "work/work/incompat/volatile"
     with mounted(base, command, "volatile") as at:
         fill(at)

@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/fuzz/hunt.py TARGET [libFuzzer's flags] [CORPUS...]
 
-`scripts/fuzz` calls it.  An input that was found is run again by naming its file.
+`scripts/fuzz` calls it.  With the file of an input as CORPUS, that input is run again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Writes the binary seeds, tests/fuzz/seeds/: this file is their text form.
+"""Writes the binary seeds in tests/fuzz/seeds/; this file is their text form.
 
     python tests/fuzz/makeseeds.py      from the top of the repository
 
-How one input holds several layers, requests or records is said in native/fuzz/fuzz.h and at the
-head of each native/fuzz/fuzz_*.c.  test_targets.py holds the files to what is written here.
+native/fuzz/fuzz.h and the header comment of each native/fuzz/fuzz_*.c describe how one input has
+several layers, requests or records.  test_targets.py checks that the files are what this module
+writes.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def indexes() -> dict[str, bytes]:
             try:
                 index = _native.LayerIndex.scan(source, 0, len(tar))
             except _native.FormatError:
-                continue  # such a layer has no index
+                continue  # a layer that is refused has no index
             index.save(kept)
             made[name] = os.pread(kept, 1 << 20, 0)
         finally:
@@ -243,11 +244,11 @@ def _move(node: int, name: str, to: int, new: str, flags: int | None = None) -> 
 
 
 def fuse() -> dict[str, bytes]:
-    """Nodes of the rig, in the order they were made, from 3 on: d, d/sub, d/a, l, p, many …"""
+    """Requests.  The rig makes its nodes in this order, from 3 on: d, d/sub, d/a, l, p, many …"""
     init = _ask(INIT, 0, struct.pack("<IIIIII", 7, 38, 4096, 0xFFFFFFFF, 0xFFFFFFFF, 0))
     d, a, link, many, x, big, s, cut = 3, 5, 6, 8, 9, 10, 11, 12
     entry = struct.pack("<QQQQII", a, 0, 1, 1, 0, 0) + bytes(88)
-    new, dir_ = 2, 113  # what is made first takes the free slot, the rest come after all others
+    new, dir_ = 2, 113  # the first new node gets the free slot, later ones come after all others
     acl = struct.pack("<I", 2) + struct.pack("<HHI", 1, 7, 0xFFFFFFFF)
     acl += struct.pack("<HHI", 2, 4, 1000) + struct.pack("<HHI", 4, 5, 0xFFFFFFFF)
     acl += struct.pack("<HHI", 16, 7, 0xFFFFFFFF) + struct.pack("<HHI", 32, 0, 0xFFFFFFFF)
@@ -334,7 +335,7 @@ def _json(value: object) -> bytes:
 
 
 def sources() -> dict[str, bytes]:
-    """Kinds are numbers of targets.FILES."""
+    """Pieces whose kinds are indexes of targets.FILES."""
     manifest_type = "application/vnd.oci.image.manifest.v1+json"
     layer_type = "application/vnd.oci.image.layer.v1.tar"
     config = _json({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [BLOB]}})

@@ -1,7 +1,8 @@
-"""Law: an input becomes another one that still parses, so that a change reaches more than a parser.
+"""Law: changes an input into another one that still parses, so that the change gets further than
+the parser.
 
-    json_line      one value of a JSON document, or of one of its lines, becomes another
-    pieces_of      a mutator of one piece (native/fuzz/fuzz.h) for inputs of several
+    json_line      changes one value of a JSON document, or of one of its lines
+    pieces_of      makes a mutator of one piece (native/fuzz/fuzz.h) work on inputs of several
 
 The same seed always gives the same input.
 """
@@ -23,19 +24,19 @@ _OTHERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def _places(value: Any, found: list[tuple[Any, Any]]) -> None:
-    """(container, key) of every value below."""
+def _positions(value: Any, found: list[tuple[Any, Any]]) -> None:
+    """Adds (container, key) of every value inside value to found."""
     keys = list(value) if isinstance(value, dict) else range(len(value))
     for key in keys:
         found.append((value, key))
         if isinstance(value[key], dict | list):
-            _places(value[key], found)
+            _positions(value[key], found)
 
 
 def _changed(value: Any, random: Random) -> Any:
     places: list[tuple[Any, Any]] = []
     if isinstance(value, dict | list):
-        _places(value, places)
+        _positions(value, places)
     if not places:
         return random.choice(_OTHERS)
     container, key = random.choice(places)
@@ -59,7 +60,7 @@ def _changed(value: Any, random: Random) -> Any:
 
 
 def json_line(data: bytes, random: Random) -> bytes:
-    """What is no JSON becomes an empty object: libFuzzer's own mutations are beside this one."""
+    """An input that is no JSON becomes an empty object; libFuzzer's own mutations do the rest."""
     lines = data.split(b"\n")
     at = random.randrange(len(lines))
     try:

@@ -1,8 +1,10 @@
-"""Law: a fuzz target of the Python side is a function here that takes bytes and returns, or raises
-what nobody may raise: anything but an ImgmountError of one printable line.
+"""Law: each function in TARGETS is a fuzz target of the Python code: it takes bytes and returns.
+If it raises, a bug is found: the code under test may only raise an ImgmountError whose message is
+one printable line.
 
-hunt.py looks for such inputs (atheris); test_targets.py runs every seed and every find once.  An
-input is the text itself; that of `sources` is pieces, as native/fuzz/fuzz.h has them, one a file.
+hunt.py looks for such inputs (atheris); test_targets.py runs every seed and every input that was
+found once.  An input is the text itself; only that of `sources` is pieces (native/fuzz/fuzz.h), one
+for each file.
 """
 
 from __future__ import annotations
@@ -63,12 +65,12 @@ from fusemount.sources.docker_storage import open_docker
 from fusemount.sources.image import Candidate
 from fusemount.sources.medium import Archive, Directory
 
-SIZE_MAX = 256 << 20  # bytes of a layer that a short text may stand for here
+SIZE_MAX = 256 << 20  # the limit of bytes that a short text may unpack to
 
 
 @contextmanager
 def refusing(*kinds: type[ImgmountError]) -> Iterator[None]:
-    """A refusal is one line that a terminal can show."""
+    """Allows errors of these kinds whose message is one printable line."""
     try:
         yield
     except kinds as error:
@@ -84,7 +86,7 @@ def scratch() -> Path:
 
 
 def text_of(data: bytes) -> str:
-    """As a command line gives it."""
+    """The text that a command-line argument of these bytes is."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -106,7 +108,7 @@ def documents(data: bytes) -> None:
 
 
 def tarsplit(data: bytes) -> None:
-    """The lines of a tar-split file; a first byte of 0: the file's own bytes."""
+    """The lines of a tar-split file.  If the first byte is 0, the rest is the compressed file."""
     tree, split = scratch() / "tree", scratch() / "split"
     if not tree.exists():
         tree.mkdir()
@@ -146,7 +148,7 @@ FILES = (
 )
 
 
-def _place(number: int) -> Path:
+def _path_of(number: int) -> Path:
     return scratch() / "sources" / FILES[number % len(FILES)]
 
 
@@ -154,7 +156,7 @@ def _place(number: int) -> Path:
 def _make_sources() -> Path:
     root = scratch() / "sources"
     for number in range(len(FILES)):
-        _place(number).parent.mkdir(parents=True, exist_ok=True)
+        _path_of(number).parent.mkdir(parents=True, exist_ok=True)
     for tree in (f"overlay/{IDENT}/diff", f"overlay2/{IDENT}/diff"):
         (root / tree).mkdir(parents=True)
     return root
@@ -186,8 +188,8 @@ def sources(data: bytes) -> None:
     while at + _PIECE.size <= len(data):
         number, length = _PIECE.unpack_from(data, at)
         at += _PIECE.size
-        _place(number).write_bytes(data[at : at + length])
-        written.append(_place(number))
+        _path_of(number).write_bytes(data[at : at + length])
+        written.append(_path_of(number))
         at += length
     options = ImageOptions(verify=False)
     layout, archive = Directory(root), _archive(root, written)
@@ -209,7 +211,7 @@ def sources(data: bytes) -> None:
 
 
 def references(data: bytes) -> None:
-    """What a command line calls an image.  What is parsed is spelled so that it is read again."""
+    """An image reference on a command line.  Its text form is parsed to the same reference."""
     text = text_of(data)
     for store in (None, Path("/store")):
         with refusing(UsageError):
@@ -228,7 +230,7 @@ def references(data: bytes) -> None:
 
 
 def templates(data: bytes) -> None:
-    """`--format`, filled with something of every kind."""
+    """A template of `--format`, with a value of every kind."""
     value: dict[str, Any] = {
         "Name": "a:b",
         "Size": 7,
@@ -244,7 +246,7 @@ def templates(data: bytes) -> None:
 
 
 def users(data: bytes) -> None:
-    """Who a program of an image runs as: USER[:GROUP], NUL, /etc/passwd, NUL, /etc/group."""
+    """The user of an image's program: USER[:GROUP], NUL, /etc/passwd, NUL, /etc/group."""
     user, passwd, group = (data.decode("utf-8", "replace").split("\0") + ["", "", ""])[:3]
     with refusing(UsageError):
         who = resolve_user(user, passwd, group)
@@ -257,7 +259,7 @@ def users(data: bytes) -> None:
 
 
 def challenges(data: bytes) -> None:
-    """Headers of a registry, as httpx gives them, and the body of an error."""
+    """Headers of a registry, as httpx returns them, and the body of an error."""
     text = data.decode("latin-1")
     for challenge in parse_challenges([text]):
         assert challenge.scheme == challenge.scheme.lower()
@@ -275,15 +277,15 @@ def challenges(data: bytes) -> None:
 def auths(data: bytes) -> None:
     """A file of credentials, and the answer of a helper."""
     with refusing(Unauthorized):
-        credentials._helper_said(0, data, b"", "helper")
+        credentials._parse_helper_output(0, data, b"", "helper")
     with refusing(Unauthorized):
-        credentials._helper_said(1, data, data, "helper")
+        credentials._parse_helper_output(1, data, data, "helper")
     with refusing(MalformedImage):
         fields = object_of(parse_json(data, "auth.json"), "auth.json")
         document = {k: v for k, v in fields.document.items() if not k.startswith("cred")}
         credentials._helper("docker.io", "a/b", fields)
         for domain in ("docker.io", "localhost:5000"):
-            try:  # without a helper it never waits
+            try:  # without a helper, it never waits
                 credentials._of_file(domain, "a/b", object_of(document, "auth.json")).send(None)
             except StopIteration as ended:
                 found = ended.value
@@ -295,7 +297,7 @@ def auths(data: bytes) -> None:
 
 
 class _Marked:
-    """As much of an Upper as reading its marks asks."""
+    """The methods of an Upper that reading its marks needs."""
 
     fd = -1
     prefix = b"user.overlay."
@@ -309,7 +311,7 @@ class _Marked:
 
 
 def uppermarks(data: bytes) -> None:
-    """Marks of an upper that Python reads; those that C reads have a target there."""
+    """Marks of an upper that Python reads; fuzz_marks.c has those that C reads."""
     held = parse_held(data)
     if held is not None:
         assert parse_held(format_held(held)) == held

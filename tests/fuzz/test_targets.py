@@ -1,6 +1,7 @@
-"""Every seed and every find of the Python targets once, and the binary seeds as they are made.
+"""Runs every seed, and every input that was found, through its Python target once; and checks that
+the binary seeds are those of makeseeds.py.
 
-The C targets' run once in `make -C native/fuzz check`.
+`make -C native/fuzz check` does so for the C targets.
 """
 
 from __future__ import annotations

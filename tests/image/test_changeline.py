@@ -1,4 +1,4 @@
-"""`--change` lines edit a config as `docker commit --change` does; a bad one says what is wrong."""
+"""`--change` lines edit a config as `docker commit --change` does; a bad line is a clear error."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_line_is_what_docker_makes_of_it(line: str, key: str, value: object) -
     rest = {k: v for k, v in edited.items() if k != key}
     kept = {k: v for k, v in BASE.items() if k != key}
     if line.startswith("ENTRYPOINT"):
-        kept.pop("Cmd")  # it was made for another entrypoint
+        kept.pop("Cmd")  # it belongs to the old entrypoint
     assert rest == kept
 
 
@@ -131,7 +131,7 @@ def test_a_step_without_a_layer_says_so() -> None:
 
 
 def test_a_history_too_short_is_filled_up() -> None:
-    """Else the new step would be taken for that of a lower layer."""
+    """Without it the new step would be taken for that of a lower layer."""
     document = json.loads(committed_config(config(history=[]), [A, B], A, Step(0)))
     assert [bool(step.get("created_by")) for step in document["history"]] == [False, False, True]
 

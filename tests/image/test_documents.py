@@ -1,4 +1,4 @@
-"""Law: hostile documents end as MalformedImage; platforms match as containerd's do."""
+"""Law: hostile documents raise MalformedImage; platforms match as in containerd."""
 
 from __future__ import annotations
 

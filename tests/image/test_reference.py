@@ -1,4 +1,4 @@
-"""Law: references parse as docs/images.md says, whatever colons file names hold."""
+"""Law: references are parsed as docs/images.md describes, also for file names with colons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parsed(text: str, *existing: str) -> Reference:
         ("oci-archive:a:b.tar:v1", ("a:b.tar",), ("oci-archive", "a:b.tar", "v1")),
         ("oci:gone", (), ("oci", "gone", None)),
         ("tar:a:b.tar", (), ("tar", "a:b.tar", None)),
-        ("oci:x", ("oci:x",), (None, "oci:x", None)),  # only such a file is there
+        ("oci:x", ("oci:x",), (None, "oci:x", None)),  # a file of that name exists
         ("oci:x", ("oci:x", "x"), ("oci", "x", None)),
         ("./oci:x", ("./oci:x", "oci:x"), (None, "oci:x", None)),
         ("podman:u.tar", ("podman:u.tar",), (None, "podman:u.tar", None)),

@@ -1,4 +1,4 @@
-"""Tars that we write: GNU tar and our own scanner read back what was put in, and nothing varies."""
+"""Tars that we write: GNU tar and our scanner read the same files, and the bytes never vary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: the fixture of this folder; it proves that nothing stays open, no temporary file stays."""
+"""Law: the fixture of this folder; it checks that no descriptor and no temporary file is left."""
 
 from __future__ import annotations
 

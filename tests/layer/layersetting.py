@@ -1,4 +1,4 @@
-"""Law: a cache of the test's own and blobs to open with it, for the tests of this folder."""
+"""Law: makes a cache for each test, and blobs to open with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIFF_ID = Digest("sha256:" + sha256(TAR))
 
 @dataclass
 class Setting:
-    """One cache and whatever is opened with it."""
+    """A cache, and the layers that are opened with it."""
 
     directories: Directories
     opened: list[OpenLayer] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Blobs:
 
 
 def blob(path: Path, data: bytes, **more: Any) -> LayerBlob:
-    """data stands between other bytes of a file."""
+    """A blob whose data are in a file between other bytes."""
     path.write_bytes(b"x" * 700 + data + b"y" * 900)
     claims: dict[str, Any] = {"diff_id": None, "digest": None} | more
     return LayerBlob(

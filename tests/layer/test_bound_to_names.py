@@ -1,4 +1,4 @@
-"""What is kept tells of one thing; under another's name it is made again, and refuses nothing."""
+"""A kept file is bound to its name: under another name it is made again, and refuses no image."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_of_a_kind_change_names(
 
 
 def test_one_name_of_two_kinds(tmp_path: Path, setting: Setting) -> None:
-    """A compressed archive's state and a blob's facts may have one identity."""
+    """The kind of an archive and the facts of a blob may be kept under the same identity."""
     (made,) = two(tmp_path)[:1]
     setting.open(made)
     cache = Cache(setting.cache)
@@ -72,7 +72,7 @@ def test_one_name_of_two_kinds(tmp_path: Path, setting: Setting) -> None:
 def test_kept_facts_refuse_no_image(
     tmp_path: Path, setting: Setting, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The bytes do, once more each time; whole facts that are wrong are made again."""
+    """Only the bytes refuse an image. Facts that are complete and wrong are made again."""
     made, other = two(tmp_path)
     setting.open(made)
     key = identity(made.fd, made.offset, made.size)
@@ -115,7 +115,7 @@ def test_the_memory_of_all_layers_indexes(
     blobs = two(tmp_path)
     most = sum(layer.index.nbytes for layer in setting.open(*blobs))
     monkeypatch.setattr("fusemount.layer.opening.INDEX_BYTES_MAX", most)
-    setting.open(*blobs, blobs[0])  # what is there twice takes its memory once
+    setting.open(*blobs, blobs[0])  # a layer that is there twice takes its memory once
     monkeypatch.setattr("fusemount.layer.opening.INDEX_BYTES_MAX", most - 1)
     with pytest.raises(MalformedImage, match=f"take more than {most - 1} bytes of memory"):
         setting.open(*blobs)

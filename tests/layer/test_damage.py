@@ -1,4 +1,4 @@
-"""What is kept and has changed since is made again, and the log says so; it is never shown."""
+"""A kept file that has changed since is never used: it is made again, and the log says so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_one_bit_of_anything_kept(
             data[bit // 8] ^= 1 << bit % 8
             with open(path, "r+b") as file:
                 file.write(data)
-            os.utime(path, ns=(1, bit))  # a clock may stand still between two writes
+            os.utime(path, ns=(1, bit))  # two writes may have the same time
             caplog.clear()
             (layer,) = setting.open(made)
             assert layer.diff_id == DIFF_ID and tar_of(layer) == TAR
@@ -45,7 +45,7 @@ def test_one_bit_of_anything_kept(
 
 
 def keep_another(setting: Setting, tar: bytes, tmp_path: Path) -> None:
-    """An index without a fault in it, of another tar, where that of DIFF_ID is looked for."""
+    """Keeps a correct index of another tar under the name for DIFF_ID."""
     (tmp_path / "other").write_bytes(tar)
     fd = os.open(tmp_path / "other", os.O_RDONLY)
     cache = Cache(setting.cache)
@@ -69,7 +69,7 @@ def test_an_index_that_no_tree_can_be_made_of(
 
 
 def test_a_layer_that_no_tree_can_be_made_of(tmp_path: Path, setting: Setting) -> None:
-    """Kept or not, its error is the same."""
+    """The error is the same for a new index and for a kept one."""
     made = blob(tmp_path / "f", TarWriter().file("a/.wh..", b"").tar())
     for _ in range(2):
         with pytest.raises(MalformedImage, match=r"^i\.tar: layer: member 'a/\.wh\.\.'"):

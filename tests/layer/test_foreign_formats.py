@@ -1,5 +1,5 @@
-"""What is no tar is named by its magic, wherever it stands for an archive or a layer: one line that
-says what it is and what to do."""
+"""A file that is no tar is recognised by its magic, as an archive and as a layer: one line says
+what it is and what to do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_another_format_is_named(
     layers = [["dump", archive], ["dump", packed], ["load", "-q", packed]]
     for words in (*files, *layers, ["dump", "--no-verify", archive]):
         if "behind" in name and words[1:] in ([packed], ["-q", packed]):
-            continue  # gzip around zstd is no layer, and says so
+            continue  # gzip around zstd is no layer; it has an error of its own
         assert main([*map(str, words)]) == MalformedImage.exit_code, words
         (line,) = capsys.readouterr().err.splitlines()
         assert word in line and "is not supported (" in line, line

@@ -1,4 +1,4 @@
-"""Law: a layer that lies or is damaged ends in a clear error, within bounds, leaving nothing."""
+"""Law: a hostile or damaged layer ends in a clear error, within bounds, and leaves no files."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_t24_a_full_disk(
 
 @pytest.mark.parametrize("codec", ["none", "gzip"])
 def test_t24_a_cache_that_cannot_be_written(tmp_path: Path, setting: Setting, codec: str) -> None:
-    setting.cache.parent.write_bytes(b"")  # a file in its place stops root too
+    setting.cache.parent.write_bytes(b"")  # root too cannot make a directory below a file
     made = blob(tmp_path / "f", compress(TAR, codec), diff_id=DIFF_ID)
-    if codec == "none":  # costs time only
+    if codec == "none":  # it opens without a cache
         (layer,) = setting.open(made)
         assert tar_of(layer) == TAR
     else:
@@ -122,7 +122,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.monotoni
 
 
 def zeros_in_gzip(path: Path, size: int) -> None:
-    """A tar with one file of zeros, written without holding it."""
+    """A tar with one file of zeros, written in pieces."""
     import zlib
 
     deflate = zlib.compressobj(6, wbits=31)

@@ -1,4 +1,4 @@
-"""Law: a signal ends what the C core computes, at once, and nothing is left behind.
+"""Law: a signal ends a computation of the C core at once, and nothing is left behind.
 
 The image is small and its merge is not: without its limit it takes most of a minute, with it a
 second.
@@ -51,7 +51,7 @@ def test_a_signal_ends_a_merge_from_within() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         os.close(layer.fd)
-    # deaf, C would have come to its limit first, which is an error
+    # if C ignored the signal, it would reach its limit first, which is an error
     assert caught.value.__context__ is None
     assert time.monotonic() - start < 5
 
@@ -71,7 +71,7 @@ def test_a_command_ends_by_a_signal(
     command = [sys.executable, "-m", "fusemount", *words]
     with subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE) as process:
         while not list(cache.glob("index/*.idx")) and process.poll() is None:
-            time.sleep(0.005)  # the index is kept just before the merge begins
+            time.sleep(0.005)  # the index is kept when the merge is about to begin
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
     assert (process.returncode, said) == (code, b"")

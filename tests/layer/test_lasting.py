@@ -1,4 +1,4 @@
-"""What is kept for later is kept under names that later mean the same bytes."""
+"""Facts that outlive the process are kept under names that cannot mean other bytes later."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_names_last_where_the_kernel_owns_the_ctime(
 
 
 def test_a_store_through_a_mapping_on_tmpfs_is_seen_by_the_next_process(tmp_path: Path) -> None:
-    """It changes no time there."""
+    """On tmpfs such a store changes no time."""
     command, disk = Command(tmp_path / "dirs"), tmp_path / "disk"
     disk.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
@@ -97,8 +97,8 @@ def test_a_tree_needs_no_members(tmp_path: Path) -> None:
 def test_a_store_through_a_mapping_that_was_written_to_is_seen_by_the_next_process(
     tmp_path: Path, form: str
 ) -> None:
-    """It changes no time: the page is writable already. So nothing is kept of a file that somebody
-    has open for writing, by a mapping alone too."""
+    """The page is writable already, so the store changes no time. So no facts are kept about a file
+    that a process has open for writing, or only mapped for writing."""
     command = Command(tmp_path / "dirs")
     archive = docker_archive(tmp_path / "i.tar", [TarWriter().file("f", b"good").tar()])
     bad = archive.read_bytes().replace(b"good", b"evil")

@@ -1,5 +1,5 @@
-"""Law: a user's xattr counts only in a mount of that user's, or where root says so
-(docs/security.md, "Marks")."""
+"""Law: a user's xattr counts only in that user's mount, or if root asks for it (docs/security.md,
+"Marks")."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ ATTACKS = {
 
 
 def test_marks_of_a_users_in_a_layer_are_data(tmp_path: Path) -> None:
-    """Refused where the layer is a user's store, since it is shown as nobody meant it."""
+    """A layer of a user's store is refused, because without its marks it would show wrong."""
     assert by_root()
     for name, value in ATTACKS.items():
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""What is shown otherwise than a layer's tar says is told in the log, each time it is opened."""
+"""Members that are not shown as the layer's tar has them are logged, each time it is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: a layer opens as the tar it holds, verified in one pass, and is cheap the second time."""
+"""Law: a layer opens as its tar, verified in one pass; to open it again costs little."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_m14_500_layers_under_a_limit_of_1024_descriptors(
     with open_image(reference, options, setting.directories, SilentProgress()) as image:
         setting.opened += open_layers(image, options, setting.directories, SilentProgress())
         most = len(os.listdir("/proc/self/fd"))
-        for costly in ("unpack", "scan", "hash_in_place"):  # what is kept is opened, and no more
+        for costly in ("unpack", "scan", "hash_in_place"):  # only kept files are opened
             monkeypatch.setattr(f"fusemount.layer.opening.{costly}", None)
         again = open_layers(image, options, setting.directories, SilentProgress())
     for layer in again:
@@ -175,7 +175,7 @@ def test_t23_what_a_dead_writer_left_is_swept(tmp_path: Path) -> None:
         path.write_bytes(b"x")
     os.utime(dead, (1, 1))
     with cache.temporary("layers") as (alive, _):
-        os.utime(alive, (1, 1))  # old, but its writer holds the lock
+        os.utime(alive, (1, 1))  # old, but its writer has it locked
         with cache.temporary("layers"):
             assert alive.exists() and young.exists() and not dead.exists()
 

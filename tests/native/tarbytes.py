@@ -1,7 +1,7 @@
-"""Law: tars for the scanner's own tests, a header field at a time; it checks nothing.
+"""Law: builds tars for the tests of the scanner, field by field, without any check.
 
-Short enough to be read beside the format, and apart from tests/tarwriter.py, so that a slip in one
-of the two shows.
+It is short, so that it can be compared with the format, and separate from tests/tarwriter.py, so
+that a mistake in one of the two is noticed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def header(
     signed: bool = False,
     **fields: bytes,
 ) -> bytes:
-    """One header block; fields are raw bytes by the field's name."""
+    """One header block.  fields: the raw bytes of each field, by its name."""
     at = {
         "mode": 100, "uid": 108, "gid": 116, "size": 124, "mtime": 136, "link": 157,
         "devmajor": 329, "devminor": 337, "prefix": 345, "atime": 345, "ctime": 357,

@@ -1,4 +1,4 @@
-"""Law: paths of strangers end beneath their descriptor; the kernel's chroot(2) is the oracle."""
+"""Law: an untrusted path leads beneath its descriptor; the kernel's chroot(2) is the oracle."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def top(tmp_path: Path) -> Iterator[int]:
 
 
 def _answer(call: Callable[[], int]) -> int | tuple[int, int]:
-    """The errno, or which file it is."""
+    """The errno, or the device and inode of the file."""
     try:
         fd = call()
     except OSError as e:
@@ -62,7 +62,7 @@ def _answer(call: Callable[[], int]) -> int | tuple[int, int]:
 
 
 def _in_chroot(root_fd: int, asked: list[tuple[str, int]]) -> list[int | tuple[int, int]]:
-    """open(2) of each in a process that has that root."""
+    """The answers of open(2) for each path, in a process whose root directory is root_fd."""
     read, write = os.pipe()
     if not (child := os.fork()):
         os.fchdir(root_fd)
@@ -124,7 +124,7 @@ def test_parents(door: None, top: int) -> None:
     with parent_beneath(top, "d/e/f") as (fd, name):
         assert name == b"f"
         assert os.path.samestat(os.fstat(fd), os.stat("d/e", dir_fd=top))
-    with parent_beneath(top, "d/out/") as (fd, name):  # which is left to its user not to follow
+    with parent_beneath(top, "d/out/") as (fd, name):  # a symlink, not followed
         assert name == b"out"
     with pytest.raises(OSError), parent_beneath(top, "rel/f"):
         pass

@@ -1,4 +1,4 @@
-"""Law: a directory's index says what lstat(2) says of it, and its marks what overlayfs means."""
+"""Law: the index of a directory has what lstat(2) returns, and marks mean what overlayfs means."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
 
 
 def test_user_marks_alone(tmp_path: Path) -> None:
-    """Also where the root says trusted: then those are data, as overlayfs has it."""
+    """Also if the root has marks in `trusted.`: then these are data, as with overlayfs."""
     (tmp_path / "d").mkdir()
     os.setxattr(tmp_path, "trusted.overlay.origin", b"x")
     os.setxattr(tmp_path / "d", "trusted.overlay.opaque", b"y")

@@ -1,4 +1,4 @@
-"""Law: for archives that real tars make, an index says what GNU tar extracts from them."""
+"""Law: the index of an archive that a real tar made has what GNU tar extracts from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusemount._native import LayerIndex, Member
 
 
 def build_tree(top: Path) -> None:
-    """What v7 can say already: short names, small ids, no devices."""
+    """Files that the v7 format can store: short names, small ids, no devices."""
     (top / "etc").mkdir()
     (top / "etc/hosts").write_bytes(b"127.0.0.1 localhost\n")
     (top / "etc/empty").touch()
@@ -130,7 +130,7 @@ def compare(archive: Path, extracted: Path, *, xattrs: bool) -> None:
 
 
 def round_trip(tmp_path: Path, *options: str, xattrs: bool = False) -> Path:
-    """Packs tmp_path/tree, extracts it again, compares; returns the archive."""
+    """Packs tmp_path/tree, extracts it again and compares both; returns the archive."""
     archive, extracted = tmp_path / "a.tar", tmp_path / "extracted"
     extracted.mkdir()
     extra = ["--xattrs", "--xattrs-include=*", "--acls"] if xattrs else []

@@ -1,6 +1,7 @@
-"""Law: no archive and no kept index makes the scanner crash, hang or grow: each is a clear error.
+"""Law: no archive makes the scanner crash, hang or grow, and no index file the loader: a bad one is
+a clear error.
 
-Bent and cut archives by the thousand are in native/tests/test_tarscan.c, under sanitizers.
+Thousands of damaged and cut archives are tested in native/tests/test_tarscan.c, under sanitizers.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_every_bit_of_a_kept_index_counts() -> None:
-    """A changed owner, mode, size or place of contents would be shown, and nobody could tell."""
+    """Otherwise a damaged owner, mode, size or offset of contents would be shown without notice."""
     data = pax((b"SCHILY.xattr.user.k", b"v")) + member(b"d/a", b"1") + END
     fd = os.memfd_create("index")
     scan(data).save(fd)

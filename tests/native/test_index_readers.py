@@ -1,6 +1,6 @@
-"""Law: an archive that is odd, but that GNU tar and bsdtar unpack alike, is read as they do.
+"""Law: an odd archive that GNU tar and bsdtar unpack in the same way is read as they read it.
 
-Each case: the tar, unpacked by both; what stands on the disk then is what the index must say.
+In each case both programs unpack a tar, and the index must have the files that are on disk then.
 """
 
 from __future__ import annotations
@@ -84,5 +84,5 @@ def test_t17_as_gnu_tar_and_bsdtar_read_it(tmp_path: Path, case: str) -> None:
     tar = CASES[case](TarWriter("gnu").file("first", b"1")).file("next", b"22").file("last").tar()
     gnu, bsd = unpacked("tar", tar, tmp_path / "gnu"), unpacked("bsdtar", tar, tmp_path / "bsd")
     assert indexed(tar) == gnu
-    if not case.startswith(("an x header", "two x")):  # bsdtar: a size it refuses, g after x lost
+    if not case.startswith(("an x header", "two x")):  # bsdtar refuses the size, or loses g after x
         assert indexed(tar) == bsd

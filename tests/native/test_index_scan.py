@@ -1,6 +1,6 @@
-"""Law: an index says what the tar says, in every dialect, also where GNU tar does not write it.
+"""Law: an index has what the tar has, in every dialect, also in forms that GNU tar never writes.
 
-Archives of real tars are in test_index_gnutar.py, lies in test_index_hostile.py.
+Archives of real tars are in test_index_gnutar.py, wrong ones in test_index_hostile.py.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def test_t17_end_of_archive() -> None:
     one = member(b"a", b"data")
     assert len(scan(b"")) == 0
     assert len(scan(END)) == 0
-    assert scan(one).archive_bytes == 1024  # plain end of file
+    assert scan(one).archive_bytes == 1024  # the end of the file, without zero blocks
     assert scan(one + END + b"garbage").archive_bytes == 1024
     assert scan(one + bytes(BLOCK)).archive_bytes == 1024
     assert len(scan(one + bytes(BLOCK) + member(b"b") + END)) == 1  # as GNU tar and bsdtar
-    assert len(scan(one[:516])) == 1  # the padding is gone
+    assert len(scan(one[:516])) == 1  # without padding
     scanner = Scanner()
     scanner.feed(one + END[: BLOCK - 1])
     assert not scanner.ended
@@ -66,7 +66,7 @@ def test_t17_numbers_as_old_tars_write_them() -> None:
     assert only(header(b"a", uid=b" " * 8)).uid == 0
     assert only(header(b"a", mtime=base256(-100, 12))).mtime_ns == -100 * 10**9
     far = only(header(b"a", mtime=base256(2**62, 12)))
-    assert far.mtime_ns == 2**62 * 10**9  # beyond 64 bits of ns: an int all the same
+    assert far.mtime_ns == 2**62 * 10**9  # beyond 64 bits of ns: Python's int is longer
     assert only(header(b"a", uid=base256(2**32 - 2, 8))).uid == 2**32 - 2
     assert "uid is no number" in refused(header(b"a", uid=b"what?\0")).message
 
@@ -79,7 +79,7 @@ def test_t17_type_flags() -> None:
         + member(b"label", b"skipped", b"V")
         + member(b"dump", b"Yfile\0\0", b"D")
         + member(b"solaris", b"acl", b"A")
-        + header(b"hard", b"1", 1000, link=b"/old")  # header only, whatever its size
+        + header(b"hard", b"1", 1000, link=b"/old")  # no contents, whatever its size
         + header(b"sub", b"5", 1000)
         + member(b"last", b"3")
     )
@@ -124,7 +124,7 @@ def test_t18_global_headers_last_until_replaced() -> None:
         + header(b"a")
         + pax((b"mtime", b"6"), (b"SCHILY.xattr.user.own", b"b"))
         + header(b"b")
-        + pax((b"mtime", b""))  # back to the header's
+        + pax((b"mtime", b""))  # now the header block's counts again
         + header(b"c", mtime=b"%011o" % 9)
         + pax((b"mtime", b"7"), (b"SCHILY.xattr.user.g", b""), flag=b"g")
         + header(b"d")
@@ -134,7 +134,7 @@ def test_t18_global_headers_last_until_replaced() -> None:
     assert a.xattrs == c.xattrs == ((b"user.g", b"all"),)
     assert set(b.xattrs) == {(b"user.g", b"all"), (b"user.own", b"b")}
     assert d.xattrs == ((b"user.g", b""),)
-    assert a.header_offset == 1024  # a global header is no part of a member
+    assert a.header_offset == 1024  # a global header does not belong to the member
 
 
 def test_t18_pax_overrides_the_header() -> None:
@@ -158,7 +158,7 @@ def test_t18_pax_overrides_the_header() -> None:
 
 
 def test_t18_size_over_8_gib_in_a_file(tmp_path: Path) -> None:
-    """The contents are skipped, not read: a file of 9 GiB of nothing scans in no time."""
+    """The contents are skipped and not read, so a file with a hole of 9 GiB is scanned at once."""
     size, path = 9 * 2**30 + 1, tmp_path / "big.tar"
     with open(path, "wb") as file:
         head = file.write(pax((b"size", b"%d" % size)) + header(b"big"))
@@ -204,7 +204,7 @@ def test_t18_acl_text_of_star_and_bsdtar() -> None:
     )
     assert len(xattrs[b"system.posix_acl_default"]) == 4 + 3 * 8
     plain = pax((b"SCHILY.acl.access", b"user::rw-,group::r--,other::r--"))
-    assert only(plain + header(b"a")).xattrs == ()  # says no more than the mode
+    assert only(plain + header(b"a")).xattrs == ()  # the ACL has only what the mode has
     assert "ACL" in refused(pax((b"SCHILY.acl.access", b"nonsense")) + header(b"a")).message
 
 
@@ -254,7 +254,7 @@ def test_t20_devices() -> None:
     m = only(pax((b"SCHILY.devmajor", b"300")) + header(b"d", b"3", devmajor=b"?"))
     assert (m.kind, m.rdev) == ("char", (300, 0))
     assert "limit is 4095" in refused(header(b"d", b"3", devmajor=b"0010000")).message
-    # in a file's header the fields mean nothing
+    # in the header of a file, these fields have no meaning
     assert only(header(b"f", devmajor=b"garbage!")).rdev == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""A directory of ours is used by its path: nobody else can put another in its place."""
+"""An own directory is used by its path, so no other user may be able to replace it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def directory(path: Path, uid: int = 0, mode: int = 0o755) -> Path:
 
 
 def refusals(uid: int, path: Path) -> list[str]:
-    """What own_directory says to that user, of a directory that is there and of one that is not."""
+    """The refusals of own_directory for that user: the directory, a missing one, and a new one."""
     said = []
     for name, make in ((path, False), (path / "none", False), (path / "new", True)):
         try:
@@ -43,14 +43,14 @@ def refusals(uid: int, path: Path) -> list[str]:
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """Not tmp_path, which shuts other users out."""
+    """A directory that other users can reach; they cannot reach tmp_path."""
     path = Path(tempfile.mkdtemp(prefix="imgmount-test-", dir="/tmp"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
 
 
-def test_nobody_else_can_exchange_a_directory_of_ours(reachable: Path) -> None:
+def test_no_other_user_can_replace_an_own_directory(reachable: Path) -> None:
     user, other = 65532, 65533
     for number, (owner, mode, root, users) in enumerate((
         (0, 0o755, "", ""),
@@ -73,7 +73,7 @@ def test_nobody_else_can_exchange_a_directory_of_ours(reachable: Path) -> None:
             assert (ours / "new").exists() == (not why)
 
 
-def test_a_link_above_a_directory_of_ours_is_followed_where_nobody_else_could_put_it(
+def test_a_symlink_above_an_own_directory_is_followed_if_no_other_user_could_make_it(
     reachable: Path,
 ) -> None:
     ours, sticky = directory(reachable / "ours/deep"), directory(reachable / "sticky", mode=0o1777)

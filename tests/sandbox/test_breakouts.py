@@ -1,8 +1,8 @@
-"""Public breakouts of runc, docker, containerd, buildah, podman and cri-o, tried on `run`.
+"""Published breakouts of runc, docker, containerd, buildah, podman and cri-o, tried on `run`.
 
-Each image is put together for one of them. None may read, change or make a file of the host's:
-there is a directory with a secret in it whose path the images know. Those that have no counterpart
-here are listed in docs/security.md.
+Each image is made for one of them. None may read, change or make a file of the host: the host has
+a directory with a secret, whose path is in the images. Breakouts that have no counterpart here are
+listed in docs/security.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FDS = (7, 9)
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Iterator[Path]:
-    """A directory of the host's, and nothing of it changed."""
+    """A directory of the host, which must not be changed."""
     path = tmp_path / "host"
     path.mkdir()
     (path / "secret").write_text("secret\n")
@@ -38,7 +38,7 @@ def secret(tmp_path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Breakout:
-    """layer: what the hostile layer holds, given the secret's directory. config: the image's.
+    """layer: makes the hostile layer, given the secret's directory. config: the image's.
 
     flags: of `run`. code, said: exit status, and what is on stdout or in the line on stderr.
     """
@@ -52,7 +52,7 @@ class Breakout:
 
 
 def links(*pairs: tuple[str, str]) -> Callable[[TarWriter, Path], object]:
-    """Symlinks; HOST in a target is the secret's directory."""
+    """A layer of symlinks; HOST in a target stands for the secret's directory."""
 
     def write(tar: TarWriter, host: Path) -> None:
         for name, target in pairs:
@@ -73,7 +73,7 @@ def shadowed_proc(tar: TarWriter, host: Path) -> None:
 NOTHING = links()
 IN_PROC = "leads through a link of /proc"
 BREAKOUTS = {
-    # A descriptor of the host as working directory, by itself, by a link, on the command line.
+    # A descriptor of the host as working directory: in the config, by a link, on the command line.
     **{
         f"CVE-2024-21626 fd {fd}": Breakout(
             NOTHING, f"cat .HOST/secret; touch .HOST/new; ls .{UP}HOST",
@@ -135,7 +135,7 @@ BREAKOUTS = {
         script_of_the_host, config={"Entrypoint": ["start"], "Env": ["PATH=/"]}, code=126,
         said=IN_PROC,
     ),
-    # Opened for appending, and nothing written: the interpreter that runs us cannot be.
+    # It is opened for appending and not written to; a running interpreter cannot be opened so.
     "CVE-2019-5736 pid 1": Breakout(
         NOTHING, "sh -c ': >> /proc/1/exe' || sh -c ': >> /proc/self/exe' || echo held",
         said="held",
@@ -200,8 +200,8 @@ sys.exit(main(sys.argv[1:]))
 def test_nothing_of_the_image_is_loaded_by_us(
     program: str, command: Command, tmp_path: Path
 ) -> None:
-    """CVE-2019-14271: docker cp loaded libnss of the container. What is looked up after the root
-    has changed, be it to say what went wrong, must have been there before."""
+    """CVE-2019-14271: docker cp loaded libnss of the container. After the root has changed nothing
+    may be loaded, not even to print an error."""
     image = docker_archive(tmp_path / "image.tar", busybox_layers())
     done = subprocess.run(
         [sys.executable, "-c", AUDITED, "run", "-u", "alice:extra", "-w", "/a/b", image, program],

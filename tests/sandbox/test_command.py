@@ -1,4 +1,4 @@
-"""What run executes and as whom: dockerd's rules, case by case."""
+"""The command of `run` and its user: docker's rules, case by case."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_images_path_wins_and_term_needs_a_terminal() -> None:
         ("alice:77", RunAs(1000, 77, (), "/home/a")),
         ("4711", RunAs(4711, 0, (), "/")),
         ("4711:extra", RunAs(4711, 50, (), "/")),
-        ("7", RunAs(70, 71, (), "/seven")),  # a name made of digits is a name first
+        ("7", RunAs(70, 71, (), "/seven")),  # a name made of digits is looked up as a name first
         (":extra", RunAs(0, 50, (), "/root")),
     ],
 )

@@ -1,4 +1,4 @@
-"""pid 1's loop: what it hands on, what it reaps, and the number at the end."""
+"""The loop of pid 1: which signals it forwards, which processes it reaps, and its exit code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
 
 
 def test_only_what_a_process_sent_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal's ^C has reached the command already: twice would be two interrupts."""
+    """A terminal's ^C reaches the command directly: forwarded, it would arrive twice."""
     child = dead_child(3)
     code, sent = run(
         monkeypatch, child,
@@ -55,7 +55,7 @@ def test_a_killed_command_gives_128_and_the_signal(monkeypatch: pytest.MonkeyPat
 
 
 def test_all_others_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends may come as one SIGCHLD, for it does not queue."""
+    """Several ends may come as one SIGCHLD, because it does not queue."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -79,7 +79,7 @@ def test_all_others_are_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hangup_is_always_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel sends it to the session's leader, not to the group as it does ^C."""
+    """The kernel sends SIGHUP to the session leader only; ^C it sends to the whole group."""
     child = dead_child()
     _, sent = run(monkeypatch, child, (signal.SIGHUP, SI_KERNEL), (signal.SIGCHLD, 1))
     assert sent == [(child, signal.SIGHUP)]
@@ -89,8 +89,8 @@ def test_a_hangup_is_always_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_working_directory_outside_of_the_root_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, twin: bool
 ) -> None:
-    """The path of where we are, looked up in the root, is nothing there or another directory."""
-    monkeypatch.chdir(tmp_path)  # and back
+    """The path of the working directory leads to nothing in the root, or to another directory."""
+    monkeypatch.chdir(tmp_path)  # undone after the test
     inside = tmp_path / "root/in"
     inside.mkdir(parents=True)
     if twin:

@@ -16,7 +16,7 @@ from storing import load
 
 from fusemount.store import Store
 
-UID = 65534  # nobody: fusermount3 wants a user that passwd knows
+UID = 65534  # nobody: fusermount3 needs a user with a line in passwd
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_run_is_root_of_its_own_namespace(sub_ids: bool, home: Path) -> None:
 
 @pytest.mark.parametrize("whose", ["user", "root"])
 def test_run_from_a_store(whose: str, home: Path, busybox_image: Path) -> None:
-    """In the user's namespace root's store, and what is above each of them, belong to nobody."""
+    """In the user's namespace, root's store and the directories above it belong to nobody."""
     place = home / ".local/share/imgmount"
     try:
         if whose == "root":
@@ -224,7 +224,7 @@ def test_a_user_does_not_follow_anothers_records(home: Path) -> None:
 
 
 def test_diff_and_commit(home: Path) -> None:
-    """Owners that the system did not let the user set are in the image all the same."""
+    """Owners that the user was not allowed to set on disk are in the image all the same."""
     done = as_user(
         home,
         """
@@ -254,7 +254,7 @@ def test_diff_and_commit(home: Path) -> None:
 
 
 def test_a_store_of_rootless_containers(home: Path) -> None:
-    """Read by its user, and inside the user namespace that shows its owners as they are."""
+    """It is read by its user, and inside the user namespace that shows its real owners."""
     done = as_user(
         home,
         f"""
@@ -277,8 +277,8 @@ def test_a_store_of_rootless_containers(home: Path) -> None:
 
 
 def test_the_command_cannot_reach_into_pid_1(home: Path) -> None:
-    """It is root of its namespace, and pid 1 runs an interpreter that may be the user's own file:
-    CVE-2019-5736 and CVE-2016-9962."""
+    """The command is root of its user namespace, and the interpreter of pid 1 may be a file of the
+    user: CVE-2019-5736 and CVE-2016-9962."""
     script = "cat /proc/1/maps; cd /proc/1/fd && echo *; cat /proc/1/exe; true"
     done = as_user(home, f"imgmount run image.tar '{script}'")
     assert done.stdout == ""

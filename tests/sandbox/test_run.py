@@ -1,4 +1,4 @@
-"""`imgmount run` as root: the command's world, its end, and that nothing stays."""
+"""`imgmount run` as root: what the command sees, how it ends, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_small_dev_and_the_kernels_file_systems(command: Command, busybox_im
     lines = done.stdout.splitlines()
     assert lines[:3] == ["shared", "proc and sys", "sys is ro"]
     assert {"1", "2"} <= set(lines[3:])
-    assert all(int(pid) < 20 for pid in lines[3:])  # nobody else's processes
+    assert all(int(pid) < 20 for pid in lines[3:])  # only processes of the new pid namespace
 
 
 def test_names_resolve_as_on_the_host_and_edits_stay_inside(
@@ -148,7 +148,7 @@ def test_orphans_end_with_the_command(command: Command, busybox_image: Path) -> 
 
 
 def start(command: Command, image: Path, script: str) -> subprocess.Popen[str]:
-    """Started, and past the point where the script has printed its first line."""
+    """A run that has started, and whose script has printed its first line."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fusemount", "run", image, script],
         env=command.environment, stdout=subprocess.PIPE, text=True,

@@ -132,7 +132,7 @@ def test_an_index_is_a_file_of_limited_size(
     signal.alarm(20)
     try:
         with pytest.raises(ImgmountError, match=f"index.json.* {message}"):
-            output.there("index.json")
+            output.existing_document("index.json")
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

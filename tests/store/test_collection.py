@@ -16,7 +16,7 @@ from fusemount.digest import Digest
 from fusemount.imagename import parse_name
 from fusemount.store import Store
 from fusemount.store.intake import Part
-from fusemount.store.locks import MOUNT, living, locked
+from fusemount.store.locks import MOUNT, live_leases, locked
 from fusemount.store.removal import prune, remove
 from fusemount.store.summary import Summaries
 from fusemount.store.usage import usage
@@ -134,7 +134,7 @@ def test_a_lease_that_cannot_be_read_ends_nobody(store: Store, data: bytes) -> N
         (path,) = store.layout.leases.iterdir()
         path.write_bytes(data)
         with locked(store.layout, exclusive=True):
-            (held,) = living(store.layout)
+            (held,) = live_leases(store.layout)
         assert held.digests == frozenset()
         lease.hold([Digest.of(b"x")])
         prune(store)
@@ -155,9 +155,9 @@ def test_a_lease_outlives_its_maker_in_a_child(store: Store) -> None:
     os.close(read)
     lease.leave()
     with locked(store.layout, exclusive=True):
-        (held,) = living(store.layout)
+        (held,) = live_leases(store.layout)
     assert held.digests == {Digest.of(b"x")}
     os.close(write)
     os.waitpid(child, 0)
     with locked(store.layout, exclusive=True):
-        assert living(store.layout) == []
+        assert live_leases(store.layout) == []

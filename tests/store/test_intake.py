@@ -177,7 +177,7 @@ def test_two_takers_of_one_blob_read_it_once(store: Store) -> None:
 
     def waiting() -> None:
         with Part(store.layout, digest) as part:
-            found.append(part.there())
+            found.append(part.is_stored())
             part.drop()
 
     threads = [threading.Thread(target=taking), threading.Thread(target=waiting)]

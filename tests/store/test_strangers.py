@@ -23,7 +23,7 @@ from fusemount.reference import STORE, Reference
 from fusemount.settings import Directories, ImageOptions, Platform
 from fusemount.sources import open_image
 from fusemount.store import Store
-from fusemount.store.locks import living, locked
+from fusemount.store.locks import live_leases, locked
 from fusemount.store.removal import prune
 
 AMD64 = Platform("linux", "amd64")
@@ -129,7 +129,7 @@ def test_what_is_no_file_is_not_opened(full: Store, kind: str) -> None:
     root = full.root
     odd(full.layout.leases / "1-a", kind)
     odd(full.layout.ingest / "b.part", kind)
-    assert living(full.layout) == []
+    assert live_leases(full.layout) == []
     assert checked(full).mismatches == []
     prune(full)
     assert os.listdir(full.layout.leases) == os.listdir(full.layout.ingest) == []

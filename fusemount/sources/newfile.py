@@ -1,9 +1,9 @@
-"""Law: what is written where another user may write too is made, read, renamed and removed by the
-directory's descriptor and one name, which is not followed.
+"""Law: makes and replaces files in directories that other users may write to, too.
 
-The caller names a path once.  Symlinks on it are followed that the caller or root made; those of
-another user could lead what the caller writes anywhere.  All raise OSError, whose message says what
-is there instead.
+Each call gets the directory's descriptor and one name, which is not followed.  A path is resolved
+only once (open_parent).  Symlinks on it are followed if the caller or root made them.  A symlink of
+another user could lead the caller's data anywhere.  All raise OSError, whose message says what has
+the name instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fusemount.beneath import LINKS_MAX, trusted
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_place(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """(descriptor of the directory, the name in it that path leads to, which need not be there)."""
+def open_parent(path: str | os.PathLike[str]) -> tuple[int, str]:
+    """(descriptor of the directory, the name in it) that a path leads to; it need not exist."""
     whole = os.fspath(path)
     names = _names(whole)
     here = os.open("/" if whole.startswith("/") else ".", _DIRECTORY)
@@ -57,12 +57,12 @@ def open_place(path: str | os.PathLike[str]) -> tuple[int, str]:
 
 
 def _names(path: str) -> list[str]:
-    """Last first."""
+    """The components of a path, last first."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _target(fd: int, name: str) -> str | None:
-    """Where the symlink leads that was opened, None: it is none."""
+    """The target of the symlink that was opened; None if it is no symlink."""
     st = os.fstat(fd)
     if not stat.S_ISLNK(st.st_mode):
         return None
@@ -80,9 +80,9 @@ def open_directory(dir_fd: int, name: str) -> int:
 
 
 def open_file(dir_fd: int, name: str) -> int:
-    """A regular file, to be read; nothing that stands in its place is waited for."""
+    """A descriptor of a regular file, to read; a fifo or device of that name never blocks us."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    st = status(dir_fd, name)  # a device may do something when it is opened
+    st = status(dir_fd, name)  # not only fstat: opening a device may have an effect
     if st is not None and not stat.S_ISREG(st.st_mode):
         raise OSError(errno.EINVAL, f"{name} is no regular file")
     fd = os.open(name, flags, dir_fd=dir_fd)
@@ -93,7 +93,7 @@ def open_file(dir_fd: int, name: str) -> int:
 
 
 def read_file(dir_fd: int, name: str, limit: int) -> bytes:
-    """limit: bytes; a longer file is an error."""
+    """All bytes of a file; OSError if they are more than limit."""
     with open(open_file(dir_fd, name), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -102,7 +102,7 @@ def read_file(dir_fd: int, name: str, limit: int) -> bytes:
 
 
 def status(dir_fd: int, name: str) -> os.stat_result | None:
-    """Of a symlink its own; None: nothing is there."""
+    """The status of a name, of a symlink itself; None if there is none."""
     try:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def status(dir_fd: int, name: str) -> os.stat_result | None:
 
 
 class NewFile:
-    """A file beside the name that it gets in the end, with the mode that a new file gets."""
+    """A file under a temporary name in its directory, with the mode that the umask gives."""
 
     def __init__(self, dir_fd: int, name: str) -> None:
         self._dir_fd = dir_fd
@@ -119,13 +119,13 @@ class NewFile:
         self.fd = os.open(self._temporary, flags, 0o666, dir_fd=dir_fd)
 
     def appear(self, name: str) -> None:
-        """Replaces what has the name, be it a symlink."""
+        """Syncs the file and gives it this name, which it takes from a file or symlink."""
         os.fsync(self.fd)
         os.rename(self._temporary, name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
 
     def close(self) -> None:
         os.close(self.fd)
-        with suppress(OSError):  # renamed, when all went well: then nothing may fail any more
+        with suppress(OSError):  # fails if it was renamed, and that is no error
             os.unlink(self._temporary, dir_fd=self._dir_fd)
 
     def __enter__(self) -> NewFile:
@@ -136,10 +136,10 @@ class NewFile:
 
 
 class Replacing:
-    """A new file for the path that a caller named: it replaces a regular file or nothing."""
+    """A new file for a path: it replaces a regular file or nothing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._dir_fd, self._name = open_place(path)
+        self._dir_fd, self._name = open_parent(path)
         try:
             st = status(self._dir_fd, self._name)
             if st is not None and not stat.S_ISREG(st.st_mode):
