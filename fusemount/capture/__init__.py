@@ -1,7 +1,7 @@
-"""The room of what is read out of a file system and written elsewhere: diff, commit, export, dump.
+"""The room of diff, commit, export and dump, which read a file system and write it in another form.
 
-It takes a mountpoint, a kept upper, or an image, and returns the changes against the image, a new
-image, a tar, or lines of text.
+Each takes a mountpoint, a kept upper or an image, and makes of it a list of changes, a new image, a
+tar, or lines of text.
 
 Law: nothing here mounts, or writes to the upper or the image that it reads.  Nothing here prints.
 """

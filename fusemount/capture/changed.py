@@ -44,7 +44,7 @@ class Asked:
     """What to open. place: the path of a mountpoint or of an upper.
 
     base: the image, None for the one in the upper's mark; follow_symlink_parents: how its layers
-    are stacked, None for what the mark says.
+    are stacked, None for the way in the mark.
     """
 
     place: Path
@@ -66,7 +66,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _FoundUpper:
     """record: of the mount that uses the upper, None if it is not mounted.  fd: of the upper, whose
     path is not looked up again."""
 
@@ -133,7 +133,7 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
     return compare(nothing, rootfs.tree)
 
 
-def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
+def _find(place: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
     target = resolve(place)
@@ -146,7 +146,7 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
             raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
         upper, fd, _ = open_walked(Path(record.upper), make=False)
         stack.callback(os.close, fd)
-        return _Place(upper, fd, record if record.alive else None)
+        return _FoundUpper(upper, fd, record if record.alive else None)
     if not target.is_dir():
         raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
     upper, fd, _ = open_walked(place, make=False)
@@ -154,8 +154,8 @@ def _find(place: Path, directories: Directories, stack: ExitStack) -> _Place:
     for mounted in mountrecords.listing(directories.runtime):
         recorded = mounted.record.upper
         if recorded is not None and resolve(Path(recorded)) == upper and mounted.record.alive:
-            return _Place(upper, fd, mounted.record)
-    return _Place(upper, fd, None)
+            return _FoundUpper(upper, fd, mounted.record)
+    return _FoundUpper(upper, fd, None)
 
 
 def _write_out(record: Record) -> None:
@@ -182,7 +182,7 @@ def _await_requests(record: Record) -> None:
             time.sleep(0.002)
 
 
-def _known_base(upper: Upper, found: _Place) -> Base | None:
+def _known_base(upper: Upper, found: _FoundUpper) -> Base | None:
     from fusemount.rootfs.base import Base, recorded_base
 
     known = recorded_base(upper)

@@ -154,7 +154,7 @@ def open_channel(request: MountRequest) -> FuseChannel:
 
 
 def _mounted_on(at: Mountpoint) -> Mount | None:
-    """The FUSE mount that is on it now: only root could have mounted another one on top of ours."""
+    """The FUSE mount on that directory. It is ours, because only root could mount on top of it."""
     with suppress(OSError), covering(at.fd, at.path) as root:
         entry, mount = entry_of(root), mount_of(root)
         if entry and entry.fstype.startswith("fuse") and mount != mount_of(at.fd):
@@ -163,7 +163,7 @@ def _mounted_on(at: Mountpoint) -> Mount | None:
 
 
 def _clear(path: Path, request: MountRequest) -> None:
-    """Unmounts what fusermount3 mounted on another directory, and what is dead by now."""
+    """Unmounts a mount that fusermount3 made on another directory; it is dead by now."""
     entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
     if entry and mount and (entry.fstype, entry.source) == named:

@@ -137,10 +137,10 @@ def _answer(question: bytes, answers: Answers) -> bytes:
         answer = None
         asked = None
     if answer is None:
-        said = {"error": f"unknown question {asked!r}" if asked else "not a question"}
+        reply = {"error": f"unknown question {asked!r}" if asked else "not a question"}
     else:
-        said = answer()
-    return json.dumps(said).encode() + b"\n"
+        reply = answer()
+    return json.dumps(reply).encode() + b"\n"
 
 
 # ---- the other end ------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def _gone(mountpoint: Path | str) -> MountpointError:
 def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
     """The daemon's answer. Raises MountpointError (it is gone), NotPermitted, ImgmountError."""
     try:
-        said = json.loads(_exchange(runtime, record, question))
+        reply = json.loads(_exchange(runtime, record, question))
     except TimeoutError as error:
         raise ImgmountError(
             f"{record.mountpoint}: its daemon (process {record.pid}) does not answer"
@@ -186,10 +186,10 @@ def ask(runtime: Path, record: Record, question: str) -> dict[str, Any]:
         raise ImgmountError(
             f"{record.mountpoint}: its daemon (process {record.pid}) cannot be asked: {why}"
         ) from error
-    if not isinstance(said, dict) or "error" in said:
-        reason = said.get("error") if isinstance(said, dict) else said
+    if not isinstance(reply, dict) or "error" in reply:
+        reason = reply.get("error") if isinstance(reply, dict) else reply
         raise ImgmountError(f"{record.mountpoint}: its daemon says: {reason}")
-    return said
+    return reply
 
 
 def _exchange(runtime: Path, record: Record, question: str) -> bytes:

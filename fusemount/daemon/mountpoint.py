@@ -1,5 +1,5 @@
-"""Law: checks a directory before it is mounted on, and unmounts it; each refusal is one line that
-says why."""
+"""Law: checks a directory before it is mounted on, and unmounts it; each error is one line with the
+reason."""
 
 from __future__ import annotations
 

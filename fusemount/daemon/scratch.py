@@ -1,6 +1,6 @@
 """Law: makes the scratch: the directory that a mount owns while it lives and removes when it ends.
 
-    STATE/uppers/<id>/   lock      flock held by the processes of the mount (see below)
+    STATE/uppers/<id>/   lock      the processes of the mount have its flock (see below)
                          keep      present: the user asked to keep the changes; never dropped
                          upper/    what was written
                          work/     overlayfs' work directory

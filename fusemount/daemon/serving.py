@@ -1,4 +1,4 @@
-"""Law: serves a mount with the fast path in front of pyfuse3, or with pyfuse3 alone.
+"""Law: serves a mount with the fast path in front of pyfuse3, or only with pyfuse3.
 
 With the fast path, threads of C read the kernel's descriptor.  They answer as soon as there is a
 tree.  pyfuse3 is behind them on a socket pair and gets the requests that they decline.  A mount is

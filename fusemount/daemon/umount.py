@@ -38,8 +38,8 @@ def umount_image(
     """Unmounts and waits until the daemon has ended and its upper is dropped or complete.
 
     If the mount has a copy (a bind mount, or one in another mount namespace), the daemon goes on
-    serving the copy and loses nothing.  Then this does not wait, and returns a line that says who
-    uses the copy.
+    serving the copy and loses nothing.  Then this does not wait, and returns a line that names the
+    users of the copy.
     lazy: detaches a busy mount and does not wait.  force: ends the mount for all users (force.py);
     if its daemon cannot be found, as lazy.  A dead mount is unmounted, and the scratch that its
     daemon left is dropped.  Raises MountpointError (no imgmount mount, busy), NotPermitted.

@@ -46,7 +46,7 @@ def this_machine() -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """`os/architecture[/variant]`, or `architecture` alone for Linux.  Raises UsageError."""
+    """Parses `os/architecture[/variant]`, or `architecture` for Linux.  Raises UsageError."""
     parts = text.split("/")
     if len(parts) == 1:
         parts = ["linux", *parts]

@@ -59,7 +59,7 @@ class BlobFile:
         return os.fstat(self.fd).st_size
 
     def release(self) -> None:
-        """Says that the descriptor is not needed for now."""
+        """To call when the descriptor is not needed for now."""
         if self._one_of_many:
             self.close()
 

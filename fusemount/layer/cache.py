@@ -17,8 +17,8 @@ A kept file is used only if it is complete and belongs to its name.  An index ha
 (native/index/index.h), and so have the small files (record.py).  Both checksums cover the name too,
 and are compared at each read.  A tar of gigabytes cannot be hashed at each mount.  It was hashed in
 the pass that wrote it, and is used while its size, inode and times are those of that moment.  After
-a write to the tar, or in a copy of the cache, it is made again.  If the disk changes bytes of a tar
-by itself, `verify` finds it.
+a write to the tar, or in a copy of the cache, it is made again.  `verify` finds bytes of a tar that
+a bad disk has changed.
 
 The cache must be an own directory (NotPermitted).  So these checks are against damage, not against
 another user.

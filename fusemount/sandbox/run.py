@@ -109,7 +109,7 @@ def _check_owners(directories: list[Path]) -> None:
 
 
 def _private_mounts(places: list[Path]) -> None:
-    """A mount namespace that sees the host's later mounts and shows it none of ours."""
+    """Enters a mount namespace that gets the host's later mounts and keeps ours from the host."""
     with translated("no private mount namespace to be had", NotPermitted):
         if os.geteuid() != 0:
             _check_owners(places)

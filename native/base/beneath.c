@@ -51,8 +51,7 @@ static bool openat2_is_missing(int dir) {
     return is == MISSING;
 }
 
-/* False, with *fd unset: there is no openat2, or other processes rename directories all the time.
- */
+/* False, with *fd unset: no openat2 is available, or other processes keep renaming directories. */
 static bool by_openat2(int dir, const char *path, int flags, mode_t mode, uint64_t resolve,
                        int *fd) {
     if (__atomic_load_n(&openat2_is, __ATOMIC_RELAXED) == MISSING)

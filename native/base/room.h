@@ -4,5 +4,5 @@
  * signals, hashes, checksums, clones of mounts, a cache of descriptors, and paths resolved beneath
  * a descriptor.  The room has no code for layers, the tree or FUSE.
  *
- * May include: nothing of ours.
+ * May include: no other room.
  */

@@ -1,6 +1,6 @@
 /* stats.h: counts FUSE requests by opcode and by the door that answered them, and their latency.
  *
- * Law: adding takes no lock and costs a few nanoseconds.  A reader gets whole counters, but two
+ * Law: adding takes no lock and costs a few nanoseconds.  A counter that is read is exact, but two
  * counters may be of different moments.
  *
  * Latency is a histogram of powers of two: bucket b counts the requests that took [2^b, 2^(b+1))
@@ -26,7 +26,7 @@ typedef struct img_stats {
     uint64_t prepared;     /* requests that waited until Python had copied up a node */
     uint64_t pushed_files; /* files put into the page cache before a program asked for them */
     uint64_t pushed_bytes;
-    uint64_t push_misses; /* the kernel did not know the inode (any more) */
+    uint64_t push_misses; /* pushes of a file whose inode the kernel did not have (any more) */
     uint64_t wakeups;     /* times a thread slept until the kernel had a request */
     uint64_t spins;       /* times a request came while a thread spun */
     uint64_t malformed;   /* requests that broke the protocol or have an unknown opcode */

@@ -27,7 +27,7 @@ enum { MESSAGES = 64, ROOM = 1 << 18 };
 
 /* The file system is mounted here, in a mount namespace of this process, so that it leaves no
  * trace. No input of a fuzzer is in this directory. */
-#define PLACE "/sys"
+#define MOUNT_POINT "/sys"
 
 typedef struct talk {
     rig *r;
@@ -42,7 +42,7 @@ static void own_file_system(void) {
     if (done)
         return;
     CHECK(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
-    CHECK(mount("fuzz", PLACE, "tmpfs", 0, "size=64m,mode=700") == 0);
+    CHECK(mount("fuzz", MOUNT_POINT, "tmpfs", 0, "size=64m,mode=700") == 0);
     done = true;
 }
 
@@ -88,7 +88,7 @@ static void answer(talk *t) {
     struct fuse_in_header head;
     struct fuse_open_out opened = {0};
     piece p;
-    CHECK(python_hears(t->r, heard, sizeof heard) >= sizeof head);
+    CHECK(python_receives(t->r, heard, sizeof heard) >= sizeof head);
     memcpy(&head, heard, sizeof head);
     while (follows(t, FROM_PYTHON, &p)) {
         if (p.len)
@@ -101,11 +101,11 @@ static void answer(talk *t) {
         img_upper_lock(t->r->upper);
         error = copy_up(t->r, head.nodeid);
         img_upper_unlock(t->r->upper);
-        python_says(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
+        python_answers(t->r, head.unique, -error, &opened, error ? 0 : sizeof opened);
     } else if (given) {
-        python_says(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
+        python_answers(t->r, head.unique, -error, p.data + (p.len > 0), p.len ? p.len - 1 : 0);
     } else {
-        python_says(t->r, head.unique, -ENOSYS, NULL, 0);
+        python_answers(t->r, head.unique, -ENOSYS, NULL, 0);
     }
     if (given)
         free(p.data);
@@ -185,7 +185,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     piece p;
     img_bytes text = {0};
     own_file_system();
-    talk t = {.r = rig_new(RIG_UPPER | RIG_PYTHON | RIG_PUSH, 1, PLACE),
+    talk t = {.r = rig_new(RIG_UPPER | RIG_PYTHON | RIG_PUSH, 1, MOUNT_POINT),
               .data = data,
               .size = size,
               .out = out};

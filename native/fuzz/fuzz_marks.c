@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 /* Where the file system is mounted; as in fuzz_fuse.c. */
-#define PLACE "/sys"
+#define MOUNT_POINT "/sys"
 
 enum { LAYERS = 3, CONTENTS = 0x80, PATH = 64 };
 
@@ -58,7 +58,7 @@ static const struct {
 static int roots[LAYERS];
 
 static void path_of(char *out, unsigned layer, unsigned object) {
-    (void)snprintf(out, PATH, PLACE "/%u/%s", layer, OBJECTS[object].name);
+    (void)snprintf(out, PATH, MOUNT_POINT "/%u/%s", layer, OBJECTS[object].name);
 }
 
 static void write_file(const char *path, const void *data, size_t size) {
@@ -94,9 +94,9 @@ static void make_layers(void) {
     if (roots[0])
         return;
     CHECK(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
-    CHECK(mount("fuzz", PLACE, "tmpfs", 0, "size=64m,mode=700") == 0);
+    CHECK(mount("fuzz", MOUNT_POINT, "tmpfs", 0, "size=64m,mode=700") == 0);
     for (unsigned layer = 0; layer < LAYERS; layer++) {
-        (void)snprintf(path, sizeof path, PLACE "/%u", layer);
+        (void)snprintf(path, sizeof path, MOUNT_POINT "/%u", layer);
         CHECK(mkdir(path, 0755) == 0);
         for (unsigned object = 0; object < 16; object++)
             make_object(layer, object);
@@ -160,7 +160,7 @@ static void check_unmarked(const img_index *index, unsigned layer) {
         struct stat st;
         if (e->kind == IMG_HARDLINK || e->kind == IMG_WHITEOUT)
             continue;
-        (void)snprintf(path, sizeof path, PLACE "/%u/%.*s/%.*s", layer, (int)e->dir_len,
+        (void)snprintf(path, sizeof path, MOUNT_POINT "/%u/%.*s/%.*s", layer, (int)e->dir_len,
                        index->pool + e->dir, (int)e->name_len, index->pool + e->name);
         CHECK(lstat(path, &st) == 0 && e->mode == st.st_mode);
         CHECK(e->uid == st.st_uid && e->gid == st.st_gid);

@@ -82,8 +82,7 @@ int img_index_write(const img_index *index, int fd, uint64_t key, img_error *err
     return write_all(fd, index->pool, head->pool_bytes, err);
 }
 
-/* Sets the pointers to the arrays in a file with this header; false if it is not size bytes long.
- */
+/* Sets the pointers to the arrays in a file with this header; false if its size is not `size`. */
 static bool lay_out(img_index *index, const char *base, uint64_t size) {
     const img_index_header *head = &index->head;
     if (head->n_entries > IMG_ENTRIES_MAX || head->n_extents > UINT32_MAX ||

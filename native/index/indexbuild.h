@@ -36,8 +36,7 @@ void img_builder_free(img_builder *builder);
 /* Appends bytes to the pool. */
 int img_builder_text(img_builder *builder, const char *text, size_t len, uint32_t *at,
                      img_error *err);
-/* Appends bytes to the pool, unless the same bytes were interned before: *at is then their offset.
- */
+/* Appends bytes to the pool, or sets *at to their offset if they were interned before. */
 int img_builder_intern(img_builder *builder, const char *text, size_t len, uint32_t *at,
                        img_error *err);
 

@@ -1,18 +1,18 @@
-/* py_beneath.c: beneath.h for Python; fusemount/beneath.py says what it is for. */
+/* py_beneath.c: shows beneath.h to Python; fusemount/beneath.py explains what it is for. */
 #include "py/py_native.h"
 
 #include "base/beneath.h"
 
 #include <errno.h>
 
-static PyObject *open_by(int (*door)(int, const char *, int, mode_t), PyObject *args) {
+static PyObject *open_by(int (*call)(int, const char *, int, mode_t), PyObject *args) {
     PyObject *path = NULL;
     int dir, flags, fd;
     unsigned int mode;
     if (!PyArg_ParseTuple(args, "iO&iI", &dir, PyUnicode_FSConverter, &path, &flags, &mode))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    fd = door(dir, PyBytes_AS_STRING(path), flags, (mode_t)mode);
+    fd = call(dir, PyBytes_AS_STRING(path), flags, (mode_t)mode);
     Py_END_ALLOW_THREADS;
     Py_DECREF(path);
     if (fd < 0) {
@@ -41,7 +41,7 @@ static PyObject *step_by_step(PyObject *Py_UNUSED(module), PyObject *on) {
 static PyMethodDef functions[] = {
     {"open_beneath", open_beneath, METH_VARARGS, "img_open_beneath"},
     {"open_in_root", open_in_root, METH_VARARGS, "img_open_in_root"},
-    {"beneath_step_by_step", step_by_step, METH_O, "For tests: as if openat2 were not there."},
+    {"beneath_step_by_step", step_by_step, METH_O, "For tests: True: do not use openat2."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* py_dirscan.c: directory layers for Python, a thin skin over layerfile.h and dirscan.h. */
+/* py_dirscan.c: shows directory layers (layerfile.h, dirscan.h, dirmarks.h) to Python. */
 #include "py/py_native.h"
 
 #include "dir/dirmarks.h"
@@ -60,10 +60,10 @@ static PyObject *marks_said(PyObject *Py_UNUSED(module), PyObject *arg) {
 static PyMethodDef functions[] = {
     {"open_layer_root", open_layer_root, METH_O, "The descriptor of a directory layer's root."},
     {"scan_directory", scan_directory, METH_VARARGS,
-     "(LayerIndex of a directory, how many directories may not be read, one of them, how many "
-     "objects "
-     "have marks that were not obeyed, one of them)."},
-    {"marks_said", marks_said, METH_O, "What the root of a directory layer has marks of: MARKS_*."},
+     "(LayerIndex of a directory, number of directories that may not be read, one of them, number "
+     "of objects with marks that were not obeyed, one of them)."},
+    {"marks_said", marks_said, METH_O,
+     "The kinds of marks that the root of a directory layer has: MARKS_*."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,5 +1,5 @@
-/* py_fastpath.c: the Python type FastPath: starts and stops fastpath.h, and keeps what it borrows.
- */
+/* py_fastpath.c: the Python type FastPath: starts and stops the fast path (fastpath.h), and keeps
+ * the objects that the fast path borrows. */
 #include "py/py_native.h"
 
 #include "fast/fastpath.h"
@@ -76,7 +76,7 @@ static PyObject *fastpath_stop(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 static PyMethodDef fastpath_methods[] = {
     {"stop", fastpath_stop, METH_NOARGS,
-     "Ends the threads and waits for them; nothing is answered any more."},
+     "Ends the threads and waits for them; no request is answered any more."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,9 +1,10 @@
-/* py_idmap.c: the owners of a Tree for Python, a thin skin over idmap.h. */
+/* py_idmap.c: the methods of the Python type Tree that map owners (idmap.h). */
 #include "py/py_tree.h"
 
 #include "tree/idmap.h"
 
-/* A sequence of (stored, shown, count) into ranges, which holds IMG_ID_RANGES_MAX. */
+/* Converts a sequence of (stored, shown, count) to ranges, an array of IMG_ID_RANGES_MAX. 0, or -1
+ * with an exception set. */
 static int take_ranges(PyObject *given, img_id_range *ranges, size_t *n) {
     PyObject *items = PySequence_Fast(given, "id ranges must be a sequence");
     if (!items)
@@ -55,6 +56,7 @@ PyObject *imgpy_tree_set_owners(PyObject *self, PyObject *args) {
 
 typedef uint32_t map_id(const img_id_map *map, uint32_t id);
 
+/* Maps a uid and a gid. */
 static PyObject *both(PyObject *self, PyObject *args, const char *format, map_id *map) {
     const img_tree *tree = imgpy_tree_get(self);
     unsigned uid, gid;

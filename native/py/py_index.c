@@ -1,11 +1,12 @@
-/* The Python types of the scanner: FormatError, Member, LayerIndex, Scanner.
+/* py_index.c: the Python types of the tar scanner: FormatError, Member, LayerIndex, Scanner.
  *
- * A LayerIndex is immutable, so its index may be read by any thread while the object lives.  A
- * Scanner belongs to one thread at a time: feed() gives up the GIL, and a call that comes meanwhile
+ * A LayerIndex is immutable, so any thread may read its index while the object exists.  A Scanner
+ * is used by one thread at a time: feed() releases the GIL, and a call by another thread meanwhile
  * is a RuntimeError.
  */
 #include "py/py_native.h"
 
+#include "py/py_time.h"
 #include "tar/scanfd.h"
 #include "tar/tarscan.h"
 
@@ -29,14 +30,15 @@ static void layer_index_dealloc(PyObject *self) {
 }
 
 const img_index *imgpy_index_get(PyObject *obj) {
-    /* Its deallocator marks the type, which is final: no global is needed to know it again. */
+    /* The deallocator tells the type, because nothing can inherit from it; so the type need not be
+     * in a global variable. */
     if (Py_TYPE(obj)->tp_dealloc == layer_index_dealloc)
         return ((layer_index_object *)obj)->index;
     PyErr_Format(PyExc_TypeError, "expected a LayerIndex, not %.100s", Py_TYPE(obj)->tp_name);
     return NULL;
 }
 
-/* FormatError(message) with its three attributes. */
+/* Makes FormatError(message) and sets its three attributes. */
 static PyObject *format_error(PyObject *type, const img_error *err) {
     PyObject *message =
         PyUnicode_DecodeUTF8(err->message, (Py_ssize_t)strlen(err->message), "backslashreplace");
@@ -56,7 +58,7 @@ static PyObject *format_error(PyObject *type, const img_error *err) {
 }
 
 static void raise_format_error(const img_error *err) {
-    /* Looked up by name: callers have no module at hand, and this path is rare. */
+    /* The type is looked up by name: callers do not have the module, and errors are rare. */
     PyObject *module = PyImport_ImportModule("fusemount._native");
     PyObject *type = module ? PyObject_GetAttrString(module, "FormatError") : NULL;
     PyObject *error = type ? format_error(type, err) : NULL;
@@ -91,7 +93,7 @@ PyObject *imgpy_raise(const img_error *err) {
     return NULL;
 }
 
-/* Takes the index, also when it fails. */
+/* Makes an object that owns index. If it fails, index is freed. */
 static PyObject *wrap(PyTypeObject *type, img_index *index) {
     layer_index_object *self = (layer_index_object *)type->tp_alloc(type, 0);
     if (!self) {
@@ -103,7 +105,7 @@ static PyObject *wrap(PyTypeObject *type, img_index *index) {
 }
 
 PyObject *imgpy_index_wrap(img_index *index) {
-    /* Looked up by name, as above: once a layer. */
+    /* The type is looked up by name, once a layer. */
     PyObject *module = PyImport_ImportModule("fusemount._native");
     PyObject *type = module ? PyObject_GetAttrString(module, "LayerIndex") : NULL;
     PyObject *wrapped = NULL;
@@ -213,24 +215,6 @@ static PyObject *layer_index_oddities(PyObject *self, void *closure) {
                          odd_members(index, odd->n_owner, odd->first_owner));
 }
 
-static PyObject *time_ns(int64_t s, uint32_t ns) {
-    int64_t total;
-    if (!__builtin_mul_overflow(s, INT64_C(1000000000), &total) &&
-        !__builtin_add_overflow(total, (int64_t)ns, &total))
-        return PyLong_FromLongLong(total);
-    PyObject *seconds = PyLong_FromLongLong(s), *unit = PyLong_FromLong(1000000000);
-    PyObject *part = PyLong_FromUnsignedLong(ns), *whole = NULL, *sum = NULL;
-    if (seconds && unit && part)
-        whole = PyNumber_Multiply(seconds, unit);
-    if (whole)
-        sum = PyNumber_Add(whole, part);
-    Py_XDECREF(seconds);
-    Py_XDECREF(unit);
-    Py_XDECREF(part);
-    Py_XDECREF(whole);
-    return sum;
-}
-
 static PyObject *member_extents(const img_index *index, const img_entry *entry) {
     img_extent whole = {0, entry->size, entry->archive_data};
     const img_extent *extents = &whole;
@@ -305,7 +289,7 @@ enum { MEMBER_FIELDS = sizeof member_fields / sizeof *member_fields - 1 };
 
 static PyStructSequence_Desc member_desc = {
     .name = "fusemount._native.Member",
-    .doc = "One member of an archive, as the tar says it.",
+    .doc = "One member of an archive, as the tar has it.",
     .fields = member_fields,
     .n_in_sequence = MEMBER_FIELDS,
 };
@@ -319,9 +303,9 @@ static PyObject *new_member(PyTypeObject *type, const img_index *index, const im
         PyLong_FromUnsignedLong(entry->uid),
         PyLong_FromUnsignedLong(entry->gid),
         PyLong_FromUnsignedLongLong(entry->size),
-        time_ns(entry->mtime_s, entry->mtime_ns),
-        time_ns(entry->atime_s, entry->atime_ns),
-        time_ns(entry->ctime_s, entry->ctime_ns),
+        imgpy_time_ns(entry->mtime_s, entry->mtime_ns),
+        imgpy_time_ns(entry->atime_s, entry->atime_ns),
+        imgpy_time_ns(entry->ctime_s, entry->ctime_ns),
         Py_BuildValue("(II)", entry->rdev_major, entry->rdev_minor),
         PyLong_FromUnsignedLongLong(entry->archive_header),
         member_extents(index, entry),
@@ -372,7 +356,7 @@ static PyMethodDef layer_index_methods[] = {
      "load(fd, name=b''): reads what save() wrote for that name."},
     {"save", layer_index_save, METH_VARARGS,
      "save(fd, name=b''): writes the index at fd's position, to be loaded by that name only."},
-    {"drop_entries", layer_index_drop_entries, METH_NOARGS, "Gives the members' memory back."},
+    {"drop_entries", layer_index_drop_entries, METH_NOARGS, "Frees the memory of the members."},
     {"member", (PyCFunction)(void (*)(void))layer_index_member,
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS, "member(i): a Member."},
     {NULL, NULL, 0, NULL},
@@ -380,10 +364,13 @@ static PyMethodDef layer_index_methods[] = {
 
 static PyGetSetDef layer_index_getset[] = {
     {"archive_bytes", layer_index_archive_bytes, NULL,
-     "Where the end-of-archive mark, or the end of input, stands.", NULL},
+     "The offset of the end-of-archive mark, or of the end of input.", NULL},
     {"nbytes", layer_index_nbytes, NULL, "Memory of the arrays.", NULL},
     {"oddities", layer_index_oddities, NULL,
-     "(how many members' names lead out of the root, the first), the same of owners.", NULL},
+     "(number of members whose names lead out of the root, the first), the same for owners that "
+     "are "
+     "no ids.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

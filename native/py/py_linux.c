@@ -1,8 +1,8 @@
-/* py_linux.c: the Linux calls that CPython 3.11 has no door to; nothing here decides anything.
+/* py_linux.c: Linux system calls that CPython 3.11 does not offer, and the functions of caller.h.
  *
- * Each function is one system call (clone_mount: two) with the GIL released. Paths are str, bytes
- * or path-like. Errors are OSError with the errno and, where there is one, the path. No heap, no
- * state.
+ * Each of the first is one system call (clone_mount: two); those that may wait release the GIL.
+ * Paths are str, bytes or path-like. Errors are OSError with the errno and, if there is one, the
+ * path.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,7 +23,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Turns a call's result into None or OSError; errno must still be the call's. */
+/* None if result is 0, else OSError from errno. */
 static PyObject *done(long result, PyObject *path) {
     if (result == 0)
         Py_RETURN_NONE;
@@ -57,8 +57,8 @@ out:
     return result;
 }
 
-/* linux/mount.h (struct mount_attr, MOUNT_ATTR_RDONLY) and linux/fcntl.h (AT_RECURSIVE), since
- * Linux 5.12. glibc has them from 2.36 on, in a sys/mount.h that linux/mount.h cannot stand by. */
+/* From linux/mount.h (struct mount_attr, MOUNT_ATTR_RDONLY) and linux/fcntl.h (AT_RECURSIVE), since
+ * Linux 5.12. glibc has them since 2.36, in a sys/mount.h that conflicts with linux/mount.h. */
 struct mount_attr_v0 {
     uint64_t attr_set;
     uint64_t attr_clr;
@@ -113,12 +113,12 @@ static PyObject *linux_umount2(PyObject *Py_UNUSED(module), PyObject *args) {
 
 PyDoc_STRVAR(mount_of_doc,
              "mount_of(fd, /)\n--\n\n"
-             "(major, minor, unique mount ID) of what a descriptor is of, O_PATH too, without "
-             "asking the file system; the ID is 0 before Linux 6.8, and where a user's FUSE mount "
-             "shuts us out.");
+             "(major, minor, unique mount ID) of the object of a descriptor (O_PATH too), without "
+             "asking the file system; the ID is 0 before Linux 6.8, and if another user's FUSE "
+             "mount denies access.");
 
 static PyObject *linux_mount_of(PyObject *Py_UNUSED(module), PyObject *args) {
-    /* linux/stat.h has it since 6.8: an ID that no other mount gets while the system runs. */
+    /* linux/stat.h since 6.8: an ID that no other mount gets while the system runs */
     const unsigned int mnt_id_unique = 0x4000;
     struct statx st;
     const int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
@@ -235,8 +235,8 @@ static PyObject *linux_syncfs(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 PyDoc_STRVAR(pdeathsig_doc, "set_pdeathsig(signal, /)\n--\n\n"
-                            "prctl(PR_SET_PDEATHSIG): signal to get when the thread that forked "
-                            "us ends; 0 clears it.");
+                            "prctl(PR_SET_PDEATHSIG): the signal that this process gets when the "
+                            "thread that forked it ends; 0: none.");
 
 static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args) {
     int number;
@@ -247,8 +247,9 @@ static PyObject *linux_set_pdeathsig(PyObject *Py_UNUSED(module), PyObject *args
 }
 
 PyDoc_STRVAR(dumpable_doc, "set_dumpable(on, /)\n--\n\n"
-                           "prctl(PR_SET_DUMPABLE): whether others without CAP_SYS_PTRACE over our "
-                           "memory may trace us or follow our links in /proc; execve(2) sets it.");
+                           "prctl(PR_SET_DUMPABLE): whether processes of the same user, without "
+                           "CAP_SYS_PTRACE, may trace this one or follow its links in /proc; "
+                           "execve(2) sets it.");
 
 static PyObject *linux_set_dumpable(PyObject *Py_UNUSED(module), PyObject *args) {
     int on;
@@ -301,7 +302,7 @@ static PyObject *linux_caller_loses(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(caller_keeps_doc, "caller_keeps_set_id(uid, /)\n--\n\n"
-                               "Whether that user's writes leave set-id bits alone.");
+                               "Whether that user's writes keep set-id bits.");
 
 static PyObject *linux_caller_keeps(PyObject *Py_UNUSED(module), PyObject *args) {
     img_caller caller = {0};

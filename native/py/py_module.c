@@ -1,5 +1,4 @@
-/* The module fusemount._native: puts the parts of py_*.c together. */
-
+/* py_module.c: the module fusemount._native, made of the parts in the other py_*.c. */
 #include "py/py_native.h"
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg) {

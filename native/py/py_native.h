@@ -1,7 +1,8 @@
-/* py_native.h: the thin Python skin's own declarations; the only headers with Python.h behind them.
+/* py_native.h: what all files of the extension module share.
  *
- * Each py_*.c adds its types to the module in its exec function (0, or -1 with an exception set)
- * and keeps no globals.  C errors become exceptions in imgpy_raise and nowhere else.
+ * The exec function of each py_*.c adds its types and functions to the module (0, or -1 with an
+ * exception set).  No file has global variables.  An img_error becomes an exception in imgpy_raise
+ * and nowhere else.
  */
 #ifndef IMG_PY_NATIVE_H
 #define IMG_PY_NATIVE_H
@@ -14,7 +15,7 @@
 #include "index/index.h"
 
 int imgpy_index_exec(PyObject *module);    /* FormatError, Member, LayerIndex, Scanner */
-int imgpy_dirscan_exec(PyObject *module);  /* directory layers */
+int imgpy_dirscan_exec(PyObject *module);  /* functions for directory layers */
 int imgpy_tree_exec(PyObject *module);     /* Tree */
 int imgpy_upper_exec(PyObject *module);    /* UpperFiles */
 int imgpy_linux_exec(PyObject *module);    /* system calls that Python lacks */
@@ -22,28 +23,28 @@ int imgpy_stats_exec(PyObject *module);    /* Stats */
 int imgpy_fastpath_exec(PyObject *module); /* FastPath */
 int imgpy_beneath_exec(PyObject *module);  /* opening beneath a descriptor */
 
-/* The module's state: the types that C makes objects of. */
+/* The module's state: the types of which C code makes objects. */
 typedef struct imgpy_state {
     PyTypeObject *layer_index, *scanner, *member, *attr;
     PyObject *format_error;
 } imgpy_state;
 
-/* The index inside a LayerIndex, borrowed: it lives as long as obj.  NULL with TypeError set for
+/* The index inside a LayerIndex, borrowed: it exists as long as obj.  NULL with TypeError set for
  * any other object. */
 const img_index *imgpy_index_get(PyObject *obj);
 
-/* A LayerIndex of index, which it takes, also when it fails. */
+/* Makes a LayerIndex, which owns index. If it fails, index is freed. */
 PyObject *imgpy_index_wrap(img_index *index);
 
-/* Sets the exception for err and returns NULL: EBADMSG and E2BIG are FormatError(message, member,
- * offset), ENOMEM is MemoryError, EINTR what a signal's handler raised, everything else
- * OSError(code, message).  Needs the GIL. */
+/* Sets the exception for err and returns NULL.  EBADMSG and E2BIG become FormatError(message,
+ * member, offset), ENOMEM becomes MemoryError, EINTR leaves the exception that a signal's handler
+ * raised, any other code becomes OSError(code, message).  Needs the GIL. */
 PyObject *imgpy_raise(const img_error *err);
 
-/* Around what may take long: gives up the GIL, as Py_BEGIN_ALLOW_THREADS does, and takes it back
- * for a moment now and then to run the handlers of signals (in the main thread; others have none).
- * When one raises, the core's function fails with EINTR, and imgpy_raise leaves that exception.
- * Whatever lock is held in between must be one that nobody waits for with the GIL held. */
+/* Around a call that may take long.  Releases the GIL, as Py_BEGIN_ALLOW_THREADS does, and takes it
+ * again for a moment now and then to run the handlers of signals (which Python does in the main
+ * thread only).  If a handler raises, the core's function fails with EINTR, and imgpy_raise leaves
+ * the exception.  No lock may be held in between that a thread with the GIL waits for. */
 #define IMGPY_BEGIN_LONG                                                                           \
     {                                                                                              \
         PyThreadState *imgpy_thread = PyEval_SaveThread();                                         \

@@ -1,6 +1,8 @@
-/* py_stats.c: the type Stats, which holds an img_stats.  Adding needs no lock, the GIL's included;
- * a snapshot is made of plain dicts, lists and ints, ready for JSON. */
-
+/* py_stats.c: the Python type Stats: counters of requests (stats.h).
+ *
+ * Threads add to the counters without the GIL or another lock.  A snapshot consists of dicts, lists
+ * and ints, so it can be written as JSON.
+ */
 #include "py/py_stats.h"
 
 typedef struct {
@@ -30,7 +32,7 @@ static void stats_dealloc(PyObject *self) {
 }
 
 img_stats *imgpy_stats_get(PyObject *obj) {
-    /* Its deallocator marks the type, which is final, as with LayerIndex. */
+    /* The deallocator tells the type, because nothing can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc == stats_dealloc)
         return ((StatsObject *)obj)->stats;
     PyErr_Format(PyExc_TypeError, "expected a Stats, not %.100s", Py_TYPE(obj)->tp_name);
@@ -92,7 +94,8 @@ static uint64_t load(const uint64_t *counter) {
     return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
 
-/* The stolen value goes in under the key; -1 with an exception set when value is NULL. */
+/* Puts value into dict and gives up the reference. -1 with an exception set, also if value is NULL.
+ */
 static int put(PyObject *dict, const char *key, PyObject *value) {
     int result = value ? PyDict_SetItemString(dict, key, value) : -1;
     Py_XDECREF(value);
@@ -115,7 +118,7 @@ static PyObject *bucket_list(const img_op_stats *op) {
     return list;
 }
 
-/* op is a copy that nobody adds to. count is that of the buckets, so that the two agree. */
+/* op: a copy, to which no thread adds. "count" is the sum of the buckets, so that the two agree. */
 static PyObject *described(const img_op_stats *op) {
     uint64_t count = 0;
     for (unsigned b = 0; b < IMG_STATS_BUCKETS; b++)
@@ -135,6 +138,7 @@ static PyObject *described(const img_op_stats *op) {
     return dict;
 }
 
+/* Copies counters to which other threads may be adding. False when there is no request in them. */
 static bool copied(const img_op_stats *op, img_op_stats *copy) {
     uint64_t any = 0;
     for (unsigned b = 0; b < IMG_STATS_BUCKETS; b++)
@@ -146,7 +150,7 @@ static bool copied(const img_op_stats *op, img_op_stats *copy) {
     return any != 0;
 }
 
-/* {"native": {...}, "python": {...}}, a door only when something came through it; empty: none. */
+/* {"native": {...}, "python": {...}}; a door is left out if no request came through it. */
 static PyObject *doors_of(const img_stats *stats, unsigned opcode) {
     static const char *const doors[IMG_DOORS] = {"native", "python"};
     PyObject *dict = PyDict_New();
@@ -199,17 +203,18 @@ static PyMethodDef stats_methods[] = {
     {"add", (PyCFunction)(void (*)(void))stats_add, METH_FASTCALL,
      "add(opcode, door, ns, failed, bytes, /)\n--\n\nCounts one request."},
     {"now", stats_now, METH_NOARGS | METH_STATIC,
-     "now()\n--\n\nns of CLOCK_MONOTONIC, which add's ns are a difference of."},
+     "now()\n--\n\nns of CLOCK_MONOTONIC; the ns given to add() are a difference of two."},
     {"percentile", stats_percentile, METH_VARARGS | METH_STATIC,
-     "percentile(buckets, p, /)\n--\n\nns that the fraction p did not exceed; for differences of "
-     "two snapshots."},
+     "percentile(buckets, p, /)\n--\n\nns that the fraction p of the requests did not exceed. "
+     "buckets "
+     "may be the difference of two snapshots."},
     {"snapshot", stats_snapshot, METH_NOARGS,
-     "snapshot()\n--\n\nAll counters, as _native.pyi has them."},
+     "snapshot()\n--\n\nAll counters; _native.pyi describes the form."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot stats_slots[] = {
-    {Py_tp_doc, "Counters of what was asked and who answered (native/base/stats.h)."},
+    {Py_tp_doc, "Counters of requests, by operation and door (native/base/stats.h)."},
     {Py_tp_new, stats_type_new},
     {Py_tp_dealloc, stats_dealloc},
     {Py_tp_methods, stats_methods},

@@ -1,4 +1,4 @@
-/* py_stats.h: the counters inside a Stats object, for threads that add to them without the GIL. */
+/* py_stats.h: leads to the counters inside a Stats object, for threads without the GIL. */
 #ifndef IMG_PY_STATS_H
 #define IMG_PY_STATS_H
 
@@ -6,8 +6,8 @@
 
 #include "base/stats.h"
 
-/* The counters inside a Stats, borrowed: they live as long as obj, which the caller keeps.
- * NULL with TypeError set for any other object. */
+/* The counters inside a Stats, borrowed: they exist as long as obj. NULL with TypeError set for any
+ * other object. */
 img_stats *imgpy_stats_get(PyObject *obj);
 
 #endif

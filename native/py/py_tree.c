@@ -1,12 +1,14 @@
-/* py_tree.c: the Python type Tree, a thin skin over tree.h, merge.h and content.h.
+/* py_tree.c: the Python type Tree: shows tree.h, merge.h and content.h to Python.
  *
- * Every method takes the tree's lock for its own length.  Waiting for it with the GIL held is safe:
- * who holds the lock in another thread runs pure C and never asks for the GIL.  add_layer does ask
- * for it, to hear signals: so a tree that is being made is used by the thread that makes it alone.
+ * Every method takes the tree's lock and releases it.  It may wait for the lock with the GIL held,
+ * because a thread that holds the lock runs C code that does not ask for the GIL.  The exception is
+ * add_layer, which asks for the GIL to handle signals.  So while layers are added, only one thread
+ * may use the tree.
  */
 #define _GNU_SOURCE /* renameat2 */
 #include "py/py_tree.h"
 
+#include "py/py_time.h"
 #include "tree/content.h"
 #include "tree/merge.h"
 #include "tree/mergedir.h"
@@ -39,7 +41,7 @@ static PyObject *tree_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static void tree_dealloc(PyObject *self);
 
 img_tree *imgpy_tree_get(PyObject *obj) {
-    /* Its deallocator marks the type, which is final, as with LayerIndex. */
+    /* The deallocator tells the type, because nothing can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc == tree_dealloc)
         return tree_of(obj);
     PyErr_Format(PyExc_TypeError, "expected a Tree, not %.100s", Py_TYPE(obj)->tp_name);
@@ -143,22 +145,6 @@ static PyObject *tree_resolve(PyObject *self, PyObject *args) {
     return result < 0 ? raise_errno(result) : PyLong_FromUnsignedLong(id);
 }
 
-static PyObject *nanoseconds(int64_t seconds, uint32_t ns) {
-    int64_t whole;
-    if (!__builtin_mul_overflow(seconds, 1000000000, &whole) &&
-        !__builtin_add_overflow(whole, (int64_t)ns, &whole))
-        return PyLong_FromLongLong(whole);
-    PyObject *s = PyLong_FromLongLong(seconds), *unit = PyLong_FromLong(1000000000);
-    PyObject *product = s && unit ? PyNumber_Multiply(s, unit) : NULL;
-    PyObject *rest = PyLong_FromUnsignedLong(ns);
-    PyObject *sum = product && rest ? PyNumber_Add(product, rest) : NULL;
-    Py_XDECREF(s);
-    Py_XDECREF(unit);
-    Py_XDECREF(product);
-    Py_XDECREF(rest);
-    return sum;
-}
-
 enum { ATTR_FIELDS = 16 };
 
 static PyStructSequence_Field attr_fields[] = {
@@ -174,10 +160,10 @@ static PyStructSequence_Field attr_fields[] = {
     {"ctime_ns", NULL},
     {"layer", "index of the layer it came from, or -1"},
     {"upper", "its object exists in the upper directory"},
-    {"blocks", "512-byte units; of a layer's file what its data takes in 4 KiB pages"},
-    {"inode", "st_ino: the nodeid of what a layer gave, else beyond 2^32"},
-    {"meta", "in the upper with its attributes alone: the data are the layer's"},
-    {"generation", "tells it from others that have its nodeid at other times"},
+    {"blocks", "in units of 512 bytes; of a layer's file: its data in pages of 4 KiB"},
+    {"inode", "st_ino: of a node from a layer the nodeid, else a number beyond 2^32"},
+    {"meta", "only its attributes are copied up; the data are in a layer"},
+    {"generation", "tells the node from others that have its nodeid at other times"},
     {NULL, NULL},
 };
 
@@ -198,9 +184,9 @@ static PyObject *attr_of(PyTypeObject *type, const img_tree *tree, unsigned long
         PyLong_FromUnsignedLong(node->gid),
         PyLong_FromUnsignedLongLong(S_ISREG(node->mode) ? 0 : node->rdev),
         PyLong_FromUnsignedLongLong(node->size),
-        nanoseconds(node->mtime_s, node->mtime_ns),
-        nanoseconds(node->atime_s, node->atime_ns),
-        nanoseconds(node->ctime_s, node->ctime_ns),
+        imgpy_time_ns(node->mtime_s, node->mtime_ns),
+        imgpy_time_ns(node->atime_s, node->atime_ns),
+        imgpy_time_ns(node->ctime_s, node->ctime_ns),
         PyLong_FromLong(node->layer == IMG_LAYER_UPPER ? -1 : node->layer),
         PyBool_FromLong(node->flags & IMG_NODE_UPPER),
         PyLong_FromUnsignedLongLong(img_node_blocks(node)),
@@ -320,7 +306,7 @@ static PyObject *tree_readlink(PyObject *self, PyObject *arg) {
 
 /* ---- contents ----------------------------------------------------------------------------- */
 
-/* A snapshot of a layer file's whereabouts; false with an exception raised. */
+/* Finds out where the contents of a layer's file are; false with an exception set. */
 static bool content_or_raise(img_tree *tree, unsigned long long ino, img_content *out) {
     lock_read(tree);
     const img_node *node = node_or_raise(tree, ino);
@@ -443,48 +429,48 @@ static PyObject *tree_getxattr(PyObject *self, PyObject *args) {
 #define KEYWORDS(function) ((PyCFunction)(void (*)(void))(function)), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef tree_methods[] = {
-    {"add_layer", KEYWORDS(tree_add_layer), "Lays one more layer over the tree."},
+    {"add_layer", KEYWORDS(tree_add_layer), "Adds a layer on top of the tree."},
     {"set_static_nlink", tree_set_static_nlink, METH_NOARGS,
-     "Directories show one link from now on."},
-    {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "How its ids are to be shown."},
+     "From now on directories show one link."},
+    {"set_owners", imgpy_tree_set_owners, METH_VARARGS, "Sets how stored ids are shown."},
     {"shown", imgpy_tree_shown, METH_VARARGS, "(uid, gid) of stored ones."},
     {"stored", imgpy_tree_stored, METH_VARARGS, "(uid, gid) of shown ones."},
-    {"seal", tree_seal, METH_NOARGS, "No layer comes after: all names standing are the layers'."},
-    {"set_generation", tree_set_generation, METH_O, "The generation of what the layers gave."},
-    {"check", tree_check, METH_NOARGS, "Proves the tree's invariants."},
+    {"seal", tree_seal, METH_NOARGS, "Ends the adding of layers: all present names are theirs."},
+    {"set_generation", tree_set_generation, METH_O, "Sets the generation of nodes from layers."},
+    {"check", tree_check, METH_NOARGS, "Checks the tree's invariants."},
     {"lookup", tree_lookup, METH_VARARGS, "The nodeid of a name, or 0."},
-    {"resolve", tree_resolve, METH_VARARGS, "The nodeid of a path, links inside the root."},
+    {"resolve", tree_resolve, METH_VARARGS, "The nodeid of a path; symlinks resolve in the root."},
     {"getattr", tree_getattr, METH_O, "Attributes of a node."},
     {"readdir", tree_readdir, METH_VARARGS, "Up to count (name, ino, cookie) beyond a cookie."},
     {"names", tree_names, METH_VARARGS, "The (parent, name) of a node, all or up to count."},
-    {"is_lower_name", tree_is_lower_name, METH_VARARGS, "The layers below have that name there."},
+    {"is_lower_name", tree_is_lower_name, METH_VARARGS, "Whether the layers have that name there."},
     {"readlink", tree_readlink, METH_O, "A symlink's target."},
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},
     {"copy_data", tree_copy_data, METH_VARARGS,
      "Copies a layer's file into fd, up to limit bytes."},
     {"next_data", tree_next_data, METH_VARARGS,
-     "(offset, length) of a layer's file's next data at or behind an offset, or None."},
+     "(offset, length) of the next data of a layer's file, from an offset on, or None."},
     {"xattrs", tree_xattrs, METH_O, "All xattrs."},
     {"getxattr", tree_getxattr, METH_VARARGS, "One xattr or None."},
     {"setxattr", imgpy_tree_setxattr, METH_VARARGS, "Sets an xattr; None removes it."},
-    {"new_node", KEYWORDS(imgpy_tree_new_node), "A new node, in the upper or in memory alone."},
+    {"new_node", KEYWORDS(imgpy_tree_new_node), "A new node, in the upper or only in memory."},
     {"set_attr", KEYWORDS(imgpy_tree_set_attr), "Changes attributes."},
     {"add_name", imgpy_tree_add_name, METH_VARARGS, "Gives a node a name."},
-    {"drop_name", imgpy_tree_drop_name, METH_VARARGS, "Takes a name, and all below it, away."},
+    {"drop_name", imgpy_tree_drop_name, METH_VARARGS, "Removes a name and all below it."},
     {"drop_children", imgpy_tree_drop_children, METH_O, "Empties a directory, whiteouts included."},
-    {"share_data", imgpy_tree_share_data, METH_VARARGS, "A file has another one's data."},
-    {"set_opaque", imgpy_tree_set_opaque, METH_O, "A directory is the upper's alone."},
-    {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free place."},
-    {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges what two names mean."},
+    {"share_data", imgpy_tree_share_data, METH_VARARGS, "Gives a file the data of another one."},
+    {"set_opaque", imgpy_tree_set_opaque, METH_O, "Cuts a directory off the layers below."},
+    {"move", imgpy_tree_move, METH_VARARGS, "Moves a name to a free one."},
+    {"exchange", imgpy_tree_exchange, METH_VARARGS, "Exchanges the nodes of two names."},
     {"ctimes", imgpy_tree_ctimes, METH_NOARGS,
-     "Of each object in the upper: (its st_ino, the ctime in ns)."},
+     "(st_ino, ctime in ns) of each object in the upper."},
     {"remember", imgpy_tree_remember, METH_VARARGS, "Raises the kernel's lookup count."},
-    {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it, where there is no upper."},
+    {"forget", imgpy_tree_forget, METH_VARARGS, "Lowers it; for mounts without an upper."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef tree_getset[] = {
-    {"nodes", tree_get_nodes, NULL, "How many nodes live.", NULL},
+    {"nodes", tree_get_nodes, NULL, "Number of nodes.", NULL},
     {"nbytes", tree_get_nbytes, NULL, "Memory of the tree in bytes.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -1,4 +1,5 @@
-/* py_tree.h: what the files of the type Tree share; its methods that change the tree. */
+/* py_tree.h: what the files of the Python type Tree share (py_tree.c, py_treechange.c, py_idmap.c).
+ */
 #ifndef IMG_PY_TREE_H
 #define IMG_PY_TREE_H
 
@@ -13,13 +14,11 @@ typedef struct {
     PyObject *indexes; /* list of the LayerIndex objects that the tree points into */
 } TreeObject;
 
-/* The tree inside a Tree, borrowed: it lives as long as obj. NULL with TypeError set for any other
+/* The tree inside a Tree, borrowed: it exists as long as obj. NULL with TypeError set for any other
  * object. */
 img_tree *imgpy_tree_get(PyObject *obj);
 
-/* Nanoseconds since 1970, as Python has them; false with an exception raised. */
-bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest);
-
+/* Sets OSError for a negative errno, and returns NULL. */
 static inline PyObject *raise_errno(int negative) {
     errno = -negative;
     return PyErr_SetFromErrno(PyExc_OSError);
@@ -41,7 +40,7 @@ static inline void unlock(img_tree *tree) {
     (void)pthread_rwlock_unlock(&tree->lock);
 }
 
-/* The node, or NULL with ESTALE raised: the caller named what is gone. */
+/* The node; NULL with OSError (ESTALE) set when there is none. */
 static inline img_node *node_or_raise(img_tree *tree, unsigned long long ino) {
     img_node *node = img_tree_node(tree, ino);
     if (!node)
@@ -49,6 +48,7 @@ static inline img_node *node_or_raise(img_tree *tree, unsigned long long ino) {
     return node;
 }
 
+/* The directory; NULL with OSError (ESTALE, ENOTDIR) set when there is none. */
 static inline img_node *dir_or_raise(img_tree *tree, unsigned long long ino) {
     img_node *node = node_or_raise(tree, ino);
     if (node && !img_is_dir(node)) {
@@ -58,7 +58,7 @@ static inline img_node *dir_or_raise(img_tree *tree, unsigned long long ino) {
     return node;
 }
 
-/* py_treechange.c: each takes the write lock for its own length. */
+/* py_treechange.c: methods of Tree */
 PyObject *imgpy_tree_setxattr(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs);
@@ -73,7 +73,7 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_ctimes(PyObject *self, PyObject *unused);
 PyObject *imgpy_tree_forget(PyObject *self, PyObject *args);
 
-/* py_idmap.c */
+/* py_idmap.c: methods of Tree */
 PyObject *imgpy_tree_set_owners(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_shown(PyObject *self, PyObject *args);
 PyObject *imgpy_tree_stored(PyObject *self, PyObject *args);

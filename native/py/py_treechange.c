@@ -1,35 +1,11 @@
-/* py_treechange.c: the methods of the Python type Tree that change it (see py_tree.h). */
+/* py_treechange.c: the methods of the Python type Tree that change the tree. */
 #include "py/py_tree.h"
 
+#include "py/py_time.h"
 #include "tree/xattrs.h"
 #include "upper/upperdir.h"
 
 #include <sys/stat.h>
-
-static bool take_long_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    PyObject *second = PyLong_FromLong(1000000000);
-    PyObject *pair = second ? PyNumber_Divmod(ns, second) : NULL;
-    Py_XDECREF(second);
-    if (!pair)
-        return false;
-    *seconds = PyLong_AsLongLong(PyTuple_GET_ITEM(pair, 0));
-    *rest = (uint32_t)PyLong_AsUnsignedLongMask(PyTuple_GET_ITEM(pair, 1));
-    Py_DECREF(pair);
-    return !PyErr_Occurred();
-}
-
-bool imgpy_take_time(PyObject *ns, int64_t *seconds, uint32_t *rest) {
-    int beyond; /* of 64 bits: 2262 and after */
-    long long value = PyLong_AsLongLongAndOverflow(ns, &beyond);
-    if (value == -1 && PyErr_Occurred())
-        return false;
-    if (beyond)
-        return take_long_time(ns, seconds, rest);
-    long long part = value % 1000000000;
-    *seconds = value / 1000000000 - (part < 0);
-    *rest = (uint32_t)(part < 0 ? part + 1000000000 : part);
-    return true;
-}
 
 PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"mode",     "uid",      "gid",    "rdev",  "size",  "mtime_ns",
@@ -50,7 +26,7 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
     a.rdev = rdev;
     a.size = S_ISREG(a.mode) ? size : 0;
     if (S_ISREG(a.mode))
-        a.rdev = 0; /* set_attr(blocks=) says more */
+        a.rdev = 0; /* for a file it means blocks (tree.h), which set_attr sets */
     img_tree *tree = tree_of(self);
     lock_write(tree);
     img_id id = img_tree_new_node(tree, &a, IMG_LAYER_UPPER);
@@ -137,7 +113,7 @@ PyObject *imgpy_tree_add_name(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* The dentry with a node, or 0 with ENOENT raised. */
+/* The dentry of a name that is no whiteout; 0 with OSError (ENOENT) set. */
 static uint32_t live_dentry(img_tree *tree, unsigned long long parent, const char *name,
                             Py_ssize_t len) {
     uint32_t d = img_tree_dentry(tree, (img_id)parent, name, (size_t)len);
@@ -261,6 +237,7 @@ PyObject *imgpy_tree_remember(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* Whether the node's object is at a path of the upper (an orphan is not). */
 static bool is_in_upper(const img_node *node, img_id id) {
     return node->flags & IMG_NODE_UPPER && node->object && (node->names || id == IMG_ROOT);
 }

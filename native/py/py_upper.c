@@ -1,10 +1,11 @@
-/* py_upper.c: the Python type UpperFiles, a thin skin over upperdir.h and change.h.
+/* py_upper.c: the Python type UpperFiles: shows upperdir.h and the changes of change.h to Python.
  *
- * Every method releases the GIL: it may wait for a disk, or for a lock that another thread of
- * Python holds.  What change.h declines is False, or None where a number is the answer.
+ * Methods that may wait for a disk, or for a lock that another thread of Python holds, release the
+ * GIL. A declined change returns False, or None if the method returns a number.
  */
 #include "py/py_upper.h"
 
+#include "py/py_time.h"
 #include "py/py_tree.h"
 #include "upper/changeattr.h"
 #include "upper/changedata.h"
@@ -21,7 +22,7 @@ typedef struct {
 static void upper_dealloc(PyObject *self);
 
 img_upper *imgpy_upper_get(PyObject *obj) {
-    /* Its deallocator marks the type, which is final, as with LayerIndex. */
+    /* The deallocator tells the type, because nothing can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc != upper_dealloc) {
         PyErr_Format(PyExc_TypeError, "expected an UpperFiles, not %.100s", Py_TYPE(obj)->tp_name);
         return NULL;
@@ -83,7 +84,7 @@ static void upper_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* What change.h answered: True, False (declined), or an exception. */
+/* The result of a change as True, False (declined), or an exception. */
 static PyObject *done(int result) {
     if (result < 0)
         return raise_errno(result);
@@ -143,7 +144,7 @@ static PyObject *upper_moved(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 /* ---- descriptors -------------------------------------------------------------------------- */
 
-/* A nodeid from an argument; false with an exception raised. */
+/* Converts an argument to a nodeid; false with an exception set. */
 static bool take_id(PyObject *arg, img_id *out) {
     unsigned long value = PyLong_AsUnsignedLong(arg);
     if (PyErr_Occurred())
@@ -282,7 +283,8 @@ static PyObject *upper_rename(PyObject *self, PyObject *args) {
 
 /* ---- attributes and data ------------------------------------------------------------------ */
 
-/* value, or nothing to set when it is None; false with an exception raised. */
+/* Converts a value and sets its bit in *what; does nothing if it is None. False with an exception
+ * set. */
 static bool take_number(PyObject *value, unsigned bit, uint32_t *out, unsigned *what) {
     if (value == Py_None)
         return true;
@@ -335,7 +337,8 @@ static PyObject *upper_write(PyObject *self, PyObject *args) {
     if (!upper || !PyArg_ParseTuple(args, "IKy*", &id, &offset, &data))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    /* pyfuse3 does not say; without FUSE_HANDLE_KILLPRIV_V2 the kernel takes them itself. */
+    /* pyfuse3 does not show the flags of a WRITE, so kill is NULL. Its sessions do not have
+     * FUSE_HANDLE_KILLPRIV_V2, so the kernel takes set-id bits itself. */
     result = img_write(upper, id, offset, data.buf, (size_t)data.len, true, NULL);
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&data);
@@ -361,17 +364,17 @@ static PyObject *upper_sync(PyObject *self, PyObject *args) {
 /* ---- the type ----------------------------------------------------------------------------- */
 
 static PyMethodDef upper_methods[] = {
-    {"close", upper_close, METH_NOARGS, "Closes all descriptors; nobody may be using it."},
+    {"close", upper_close, METH_NOARGS, "Closes all descriptors; no thread may be using it."},
     {"reserve", upper_reserve, METH_O,
-     "True: the fast path leaves every change of names and attributes to Python; under the lock."},
-    {"lock", upper_lock, METH_NOARGS, "Waits until no other thread changes anything."},
-    {"unlock", upper_unlock, METH_NOARGS, "Ends lock."},
-    {"moving", upper_moving, METH_NOARGS, "Names of the upper are about to go or move."},
-    {"moved", upper_moved, METH_NOARGS, "They have, and the tree says so."},
+     "True: the fast path sends each change of names and attributes to Python. Under the lock."},
+    {"lock", upper_lock, METH_NOARGS, "Takes the lock `change`."},
+    {"unlock", upper_unlock, METH_NOARGS, "Releases the lock `change`."},
+    {"moving", upper_moving, METH_NOARGS, "Takes `places`: names of the upper will go or move."},
+    {"moved", upper_moved, METH_NOARGS, "Releases `places`: upper and tree have changed."},
     {"object", upper_object, METH_O, "An O_PATH descriptor of a node's object."},
     {"pin", upper_pin, METH_O, "A node's descriptor, good until unpin."},
     {"unpin", upper_unpin, METH_O, "Ends pin."},
-    {"forget", upper_forget, METH_VARARGS, "Lowers the lookup count, and ends an orphan."},
+    {"forget", upper_forget, METH_VARARGS, "Lowers the lookup count; may remove an orphan."},
     {"make", upper_make, METH_VARARGS, "Makes an object; its nodeid, None when declined."},
     {"unlink", upper_unlink, METH_VARARGS, "unlink(2); False when declined."},
     {"rmdir", upper_rmdir, METH_VARARGS, "rmdir(2); False when declined."},

@@ -1,4 +1,4 @@
-/* py_upper.h: the upper inside an UpperFiles object, for threads that use it without the GIL. */
+/* py_upper.h: leads to the upper inside an UpperFiles object, for threads without the GIL. */
 #ifndef IMG_PY_UPPER_H
 #define IMG_PY_UPPER_H
 
@@ -6,8 +6,9 @@
 
 #include "upper/upperdir.h"
 
-/* The upper inside an UpperFiles, borrowed: it lives until obj is closed or gone, which the caller
- * sees to.  NULL with TypeError set for any other object, with OSError (EBADF) for a closed one. */
+/* The upper inside an UpperFiles, borrowed: it exists until obj is closed or freed, which must not
+ * happen while it is in use.  NULL with TypeError set for any other object, with OSError (EBADF)
+ * set for a closed one. */
 img_upper *imgpy_upper_get(PyObject *obj);
 
 #endif

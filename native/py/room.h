@@ -1,6 +1,7 @@
 /* Room py/.
  *
- * The extension module fusemount._native. Only this room includes Python.h.
+ * The extension module fusemount._native: shows the other rooms to Python. Only this room includes
+ * Python.h.
  *
  * May include: base, index, tar, dir, tree, upper, fast.
  */

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* After contents were jumped over, a header is wanted and little else: read few bytes.  As long as
- * everything read was wanted, read twice as much each time. */
+/* After skipped contents, few bytes are read, because only a header is needed.  As long as nothing
+ * is skipped, each read is twice as large as the one before. */
 enum { PIECE_MIN = 1024, PIECE_MAX = 256 * 1024 };
 
 static int read_some(int fd, void *buffer, size_t size, uint64_t at, size_t *got, img_error *err) {
@@ -54,7 +54,7 @@ static int feed_all(img_scanner *scanner, int fd, uint64_t offset, uint64_t leng
     return 0;
 }
 
-/* The last byte must be there: contents are not read, so nothing else would notice. */
+/* Reads the last byte, because otherwise a file that ends inside skipped contents is accepted. */
 static int check_length(int fd, uint64_t offset, uint64_t length, img_error *err) {
     char last;
     size_t got;

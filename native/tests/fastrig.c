@@ -1,3 +1,4 @@
+/* fastrig.c: runs the fast path between two sockets, for tests and fuzzing. */
 #define _GNU_SOURCE
 #include "fastrig.h"
 
@@ -72,7 +73,7 @@ static void add_contents(maker *m) {
     static char big[BIG_SIZE], page[4096];
     img_entry sparse = {.size = SPARSE_SIZE, .flags = IMG_ENTRY_SPARSE, .n_extents = 1};
     img_error err;
-    bool made = big[1]; /* once a process */
+    bool made = big[1]; /* the pattern is made once a process */
     for (size_t i = 0; !made && i < sizeof big; i++)
         big[i] = (char)(i * 7 + i / 4096);
     add(m, "", "big", IMG_FILE, S_IFREG | 0644, big, sizeof big, (img_entry){0});
@@ -191,10 +192,10 @@ void rig_start(rig *r) {
         struct fuse_in_header head;
         struct fuse_init_in init;
     } hello;
-    CHECK(python_hears(r, &hello, sizeof hello) == sizeof hello);
+    CHECK(python_receives(r, &hello, sizeof hello) == sizeof hello);
     CHECK(hello.head.opcode == FUSE_INIT && hello.init.major == FUSE_KERNEL_VERSION);
     struct fuse_init_out out = {.major = FUSE_KERNEL_VERSION, .minor = 31, .max_write = 1 << 16};
-    python_says(r, hello.head.unique, 0, &out, sizeof out);
+    python_answers(r, hello.head.unique, 0, &out, sizeof out);
 }
 
 void rig_stop(rig *r) {
@@ -232,7 +233,8 @@ void rig_free(rig *r) {
     free(r);
 }
 
-/* ---- the kernel's part -------------------------------------------------------------------- */
+/* ---- in place of the kernel --------------------------------------------------------------------
+ */
 
 void tell_raw(rig *r, const void *message, size_t size) {
     CHECK(send(r->kernel, message, size, MSG_NOSIGNAL) == (ssize_t)size);
@@ -292,15 +294,16 @@ int ask_declined(rig *r) {
     return answer_to(r, tell_declined(r));
 }
 
-/* ---- pyfuse3's part ----------------------------------------------------------------------- */
+/* ---- in place of pyfuse3 -----------------------------------------------------------------------
+ */
 
-size_t python_hears(rig *r, void *message, size_t room) {
+size_t python_receives(rig *r, void *message, size_t room) {
     ssize_t n = recv(r->python, message, room, 0);
     CHECK(n >= 0 || errno == ECONNRESET);
     return n < 0 ? 0 : (size_t)n;
 }
 
-void python_says(rig *r, uint64_t unique, int error, const void *body, size_t size) {
+void python_answers(rig *r, uint64_t unique, int error, const void *body, size_t size) {
     struct fuse_out_header out = {
         .len = (uint32_t)(sizeof out + size), .error = error, .unique = unique};
     struct iovec iov[2] = {{&out, sizeof out}, {(void *)(uintptr_t)body, size}};
@@ -352,7 +355,7 @@ struct fuse_attr attr_of(rig *r, img_id id) {
     return out.attr;
 }
 
-void bring_up(rig *r, const char *path, const char *contents) {
+void copy_file_up(rig *r, const char *path, const char *contents) {
     int fd = openat(r->upper_fd, path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     CHECK(fd >= 0 && write(fd, contents, strlen(contents)) == (ssize_t)strlen(contents));
     (void)close(fd);

@@ -1,5 +1,6 @@
-/* Many clients, pyfuse3 and Python's own changes at the same time, for the thread sanitizer (and no
- * less for the others): no answer is missing, and the tree keeps its invariants. */
+/* Many clients, pyfuse3 and changes by Python at the same time, under the sanitizers for threads,
+ * addresses and undefined behaviour: each request gets its answer, and the tree keeps its
+ * invariants. */
 #define _GNU_SOURCE /* pthread_mutex_clocklock, SEEK_DATA */
 #include "fastrig.h"
 #include "upper/changemake.h"
@@ -12,7 +13,7 @@
 
 enum { CLIENTS = 3, EACH = 60000, AT_ONCE = 48, CHANGES = 30000 };
 
-/* The sanitizer of gcc 12 does not know this one; here it is by what it knows. */
+/* The thread sanitizer of gcc 12 does not know this function; here it uses one that it knows. */
 int pthread_mutex_clocklock(pthread_mutex_t *mutex, clockid_t clock, const struct timespec *until) {
     struct timespec now;
     int busy;
@@ -51,7 +52,7 @@ static const char *pick_name(uint32_t *state) {
     return names[pick(state, sizeof names / sizeof *names)];
 }
 
-/* Changes are made in the root; else what is there from the start, or was made since. */
+/* For a change the root; else a node that exists from the start, or one that was made since. */
 static uint64_t pick_node(uint32_t *state, bool changing) {
     if (changing)
         return IMG_ROOT;
@@ -186,9 +187,10 @@ static void *client_main(void *arg) {
     return NULL;
 }
 
-/* ---- the others --------------------------------------------------------------------------- */
+/* ---- the other threads
+ * --------------------------------------------------------------------------- */
 
-static void *drains(void *arg) {
+static void *read_answers(void *arg) {
     stress *s = arg;
     ssize_t n;
     while ((n = recv(s->r->kernel, s->r->body, FAST_BUFFER, 0)) > 0) {
@@ -202,8 +204,8 @@ static void *drains(void *arg) {
     return NULL;
 }
 
-/* A copy-up, as rootfs/ does it: under change, the object first, then the tree. */
-static int bring_one_up(rig *r, uint64_t nodeid) {
+/* Copies up as rootfs/ does: under `change`, first the object, then the tree. */
+static int copy_one_up(rig *r, uint64_t nodeid) {
     char name[256] = "";
     img_tree *tree = r->tree;
     img_upper_lock(r->upper);
@@ -230,18 +232,18 @@ static void *python_main(void *arg) {
     rig *r = s->r;
     char heard[4096];
     size_t n;
-    while ((n = python_hears(r, heard, sizeof heard)) > 0) {
+    while ((n = python_receives(r, heard, sizeof heard)) > 0) {
         struct fuse_in_header head;
         struct fuse_open_out opened = {0};
         memcpy(&head, heard, sizeof head);
         CHECK(head.len == n);
-        int error = head.opcode == FUSE_OPEN ? bring_one_up(r, head.nodeid) : -ENOSYS;
-        python_says(r, head.unique, error, &opened, error ? 0 : sizeof opened);
+        int error = head.opcode == FUSE_OPEN ? copy_one_up(r, head.nodeid) : -ENOSYS;
+        python_answers(r, head.unique, error, &opened, error ? 0 : sizeof opened);
     }
     return NULL;
 }
 
-/* What Python does of its own accord, through the same functions. */
+/* Makes changes that no request asked for, as Python does, by the same functions. */
 static void *changer_main(void *arg) {
     stress *s = arg;
     img_upper *upper = s->r->upper;
@@ -274,7 +276,7 @@ int main(void) {
     client clients[CLIENTS];
     pthread_t kernel, python, changer;
     atomic_store(&s.unique, 100);
-    CHECK(pthread_create(&kernel, NULL, drains, &s) == 0);
+    CHECK(pthread_create(&kernel, NULL, read_answers, &s) == 0);
     CHECK(pthread_create(&python, NULL, python_main, &s) == 0);
     CHECK(pthread_create(&changer, NULL, changer_main, &s) == 0);
     for (uint32_t i = 0; i < CLIENTS; i++) {
@@ -287,7 +289,7 @@ int main(void) {
     time_t end = time(NULL) + PATIENCE;
     while (atomic_load(&s.waiting) && time(NULL) < end)
         (void)sched_yield();
-    CHECK(atomic_load(&s.waiting) == 0); /* every request got its answer, and one only */
+    CHECK(atomic_load(&s.waiting) == 0); /* each request got one answer */
     rig_stop(r);
     CHECK(r->stats->pushed_files > 0 && r->stats->prepared > 0);
     CHECK(shutdown(r->device, SHUT_RDWR) == 0 && shutdown(r->python, SHUT_RDWR) == 0);

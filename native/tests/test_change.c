@@ -1,5 +1,5 @@
-/* Changes of an upper in a temporary directory, under sanitizers: what each does to the disk and to
- * the tree, what it declines, descriptors, orphans; then all of it from several threads at once. */
+/* Tests changes of an upper in a temporary directory: what each does to the disk and to the tree,
+ * what it declines, descriptors, orphans; then all changes from several threads at once. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "tree/tree_check.h"
@@ -107,7 +107,7 @@ static int set(img_id id, img_set what) {
     return result;
 }
 
-/* A node of the layers, which seal() makes of names standing. */
+/* A node that is as one of a layer. */
 static img_id below(img_id parent, const char *name, uint32_t mode) {
     img_attributes a = {.mode = mode, .mtime_s = 5};
     img_id id = img_tree_new_node(tree, &a, 0);
@@ -130,7 +130,7 @@ static void known(img_id id) {
 static struct stat on_disk(const char *path) {
     struct stat st = {0};
     (void)fstatat(options.upper_fd, path, &st, AT_SYMLINK_NOFOLLOW);
-    return st; /* st_mode 0: nothing is there */
+    return st; /* st_mode 0: there is no object */
 }
 
 static bool whiteout(const char *path) {
@@ -174,7 +174,7 @@ static void test_descriptors(void) {
     CHECK(img_fds_pin(fds, 7) == -1);
     int seven = some_fd(), late = some_fd();
     CHECK(img_fds_put(fds, 7, seven, true) == seven);
-    CHECK(img_fds_put(fds, 7, late, true) == seven); /* two threads missed at once */
+    CHECK(img_fds_put(fds, 7, late, true) == seven); /* two threads opened it at once */
     img_fds_close_dropped(fds);
     CHECK(!is_open(late) && is_open(seven));
     img_fds_drop(fds, 7);
@@ -355,7 +355,7 @@ static void test_owner_group_and_umask(void) {
     finish();
 }
 
-/* ---- taking away -------------------------------------------------------------------------- */
+/* ---- removing -------------------------------------------------------------------------- */
 
 static void test_unlink(void) {
     start(64);
@@ -404,7 +404,7 @@ static void test_rmdir(void) {
     img_forget(tree, upper, file, 1);
     img_forget(tree, upper, dir, 1);
     CHECK(tree->n_nodes == 2 && entries_of_work() == 0);
-    /* whiteouts that only the upper knows */
+    /* whiteouts that are in the upper, but not in the tree */
     (void)make(IMG_ROOT, "d", S_IFDIR | 0755);
     CHECK(mknodat(options.upper_fd, "d/x", S_IFCHR, 0) == 0);
     CHECK(take(img_rmdir, IMG_ROOT, "d") == IMG_DECLINED && named(IMG_ROOT, "d"));
@@ -428,14 +428,14 @@ static void test_rename(void) {
     CHECK(rename_as(IMG_ROOT, "d", IMG_ROOT, "ld", 0) == IMG_DECLINED);
     CHECK(rename_as(IMG_ROOT, "ld", IMG_ROOT, "x", 0) == IMG_DECLINED);
     img_id e = make(IMG_ROOT, "e", S_IFDIR | 0755);
-    CHECK(rename_as(IMG_ROOT, "d", IMG_ROOT, "e", 0) == IMG_DECLINED); /* replaces one */
+    CHECK(rename_as(IMG_ROOT, "d", IMG_ROOT, "e", 0) == IMG_DECLINED); /* replaces a directory */
     CHECK(rename_as(IMG_ROOT, "a", d, "b", RENAME_NOREPLACE) == 0 && named(d, "b") == a);
     CHECK(on_disk("d/b").st_mode && !on_disk("a").st_mode);
     CHECK(rename_as(IMG_ROOT, "d", e, "d", 0) == 0 && on_disk("e/d/b").st_mode);
     CHECK(rename_as(IMG_ROOT, "e", d, "e", 0) == -EINVAL); /* into itself */
     CHECK(img_write(upper, a, 0, "1", 1, false, NULL) == 1);
 
-    known(lower); /* over a name of the layers, and away from it again */
+    known(lower); /* over a name of the layers, and back */
     CHECK(rename_as(d, "b", IMG_ROOT, "lower", 0) == 0 && named(IMG_ROOT, "lower") == a);
     CHECK(node_of(lower) && !orphaned(lower));
     CHECK(rename_as(IMG_ROOT, "lower", IMG_ROOT, "out", 0) == 0 && whiteout("lower"));
@@ -443,7 +443,7 @@ static void test_rename(void) {
     CHECK(on_disk("lower").st_size == 1);
     img_forget(tree, upper, lower, 1);
 
-    img_id b = make(d, "b", S_IFREG | 0644); /* over a file that is known */
+    img_id b = make(d, "b", S_IFREG | 0644); /* over a file with lookups */
     known(a);
     known(b);
     CHECK(rename_as(d, "b", IMG_ROOT, "lower", 0) == 0 && orphaned(a));
@@ -545,7 +545,7 @@ static void test_copies(void) {
     int archive = memfd_create("archive", MFD_CLOEXEC);
     CHECK(pwrite(archive, "0123456789", 10, 100) == 10);
     tree->layers = calloc(1, sizeof *tree->layers);
-    static const img_index tar; /* nothing of it is looked at but that it is no directory's */
+    static const img_index tar; /* only read: that it is not of a directory */
     tree->layers[0] = (img_layer){.index = &tar, .fd = archive, .base = 50};
     tree->n_layers = 1;
     img_id lower = below(IMG_ROOT, "lower", S_IFREG | 0644),
@@ -577,7 +577,7 @@ enum { FILES = 12, ROUNDS = 1500 };
 static atomic_bool finished;
 static atomic_uint written;
 
-/* Under change, as the fast path and Python make names. */
+/* Changes names under `change`, as the fast path and Python do. */
 static void *changer(void *argument) {
     unsigned state = (unsigned)(uintptr_t)argument * 2654435761u | 1;
     for (int i = 0; i < ROUNDS; i++) {
@@ -618,7 +618,7 @@ static void *changer(void *argument) {
     return NULL;
 }
 
-/* Without a lock, as reads, writes and SETATTRs come from the kernel, for what it knows. */
+/* Reads, writes and sets attributes without a lock, as the kernel does for nodes with lookups. */
 static void *user(void *argument) {
     unsigned state = (unsigned)(uintptr_t)argument * 2246822519u | 1;
     while (!atomic_load(&finished)) {
@@ -636,7 +636,7 @@ static void *user(void *argument) {
         if (file) {
             uint64_t at = state % 65536;
             ssize_t n = img_write(upper, id, at, "data", 4, false, &somebody);
-            /* Between look and lookup count it may have lost its name: then nothing is there. */
+            /* Before the lookup was counted it may have lost its name: then there is no object. */
             CHECK(n == 4 || n == -ESTALE || n == -ENOENT);
             atomic_fetch_add(&written, n == 4);
             (void)pthread_rwlock_rdlock(&tree->lock);

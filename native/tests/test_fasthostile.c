@@ -1,5 +1,6 @@
-/* Requests that break the protocol, ends of both sides, and random bytes: answers, never a crash or
- * a hang.  What the random part does to a file system it does to one of its own, in memory. */
+/* Requests that break the protocol, the end of either side, and random bytes: the fast path
+ * answers, and neither crashes nor hangs.  The random requests change a file system of their own, a
+ * tmpfs. */
 #define _GNU_SOURCE /* unshare */
 #include "fastrig.h"
 
@@ -17,7 +18,7 @@ static void test_headers(void) {
     CHECK(logged(r, "39 bytes"));
     tell_raw(r, "x", 1);
     CHECK(logged(r, "1 bytes"));
-    head.len = sizeof head + 1; /* more than there is, less, and nothing */
+    head.len = sizeof head + 1; /* too large, far too large, and 0 */
     tell_raw(r, &head, sizeof head);
     CHECK(logged(r, "says it has 41"));
     head.len = UINT32_MAX;
@@ -36,7 +37,7 @@ static void test_headers(void) {
     rig_free(r);
 }
 
-/* For every opcode, every length that is shorter than its structure. */
+/* For each opcode, each length that is shorter than its structure. */
 static void test_short_arguments(void) {
     static const struct {
         uint32_t opcode, least;
@@ -59,7 +60,7 @@ static void test_short_arguments(void) {
     };
     char bytes[128];
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 2, NULL);
-    memset(bytes, 1, sizeof bytes); /* no name in it has an end */
+    memset(bytes, 1, sizeof bytes); /* no name has an end */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (uint32_t size = 0; size < cases[i].least; size++) {
             CHECK(ask(r, cases[i].opcode, IMG_ROOT, bytes, size) == -EINVAL);
@@ -115,7 +116,7 @@ static void answers_eio(rig *r, const uint64_t *uniques, size_t n) {
         CHECK(seen[k]);
 }
 
-/* Requests that wait for pyfuse3: some heard by it, some not read yet. */
+/* Sends requests that then wait for pyfuse3. Half of them it has received. */
 static void keep_waiting(rig *r, uint64_t *uniques, size_t n) {
     char heard[256];
     struct fuse_write_in in = {.size = 2};
@@ -123,7 +124,7 @@ static void keep_waiting(rig *r, uint64_t *uniques, size_t n) {
         uniques[i] = i % 2 ? tell_declined(r)
                            : tell(r, FUSE_WRITE, node_of(r, "x"), &in, sizeof in, "XY", 2);
     for (size_t i = 0; i < n / 2; i++)
-        CHECK(python_hears(r, heard, sizeof heard) > 0);
+        CHECK(python_receives(r, heard, sizeof heard) > 0);
 }
 
 static void test_pyfuse3_goes(void) {
@@ -134,7 +135,7 @@ static void test_pyfuse3_goes(void) {
     r->python = -1;
     answers_eio(r, uniques, 8);
     CHECK(ask_declined(r) == -EIO);
-    CHECK(attr_of(r, IMG_ROOT).ino == IMG_ROOT); /* the rest goes on */
+    CHECK(attr_of(r, IMG_ROOT).ino == IMG_ROOT); /* other requests are still answered */
     rig_free(r);
 }
 
@@ -144,7 +145,7 @@ static void test_stopped_while_requests_wait(void) {
     keep_waiting(r, uniques, 8);
     char heard[256];
     for (int i = 0; i < 4; i++)
-        CHECK(python_hears(r, heard, sizeof heard) > 0);
+        CHECK(python_receives(r, heard, sizeof heard) > 0);
     CHECK(!r->notified);
     rig_stop(r);
     CHECK(has_ended(r));
@@ -172,28 +173,28 @@ static void test_without_pyfuse3(void) {
     rig_free(r);
 }
 
-/* Answers of pyfuse3 that answer nothing, or are none. */
-static void test_pyfuse3_talks_nonsense(void) {
+/* Messages from pyfuse3 that answer no request, or are no answers. */
+static void test_answers_without_a_request(void) {
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 1, NULL);
     char heard[256], noise[64] = {0};
-    python_says(r, 4711, 0, noise, sizeof noise);
+    python_answers(r, 4711, 0, noise, sizeof noise);
     CHECK(send(r->python, noise, 3, 0) == 3);
     uint64_t unique = tell_declined(r);
-    CHECK(python_hears(r, heard, sizeof heard) > 0);
-    python_says(r, unique, 0, NULL, 0);
+    CHECK(python_receives(r, heard, sizeof heard) > 0);
+    python_answers(r, unique, 0, NULL, 0);
     CHECK(answer_to(r, unique) == 0);
-    python_says(r, unique, 0, NULL, 0); /* twice */
+    python_answers(r, unique, 0, NULL, 0); /* twice */
     CHECK(attr_of(r, IMG_ROOT).ino == IMG_ROOT);
     rig_free(r);
 }
 
 /* ---- random bytes ------------------------------------------------------------------------- */
 
-static void *says_no(void *arg) {
+static void *answer_enosys(void *arg) {
     rig *r = arg;
     static char heard[1 << 17];
     size_t n;
-    while ((n = python_hears(r, heard, sizeof heard)) > 0) {
+    while ((n = python_receives(r, heard, sizeof heard)) > 0) {
         struct fuse_in_header head;
         CHECK(n >= sizeof head);
         memcpy(&head, heard, sizeof head);
@@ -205,7 +206,7 @@ static void *says_no(void *arg) {
     return NULL;
 }
 
-static void *drains(void *arg) {
+static void *read_answers(void *arg) {
     rig *r = arg;
     static char answer[FAST_BUFFER];
     ssize_t n;
@@ -219,7 +220,7 @@ static void *drains(void *arg) {
     return NULL;
 }
 
-/* A number as a hostile one chooses it. */
+/* A number as an attacker would choose it. */
 static uint64_t number(void) {
     static const uint64_t edges[] = {0,
                                      1,
@@ -236,7 +237,7 @@ static uint64_t number(void) {
     return draw(3) ? draw(300) : edges[draw(sizeof edges / sizeof *edges)];
 }
 
-/* Bytes of the structure that an operation's argument begins with; 0 where there is none. */
+/* The size of the structure that an operation's argument begins with; 0 if there is none. */
 static const uint8_t structures[64] = {
     [FUSE_FORGET] = 8,
     [FUSE_GETATTR] = 16,
@@ -278,7 +279,7 @@ static size_t add_name(char *message, size_t size) {
     return size + strlen(name) + 1;
 }
 
-/* A request that is nearly right: the structure with some numbers in it, then names or data. */
+/* A request that is nearly right: a structure with some random numbers, then names. */
 static size_t nearly_right(char *message) {
     struct fuse_in_header head = {.opcode = 1 + draw(53), .unique = 2u + 2u * draw(1 << 20)};
     size_t size = sizeof head;
@@ -325,11 +326,11 @@ static void test_random_requests(void) {
     pthread_t python, kernel;
     own_file_system(base);
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON | RIG_PUSH, 3, base);
-    CHECK(pthread_create(&python, NULL, says_no, r) == 0);
-    CHECK(pthread_create(&kernel, NULL, drains, r) == 0);
+    CHECK(pthread_create(&python, NULL, answer_enosys, r) == 0);
+    CHECK(pthread_create(&kernel, NULL, read_answers, r) == 0);
     for (int i = 0; i < ROUNDS; i++)
         tell_raw(r, message, draw(12) ? nearly_right(message) : noise(message));
-    /* all were taken: the socket is empty again, and the fast path lives */
+    /* all were sent, and the fast path has not ended */
     struct pollfd end = {.fd = r->end_fd, .events = POLLIN};
     CHECK(poll(&end, 1, 0) == 0);
     CHECK(shutdown(r->kernel, SHUT_WR) == 0);
@@ -351,7 +352,7 @@ int main(void) {
     test_stopped_while_requests_wait();
     test_the_kernel_goes();
     test_without_pyfuse3();
-    test_pyfuse3_talks_nonsense();
+    test_answers_without_a_request();
     test_random_requests();
     return 0;
 }

@@ -1,4 +1,4 @@
-/* The fast path's answers, one operation after the other, between two sockets (fastrig.h). */
+/* Tests the fast path's answers, operation by operation, between two sockets (fastrig.h). */
 #define _GNU_SOURCE /* SEEK_DATA */
 #include "fastrig.h"
 
@@ -22,7 +22,7 @@ static void test_init(void) {
     struct fuse_init_out out;
     CHECK(r->size == sizeof out);
     memcpy(&out, r->body, sizeof out);
-    CHECK(out.major == 7 && out.flags == 0 && out.flags2 == 0); /* nothing offered, nothing taken */
+    CHECK(out.major == 7 && out.flags == 0 && out.flags2 == 0); /* nothing was offered */
     CHECK(out.max_write == FAST_MAX_WRITE && out.max_readahead == 1 << 20);
     in.flags = UINT32_MAX;
     in.flags2 = UINT32_MAX;
@@ -59,16 +59,17 @@ static void test_lookup_and_forget(void) {
     CHECK(ask_name(r, FUSE_LOOKUP, UINT64_C(1) << 40, "x") == -ESTALE);
     struct fuse_forget_in forget = {.nlookup = 1};
     (void)tell(r, FUSE_FORGET, a, &forget, sizeof forget, NULL, 0);
-    (void)attr_of(r, a); /* FORGET has no answer: this one comes next; threads: asked until then */
+    (void)attr_of(r, a); /* FORGET has no answer, so this request's answer comes next */
     struct {
         struct fuse_batch_forget_in head;
         struct fuse_forget_one one[3];
-    } batch = {{.count = 7}, {{a, 1}, {d, 2}, {UINT64_C(1) << 40, 1}}}; /* count: a lie */
+    } batch = {{.count = 7}, {{a, 1}, {d, 2}, {UINT64_C(1) << 40, 1}}}; /* count is wrong */
     (void)tell(r, FUSE_BATCH_FORGET, 0, &batch, sizeof batch, NULL, 0);
     for (int i = 0; i < 1000 && (lookups_of(r, a) || lookups_of(r, d)); i++)
         (void)attr_of(r, IMG_ROOT);
     CHECK(lookups_of(r, a) == 0 && lookups_of(r, d) == 0);
-    (void)tell(r, FUSE_FORGET, a, &forget, sizeof forget, NULL, 0); /* once too often */
+    (void)tell(r, FUSE_FORGET, a, &forget, sizeof forget, NULL,
+               0); /* one lookup more than were counted */
     CHECK(look_up(r, d, "a") == a);
     rig_free(r);
 }
@@ -85,8 +86,8 @@ static void test_attributes(void) {
     CHECK(ask(r, WIRE_STATX, a, &in, sizeof in) == 0 && r->size == sizeof out);
     memcpy(&out, r->body, sizeof out);
     CHECK(out.stat.ino == a && out.stat.size == 7 && out.stat.mode == (S_IFREG | 0644));
-    CHECK(!(out.stat.mask & 0x800)); /* STATX_BTIME: layers do not say */
-    bring_up(r, "x", "upper");
+    CHECK(!(out.stat.mask & 0x800)); /* STATX_BTIME: layers do not record it */
+    copy_file_up(r, "x", "upper");
     CHECK(ask(r, WIRE_STATX, x, &in, sizeof in) == 0);
     memcpy(&out, r->body, sizeof out);
     CHECK(out.stat.size == 5 && (!(out.stat.mask & 0x800) || out.stat.btime.tv_sec > 0));
@@ -108,7 +109,8 @@ static void test_attributes(void) {
 
 /* ---- listings ----------------------------------------------------------------------------- */
 
-/* Reads a page of names into names (16 bytes each) from *offset on; how many there were. */
+/* Lists names from *offset on into names (16 bytes each), as many as size bytes hold. Their number.
+ */
 static size_t page(rig *r, bool plus, img_id dir, uint32_t size, uint64_t *offset,
                    char names[][16]) {
     struct fuse_read_in in = {.offset = *offset, .size = size};
@@ -147,7 +149,7 @@ static void test_listing_by_pages(void) {
         bool seen[MANY] = {false};
         uint64_t offset = 0;
         size_t n, total = 0;
-        CHECK(page(r, plus, many, 8, &offset, names) == 0 && offset == 0); /* too small for one */
+        CHECK(page(r, plus, many, 8, &offset, names) == 0 && offset == 0); /* no entry fits */
         while ((n = page(r, plus, many, 600, &offset, names))) {
             for (size_t i = 0; i < n; i++) {
                 if (total++ < 2) {
@@ -158,7 +160,7 @@ static void test_listing_by_pages(void) {
                 CHECK(!seen[number]);
                 seen[number] = true;
             }
-            if (total > 20 && total < 40) { /* ahead of the listing, and behind it */
+            if (total > 20 && total < 40) { /* one that is to come, and one that was listed */
                 remove_from_tree(r, "many", "0099");
                 remove_from_tree(r, "many", "0003");
                 seen[99] = true;
@@ -217,7 +219,7 @@ static int set_xattr(rig *r, img_id id, const char *name_and_value, size_t len, 
     return ask2(r, FUSE_SETXATTR, id, &set, FUSE_COMPAT_SETXATTR_IN_SIZE, name_and_value, len);
 }
 
-/* On the root, which is in the upper, and on a file that comes up for it. */
+/* On the root, which is in the upper, and on a file that is copied up for it. */
 static void test_set_xattrs(void) {
     enum { CREATE = 1, REPLACE = 2 };
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 2, NULL);
@@ -229,7 +231,8 @@ static void test_set_xattrs(void) {
     CHECK(ask_name(r, FUSE_REMOVEXATTR, IMG_ROOT, "trusted.n") == 0);
     CHECK(ask_name(r, FUSE_REMOVEXATTR, IMG_ROOT, "trusted.n") == -ENODATA);
     CHECK(fgetxattr(r->upper_fd, "trusted.n", NULL, 0) == -1 && errno == ENODATA);
-    CHECK(set_xattr(r, IMG_ROOT, "trusted.overlay.opaque\0y", 24, 1, 0) == 0); /* a user's */
+    CHECK(set_xattr(r, IMG_ROOT, "trusted.overlay.opaque\0y", 24, 1, 0) ==
+          0); /* set by a program, so it is escaped */
     CHECK(fgetxattr(r->upper_fd, "trusted.overlay.opaque", NULL, 0) == -1);
     CHECK(fgetxattr(r->upper_fd, "trusted.overlay.overlay.opaque", NULL, 0) == 1);
     img_id x = node_of(r, "x");
@@ -237,13 +240,13 @@ static void test_set_xattrs(void) {
     char heard[256];
     uint64_t unique =
         tell(r, FUSE_SETXATTR, x, &set, FUSE_COMPAT_SETXATTR_IN_SIZE, "trusted.n\0abc", 13);
-    CHECK(python_hears(r, heard, sizeof heard) > 0);
+    CHECK(python_receives(r, heard, sizeof heard) > 0);
     const struct fuse_in_header *head = (const void *)heard;
     const struct fuse_open_in *open = (const void *)(head + 1);
     CHECK(head->unique == unique && head->opcode == FUSE_OPEN && head->nodeid == x);
-    CHECK(open->flags == O_WRONLY); /* attributes are enough */
-    bring_up(r, "x", "data");
-    python_says(r, unique, 0, NULL, 0);
+    CHECK(open->flags == O_WRONLY); /* asks for the attributes only */
+    copy_file_up(r, "x", "data");
+    python_answers(r, unique, 0, NULL, 0);
     CHECK(answer_to(r, unique) == 0 && get_xattr(r, x, "trusted.n", 9) == 0);
     rig_free(r);
 }
@@ -276,7 +279,7 @@ static void test_read(void) {
     CHECK(read_at(r, node_of(r, "d"), 0, 1) == -EISDIR);
     CHECK(read_at(r, node_of(r, "l"), 0, 1) == -EINVAL);
     CHECK(read_at(r, 1 << 22, 0, 1) == -ESTALE);
-    CHECK(ftruncate(r->archive, 5000) == 0); /* under us: an error, never SIGBUS */
+    CHECK(ftruncate(r->archive, 5000) == 0); /* while it is in use: an error, no SIGBUS */
     CHECK(read_at(r, big, 0, BIG_SIZE) == -EIO);
     CHECK(read_at(r, big, 0, 1024) == 0 && r->size == 1024);
     rig_free(r);
@@ -304,7 +307,7 @@ static void test_seek(void) {
         struct fuse_lseek_out out;
         unsigned before = r->notified;
         CHECK(ask(r, FUSE_LSEEK, s, &in, sizeof in) == cases[i].error);
-        CHECK(r->notified == before + 1); /* the kernel was told to write back first */
+        CHECK(r->notified == before + 1); /* the kernel writes back first */
         if (cases[i].error)
             continue;
         memcpy(&out, r->body, sizeof out);
@@ -313,14 +316,14 @@ static void test_seek(void) {
     struct fuse_lseek_in in = {.whence = SEEK_DATA};
     CHECK(ask(r, FUSE_LSEEK, node_of(r, "d"), &in, sizeof in) == -EINVAL);
     CHECK(ask(r, FUSE_LSEEK, 1 << 20, &in, sizeof in) == -ESTALE);
-    bring_up(r, "s", "data");
+    copy_file_up(r, "s", "data");
     CHECK(ask(r, FUSE_LSEEK, s, &in, sizeof in) == 0);
     rig_free(r);
 }
 
 static void test_write_to_the_upper(void) {
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 2, NULL);
-    bring_up(r, "x", "0123456789");
+    copy_file_up(r, "x", "0123456789");
     img_id x = node_of(r, "x");
     CHECK(write_at(r, x, 8, "abcd") == 0);
     struct fuse_write_out out;
@@ -415,7 +418,7 @@ static void test_names(void) {
     CHECK(ask_name(r, FUSE_UNLINK, IMG_ROOT, "h") == 0);
     CHECK(ask_name(r, FUSE_UNLINK, IMG_ROOT, "h") == -ENOENT);
     CHECK(ask_name(r, FUSE_UNLINK, IMG_ROOT, "d") == -EISDIR);
-    /* without names, but known: it can be written and read until it is forgotten */
+    /* without names, but with lookups: it can be written and read until it is forgotten */
     CHECK(attr_of(r, f).nlink == 0 && write_at(r, f, 0, "orphan") == 0);
     CHECK(read_at(r, f, 0, 99) == 0 && r->size == 6);
     char orphan[IMG_ORPHAN_BYTES];
@@ -437,7 +440,7 @@ static void test_names(void) {
     rig_free(r);
 }
 
-/* ---- preparing ---------------------------------------------------------------------------- */
+/* ---- copy-up ---------------------------------------------------------------------------- */
 
 typedef struct open_message {
     struct fuse_in_header head;
@@ -447,40 +450,41 @@ typedef struct open_message {
 static uint64_t write_to_lower(rig *r, img_id id, open_message *heard) {
     struct fuse_write_in in = {.offset = 2, .size = 2};
     uint64_t unique = tell(r, FUSE_WRITE, id, &in, sizeof in, "XY", 2);
-    CHECK(python_hears(r, heard, sizeof *heard) == sizeof *heard);
+    CHECK(python_receives(r, heard, sizeof *heard) == sizeof *heard);
     CHECK(heard->head.unique == unique && heard->head.opcode == FUSE_OPEN);
     CHECK(heard->head.nodeid == id && heard->open.flags == O_RDWR);
     CHECK(heard->head.len == sizeof *heard);
     return unique;
 }
 
-static void test_a_lower_file_is_prepared_by_python(void) {
+static void test_python_copies_a_lower_file_up(void) {
     rig *r = rig_new(RIG_UPPER | RIG_PYTHON, 2, NULL);
     img_id x = node_of(r, "x"), big = node_of(r, "big"), s = node_of(r, "s");
     struct fuse_open_out opened = {0};
     open_message heard;
     uint64_t unique = write_to_lower(r, x, &heard);
-    bring_up(r, "x", "with xattrs");
-    python_says(r, unique, 0, &opened, sizeof opened);
+    copy_file_up(r, "x", "with xattrs");
+    python_answers(r, unique, 0, &opened, sizeof opened);
     CHECK(answer_to(r, unique) == 0);
     CHECK(read_at(r, x, 0, 99) == 0 && r->size == 11 && !memcmp(r->body, "wiXY xattrs", 11));
     unique = write_to_lower(r, big, &heard);
-    python_says(r, unique, -EDQUOT, NULL, 0); /* once more after a while: space may come free */
-    CHECK(python_hears(r, &heard, sizeof heard) == sizeof heard && heard.head.unique == unique);
-    python_says(r, unique, -EDQUOT, NULL, 0);
+    python_answers(r, unique, -EDQUOT, NULL,
+                   0); /* sent once more after a while: there may be space then */
+    CHECK(python_receives(r, &heard, sizeof heard) == sizeof heard && heard.head.unique == unique);
+    python_answers(r, unique, -EDQUOT, NULL, 0);
     CHECK(answer_to(r, unique) == -EDQUOT);
     unique = write_to_lower(r, big, &heard);
-    python_says(r, unique, -EACCES, NULL, 0);
+    python_answers(r, unique, -EACCES, NULL, 0);
     CHECK(answer_to(r, unique) == -EACCES);
-    unique = write_to_lower(r, s, &heard); /* says it did, and did not: an error, no loop */
-    python_says(r, unique, 0, &opened, sizeof opened);
+    unique = write_to_lower(r, s, &heard); /* no error, but no copy-up: an error, no loop */
+    python_answers(r, unique, 0, &opened, sizeof opened);
     CHECK(answer_to(r, unique) == -EIO);
     CHECK(__atomic_load_n(&r->stats->prepared, __ATOMIC_RELAXED) == 4);
-    /* into a node that Python must bring up: the one written to, not the one read from */
+    /* Python must copy up the node that is written to, not the one that is read */
     struct fuse_copy_file_range_in copy = {.nodeid_out = big, .len = 7};
     unique = tell(r, FUSE_COPY_FILE_RANGE, x, &copy, sizeof copy, NULL, 0);
-    CHECK(python_hears(r, &heard, sizeof heard) == sizeof heard && heard.head.nodeid == big);
-    python_says(r, unique, -ENOMEM, NULL, 0);
+    CHECK(python_receives(r, &heard, sizeof heard) == sizeof heard && heard.head.nodeid == big);
+    python_answers(r, unique, -ENOMEM, NULL, 0);
     CHECK(answer_to(r, unique) == -ENOMEM);
     rig_free(r);
 }
@@ -498,6 +502,6 @@ int main(void) {
     test_without_an_upper_nothing_changes();
     test_names();
     test_nameless();
-    test_a_lower_file_is_prepared_by_python();
+    test_python_copies_a_lower_file_up();
     return 0;
 }

@@ -1,5 +1,5 @@
-/* Set-id bits and capabilities in marks: what each change leaves on the object, in its marks and in
- * the tree, where they are kept so and where real ones take their place.  For root alone. */
+/* Tests set-id bits and capabilities in marks: after each change it checks the object, its marks
+ * and the tree, for mounts that use marks and for those that set real ones.  Runs only as root. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "upper/changeattr.h"
@@ -57,7 +57,7 @@ static int make(const char *name, uint32_t mode, img_id *id) {
     return img_make(upper, IMG_ROOT, name, strlen(name), &what, &us, id);
 }
 
-/* What stat(2) of the object, the mark and the tree say. */
+/* Whether the object has the bits `real`, its mark the bits `marked`, and the node both. */
 static bool is(const char *name, img_id id, uint32_t real, uint32_t marked) {
     struct stat st;
     char place[64];
@@ -82,7 +82,7 @@ static void test_modes(void) {
     img_set chown = {.what = IMG_SET_GID, .gid = 9};
     CHECK(img_setattr(upper, f, &chown) == 0 && is("f", f, 0750, 0));
     CHECK(chmod_to(f, 06744) == 0 && img_setattr(upper, f, &chown) == 0);
-    CHECK(is("f", f, 0744, 02000)); /* set-gid without execution stays, as on disk */
+    CHECK(is("f", f, 0744, 02000)); /* set-gid without x stays, as on disk */
     CHECK(chmod_to(f, 06777) == 0);
     CHECK(img_write(upper, f, 0, "x", 1, false, NULL) == 1 && is("f", f, 0777, 06000));
     CHECK(img_write(upper, f, 0, "x", 1, false, &somebody) == 1 && is("f", f, 0777, 0));
@@ -91,7 +91,7 @@ static void test_modes(void) {
     img_set cut = {.what = IMG_SET_SIZE | IMG_KILL_SUIDGID, .size = 1, .caller = somebody};
     CHECK(chmod_to(f, 04777) == 0 && img_setattr(upper, f, &cut) == 0 && is("f", f, 0777, 0));
     CHECK(chmod_to(f, 04711) == 0);
-    upper->options.harmless_files = false; /* as a mount that takes suid */
+    upper->options.harmless_files = false; /* as for a mount with suid */
     CHECK(chmod_to(f, 04755) == 0 && is("f", f, 04755, 0));
     upper->options.harmless_files = true;
     CHECK(chmod_to(f, 04711) == 0 && is("f", f, 0711, 04000));
@@ -107,12 +107,12 @@ static bool has(const char *name) {
 }
 
 static void test_capabilities(void) {
-    bool raise;
+    bool copy_up;
     img_id f = img_dentry_at(tree, img_tree_dentry(tree, IMG_ROOT, "f", 1))->node;
     const img_node *node = img_node_at(tree, f);
     CHECK(fchdir(options.upper_fd) == 0);
     for (int how = 0; how < 4; how++) {
-        CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &raise) == 0);
+        CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &copy_up) == 0);
         CHECK(has(MARK) && !has(CAPABILITY) && node->xattr_bytes);
         if (how == 0)
             CHECK(img_write(upper, f, 0, "x", 1, false, NULL) == 1);
@@ -121,14 +121,14 @@ static void test_capabilities(void) {
         else if (how == 2)
             CHECK(img_setattr(upper, f, &(img_set){.what = IMG_SET_UID, .uid = 5}) == 0);
         else
-            CHECK(img_set_xattr(upper, f, CAPABILITY, 19, NULL, 0, 0, false, &raise) == 0);
+            CHECK(img_set_xattr(upper, f, CAPABILITY, 19, NULL, 0, 0, false, &copy_up) == 0);
         CHECK(!has(MARK) && !has(CAPABILITY) && !node->xattr_bytes);
     }
-    CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &raise) == 0);
-    CHECK(img_write(upper, f, 0, "x", 1, true, NULL) == 1); /* the kernel's cache takes none */
+    CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &copy_up) == 0);
+    CHECK(img_write(upper, f, 0, "x", 1, true, NULL) == 1); /* from the kernel's cache: it stays */
     CHECK(has(MARK) && !has(CAPABILITY) && node->xattr_bytes);
     upper->options.harmless_files = false;
-    CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &raise) == 0);
+    CHECK(img_set_xattr(upper, f, CAPABILITY, 19, value, 20, 0, false, &copy_up) == 0);
     CHECK(!has(MARK) && has(CAPABILITY));
     CHECK(chdir("/") == 0);
 }

@@ -39,8 +39,7 @@ typedef struct img_gone_name {
 
 #define IMG_GONE_NAMES 256u
 
-/* The position of the first slot with a higher cookie; a listing goes on from there to dir->used.
- */
+/* The position of the first slot with a higher cookie; a listing goes from there to dir->used. */
 uint32_t img_dir_seek(const img_dir *dir, uint32_t cookie);
 
 /* Makes sure that img_dir_insert has a slot in the directory node.  -ENOMEM */

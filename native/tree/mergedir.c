@@ -14,8 +14,7 @@
 #define MOST_FILES 4096u /* the most descriptors of the layers' files that are kept */
 #define FEWEST_FILES 64u /* one for each thread that may read */
 
-/* The contents of a metacopy: a copy, because the node that has them may be freed before its use.
- */
+/* The position of a metacopy's contents, copied because their node may be freed before the use. */
 typedef struct data {
     uint64_t size, archive_data, blocks;
     const img_extent *extents;

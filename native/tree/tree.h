@@ -5,12 +5,16 @@
  *
  * Identity.  A nodeid is the number of a slot: it stays while the node lives; 1 is the root, 0 is
  * "none".  A node without names and lookup count is freed, and its slot may be used again.  A file
- * handle may live longer, so it names a node by nodeid and generation.  A node from a layer has the
- * tree's generation, which the daemon keeps the same if the same layers are stacked in the same
- * way. A node made after the seal gets the next number of a count that starts at random.  So a slot
- * does not get a generation twice, and after a remount only with a probability of 1 to 2^32. st_ino
- * of a node from a layer is its nodeid, which is the same at the next mount of these layers. st_ino
- * of a node that only the upper has is the upper object's inode number plus IMG_INO_UPPER.
+ * handle may live longer, so it names a node by nodeid and generation.
+ *
+ * Generations.  A node from a layer has the tree's generation, which is the same whenever the
+ * daemon stacks the same layers in the same way.  A node made after the seal gets the next number
+ * of a count that starts at random.  So a slot does not get a generation twice, and after a remount
+ * only with a probability of 1 to 2^32.
+ *
+ * Inode numbers.  st_ino of a node from a layer is its nodeid, which is the same at the next mount
+ * of these layers.  st_ino of a node that only the upper has is the inode number of the upper
+ * object plus IMG_INO_UPPER.
  *
  * Names.  A dentry is one name in one directory.  The flag IMG_NAME_LOWER belongs to the name, not
  * to the node.  It means that the layers have this name in this directory, so that removing it must
@@ -45,8 +49,7 @@ typedef uint32_t img_id;
 #define IMG_ROOT 1u
 #define IMG_LAYER_UPPER 0xffffu /* node.layer of a node that is not from a layer */
 #define IMG_LAYERS_MAX 0xfff0u
-#define IMG_MERGED_MAX                                                                             \
-    (1u << 25) /* members of all layers; an image may have one layer many times */
+#define IMG_MERGED_MAX (1u << 25) /* members of all layers, some of which may be the same layer */
 
 enum {
     IMG_NODE_USED = 1,

@@ -1,4 +1,4 @@
-"""`imgmount export`, `imgmount diff IMAGE IMAGE`; GNU tar and the mount itself are the oracles."""
+"""`imgmount export` and `imgmount diff IMAGE IMAGE`, compared with GNU tar and with a mount."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ from fusemount.sources.docker_storage import open_docker
 from fusemount.sources.image import Candidate
 from fusemount.sources.medium import Archive, Directory
 
-SIZE_MAX = 256 << 20  # bytes of a layer that a short text may stand for here
+SIZE_MAX = 256 << 20  # the limit of bytes that a short text may unpack to
 
 
 @contextmanager
@@ -148,7 +148,7 @@ FILES = (
 )
 
 
-def _place(number: int) -> Path:
+def _path_of(number: int) -> Path:
     return scratch() / "sources" / FILES[number % len(FILES)]
 
 
@@ -156,7 +156,7 @@ def _place(number: int) -> Path:
 def _make_sources() -> Path:
     root = scratch() / "sources"
     for number in range(len(FILES)):
-        _place(number).parent.mkdir(parents=True, exist_ok=True)
+        _path_of(number).parent.mkdir(parents=True, exist_ok=True)
     for tree in (f"overlay/{IDENT}/diff", f"overlay2/{IDENT}/diff"):
         (root / tree).mkdir(parents=True)
     return root
@@ -188,8 +188,8 @@ def sources(data: bytes) -> None:
     while at + _PIECE.size <= len(data):
         number, length = _PIECE.unpack_from(data, at)
         at += _PIECE.size
-        _place(number).write_bytes(data[at : at + length])
-        written.append(_place(number))
+        _path_of(number).write_bytes(data[at : at + length])
+        written.append(_path_of(number))
         at += length
     options = ImageOptions(verify=False)
     layout, archive = Directory(root), _archive(root, written)
@@ -277,9 +277,9 @@ def challenges(data: bytes) -> None:
 def auths(data: bytes) -> None:
     """A file of credentials, and the answer of a helper."""
     with refusing(Unauthorized):
-        credentials._helper_said(0, data, b"", "helper")
+        credentials._parse_helper_output(0, data, b"", "helper")
     with refusing(Unauthorized):
-        credentials._helper_said(1, data, data, "helper")
+        credentials._parse_helper_output(1, data, data, "helper")
     with refusing(MalformedImage):
         fields = object_of(parse_json(data, "auth.json"), "auth.json")
         document = {k: v for k, v in fields.document.items() if not k.startswith("cred")}

@@ -175,7 +175,7 @@ def test_t23_what_a_dead_writer_left_is_swept(tmp_path: Path) -> None:
         path.write_bytes(b"x")
     os.utime(dead, (1, 1))
     with cache.temporary("layers") as (alive, _):
-        os.utime(alive, (1, 1))  # old, but its writer holds the lock
+        os.utime(alive, (1, 1))  # old, but its writer has it locked
         with cache.temporary("layers"):
             assert alive.exists() and young.exists() and not dead.exists()
 

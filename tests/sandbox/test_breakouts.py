@@ -1,8 +1,8 @@
 """Published breakouts of runc, docker, containerd, buildah, podman and cri-o, tried on `run`.
 
-Each image is put together for one of them. None may read, change or make a file of the host's:
-there is a directory with a secret in it whose path the images know. Those that have no counterpart
-here are listed in docs/security.md.
+Each image is made for one of them. None may read, change or make a file of the host: the host has
+a directory with a secret, whose path is in the images. Breakouts that have no counterpart here are
+listed in docs/security.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def secret(tmp_path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Breakout:
-    """layer: what the hostile layer holds, given the secret's directory. config: the image's.
+    """layer: makes the hostile layer, given the secret's directory. config: the image's.
 
     flags: of `run`. code, said: exit status, and what is on stdout or in the line on stderr.
     """

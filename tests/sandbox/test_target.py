@@ -1,6 +1,6 @@
 """A mount's target that is replaced by a symlink between check and mount (CVE-2021-30465).
 
-Who shares a volume with the command may do so at any moment; here it is done at the worst one.
+A process that shares a volume with the command can do so at any moment; here it is the worst one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# $1: a directory that holds image/v/t, host and source/file.
+# $1: a directory with image/v/t, host and source/file.
 RACED = """
 import os, sys
 from fusemount import _native
