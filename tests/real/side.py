@@ -70,7 +70,7 @@ class Side(Descriptors):
         self._write_file(path, pattern(tag, size), os.O_APPEND)
 
     def _replace(self, path: str, tag: int, size: int) -> None:
-        """As editors save: a new file beside it, then a rename over it."""
+        """Replaces a file as editors do: writes a new file beside it and renames that over it."""
         self._save(path + ".tmp", tag, size)
         os.rename(path + ".tmp", path)
 
@@ -85,7 +85,7 @@ class Side(Descriptors):
     def _direct_read(self, path: str, offset: int) -> bytes:
         fd = self._direct(path, os.O_RDONLY)
         try:
-            with mmap.mmap(-1, 131_072) as buffer:  # O_DIRECT wants aligned memory
+            with mmap.mmap(-1, 131_072) as buffer:  # O_DIRECT needs aligned memory
                 return buffer[: os.preadv(fd, [buffer], offset)]
         finally:
             os.close(fd)
@@ -102,7 +102,7 @@ class Side(Descriptors):
             os.close(fd)
 
     def _truncate(self, path: str, size: int) -> None:
-        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
+        """POSIX does not say whether truncation to the same size changes the time; so it is set."""
         st = os.stat(path)
         if not stat.S_ISREG(st.st_mode) or st.st_size != size:
             return os.truncate(path, size)
