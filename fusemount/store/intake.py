@@ -131,9 +131,8 @@ class Part:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         full = kind is not None and issubclass(kind, NoSpace)
-        if not self._named and (
-            full or not self._keep
-        ):  # a named part's path may be another process's
+        # After commit() the path may be that of another process's part.
+        if not self._named and (full or not self._keep):
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._fd)

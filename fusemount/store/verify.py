@@ -48,18 +48,18 @@ class Report:
 
 
 def verify(store: Store, progress: Progress, only: Sequence[Digest] | None = None) -> Report:
-    """only: these manifests, and what they lead to; None: the whole store.
+    """Checks the store; only: these manifests and all below them.
 
-    Raises ImgmountError only where the store cannot be read at all.
-
-    Others may change the store meanwhile: what it had at the start is held until the end.
+    Other processes may change the store meanwhile.  Images that it has at the start stay until the
+    end.
+    Raises ImgmountError only if the store cannot be read at all.
     """
     if not store.root.exists():
         return Report()
     with translated(store.root), ExitStack() as stack:
         try:
             lease = stack.enter_context(store.lease("verify", str(store.root)))
-        except ImgmountError:  # it cannot be written to, so nobody takes anything away either
+        except ImgmountError:  # it cannot be written to, so no process deletes a blob
             lease = None
         return _Check(store, progress).run(lease, only)
 

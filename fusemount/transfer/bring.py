@@ -101,9 +101,7 @@ class Bringing:
         for data_of in (d for _, d in images):
             put_document(self._store.layout, data_of)
         for document, data_of in ((m, d) for d, m in found):
-            if isinstance(
-                document, Index
-            ):  # innermost first, so that no index leads to a missing one
+            if isinstance(document, Index):  # innermost first: no index lists a missing one
                 put_document(self._store.layout, data_of)
         return Brought(descriptor, len(images))
 

@@ -194,9 +194,8 @@ def _load_source(
         found = load_medium(
             store, medium, progress, only=reference.name, named=not kept, budget=budget
         )
-    images = list(
-        {image.digest: image for image in found}.values()
-    )  # one image may be found under several names
+    # One image may be found under several names.
+    images = list({image.digest: image for image in found}.values())
     if len(images) != 1:
         which = ", ".join(name.familiar for image in images for name in image.names)
         raise ImageNotFound(
@@ -218,9 +217,7 @@ def _write_target(
         return store.tag(image.digest, name).image_id
     if target.target is not None:
         called = names
-        if (
-            target.name is not None
-        ):  # unchanged: skopeo finds an image by the name that it was given
+        if target.name is not None:  # unchanged, because skopeo finds an image by the name given
             docker = target.target.form == "docker-archive"
             called = (target.name.tagged() if docker else target.name,)
         save(store, [(image, called)], target.target, progress)

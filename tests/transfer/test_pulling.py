@@ -32,9 +32,8 @@ def check_pulled(store: Store, where: str, pictured: Pictured) -> None:
     came = pulled(store, where)
     manifest = raw(where)
     image = came.pulled.image
-    own = (
-        image.summary.original or image.digest
-    )  # a manifest of Docker's types has an OCI counterpart
+    # A manifest of Docker's types has an OCI counterpart.
+    own = image.summary.original or image.digest
     assert came.pulled.digest == own == Digest.of(manifest)
     assert image.image_id == json.loads(manifest)["config"]["digest"]
     assert [row.digest for row in image.summary.layers] == layer_digests(manifest)
