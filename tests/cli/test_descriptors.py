@@ -1,4 +1,4 @@
-"""What the caller's descriptors do to us: closed, full, or too many."""
+"""The command works if the caller's descriptors are closed, full, or too many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def shell(command: Command, script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A script in which `$@` are words after the command's own."""
+    """Runs a shell script with the command; `$@` are the words after the command."""
     return subprocess.run(
         ["sh", "-c", script, sys.executable, *map(str, words)],
         env=command.environment, capture_output=True, text=True, timeout=60,

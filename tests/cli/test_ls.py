@@ -232,6 +232,5 @@ def test_a_thousand_images_are_listed_quickly(tmp_path: Path) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert len(done.stdout.splitlines()) == 1002, done.stderr
-    assert (
-        min(times) < 0.25
-    )  # of the CPU: 0.13 on a quiet machine, where it is the wall clock's too
+    # Seconds of CPU time; on a quiet machine 0.13, which is also the time by the wall clock.
+    assert min(times) < 0.25

@@ -1,4 +1,4 @@
-"""The door: verbs, quick start, and errors as one line and a number."""
+"""The command itself: its verbs, its quick start, and errors as one line and an exit code."""
 
 from __future__ import annotations
 

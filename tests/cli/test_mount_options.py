@@ -1,4 +1,4 @@
-"""-o words: each is known, or refused; defaults depend on who mounts."""
+"""Words of -o: an unknown word is refused; the defaults depend on the user who mounts."""
 
 from __future__ import annotations
 

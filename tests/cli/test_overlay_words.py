@@ -1,4 +1,4 @@
-r"""`-o lowerdir=`: overlayfs' and fuse-overlayfs' words, escapes, and who gets which defaults."""
+r"""`-o lowerdir=`: words of overlayfs and fuse-overlayfs, escapes, and defaults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_escapes_are_overlayfs(text: str, lower: list[str], upper: str) -> None:
 
 
 def test_what_podman_and_mount_8_say() -> None:
-    """As logged from both."""
+    """The command lines are logged ones of both programs."""
     words = parse_options([
         "lowerdir=/s/l/A:/s/l/B,upperdir=/s/diff,workdir=/s/work,,volatile,"
         'context="system_u:object_r:container_file_t:s0:c1,c2",uidmapping=:0:100000:65536',
@@ -100,11 +100,11 @@ def test_userxattr() -> None:
 
 
 def test_a_mount_program_gets_a_plain_upper() -> None:
-    """Called with the mountpoint alone, as fuse-overlayfs is; what is asked for wins."""
+    """Called with only the mountpoint, as fuse-overlayfs is; an option that is given wins."""
     for source, text, metacopy, redirect in (
         (None, "lowerdir=a,upperdir=u", False, False),
         (None, "lowerdir=a,upperdir=u,metacopy=on,redirect_dir=on", True, True),
-        ("none", "lowerdir=a,upperdir=u", None, None),  # where the upper is root's
+        ("none", "lowerdir=a,upperdir=u", None, None),  # mount(8): marks in the upper are fine
         ("none", "lowerdir=a,upperdir=u,metacopy=off,redirect_dir=nofollow", False, False),
     ):
         _, words = asked(text, source=source)
@@ -131,7 +131,8 @@ def test_a_reference_shows_a_few() -> None:
 
 
 def test_a_reference_is_spelled_in_full() -> None:
-    """As an upper remembers it: whatever the number, the names and the directory of that day."""
+    """The form that an upper keeps does not depend on the number of directories, on their names or
+    on the working directory."""
     text = r"a\:b:c:d:e:/f\\g"
     reference = directories_reference(text).absolute()
     assert parse_reference(reference.spelled, lambda _: False) == reference

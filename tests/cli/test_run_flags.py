@@ -1,4 +1,4 @@
-"""Where run's flags end and the command begins."""
+"""`run`: its flags end and the command begins at the right word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a daemon says becomes a table, lines, JSON and Prometheus' format; no mount is needed."""
+"""A daemon's numbers become a table, lines, JSON and Prometheus' format; no mount is needed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ _SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_
 
 
 def parse(text: str) -> dict[str, tuple[str, dict[tuple[tuple[str, str], ...], float]]]:
-    """The format's rules, as promtool checks them: {family: (kind, {(name, labels): value})}."""
+    """Parses the format by promtool's rules: {family: (kind, {(name, labels): value})}."""
     assert text.endswith("\n")
     families: dict[str, Any] = {}
     family = kind = ""

@@ -383,7 +383,7 @@ def test_inspect_of_several_shows_those_that_are_there(filled: StoreCommand) -> 
 
 
 def test_inspect_takes_a_file_as_before(imgmount: StoreCommand, archive: Path) -> None:
-    assert imgmount("inspect", archive, code=3) == ""  # which of the two?
+    assert imgmount("inspect", archive, code=3) == ""  # two images, and none is named
     assert imgmount("inspect", "-f", "{{(index .Layers 0).DiffID}} {{index .RepoTags 0}}",
                     f"{archive}:one:1") == f"sha256:{sha256(LAYERS[0])} one:1\n"  # fmt: skip
     assert not imgmount.root.exists()

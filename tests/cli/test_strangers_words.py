@@ -1,5 +1,5 @@
-"""Names, labels, histories and errors that strangers wrote: legible, one line where one is meant,
-and no control code reaches a terminal; with any LANG."""
+"""Untrusted names, labels, histories and errors are printed readably, in one line where one is
+expected, and without control codes for the terminal; with any LANG."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def command(tmp_path: Path) -> Command:
 
 
 def on_a_terminal(command: Command, *words: str | Path, lang: str) -> bytes:
-    """What both outputs say to a terminal."""
+    """Runs the command on a terminal; the text of both outputs."""
     master, slave = pty.openpty()
     kept = {k: v for k, v in command.environment.items() if not k.startswith(("LC_", "PYTHON"))}
     child = subprocess.Popen(

@@ -277,9 +277,9 @@ def challenges(data: bytes) -> None:
 def auths(data: bytes) -> None:
     """A file of credentials, and the answer of a helper."""
     with refusing(Unauthorized):
-        credentials._helper_said(0, data, b"", "helper")
+        credentials._parse_helper_output(0, data, b"", "helper")
     with refusing(Unauthorized):
-        credentials._helper_said(1, data, data, "helper")
+        credentials._parse_helper_output(1, data, data, "helper")
     with refusing(MalformedImage):
         fields = object_of(parse_json(data, "auth.json"), "auth.json")
         document = {k: v for k, v in fields.document.items() if not k.startswith("cred")}

@@ -1,6 +1,6 @@
-"""Law: the layers of an image file, found and decompressed by GNU tar, gzip and zstd alone.
+"""Finds and decompresses the layers of an image file with GNU tar, gzip and zstd.
 
-The oracle's own way into an image: it shares nothing with fusemount.sources or fusemount.layer.
+Law: the oracle's way into an image shares no code with fusemount.sources or fusemount.layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TOOLS = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 
 
 def unwrap(image: Path, into: Path) -> Path:
-    """The image's files: a layout as it is, an archive's members in a new directory."""
+    """The directory of the image's files: a layout, or a new one with an archive's members."""
     if image.is_dir():
         return image
     into.mkdir()
@@ -24,7 +24,7 @@ def unwrap(image: Path, into: Path) -> Path:
 
 
 def blobs(files: Path, tag: str) -> list[Path]:
-    """The layer files of the image of that name, bottom first, as they are in the archive."""
+    """The layer files of the named image, bottom first, still compressed as in the archive."""
     if (files / "manifest.json").exists():
         for image in json.loads((files / "manifest.json").read_text()):
             if any(name.endswith(tag) for name in image["RepoTags"]):
@@ -46,13 +46,13 @@ def _blob(files: Path, digest: str) -> Path:
 
 
 def compression(blob: Path) -> str:
-    """The name of the tool that made it, "" for a plain tar."""
+    """The name of the tool that decompresses the file, "" for an uncompressed tar."""
     with open(blob, "rb") as f:
         return _TOOLS.get(f.read(2), "")
 
 
 def plain(blob: Path) -> bytes:
-    """The layer's tar."""
+    """The layer's uncompressed tar."""
     tool = compression(blob)
     if not tool:
         return blob.read_bytes()

@@ -1,11 +1,12 @@
-"""Law: an image of three layers made by buildah, apt, dpkg and file tools, by nothing of ours.
+"""Makes an image of three layers with buildah, apt, dpkg and file tools.
+
+Law: no code of ours takes part.  The storage is a directory of the caller, so that the machine's
+images do not change.
 
     1  the Debian root
     2  apt installs a package; files and directories of layer 1 are removed, replaced by other
-       kinds, linked, given ids, capabilities, xattrs, set-id bits; every kind of file is made
-    3  dpkg removes the package again; what layer 2 made is changed, removed, made again
-
-The storage is the caller's own directory: nothing touches the machine's images.
+       kinds, linked, and get ids, capabilities, xattrs, set-id bits; every kind of file is made
+    3  dpkg removes the package; files that layer 2 made are changed, removed, made again
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -q update && apt-get -q install -y --no-install-recommends {PACKAGE}
 """
 
-# run on the mounted container by the host's tools: $1 is its root
+# the host's tools run this on the mounted container; $1 is the container's root
 _SECOND_BY_HAND = r"""
 set -e
 cd "$1"
@@ -70,7 +71,7 @@ chown 7:8 /var/lib/dpkg
 
 @dataclass
 class Buildah:
-    """buildah and podman on a storage of their own. driver: "" for their default."""
+    """buildah and podman with a storage of their own. driver: "" for their default."""
 
     base: Path
     driver: str = ""
@@ -88,7 +89,7 @@ class Buildah:
 
     @contextmanager
     def container(self, source: str, commit: str) -> Iterator[str]:
-        """A working container, committed as that image at the end."""
+        """Makes a working container; at the end it is committed as the image."""
         name = self("from", "--pull-never", source)
         try:
             yield name
@@ -97,7 +98,7 @@ class Buildah:
             self("rm", name)
 
     def shell(self, container: str, script: str) -> None:
-        """A script in the container, with the machine's network."""
+        """Runs a script in the container, with the machine's network."""
         self("run", "--isolation", "chroot", container, "--", "sh", "-c", script)
 
     def by_hand(self, container: str, script: str) -> None:
@@ -108,7 +109,7 @@ class Buildah:
             self("umount", container)
 
     def make(self, root_tar: Path) -> str:
-        """The image; returns its name."""
+        """Makes the image; returns its name."""
         with self.container("scratch", "real:1") as box:
             self("add", box, root_tar, "/")
             root = Path(self("mount", box))
@@ -122,7 +123,7 @@ class Buildah:
         return f"localhost/{TAG}"
 
     def clean(self) -> None:
-        """Containers, images and mounts of this storage go."""
+        """Removes the containers, images and mounts of this storage."""
         for words in (["rm", "--all"], ["rmi", "--all", "--force"]):
             subprocess.run(
                 ["buildah", *map(str, self._storage), *words], capture_output=True, timeout=60

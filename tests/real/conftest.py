@@ -1,6 +1,7 @@
-"""Law: what a session makes once: a Debian image of three layers, and the kernel's view of it.
+"""Makes, once for each session, a Debian image of three layers and the kernel's view of it.
 
-Everything lies below one directory that is removed at the end, gigabytes of unpacked layers too.
+Law: everything lies below one directory, which is removed at the end because unpacked layers take
+gigabytes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
 
 @pytest.fixture(scope="session")
 def docker_archive(real: Real) -> Path:
-    """The image as skopeo writes it for docker: layers uncompressed, read in place."""
+    """The image as a docker-archive of skopeo, whose uncompressed layers are read in place."""
     path = real.base / "docker.tar"
     run("skopeo", "copy", "-q", f"oci:{real.layout}:real", f"docker-archive:{path}:real:3")
     return path

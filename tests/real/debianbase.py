@@ -1,8 +1,8 @@
-"""Law: one small real Debian root as a tar, made by mmdebstrap, kept for later sessions.
+"""Makes a small real Debian root as a tar with mmdebstrap, and keeps it for later sessions.
 
-Kept means: in the user's cache, under a key of everything that decides its contents (the mirror's
-signed release file, the packages, the tool's version), and taken from there only while its SHA-256
-is the one noted beside it.  Anything else builds it anew, in about half a minute.
+Law: it is kept in the user's cache, under a key of all that decides its contents (the mirror's
+signed release file, the packages, the tool's version).  A kept tar is used only if its SHA-256 is
+the one beside it; else it is made anew, in about half a minute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WITHOUT = ("doc", "locale", "man", "info")
 
 
 def debian_root() -> Path:
-    """The tar, one directory entry `./` first. Raises AssertionError when it cannot be built."""
+    """The tar; its first entry is `./`. Raises AssertionError if it cannot be made."""
     kept = kept_files() / f"{_key()}.tar"
     note = kept.with_suffix(".sha256")
     if kept.exists() and note.exists() and note.read_text() == _digest(kept):
@@ -37,7 +37,7 @@ def debian_root() -> Path:
 
 
 def kept_files() -> Path:
-    """Where tests keep what they made or got for later sessions."""
+    """The directory of the files that tests keep for later sessions."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = base / "imgmount-tests"
     directory.mkdir(parents=True, exist_ok=True)

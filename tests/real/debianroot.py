@@ -1,7 +1,8 @@
-"""Law: a mounted Debian image as a machine to run programs in; what it bound, it unbinds.
+"""Mounts a Debian image to run programs in.
 
-The machine's /proc and /dev are bound into the mount, not made: programs want both, and the upper
-is to hold only what programs wrote.
+Law: the machine's /proc and /dev are bound into the mount, because programs need them; they are not
+made there, so that the upper has only files that programs wrote.  At the end the bind mounts are
+removed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ENVIRONMENT = {
 
 
 class DebianRoot:
-    """An image on a mountpoint, with one upper that outlives every mount."""
+    """An image on a mountpoint, with one upper for all its mounts."""
 
     def __init__(self, base: Path, image: Path) -> None:
         self._command, self._image = Command(base / "dirs"), image
@@ -48,19 +49,19 @@ class DebianRoot:
         self._stack.close()
 
     def remount(self) -> None:
-        """Nothing of the daemon's memory survives; the upper does."""
+        """Mounts anew: the daemon's memory is lost, the upper stays."""
         self.umount()
         self.mount()
 
     @contextmanager
     def unbound(self) -> Iterator[Path]:
-        """The living mount with nothing bound over it, for a dump of all of it."""
+        """The mount without bind mounts on it, for a dump of the whole tree."""
         self._binds.close()
         yield self._at
         self.remount()
 
     def __call__(self, script: str, *arguments: str, check: bool = True) -> str:
-        """A shell script in a chroot into the mount; it ends at the first failure."""
+        """Runs a shell script in a chroot of the mount; it ends at the first failure."""
         done = run_in(self._at, ["sh", "-euc", script, "sh", *arguments])
         if check and done.returncode:
             said = (done.stdout + done.stderr)[-3000:].decode(errors="replace")
@@ -70,7 +71,10 @@ class DebianRoot:
 
 @contextmanager
 def bound(root: Path) -> Iterator[ExitStack]:
-    """The machine's /proc and /dev below a root; closing what is given unbinds them early."""
+    """Binds the machine's /proc and /dev below a root.
+
+    Closing the yielded stack unbinds them before the block ends.
+    """
     with ExitStack() as binds:
         for source, place in (("/proc", "proc"), ("/dev", "dev")):
             run("mount", "--bind", source, root / place)

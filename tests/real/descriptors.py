@@ -1,6 +1,7 @@
-"""Law: the random operations on what a process holds open: descriptors, locks and mappings.
+"""Carries out the random operations on a process' open descriptors, locks and mappings.
 
-The methods are operations.py's by name; a slot that holds nothing gives EBADF, as the system does.
+Law: a method has the name of its operation in operations.py.  An empty slot gives EBADF, as the
+system does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from operations import LONG_AGO
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CWD, _FOLLOW = -100, 0x400
-MUCH = 300_000  # more than any file here holds
+MUCH = 300_000  # bytes; more than any file of the tests has
 
 
 def pattern(tag: int, size: int) -> bytes:
-    """Bytes that tell where they belong."""
+    """Bytes that differ by offset, so that bytes at a wrong offset are seen."""
     unit = b"".join(struct.pack("<BH", tag, i) for i in range(1000))
     return (unit * (size // len(unit) + 1))[:size]
 
@@ -31,8 +32,11 @@ def failed(number: int) -> OSError:
 
 
 def seen(st: os.stat_result) -> tuple[int, ...]:
-    """What must be the same on both sides: of the times only those that an operation set, of fifos
-    none (twosides.py says why)."""
+    """The attributes that must be the same on both sides.
+
+    Times count only if an operation set them, and those of fifos not at all (twosides.py gives the
+    reason).
+    """
     size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
     set_by_us = st.st_mtime_ns < LONG_AGO and not stat.S_ISFIFO(st.st_mode)
     mtime = st.st_mtime_ns if set_by_us else -1
@@ -40,8 +44,11 @@ def seen(st: os.stat_result) -> tuple[int, ...]:
 
 
 def refuse_both(file: int | str, mode: int) -> None:
-    """Set-id bits and capabilities in one file: to write to it as root takes the capabilities,
-    which reaches FUSE as chown() to nobody does, and that takes the bits as well."""
+    """Refuses a file with set-id bits and capabilities.
+
+    A write by root removes the capabilities.  FUSE gets the same request for that as for a chown()
+    with no ids, which removes the set-id bits as well.
+    """
     if mode & 0o6000 and "security.capability" in os.listxattr(file):
         raise failed(errno.EPERM)
 
@@ -49,8 +56,8 @@ def refuse_both(file: int | str, mode: int) -> None:
 class Descriptors:
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
-        self._maps: dict[int, tuple[mmap.mmap, int]] = {}  # and a descriptor of the same file
-        self._first: dict[int, tuple[int, int]] = {}  # slot: device and inode when it was opened
+        self._maps: dict[int, tuple[mmap.mmap, int]] = {}  # with a descriptor of the same file
+        self._first: dict[int, tuple[int, int]] = {}  # slot: device and inode at its opening
 
     def close_all(self) -> None:
         for slot in list(self._maps):
@@ -94,7 +101,7 @@ class Descriptors:
         del self._fds[slot]
 
     def _regular(self, slot: int) -> int:
-        """Devices are shared with the machine."""
+        """Refuses other files: devices are shared with the machine."""
         fd = self._fd(slot)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise failed(errno.EINVAL)
@@ -159,7 +166,7 @@ class Descriptors:
         return os.path.samestat(os.fstat(self._fd(slot)), os.lstat(path))
 
     def _link_fd(self, slot: int, path: str) -> None:
-        """linkat() of what /proc/self/fd shows: O_TMPFILE's way to a name."""
+        """linkat() of /proc/self/fd/N: it gives an O_TMPFILE file a name."""
         source = f"/proc/self/fd/{self._fd(slot)}"
         if _libc.linkat(_CWD, source.encode(), _CWD, path.encode(), _FOLLOW):
             raise failed(ctypes.get_errno())
@@ -186,7 +193,7 @@ class Descriptors:
             raise failed(ctypes.get_errno())
 
     def _holes(self, slot: int) -> object:
-        """Where holes are is the file system's affair; that they read as zeros is not."""
+        """The file system decides where holes are, but every hole must read as zeros."""
         fd = self._regular(slot)
         size, place, right = os.fstat(fd).st_size, 0, True
         while place < size:
@@ -229,7 +236,7 @@ class Descriptors:
             os.close(fd)
 
     def _mapped(self, slot: int, offset: int, size: int) -> tuple[mmap.mmap, slice]:
-        """A part of what can be touched: past the end of the file it would be SIGBUS."""
+        """A range of the mapping within the file: an access past the file's end gives SIGBUS."""
         if slot not in self._maps:
             raise failed(errno.EFAULT)
         mapped, fd = self._maps[slot]
@@ -244,9 +251,11 @@ class Descriptors:
         return mapped[part]
 
     def _map_write(self, slot: int, offset: int, tag: int, size: int) -> None:
-        """Between two msyncs, so that the mtime changes by this write and by nothing later.
+        """Writes between two msyncs, so that this write changes the mtime, and no later one.
 
-        Not of a file with capabilities: on ext4 it keeps them, through FUSE it is a write."""
+        Refuses a file with capabilities: on ext4 it keeps them, through FUSE it loses them, because
+        there the change is a write.
+        """
         mapped, part = self._mapped(slot, offset, size)
         if "security.capability" in os.listxattr(self._maps[slot][1]):
             raise failed(errno.EPERM)

@@ -1,6 +1,6 @@
-"""Law: one dockerd of our own, on directories of its own, gone when the block ends.
+"""Runs a dockerd with directories of its own.  Law: it has ended when the block ends.
 
-It needs neither bridge nor firewall: images are loaded, built and saved, nothing is published.
+It needs no bridge and no firewall, because it only loads, builds and saves images.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _START_SECONDS, _STOP_SECONDS = 30, 20
 
 
 class NotStarted(Exception):
-    """There is no dockerd, or it does not come up here; the message is its last words."""
+    """There is no dockerd, or it does not start on this machine; the message is its last output."""
 
 
 @dataclass(frozen=True)
 class Dockerd:
-    """The client's command line, bound to the daemon of this directory."""
+    """The docker client, for the daemon of this directory."""
 
     base: Path
 
@@ -45,14 +45,14 @@ class Dockerd:
         return not run("docker", "version", check=False, env=self._environment).returncode
 
     def build(self, tag: str, dockerfile: str, context: Path) -> None:
-        """An image by the builder that commits each step as a layer."""
+        """Builds an image with the builder that commits each step as a layer."""
         (context / "Dockerfile").write_text(dockerfile)
         self("build", "-q", "--network", "none", "-t", tag, context)
 
 
 @contextmanager
 def dockerd(base: Path, *more: str) -> Iterator[Dockerd]:
-    """more: flags of the daemon. Raises NotStarted."""
+    """more: further flags of the daemon. Raises NotStarted."""
     program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/sbin")
     if program is None:
         raise NotStarted("dockerd is not installed")
@@ -81,7 +81,7 @@ def _await(daemon: Dockerd, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM lets it take its containerd along; what remains of the session is killed."""
+    """SIGTERM lets dockerd end its containerd; processes of the session that remain are killed."""
     process.terminate()
     try:
         process.wait(_STOP_SECONDS)

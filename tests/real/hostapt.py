@@ -1,7 +1,7 @@
-"""Law: what this machine's apt says about mirrors and proxies; it is asked, never guessed twice.
+"""Asks this machine's apt for its mirror and proxy.
 
-A mirror that the machine uses for Debian bookworm is used for the test images too, with the same
-proxy; a machine that is no Debian falls back to the public mirror.
+Law: test images use the mirror that the machine uses for Debian bookworm, with the same proxy.  On
+a machine that is no Debian they use the public mirror.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORTH_COPYING = re.compile(
 
 
 def mirror() -> str:
-    """The base address of a Debian archive that has the suite."""
+    """The base URL of a Debian archive that has the suite."""
     done = run(
         "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
         "Created-By: Packages", check=False,
@@ -34,19 +34,19 @@ def mirror() -> str:
 
 
 def settings() -> list[str]:
-    """apt.conf lines that decide whether the mirror can be reached from here."""
+    """The lines of apt.conf that are needed to reach the mirror from here."""
     lines = run("apt-config", "dump").stdout.decode().splitlines()
     return [line for line in lines if _WORTH_COPYING.match(line)]
 
 
 def release_file() -> bytes:
-    """The signed list of the mirror's contents: whatever changes there changes this."""
+    """The signed list of the mirror's contents: it changes with every package."""
     with urllib.request.urlopen(f"{mirror()}/dists/{SUITE}/InRelease", timeout=30) as answer:
         return bytes(answer.read())
 
 
 def give_network(root: Path) -> None:
-    """Lets apt in that root reach what apt here reaches."""
+    """Lets apt in the root reach the servers that this machine's apt reaches."""
     (root / "etc/apt/sources.list").write_text(f"deb {mirror()} {SUITE} main\n")
     kept = root / "etc/apt/apt.conf.d/50host"
     lines = [*settings(), 'Acquire::Languages "none";', 'Acquire::GzipIndexes "true";']

@@ -1,10 +1,11 @@
-"""Law: what the kernel's overlayfs shows of stacked layers, each unpacked once a session.
+"""Dumps stacked layers as the kernel's overlayfs shows them.
 
-The same stack in ten archives is unpacked and dumped once.  "Same" is the SHA-256 of the
-uncompressed tars, so nothing is taken on an archive's word.
+Law: a stack that is in ten archives is unpacked and dumped once in a session.  Stacks are the same
+if the SHA-256 of their uncompressed tars are, whatever the archives' metadata say.
 
-One thing the kernel cannot know: GNU tar makes the parents that a layer has no entry for, and
-overlayfs then shows those.  They take on what the layers below say (the last entry given wins).
+In one case the kernel cannot be right by itself: GNU tar makes the parent directories for which a
+layer has no entry, and overlayfs then shows these.  Here they get the attributes of the directory
+in the layers below (the last entry wins).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class KernelView:
         self._lines: dict[tuple[Path, ...], list[bytes]] = {}
 
     def layers(self, tars: Sequence[bytes]) -> list[Path]:
-        """Each layer alone, whiteouts as overlayfs keeps them, bottom first."""
+        """The layers, bottom first, each unpacked by itself, with whiteouts in overlayfs' form."""
         found: list[Path] = []
         chain = hashlib.sha256()
         for tar in tars:
@@ -58,7 +59,7 @@ class KernelView:
                 _copy_attributes(giver, here)
 
     def dump(self, layers: Sequence[Path]) -> list[bytes]:
-        """Dump lines, contents included, of what layers() gave, read-only."""
+        """The dump lines, contents included, of a read-only mount of these layers."""
         stack = tuple(layers)
         if stack not in self._lines:
             with overlay(stack, self._base / "merged") as at:
@@ -67,7 +68,7 @@ class KernelView:
 
 
 def _copy_attributes(source: bytes, target: bytes) -> None:
-    """All but overlayfs' own marks."""
+    """Copies all attributes except overlayfs' marks."""
     st = os.stat(source)
     os.chown(target, st.st_uid, st.st_gid)
     os.chmod(target, st.st_mode & 0o7777)

@@ -1,7 +1,7 @@
-"""Law: a step, and what is known of the state that the steps so far have led to.
+"""Keeps the state that the steps so far have led to.
 
-Known from the plain directory and its answers alone: what ours does is never asked when a step is
-chosen, so that a seed gives the same steps whatever ours does, up to the first difference.
+Law: the state comes only from the plain directory and its answers.  The mount is never asked when a
+step is chosen, so that a seed gives the same steps up to the first difference.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Known:
         self.forget()
 
     def forget(self) -> None:
-        """After an unmount nobody holds anything."""
+        """After an unmount no worker has anything open."""
         self._held: dict[tuple[int, str], set[int]] = defaultdict(set)
 
     def paths(self, *kinds: int) -> list[str]:
-        """All paths of these kinds (S_IFREG …; without any, all of them) in one order."""
+        """The paths of these kinds (S_IFREG …), or all paths, in a fixed order."""
         found: list[str] = []
         places = [""]
         while places:
@@ -52,11 +52,11 @@ class Known:
         return found
 
     def slots(self, worker: int, kind: str) -> list[int]:
-        """What a worker holds: "file", "directory" or "any" descriptors, or a "map"."""
+        """The slots in which a worker has a descriptor ("file", "directory", "any") or a "map"."""
         return sorted(self._held[worker, kind])
 
     def learn(self, step: Step, answer: object) -> None:
-        """The plain side's answer to a step."""
+        """Takes the plain side's answer to a step into the state."""
         if isinstance(answer, str):  # an errno
             return
         if step.name in _OPENING and isinstance(answer, tuple):

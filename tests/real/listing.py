@@ -1,4 +1,4 @@
-"""Law: a directory as getdents64(2) gives it, a few entries a call, with its cookies."""
+"""Lists a directory with getdents64(2), a few entries for each call, with their cookies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.lseek64.restype = ctypes.c_int64
 _libc.getdents64.restype = ctypes.c_ssize_t
-_BYTES = 400  # of a call: a dozen short names
+_BYTES = 400  # of one call: about a dozen short names
 
 
 class Listing:
@@ -27,7 +27,7 @@ class Listing:
             raise OSError(ctypes.get_errno(), "")
 
     def some(self) -> list[tuple[str, int]]:
-        """(name, cookie of what follows), `.` and `..` among them; empty at the end."""
+        """(name, cookie of the next entry), with `.` and `..`; empty at the end."""
         buffer = ctypes.create_string_buffer(_BYTES)
         got = _libc.getdents64(self._fd, buffer, ctypes.c_size_t(_BYTES))
         if got < 0:

@@ -1,4 +1,4 @@
-"""Law: two layers with something of every kind, under the names that operations.py uses."""
+"""Makes two layers with files of every kind, under the names that operations.py uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KIB = 1024
 
 
 class _Layer(TarWriter):
-    """Every path below one directory, every time the same."""
+    """A layer whose paths all lie below one directory and whose times are all the same."""
 
     def __init__(self, at: str) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class _Layer(TarWriter):
 
 
 def layers(at: str = "") -> list[bytes]:
-    """Bottom first; `at` ("x/") goes before every path."""
+    """The layers, bottom first; at ("x/") is put before every path."""
     low = _Layer(at).dir(".", mode=0o777).dir("d", mode=0o777)
     low.file("d/a", b"lower a", xattrs={"user.k": b"v", "trusted.t": b"1"})
     low.dir("d/sub").file("d/sub/x", b"deep")

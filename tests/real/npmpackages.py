@@ -1,8 +1,9 @@
-"""Law: what npm does with packages, as one script, and npm itself: kept, and known by its digest.
+"""One script of what npm does with packages, and npm itself.
 
-The packages are the script's own, and so is the registry that it installs them from, on a port of
-the loopback device: 16 packages in three versions, whose ranges contradict each other, so that
-node_modules nests.  $NPM is npm's tarball.  With LOADS over 1 npm installs itself too.
+Law: npm's tarball ($NPM) is kept for later sessions and checked by its digest.  The script makes
+its own packages, and a registry on the loopback device from which it installs them: 16 packages in
+three versions, with ranges that contradict each other, so that node_modules nests.  With LOADS over
+1, npm installs itself too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SHA512 = (
 
 
 def npm_tarball() -> Path:
-    """Raises AssertionError where what the registry gives is another."""
+    """Downloads npm once.  Raises AssertionError if the registry gives another tarball."""
     kept = kept_files() / f"npm-{VERSION}.tgz"
     if not kept.exists() or _digest(kept) != SHA512:
         address = f"{REGISTRY}/npm/-/{kept.name}"

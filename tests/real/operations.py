@@ -1,10 +1,12 @@
-"""Law: random file-system operations as values; here nothing is carried out.
+"""Chooses random file-system operations.
 
-choose() makes one of what is known of the state (known.py): mostly it takes what is there and fits,
-now and then what does not, so that refusals are compared as well.  A Step is who does it (a
-worker's number) and what, and needs no state any more: a list of steps can be made shorter and run
-again.  What an operation does is in side.py and descriptors.py, under its name.
-No path climbs (`..`): moved to the top, it would lead out, to one file for both sides.
+Law: this module carries out nothing.  A path never has `..`: after a move to the top of the tree it
+would lead out of it, to the same file for both sides.
+
+choose() makes an operation from the known state (known.py): mostly with paths and descriptors that
+exist and fit, sometimes with others, so that refusals are compared too.  A Step is the number of a
+worker and an operation.  It needs no state, so a list of steps can be made shorter and run again.
+side.py and descriptors.py carry out each operation in a method of its name.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 from known import Known, Step
 
 SOMEBODY = 1234
-LONG_AGO = 1_500_000_000 * 10**9  # times that operations set lie before this
+LONG_AGO = 1_500_000_000 * 10**9  # operations set only times before this
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ WORKERS = (
     Identity(SOMEBODY, SOMEBODY, (SOMEBODY,), 0o002),
     Identity(5, 6, (6, 8, SOMEBODY), 0o077),
 )
-REMOUNT, DROP, DUMP = "remount", "drop", "dump"  # these the driver carries out
+REMOUNT, DROP, DUMP = "remount", "drop", "dump"  # the driver carries these out
 
 
 def acl(*named: tuple[int, int, int], owner: int = 7, group: int = 5, other: int = 0) -> bytes:
-    """`system.posix_acl_*`: (tag, permissions, id) of named users (2) and groups (8)."""
+    """A value of `system.posix_acl_*`: (tag, permissions, id) of named users (2) and groups (8)."""
     nobody = 2**32 - 1
     entries = [(1, owner, nobody), *(e for e in named if e[0] == 2), (4, group, nobody)]
     entries += [e for e in named if e[0] == 8]
@@ -55,7 +57,7 @@ _ACLS = (
     acl(owner=6, group=4, other=4), acl()[:-3],
 )  # fmt: skip
 
-# ---- what an operation is given -----------------------------------------------------------
+# ---- arguments of an operation ------------------------------------------------------------
 
 _TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty", "sparse", "suid", "sg")
 _BELOW = ("a", "b", "sub", "x", "h3", "007", "l", "new")
@@ -81,7 +83,7 @@ _TIMES = (0, 1, 1_000_000_000_123_456_789, 1_300_000_000_000_000_001)
 
 
 class Draw:
-    """Arguments of an operation that a worker is to carry out."""
+    """Draws the arguments of an operation for a worker."""
 
     def __init__(self, random: Random, known: Known, worker: int) -> None:
         self._random, self._known, self._worker = random, known, worker
@@ -114,7 +116,7 @@ class Draw:
         return self._existing(stat.S_IFLNK) if self._random.random() < 0.8 else self.path()
 
     def place(self) -> str:
-        """Where something may be made: free or not, in a directory that is there."""
+        """A path for a new file, which may exist already, in a directory that exists."""
         if self._random.random() < 0.3:
             return self.any_path()
         return f"{self.directory()}/{self.name()}"
@@ -122,7 +124,7 @@ class Draw:
     def name(self) -> str:
         return self.one(*_BELOW)
 
-    # what the worker holds
+    # the worker's descriptors and mappings
 
     def free(self) -> int:
         return self._random.randrange(6)
@@ -170,8 +172,8 @@ class Draw:
         return self.one(*_TIMES)
 
     def owner(self) -> tuple[int, int]:
-        """One of the two at least: the kernel does not tell FUSE of a chown() to nobody else,
-        which drops set-id bits on ext4."""
+        """A uid, a gid or both: the kernel sends FUSE no request for a chown() with neither, which
+        drops set-id bits on ext4."""
         uid = self.one(-1, 0, 5, 7, SOMEBODY)
         return uid, self.one(*((-1,) if uid != -1 else ()), 0, 6, 8, SOMEBODY)
 
@@ -258,7 +260,7 @@ _ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     # the process
     "umask": lambda d: (d.one(0o022, 0, 0o077, 0o002),),
 }  # fmt: skip
-# Where pyfuse3 answers alone these go another way: it has no handlers for them, or the kernel has
+# With pyfuse3 only, these give other answers: it has no handlers for them, or the kernel has
 # taken the umask off before it asks (docs/limits.md).
 _FAST_ONLY: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "copy_range": lambda d: (d.data(), d.data(), d.size(), d.at()),
@@ -279,7 +281,7 @@ _WEIGHTS = {
 
 
 def choose(random: Random, known: Known, fastpath: bool) -> Step:
-    """One operation, after the weights above."""
+    """One operation, chosen by the weights above."""
     arguments = _ARGUMENTS | (_FAST_ONLY if fastpath else {})
     names = [*arguments, *_DRIVER]
     (name,) = random.choices(names, [_WEIGHTS.get(n, 1.5) for n in names])

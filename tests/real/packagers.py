@@ -1,7 +1,8 @@
-"""Law: what package managers and rsync do in a chroot, as scripts; they say how it went.
+"""Scripts that run package managers and rsync in a chroot.
 
-The packages are made by the scripts, installed, upgraded, removed, and installed again.  What is
-printed, and the trees named below, are the same on every file system.
+Law: the output of a script and the trees that are named below are the same on every file system.
+
+The scripts make packages, and install, upgrade, remove and install them again.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ rm -r python3.11/email && echo >> perl5/Debconf/Config.pm
 rsync -aHAX --numeric-ids --delete /usr/lib/python3.11 /usr/share/perl5 .
 rsync -aHAXn --numeric-ids --delete --itemize-changes /usr/lib/python3.11 /usr/share/perl5 .
 """
-# name: script, and the trees that it decides
+# name: (script, the trees that it decides)
 PACKAGERS = {
     "rpm": (RPM, ("opt/tiny", "opt/tiny-root/opt", "opt/tiny-root/etc")),
     "pip": (PIP, ("usr/local/bin", "usr/local/lib/python3.11")),

@@ -1,6 +1,7 @@
-"""Law: what PostgreSQL does, as one script that says how it went; it is killed in the middle.
+"""A script that runs PostgreSQL and kills it in the middle.
 
-The server is whichever is installed where the script runs, as root; it becomes `postgres`.
+Law: its output is the same on every file system.  The script runs as root and starts the installed
+server as `postgres`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Law: what the tests know of the session's image; conftest.py makes it and takes it away."""
+"""Describes the session's image for the tests; conftest.py makes and removes it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Real:
 
     @cached_property
     def layers(self) -> list[Path]:
-        """The image's layers as kernelview.KernelView.layers gives them."""
+        """The image's layers, as kernelview.KernelView.layers returns them."""
         blobs = archivelayers.blobs(self.layout, "real")
         return self.kernel.layers([archivelayers.plain(blob) for blob in blobs])

@@ -1,4 +1,4 @@
-"""Law: a case that fails is made short by leaving steps out (delta debugging), for so long."""
+"""Makes a failing case short by leaving steps out (delta debugging), within a time limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 def shortest(
     steps: Sequence[T], fails: Callable[[Sequence[T]], bool], seconds: float = 120
 ) -> Sequence[T]:
-    """A case that fails still, with none of its steps left that it can do without (or no time)."""
+    """A case that still fails and needs all of its steps, or the best one when the time is over."""
     until, size = time.monotonic() + seconds, max(1, len(steps) // 2)
     while time.monotonic() < until:
         place, before = 0, len(steps)

@@ -1,10 +1,11 @@
-"""Law: what a random operation does below one directory, and what its caller sees.
+"""Carries out random operations below one directory, and returns what the caller of each sees.
 
-A Side belongs to one process: its identity, umask, working directory, and what it holds open
-(descriptors.py).  It answers with a value or an errno; two sides that are the same file system give
-the same answers for ever: what POSIX leaves open is done in the one way that leaves nothing open
-(_truncate, _map_write), and what depends on a file system's layout is judged here, not shown
-(_holes, _list_and_seek).
+Law: on two equal file systems the same operations give the same answers.  If POSIX leaves a result
+open, the operation is done in a way that fixes the result (_truncate, _map_write).  A result that
+depends on a file system's layout is checked here and not returned (_holes, _list_and_seek).
+
+A Side belongs to one process with its identity, umask, working directory and open descriptors
+(descriptors.py).  An answer is a value or an errno.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Side(Descriptors):
         self._root = -1
 
     def enter(self, root: Path) -> None:
-        """Works below this directory, as somebody who may not reach it by himself."""
+        """Works below this directory, as a user who could not reach it by its path."""
         self._root = os.open(root, os.O_PATH | os.O_CLOEXEC)
         os.fchdir(self._root)
         os.umask(self._identity.umask)
@@ -73,7 +74,7 @@ class Side(Descriptors):
         self._put(path, pattern(tag, size), os.O_APPEND)
 
     def _replace(self, path: str, tag: int, size: int) -> None:
-        """As editors save: a new file beside it, then a rename over it."""
+        """Replaces a file as editors do: writes a new file beside it and renames that over it."""
         self._save(path + ".tmp", tag, size)
         os.rename(path + ".tmp", path)
 
@@ -95,7 +96,7 @@ class Side(Descriptors):
     def _direct_read(self, path: str, offset: int) -> bytes:
         fd = self._direct(path, os.O_RDONLY)
         try:
-            with mmap.mmap(-1, 131_072) as buffer:  # O_DIRECT wants aligned memory
+            with mmap.mmap(-1, 131_072) as buffer:  # O_DIRECT needs aligned memory
                 return buffer[: os.preadv(fd, [buffer], offset)]
         finally:
             os.close(fd)
@@ -112,11 +113,11 @@ class Side(Descriptors):
             os.close(fd)
 
     def _truncate(self, path: str, size: int) -> None:
-        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
+        """POSIX does not say whether truncation to the same size changes the time; so it is set."""
         st = os.stat(path)
         if not stat.S_ISREG(st.st_mode) or st.st_size != size:
             return os.truncate(path, size)
-        os.utime(path, ns=(size, size))  # who may not do this is not to truncate it either
+        os.utime(path, ns=(size, size))  # a caller who may not set the time must not truncate
         os.truncate(path, size)
         os.utime(path, ns=(size, size))
 
@@ -133,7 +134,10 @@ class Side(Descriptors):
         os.unlink(path)
 
     def _rmtree(self, path: str) -> None:
-        """Deepest first; the first error ends it, in an order that both sides have."""
+        """Removes a tree, the deepest files first, in an order that both sides have.
+
+        The first error ends it.
+        """
         for name in sorted(os.listdir(path)):
             child = f"{path}/{name}"
             if stat.S_ISDIR(os.lstat(child).st_mode):
@@ -191,8 +195,11 @@ class Side(Descriptors):
         os.setxattr(path, name, value, flags, follow_symlinks=False)
 
     def _set_capability(self, path: str) -> None:
-        """Of a file that is written back: a write that the page cache still holds would take it
-        away again, as it comes to the upper when the capability is there."""
+        """Sets a capability after the file's data are written back.
+
+        A write that is still in the page cache would reach the upper later, and remove the
+        capability.
+        """
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             st = os.fstat(fd)
@@ -231,7 +238,7 @@ class Side(Descriptors):
     # ---- paths: listings ----
 
     def _listdir(self, path: str) -> object:
-        """With R 26's d_ino = st_ino, as far as the caller may look."""
+        """Lists a directory; checks R 26's d_ino = st_ino as far as the caller may look."""
         found = []
         with os.scandir(path) as entries:
             for e in sorted(entries, key=lambda e: e.name):
@@ -240,7 +247,7 @@ class Side(Descriptors):
         return found
 
     def _list_and_seek(self, path: str) -> object:
-        """From every cookie of a listing on, the rest of it comes again."""
+        """Lists again from every cookie of a listing, and compares with the rest of the first."""
         with Listing(path) as listing:
             entries = listing.rest()
             right = True
@@ -252,7 +259,8 @@ class Side(Descriptors):
         return sorted(name for name, _ in entries), right
 
     def _list_and_remove(self, path: str, count: int) -> object:
-        """Files go while their directory is read: whoever stays is listed once, nobody twice."""
+        """Removes files while their directory is read: each file that stays is listed once, and no
+        file twice."""
         here = [e.name for e in os.scandir(path) if not e.is_dir(follow_symlinks=False)]
         removed = sorted(here)[:count]
         with Listing(path) as listing:
@@ -267,7 +275,7 @@ class Side(Descriptors):
     # ---- the process ----
 
     def _inside(self, path: str, name: str, new: str, tag: int) -> object:
-        """In another working directory, whatever becomes of its path."""
+        """Runs an operation in another working directory, even if that directory's path changes."""
         os.chdir(path)
         try:
             self._append(name, tag, 100)

@@ -1,5 +1,5 @@
-"""`imgmount diff` and `commit` over unpacked layers: beside the kernel's overlayfs over the same
-directories and the same upper, and what umoci and GNU tar unpack of the image."""
+"""`imgmount diff` and `commit` over unpacked layers, compared with the kernel's overlayfs over the
+same directories and upper, and with the image as umoci and GNU tar unpack it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from oracle import differences, dump_directory, overlay, run, unpack
 from test_committed_images import SCRIPT, layers
 from treediff import tree_diff
 
-# What is mounted by overlayfs' words is for programs that read the upper as plain files: it gets
-# no marks of renamed directories and of attributes alone; an image's upper does.
+# A mount by overlayfs' words is for programs that read the upper as plain files: the upper gets no
+# marks of renamed directories and of metacopy files. The upper of an image does.
 HOW = {
     "lowerdir": "lowerdir={top}:{low},upperdir={upper},workdir={work}",
     "dir": "upperdir={upper},workdir={work},suid,dev",
@@ -25,7 +25,7 @@ HOW = {
 
 @dataclass
 class Stack:
-    """Two unpacked layers, low and top, an upper, and the words that mount them."""
+    """Two unpacked layers (low and top), an upper, and the words that mount them."""
 
     base: Path
     command: Command
@@ -53,7 +53,7 @@ class Stack:
 
     @contextmanager
     def kernel(self) -> Iterator[tuple[Path, Path]]:
-        """Its overlayfs over the layers alone, and with a copy of the upper."""
+        """The kernel's overlayfs over the layers only, and over them with a copy of the upper."""
         lower = [self.base / "low", self.base / "top"]
         copy, work = self.base / "upper-copy", self.base / "kernel-work"
         run("cp", "-a", self.upper, copy)
@@ -70,7 +70,7 @@ class Stack:
                 for row in json.loads(done.stdout)]  # fmt: skip
 
     def check(self, image: Path, lines: Sequence[bytes]) -> None:
-        """An OCI archive of ours, as other tools unpack it."""
+        """Compares our OCI archive as other tools unpack it."""
         layout, bundle, tars = (image.with_suffix(f".{what}") for what in ("oci", "umoci", "tars"))
         run("skopeo", "copy", "-q", f"oci-archive:{image}", f"oci:{layout}:u")
         run("umoci", "unpack", "--image", f"{layout}:u", bundle)
@@ -109,7 +109,7 @@ def test_diff_and_commit_over_directories(stack: Stack) -> None:
     stack.command("commit", stack.upper, "c:1", "--base", stack.image, "-o", images[2])
     layer = {json.loads(stack.command("inspect", image).stdout)[0]["RootFS"]["Layers"][0]
              for image in images}  # fmt: skip
-    assert len(layer) == 1  # the same, byte by byte
+    assert len(layer) == 1  # both archives have the same bytes
     stack.check(images[0], lines)
     with stack.mounted() as at:
         assert not differences(dump_directory(at), lines)
@@ -117,8 +117,11 @@ def test_diff_and_commit_over_directories(stack: Stack) -> None:
 
 @pytest.mark.parametrize("stack", ["lowerdir"], indirect=True)
 def test_an_upper_of_the_kernels_over_directories(stack: Stack) -> None:
-    """It says nothing of its layers: --base does.  /one came up for a new name, alone: of the names
-    of its file in the layers it is none any more, which is a change, to us."""
+    """The upper does not record its layers: --base names them.
+
+    /one was copied up for a new name, and only that name was.  So it is no longer a hard link to
+    the other names of its file in the layers, which `diff` counts as a change.
+    """
     (stack.base / "work").mkdir()
     lower = [stack.base / "low", stack.base / "top"]
     with overlay(lower, stack.base / "mnt", stack.upper, stack.base / "work") as at:

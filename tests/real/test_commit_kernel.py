@@ -1,4 +1,4 @@
-"""An upper that the kernel's overlayfs wrote, committed: the image shows what the kernel showed."""
+"""An image committed from an upper of the kernel's overlayfs shows the tree of that overlayfs."""
 
 from __future__ import annotations
 

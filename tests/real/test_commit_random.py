@@ -1,4 +1,4 @@
-"""Random changes, committed: the image shows what was mounted; so does one committed upon it."""
+"""An image committed after random changes shows the mounted tree; so does an image on top of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def change_and_commit(command: Command, random: Random, image: Path, new: Path) 
 
 
 def compare_diff(ours: list[bytes], theirs: list[bytes]) -> None:
-    """All that two trees can tell; and ours may name what was written, and is as it was before."""
+    """The diff has every change that two trees show.
+
+    It may also name files that were written with the contents that they had before.
+    """
     missing = sorted(set(theirs) - set(ours))
     assert not missing, missing
     assert all(line.startswith(b"C ") for line in set(ours) - set(theirs))

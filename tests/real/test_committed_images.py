@@ -1,4 +1,4 @@
-"""What docker, podman, skopeo and umoci make of a committed image is what was mounted."""
+"""docker, podman, skopeo and umoci unpack a committed image to the tree that was mounted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ touch -d '1999-12-31 23:59:59.5' old && touch -d '2060-01-01' future && touch -h
 
 @dataclass
 class Committed:
-    """lines: the dump of the mount that was committed. images: by form."""
+    """lines: the dump of the committed mount. images: the image files, by form."""
 
     base: Path
     command: Command
@@ -86,7 +86,8 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Committed]:
 
 
 def check(committed: Committed, root: Path, *, but_root: bool = False) -> None:
-    """but_root: the tool keeps no mode or mtime of the root, whose line comes first."""
+    """but_root: leave the root out, the first line, because the tool keeps neither its mode nor its
+    mtime."""
     skipped = 1 if but_root else 0
     found = differences(dump_directory(root)[skipped:], committed.lines[skipped:])
     assert not found, "what the tool made (ours) and what was mounted (theirs):\n" + found
@@ -135,7 +136,7 @@ def test_podman_loads(
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
 def test_docker_loads(committed: Committed, tmp_path: Path, form: str) -> None:
-    """The layers as docker unpacked them, stacked as its overlay2 stacks them."""
+    """docker loads the image; its unpacked layers are stacked as overlay2 stacks them."""
     base = tmp_path / "d"
     base.mkdir()
     try:

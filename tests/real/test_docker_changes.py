@@ -1,7 +1,7 @@
-"""`--change` lines, read by us and by `docker commit --change`.
+"""`--change` lines give the same config here and in `docker commit --change`.
 
-Not here: `CMD []`, where docker's commit puts the container's own command back, and STOPSIGNAL,
-which it refuses.
+Not tested: `CMD []`, for which docker's commit puts the container's own command back, and
+STOPSIGNAL, which it refuses.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def told(config: dict[str, object]) -> dict[str, object]:
 
 
 def dockers(docker: Dockerd, lines: list[str]) -> dict[str, object] | None:
-    """The config of the image that docker makes; None where it refuses."""
+    """The config of the image that docker makes; None if docker refuses the line."""
     words = [word for line in lines for word in ("--change", line)]
     try:
         ident = docker("commit", *words, "box")

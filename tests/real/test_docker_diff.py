@@ -1,4 +1,4 @@
-"""`imgmount diff` and `docker diff`: the same changes by hand in a mount and in a container."""
+"""`imgmount diff` and `docker diff` print the same after the same changes by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layers() -> list[bytes]:
 
 @contextmanager
 def container_root(docker: Dockerd, name: str, at: Path) -> Iterator[Path]:
-    """As docker mounts it when it starts the container, which needs no program here."""
+    """Mounts the container's root as docker does at its start; no program needs to run in it."""
     (container,) = json.loads(docker("container", "inspect", name))
     data = container["GraphDriver"]["Data"]
     at.mkdir()

@@ -1,6 +1,6 @@
-"""What a real dockerd prints of images, and what the same words give on a store of the same ones.
+"""A real dockerd and a store with the same images print the same for the same words.
 
-Sizes are told apart: docker counts the bytes of files, a store those of tars.
+Sizes differ: docker counts the bytes of files, a store the bytes of tars.
 """
 
 from __future__ import annotations
@@ -59,8 +59,11 @@ TEMPLATES = [
 
 
 def masked(text: str) -> str:
-    """No sizes, which are of one width here, nothing at the ends of lines, and these sorted: docker
-    prints the names of one image in any order (test_ls.py has the images')."""
+    """The sorted lines without sizes (all of one width here) and without blanks at their ends.
+
+    They are sorted because docker prints the names of one image in any order.  test_ls.py tests the
+    order of images.
+    """
     lines = (re.sub(r"\b[\d.]+[kMG]?B", "SIZE", line).rstrip() for line in text.splitlines())
     return "\n".join(sorted(filter(None, lines)))
 
@@ -80,7 +83,7 @@ def rows(text: str) -> Sequence[dict[str, str]]:
 
 
 def check_removal(imgmount: StoreCommand, docker: Dockerd) -> None:
-    """A store says of a deleted image its manifest's digest too."""
+    """For a deleted image, a store prints the digest of its manifest too."""
     assert imgmount("rm", "one:1").strip() == docker("rmi", "one:1")
     theirs = docker("rmi", "one", "third/x:9").splitlines()
     ours = imgmount("rmi", "one", "third/x:9").splitlines()

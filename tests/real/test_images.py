@@ -1,4 +1,4 @@
-"""T 21-23, M: images that real tools write show the tree that the kernel's overlayfs shows."""
+"""T 21-23, M: images of real tools show the same tree as the kernel's overlayfs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mounted import Command, mounted
 from oracle import differences, dump_directory, run, without_layer
 from realimage import Real
 
-ENTRIES = 4000  # a Debian root has more: a comparison of nothing with nothing must not pass
+ENTRIES = 4000  # a Debian root has more; a comparison of two empty trees must not pass
 
 DOCKERFILE = f"""
 FROM {TAG}
@@ -28,7 +28,7 @@ RUN rm -r /etc/issue /usr/bin/perl-too && echo back > /etc/issue
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path) -> Iterator[None]:
-    """An image that a test made is half a gigabyte that nobody needs afterwards."""
+    """A directory that is removed after the test: an image there has half a gigabyte."""
     yield
     shutil.rmtree(tmp_path)
 
@@ -38,7 +38,7 @@ def skopeo(source: object, target: object, *more: str) -> None:
 
 
 def compare(real: Real, image: Path, tmp_path: Path, tag: str = TAG) -> list[Path]:
-    """Every field of every line, contents included; returns the archive's layer files."""
+    """Compares every field of every line, contents included; returns the archive's layer files."""
     blobs = archivelayers.blobs(archivelayers.unwrap(image, tmp_path / "files"), tag)
     theirs = real.kernel.dump(real.kernel.layers([archivelayers.plain(b) for b in blobs]))
     ours = Command(tmp_path / "dirs")("dump", "--digest", f"{image}:{tag}").stdout.encode()
@@ -52,7 +52,7 @@ def compare(real: Real, image: Path, tmp_path: Path, tag: str = TAG) -> list[Pat
 
 
 def test_the_image_holds_what_it_is_made_for(real: Real) -> None:
-    """So that no tool's change of mind makes the comparisons below empty."""
+    """The image has the files that the tests below compare, whatever version the tools have."""
     _, second, third = archivelayers.blobs(real.layout, "real")
     names = [_listing(blob, "-t").splitlines() for blob in (second, third)]
     assert {b"etc/.wh.issue.net", b"etc/skel/.wh..wh..opq", b"usr/share/.wh.bug"} <= set(names[0])
@@ -102,7 +102,7 @@ def test_t22_podman_save(real: Real, tmp_path: Path, form: str) -> None:
 
 
 def test_t22_umoci_repack(real: Real, tmp_path: Path) -> None:
-    """umoci diffs trees by itself: its whiteouts and attributes are written by other code."""
+    """umoci compares trees with its own code: its whiteouts and attributes are not made by us."""
     layout, bundle = tmp_path / "layout", tmp_path / "bundle"
     shutil.copytree(real.layout, layout)
     run("umoci", "unpack", "--image", f"{layout}:real", bundle)
@@ -124,8 +124,8 @@ def test_t22_umoci_repack(real: Real, tmp_path: Path) -> None:
 
 
 def test_t22_docker_save(real: Real, docker_archive: Path, tmp_path: Path) -> None:
-    """What Debian's dockerd loads, builds upon and saves; skopeo's archive where it cannot start,
-    which the summary then says."""
+    """An image that Debian's dockerd loads, extends and saves.  If dockerd cannot start, skopeo's
+    archive is used, and the summary names that."""
     image = tmp_path / "saved.tar"
     base, context = tmp_path / "d", tmp_path / "context"
     base.mkdir()
@@ -148,7 +148,7 @@ def test_t22_docker_save(real: Real, docker_archive: Path, tmp_path: Path) -> No
 def test_m_the_mount_shows_what_dump_prints(
     real: Real, docker_archive: Path, tmp_path: Path
 ) -> None:
-    """The same tree through the kernel, FUSE and stat(2), read-only."""
+    """`dump` prints the tree that a read-only mount shows through the kernel, FUSE and stat(2)."""
     theirs = real.kernel.dump(real.layers)
     with mounted(Command(tmp_path / "dirs"), docker_archive, tmp_path / "m", "--read-only") as at:
         found = differences(dump_directory(at), theirs)

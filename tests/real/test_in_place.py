@@ -1,7 +1,7 @@
 """Images that a real docker, podman, buildah and skopeo keep, read where they keep them.
 
-Law: what is shown equals the archive that their own programs save, and the kernel's overlayfs over
-the same directories; and nothing in their stores changes.  Every daemon has ended by then.
+Law: the mounted tree equals the archive that the store's own program saves, and the kernel's
+overlayfs over the same directories.  No file of the stores changes.  All daemons have ended before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUN mv /moved /here && ln /one /four && rm /plain && mkdir /plain && echo in > /
 RUN echo longer >> /etc/motd && rm /opt/tool && chown 7:8 /one && chmod 4711 /four
 LABEL where=here
 """
-# a mark of an overlayfs that ran in a user's container: for the kernel's, root's, it is data
+# a mark of an overlayfs in a user's container; for root's overlayfs it is an ordinary xattr
 OTHERS_MARKS = {"user.overlay.opaque": b"y", "user.fuseoverlayfs.opaque": b"y"}
 
 
@@ -63,9 +63,11 @@ def layers() -> list[bytes]:
 
 @dataclass
 class Kept:
-    """An image in a store. reference: what imgmount is given; saved: by the store's own program;
-    directories: its layers, lowest first; said: the program's own `image inspect`.
-    loses_xattrs: docker's vfs copies no user's xattrs from layer to layer."""
+    """An image in a store.
+
+    reference: the name for imgmount.  saved: the archive of the store's own program.  directories:
+    the image's layers, lowest first.  said: the program's own `image inspect`.  loses_xattrs:
+    docker's vfs does not copy user xattrs from layer to layer."""
 
     root: Path
     reference: str
@@ -77,7 +79,7 @@ class Kept:
 
 
 def listing(root: Path) -> list[tuple[Any, ...]]:
-    """Everything below root; atimes alone may change."""
+    """All files below root with their attributes, without atimes, which may change."""
     found = []
     for here, directories, files in os.walk(root):
         for name in [".", *directories, *files]:
@@ -101,7 +103,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="module")
 def docker(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Iterator[Kept]:
-    """overlay2; the image has several names, and a repo digest of a real registry."""
+    """docker with overlay2; the image has several names, and a repo digest of a real registry."""
     base = tmp_path_factory.mktemp("d")
     try:
         (base / "registry").mkdir()
@@ -200,7 +202,7 @@ def podman(request: pytest.FixtureRequest) -> Kept:
 
 @pytest.fixture(params=["docker", "docker_vfs", "podman_overlay", "podman_vfs"])
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
-    """Each store in turn, which must be the same afterwards."""
+    """Each store in turn; it must be unchanged afterwards."""
     found: Kept = request.getfixturevalue(request.param)
     before = listing(found.root)
     yield found
@@ -227,7 +229,7 @@ def without_xattrs(lines: Sequence[bytes]) -> list[bytes]:
 
 
 def but_root(lines: Sequence[bytes]) -> list[bytes]:
-    """No store keeps the mode and the time of a root, whose line is the first."""
+    """The lines without the root's, the first: no store keeps the mode and the time of a root."""
     return list(lines[1:])
 
 
@@ -348,7 +350,7 @@ def test_run(kept: Kept, command: Command) -> None:
 
 
 def test_copy(kept: Kept, command: Command, tmp_path: Path) -> None:
-    """Into the store, and on into an archive: the same image ID, the same layers."""
+    """A copy into the store, and from there into an archive, has the same image ID and layers."""
     command("copy", kept.reference, "copied:1")
     command("copy", kept.reference, f"docker-archive:{tmp_path}/copy.tar:copied:1")
     for copied in ("copied:1", f"{tmp_path}/copy.tar"):
@@ -362,7 +364,7 @@ def test_copy(kept: Kept, command: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_diff_and_commit(kept: Kept, command: Command, tmp_path: Path, form: str) -> None:
-    """The layers below are those of the store, byte by byte: the diff_ids say so."""
+    """The lower layers of the committed image have the bytes of the store's, by their diff_ids."""
     with mounted(command, kept.reference, tmp_path / "m", "--upper", tmp_path / "upper") as at:
         os.remove(at / "one")
         (at / "d/more").write_text("more\n")
@@ -370,12 +372,13 @@ def test_diff_and_commit(kept: Kept, command: Command, tmp_path: Path, form: str
         assert changes == ["C /d", "A /d/more", "D /one"]
         before = dump_directory(at)
     new = tmp_path / "new.tar"
-    base = ("--base", kept.reference) if form == "oci-archive" else ()  # else the upper remembers
+    # Without --base, the upper's mark names the base.
+    base = ("--base", kept.reference) if form == "oci-archive" else ()
     command("commit", *base, tmp_path / "upper", "new:1", "-o", f"{form}:{new}")
     (image,) = json.loads(command("inspect", new).stdout)
     assert image["RootFS"]["Layers"][:-1] == kept.said["RootFS"]["Layers"]
     after = dump(command, str(new))
-    if kept.loses_xattrs:  # in its trees, that is, not in its layers
+    if kept.loses_xattrs:  # in the trees of vfs, not in the layers
         after = without_xattrs(after)
     found = differences(but_root(after), but_root(before))
     assert not found, found

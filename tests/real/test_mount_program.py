@@ -1,5 +1,5 @@
-"""podman and buildah with imgmount as their `mount_program`: what they build, run and commit is
-what they make with the driver that only copies (vfs)."""
+"""podman and buildah with imgmount as their `mount_program` build, run and commit the same as with
+the driver that copies all files (vfs)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _RUN = "mv /d/b2 /d/b3 && rm /d/keep/new && chmod 700 /d && ln /d/moved/f1 /d/f3
 
 
 def build_run_commit(storage: list[str], context: Path, archive: Path) -> tuple[str, list[str]]:
-    """What the container says, and `podman diff` of it; the committed image is in archive."""
-    # The limits are those that a container has here anyway: runc may not raise them everywhere.
+    """The container's output and its `podman diff`; writes the committed image to archive."""
+    # The limits are this machine's current ones, because runc may not be allowed to raise them.
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
 
     def podman(*words: str | Path) -> str:
@@ -54,7 +54,7 @@ def clean(storage: Sequence[str], root: Path) -> None:
 
 
 def dump(command: Command, archive: Path) -> list[str]:
-    """Without times, and without which layer: those of the two builds differ."""
+    """The dump without times and layer numbers, because these differ between the two builds."""
     rows = [line.split() for line in command("dump", "--digest", archive).stdout.splitlines()]
     return [" ".join(row[:6] + row[7:-1]) for row in rows]
 
@@ -93,7 +93,7 @@ def test_mount_program(tmp_path: Path) -> None:
 
 
 def test_a_version_is_said() -> None:
-    """podman info asks the program."""
+    """`podman info` asks the program for its version."""
     done = run(sys.executable, "-m", "fusemount", "--version")
     assert done.stdout.startswith(b"imgmount ")
 

@@ -1,7 +1,7 @@
-"""R 44, R 39, R 46: programs in a chroot into a mounted Debian image, and what they leave.
+"""R 44, R 39, R 46: programs in a chroot of a mounted Debian image work, and their files stay.
 
-One image and one upper serve the module; each test works in a place of its own, then mounts again
-and looks whether everything is still there.
+The tests share one image and one upper.  Each test works in a directory of its own; then it mounts
+again and checks that all files are still there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bare(docker_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def debian(bare: DebianRoot) -> DebianRoot:
-    """With a compiler, git and more, which apt has installed through the mount."""
+    """The mounted image, in which apt has installed a compiler, git and more through the mount."""
     hostapt.give_network(bare.at)
     bare("apt-get -q update")
     bare(f"apt-get -q install -y --no-install-recommends {INSTALLED}")
@@ -45,7 +45,8 @@ def debian(bare: DebianRoot) -> DebianRoot:
 
 
 def still_there(debian: DebianRoot, place: str) -> None:
-    """Everything below that place, compared over a remount: every field, contents included."""
+    """Compares all files below the directory before and after a remount: every field and the
+    contents."""
     before = dump_directory(debian.at / place)
     assert before[1:]
     debian.remount()
@@ -66,7 +67,8 @@ def test_r44_apt_installs(debian: DebianRoot) -> None:
 
 
 def test_r44_apt_removes_what_a_layer_holds(debian: DebianRoot) -> None:
-    """A package of the image's layers goes and comes back: whiteouts, then files over them."""
+    """apt removes a package of the image's layers and installs it again: whiteouts, then files over
+    them."""
     installed = run("find", debian.at / "lib/terminfo", "-type", "f").stdout
     debian("dpkg --purge --force-all hostname ncurses-bin ncurses-base")
     for _ in range(2):
@@ -80,7 +82,7 @@ def test_r44_apt_removes_what_a_layer_holds(debian: DebianRoot) -> None:
 
 
 def test_r44_dpkg_installs_an_archive(debian: DebianRoot) -> None:
-    """A .deb with a set-id program, a conffile and scripts, made and installed inside."""
+    """dpkg makes and installs a .deb with a set-id program, a conffile and scripts."""
     debian("""
     mkdir -p /root/deb/pkg/DEBIAN /root/deb/pkg/usr/bin /root/deb/pkg/etc && cd /root/deb
     printf 'Package: tiny\\nVersion: 1\\nArchitecture: all\\nMaintainer: t <t@t>\\n' > control
@@ -179,7 +181,8 @@ def test_r44_tar_round_trip(debian: DebianRoot) -> None:
 
 
 def test_r33_sqlite_keeps_its_pages(debian: DebianRoot) -> None:
-    """A rollback journal and a write-ahead log (shared memory, mapped), kept over a remount."""
+    """SQLite with a rollback journal and with a write-ahead log (mapped shared memory); the data
+    stay over a remount."""
     debian("""
     mkdir -p /root/sql && cd /root/sql
     for mode in delete wal; do
@@ -208,9 +211,9 @@ def test_r33_sqlite_keeps_its_pages(debian: DebianRoot) -> None:
 def twin(
     debian: DebianRoot, real: Real, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """What the mount showed, as the kernel's overlayfs shows it, with an upper of its own."""
+    """The mount's tree, shown by the kernel's overlayfs with an upper of its own."""
     base = tmp_path_factory.mktemp("twin")
-    debian.remount()  # what was written is in the upper then
+    debian.remount()  # so that all writes are in the upper
     run("cp", "-a", debian.upper, base / "below")
     (base / "upper").mkdir()
     (base / "work").mkdir()
@@ -255,8 +258,8 @@ def test_r39_programs_while_caches_drop(debian: DebianRoot) -> None:
 def test_r46_all_of_it_after_a_remount_and_by_the_kernel(
     debian: DebianRoot, real: Real, tmp_path: Path
 ) -> None:
-    """Whatever the module has written so far: the whole tree, before and after and as the
-    kernel's overlayfs shows that upper over the unpacked layers."""
+    """After all other tests of the module, the whole tree is the same before and after a remount,
+    and in the kernel's overlayfs with that upper over the unpacked layers."""
     with debian.unbound() as at:
         before = dump_directory(at)
     debian.umount()

@@ -1,7 +1,7 @@
 """R 25-42, R 46: the same random operations on a mount and on a plain directory (twosides.py).
 
-CI runs the cases that hypothesis derives from this test's text, the same ones every time;
-`make soak` runs others, for as long as one likes.
+hypothesis derives the cases from this test's text, so that they are the same every time.
+`make soak` runs other cases.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_r33_answers_are_a_local_file_systems(sides: tuple[TwoSides, bool], seed
     two.check(partial(choose, Random(seed), fastpath=fastpath), STEPS)
 
 
-FOUND = (  # once; each in one case, for the time that a mount takes
+FOUND = (  # earlier finds; all in one case, because a mount takes time
     Step(0, "remove_acl", ("sg", "access")),
     Step(0, "remove_acl", ("e", "default")),
     Step(1, "mkdir", ("sg/new", 0o2755)),

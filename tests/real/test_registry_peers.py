@@ -1,4 +1,4 @@
-"""dockerd, podman and we, one registry: what one has pushed the others pull, name and run alike."""
+"""dockerd, podman and imgmount share a registry: what one pushes, the others pull unchanged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Peers:
         return self.buildah.podman(*words)
 
     def podman_run(self, image: str) -> str:
-        # The limits are those that a container has here anyway: runc may not raise them everywhere.
+        # The limits are this machine's current ones, because runc may not be allowed to raise them.
         limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
         return self.podman("--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm",
                            *limits, "--network", "none", image, "sh", "-c", RUN[0])  # fmt: skip
@@ -122,7 +122,7 @@ def test_what_podman_pushed(peers: Peers, store: Store, form: str) -> None:
                  ident, name)  # fmt: skip
     image = pulled(store, name).pulled.image
     said = podman_says(peers, ident)
-    own = image.summary.original or image.digest  # Docker's has a twin in OCI's words
+    own = image.summary.original or image.digest  # a docker manifest is kept in OCI's form too
     assert own == digests.read_text()
     assert [row.diff_id for row in image.summary.layers] == said["RootFS"]["Layers"]
     if form == "v2s2":
@@ -132,7 +132,7 @@ def test_what_podman_pushed(peers: Peers, store: Store, form: str) -> None:
 
 
 def push_all_kinds(peers: Peers, store: Store) -> dict[str, str]:
-    """What we push: {name: image ID}."""
+    """Pushes images of all kinds with imgmount: {name: image ID}."""
     load(store, peers.archive)
     upload(peers.host, "theirs/a", "1", oci_files([ImageSpec(layers(), tags=("t",), compress="gzip",
            config=_config(store))]))  # fmt: skip
@@ -152,7 +152,7 @@ def _config(store: Store) -> dict[str, Any]:
 
 
 def test_what_we_pushed(peers: Peers, store: Store, tmp_path: Path) -> None:
-    """docker and podman find the same ID; its containers run; docker saves what we had."""
+    """docker and podman pull the same ID and run its containers; docker saves the same layers."""
     for name, ident in push_all_kinds(peers, store).items():
         peers.docker("pull", "-q", name)
         assert docker_says(peers, name)["Id"] == ident
@@ -168,7 +168,7 @@ def test_what_we_pushed(peers: Peers, store: Store, tmp_path: Path) -> None:
 
 
 def test_a_digest_beside_a_tag(peers: Peers, store: Store) -> None:
-    """No tag is made, as docker makes none."""
+    """A pull by tag and digest makes no tag, as in docker."""
     name = f"{peers.host}/pinned/a"
     digest = upload(peers.host, "pinned/a", "1", oci_files([ImageSpec(layers(), tags=("t",),
                     compress="gzip", config={"author": "pinned"})]))  # fmt: skip
@@ -188,7 +188,7 @@ CHANGES = (
 
 @pytest.mark.parametrize("how", ["file", "gzip", "bzip2", "xz", "zstd", "stdin"])
 def test_import(peers: Peers, tmp_path: Path, how: str) -> None:
-    """As `docker import` of the same tar."""
+    """`imgmount import` gives the same as `docker import` of the same tar."""
     command = Command(tmp_path / "dirs")
     tar = tmp_path / "root.tar"
     tar.write_bytes(layers()[0])

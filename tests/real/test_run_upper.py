@@ -1,4 +1,4 @@
-"""What `run` leaves in an upper, beside what podman leaves in a container that did the same."""
+"""`run` leaves the same in an upper as podman leaves in a container that does the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A store is an OCI layout: skopeo, umoci and podman read it by the names that we give, what skopeo
-brings into it is ours as well, and docker's own view of its layers is the one that we keep.
+"""A store is an OCI layout: skopeo, umoci and podman read it by our names, imgmount reads images
+that skopeo writes into it, and the kept chain of layers equals docker's.
 
-`podman pull oci:ROOT:NAME` gives its copy a name of the directory's, as it does with any layout.
+`podman pull oci:ROOT:NAME` names its copy after the directory, as it does with any layout.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = [
     "ubuntu:22.04", "localhost:5000/a/b:1", "plain:latest", "ghcr.io/org/img:v1.0-rc_1",
     "host.io:443/x/y_z:t",
 ]  # fmt: skip
-# Owners, modes and times as they are in the layer: what a reader unpacks is compared.
+# Owners, modes and times are the layer's, because the tests compare the trees that readers unpack.
 TARS = [
     TarWriter().dir("etc", mtime_ns=10**18).file("etc/a", b"one" * 999, mtime_ns=10**18).tar(),
     TarWriter().file("etc/b", b"two", mode=0o600, mtime_ns=10**18).whiteout("etc/a").tar(),
@@ -49,7 +49,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def docker() -> Iterator[Dockerd]:
-    base = Path(tempfile.mkdtemp(prefix="imgd"))  # a socket's path is short
+    base = Path(tempfile.mkdtemp(prefix="imgd"))  # a socket's path must be short
     try:
         with dockerd(base) as daemon:
             yield daemon
@@ -102,14 +102,15 @@ def test_podman_pulls_it(filled: Store, podman: Buildah, name: str) -> None:
 
 @pytest.mark.parametrize("how", ["gzip", "zstd", "xz", "bzip2"])
 def test_others_read_what_came_in_any_compression(tmp_path: Path, how: str) -> None:
-    """OCI has words for gzip and zstd only: what docker loads besides stands uncompressed."""
+    """OCI has media types for gzip and zstd only: layers in docker's other compressions are stored
+    uncompressed."""
     store = Store(tmp_path / "root", create=True)
     load(store, docker_archive(tmp_path / "in", TARS, tags=["a:1"], compress=how))
     clean(store, images=1)
     run("skopeo", "copy", "-q", f"oci:{store.root}:a:1", f"oci-archive:{tmp_path}/out:a:1")
     load(store, tmp_path / "out")
     assert len({image.image_id for image in store.images()}) == 1
-    if how != "zstd":  # this umoci does not know it
+    if how != "zstd":  # this umoci cannot read zstd
         run("umoci", "unpack", "--image", f"{store.root}:a:1", tmp_path / "bundle")
         assert (tmp_path / "bundle/rootfs/etc/b").read_bytes() == b"two"
 
@@ -118,7 +119,8 @@ def test_others_read_what_came_in_any_compression(tmp_path: Path, how: str) -> N
 
 
 def test_what_skopeo_brings_is_an_image(tmp_path: Path) -> None:
-    """Listed, verified, mounted, saved, tagged and taken away, beside one with the same layers."""
+    """An image of skopeo is listed, verified, mounted, saved, tagged and removed, beside another
+    image with the same layers."""
     store = Store(tmp_path / "root", create=True)
     load(store, oci_archive(tmp_path / "ours", [TARS[0]], tags=["ours:1"], compress="gzip"))
     theirs = oci_layout(tmp_path / "theirs", TARS, tags=["x"], compress="gzip")
@@ -152,7 +154,7 @@ def test_what_skopeo_brings_is_an_image(tmp_path: Path) -> None:
 
 
 def test_umoci_collects_nothing_of_ours(tmp_path: Path) -> None:
-    """Its garbage collector knows what index.json leads to, and nothing beside blobs/."""
+    """umoci's garbage collector keeps what index.json leads to, and looks only into blobs/."""
     store = Store(tmp_path / "root", create=True)
     specs = [ImageSpec(TARS, config={"architecture": arch}) for arch in ("amd64", "arm64")]
     load(store, oci_layout(tmp_path / "in", images=specs, nested="multi:1"))
@@ -192,10 +194,10 @@ def test_skopeo_reads_what_is_saved(filled: Store, tmp_path: Path, form: str) ->
 
 
 def test_docker_keeps_the_same_layerdb(filled: Store, docker: Dockerd, tmp_path: Path) -> None:
-    """What dockerd saves is loaded; then diff, parent and chain IDs are the same on both sides.
+    """After `load` of dockerd's archive, the diff, parent and chain IDs are the same on both sides.
 
-    size is not: Docker adds up the files' bytes, we say the tar's.  Nor is cache-id, which names
-    what each reads a layer from.
+    The file `size` differs: docker adds up the files' bytes, a store has the tar's size.  cache-id
+    differs too: it names the directory or file from which each of them reads a layer.
     """
     docker("load", "-q", "-i", save(filled, "ubuntu:22.04", "docker-archive", tmp_path / "out"))
     docker("save", "-o", tmp_path / "saved", "ubuntu:22.04")

@@ -1,5 +1,5 @@
-"""R 27, R 32, R 46: `metacopy=off` and `redirect_dir=off`: an upper whose files are whole and whose
-directories stand where they are, which the kernel's overlayfs shows without obeying any mark."""
+"""R 27, R 32, R 46: with `metacopy=off` and `redirect_dir=off`, the upper has files with their data
+and directories without redirects, so that the kernel's overlayfs needs no mark to show it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twosides import comparable
 
 BIG = 3 << 20
 
-# Below `tree/` stands a mixed tree, beside it `far/in` and `a/b/c`, which move, and large files.
+# The mixed tree is below `tree/`; beside it are `far/in` and `a/b/c`, which move, and large files.
 SCRIPT = """
 cd tree
 chmod 600 ../big0 && chown 7:8 f && touch -h -d @1400000002 l && touch -d @1400000001 g
@@ -46,7 +46,7 @@ def tars() -> list[bytes]:
 
 
 def marks(upper: Path) -> set[str]:
-    """The kinds of overlayfs' own marks that stand anywhere in it."""
+    """The kinds of overlayfs' marks that are in the upper."""
     found = set()
     for at, directories, files in os.walk(upper):
         for name in (*directories, *files):
@@ -56,7 +56,7 @@ def marks(upper: Path) -> set[str]:
     return found
 
 
-# what is said, what the kernel is told, and which marks may not be
+# (our words, the kernel's words, marks that must be missing)
 WORDS = {
     "metacopy=off": ("redirect_dir=on,metacopy=off", {"metacopy"}),
     "redirect_dir=off": ("redirect_dir=nofollow,metacopy=off", {"metacopy", "redirect"}),
@@ -87,7 +87,7 @@ def test_r27_renames_that_leave_a_plain_upper(tmp_path: Path, fastpath: bool, wo
 
 
 def test_r32_a_changed_mode_brings_the_data_up(tmp_path: Path, fastpath: bool) -> None:
-    """All of them, by each way to change attributes; and with the word not said, none."""
+    """With metacopy=off a change of attributes copies up the data; with metacopy=on it does not."""
     shop = Workshop(Command(tmp_path / "dirs", fastpath), tmp_path, tars())
     for word, whole in (("metacopy=off", True), ("metacopy=on", False)):
         with shop.mounted("-o", word) as at:

@@ -1,5 +1,5 @@
-"""R 33, R 44: what programs do for a living, on a mount and on a plain directory: same words, same
-trees, and the same trees once more after a remount.  `make soak` does it for longer."""
+"""R 33, R 44: programs give the same output and trees on a mount and on a plain directory, and the
+trees are the same after a remount.  `make soak` runs more of each program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Wanted:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Wanted]]:
-    """What a workload says and leaves on a copy of the image's tree, asked for once each."""
+    """Output and trees of a workload on a copy of the image's tree; each workload runs once."""
     base = tmp_path_factory.mktemp("plain")
     unpacked = [unpack(tar, base / f"layer{i}") for i, tar in enumerate(workload_layers())]
     with overlay(unpacked, base / "kernel") as at:
@@ -41,7 +41,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     run("rm", "-r", base)
 
 
-WITH_PYFUSE3 = {"fio", "sqlite", "rsync"}  # alone it is slow: what writes most diversely
+WITH_PYFUSE3 = {
+    "fio",
+    "sqlite",
+    "rsync",
+}  # pyfuse3 is slow, so only the workloads with the most kinds of writes
 CASES = [(name, True) for name in WORKLOADS] + [(name, False) for name in sorted(WITH_PYFUSE3)]
 
 

@@ -1,9 +1,12 @@
-"""Law: the same steps on a mount and on a plain directory with its tree, answer by answer.
+"""Runs the same steps on a mount and on a plain directory with the same tree.
 
-The plain directory lies on the file system of the temporary directory (ext4 or alike), which is the
-oracle; its tree is copied from what the kernel's overlayfs shows of the unpacked layers.  A
-remount takes everything that is open away on both sides; over it inode numbers stay, and at the
-end the kernel's overlayfs shows the same tree from the upper that the mount wrote (R 26, R 46).
+Law: each answer must be the same on both sides.  A path keeps its inode number over a remount, and
+at the end the kernel's overlayfs shows the same tree from the upper that the mount wrote (R 26,
+R 46).
+
+The plain directory is on the file system of the temporary directory (ext4 for example), which is
+the oracle.  Its tree is a copy of the unpacked layers as the kernel's overlayfs shows them.  A
+remount closes all descriptors on both sides.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ Choose = Callable[[Known], Step]
 
 
 class TwoSides:
-    """An image, the plain directory, and the processes of both sides; for many cases."""
+    """An image, the plain directory, and the processes of both sides; it serves many cases."""
 
     def __init__(self, base: Path, tars: Sequence[bytes], fastpath: bool) -> None:
         self._base, self._command = base, Command(base / "dirs", fastpath)
@@ -43,7 +46,7 @@ class TwoSides:
         self._theirs.end()
 
     def check(self, choose: Choose, count: int) -> None:
-        """One case of chosen steps; raises AssertionError with the steps that it takes, few."""
+        """Runs one case; raises AssertionError with a short list of steps that fails too."""
         case: list[Step] = []
 
         def chosen(known: Known) -> Iterator[Step]:
@@ -58,7 +61,7 @@ class TwoSides:
             raise AssertionError(f"{said}\n\nshorter: {again}\n\nall of it:\n{listed}")
 
     def failure_of(self, steps: Sequence[Step]) -> str:
-        """What these steps lead to, or nothing."""
+        """Runs the steps; returns the first difference, or "" if there is none."""
         return self._failure(lambda _: iter(steps))
 
     def _failure(self, choose: Callable[[Known], Iterator[Step]]) -> str:
@@ -70,7 +73,7 @@ class TwoSides:
         return ""
 
     def _mounted(self, case: Case) -> AbstractContextManager[Path]:
-        words = ("--upper", case.upper, "-o", "suid,dev")  # the kernel's own format
+        words = ("--upper", case.upper, "-o", "suid,dev")
         return mounted(self._command, self._image, case.mount, *words)
 
     def _run(self, case: Case, choose: Callable[[Known], Iterator[Step]]) -> None:
@@ -102,7 +105,7 @@ class Case:
         self._numbers: dict[str, int] = {}
 
     def perform(self, steps: Iterator[Step]) -> bool:
-        """Up to the next remount; whether there is one."""
+        """Carries out the steps up to the next remount; returns whether there is one."""
         self.known.forget()
         with ExitStack() as stack:
             stack.enter_context(self._ours.inside(self.mount))
@@ -134,7 +137,7 @@ class Case:
         self._numbers = self._read_numbers()
 
     def check_numbers(self) -> None:
-        """R 26: each path has the inode number that it had before it was unmounted."""
+        """R 26: each path has the same inode number as before the unmount."""
         found = self._read_numbers()
         moved = [f"{p}: {found.get(p)}, not {n}" for p, n in self._numbers.items()
                  if found.get(p) != n]  # fmt: skip
@@ -154,15 +157,15 @@ class Case:
 
 
 def told(answer: object) -> str:
-    """Long bytes make no reader wiser: length, digest and beginning do."""
+    """The answer for a message; of long bytes the length, the digest and the beginning."""
     if isinstance(answer, bytes) and len(answer) > 60:
         return f"{len(answer)} bytes {hashlib.sha256(answer).hexdigest()[:12]} {answer[:16]!r}..."
     return f"{answer!r:.600}"
 
 
 def comparable(root: Path) -> list[bytes]:
-    """Dump lines; times that no operation set are the clock's, and a fifo's: the kernel does not
-    tell FUSE that it was written to."""
+    """Dump lines without times that cannot be compared: those that no operation set come from the
+    clock, and of writes to a fifo the kernel does not tell FUSE."""
     lines = []
     for line in dump_directory(root):
         fields = line.split(b" ")

@@ -1,7 +1,8 @@
-"""Law: one directory, and processes of several users that carry out operations below it.
+"""Runs processes of several users that carry out operations below one directory.
 
-The processes are forked once and outlive the directories that they enter and leave; they hold
-nothing open between.  They act one at a time and in turn, so that what they answer is decided.
+Law: they act one at a time and in turn, so that their answers do not depend on timing.
+
+The processes are forked once, for many directories; between two of them they have nothing open.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from known import Step
 from operations import WORKERS, Identity
 from side import Side
 
-_SECONDS = 60  # for one operation; a hang is a failure that says which
+_SECONDS = 60  # for one operation; the message of a hang names the operation
 
 
 class Worker:
@@ -37,7 +38,7 @@ class Worker:
         self._ours.send(what)
 
     def answer(self) -> object:
-        """Raises AssertionError where the process hangs, or has died (of SIGBUS, say)."""
+        """The process' answer.  Raises AssertionError if it hangs or has died (by SIGBUS, say)."""
         try:
             assert self._ours.poll(_SECONDS), f"no answer within {_SECONDS} seconds"
             return self._ours.recv()
@@ -51,7 +52,8 @@ class Worker:
 
 
 def _serve(connection: Connection, side: Side) -> None:
-    """A path enters, None leaves, all else is an operation; never returns."""
+    """Serves requests: a path: enter the directory; None: leave it; else an operation. Never
+    returns."""
     code = 1
     try:
         while True:
@@ -71,7 +73,7 @@ def _serve(connection: Connection, side: Side) -> None:
 
 
 class Workers:
-    """One process an identity, all below one directory."""
+    """One process for each identity, all below one directory."""
 
     def __init__(self) -> None:
         self._workers = [Worker(identity) for identity in WORKERS]
@@ -94,7 +96,7 @@ class Workers:
         try:
             yield
         except BaseException:
-            self.end()  # whatever they hold open or wait for
+            self.end()  # also if they wait, or have files open
             self._workers = [Worker(identity) for identity in WORKERS]
             raise
         self._all(None)

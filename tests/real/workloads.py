@@ -1,8 +1,9 @@
-"""Law: what programs do to a file system for a living, as scripts that say how it went.
+"""Scripts of the usual work of programs on a file system.
 
-Each runs in a directory that holds `lower/` (workload_layers()), by `sh -eu`; LOADS says how much
-it does: 1 is for a test of seconds, more for `make soak`.  What it prints, and the trees that it
-names, are the same on every file system; a script that fails has found something.
+Law: the output of a script and the trees that it names are the same on every file system.
+
+A script is run by `sh -eu` in a directory with `lower/` (workload_layers()).  LOADS is the amount
+of work: 1 for a test of some seconds, more for `make soak`.  A script that fails has found a fault.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 @dataclass(frozen=True)
 class Workload:
     script: str
-    trees: tuple[str, ...] = ()  # below the directory: to be dumped and compared
+    trees: tuple[str, ...] = ()  # paths below the directory, to be dumped and compared
     environment: Callable[[], dict[str, str]] = dict
 
 
 def workload_layers() -> list[bytes]:
-    """mixedtree's layers below `lower`, and beside them what looks like sources."""
+    """mixedtree's layers below `lower`, and beside them a tree that looks like sources."""
     sources = TarWriter().dir("lower", mode=0o777, mtime_ns=TIME)
     sources.dir("lower/source", mtime_ns=TIME)
     for d in range(8):
@@ -129,7 +130,7 @@ WORKLOADS = {
 
 
 def perform(workload: Workload, directory: Path, loads: int, seconds: float = 600) -> str:
-    """What it printed. Raises AssertionError with what it said where it failed."""
+    """Runs the script; its output. Raises AssertionError with the output if it fails."""
     done = subprocess.run(
         ["sh", "-euc", workload.script],
         cwd=directory, capture_output=True, text=True, timeout=seconds, errors="replace",

@@ -1,4 +1,4 @@
-"""Law: the real registry that most tests share, and an image in it that skopeo pushed."""
+"""Starts the real registry that most tests share, with an image that skopeo pushed."""
 
 from __future__ import annotations
 

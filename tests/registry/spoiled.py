@@ -1,4 +1,4 @@
-"""A blob and a manifest at a hostile registry, and what is said when they are refused."""
+"""A blob and a manifest at a hostile registry, and the messages when the client refuses them."""
 
 from __future__ import annotations
 

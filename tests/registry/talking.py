@@ -1,4 +1,4 @@
-"""What the tests of the client say to a registry, in few words."""
+"""Short calls of the client, for its tests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def manifest_of(layout: Path) -> bytes:
 
 
 class Slept:
-    """In place of trio.sleep: no time goes by; `then` is called each time."""
+    """Stands in for trio.sleep: no time passes; calls `then` each time."""
 
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.seconds: list[float] = []
@@ -96,7 +96,7 @@ def described(data: bytes) -> Descriptor:
 
 
 def source(data: bytes, began: list[int] | None = None) -> Pieces:
-    """began: gets the offsets that were asked for."""
+    """began: the function adds the offsets that the client asks for."""
 
     async def pieces(offset: int) -> AsyncGenerator[bytes, None]:
         if began is not None:
@@ -108,7 +108,7 @@ def source(data: bytes, began: list[int] | None = None) -> Pieces:
 
 
 def artifact(subject: Descriptor, kind: str) -> bytes:
-    """A manifest that refers to another; its config and layer are the blob `{}`."""
+    """A manifest with another manifest as its subject; its config and layer are the blob `{}`."""
     empty = {"mediaType": EMPTY, "digest": Digest.of(b"{}"), "size": 2}
     document = {
         "schemaVersion": 2,

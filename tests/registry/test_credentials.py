@@ -1,4 +1,4 @@
-"""Whose credentials are found where, and what is said about files and helpers that are broken."""
+"""Credentials are found in the right source, and broken files and helpers give clear messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Challenges and token servers that fail or lie; a password goes nowhere it is not meant for."""
+"""Challenges and token servers that fail or lie: a password goes only to its own server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_token_is_renewed_at_a_401(server: Hostile, authority: Hostile) -> Non
 def test_a_token_is_renewed_before_it_expires(server: Hostile, authority: Hostile) -> None:
     authority.on(TOKEN, granted("one", expires_in=40))
     server.on(MANIFEST, challenge(authority), Answer(200, b"{}"))
-    clock = MockClock()  # it stands still until it is told to go on
+    clock = MockClock()  # it stands still until the test moves it
 
     async def call(r: Registry) -> list[int]:
         asked = []
@@ -176,7 +176,7 @@ def test_requests_at_once_share_a_token(server: Hostile, authority: Hostile) -> 
 
 
 def test_an_upload_refused_in_its_middle(server: Hostile, authority: Hostile) -> None:
-    """The token expired between the POST and the PUT: the bytes begin anew."""
+    """The token expires between the POST and the PUT: the bytes are sent from the beginning."""
     blob = described(b"x" * 100_000)
     scope = "GET /token?service=s&scope=repository%3Aa%3Apull%2Cpush"
     authority.on(scope, granted("one"), granted("two"))

@@ -1,4 +1,4 @@
-"""Blobs that break off, drip, have another length: the right bytes or one clear line."""
+"""Blobs that break off, come slowly or have another length: the right bytes or one clear error."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_slow_drip_of_a_manifest(server: Hostile) -> None:
 
 
 def test_a_reader_may_take_its_time(server: Hostile) -> None:
-    """What counts is how long we wait for bytes, not how long somebody looks at them."""
+    """Only the time that the client waits for bytes counts, not the time that the reader takes."""
     server.on(f"GET {BLOB_PATH}", Answer(200, DATA))
     options = replace(STALLING, progress_seconds=0.8)
 

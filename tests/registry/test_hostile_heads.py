@@ -1,6 +1,6 @@
-"""A server that never comes to its answer is left: a clock and a count for the head alone.
+"""The client leaves a server whose answer never begins: the head has a limit of time and of bytes.
 
-The clock stands still but for the reads of the head without end: no hop before it can be late.
+The clock moves only at the reads of the endless head, so that no step before it can be late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Reply = Answer | Callable[[Request], Answer]
 BRIEF = RegistryOptions(retry_delays=(), reply_seconds=0.1, written_seconds=0.1)
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
 PACE = 0.001  # seconds
-TICK = 0.03  # of the clock, at each read: the time for one read is never over
+TICK = 0.03  # the clock's step at each read: too short for the timeout of one read
 NEVER = [
     (HINTS,),
     (b"HTTP/1.1 100 Continue\r\n\r\n",),
@@ -89,7 +89,7 @@ def test_a_head_without_end(
 
 
 def test_a_flood_of_interim_answers(server: Hostile) -> None:
-    """It is not asked again."""
+    """The client does not repeat the request."""
     padded = HINTS.replace(b"/x", b"/" + b"x" * 8000)
     at_once(server, Answer(flood=(padded,)))
     with pytest.raises(RegistryError, match=f"sends more than {HEAD_BYTES_MAX} bytes of headers"):

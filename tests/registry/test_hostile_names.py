@@ -1,4 +1,4 @@
-"""Names of strangers in URLs: checked where a URL is built, wherever they come from."""
+"""Untrusted names in URLs are checked where the URL is built, whatever their source."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_pages_on_another_host(server: Hostile) -> None:
 
 
 def test_a_blobs_urls_get_no_credentials(server: Hostile) -> None:
-    """A manifest's url that is a path, or has no scheme, is not asked of the registry."""
+    """A manifest's url that is a path or has no scheme is not requested from the registry."""
     refusal = error(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="r"')
     server.on(f"GET {BLOB_PATH}", refusal, error(404, "BLOB_UNKNOWN", "no"))
     with hostile("127.0.0.2") as other:
@@ -114,7 +114,7 @@ def test_a_blobs_urls_get_no_credentials(server: Hostile) -> None:
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_an_identity_token_is_sent_to_no_third_host(server: Hostile, status: int) -> None:
-    """A redirect that keeps the method would keep the body with the refresh token."""
+    """A redirect that keeps the method would also send the body, which has the refresh token."""
     realm = f'Bearer realm="http://{server.domain}/token",service="s"'
     server.on("GET /v2/a/manifests/t", error(401, "UNAUTHORIZED", "who?", WWW_Authenticate=realm))
     with hostile("127.0.0.2") as other:

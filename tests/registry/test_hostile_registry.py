@@ -1,4 +1,4 @@
-"""A registry that refuses, lies, and sends us elsewhere: one clear line, or the right bytes."""
+"""A registry that refuses, lies or redirects: the right bytes or one clear error."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_a_proxy(server: Hostile) -> None:
 
 @pytest.mark.parametrize("no_proxy", ["127.0.0.2", "*", "other.test"])
 def test_hosts_that_are_reached_without_a_proxy(no_proxy: str) -> None:
-    """The last: this machine's never are, whatever no_proxy says."""
+    """The last case: this machine's registries never use a proxy, whatever no_proxy has."""
     options = RegistryOptions(
         retry_delays=(), proxies=Proxies("http://127.0.0.1:9", direct=(no_proxy,))
     )

@@ -1,4 +1,4 @@
-"""Uploads to a registry that breaks off, forgets, counts on its own, or wants smaller pieces."""
+"""Uploads to a registry that breaks off, forgets bytes, counts wrongly, or wants smaller pieces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF = len(DATA) // 2
 
 
 class Receiver:
-    """A registry's side of one upload, with chosen weaknesses."""
+    """The registry's side of one upload, with faults that the test chooses."""
 
     def __init__(self, server: Hostile, minimum: int = 0, keeps: int = len(DATA)) -> None:
         self.got = bytearray()
@@ -34,7 +34,7 @@ class Receiver:
         self._place()
 
     def _place(self) -> None:
-        """Each answer names another place, and only the last counts."""
+        """Each answer names another Location, and only the last one is valid."""
         self.url = f"/up/{len(self._server.requests)}?state=%2Bx"
         self._server.on(f"GET {self.url}", lambda r: self._where(204))
         self._server.on(f"PATCH {self.url}", self.patch)
@@ -70,7 +70,7 @@ class Receiver:
 
 
 def send(server: Hostile, chunk: int = 0, attempts: int = 2) -> list[int]:
-    """Offsets at which the bytes were asked for."""
+    """Uploads; the offsets from which the client asked for bytes."""
     began: list[int] = []
     options = RegistryOptions(retry_delays=(0.0,) * attempts, upload_chunk=chunk)
     pieces = source(DATA, began)
@@ -124,7 +124,7 @@ def test_an_upload_that_is_forgotten_begins_anew(server: Hostile) -> None:
 
     def forgets(request: Request) -> Answer:
         if next(first, False):
-            receiver.got += b"?"  # so that what follows is out of order
+            receiver.got += b"?"  # so that the next chunk is out of order
         return patch(request)
 
     receiver.patch = forgets  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""TLS and credentials against Debian's docker-registry: who is believed, who is let in."""
+"""TLS and credentials against Debian's docker-registry: certificates and users, right and wrong."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bearer(
 
 
 def pull(domain: str, layout: Path, repository: str, **words: object) -> None:
-    """Manifest and first layer, compared with what was pushed."""
+    """Pulls the manifest and the first layer, and compares them with the pushed ones."""
     there = Pushed(repository, "t", layout, manifest_of(layout))
 
     async def call(r: Registry) -> None:
@@ -119,7 +119,8 @@ def test_tls_by_nobody_believed(tls: RealRegistry) -> None:
 def test_a_registry_elsewhere_without_tls(
     registry: RealRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain http is spoken by itself only with this machine; the test plays it is another."""
+    """Without permission, plain http is used only with this machine; the test pretends that the
+    registry is on another."""
     monkeypatch.setattr("fusemount.registry.options.is_local", lambda host: False)
 
     async def call(r: Registry) -> None:
@@ -132,7 +133,7 @@ def test_a_registry_elsewhere_without_tls(
 
 
 def test_tls_that_wants_a_certificate_of_ours(authority: Authority, tmp_path: Path) -> None:
-    """`*.cert` and `*.key` of the host's directory are shown."""
+    """The client sends the certificate of `*.cert` and `*.key` in the host's directory."""
     with real_registry(tmp_path, tls=authority, clients=authority) as server:
 
         async def call(r: Registry) -> None:

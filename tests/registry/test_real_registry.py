@@ -1,4 +1,4 @@
-"""The client against Debian's docker-registry, and with skopeo on the other side."""
+"""The client with Debian's docker-registry; skopeo pushes and pulls the same images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LARGE = 32 << 20  # more than socket buffers hold
 
 
 def uploads(registry: RealRegistry, repository: str) -> list[Path]:
-    """What was begun there and not ended."""
+    """The uploads that were begun at the registry and not ended."""
     directory = registry.base / "data/docker/registry/v2/repositories" / repository / "_uploads"
     assert directory.is_dir()
     return list(directory.glob("*/startedat"))
@@ -183,7 +183,7 @@ def test_tags_are_all_listed_and_a_manifest_goes(registry: RealRegistry, pushed:
 
 
 def test_referrers_by_the_tag_scheme(registry: RealRegistry, pushed: Pushed) -> None:
-    """This registry has no API for them."""
+    """This registry has no referrers API."""
     subject = described(pushed.manifest)
     signature = artifact(subject, "application/x.signature")
     kind = OCI + "manifest.v1+json"
@@ -252,7 +252,7 @@ def test_a_registry_killed_in_mid_upload(tmp_path: Path, chunk: int) -> None:
         options = RegistryOptions(retry_delays=(0.0,) * 3, upload_chunk=chunk)
         talk(server.domain, call, options, sleep=slept)
         assert len(slept.seconds) == 1
-        # this registry forgets an upload in whose request some bytes came, and no other
+        # this registry forgets an upload whose request broke after some bytes, and no other
         assert began.count(0) == (1 if chunk else 2)
 
 

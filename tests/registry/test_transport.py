@@ -1,4 +1,4 @@
-"""Bytes under TLS, with a server that writes records and ends as it likes."""
+"""Reads under TLS, with a server that chooses its records and the end of the connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Got:
 
 
 def get(authority: Authority, serve: Serve) -> Got:
-    """What came of one request, however it ended."""
+    """The bytes that one request brings, however it ends."""
     theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     theirs.load_cert_chain(authority.certificate, authority.key)
     ours = ssl.create_default_context(cafile=authority.ca)
@@ -64,7 +64,7 @@ def test_records_are_put_together(authority: Authority, record: int) -> None:
         await stream.send_all(HEAD + b"Content-Length: %d\r\n\r\n" % len(DATA))
         for at in range(0, len(DATA), record):
             await stream.send_all(DATA[at : at + record])
-        await stream.receive_some()  # until the client has all
+        await stream.receive_some()  # until the client has all bytes
 
     got = get(authority, serve)
     assert b"".join(got.pieces) == DATA and got.error is None
@@ -72,7 +72,7 @@ def test_records_are_put_together(authority: Authority, record: int) -> None:
 
 
 def test_what_has_arrived_is_not_held_back(authority: Authority) -> None:
-    """The server sends the rest only when the client could have seen the beginning."""
+    """The server sends the rest only after the client can have read the beginning."""
 
     async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
         await stream.receive_some()

@@ -1,4 +1,4 @@
-"""Headers and bodies of registries, without any registry."""
+"""The parsing of headers and bodies of registries, without any registry."""
 
 from __future__ import annotations
 
