@@ -106,9 +106,9 @@ class ImageInUse(ImgmountError):
 
 
 def of_os_error(error: OSError, full: str, failed: str) -> ImgmountError:
-    """The error of ours for a system call that failed; it begins with one of the two texts.
+    """The ImgmountError for a failed system call; its message begins with one of the two texts.
 
-    full: for NoSpace, when the disk or the user's quota of it is full; failed: for all other cases.
+    full: of NoSpace, if the disk or the user's quota is full; failed: of any other error.
     """
     if error.errno in (_errno.ENOSPC, _errno.EDQUOT):
         return NoSpace(f"{full}: {os.strerror(error.errno)}")

@@ -1,15 +1,13 @@
-"""Law: random file-system operations as values, chosen by a seed, and what each one answers.
+"""Law: chooses random file-system operations by a seed, and runs them in one process.
 
-choose() knows names, kinds of calls and nothing of the file system's state, so most sequences run
-into each other: names that exist or do not, kinds that fit or do not, directories full or empty.
-A Side runs an operation below one directory and says what the caller saw: a value or an errno.
-No link climbs (`..`): moved to the top, it would lead out, to one file for both sides.
-Two sides that are the same file system give the same answers for ever.
+choose() does not look at the file system, so operations meet names that exist or do not, kinds that
+fit or do not, and directories full or empty.  A Side runs an operation below one directory
+(systemcalls.py).  No symlink has `..`: after a move to the top it would lead out of the directory,
+to one file for both sides.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -21,10 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_CWD = -100
+from systemcalls import LONG_AGO, SystemCalls, seen
+
 SOMEBODY = 1234
-LONG_AGO = 1_500_000_000 * 10**9  # times that operations set lie before this
 
 _TOP = ("d", "e", "f", "g", "h1", "h2", "l", "new", "many", "p", "empty")
 _BELOW = ("a", "b", "sub", "x", "h3", "007", "l")
@@ -120,19 +117,16 @@ _WEIGHTED = [n for n in _ARGUMENTS for _ in range(int(2 * _WEIGHTS.get(n, 1.5)))
 # ---- what it does -------------------------------------------------------------------------
 
 
-class Side:
+class Side(SystemCalls):
     """One directory and the descriptors that operations opened below it."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
-        self._fds: dict[int, int] = {}
 
     def __call__(self, operation: Operation) -> object:
         with self._inside(operation.somebody):
-            try:
-                return getattr(self, "_" + operation.name)(*operation.arguments)
-            except OSError as e:
-                return errno.errorcode[e.errno or 0]
+            return self.result(operation.name, operation.arguments)
 
     def close_all(self) -> None:
         while self._fds:
@@ -164,17 +158,12 @@ class Side:
             os.fchdir(before)
             os.close(before)
 
-    def _fd(self, slot: int) -> int:
-        return self._fds.get(slot, -1)
-
     # ---- descriptors ----
 
     def _open(self, slot: int, path: str, flags: int, mode: int) -> object:
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-        if slot in self._fds:
-            os.close(self._fds[slot])
-        self._fds[slot] = fd
-        return _seen(os.fstat(fd))
+        self._put(slot, fd)
+        return seen(os.fstat(fd))
 
     def _close(self, slot: int) -> None:
         if slot in self._fds:
@@ -190,35 +179,11 @@ class Side:
         fd = self._regular(slot)
         return os.write(fd, data), os.lseek(fd, 0, os.SEEK_CUR)
 
-    def _regular(self, slot: int) -> int:
-        """Devices and fifos are shared with the machine, or wait for somebody else."""
-        fd = self._fd(slot)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "")
-        return fd
-
-    def _ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self._fd(slot), size)
-
     def _fstat(self, slot: int) -> object:
-        return _seen(os.fstat(self._fd(slot)))
+        return seen(os.fstat(self._fd(slot)))
 
     def _fchmod(self, slot: int, mode: int) -> None:
         os.fchmod(self._fd(slot), mode)
-
-    def _fsync(self, slot: int) -> None:
-        os.fsync(self._regular(slot))
-
-    def _listdir_fd(self, slot: int) -> list[str]:
-        return sorted(os.listdir(self._fd(slot)))
-
-    def _reopen(self, slot: int) -> bytes:
-        self._regular(slot)
-        fd = os.open(f"/proc/self/fd/{self._fd(slot)}", os.O_RDONLY)
-        try:
-            return os.pread(fd, 100_000, 0)
-        finally:
-            os.close(fd)
 
     def _map(self, slot: int, data: bytes, offset: int) -> bytes:
         fd = self._regular(slot)
@@ -241,59 +206,16 @@ class Side:
             os.close(fd)
 
     def _replace(self, path: str, data: bytes) -> None:
-        """As editors save: a new file beside it, then a rename over it."""
+        """As editors save: a new file in the same directory, then a rename over the old one."""
         self._save(path + ".tmp", data)
         os.rename(path + ".tmp", path)
 
-    def _read(self, path: str) -> bytes:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return os.read(fd, 200_000) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
-
     def _truncate(self, path: str, size: int) -> None:
-        """To the size it has, POSIX leaves it open whether the time changes: then it is set."""
+        """If the size stays the same, POSIX does not say whether the time changes: so it is set."""
         same = os.stat(path).st_size == size
         os.truncate(path, size)
         if same:
             os.utime(path, ns=(size, size))
-
-    def _mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path)
-        os.chmod(path, mode)
-
-    def _rmdir(self, path: str) -> None:
-        os.rmdir(path)
-
-    def _unlink(self, path: str) -> None:
-        os.unlink(path)
-
-    def _rmtree(self, path: str) -> None:
-        """Deepest first; the first error ends it, in an order that both sides have."""
-        for name in sorted(os.listdir(path)):
-            child = f"{path}/{name}"
-            if stat.S_ISDIR(os.lstat(child).st_mode):
-                self._rmtree(child)
-            else:
-                os.unlink(child)
-        os.rmdir(path)
-
-    def _rename(self, source: str, target: str) -> None:
-        os.rename(source, target)
-
-    def _renameat2(self, source: str, target: str, flags: int) -> None:
-        if _libc.renameat2(_CWD, source.encode(), _CWD, target.encode(), flags):
-            raise OSError(ctypes.get_errno(), "")
-
-    def _link(self, source: str, target: str) -> None:
-        os.link(source, target, follow_symlinks=False)
-
-    def _symlink(self, source: str, target: str) -> None:
-        os.symlink(source, target)
-
-    def _readlink(self, path: str) -> str:
-        return os.readlink(path)
 
     def _mkfifo(self, path: str, mode: int) -> None:
         os.mkfifo(path, mode)
@@ -310,31 +232,8 @@ class Side:
     def _lchown(self, path: str, uid: int, gid: int) -> None:
         os.lchown(path, uid, gid)
 
-    def _utime(self, path: str, atime: int, mtime: int, follow: bool) -> None:
-        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
-
-    def _setxattr(self, path: str, name: str, value: bytes) -> None:
-        os.setxattr(path, name, value, follow_symlinks=False)
-
-    def _removexattr(self, path: str, name: str) -> None:
-        os.removexattr(path, name, follow_symlinks=False)
-
-    def _xattrs(self, path: str) -> dict[str, bytes]:
-        names = sorted(os.listxattr(path, follow_symlinks=False))
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-
     def _listdir(self, path: str) -> list[tuple[str, bool]]:
         return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in os.scandir(path))
 
     def _stat(self, path: str) -> object:
-        return _seen(os.lstat(path)), _seen(os.stat(path))
-
-    def _access(self, path: str, mode: int) -> bool:
-        return os.access(path, mode, effective_ids=True)
-
-
-def _seen(st: os.stat_result) -> tuple[int, ...]:
-    """What must be the same on both sides: of the times only those that an operation set."""
-    size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
-    mtime = st.st_mtime_ns if st.st_mtime_ns < LONG_AGO else -1
-    return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
+        return seen(os.lstat(path)), seen(os.stat(path))

@@ -1,10 +1,10 @@
-"""Law: several processes do random verbs to one store at once; each sees only whole images.
+"""Law: several processes run random verbs on one store; each sees only complete images.
 
-    Stress(directory, seed).run(processes=8, seconds=3)      problems, a line each; none is well
+    Stress(directory, seed).run(processes=8, seconds=3)      problems, one line each
     python tests/storestress.py DIRECTORY --seed 3 --seconds 60
 
-A verb may say that an image is not there (another took it), or that it is in use; anything else is
-a problem, and so is a store that does not verify afterwards, or keeps something that nobody needs.
+A verb may fail because an image is missing (another process removed it) or in use.  Any other
+failure is a problem, and so is a store that does not verify afterwards, or has unreached files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Stress:
     seed: int
 
     def __post_init__(self) -> None:
-        """Archives that share layers, in several compressions."""
+        """Makes archives that share layers, in several compressions."""
         base, texts = layer("base", 40_000), ["one", "two"]
         self.root, here = self.directory / "root", self.directory
         Store(self.root, create=True)
@@ -127,7 +127,7 @@ class Stress:
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
     def copy(self, store: Store, random: Random, number: int) -> None:
-        """Out of the store and in again: an archive that was saved meanwhile is whole."""
+        """Saves an image and loads it again: an archive that was saved meanwhile is complete."""
         out = self.directory / f"copy{number}"
         try:
             save(store, random.choice(_TAGS), "oci-archive", out)

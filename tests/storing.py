@@ -1,9 +1,9 @@
-"""Law: images come into a store, and out of it, by the functions that the verbs call.
+"""Law: loads and saves images of a store by the functions that the verbs call.
 
 load(store, path)              an archive or a layout
 save(store, "a:1", target)     to Target(form, path)
-clean(store)                   everything is as it should be, and nothing is left over
-files(store)                   what is on disk: {path below the root: bytes}
+clean(store)                   asserts that verify finds nothing, and nothing is unreached
+files(store)                   {path below the root: bytes} of the files on disk
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Law: images go to and from registries by the functions that the verbs call, and what they said.
+"""Law: pulls and pushes images by the functions that the verbs call, and keeps their reports.
 
 came = pulled(store, "127.0.0.1:5000/a:t")       came.said: {twelve digits: last words}
 went = pushed(store, "a:1", "127.0.0.1:5000/b:1")
-upload(domain, "a", "t", files)                  an image of imagewriter.oci_files, as it stands
+upload(domain, "a", "t", files)                  an image of imagewriter.oci_files, unchanged
 shown(store, "a:1")                              dump lines with digests
 """
 
@@ -52,7 +52,7 @@ class _Task:
 
 
 class Recorder:
-    """Transfers that are kept: said, and begun once each."""
+    """Transfers that keeps what it is told: said, and begun once each."""
 
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
@@ -158,7 +158,7 @@ def _blob(files: Files, digest: str) -> bytes:
 
 
 def copied(source: str, target: str, base: Path) -> Digest:
-    """As `imgmount copy` with directories of its own below base; the image's ID."""
+    """Copies as `imgmount copy`, with directories below base.  The image's ID."""
     directories = Directories(base / "cache", base / "state", base / "run", base / "root")
     options = CopyOptions(PullOptions(QUICK), PushOptions(QUICK))
 
@@ -170,7 +170,7 @@ def copied(source: str, target: str, base: Path) -> Digest:
 
 
 def dumped(reference: str, base: Path, store: Path | None = None) -> list[bytes]:
-    """base: for a cache of its own; store: where names without a file are looked for."""
+    """base: where its cache is made.  store: where names that are no files are looked for."""
     directories = Directories(base / "cache", base / "state", base / "run", store or base / "none")
     parsed = parse_reference(reference, path_exists, directories.store)
     lines = dump_image(parsed, ImageOptions(), directories, SilentProgress(), digest=True)
@@ -182,7 +182,7 @@ def shown(store: Store, text: str) -> list[bytes]:
 
 
 def inspected(reference: str, *options: str) -> Any:
-    """What skopeo says of docker://reference at a plain registry."""
+    """The output of skopeo inspect for docker://reference at a plain registry."""
     words = ("skopeo", "inspect", "--tls-verify=false", *options, f"docker://{reference}")
     return json.loads(run(*words).stdout)
 

@@ -45,23 +45,25 @@ class NewDirs:
     """The directories that we made for the user, to remove them again if the mount fails."""
 
     def __init__(self) -> None:
-        self._places: list[tuple[int, str]] = []
+        self._made: list[tuple[int, str]] = []
 
     def add(self, above: int, path: str) -> None:
         """path: of the new directory, below the directory above, a descriptor of the caller's."""
-        self._places.append((os.dup(above), path))
+        self._made.append((os.dup(above), path))
 
     def remove(self) -> None:
-        for above, path in reversed(self._places):
+        """Removes them, the last one first, unless they are not empty. Never raises."""
+        for above, path in reversed(self._made):
             # an error: the directory is not empty, or was never made
             with suppress(OSError), parent_beneath(above, path) as (fd, name):
                 os.rmdir(name, dir_fd=fd)
         self.keep()
 
     def keep(self) -> None:
-        for above, _ in self._places:
+        """They stay: from now on remove() does nothing."""
+        for above, _ in self._made:
             os.close(above)
-        self._places.clear()
+        self._made.clear()
 
 
 def open_upper(
@@ -79,14 +81,14 @@ def open_upper(
         if options.keep:
             scratch.keep()
         return UpperDirs(scratch.upper, None, scratch.work, None, scratch)
-    looked_at = options.read_only and not remountable(options)
-    upper, fd, is_new = open_walked(options.upper, make=not looked_at)
+    only_read = options.read_only and not remountable(options)
+    upper, fd, is_new = open_walked(options.upper, make=not only_read)
     stack.callback(os.close, fd)
     above = os.open("..", _PARENT | os.O_NOFOLLOW, dir_fd=fd)
     stack.callback(os.close, above)
     if is_new:
         made.add(above, upper.name)
-    if looked_at:
+    if only_read:
         return UpperDirs(upper, fd)
     work = _work_for(upper, options)
     if options.work:

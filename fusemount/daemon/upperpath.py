@@ -30,8 +30,8 @@ def open_walked(path: Path, *, make: bool) -> tuple[Path, int, bool]:
         return Path(walk.here), walk.fd, made
     except OSError as e:
         walk.close()
-        place = os.path.join(walk.here, *walk.names[::-1])
-        raise UpperError(f"{place}: {os.strerror(e.errno or 0)}") from e
+        failed_at = os.path.join(walk.here, *walk.names[::-1])
+        raise UpperError(f"{failed_at}: {os.strerror(e.errno or 0)}") from e
     except BaseException:
         walk.close()
         raise
@@ -73,18 +73,18 @@ class _Walk:
 
     def _go(self, found: int, name: str) -> None:
         st = os.fstat(found)
-        place = os.path.join(self.here, name)
+        path = os.path.join(self.here, name)
         if stat.S_ISLNK(st.st_mode):
-            self._follow(found, place, st.st_uid)
+            self._follow(found, path, st.st_uid)
         elif stat.S_ISDIR(st.st_mode):
             self._step(os.dup(found))
-            self.here = os.path.dirname(self.here) if name == ".." else place
+            self.here = os.path.dirname(self.here) if name == ".." else path
         else:
-            raise UpperError(f"{place}: not a directory")
+            raise UpperError(f"{path}: not a directory")
 
-    def _follow(self, found: int, place: str, uid: int) -> None:
+    def _follow(self, found: int, path: str, uid: int) -> None:
         if not trusted(uid):
-            raise UpperError(f"{self.path}: {place} is a symlink of uid {uid}: it is not followed")
+            raise UpperError(f"{self.path}: {path} is a symlink of uid {uid}: it is not followed")
         self.followed += 1
         if self.followed > LINKS_MAX:
             raise UpperError(f"{self.path}: {os.strerror(errno.ELOOP)}")

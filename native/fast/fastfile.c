@@ -84,7 +84,7 @@ int fast_read(fast_request *req) {
     return 0;
 }
 
-/* ---- WRITE and the other operations ---------------------------------------------------------- */
+/* ---- WRITE and the other operations ------------------------------------------------------- */
 
 static int no_upper(fast_request *req) {
     return req->path->upper ? 0 : -EROFS;

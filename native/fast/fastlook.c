@@ -348,7 +348,7 @@ int fast_getxattr(fast_request *req) {
     return answer_sized(req, in->size, size);
 }
 
-/* Whether the caller may see the name: xattr(7) hides trusted.* from processes without privileges.
+/* Whether the caller may see the name: trusted.* is hidden from users without privileges (xattr(7))
  */
 static bool visible(const fast_request *req, const char *name, size_t len) {
     return req->in->uid == 0 || len < 8 || memcmp(name, "trusted.", 8) != 0;

@@ -173,7 +173,7 @@ int fast_tmpfile(fast_request *req) {
     return 0;
 }
 
-/* ---- removing and moving --------------------------------------------------------------- */
+/* ---- removing and moving ------------------------------------------------------------------ */
 
 /* Ends an operation whose answer has no body. */
 static int end_empty(fast_request *req, int result) {

@@ -76,8 +76,7 @@ static ssize_t send_one(fast_relay *relay, const pending *one) {
     return send(relay->fd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Mutex held. Sends as much of the queue as the socket takes; false when its other end is closed.
- */
+/* Mutex held. Sends as much of the queue as fits; false when the socket's other end is closed. */
 static bool flush(fast_relay *relay) {
     while (relay->queue) {
         pending *one = relay->queue;

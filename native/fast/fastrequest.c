@@ -47,8 +47,7 @@ static int reply_error(fast_request *req, int negative) {
     return send_answer(req, negative, NULL, 0);
 }
 
-/* ---- INIT, and requests that need no handler of their own
- * ----------------------------------------------------------------- */
+/* ---- INIT, and requests that are all answered alike --------------------------------------- */
 
 static int init(fast_request *req) {
     /* NO_OPEN, NO_OPENDIR: there are no open files here, only nodes.  WRITEBACK_CACHE: the kernel

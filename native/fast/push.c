@@ -9,9 +9,9 @@
  * once a program may have changed the page.  The kernel gets pages of a file only from a READ,
  * which we see, or from a store, and a file is stored once at most.  A program can change a page
  *     - by write(2): before the first write to an inode the kernel asks for the xattr
- *       security.capability (file_remove_privs; S_NOSEC is set only after that), or sends a WRITE;
+ *       security.capability (file_remove_privs; S_NOSEC is set only after that);
  *     - through a shared mapping: only where a page was read or stored before.
- * So fast_push_stop is called before the answers to READ, WRITE and that GETXATTR, and also to
+ * So fast_push_stop is called before the answers to READ and to that GETXATTR, and also to WRITE,
  * SETATTR of a size, FALLOCATE and COPY_FILE_RANGE.  It works as follows:
  *
  *     1. A node for which it was called is not pushed afterwards.  fast_push_stop sets node.pages,
@@ -45,22 +45,18 @@ enum {
     PUSH_FILE = 128 * 1024, /* larger files profit from readahead anyway */
     BATCH_FILES = 256,
     BATCH_BYTES = 8 << 20,
-    /* The kernel may still be working through the entries of a listing: tries, and their distance.
-     */
+    /* The kernel may still be working through the entries of a listing: number of tries, pause */
     NOT_YET = 6,
     NOT_YET_NS = 100000,
-    READER_NS =
-        200000000 /* a listing later than this after a READ is not by a program that reads */
+    READER_NS = 200000000 /* a listing counts as a reader's for so long after a READ */
 };
 
-/* node.pages: 0, or why the node must not be pushed: fast_push_stop was called, or it was pushed.
- */
+/* node.pages: 0, or why the node must not be pushed (fast_push_stop, or it was pushed already) */
 enum { STOPPED = 1, PUSHED };
 
-/* ---- called by the threads that answer requests
- * --------------------------------------------------------------------- */
+/* ---- called by the threads that answer requests ------------------------------------------- */
 
-/* R. */
+/* R. The node's field with one of these values. */
 static uint32_t *pages_of(const img_tree *tree, img_id id) {
     return &img_node_at(tree, id)->pages;
 }
@@ -83,8 +79,8 @@ void fast_push_stop(fast_notify *notify, img_id id) {
 }
 
 bool fast_push_is_current(const fast_notify *notify, img_id id) {
-    return id &&
-           atomic_load(&notify->push.current) == id; /* current is 0 while nothing is pushed */
+    /* current is 0 while no file is pushed */
+    return id && atomic_load(&notify->push.current) == id;
 }
 
 static void give_hint(fast_notify *notify, fast_hint one) {

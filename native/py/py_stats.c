@@ -94,8 +94,7 @@ static uint64_t load(const uint64_t *counter) {
     return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
 
-/* Puts value into dict and gives up the reference. -1 with an exception set, also if value is NULL.
- */
+/* Puts value into dict and gives up the reference. -1 with an exception set, also for NULL. */
 static int put(PyObject *dict, const char *key, PyObject *value) {
     int result = value ? PyDict_SetItemString(dict, key, value) : -1;
     Py_XDECREF(value);

@@ -1,4 +1,4 @@
-/* py_tree.h: what the files of the Python type Tree share (py_tree.c, py_treechange.c, py_idmap.c).
+/* py_tree.h: what the files of the Python type Tree share: py_tree.c, py_treechange.c, py_idmap.c.
  */
 #ifndef IMG_PY_TREE_H
 #define IMG_PY_TREE_H

@@ -440,7 +440,7 @@ static void test_names(void) {
     rig_free(r);
 }
 
-/* ---- copy-up ---------------------------------------------------------------------------- */
+/* ---- copy-up ------------------------------------------------------------------------------ */
 
 typedef struct open_message {
     struct fuse_in_header head;

@@ -10,8 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* From fuse_in_header. pid: of the thread, in the daemon's PID namespace; 0: it is in another one.
- */
+/* From fuse_in_header. pid: of the thread, in the daemon's PID namespace; 0: it has none there. */
 typedef struct img_caller {
     uint32_t uid, gid, pid;
 } img_caller;

@@ -183,8 +183,7 @@ static bool nothing_new(const img_node *node, const img_set *set) {
 
 enum { IN_UPPER = 2, IN_TREE = 3 };
 
-/* R. Where the change must be made: one of these, 0 (nowhere), IMG_DECLINED, or a negative errno.
- */
+/* R. Where the change must be made: one of these, 0 (nowhere), IMG_DECLINED or a negative errno */
 static int where(const img_upper *upper, img_id id, const img_set *set) {
     const img_node *node = img_tree_node(upper->tree, id);
     if (upper->options.read_only || upper->options.work_fd < 0)

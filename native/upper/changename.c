@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- removing -------------------------------------------------------------------------- */
+/* ---- removing ----------------------------------------------------------------------------- */
 
 /* A node that loses a name, and what becomes of its object. */
 typedef struct loser {

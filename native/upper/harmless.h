@@ -30,8 +30,7 @@
 #define IMG_SET_ID_BITS 06000u
 #define IMG_CAPABILITY_BYTES 64 /* linux/capability.h: at most 24, XATTR_CAPS_SZ_3 */
 
-/* The bits in the object's mark; 0 when it has no mark, or one that this program has not written.
- */
+/* The bits in the object's mark; 0 when it has no mark, or one that this program did not write. */
 uint32_t img_harmless_bits(const char *fd_path);
 
 /* chmod(2) of an object that is no directory.  mode: the 07777 bits.  before: the mode that is

@@ -1,4 +1,4 @@
-"""The interposer, the launcher and the scene, once a session; the cases' steps."""
+"""Makes the interposer, the launcher and the scene once per session, and the cases' steps."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture(scope="session")
 def before(scene: Scene) -> Dump:
-    """What every case starts from."""
+    """The dump of the upper that every case starts from."""
     scene.fresh()
     return scene.seen("fast")

@@ -1,5 +1,7 @@
-"""Law: a small ext4 of its own, in memory where there is room: what is synced there costs nothing,
-it may be filled or lose power, and nobody else is on it."""
+"""Law: a small ext4 for one test, which may be filled or lose power.
+
+Its image is in memory if there is room, so that syncing costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Disk:
         run("mount", "-o", "loop", self._file, self.at)
 
     def cut_power(self) -> None:
-        """What is not on the disk yet is lost, and every call fails until it is mounted anew."""
+        """Unwritten data are lost, and every call fails until the disk is mounted again."""
         fd = os.open(self.at, os.O_RDONLY)
         fcntl.ioctl(fd, _SHUTDOWN, struct.pack("=I", _NO_LOG_FLUSH))
         os.close(fd)
@@ -36,7 +38,7 @@ class Disk:
 
 @contextmanager
 def ext4(at: Path, mebibytes: int, *options: str) -> Iterator[Disk]:
-    """options: mkfs.ext4's."""
+    """A new ext4, mounted.  options: for mkfs.ext4."""
     at.mkdir()
     with tempfile.NamedTemporaryFile(dir=_MEMORY if _MEMORY.is_dir() else at.parent) as file:
         file.truncate(mebibytes << 20)

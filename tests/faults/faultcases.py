@@ -1,10 +1,10 @@
-"""Law: the operations whose every step is tried, each over the same image and the same upper.
+"""Law: lists the operations at whose every step a fault is tried, all over one image and one upper.
 
-A case is a few steps, mostly of one system call; a crash may leave the file system before or after
-each of them, never inside, save where the kernel makes two requests of one call:
+A case is a few steps, mostly of one system call.  After a crash, the file system is as before or
+after a step, never in between, except where the kernel makes two requests of one system call:
 
-    loose     files whose contents may be new and their time old, since it tells of both apart
-    requests  steps that do as those requests do; all that they lead through is allowed
+    loose     files whose contents may be new while their time is old: two requests
+    requests  steps that do the same as these requests; every state between them is allowed
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Step = Callable[[Path], object]
 
 
 def acl(mode: int, user: int, allowed: int) -> bytes:
-    """An ACL of owner, one more user, group, mask, others."""
+    """An ACL for owner, one more user, group, mask and others."""
     entries = [(1, mode >> 6 & 7, 0xFFFFFFFF), (2, allowed, user), (4, mode >> 3 & 7, 0xFFFFFFFF),
                (16, 7, 0xFFFFFFFF), (32, mode & 7, 0xFFFFFFFF)]  # fmt: skip
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def layers() -> list[bytes]:
-    """Each file that a case changes, so that cases share one upper and do not meet."""
+    """A file for each case to change, so that all cases can share one upper."""
     low = TarWriter()
 
     def directory(path: str, **more: object) -> None:
@@ -77,7 +77,7 @@ def layers() -> list[bytes]:
 
 
 def fill(at: Path) -> None:
-    """The upper that every case starts from: of each kind of object that overlayfs knows, one."""
+    """Fills the upper that every case starts from: one object of each kind in overlayfs."""
     (at / "new").write_bytes(b"upper only " * 100)
     os.link(at / "new", at / "new2")
     (at / "newer").write_bytes(b"upper only, too")
@@ -165,7 +165,7 @@ def rename(source: str, target: str, flags: int = 0) -> Step:
 
 
 def as_somebody(step: Step) -> Step:
-    """From inside, since directories above may be closed to a user without rights."""
+    """With relative paths: the user without rights may not enter the directories above."""
 
     def work(at: Path) -> None:
         with opened(Path("."), os.O_PATH) as before:
@@ -183,7 +183,7 @@ def as_somebody(step: Step) -> Step:
 
 
 def while_open(path: str, step: Step) -> Step:
-    """The file goes on without a name, and is still whole then."""
+    """The file loses its name while it is open, and keeps its data."""
 
     def work(at: Path) -> None:
         with opened(at / path, os.O_RDONLY) as fd:
@@ -200,8 +200,10 @@ def truncate(path: str, size: int) -> Step:
 
 
 def o_trunc(path: str) -> tuple[Step, Step]:
-    """The cut, and close(2), which tells what became of the time that the kernel gave it, and
-    closes in any case."""
+    """Truncates by open(2), then close(2), which returns the error of setting the time.
+
+    close(2) closes the descriptor even if it fails.
+    """
     held: list[int] = []
 
     def cut(at: Path) -> None:

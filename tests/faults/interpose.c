@@ -1,12 +1,12 @@
 /* interpose.c: counts a process' changes of files below one directory, and acts at the n-th.
  *
- * Law: an LD_PRELOAD library for tests; what it is told, and what it saw, stands in a file that the
- * test maps as well (FAULTS_CONTROL; interposer.py has the same layout).  While `armed` is set, a
- * call of one of the classes asked for, whose object lies below `prefix`, is counted and logged; at
- * number `at` the action is taken: SIGKILL before the call or after it, or the call is not made and
- * fails with `error`.  After that, calls of the classes in `then` go on failing with it.
+ * Law: an LD_PRELOAD library for tests.  It gets its orders from a file that the test maps, too, and
+ * logs the calls there (FAULTS_CONTROL; interposer.py has the same layout).  While `armed` is set,
+ * it counts and logs each call of the classes `classes` on an object below `prefix`.  At the call
+ * number `at` it acts: SIGKILL before or after the call, or the call is not made and fails with
+ * `error`.  After that, calls of the classes in `then` also fail with `error`.
  *
- * Calls of any thread count, and so do those of forked children: the file is shared.
+ * Calls of all threads and of forked children count, because the file is shared.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,7 +32,7 @@ enum { LINES = 4096 };
 
 typedef struct line {
     uint32_t class;
-    int32_t error; /* 0: it succeeded; -1: it has not come back */
+    int32_t error; /* 0: it succeeded; -1: it has not returned */
     char call[24];
     char object[480];
 } line;
@@ -75,7 +75,7 @@ static void path_of_fd(int fd, char *out, size_t size) {
     }
 }
 
-/* The path that a call means, without asking for symlinks on the way. */
+/* The path that a call means; symlinks are not resolved. */
 static void path_of(int dir, const char *path, char *out, size_t size) {
     int fd, used = 0;
     if (path && sscanf(path, "/proc/self/fd/%d%n", &fd, &used) == 1 && used > 0) {
@@ -162,7 +162,7 @@ static void leave(const step *s, bool failed) {
 
 /* ---- names -------------------------------------------------------------------------------- */
 
-/* Opening for writing alone is no change; making and emptying are. */
+/* Opening for writing is no change; making a file and truncating it are. */
 static uint32_t class_of_open(int flags) {
     return flags & (O_CREAT | O_TRUNC) || (flags & O_TMPFILE) == O_TMPFILE ? MAKE : LOOK;
 }

@@ -1,4 +1,4 @@
-"""Law: the test's side of interpose.c: which call is to fail or to kill, and what calls there were.
+"""Law: tells interpose.c which call fails or kills, and reads which calls there were.
 
     faults = Interposer(directory)             compiles the library there
     faults.arm(at=3, action=Action.KILL_BEFORE)
@@ -69,7 +69,7 @@ class _Control(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Call:
-    """One call; object is a path below the prefix, "old -> new" where there are two."""
+    """One call.  object: a path below the prefix, or "old -> new" for two paths."""
 
     kind: Class
     name: str
@@ -102,7 +102,7 @@ class Interposer:
         return {"LD_PRELOAD": str(self._library), "FAULTS_CONTROL": str(self._file)}
 
     def watch(self, prefix: Path) -> None:
-        """Only what is below prefix counts from now on."""
+        """From now on only calls on paths below prefix count."""
         self._control.prefix = os.fsencode(prefix)
 
     def arm(

@@ -1,14 +1,14 @@
-"""Law: mounts that are started by a fork, where Python and fusemount are loaded already.
+"""Law: starts mounts by forking a process in which Python and fusemount are loaded already.
 
-A fault is tried at each of a thousand steps, and each wants a daemon of its own: importing takes
-ten times what mounting does.  So one process imports everything, is asked over its standard input,
-and forks; the child runs `imgmount … -f` as the command does, and never comes back here.
+Each of a thousand steps needs a daemon of its own, and importing takes ten times as long as
+mounting.  So one process imports everything, reads requests from its standard input, and forks.
+The child runs `imgmount … -f` as the command does, and never returns.
 
-    asked                    answered
+    request                  answer
     ["start", arguments]     the child's process ID
     ["wait", pid]            its exit status, negative for a signal
 
-One line of JSON each. The end of the input ends it, and with it all children.
+Each is one line of JSON.  The end of the input ends the process and all its children.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Launcher:
         return int(answer)
 
     def mount(self, at: Path, *arguments: str | Path) -> int:
-        """Starts `imgmount *arguments at -f`; returns when something is mounted there."""
+        """Starts `imgmount *arguments at -f`.  Returns when something is mounted at `at`."""
         before = os.stat(at.parent).st_dev
         pid = self._ask("start", [*map(str, arguments), str(at), "-f"])
         end = time.monotonic() + _PATIENCE
@@ -109,7 +109,7 @@ class Launcher:
 
 
 def alive(pid: int) -> bool:
-    """Not ended; one that nobody has waited for yet has."""
+    """Whether the process has not ended; a zombie has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except FileNotFoundError:

@@ -1,12 +1,12 @@
-"""Law: one image, one upper in which everything has happened, and mounts that may be killed.
+"""Law: makes one image, one upper with all kinds of changes, and mounts that may be killed.
 
     Scene(base, launcher, faults)      makes the image and unpacks its layers, once
-    scene.prepare(fill)                the upper that every case starts from, made by a mount
-    scene.fresh()                      a copy of it, where a case may do what it wants
-    with scene.mounted("fast") as at   the daemon may die in there
+    scene.prepare(fill)                makes the upper that every case starts from, by a mount
+    scene.fresh()                      makes a copy of that upper for one case
+    with scene.mounted("fast") as at   the daemon may die in the block
     scene.dump(at), scene.kernel_dump()
 
-A dump is a dict, path -> fields of its dump line; a time that is not the layers' is NOW.
+A dump is a dict: {path: fields of its dump line}.  A time that the layers do not have is NOW.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIME = 1_400_000_000_123_456_789  # of all that the layers have, and that cases 
 LONG_AGO = 1_500_000_000
 NOW = b"now"
 MODES = {"fast": "fastpath=on,threads=1,suid,dev", "pyfuse3": "fastpath=off,suid,dev"}
-HARMLESS = "harmless"  # nosuid,nodev, as root's mounts of images are
+HARMLESS = "harmless"  # nosuid,nodev: root mounts images so
 _OPTIONS = MODES | {HARMLESS: "fastpath=on,threads=1"}
 Fields = tuple[bytes, ...]
 Dump = dict[bytes, Fields]
@@ -52,7 +52,7 @@ def _call(result: int, what: str) -> None:
 
 
 def mount(kind: str, at: Path, options: str) -> None:
-    """mount(2), without a process for each."""
+    """mount(2), without starting mount(8)."""
     done = _libc.mount(kind.encode(), os.fsencode(at), kind.encode(), 0, os.fsencode(options))
     _call(done, f"mount {kind} {options}")
 
@@ -74,7 +74,7 @@ class Scene:
             (base / name).mkdir()
 
     def place(self, case: Path) -> None:
-        """Where cases have their upper from now on: on another file system, perhaps."""
+        """The directory for the cases' uppers from now on, perhaps on another file system."""
         self.case = case
         self.upper, self.work = case / "upper", case / "work"
         self.faults.watch(case)
@@ -94,8 +94,10 @@ class Scene:
 
     @contextmanager
     def mounted(self, mode: str) -> Iterator[Path]:
-        """A mount of the case. At its end the daemon has ended, killed or not; what it ended
-        with is in `ended`. Raises AssertionError when it ended badly without a kill."""
+        """A mount of the case.  At the end of the block the daemon has ended, killed or not.
+
+        `ended` is its exit status.  Raises AssertionError if it failed without being killed.
+        """
         at = self.base / "mnt"
         pid = self._launcher.mount(
             at, self.image, "--upper", self.upper, "--work", self.work, "-o", _OPTIONS[mode]
@@ -130,7 +132,7 @@ class Scene:
                 os.kill(pid, signal.SIGKILL)
 
     def dies(self) -> bool:
-        """Whether the daemon is gone, or about to go."""
+        """Whether the daemon has ended or is ending."""
         end = time.monotonic() + 1
         while alive(self.pid) and time.monotonic() < end:
             time.sleep(0.001)
@@ -142,12 +144,12 @@ class Scene:
         return parse(dump_directory(at))
 
     def dump_of_upper(self) -> Dump:
-        """What the next mount will show; the upper was not mounted since."""
+        """What the next mount shows of an upper that is not mounted."""
         with rootfs_of(self._tars, upper=self.upper, work=self.work) as rootfs:
             return parse(without_layer(list(dump_lines(rootfs, digest=True))))
 
     def dump_of_copy(self) -> Dump:
-        """What the upper would show if nothing came after this; it is mounted."""
+        """What the next mount would show of the mounted upper as it is now, from a copy."""
         copy = self.case.with_name("copy")
         subprocess.run(["cp", "-a", self.case, copy], check=True)
         try:
@@ -157,12 +159,12 @@ class Scene:
             shutil.rmtree(copy)
 
     def seen(self, mode: str) -> Dump:
-        """The same, through a mount."""
+        """The dump of the case's upper, from a new mount."""
         with self.mounted(mode) as at:
             return self.dump(at)
 
     def kernel_dump(self) -> Dump:
-        """The case's upper, as the kernel's overlayfs shows it over the unpacked layers."""
+        """The dump of the case's upper in the kernel's overlayfs, over the unpacked layers."""
         work, at = self.case / "kernel-work", self.base / "kernel"
         work.mkdir()
         lower = ":".join(str(layer) for layer in reversed(self._layers))
@@ -191,10 +193,10 @@ def parse(lines: Iterable[bytes]) -> Dump:
 
 
 def unlike(found: Dump, wanted: Dump, loose: Collection[bytes] = ()) -> str:
-    """What of a dump is not as wanted; empty when nothing is.
+    """The differences of a dump from the wanted one; empty if there are none.
 
-    The time of a directory may be new already, or not yet: what comes into it from the work
-    directory takes one call, and its time another; no call does both.
+    The time of a directory may be the new or the old one: an object is moved into it from the work
+    directory by one call, and the time is set by another.
     """
     lines = []
     for path in sorted(found.keys() | wanted.keys()):

@@ -1,7 +1,7 @@
-"""Law: the store that every case starts from, and what is done to it while faults are tried.
+"""Law: lists the verbs that are run on a store while faults are tried, and makes that store.
 
-The store has images of all kinds and what others left in it; what a verb needs besides (archives, a
-layout that is written to) stands beside it, in the same directory.
+The store has images of all kinds, and files that killed processes left.  Archives and a layout that
+the verbs need are beside it, in the same directory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLATFORMS = [
 
 @dataclass(frozen=True)
 class Case:
-    """words: with ROOT for the store, HERE for what is beside it.  into: what it changes."""
+    """words: the command, ROOT for the store, HERE for its directory.  into: what it changes."""
 
     words: tuple[str, ...]
     root: str = "root"
@@ -55,7 +55,7 @@ CASES = {
 
 
 def fill(here: Path) -> None:
-    """Archives, the store and the layout."""
+    """Makes the archives, the store and the layout."""
     here.mkdir()
     oci_archive(here / "oci.tar", [BASE, layer("oci")], tags=["oci:1"], compress="gzip")
     docker_archive(here / "docker.tar", [BASE, layer("docker"), BASE], tags=["docker:1"])
@@ -82,7 +82,7 @@ def fill(here: Path) -> None:
 
 
 def state(store: Store) -> dict[str, str]:
-    """What is seen: names, and what they lead to."""
+    """The names of a store or layout, and the images that they lead to."""
     found = {}
     for image in store.images():
         ids = json.dumps([image.digest, image.summary.what, *image.summary.children])

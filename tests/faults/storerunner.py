@@ -1,9 +1,9 @@
-"""Law: the store's verbs in processes that may be killed, each forked where all is loaded already.
+"""Law: runs the store's verbs in forked processes that may be killed; modules are loaded already.
 
     runner = Runner(environment, log)
-    ended = runner(["rm", root, "a:1"])      Ended(code, line): as the command would end
+    ended = runner(["rm", root, "a:1"])      Ended(code, line) of the command
 
-One line of JSON each way; a child that was killed ends with a negative code.
+Request and answer are one line of JSON each.  A child that was killed has a negative code.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _child(verbs: dict[str, Callable[..., object]], words: Sequence[str], told: 
         code = 0
     except ImgmountError as error:
         code, line = error.exit_code, str(error)
-    except BaseException as error:  # the test is told what the user would see as a traceback
+    except BaseException as error:  # the user would see a traceback
         import traceback
 
         line = "".join(traceback.format_exception(error))

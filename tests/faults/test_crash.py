@@ -1,20 +1,20 @@
-"""R 43: a daemon that is killed at any step of an operation leaves a whole upper.
+"""R 43: a daemon that is killed at any step of an operation leaves a consistent upper.
 
 Each case runs once to count the system calls by which the daemon changes the upper and the work
-directory; then, over a fresh copy of the upper for each of them, the daemon is killed before it,
-and after the last one.  What holds afterwards:
+directory.  Then, for each of these calls, the daemon is killed before it, over a fresh copy of the
+upper; and once after the last call.  Afterwards:
 
-    C1  Each operation is seen whole or not at all: the next mount shows what was before it or what
-        is after it, and what is after it when its caller was answered.
-    C2  The kernel's overlayfs takes the upper for its own and shows the same.
-    C3  The next mount leaves nothing of the dead one in the work directory.
-    C4  What was written before, and synced, is there (the upper that a case starts from).
+    C1  The next mount shows the state before or after the operation.  If the caller got an answer,
+        it shows the state after it.
+    C2  The kernel's overlayfs accepts the upper and shows the same.
+    C3  The next mount leaves nothing of the killed one in the work directory.
+    C4  Data that were written and synced before are there (the upper that a case starts from).
 
-Of that, one thing is let go: the time of a directory that something came into from the work
+One difference is allowed: the time of a directory into which an object was moved from the work
 directory (scene.unlike).
 
-Calls that touch nothing but the work directory change nothing that is seen, so of several in a row
-only the last is tried, unless FAULTS=all.
+Calls on only the work directory change nothing that is visible, so only the last of several in a
+row is tried, unless FAULTS=all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THOROUGH = os.environ.get("FAULTS") == "all"
 
 
 def run(scene: Scene, steps: Sequence[Step], at: Path) -> int:
-    """How many steps were answered before the daemon died."""
+    """Runs the steps.  How many were answered before the daemon died."""
     for done, step in enumerate(steps):
         try:
             step(at)
@@ -48,7 +48,7 @@ def run(scene: Scene, steps: Sequence[Step], at: Path) -> int:
 
 
 def states_of(scene: Scene, steps: Sequence[Step], mode: str) -> tuple[list[Dump], list[Call]]:
-    """What is seen after each step, and the calls that led there."""
+    """What a mount shows after each step, and the calls up to there."""
     states, calls = [], []
     scene.fresh()
     with scene.mounted(mode) as at:
@@ -70,7 +70,7 @@ def places_to_die(calls: Sequence[Call]) -> list[tuple[int, Action]]:
         for n, call in enumerate(calls, start=1)
         if THOROUGH or not in_work_alone(call)
     ]
-    # A file without a name goes when the kernel says so, later than anybody can wait for.
+    # A file without a name is removed when the kernel forgets it, at no known time.
     last = max(
         n for n, call in enumerate(calls, start=1) if not call.object.startswith("work/work/orphan")
     )
@@ -95,7 +95,7 @@ def test_an_operation_is_whole_or_not_at_all(scene: Scene, before: Dump, name: s
 
 @dataclass(frozen=True)
 class Allowed:
-    """states: before a case and after each of its steps; between: after each of its requests."""
+    """Allowed dumps.  states: before the case and after each step; between: after each request."""
 
     case: Case
     states: list[Dump]
@@ -127,7 +127,7 @@ def dies(scene: Scene, allowed: Allowed, mode: str, n: int, action: Action) -> s
 
 
 def test_what_is_counted(scene: Scene) -> None:
-    """The interposer sees what these tests are about: else they would try nothing."""
+    """The interposer sees the calls of the daemon: otherwise these tests would try nothing."""
     scene.fresh()
     with scene.mounted("fast") as at:
         scene.faults.arm()

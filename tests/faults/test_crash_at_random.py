@@ -1,10 +1,9 @@
 """R 43: a daemon that is killed somewhere in a long run of random operations.
 
-The same operations are done on a mount and on a plain directory (oneprocess.py), each
-followed by fsync of what is open (FUSE's syncfs waits for nothing), so that nothing is in the
-kernel's cache alone.  The daemon is killed before one of its calls; the next mount shows the
-directory as it is before or after the operation that was not answered.  Of one that writes, the
-file may hold a part.
+The same operations are done on a mount and on a plain directory (oneprocess.py).  After each one,
+open files are fsynced, because FUSE's syncfs waits for nothing; so no data are only in the kernel's
+cache.  The daemon is killed before one of its calls.  The next mount shows the directory as before
+or after the operation that was not answered.  A file may have a part of what that operation wrote.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from random import Random
 
 import pytest
 from interposer import Action
-from oneprocess import LONG_AGO, Operation, Side, choose
+from oneprocess import Operation, Side, choose
 from oracle import dump_directory
 from scene import MODES, Dump, Scene, parse, unlike
+from systemcalls import LONG_AGO
 
 SLOTS = 6  # of descriptors, in oneprocess.py
 RUNS = 25 if os.environ.get("FAULTS") == "all" else 4
@@ -40,7 +40,7 @@ SEVERAL = {"replace", "rmtree", "mkdir", "save", "truncate"}  # of several calls
 
 
 def dump(lines: Dump) -> Dump:
-    """Times that no operation set are the clock's, and some are not told of in time."""
+    """A dump without the times that no operation set: they depend on the clock."""
     return {
         path: (*fields[:5], b"now" if float(fields[5].replace(b"now", b"9e9")) >= LONG_AGO / 1e9
                else fields[5], *fields[6:])
@@ -49,7 +49,7 @@ def dump(lines: Dump) -> Dump:
 
 
 def answered(side: Side, operation: Operation) -> bool:
-    """False when the daemon has died meanwhile."""
+    """Whether the operation was answered; False if the daemon died meanwhile."""
     if side(operation) in ("ENOTCONN", "ECONNABORTED"):
         return False
     try:
@@ -80,7 +80,7 @@ def test_killed_in_the_middle_of_much(scene: Scene, tmp_path: Path, mode: str, s
                     break
                 theirs(operation)
         finally:
-            for _ in range(SLOTS):  # what a dead mount is asked to close it says no to
+            for _ in range(SLOTS):  # close(2) fails on a dead mount
                 with suppress(OSError):
                     ours.close_all()
     assert scene.faults.hit, f"{len(done)} operations took fewer calls"

@@ -1,9 +1,10 @@
-"""R 43: an ext4 below the upper that is full, read-only, or loses power. E1 to E3 of test_errors
-hold there too, and:
+"""R 43: an ext4 below the upper that is full, read-only, or loses power.
 
-    P1  What was synced is there after the power went (ext4's own shutdown without a log flush): the
-        file's data, and its name where its directory was synced.
-    P2  A copy-up that nobody synced is the lower file or the whole copy.
+E1 to E3 of test_errors.py hold there, too, and:
+
+    P1  Synced data of a file survive a loss of power (ext4's shutdown without a log flush), and its
+        name, if its directory was synced.
+    P2  After a copy-up that was not synced, the file is the lower file or the complete copy.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ BROKEN = {
 
 @contextmanager
 def elsewhere(scene: Scene, disk: Path) -> Iterator[None]:
-    """The case's upper is on that disk."""
+    """The cases' uppers are on that disk."""
     before = scene.case
     scene.place(disk / "case")
     try:

@@ -2,16 +2,16 @@
 
 Each call by which a case changes the upper or the work directory is made to fail. What holds:
 
-    E1  The caller is told the upper's own errno; or the operation is done, where the call was one
-        that an operation can do without, or that was tried once more and then went well.
-    E2  What failed has changed nothing, neither what the mount shows nor what the upper holds; the
-        files of the layers are whole.
-    E3  Nothing stands in the way of the same operation once the fault is gone, and afterwards the
-        mount, the next mount and the kernel's overlayfs show what they show without any fault.
+    E1  The caller gets the upper's own errno.  Or the operation succeeds, if it does not need the
+        call, or if the call was repeated and succeeded.
+    E2  A failed operation has changed nothing in the mount and in the upper; the files of the
+        layers are undamaged.
+    E3  When the fault is gone, the same operation succeeds.  Afterwards the mount, the next mount
+        and the kernel's overlayfs show the same as without any fault.
 
-A full disk (ENOSPC, EDQUOT) goes on refusing what takes room, a read-only one everything, until the
-fault is gone; EIO comes once.  Each case tries some of its calls, each with one errno; all of them
-with all of these if FAULTS=all.
+Until the fault is gone, a full disk (ENOSPC, EDQUOT) refuses each call that needs space, and a
+read-only one each change.  EIO comes once.  Each case tries some of its calls, each with one errno;
+FAULTS=all tries all calls with all of these.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ THEN = {
     errno.EDQUOT: Class.SPACE,
     errno.EROFS: Class.CHANGES & ~Class.SYNC,
 }
-EVERY = 3  # of a case's calls, one of so many is tried
+EVERY = 3  # of this many calls of a case, one is tried
 
 
 def faults(calls: Sequence[Call], first: int) -> Iterator[tuple[int, int]]:
-    """(number of the call, errno). Which, depends on the case: together they try everything."""
+    """(number of the call, errno), chosen by the case: all cases together try everything."""
     for n in range(1, len(calls) + 1):
         call = str(calls[n - 1])
-        # what takes away, or sets a time, needs no space
+        # removing and setting times need no space
         small = "removexattr" in call or "utimens" in call
         numbers = [e for e in THEN if not (small and THEN[e] == Class.SPACE)]
         if THOROUGH:
@@ -49,13 +49,13 @@ def faults(calls: Sequence[Call], first: int) -> Iterator[tuple[int, int]]:
 
 
 def without(dump: Dump, case: Case) -> Dump:
-    """What the kernel could not write back stays in its cache: of a write that failed, nobody can
-    say what is seen."""
+    """The dump without files whose write failed: data that the kernel could not write back stay in
+    its cache, so what they show is not defined."""
     return {path: fields for path, fields in dump.items() if path not in case.loose}
 
 
 def run(steps: Sequence[Step], at: Path) -> tuple[int, int]:
-    """How many steps were done, and the errno that ended it, or 0."""
+    """How many steps succeeded, and the errno of the one that failed, or 0."""
     for done, step in enumerate(steps):
         try:
             step(at)
@@ -93,7 +93,7 @@ def fails(
         scene.faults.arm(at=n, action=Action.FAIL, error=number, then=THEN[number])
         done, told = run(case.steps, at)
         scene.faults.disarm()
-        # What the kernel writes back later is told as it remembers it: no space, or EIO.
+        # For a failed write-back, the kernel remembers only ENOSPC or EIO.
         if told not in (0, number) and not (case.loose and told == errno.EIO):
             wrong.append(f"E1: the caller was told {errno.errorcode[told]}")
         allowed = [without(dump, case) for dump in (states[done], *between)]

@@ -1,8 +1,9 @@
-"""R 43 of uppers that are kept harmless (rootfs/harmless.py): a daemon that is killed at any step
-leaves nothing with power over the host, and no more power in the mount than there was or should be.
+"""R 43 of uppers that are kept harmless (rootfs/harmless.py), after a kill at any step.
 
-As test_crash.py, without the kernel's overlayfs, which does not know the marks.  What takes two
-steps there may be found between them: set-id bits go before the rest of a change, and come after.
+The upper has no file with power over the host, and the mount shows no more power than before or
+after the operation.  As test_crash.py, but without the kernel's overlayfs, which does not interpret
+the marks.  A change of two steps may be found between them: set-id bits are taken away before the
+rest of a change, and given after it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rules of test_store_faults.py, for a pull that is killed, or fails, at any step.
 
-Layers come side by side, so that the calls have no fixed order; whatever was killed, F1 to F5 hold.
+Layers are pulled at the same time, so the calls have no fixed order.  F1 to F5 hold at any call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fusemount.errors import NoSpace
 __all__ = ["place"]  # a fixture of theirs
 
 THOROUGH = os.environ.get("FAULTS") == "all"
-KILLED_OF, FAILED_OF = 23, 29  # of so many calls one is tried
+KILLED_OF, FAILED_OF = 23, 29  # of this many calls, one is tried
 _THEN = {errno.ENOSPC: Class.SPACE, errno.EIO: Class.NONE}
 NAMES = {
     "into a new store": ("new", [BASE, layer("pulled"), layer("top")], "a"),

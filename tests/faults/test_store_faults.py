@@ -1,14 +1,14 @@
 """Rules S1 to S5 of fusemount/store/layout.py: a verb that is killed, or fails, at any step.
 
-Each case runs once to count the system calls by which it changes the store (or what it saves to);
-then, over a fresh copy for each, the process is killed before that call, or the call fails.  What
-holds afterwards:
+Each case runs once to count the system calls by which it changes the store (or the archive that it
+writes).  Then, for each of these calls, the process is killed before it, or the call fails, each
+time over a fresh copy.  Afterwards:
 
     F1  verify finds no mismatch.
-    F2  What is seen is what was before, or what is after: nothing half-made.
-    F3  The same command once more ends well, and then all is as it would be without the fault.
-    F4  prune leaves nothing that nobody needs: no part, no lease, no orphan.
-    F5  What fails says so in one line, with an exit code of its own.
+    F2  Names and images are as before the command or as after it.
+    F3  The same command succeeds, and then everything is as without the fault.
+    F4  prune leaves no file that is not needed: no part, no lease, no orphan.
+    F5  A command that fails prints one line, and has an exit code of its own.
 
 A deterministic share of the calls is tried; all of them if FAULTS=all.
 """
@@ -36,12 +36,12 @@ from fusemount.store.layout import names_in
 from fusemount.store.removal import prune
 
 THOROUGH = os.environ.get("FAULTS") == "all"
-KILLED_OF, FAILED_OF = 7, 9  # of so many calls one is tried
+KILLED_OF, FAILED_OF = 7, 9  # of this many calls, one is tried
 _THEN = {errno.ENOSPC: Class.SPACE, errno.EIO: Class.NONE}
 
 
 class Place:
-    """A directory that cases change, and what is in it before they do."""
+    """A directory that cases change, and its files before."""
 
     def __init__(self, base: Path, faults: Interposer, runner: Runner) -> None:
         self.faults, self._runner = faults, runner
@@ -53,7 +53,7 @@ class Place:
         shutil.copytree(self._template, self.here)
 
     def keep(self) -> None:
-        """What is there now is what cases start from, from here on."""
+        """From now on, cases start from the files that are in the directory now."""
         shutil.rmtree(self._template)
         shutil.copytree(self.here, self._template)
 
@@ -62,7 +62,7 @@ class Place:
         return self._runner([words.get(w, w.replace("HERE", str(self.here))) for w in case.words])
 
     def counted(self, case: Case) -> tuple[list[Call], dict[str, str], dict[str, str]]:
-        """The calls of a run in which nothing fails, what was seen before, and after."""
+        """(the calls of a run without a fault, the state before it, the state after it)."""
         self.fresh()
         before = self.seen(case)
         self.faults.watch(self.here / case.into if case.into else self.here)
@@ -73,7 +73,7 @@ class Place:
         return calls, before, self.seen(case)
 
     def store(self, case: Case) -> Store:
-        """What the case changes, if that is a store or a layout."""
+        """The directory that the case changes, if it is a store or a layout."""
         return Store(self.here / (case.into or case.root))
 
     def seen(self, case: Case) -> dict[str, str]:
@@ -94,7 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def some(calls: list[Call], name: str, share: int) -> list[int]:
-    """Numbers of calls; together the cases try all kinds."""
+    """Numbers of the calls that are tried; all cases together try all kinds."""
     first = list(CASES).index(name)
     return [n for n in range(1, len(calls) + 1) if THOROUGH or (n + first) % share == 0]
 

@@ -1,8 +1,8 @@
-"""R 43: the order of the daemon's calls keeps what a crash of the whole machine may take.
+"""R 43: the order of the daemon's calls protects data from a crash of the whole machine.
 
-S1  Data that a copy-up wrote are synced before the call that lets them be seen: the rename or
-    link of the object, or the end of its `metacopy`.
-S2  fsync and fdatasync of a file, and fsync of a directory, reach the upper's own object.
+S1  Data of a copy-up are synced before the call that makes them visible: the rename or link of
+    the object, or the removal of its `metacopy`.
+S2  fsync and fdatasync of a file, and fsync of a directory, reach the object in the upper.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ COPYING = [name for name in CASES if name.startswith(("write", "truncate", "exte
 
 
 def unsynced(calls: Sequence[Call]) -> list[str]:
-    """Calls that show data which were not synced. Data that the user writes himself, into what is
-    whole already, are his to sync."""
+    """The calls that make unsynced data visible.
+
+    Data that a user writes into a file that is copied up are for the user to sync.
+    """
     wrong, dirty = [], set()
     below = {call.object for call in calls if call.name == "copy_file_range"}
     for call in calls:

@@ -1,7 +1,6 @@
-"""Carries out the random operations on a process' open descriptors, locks and mappings.
+"""Law: runs the random operations on descriptors, locks and mappings of a process.
 
-Law: a method has the name of its operation in operations.py.  An empty slot gives EBADF, as the
-system does.
+The methods have the names of the operations in operations.py, with `_` before them.
 """
 
 from __future__ import annotations
@@ -14,50 +13,40 @@ import os
 import stat
 import struct
 
-from operations import LONG_AGO
+import systemcalls
+from systemcalls import SystemCalls, failed
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CWD, _FOLLOW = -100, 0x400
-MUCH = 300_000  # bytes; more than any file of the tests has
 
 
 def pattern(tag: int, size: int) -> bytes:
-    """Bytes that differ by offset, so that bytes at a wrong offset are seen."""
+    """Bytes that show which write and offset they belong to."""
     unit = b"".join(struct.pack("<BH", tag, i) for i in range(1000))
     return (unit * (size // len(unit) + 1))[:size]
 
 
-def failed(number: int) -> OSError:
-    return OSError(number, "")
-
-
 def seen(st: os.stat_result) -> tuple[int, ...]:
-    """The attributes that must be the same on both sides.
-
-    Times count only if an operation set them, and those of fifos not at all (twosides.py gives the
-    reason).
-    """
-    size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
-    set_by_us = st.st_mtime_ns < LONG_AGO and not stat.S_ISFIFO(st.st_mode)
-    mtime = st.st_mtime_ns if set_by_us else -1
-    return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, size, st.st_rdev, mtime
+    """As systemcalls.seen(), without the times of fifos (twosides.py says why)."""
+    fields = systemcalls.seen(st)
+    return (*fields[:-1], -1) if stat.S_ISFIFO(st.st_mode) else fields
 
 
 def refuse_both(file: int | str, mode: int) -> None:
-    """Refuses a file with set-id bits and capabilities.
+    """Raises EPERM for a file that would have both set-id bits and capabilities.
 
-    A write by root removes the capabilities.  FUSE gets the same request for that as for a chown()
-    with no ids, which removes the set-id bits as well.
+    A write by root removes the capabilities.  FUSE gets that as a chown() without owner and group,
+    which removes the set-id bits, too.
     """
     if mode & 0o6000 and "security.capability" in os.listxattr(file):
         raise failed(errno.EPERM)
 
 
-class Descriptors:
+class Descriptors(SystemCalls):
     def __init__(self) -> None:
-        self._fds: dict[int, int] = {}
-        self._maps: dict[int, tuple[mmap.mmap, int]] = {}  # with a descriptor of the same file
-        self._first: dict[int, tuple[int, int]] = {}  # slot: device and inode at its opening
+        super().__init__()
+        self._maps: dict[int, tuple[mmap.mmap, int]] = {}  # and a descriptor of the same file
+        self._first: dict[int, tuple[int, int]] = {}  # slot: device and inode when it was opened
 
     def close_all(self) -> None:
         for slot in list(self._maps):
@@ -68,15 +57,8 @@ class Descriptors:
 
     # ---- descriptors ----
 
-    def _fd(self, slot: int) -> int:
-        if slot not in self._fds:
-            raise failed(errno.EBADF)
-        return self._fds[slot]
-
     def _keep(self, slot: int, fd: int) -> object:
-        if slot in self._fds:
-            os.close(self._fds[slot])
-        self._fds[slot] = fd
+        self._put(slot, fd)
         st = os.fstat(fd)
         self._first[slot] = st.st_dev, st.st_ino
         return seen(st)
@@ -99,13 +81,6 @@ class Descriptors:
     def _close(self, slot: int) -> None:
         os.close(self._fd(slot))
         del self._fds[slot]
-
-    def _regular(self, slot: int) -> int:
-        """Refuses other files: devices are shared with the machine."""
-        fd = self._fd(slot)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise failed(errno.EINVAL)
-        return fd
 
     def _no_device(self, slot: int) -> int:
         fd = self._fd(slot)
@@ -130,9 +105,6 @@ class Descriptors:
     def _seek(self, slot: int, offset: int, how: int) -> int:
         return os.lseek(self._regular(slot), offset, how)
 
-    def _ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self._fd(slot), size)
-
     def _fstat(self, slot: int) -> object:
         st = os.fstat(self._fd(slot))
         return seen(st), (st.st_dev, st.st_ino) == self._first[slot]
@@ -144,29 +116,15 @@ class Descriptors:
     def _fchown(self, slot: int, uid: int, gid: int) -> None:
         os.fchown(self._fd(slot), uid, gid)
 
-    def _fsync(self, slot: int) -> None:
-        os.fsync(self._regular(slot))
-
     def _fd_xattrs(self, slot: int, name: str, value: bytes) -> dict[str, bytes]:
         os.setxattr(self._fd(slot), name, value)
         return {n: os.getxattr(self._fd(slot), n) for n in sorted(os.listxattr(self._fd(slot)))}
-
-    def _listdir_fd(self, slot: int) -> list[str]:
-        return sorted(os.listdir(self._fd(slot)))
-
-    def _reopen(self, slot: int) -> bytes:
-        self._regular(slot)
-        fd = os.open(f"/proc/self/fd/{self._fd(slot)}", os.O_RDONLY)
-        try:
-            return os.pread(fd, MUCH, 0)
-        finally:
-            os.close(fd)
 
     def _same_as(self, slot: int, path: str) -> bool:
         return os.path.samestat(os.fstat(self._fd(slot)), os.lstat(path))
 
     def _link_fd(self, slot: int, path: str) -> None:
-        """linkat() of /proc/self/fd/N: it gives an O_TMPFILE file a name."""
+        """linkat() of a link in /proc/self/fd: how a file of O_TMPFILE gets a name."""
         source = f"/proc/self/fd/{self._fd(slot)}"
         if _libc.linkat(_CWD, source.encode(), _CWD, path.encode(), _FOLLOW):
             raise failed(ctypes.get_errno())
@@ -193,7 +151,7 @@ class Descriptors:
             raise failed(ctypes.get_errno())
 
     def _holes(self, slot: int) -> object:
-        """The file system decides where holes are, but every hole must read as zeros."""
+        """Checks that holes read as zeros; where the holes are depends on the file system."""
         fd = self._regular(slot)
         size, place, right = os.fstat(fd).st_size, 0, True
         while place < size:
@@ -236,7 +194,7 @@ class Descriptors:
             os.close(fd)
 
     def _mapped(self, slot: int, offset: int, size: int) -> tuple[mmap.mmap, slice]:
-        """A range of the mapping within the file: an access past the file's end gives SIGBUS."""
+        """A range of the mapping inside the file: access past its end gives SIGBUS."""
         if slot not in self._maps:
             raise failed(errno.EFAULT)
         mapped, fd = self._maps[slot]
@@ -251,10 +209,9 @@ class Descriptors:
         return mapped[part]
 
     def _map_write(self, slot: int, offset: int, tag: int, size: int) -> None:
-        """Writes between two msyncs, so that this write changes the mtime, and no later one.
+        """Writes between two msyncs, so that no later write-back changes the mtime.
 
-        Refuses a file with capabilities: on ext4 it keeps them, through FUSE it loses them, because
-        there the change is a write.
+        EPERM for a file with capabilities: ext4 keeps them, FUSE gets a write, which removes them.
         """
         mapped, part = self._mapped(slot, offset, size)
         if "security.capability" in os.listxattr(self._maps[slot][1]):

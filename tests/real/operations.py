@@ -22,7 +22,6 @@ from typing import Any
 from known import Known, Step
 
 SOMEBODY = 1234
-LONG_AGO = 1_500_000_000 * 10**9  # operations set only times before this
 
 
 @dataclass(frozen=True)

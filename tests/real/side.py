@@ -1,11 +1,9 @@
-"""Carries out random operations below one directory, and returns what the caller of each sees.
+"""Law: runs a random operation below one directory, and returns what its caller sees.
 
-Law: on two equal file systems the same operations give the same answers.  If POSIX leaves a result
-open, the operation is done in a way that fixes the result (_truncate, _map_write).  A result that
-depends on a file system's layout is checked here and not returned (_holes, _list_and_seek).
-
-A Side belongs to one process with its identity, umask, working directory and open descriptors
-(descriptors.py).  An answer is a value or an errno.
+A Side is for one process, with its identity, umask, working directory and open descriptors
+(descriptors.py).  Two sides on equal file systems return equal results.  Where POSIX leaves a
+result open, the operation is done so that only one is possible (_truncate, _map_write).  What
+depends on the layout of a file system is checked here and not returned (_holes, _list_and_seek).
 """
 
 from __future__ import annotations
@@ -19,10 +17,11 @@ import stat
 import struct
 from pathlib import Path
 
-from descriptors import MUCH, Descriptors, failed, pattern, refuse_both, seen
+from descriptors import Descriptors, pattern, refuse_both, seen
 from known import Step
 from listing import Listing
 from operations import CAPABILITY, Identity
+from systemcalls import failed
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CWD = -100
@@ -36,7 +35,7 @@ class Side(Descriptors):
         self._root = -1
 
     def enter(self, root: Path) -> None:
-        """Works below this directory, as a user who could not reach it by its path."""
+        """Works below this directory, as a user who may not enter the directories above."""
         self._root = os.open(root, os.O_PATH | os.O_CLOEXEC)
         os.fchdir(self._root)
         os.umask(self._identity.umask)
@@ -53,14 +52,11 @@ class Side(Descriptors):
         os.chdir("/")
 
     def __call__(self, step: Step) -> object:
-        try:
-            return getattr(self, "_" + step.name)(*step.arguments)
-        except OSError as e:
-            return errno.errorcode[e.errno or 0]
+        return self.result(step.name, step.arguments)
 
     # ---- paths: contents ----
 
-    def _put(self, path: str, data: bytes, flags: int) -> None:
+    def _write_file(self, path: str, data: bytes, flags: int) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | flags, 0o666)
         try:
             os.write(fd, data) if stat.S_ISREG(os.fstat(fd).st_mode) else None
@@ -68,22 +64,15 @@ class Side(Descriptors):
             os.close(fd)
 
     def _save(self, path: str, tag: int, size: int) -> None:
-        self._put(path, pattern(tag, size), os.O_TRUNC)
+        self._write_file(path, pattern(tag, size), os.O_TRUNC)
 
     def _append(self, path: str, tag: int, size: int) -> None:
-        self._put(path, pattern(tag, size), os.O_APPEND)
+        self._write_file(path, pattern(tag, size), os.O_APPEND)
 
     def _replace(self, path: str, tag: int, size: int) -> None:
         """Replaces a file as editors do: writes a new file beside it and renames that over it."""
         self._save(path + ".tmp", tag, size)
         os.rename(path + ".tmp", path)
-
-    def _read(self, path: str) -> bytes:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return os.read(fd, MUCH) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
 
     def _direct(self, path: str, flags: int, mode: int = 0) -> int:
         fd = os.open(path, flags | os.O_NONBLOCK)
@@ -117,52 +106,13 @@ class Side(Descriptors):
         st = os.stat(path)
         if not stat.S_ISREG(st.st_mode) or st.st_size != size:
             return os.truncate(path, size)
-        os.utime(path, ns=(size, size))  # a caller who may not set the time must not truncate
+        os.utime(path, ns=(size, size))  # fails before the truncation if the caller may not
         os.truncate(path, size)
         os.utime(path, ns=(size, size))
 
     # ---- paths: names ----
 
-    def _mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path)
-        os.chmod(path, mode)
-
-    def _rmdir(self, path: str) -> None:
-        os.rmdir(path)
-
-    def _unlink(self, path: str) -> None:
-        os.unlink(path)
-
-    def _rmtree(self, path: str) -> None:
-        """Removes a tree, the deepest files first, in an order that both sides have.
-
-        The first error ends it.
-        """
-        for name in sorted(os.listdir(path)):
-            child = f"{path}/{name}"
-            if stat.S_ISDIR(os.lstat(child).st_mode):
-                self._rmtree(child)
-            else:
-                os.unlink(child)
-        os.rmdir(path)
-
-    def _rename(self, source: str, target: str) -> None:
-        os.rename(source, target)
-
-    _rename_directory = _rename
-
-    def _renameat2(self, source: str, target: str, flags: int) -> None:
-        if _libc.renameat2(_CWD, source.encode(), _CWD, target.encode(), flags):
-            raise failed(ctypes.get_errno())
-
-    def _link(self, source: str, target: str) -> None:
-        os.link(source, target, follow_symlinks=False)
-
-    def _symlink(self, source: str, target: str) -> None:
-        os.symlink(source, target)
-
-    def _readlink(self, path: str) -> str:
-        return os.readlink(path)
+    _rename_directory = Descriptors._rename
 
     def _mknod(self, path: str, node: tuple[int, int, int], mode: int) -> None:
         kind, major, minor = node
@@ -177,9 +127,6 @@ class Side(Descriptors):
     def _chown(self, path: str, uid: int, gid: int, follow: bool) -> None:
         os.chown(path, uid, gid, follow_symlinks=follow)
 
-    def _utime(self, path: str, atime: int, mtime: int, follow: bool) -> None:
-        os.utime(path, ns=(atime, mtime), follow_symlinks=follow)
-
     def _utime_part(self, path: str, atime: str, mtime: str, when: int) -> None:
         parts: list[int] = []
         for word in (atime, mtime):
@@ -188,17 +135,13 @@ class Side(Descriptors):
         if _libc.utimensat(_CWD, path.encode(), struct.pack("4q", *parts), 0):
             raise failed(ctypes.get_errno())
 
-    def _setxattr(self, path: str, name: str, value: bytes) -> None:
-        os.setxattr(path, name, value, follow_symlinks=False)
-
     def _setxattr_flags(self, path: str, name: str, value: bytes, flags: int) -> None:
         os.setxattr(path, name, value, flags, follow_symlinks=False)
 
     def _set_capability(self, path: str) -> None:
-        """Sets a capability after the file's data are written back.
+        """Sets a capability after a sync.
 
-        A write that is still in the page cache would reach the upper later, and remove the
-        capability.
+        A write that is still in the page cache would reach the upper later, and remove it again.
         """
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -219,26 +162,16 @@ class Side(Descriptors):
     def _remove_acl(self, path: str, which: str) -> None:
         os.removexattr(path, f"system.posix_acl_{which}", follow_symlinks=False)
 
-    def _removexattr(self, path: str, name: str) -> None:
-        os.removexattr(path, name, follow_symlinks=False)
-
-    def _xattrs(self, path: str) -> dict[str, bytes]:
-        names = sorted(os.listxattr(path, follow_symlinks=False))
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-
     def _stat(self, path: str) -> object:
         return seen(os.lstat(path)), seen(os.stat(path))
 
     def _same(self, path: str, other: str) -> bool:
         return os.path.samestat(os.lstat(path), os.lstat(other))
 
-    def _access(self, path: str, mode: int) -> bool:
-        return os.access(path, mode, effective_ids=True)
-
     # ---- paths: listings ----
 
     def _listdir(self, path: str) -> object:
-        """Lists a directory; checks R 26's d_ino = st_ino as far as the caller may look."""
+        """Names, kinds, and whether d_ino is st_ino (R 26), if the caller may stat the entries."""
         found = []
         with os.scandir(path) as entries:
             for e in sorted(entries, key=lambda e: e.name):
@@ -247,7 +180,7 @@ class Side(Descriptors):
         return found
 
     def _list_and_seek(self, path: str) -> object:
-        """Lists again from every cookie of a listing, and compares with the rest of the first."""
+        """Reads again from every cookie of a listing: the rest must be the same."""
         with Listing(path) as listing:
             entries = listing.rest()
             right = True
@@ -259,8 +192,7 @@ class Side(Descriptors):
         return sorted(name for name, _ in entries), right
 
     def _list_and_remove(self, path: str, count: int) -> object:
-        """Removes files while their directory is read: each file that stays is listed once, and no
-        file twice."""
+        """Removes files while the directory is read: files that stay are listed exactly once."""
         here = [e.name for e in os.scandir(path) if not e.is_dir(follow_symlinks=False)]
         removed = sorted(here)[:count]
         with Listing(path) as listing:
@@ -275,7 +207,7 @@ class Side(Descriptors):
     # ---- the process ----
 
     def _inside(self, path: str, name: str, new: str, tag: int) -> object:
-        """Runs an operation in another working directory, even if that directory's path changes."""
+        """Works in another working directory."""
         os.chdir(path)
         try:
             self._append(name, tag, 100)

@@ -22,8 +22,9 @@ import shortening
 from imagewriter import docker_archive
 from known import Known, Step
 from mounted import Command, mounted
-from operations import DROP, DUMP, LONG_AGO, REMOUNT
+from operations import DROP, DUMP, REMOUNT
 from oracle import differences, dump_directory, overlay, run, unpack
+from systemcalls import LONG_AGO
 from workers import Workers
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")

@@ -1,4 +1,4 @@
-"""Law: what the tests of this folder share: an image opener that proves nothing stays open."""
+"""Law: an opener of images for the tests here, which checks that no descriptor stays open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_fds() -> int:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opener]:
-    """open_image() of a reference's text; every image is closed and no descriptor is left."""
+    """open_image() for a text.  Closes every image and checks that no descriptor is left."""
     before = open_fds()
     images: list[Image] = []
     kept = tmp_path / "kept"

@@ -1,4 +1,4 @@
-"""Where the kind of an archive was guessed, an error says how to read it as another kind."""
+"""Checks that errors name the other format if the format of an archive was guessed."""
 
 from __future__ import annotations
 

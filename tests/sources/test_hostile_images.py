@@ -1,4 +1,4 @@
-"""Law: no bytes, however made, end in anything but an image or a clear error."""
+"""Law: any bytes give an image or a clear error, and no other exception."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_t24_a_directory_of_odd_files(tmp_path: Path, opened: Opener) -> None:
 
 
 def bad_files(path: Path) -> dict[str, tuple[type[ImgmountError], str]]:
-    """{reference: (error, what its message says)}; the files are made."""
+    """Makes the files: {reference: (error, a text of its message)}."""
     (path / "empty").write_bytes(b"")
     (path / "text").write_bytes(b"hello\n" * 1000)
     (path / "end").write_bytes(bytes(1024))
@@ -132,7 +132,7 @@ def test_t24_documents_cut_anywhere(tmp_path: Path, opened: Opener) -> None:
                 directories = Directories(tmp_path / "c", tmp_path / "s", tmp_path / "r")
                 for layer in open_layers(image, options, directories, SilentProgress()):
                     layer.close()
-                # a cut between two members leaves a tar that is whole, without the image's files
+                # a cut between two members leaves a complete tar without the image's files
                 assert image.repo_tags == ()
                 raise ImageNotFound("a root file system")
 

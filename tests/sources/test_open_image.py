@@ -58,7 +58,7 @@ FORMS: dict[str, Callable[..., Path]] = {
 
 
 def test_t22_what_docker_saves_from_a_containerd_store(tmp_path: Path, opened: Opener) -> None:
-    """manifest.json over blobs that are still gzip: the name is the digest of the gzip bytes."""
+    """manifest.json lists blobs that are gzip: their name is the digest of the gzip bytes."""
     path = docker_archive(tmp_path / "i.tar", LAYERS, style="25", compress="gzip")
     image = opened(path)
     for blob, layer in zip(image.layers, LAYERS, strict=True):

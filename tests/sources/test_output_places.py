@@ -1,4 +1,4 @@
-"""Outputs in directories of other users: what they put or exchange there leads nowhere."""
+"""Checks outputs in directories of other users, who may put and exchange files there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(output: LayoutOutput) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Another directory of the caller's, with the same blob."""
+    """Another directory of the caller, with the same blob."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / NAME).write_bytes(DATA)
     return tmp_path / "store"

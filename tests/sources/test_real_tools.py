@@ -42,7 +42,7 @@ def skopeo(source: object, target: object, *more: str) -> None:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """umoci's: two layers over nothing, tagged v1, with busybox in the first."""
+    """A layout that umoci made: two layers, tagged v1, with busybox in the first."""
     path = tmp_path_factory.mktemp("umoci") / "layout"
     (path.parent / "etc").mkdir()
     (path.parent / "etc/motd").write_text("hello\n")
@@ -116,7 +116,7 @@ def test_t21_a_wrapped_docker_archive(layout: Path, tmp_path: Path, tool: str) -
 
 @pytest.fixture
 def buildah(tmp_path: Path) -> Iterator[list[str]]:
-    """A command line whose storage is the test's own."""
+    """A buildah command line with a storage for this test."""
     store = tmp_path / "store"
     command = ["buildah", "--root", str(store / "root"), "--runroot", str(store / "run")]
     yield [*command, "--storage-driver", "vfs"]
@@ -134,7 +134,7 @@ def test_t22_what_buildah_commits(tmp_path: Path, buildah: list[str]) -> None:
         reference = target.format(tmp_path)
         run(*buildah, "commit", "-q", *policy, box, reference)
         found.append(look(reference, tmp_path / "cache"))
-    # three commits differ in their dates, not in what they hold
+    # three commits differ only in their dates
     assert found[0][2] == found[1][2] == found[2][2]
     assert found[0][2][0][b"bin/busybox"] == os.stat(BUSYBOX).st_size
 

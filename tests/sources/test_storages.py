@@ -1,4 +1,4 @@
-"""Where docker and podman keep their images, by their own settings."""
+"""Checks where docker and podman keep their images, according to their settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reference(text: str) -> Reference:
 
 @pytest.fixture
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /etc/docker and /etc/containers."""
+    """A directory that is used in place of /etc/docker and /etc/containers."""
     monkeypatch.setattr(storages, "_DAEMON_JSON", str(tmp_path / "daemon.json"))
     monkeypatch.setattr(storages, "_STORAGE_CONF", tuple(f"{tmp_path}/{n}.conf" for n in "ab"))
     return tmp_path

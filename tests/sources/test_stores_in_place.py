@@ -1,4 +1,4 @@
-"""Stores of docker and containers: names, further stores, and what is damaged or cannot be read."""
+"""Reads stores of docker and containers: names, additional stores, damage, what is not read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def error_of(opened: Opener, reference: str, kind: type[ImgmountError]) -> str:
 def test_a_link_on_the_way_to_a_layer_is_not_followed(
     opened: Opener, storage: ContainersRoot, depth: int
 ) -> None:
-    """The store's owner could show another's directory so, and root's."""
+    """Otherwise the store's owner could show directories of others, even of root."""
     storage.add("a", "localhost/a:1")
     storage.save()
     image = opened(f"containers-storage:[{storage.root}]a:1")

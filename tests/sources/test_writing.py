@@ -1,4 +1,4 @@
-"""Images that are written: each form is read back as it was, byte for byte, or nothing is there."""
+"""Writes images: each form is read back byte for byte the same; after an error nothing is left."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_layout_that_was_there_is_left_as_it_was(opened: Opener, tmp_path: Pat
     layout = oci_layout(tmp_path / "layout", LAYERS[:2])
     before = sorted(str(p) for p in layout.rglob("*")), (layout / "index.json").read_bytes()
     with ImageWriter(Target("oci", layout), SilentProgress()) as writer:
-        writer.add_layer([LAYERS[0]], Compression.NONE)  # this one it has
+        writer.add_layer([LAYERS[0]], Compression.NONE)  # the layout has this blob
         writer.add_layer([LAYERS[2]], Compression.GZIP)
     assert (sorted(str(p) for p in layout.rglob("*")),
             (layout / "index.json").read_bytes()) == before  # fmt: skip
@@ -186,7 +186,7 @@ def test_added_layers_have_both_digests(tmp_path: Path) -> None:
         assert packed.diff_id == "sha256:" + hashlib.sha256(LAYERS[0]).hexdigest()
         stored = (tmp_path / "out/blobs/sha256" / packed.digest.hex).read_bytes()
         assert packed.digest == "sha256:" + hashlib.sha256(stored).hexdigest()
-        assert packed.size == len(stored) and stored[4:8] == bytes(4)  # gzip's time
+        assert packed.size == len(stored) and stored[4:8] == bytes(4)  # the time in gzip's header
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_bad_targets(text: str, form: str | None) -> None:
 
 
 def test_a_layer_that_is_made_again_has_a_limit(tmp_path: Path) -> None:
-    """What a store says of its sparse file, a user may have written there."""
+    """A user may have written the size of a sparse file into the store."""
     said = b'{"type":1,"name":"f","size":%d}' % (1 << 40)
     (tmp_path / "split.gz").write_bytes(gzip.compress(said))
     (tmp_path / "tree").mkdir()

@@ -30,7 +30,7 @@ def assert_empty(store: Store) -> None:
 
 @contextmanager
 def another_holds(store: Store, kind: str, digests: list[Digest]) -> Iterator[int]:
-    """A process with a lease, alive until the block ends or somebody kills it."""
+    """A process with a lease, alive until the block ends or the test kills it."""
     program = (
         "import sys; from pathlib import Path; from fusemount.store import Store\n"
         "store = Store(Path(sys.argv[1])); lease = store.lease(sys.argv[2], 'an image', '/mnt/x')\n"

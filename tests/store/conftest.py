@@ -1,4 +1,4 @@
-"""A store of its own for each test, and proof that no descriptor stays open."""
+"""Gives each test a store of its own, and checks that no descriptor stays open."""
 
 from __future__ import annotations
 

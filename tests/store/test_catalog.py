@@ -1,4 +1,4 @@
-"""Names and what they lead to: index.json, what is derived from it, and how images are found."""
+"""Checks index.json, the files derived from it, and how images are found by name and ID."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_name_moves_and_leaves_its_image_dangling(store: Store, tmp_path: Path
     assert store.find(one).names == () and store.find(one).is_dangling
     store.tag(one, parse_name("b:1"))
     assert names(store) == {"a:1", "b:1"} and not store.find("b:1").is_dangling
-    store.tag("b:1", parse_name("a:1"))  # back: now the other dangles
+    store.tag("b:1", parse_name("a:1"))  # the name moves back: now the other image dangles
     assert store.find(two).is_dangling
     assert {name.familiar for name in store.find(one).names} == {"a:1", "b:1"}
     clean(store, images=2)
@@ -195,7 +195,7 @@ def test_summaries_that_are_no_good_are_found_out_again(
 
 
 def test_a_summary_that_was_tampered_with_is_not_believed(store: Store, tmp_path: Path) -> None:
-    """What prune takes away is told from summaries."""
+    """prune deletes what the summaries list."""
     digest = brought(store, tmp_path, "a:1")
     head, rest = store.layout.summaries.read_bytes().split(b"\n")
     layer_digest = store.find("a:1").summary.layers[0].digest

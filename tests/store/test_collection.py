@@ -1,4 +1,4 @@
-"""What `prune` and a removal delete from disk, and what they leave to living processes."""
+"""Checks which files `prune` and a removal delete, and which living processes keep."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_is_full_can_still_be_emptied(tmp_path: Path) -> None:
 
 
 def test_a_layout_of_others_is_a_store(tmp_path: Path) -> None:
-    """It has blobs and names, and nothing else of what we keep."""
+    """It has blobs and names, and none of our derived files."""
     specs = [ImageSpec([layer("base"), layer(tag)], tags=[tag]) for tag in ("a:1", "b:1")]
     store = Store(oci_layout(tmp_path / "theirs", images=specs))
     assert names(store) == {"a:1", "b:1"}
@@ -143,7 +143,7 @@ def test_a_lease_that_cannot_be_read_ends_nobody(store: Store, data: bytes) -> N
 
 
 def test_a_lease_outlives_its_maker_in_a_child(store: Store) -> None:
-    """As a mount goes into the background."""
+    """A mount that goes into the background forks so."""
     lease = store.lease(MOUNT, "x", "/mnt")
     lease.hold([Digest.of(b"x")])
     read, write = os.pipe()

@@ -1,4 +1,4 @@
-"""Blobs come in whole, verified, once; or not at all."""
+"""Checks that a blob is taken in complete, verified and once, or not at all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def take(
     store: Store, data: bytes, claims: Claims | None = None, *, rest: bytes | None = None,
     piece: int = 1 << 20,
 ) -> StoredLayer:  # fmt: skip
-    """data: the blob; rest: what the source gives, where a part stands there already."""
+    """data: the blob; rest: what the source gives, if there is a part already."""
     claims = claims or Claims()
     with store.lease("test", "a layer") as lease, Part(store.layout, claims.digest) as part:
         read = source(data if rest is None else rest, piece)
@@ -123,7 +123,7 @@ def test_garbage_in_a_part_is_taken_away(store: Store) -> None:
 def test_garbage_in_a_part_does_not_stop_an_image(
     store: Store, tmp_path: Path, garbage: bytes
 ) -> None:
-    """What a machine leaves that lost power: a file's length without its bytes."""
+    """After a power failure a file may have its length without its bytes."""
     blob = compress(LAYERS[0], "gzip")
     leave_part(store, Digest.of(blob), garbage)
     load(store, oci_layout(tmp_path / "in", LAYERS, compress="gzip"))
@@ -134,7 +134,7 @@ def test_a_whole_part_needs_nothing_more(store: Store, tmp_path: Path) -> None:
     blob = compress(LAYERS[0], "gzip")
     leave_part(store, Digest.of(blob), blob)
     layout = oci_layout(tmp_path / "in", LAYERS, compress="gzip")
-    (layout / "blobs/sha256" / Digest.of(blob).hex).unlink()  # so it cannot be asked for again
+    (layout / "blobs/sha256" / Digest.of(blob).hex).unlink()  # read again, it would be missing
     load(store, layout)
     clean(store, images=1)
 
@@ -218,7 +218,7 @@ def test_the_same_layer_twice_is_one_blob(
 
 
 def test_a_blob_that_others_damaged_comes_again(store: Store, tmp_path: Path) -> None:
-    """A blob that is there and was not brought by us is read before it is relied upon."""
+    """A blob that another program brought is read before the store relies on it."""
     blob = compress(LAYERS[0], "gzip")
     store.layout.blob(Digest.of(blob)).write_bytes(b"something else")
     load(store, oci_layout(tmp_path / "in", LAYERS, compress="gzip"))

@@ -1,4 +1,4 @@
-"""Two processes at one directory, the second at every point of the first: no luck is needed."""
+"""Runs a second process at every call of the first, in one directory, so no luck is needed."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         _armed[-1](event, os.fsdecode(name) if isinstance(name, str | bytes | Path) else "")
 
 
-sys.addaudithook(_hook)  # for the life of the process: there is no way to take one back
+sys.addaudithook(_hook)  # an audit hook cannot be removed
 
 
 @contextmanager
 def at_call(
     number: int, root: Path, other: Callable[[], None], *, waits: bool = True
 ) -> Iterator[list[str]]:
-    """Runs other() before the block's numberth call that names something at or below root; if
-    other() waits, not while the block has root's lock.  Yields the calls."""
+    """Runs other() before the call number `number` of the block that names a path at or below root.
+
+    If other() waits for a lock, it runs when the block does not have root's lock.  Yields the
+    calls.
+    """
     calls: list[str] = []
 
     def step(event: str, name: str) -> None:
@@ -82,7 +85,7 @@ def test_a_store_is_made_while_another_makes_it(tmp_path: Path, begun: str) -> N
 
 
 def test_no_exchange_above_a_store_makes_prune_delete_in_another(tmp_path: Path) -> None:
-    """Whoever owns the directory that holds root's store puts another of root's in its place."""
+    """The owner of the directory above root's store exchanges it for another one of root's."""
     other = Store(tmp_path / "other", create=True)
     put_document(other.layout, layer("other"))
     before = files(other)
@@ -102,7 +105,7 @@ def test_no_exchange_above_a_store_makes_prune_delete_in_another(tmp_path: Path)
             except NotPermitted as error:
                 refused = str(error)
             except (OSError, ImgmountError):
-                pass  # what it met halfway
+                pass  # the error that it met
         assert files(other) == before, f"at call {number}, {calls[-1]}"
         if len(calls) < number:
             break

@@ -1,4 +1,4 @@
-"""Several processes at one store: random verbs, and two that bring the same image."""
+"""Runs several processes at one store: random verbs, and two that bring the same image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_random_verbs_of_eight_processes(tmp_path: Path, seed: int) -> None:
 
 
 def _together(count: int, work: object, *arguments: object) -> None:
-    """work() in so many processes, which begin at one moment."""
+    """Runs work() in several processes that begin at the same time."""
     context = multiprocessing.get_context("fork")
     gate, opened = os.pipe()
 
@@ -80,7 +80,7 @@ def test_several_make_one_store_at_once(tmp_path: Path) -> None:
 
 
 def test_names_of_several_all_stand(store: Store, tmp_path: Path) -> None:
-    """index.json is read and written whole, by one at a time."""
+    """Only one process at a time reads and writes index.json."""
     load(store, oci_archive(tmp_path / "in", [layer("x")], tags=["a:1"]))
 
     def tag() -> None:
@@ -93,7 +93,7 @@ def test_names_of_several_all_stand(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_load_beside_removals_stays_whole(store: Store, tmp_path: Path) -> None:
-    """What a load found there, and relies on, is not taken away before it has its image."""
+    """Blobs that a load found in the store stay until it has added its image."""
     shared = TarWriter().file("n", Random(1).randbytes(200_000)).tar()
     archives = [
         oci_archive(tmp_path / f"in{n}", [shared, layer(f"{n}")], tags=[f"a{n}:1"], compress="gzip")

@@ -1,4 +1,4 @@
-"""What goes, and what stays: names, shared layers, what living processes rely on."""
+"""Checks which names, layers and images a removal takes away, and which stay."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_shared_layers_stay(store: Store, tmp_path: Path) -> None:
 
 
 def test_one_layer_in_two_compressions(store: Store, tmp_path: Path) -> None:
-    """layerdb has it once: it leads to a blob that is there, whichever goes first."""
+    """layerdb has the layer once.  Its cache-id leads to a blob that exists, whichever goes."""
     for first, second in (("gzip", "none"), ("none", "gzip")):
         brought(store, tmp_path, "a:1", "base", how=first)
         brought(store, tmp_path, "b:1", "base", how=second)
@@ -119,7 +119,7 @@ def test_beside_a_damaged_image_nothing_goes_that_may_be_its_own(
     remove(store, "good:1")
     prune(store)
     manifest.write_bytes(data)
-    stale = ["repositories.json: not what index.json says"]  # it had no ID for the damaged one
+    stale = ["repositories.json: not what index.json says"]  # the text was no ID of the damaged one
     assert checked(store).mismatches == stale
     prune(store)
     clean(store, images=1)
@@ -138,7 +138,7 @@ def test_a_damaged_image_can_be_removed(store: Store, tmp_path: Path) -> None:
 
 
 def test_indexes_within_indexes_are_seen_once(store: Store, tmp_path: Path) -> None:
-    """Thirty levels, each of which leads twice to the next: a billion ways to one image."""
+    """Thirty levels, each listing the next one twice: a billion paths to one image."""
     image = brought(store, tmp_path, "a:1", "x")
     kind = "application/vnd.oci.image.index.v1+json"
     below = [{"mediaType": image.descriptor.media_type, "digest": image.digest,
@@ -167,7 +167,7 @@ def test_a_mounted_image_stays(store: Store, tmp_path: Path) -> None:
         (user,) = users(store, image, Summaries(store.layout))
         assert (user.holder.pid, user.holder.where) == (pid, "/mnt/x")
         assert usage(store).images[0].mounts == 1
-        remove(store, "b:1")  # a name only
+        remove(store, "b:1")  # only the name goes
         with pytest.raises(ImageInUse, match="/mnt/x"):
             remove(store, "a:1")
         prune(store, everything=True)
@@ -198,7 +198,7 @@ def test_usage_tells_shared_from_unique(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_name_leaves_the_digests_of_other_repositories(store: Store, tmp_path: Path) -> None:
-    """As docker does: what was pulled by digest stays, without a tag."""
+    """As in docker, an image that was pulled by digest stays, without a tag."""
     image = brought(store, tmp_path, "a:1", "x")
     digest = f"docker.io/site/b@{image.digest}"
     store.add(image.descriptor, [], [digest])
@@ -210,7 +210,7 @@ def test_a_name_leaves_the_digests_of_other_repositories(store: Store, tmp_path:
 
 
 def test_an_id_of_two_manifests_is_several_names(store: Store, tmp_path: Path) -> None:
-    """One config, its layers packed and not: one image ID, as docker has it."""
+    """One config with layers compressed or not: one image ID, as in docker."""
     plain = brought(store, tmp_path, "a:1", "x")
     packed = brought(store, tmp_path, "b:1", "x", how="gzip")
     assert plain.image_id == packed.image_id and plain.digest != packed.digest

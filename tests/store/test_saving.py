@@ -1,4 +1,4 @@
-"""save, load, save: the same bytes, the same image; whatever the archive was that it began with."""
+"""Checks that save, load, save gives the same bytes and image, from each form of archive."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_save_load_save_gives_the_same_bytes(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_through_other_forms_to_the_same_archive(store: Store, tmp_path: Path, form: str) -> None:
-    """docker-archive is the same wherever the layers have been, and in which compression."""
+    """A docker-archive has the same bytes, however the layers were compressed before."""
     load(store, oci_archive(tmp_path / "in", LAYERS, compress="gzip", tags=["a:1"]))
     wanted = save(store, "a:1", "docker-archive", tmp_path / "wanted").read_bytes()
     second = other(tmp_path, 2)
@@ -169,7 +169,7 @@ def test_what_is_damaged_is_not_saved(
     else:
         blob.write_bytes(data[:-7] if how == "cut" else data[:-20] + b"X" + data[-19:])
     if form == "docker-archive" and what == "manifest":
-        return  # it is not in there
+        return  # it is not in the archive
     with pytest.raises((MalformedImage, VerificationFailed, ImgmountError)) as told:
         save(store, "a:1", form, tmp_path / "out")
     assert "\n" not in str(told.value) and digest in str(told.value)
@@ -178,7 +178,7 @@ def test_what_is_damaged_is_not_saved(
 
 
 def test_an_image_comes_in_with_what_it_had(store: Store, tmp_path: Path) -> None:
-    """A layer that is no layer, a config that names others: nothing of it shows."""
+    """A blob that is no layer, a config with other diff_ids: the store gets nothing."""
     before = files(store)
     wrong = ImageSpec(LAYERS, config={"rootfs": {"type": "layers", "diff_ids": []}})
     for writer in (docker_archive, oci_archive, oci_layout):
@@ -194,7 +194,7 @@ def test_an_image_comes_in_with_what_it_had(store: Store, tmp_path: Path) -> Non
 
 
 def test_docker_members_in_a_directory_are_told_apart(store: Store, tmp_path: Path) -> None:
-    """Where each layer is a file of its own, all begin at byte 0, and some are of one size."""
+    """Each layer is a file of its own: all begin at byte 0, and some have the same size."""
     tars = [layer("one"), layer("two")]
     assert len(tars[0]) == len(tars[1])
     docker = docker_files([ImageSpec(tars, tags=["a:1"])])

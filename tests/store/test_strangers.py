@@ -1,4 +1,4 @@
-"""What another user could have written guides nobody: stores, caches, and files in them."""
+"""Checks that stores and caches which another user could have written to are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_directory_that_others_could_write_to_is_no_part_of_a_store(full: Stor
 
 
 def use(store: Store) -> None:
-    """As a verb that looks at images, and at what is kept of them, does."""
+    """Reads images and kept files, as a verb does."""
     Cache(Store(store.root).layout.cache)
 
 
@@ -100,7 +100,7 @@ def test_roots_store_may_be_used_by_others(full: Store) -> None:
         try:
             for path in (full.root, full.root.parent):
                 path.chmod(0o755)
-            os.chroot(full.root.parent)  # what is above shuts others out
+            os.chroot(full.root.parent)  # the directory above keeps others out
             os.chdir("/")
             os.setresuid(NOBODY, NOBODY, NOBODY)
             Store(Path("/root")).find("a:1")
@@ -116,7 +116,7 @@ def test_roots_store_may_be_used_by_others(full: Store) -> None:
 
 
 def odd(path: Path, kind: str) -> None:
-    """Something else stands at path than a file."""
+    """Makes something at the path that is no regular file."""
     path.unlink(missing_ok=True)
     if kind == "symlink":
         path.symlink_to(path.parent.parent / "elsewhere")
@@ -164,8 +164,8 @@ def opened(reference: Reference, verify: bool) -> None:
 
 @pytest.mark.parametrize("leads", ["outside", "up", "inside"])
 def test_links_of_a_layout(tmp_path: Path, leads: str) -> None:
-    """Digests tell who follows a link whether it leads to the right thing; without them it may not
-    lead out."""
+    """With verification, digests show whether a link leads to the right file.  Without, a link may
+    not lead out of the layout."""
     layout = oci_layout(tmp_path / "d", LAYERS)
     (blob,) = (p for p in (layout / "blobs/sha256").iterdir() if p.stat().st_size == len(LAYERS[0]))
     (layout / "in").mkdir()
@@ -195,7 +195,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def modes(top: Path) -> set[tuple[str, str]]:
-    """Kinds of files and directories below, by where they are, and their modes."""
+    """{kind of file, by its directory: its modes} of everything below."""
     found = set()
     for path in (top, *top.rglob("*")):
         where = re.sub(r"[0-9a-f]{12,}", "*", str(path.relative_to(top)))
@@ -204,7 +204,7 @@ def modes(top: Path) -> set[tuple[str, str]]:
 
 
 def everything(top: Path) -> set[tuple[str, str]]:
-    """Makes a store, a cache, a state and a runtime directory with all that stands in them."""
+    """Makes a store, a cache, a state and a runtime directory with all kinds of files in them."""
     archive = oci_archive(top / "in", LAYERS, tags=["a:1"], compress="gzip")
     made = top / "made"
     store = Store(made / "deep" / "store", create=True)
@@ -240,10 +240,10 @@ def test_modes_are_set_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_have_a_lock(full: Store) -> None:
-    """flock(2) needs no more than a descriptor, and root's stores may be open to users."""
+    """Whoever can open a file can lock it (flock(2)), and users may read root's stores."""
     full.root.chmod(0o755)
     lock = full.root / "lock"
-    lock.chmod(0o644)  # an older version's
+    lock.chmod(0o644)  # as an older version made it
     with full.lease("mount", "a:1", "/m"):
         for path in (lock, *(full.root / "leases").iterdir()):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path

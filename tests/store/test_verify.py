@@ -1,6 +1,6 @@
-"""A store that one byte is flipped in, or one file taken from: verify says so, or it is no damage.
+"""Flips a byte of a store or removes a file: verify must report it, unless it is harmless.
 
-No damage is what only costs time: a cache that is found out to be damaged is made again.
+Harmless damage only costs time: a cache that is found to be damaged is made again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fusemount.imagename import parse_name
 from fusemount.store import Store
 from fusemount.store.removal import prune
 
-# What may be damaged without a word, each with what makes that harmless.
+# Files that may be damaged without a report, and why that is harmless.
 _SILENT = {
     "cache/summaries.json": "has a digest of its own; found out again",
     "cache/index": "has checksums; scanned again",
@@ -52,7 +52,7 @@ def problems(store: Store) -> list[str]:
 
 
 def names_of(store: Store, path: str) -> set[str]:
-    """What a line may call this file."""
+    """How a line of the report may name this file."""
     hexes = {part.split(".")[0] for part in path.split("/") if len(part) >= 64}
     found = {path, *hexes}
     for image in store.images():
@@ -82,7 +82,7 @@ def test_every_byte_counts(full: Store) -> None:
             told = problems(full)
             if not any(word in line for line in told for word in called):
                 if path == "index.json" and listed(bytes(flipped)) == listed(data):
-                    continue  # other names, and nobody can say that they are wrong
+                    continue  # other names, which may be right
                 if not path.startswith(tuple(_SILENT)):
                     here = bytes(flipped[max(0, place - 30) : place + 30])
                     wrong.append(f"{path}, byte {place} of {len(data)}, {here!r}: {told}")
@@ -96,8 +96,8 @@ def test_every_file_counts(full: Store) -> None:
     children = {digest.hex for digest in full.find("c:1").summary.children}
     for path, data in files(full).items():
         called = names_of(full, path)
-        if children & called:  # an index may have any of its platforms in a store:
-            called |= {"blobs/"}  # what is told is that nothing leads to its layers now
+        if children & called:  # a store may lack any platform of an index, so a missing manifest
+            called |= {"blobs/"}  # is no damage: only its layers are reported as unreached
         at = full.root / path
         at.unlink()
         told = problems(full)
@@ -111,7 +111,7 @@ def test_every_file_counts(full: Store) -> None:
 
 
 def test_a_chain_of_layerdb_may_be_missing(full: Store) -> None:
-    """It is Docker's view, and others who write images do not make it."""
+    """Other programs that write images do not make it."""
     for directory in full.layout.layerdb.iterdir():
         for path in directory.iterdir():
             path.unlink()
@@ -120,7 +120,7 @@ def test_a_chain_of_layerdb_may_be_missing(full: Store) -> None:
 
 
 def test_stale_repositories_are_no_damage(full: Store) -> None:
-    """A crash behind index.json leaves them, and so do those who write an image by themselves."""
+    """A crash after the write of index.json leaves them, and so do other programs."""
     document = json.loads(full.layout.index.read_bytes())
     document["manifests"].pop(0)
     full.layout.index.write_text(json.dumps(document))
@@ -194,7 +194,7 @@ def test_an_orphan_is_no_damage(full: Store) -> None:
 
 
 def test_maps_that_changed_names_are_not_believed(full: Store) -> None:
-    """Each is whole, and tells of another blob."""
+    """Each file is complete, and belongs to another blob."""
     names = [row.digest for row in full.find("b:1").summary.layers]
     one, other = (full.layout.diff_id(digest) for digest in names)
     swapped = one.read_bytes(), other.read_bytes()

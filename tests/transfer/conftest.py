@@ -1,4 +1,4 @@
-"""A real registry that most tests share, an image in every form, a store for each test."""
+"""Gives a real registry that most tests share, an image in each form, a store for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests that imagewriter does not write: in docker's words, indexes, attestations."""
+"""Writes manifests that imagewriter does not: Docker's media types, indexes, attestations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def platforms(*more: dict[str, object]) -> Files:
 
 
 def attestation() -> tuple[Files, dict[str, object]]:
-    """As BuildKit has it: of no platform, its layer a statement."""
+    """As BuildKit writes it: without a platform, its layer a statement."""
     statement, config = b'{"_type":"https://in-toto.io/Statement/v0.1"}', b"{}"
     config = json.dumps({
         "architecture": "unknown", "os": "unknown", "config": {},
@@ -60,7 +60,7 @@ def attestation() -> tuple[Files, dict[str, object]]:
 
 
 def dockers(files: Files) -> Files:
-    """The one manifest, in docker's media types."""
+    """The one manifest, with Docker's media types."""
     data = json.dumps(json.loads(bytes_of(files, "index.json"))["manifests"][0]["digest"])
     name = "blobs/" + json.loads(data).replace(":", "/")
     manifest = json.loads(bytes_of(files, name))

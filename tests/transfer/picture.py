@@ -1,4 +1,4 @@
-"""The image that tests of transfers move about, and what is seen of it."""
+"""The image that tests of transfers use, and its dump."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIME = 1_400_000_000_123_456_789
 
 
 def image_layers() -> list[bytes]:
-    """busybox, and one layer more that removes, replaces, links."""
+    """busybox, and a second layer that removes, replaces and links files."""
     low = TarWriter().dir("d", mtime_ns=TIME).dir("d/sub", mtime_ns=TIME)
     low.file("d/a", b"a" * 70_000, mtime_ns=TIME).file("d/sub/b", b"b").file("gone", b"g")
     low.file("one", b"linked", mode=0o4755, uid=7, gid=8).hardlink("d/two", "one")

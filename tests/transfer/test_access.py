@@ -1,4 +1,4 @@
-"""Registries that want TLS, a password, a token; as docker and podman have logged in."""
+"""Checks access to registries with TLS, passwords and tokens, with docker's and podman's logins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAIR = "alice:secret"
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No one is logged in."""
+    """No user is logged in."""
     home = tmp_path / "home"
     home.mkdir()
     for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"):
@@ -39,7 +39,7 @@ def command(tmp_path: Path) -> Command:
 
 
 def refused(command: Command, code: int, *words: str | Path) -> str:
-    """The one line, and that nothing came."""
+    """Checks that nothing came.  The one line of the error."""
     done = command(*words, check=False)
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
@@ -73,7 +73,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def behind_tls(
     tmp_path_factory: pytest.TempPathFactory, authority: Authority, pictured: Pictured
 ) -> Iterator[str]:
-    """A name at a registry that wants TLS and a password."""
+    """A name at a registry with TLS and a password."""
     base = tmp_path_factory.mktemp("tls")
     with real_registry(base, tls=authority, users=dict([PAIR.split(":")])) as server:
         name = f"{server.domain}/a:1"
@@ -153,7 +153,7 @@ def by_token(
 
 
 def test_tokens(command: Command, by_token: RealRegistry, tokens: TokenServer) -> None:
-    """Without a name what is everybody's; a blob of another repository is mounted."""
+    """Public repositories without a login; a blob of another repository is mounted."""
     domain = by_token.domain
     pulls(command, f"{domain}/public/a:1")
     done = command("pull", f"{domain}/private/a:1", check=False)

@@ -1,4 +1,4 @@
-"""`imgmount copy` from every kind of place to every other: the same image, the same tree."""
+"""Runs `imgmount copy` from each kind of source to each kind of target: the tree stays the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="module")
 def sources(command: Command, registry: RealRegistry, pictured: Pictured) -> dict[str, str]:
-    """What each kind of place is called, with the same image in it."""
+    """A reference to each kind of source, all with the same image."""
     base = command.base
     spec = ImageSpec(pictured.layers, tags=(NAME,), compress="gzip")
     upload(registry.domain, "copied/from", "1", oci_files([spec]))

@@ -1,4 +1,4 @@
-"""Documents that strangers list: as many and as large as named limits allow, one line beyond."""
+"""Checks the limits of the number and size of documents: one line of error beyond them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fusemount.errors import MalformedImage
 from fusemount.image.model import OCI
 
 LAYER = TarWriter().file("f", b"x").tar()
-HUGE = 1 << 41  # of a sparse file: more than any memory
+HUGE = 1 << 41  # bytes of a sparse file: more than any memory
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
-"""Whatever a registry does: one line, an exit code of its own, and a store that is as it was.
+"""Checks pulls from faulty registries: one line, an exit code of its own, the store unchanged.
 
-After each fault the store verifies and shows nothing of the image; prune leaves nothing; and the
-next pull, of a registry that behaves, brings it.
+After each fault the store verifies and has nothing of the image; prune leaves nothing; and the next
+pull, from a registry without faults, brings the image.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def image(server: Hostile, files: Files) -> ServedImage:
 
 
 def refused(store: Store, image: ServedImage, kind: type[ImgmountError]) -> str:
-    """What is said; and the store is as if nothing had been."""
+    """The error's line.  Checks that the store is unchanged."""
     with pytest.raises(ImgmountError) as told:
         pulled(store, image.name, access=HASTY)
     line = str(told.value)
@@ -77,7 +77,7 @@ def refused(store: Store, image: ServedImage, kind: type[ImgmountError]) -> str:
 
 
 def comes_in(store: Store, image: ServedImage) -> None:
-    """From here on the registry behaves."""
+    """Pulls again, from a registry without faults."""
     image.serve()
     pulled(store, image.name, access=HASTY)
     assert store.find(image.name).digest == image.digest
@@ -160,7 +160,7 @@ def test_a_blob(store: Store, server: Hostile, image: ServedImage, name: str, wh
 def test_a_damaged_layer_is_the_wrong_one(
     store: Store, server: Hostile, image: ServedImage, how: str
 ) -> None:
-    """Whatever the damage does to its gzip stream or tar: the reason is that it is another blob."""
+    """Whatever the damage does to gzip stream or tar, the error says that the digest is wrong."""
     data = bytearray(image.bytes_of(image.layers[1]))
     data[{"first": 30, "middle": len(data) // 2, "last": -2}[how]] ^= 0xFF
     server.on(image.blob(image.layers[1]), in_range(bytes(data)))
@@ -182,7 +182,7 @@ def test_a_wrong_diff_id(store: Store, server: Hostile) -> None:
     prune(store)
     good = ServedImage(server, oci_files([right]), "b", "t")
     comes_in(store, good)
-    with pytest.raises(VerificationFailed, match="the config says"):  # of a layer that is here
+    with pytest.raises(VerificationFailed, match="the config says"):  # of a layer in the store
         pulled(store, wrong.name, access=HASTY)
     prune(store)
     clean(store, images=1)
@@ -190,7 +190,7 @@ def test_a_wrong_diff_id(store: Store, server: Hostile) -> None:
 
 @pytest.mark.parametrize("compress", ["none", "gzip", "zstd"])
 def test_no_tar(store: Store, server: Hostile, compress: str) -> None:
-    """All digests are right, and it is no layer."""
+    """All digests are right, but the blob is no layer."""
     files = oci_files([ImageSpec([b"no tar" * 500], tags=("t",), compress=compress)])
     image = ServedImage(server, files, "a", "t")
     refused(store, image, MalformedImage)
@@ -225,7 +225,7 @@ def test_a_redirect_to_another_host_is_followed(store: Store, image: ServedImage
 
 
 def test_the_next_pull_goes_on(store: Store, server: Hostile, image: ServedImage) -> None:
-    """What came is not asked for again."""
+    """Bytes that came are not requested again."""
     digest = image.layers[1]
     data = image.bytes_of(digest)
     server.on(image.blob(digest), in_range(data, cut=CUT), Answer(503))
@@ -240,7 +240,7 @@ def test_the_next_pull_goes_on(store: Store, server: Hostile, image: ServedImage
 
 
 def test_a_part_that_is_no_good(store: Store, server: Hostile, image: ServedImage) -> None:
-    """It is found out at the end, and the blob asked for anew."""
+    """The digest shows it at the end, and the blob is requested again."""
     digest = image.layers[1]
     store.layout.part(Digest(digest)).write_bytes(bytes(CUT))
     comes_in(store, image)
@@ -270,7 +270,7 @@ def test_a_registry_without_ranges(store: Store, server: Hostile, image: ServedI
 
 
 def test_a_real_registry_is_killed(store: Store, tmp_path: Path) -> None:
-    """In mid-blob; started again, it is asked for the rest."""
+    """It is killed during a blob.  Started again, it is asked for the rest."""
     plain = big(48 << 20)
     files = oci_files([ImageSpec([plain], tags=("t",))])
     digest = Digest.of(plain)
@@ -299,7 +299,7 @@ def _kill_at(store: Store, digest: Digest, kill: Callable[[], None]) -> None:
 
 
 def test_a_full_disk(server: Hostile, tmp_path: Path) -> None:
-    """What made it full goes; with more space the next pull goes on."""
+    """Parts that filled the disk are deleted; with more space the next pull succeeds."""
     spec = ImageSpec([layer("small"), big(2 << 20), big(16 << 20, 2)], tags=("t",), compress="gzip")
     image = ServedImage(server, oci_files([spec]), "a", "t")
     disk = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""What import, push and pull take does not grow with a layer."""
+"""Checks that the memory of import, push and pull does not grow with a layer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def big_layer(path: Path) -> None:
 
 
 def peak(command: Command, *words: str | Path) -> int:
-    """Bytes; of the process itself, not of what it was forked from, as ru_maxrss may have it."""
+    """Peak memory in bytes.  ru_maxrss may be that of the process it was forked from."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, words)],
         env=command.environment, capture_output=True, text=True, timeout=300,

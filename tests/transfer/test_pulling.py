@@ -1,4 +1,4 @@
-"""What skopeo and others have pushed to docker-registry, pulled: each ID and digest is theirs."""
+"""Pulls images that skopeo and others pushed: IDs and digests stay the same."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ FORMS = {
 
 
 def check_pulled(store: Store, where: str, pictured: Pictured) -> None:
-    """Against what skopeo says, and what the archive shows."""
+    """Compares with skopeo's output and with the archive."""
     came = pulled(store, where)
     manifest = raw(where)
     image = came.pulled.image
-    own = image.summary.original or image.digest  # Docker's has a twin in OCI's words
+    own = (
+        image.summary.original or image.digest
+    )  # a manifest of Docker's types has an OCI counterpart
     assert came.pulled.digest == own == Digest.of(manifest)
     assert image.image_id == json.loads(manifest)["config"]["digest"]
     assert [row.digest for row in image.summary.layers] == layer_digests(manifest)
@@ -70,7 +72,7 @@ def test_what_stands_otherwise(
 def test_a_layouts_readers_know_what_docker_pushed(
     store: Store, registry: RealRegistry, pictured: Pictured
 ) -> None:
-    """They find OCI's media types alone; `umoci gc` takes what no OCI manifest leads to."""
+    """They find only OCI's media types; `umoci gc` deletes what no OCI manifest leads to."""
     where = f"{registry.domain}/readers/a:1"
     source = f"docker-archive:{pictured.archive}"
     skopeo_copy(source, f"docker://{where}", "--dest-tls-verify=false", "--format", "v2s2")
@@ -94,7 +96,7 @@ def test_uncompressed_layers_in_dockers_words(
 
 
 def test_again_and_what_is_there(store: Store, registry: RealRegistry, pictured: Pictured) -> None:
-    """The second pull says so, and another image with the same layers brings none of them."""
+    """The second pull says that it exists; another image with the same layers brings none."""
     spec = ImageSpec(pictured.layers, tags=("t",), compress="gzip")
     upload(registry.domain, "again/a", "1", oci_files([spec]))
     first = pulled(store, f"{registry.domain}/again/a:1")
@@ -142,7 +144,7 @@ def test_all_platforms_without_attestations(store: Store, registry: RealRegistry
 
 
 def test_by_digest(store: Store, registry: RealRegistry, pictured: Pictured) -> None:
-    """A name without a tag; a tag beside a digest says nothing, as with docker."""
+    """A name without a tag; a tag beside a digest is ignored, as in docker."""
     spec = ImageSpec(pictured.layers, tags=("t",), compress="gzip")
     digest = upload(registry.domain, "by/digest", "1", oci_files([spec]))
     where = f"{registry.domain}/by/digest"

@@ -1,4 +1,4 @@
-"""Several processes at one store, and a signal to one: nobody hangs, nothing is brought twice."""
+"""Runs several processes at one store and signals one: none hangs, no blob is brought twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fusemount.store import Store
 from fusemount.store.removal import prune
 
 PATIENCE = 30
-SOON = 3.0  # seconds, on a machine that does other things
+SOON = 3.0  # seconds, on a busy machine
 HALF = 1 << 20
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
@@ -57,7 +57,7 @@ def store(command: Command) -> Store:
 
 @dataclass
 class Starter:
-    """`imgmount *words` in the background; whatever still runs at the test's end is killed."""
+    """`imgmount *words` in the background; processes that run at the test's end are killed."""
 
     command: Command
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -96,7 +96,7 @@ def size_of(path: Path) -> int:
 
 
 def ends(process: subprocess.Popen[str], number: signal.Signals) -> float:
-    """Sends it; the seconds until the process has ended as it should, without a word."""
+    """Sends the signal.  The seconds until the process ended by it, without output."""
     sent = time.monotonic()
     process.send_signal(number)
     try:
@@ -115,7 +115,7 @@ def ends(process: subprocess.Popen[str], number: signal.Signals) -> float:
 def test_a_signal_during_a_layer(
     begin: Starter, store: Store, server: Hostile, image: ServedImage, number: signal.Signals
 ) -> None:
-    """It ends at once, also while nothing comes; what came stays for the next."""
+    """It ends at once, also while no bytes come; the part stays for the next pull."""
     digest = Digest(image.layers[1])
     server.on(image.blob(digest), in_range(image.bytes_of(digest), stall=HALF))
     process = begin("pull", image.name)
@@ -151,7 +151,7 @@ def test_a_signal_before_that(
 
 
 def test_a_signal_while_much_is_unpacked(begin: Starter, store: Store, server: Hostile) -> None:
-    """Gigabytes of zeros are some megabytes: no byte is waited for."""
+    """Gigabytes of zeros in some megabytes: the process computes and waits for no byte."""
     member = gzip.compress(bytes(64 << 20), 1)
     header = bytearray(TarWriter().file("zeros", b"").tar()[:512])
     header[124:136] = b"%011o\0" % (64 * 64 << 20)
@@ -168,7 +168,7 @@ def test_a_signal_while_much_is_unpacked(begin: Starter, store: Store, server: H
 
 
 def replaced_layer(files: dict[str, object], blob: bytes) -> dict[str, object]:
-    """An image of one layer with another blob, whose diff_id is not right."""
+    """An image of one layer with another blob, whose diff_id is wrong."""
     index = json.loads(files["index.json"])  # type: ignore[arg-type]
     name = "blobs/" + index["manifests"][0]["digest"].replace(":", "/")
     manifest = json.loads(files[name])  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def replaced_layer(files: dict[str, object], blob: bytes) -> dict[str, object]:
 def test_a_signal_during_a_push(
     begin: Starter, store: Store, server: Hostile, tmp_path: Path
 ) -> None:
-    """While the registry says nothing, and while a layer is compressed."""
+    """While the registry does not answer, and while a layer is compressed."""
     load(store, docker_archive(tmp_path / "a.tar", [noise(40 << 20), layer("x")], tags=["a:1"]))
     heard = threading.Event()
 
@@ -207,7 +207,7 @@ def test_a_signal_during_a_push(
 def test_a_signal_during_a_copy(
     begin: Starter, command: Command, server: Hostile, image: ServedImage, tmp_path: Path
 ) -> None:
-    """The store that was made for it goes, and nothing is at the other end."""
+    """The store that was made for the copy is removed, and the target has nothing."""
     digest = image.layers[1]
     server.on(image.blob(digest), in_range(image.bytes_of(digest), stall=HALF))
     process = begin("copy", f"docker://{image.name}", f"oci-archive:{tmp_path}/out.tar:x:1")
@@ -219,7 +219,7 @@ def test_a_signal_during_a_copy(
 
 @contextmanager
 def held_back(server: Hostile, image: ServedImage, digest: str) -> Iterator[threading.Event]:
-    """That blob is answered when the event is set."""
+    """The registry answers for that blob when the event is set."""
     go = threading.Event()
     answer = in_range(image.bytes_of(digest))
 
@@ -257,7 +257,7 @@ def test_two_pulls_share_a_download(
 def test_who_waits_hears_a_signal_and_takes_over(
     begin: Starter, store: Store, server: Hostile, image: ServedImage
 ) -> None:
-    """The first is killed: of those that wait one hears a signal, the other goes on."""
+    """The first process is killed; of the two that wait, one gets a signal, the other goes on."""
     digest = image.layers[1]
     data = image.bytes_of(digest)
     server.on(image.blob(digest), in_range(data, stall=HALF), in_range(data))
@@ -298,7 +298,7 @@ while True:
 
 
 def test_a_pull_beside_removals(store: Store, server: Hostile) -> None:
-    """Whatever goes meanwhile: each pull brings all of its image, or finds it."""
+    """Whatever is removed meanwhile, each pull brings its image or finds it."""
     shared = noise(1 << 16)
     images = [
         ServedImage(server, oci_files([ImageSpec([shared, layer(n)], tags=("t",))]), n, "t")

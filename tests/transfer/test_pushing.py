@@ -1,4 +1,4 @@
-"""What we push to docker-registry is what skopeo finds there; nothing goes up twice."""
+"""Pushes to docker-registry and compares with skopeo; no blob is uploaded twice."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_all_platforms(store: Store, registry: RealRegistry) -> None:
 
 
 def test_an_index_without_its_attestation(store: Store, registry: RealRegistry) -> None:
-    """It was not brought: where the registry lacks it, it is left out; where it is, it stays."""
+    """The pull left it out.  It stays if the registry has it, and is left out if not."""
     more, entry = attestation()
     where, there = f"{registry.domain}/attested/a:1", f"{registry.domain}/attested/b:1"
     upload(registry.domain, "attested/a", "1", platforms(entry) | more)
@@ -149,7 +149,7 @@ def test_an_index_without_its_attestation(store: Store, registry: RealRegistry) 
 def test_an_index_of_which_a_part_is_here(
     store: Store, other: Store, registry: RealRegistry, tmp_path: Path
 ) -> None:
-    """It cannot go where the rest is not."""
+    """It is pushed only to a registry that has the other manifests."""
     where = f"{registry.domain}/part/a:1"
     upload(registry.domain, "part/a", "1", platforms())
     pulled(store, where, all_platforms=True)

@@ -1,5 +1,7 @@
-"""What a few bytes may become, wherever something is unpacked, and where a stream has no end: one
-line with exit code 4 names layer, limit and flag, and nothing stays in a cache or a store."""
+"""Checks the limits of unpacking, also for streams without end, in each command that unpacks.
+
+One line with exit code 4 names layer, limit and flag.  Nothing stays in a cache or a store.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,12 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A command line, which must be refused; gives its line."""
+    """Runs a command that must fail with exit code 4.  Its line."""
     for what in ("CACHE", "STATE", "RUNTIME", "ROOT"):
         monkeypatch.setenv(f"IMGMOUNT_{what}_DIR", str(tmp_path / "own" / what.lower()))
 
     def called(*words: str | Path) -> str:
-        if words[0] in ("mount", "run"):  # in a process of their own, which they change
+        if words[0] in ("mount", "run"):  # in a process of its own, because they change it
             done = Command(tmp_path / "own")(*words, check=False)
             code, line = done.returncode, done.stderr
         else:
@@ -89,11 +91,11 @@ def test_a_layer_of_a_registry(run: Run, server: Hostile) -> None:
     assert image.layers[0] in run("pull", "-q", LIMIT, image.name)
 
 
-PARTS = [TarWriter().file(f"zeros{i}", bytes(800_000)).tar() for i in range(4)]  # 2 of them fit
+PARTS = [TarWriter().file(f"zeros{i}", bytes(800_000)).tar() for i in range(4)]  # two layers fit
 
 
 def test_all_layers_have_one_limit(run: Run, tmp_path: Path) -> None:
-    """Each of them is within it; also what came of the first of them goes."""
+    """Each layer alone is within the limit.  The first ones are removed, too."""
     archive = oci_archive(tmp_path / "a.tar", PARTS, tags=("t",), compress="gzip")
     other = docker_archive(tmp_path / "b.tar", PARTS, compress="zstd")
     (tmp_path / "mnt").mkdir()
@@ -119,11 +121,11 @@ def test_all_images_of_an_archive_have_one_limit(run: Run, tmp_path: Path) -> No
 
 
 def test_layers_that_come_at_once(run: Run, server: Hostile) -> None:
-    """Also what came of layers that had not ended."""
+    """Parts of unfinished layers are removed, too."""
     files = oci_files([ImageSpec(PARTS, tags=("t",), compress="zstd")])
     image = ServedImage(server, files, "a", "t")
     run("pull", "-q", LIMIT, image.name)
-    # one that has not ended keeps what came of it for the next pull, but not of this image
+    # an unfinished layer usually keeps its part for the next pull; of this image it does not
     server.on(image.blob(image.layers[0]), in_range(image.bytes_of(image.layers[0]), drip=0.05))
     run("pull", "-q", LIMIT, image.name)
 
@@ -151,7 +153,7 @@ def test_the_ratio_is_of_all_layers_together(monkeypatch: pytest.MonkeyPatch) ->
         budget.spend("c", 100_001, 500)
     enclosed = Budget()
     enclosed.enclose(1000)
-    enclosed.announce({"a": 1 << 30})  # it came out of these 1,000 bytes
+    enclosed.announce({"a": 1 << 30})  # these 1,000 bytes gave it
     with pytest.raises(MalformedImage):
         enclosed.spend("a", (1 << 20) + 1, 1 << 30)
 
@@ -173,7 +175,7 @@ def test_threads_spend_of_one_budget() -> None:
 def test_the_last_of_a_disk_stays_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verdict comes before the disk is full, with its own exit code."""
+    """The error comes before the disk is full, with the exit code of a full disk."""
     noise = TarWriter().file("noise", os.urandom(1 << 20)).tar()
     archive = oci_archive(tmp_path / "a.tar", [PARTS[0], noise], tags=("t",), compress="gzip")
     size = 10 << 30
@@ -202,7 +204,7 @@ def test_streams_without_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def endless(*parts: bytes) -> Read:
-    """The last part again and again."""
+    """A stream that repeats its last piece for ever."""
     *first, last = parts
 
     def pieces() -> Iterator[bytes]:
@@ -235,7 +237,7 @@ SKIPPABLE = b"\x50\x2a\x4d\x18" + (100_000).to_bytes(4, "little") + bytes(100_00
     ids=[*CODECS, "empty gzip", "empty bzip2", "padding of xz", "skippable frames"],
 )
 def test_compressed_streams_without_end(parts: list[bytes]) -> None:
-    """Also where nothing ever comes out."""
+    """Also streams that give no byte at all."""
     pieces = decompress(
         endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", Budget(UnpackLimit(1 << 19, 0))
     )

@@ -1,4 +1,4 @@
-"""What `imgmount pull` and `push` print, their names without a registry, and their exit codes."""
+"""Checks the output of `imgmount pull` and `push`, names without a registry, and exit codes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_all_tags(command: Command, registry: RealRegistry) -> None:
 
 @dataclass(frozen=True)
 class ByDefault(Command):
-    """domain: of names that have none."""
+    """domain: for names without one."""
 
     domain: str = ""
 
@@ -75,7 +75,7 @@ class ByDefault(Command):
 
 
 def test_the_default_registry(registry: RealRegistry, tmp_path: Path) -> None:
-    """What was pulled by a short name is mounted, pushed and copied by it."""
+    """An image that was pulled by a short name is mounted, pushed and copied by that name."""
     put(registry, "short", "latest", "content")
     command = ByDefault(tmp_path / "dirs", domain=registry.domain)
     assert command("pull", "-q", "short").stdout == f"{registry.domain}/short:latest\n"
