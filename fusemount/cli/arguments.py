@@ -1,6 +1,7 @@
-"""The parser, the flags and the settings that several verbs share.
+"""The parser, the flags that several verbs share, and the values of these flags.
 
-Law: a flag that two verbs have, and a setting that two verbs read, is defined here.
+Law: a flag that means the same in two verbs is defined and parsed here once; the flags for
+registries are in registryflags.py.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fusemount.cli.environment import default_domain, directories, user_id
 from fusemount.errors import UsageError
 from fusemount.reference import FOREIGN_STORES, STORE, Reference, parse_reference
 from fusemount.settings import (
     UNLIMITED,
     UNPACK_LIMIT,
-    Directories,
     ImageOptions,
     Platform,
     UnpackLimit,
@@ -148,7 +149,6 @@ def reference_of(text: str) -> Reference:
 
 def _in_full(reference: Reference) -> Reference:
     """Puts the default registry before a name without a registry, if the store has that image."""
-    from fusemount.cli.registryflags import default_domain
     from fusemount.errors import ImgmountError
     from fusemount.store import Store
 
@@ -163,7 +163,6 @@ def _in_full(reference: Reference) -> Reference:
 
 def open_store(*, create: bool = False, max_unpacked: str = "") -> Store:
     """The store of --root.  create: make it if it does not exist; else a missing store is empty."""
-    from fusemount.cli.registryflags import default_domain
     from fusemount.store import Store
 
     return Store(
@@ -196,64 +195,3 @@ def platform_of(text: str | None) -> Platform | None:
     from fusemount.image import parse_platform
 
     return parse_platform(text) if text else None
-
-
-def user_id() -> int:
-    """The user whose stores and directories are used.
-
-    Inside `podman unshare` that is the user outside, who is root there by name only
-    (containers/storage, pkg/unshare).
-    """
-    outside = os.environ.get("_CONTAINERS_ROOTLESS_UID", "")
-    return int(outside) if outside.isascii() and outside.isdigit() else os.geteuid()
-
-
-def directories() -> Directories:
-    """The program's directories: IMGMOUNT_{CACHE,STATE,RUNTIME,ROOT}_DIR if they are set, else the
-    FHS's for root, else those of XDG's base directory specification."""
-    uid = user_id()
-    if uid == 0:
-        cache, state, runtime, store = (Path(p) for p in _ROOT)
-    else:
-        cache = _xdg("XDG_CACHE_HOME", "~/.cache/imgmount")
-        state = _xdg("XDG_STATE_HOME", "~/.local/state/imgmount")
-        runtime = _xdg("XDG_RUNTIME_DIR", _runtime_of(uid, state))
-        store = _xdg("XDG_DATA_HOME", "~/.local/share/imgmount")
-    return Directories(
-        cache=_override("IMGMOUNT_CACHE_DIR", cache),
-        state=_override("IMGMOUNT_STATE_DIR", state),
-        runtime=_override("IMGMOUNT_RUNTIME_DIR", runtime),
-        store=_override("IMGMOUNT_ROOT_DIR", store),
-    )
-
-
-_ROOT = ("/var/cache/imgmount", "/var/lib/imgmount", "/run/imgmount", "/var/lib/imgmount")
-
-
-def _runtime_of(uid: int, state: Path) -> str:
-    """The runtime directory if XDG_RUNTIME_DIR is not set.
-
-    Not in /tmp: another user could make the directory there first, and so keep this user from
-    mounting anything.
-    """
-    given = Path("/run/user", str(uid))  # made by pam_systemd(8)
-    try:
-        ours = given.stat().st_uid in (uid, os.geteuid())
-    except OSError:
-        ours = False
-    return str(given / "imgmount" if ours else state / "run")
-
-
-def _xdg(variable: str, otherwise: str) -> Path:
-    value = os.environ.get(variable, "")
-    if value.startswith("/"):  # the specification says to ignore a relative path
-        return Path(value, "imgmount")
-    try:
-        return Path(otherwise).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"no home directory: set HOME or {variable}") from error
-
-
-def _override(variable: str, otherwise: Path) -> Path:
-    value = os.environ.get(variable)
-    return Path(value).absolute() if value else otherwise

@@ -8,11 +8,9 @@ from fusemount.cli.arguments import (
     add_changed,
     add_history_flags,
     asked_of,
-    directories,
     warn,
 )
-from fusemount.cli.epoch import source_date_epoch
-from fusemount.cli.registryflags import default_domain
+from fusemount.cli.environment import default_domain, directories, source_date_epoch
 from fusemount.errors import UsageError
 
 

@@ -6,17 +6,12 @@ from __future__ import annotations
 from fusemount.cli.arguments import (
     Parser,
     add_unpack_flag,
-    directories,
     platform_of,
     reference_of,
     unpack_limit,
 )
-from fusemount.cli.registryflags import (
-    access_of,
-    add_platform_flags,
-    add_registry_flags,
-    default_domain,
-)
+from fusemount.cli.environment import default_domain, directories
+from fusemount.cli.registryflags import access_of, add_platform_flags, add_registry_flags
 
 _ENDS = "docker://NAME, NAME of the store, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE"
 

@@ -13,10 +13,10 @@ from fusemount.cli.arguments import (
     Parser,
     add_changed,
     asked_of,
-    directories,
     reference_of,
     warn,
 )
+from fusemount.cli.environment import directories
 from fusemount.errors import UsageError
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

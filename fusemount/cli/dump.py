@@ -8,10 +8,10 @@ import sys
 from fusemount.cli.arguments import (
     Parser,
     add_image,
-    directories,
     image_options_of,
     reference_of,
 )
+from fusemount.cli.environment import directories
 
 
 def parser() -> Parser:

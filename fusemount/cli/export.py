@@ -10,10 +10,10 @@ from fusemount.cli.arguments import (
     Parser,
     add_changed,
     asked_of,
-    directories,
     reference_of,
     warn,
 )
+from fusemount.cli.environment import directories
 from fusemount.errors import UsageError
 
 

@@ -11,10 +11,10 @@ from fusemount.cli.ages import age, human_size, local_time
 from fusemount.cli.arguments import (
     Parser,
     add_image,
-    directories,
     image_options_of,
     reference_of,
 )
+from fusemount.cli.environment import directories
 
 if TYPE_CHECKING:
     from fusemount.image import HistoryRow

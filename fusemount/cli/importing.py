@@ -13,8 +13,7 @@ from fusemount.cli.arguments import (
     open_store,
     platform_of,
 )
-from fusemount.cli.epoch import source_date_epoch
-from fusemount.cli.registryflags import default_domain
+from fusemount.cli.environment import default_domain, source_date_epoch
 from fusemount.errors import UsageError
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from fusemount.cli.arguments import (
     Parser,
     add_image_flags,
-    directories,
     image_options_of,
     reference_of,
 )
+from fusemount.cli.environment import directories
 from fusemount.cli.template import Map, Nil, Struct, Template
 from fusemount.errors import ImgmountError
 

@@ -10,9 +10,9 @@ from fusemount.cli.arguments import (
     IMAGE_HELP,
     Parser,
     add_image_flags,
-    directories,
     reference_of,
 )
+from fusemount.cli.environment import directories
 from fusemount.cli.mountoptions import (
     Words,
     image_options_of,

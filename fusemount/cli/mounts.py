@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser
+from fusemount.cli.environment import directories
 from fusemount.cli.tables import table
 
 if TYPE_CHECKING:

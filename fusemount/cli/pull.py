@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fusemount.cli.arguments import Parser, add_unpack_flag, open_store, platform_of
-from fusemount.cli.registryflags import (
-    access_of,
-    add_platform_flags,
-    add_registry_flags,
-    default_domain,
+from fusemount.cli.arguments import (
+    Parser,
+    add_unpack_flag,
+    open_store,
+    platform_of,
 )
+from fusemount.cli.environment import default_domain
+from fusemount.cli.registryflags import access_of, add_platform_flags, add_registry_flags
 from fusemount.errors import UsageError
 
 

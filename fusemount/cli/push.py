@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fusemount.cli.arguments import Parser, open_store
-from fusemount.cli.registryflags import access_of, add_registry_flags, default_domain
+from fusemount.cli.environment import default_domain
+from fusemount.cli.registryflags import access_of, add_registry_flags
 
 
 def parser() -> Parser:

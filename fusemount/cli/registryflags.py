@@ -1,4 +1,4 @@
-"""The flags that pull, push and copy share: credentials, and how to connect to a registry."""
+"""The flags that pull, push and copy share: credentials, connections to registries, platforms."""
 
 from __future__ import annotations
 
@@ -61,10 +61,3 @@ def access_of(args: argparse.Namespace) -> RegistryAccess:
         proxies=proxies(os.environ),
     )
     return RegistryAccess(options, sources)
-
-
-def default_domain() -> str:
-    """The registry of names without one: IMGMOUNT_DEFAULT_REGISTRY, else docker.io."""
-    from fusemount.imagename import DOCKER_HUB
-
-    return os.environ.get("IMGMOUNT_DEFAULT_REGISTRY") or DOCKER_HUB

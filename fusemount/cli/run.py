@@ -9,11 +9,11 @@ from pathlib import Path
 from fusemount.cli.arguments import (
     Parser,
     add_image_flags,
-    directories,
     follows_symlink_parents,
     image_options_of,
     reference_of,
 )
+from fusemount.cli.environment import directories
 from fusemount.errors import UsageError
 
 # Flags that take a value. split_command() needs them to find IMAGE: all words after IMAGE belong to

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser
+from fusemount.cli.environment import directories
 from fusemount.cli.terminal import drive
 from fusemount.errors import UsageError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusemount.cli.arguments import Parser, directories
+from fusemount.cli.arguments import Parser
+from fusemount.cli.environment import directories
 
 
 def parser() -> Parser:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusemount.cli.arguments import directories
+from fusemount.cli.environment import directories
 from fusemount.cli.mountoptions import mount_options, parse_options, split_options, unescaped
 from fusemount.errors import UsageError
 
