@@ -263,8 +263,10 @@ bool fast_push_take_hint(fast_push *push, fast_hint *out) {
 /* ---- the buffer --------------------------------------------------------------------------- */
 
 int fast_push_set_up(fast_notify *notify) {
-    /* On larger pages the data would not begin at a page boundary of the buffer (2.). */
-    if (sysconf(_SC_PAGESIZE) != PAGE)
+    /* On larger pages the data would not begin at a page boundary of the buffer (2.).  With
+     * no_xattrs the kernel stops asking for security.capability, so it does not announce a first
+     * write(2). */
+    if (sysconf(_SC_PAGESIZE) != PAGE || notify->path->options.no_xattrs)
         notify->path->options.push = false;
     void *made = mmap(NULL, PUSH_FILE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     notify->push.buffer = made == MAP_FAILED ? NULL : made;

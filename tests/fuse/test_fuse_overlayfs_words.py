@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,3 +68,17 @@ def test_as_fuse_overlayfs_has_them(tmp_path: Path, fastpath: bool, option: str)
     assert both[0] == both[1]
     assert (both[0][0][1] == 1) == (option == "static_nlink")  # type: ignore[index]
     assert (errno.EOPNOTSUPP in both[0][1]) == (option == "noxattrs=1")  # type: ignore[operator]
+
+
+def test_without_xattrs_no_write_is_lost(tmp_path: Path) -> None:
+    """The kernel then announces no first write, so nothing may be pushed into the page cache."""
+    for name in ("low/d", "up", "work", "mnt"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "low/d/a").write_bytes(b"a")
+    (tmp_path / "low/d/b").write_bytes(b"L" * 4096)
+    with mounted(Command(tmp_path, fastpath=True), tmp_path, "noxattrs=1") as at:
+        with open(at / "d/b", "r+b", buffering=0) as file:
+            file.write(b"W" * 4096)
+            assert (at / "d/a").read_bytes() == b"a"
+            time.sleep(0.3)  # a push of b would come now
+            assert (at / "d/b").read_bytes() == b"W" * 4096
