@@ -34,14 +34,20 @@ class Budget:
         self._around: int | None = None
         self._packed: dict[str, int] = {}
         self._spent: dict[str, int] = {}
-        self._sum_packed = self._total = 0
+        self._sum_packed = self._arrived = self._total = 0
         self._lock = Lock()
 
     def announce(self, packed: Mapping[str, int]) -> None:
-        """packed: the compressed bytes of each stream to come, by a unique name, for the ratio."""
+        """packed: the compressed bytes of each stream to come, by a unique name, for the ratio.
+        Only measured sizes may be given: a size that a manifest claims proves nothing."""
         with self._lock:
             self._packed.update(packed)
             self._sum_packed = sum(self._packed.values())
+
+    def arrive(self, packed: int) -> None:
+        """Compressed bytes that have come now, of a stream whose size is only claimed."""
+        with self._lock:
+            self._arrived += packed
 
     def enclose(self, packed: int) -> None:
         """packed: the compressed bytes of the archive around all; the ratio then counts these, and
@@ -55,7 +61,7 @@ class Budget:
         with self._lock:
             own = self._spent[name] = self._spent.get(name, 0) + size
             self._total += size
-            image = self._sum_packed if self._around is None else self._around
+            image = self._sum_packed + self._arrived if self._around is None else self._around
             if self._total > self.limit.most(image or packed):
                 self.refused = True
                 raise MalformedImage(self._beyond(name, image or packed, self._total > own))

@@ -10,9 +10,9 @@ def age(created: str, now: datetime) -> str:
     """duration() with "ago".  Returns a time that cannot be parsed as it is, and "N/A" for ""."""
     try:
         then = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created))
-    except ValueError:
+        return duration(then.replace(tzinfo=then.tzinfo or UTC), now) + " ago"
+    except (ValueError, OverflowError):  # a time zone may lead beyond the year 9999
         return created or "N/A"
-    return duration(then.replace(tzinfo=then.tzinfo or UTC), now) + " ago"
 
 
 def local_time(created: str) -> str:
@@ -22,9 +22,9 @@ def local_time(created: str) -> str:
     """
     try:
         then = datetime.fromisoformat(created)
-    except ValueError:
+        then = then.replace(tzinfo=then.tzinfo or UTC, microsecond=0).astimezone()
+    except (ValueError, OverflowError):
         return created or "0001-01-01T00:00:00Z"
-    then = then.replace(tzinfo=then.tzinfo or UTC, microsecond=0).astimezone()
     return then.isoformat().removesuffix("+00:00") + ("" if then.utcoffset() else "Z")
 
 

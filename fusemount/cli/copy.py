@@ -12,6 +12,7 @@ from fusemount.cli.arguments import (
 )
 from fusemount.cli.environment import default_domain, directories
 from fusemount.cli.registryflags import access_of, add_platform_flags, add_registry_flags
+from fusemount.errors import UsageError
 
 _ENDS = "docker://NAME, NAME of the store, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE"
 
@@ -48,6 +49,9 @@ def run(argv: list[str]) -> int:
     own = directories()
     source = source_end(args.source, reference_of, default_domain())
     target = target_end(args.destination, own.store, default_domain())
+    ends = {end.name.domain for end in (source, target) if end.name is not None}
+    if args.creds and len(ends) > 1:
+        raise UsageError("--creds: one password for two registries; log in to each of them instead")
     with shown_transfers(quiet=args.quiet) as progress:
         image_id = copy(source, target, options, own, progress)
     if not args.quiet:

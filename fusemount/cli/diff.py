@@ -18,6 +18,7 @@ from fusemount.cli.arguments import (
 )
 from fusemount.cli.environment import directories
 from fusemount.errors import UsageError
+from fusemount.escape import printable
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -57,12 +58,14 @@ def run(argv: list[str]) -> int:
         print(json.dumps(rows, indent=4))
         return 0
     for kind, path in changes:
-        sys.stdout.buffer.write(b"%s /%s\n" % (kind.encode(), _line(path)))
-    sys.stdout.buffer.flush()
+        if sys.stdout.isatty():
+            print(f"{kind} /{printable(os.fsdecode(path))}")
+        else:
+            sys.stdout.buffer.write(b"%s /%s\n" % (kind.encode(), _line(path)))
+    sys.stdout.flush()
     return 0
 
 
 def _line(path: bytes) -> bytes:
-    """The path with control characters escaped, so that it is one line and cannot drive a
-    terminal."""
+    """For a pipe: the path with control characters escaped, so that it is one line."""
     return _CONTROL.sub(lambda match: b"\\x%02x" % match.group()[0], path)

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from fusemount.beneath import open_in_root
@@ -27,6 +28,8 @@ from fusemount.errors import NotPermitted
 FLUSH_SECONDS = 10.0
 # After the second SIGTERM a daemon does not wait for a flush any more.
 LEAVE_SECONDS = 5.0
+KILLED_SECONDS = 1.0
+HOLDERS_MAX = 3  # namespaces that are tried for the writing out: each may take its time
 
 
 def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> None:
@@ -43,7 +46,7 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
     if mount is not None:
         _in_time(partial(sync_mount, target, mount))
     else:
-        for holder in holders(record.device):
+        for holder in islice(holders(record.device), HOLDERS_MAX):
             if _in_time(partial(_sync_there, holder, record.device)):
                 break
     for number, seconds in (
@@ -70,6 +73,10 @@ def _in_time(job: Callable[[], None]) -> bool:
             os._exit(code)
     if not ended(pid, FLUSH_SECONDS):
         os.kill(pid, signal.SIGKILL)
+        # A process in a system call that another user's file system never answers does not die. It
+        # is left behind, and goes when that file system ends.
+        if not ended(pid, KILLED_SECONDS):
+            return False
     return os.waitpid(pid, 0)[1] == 0
 
 

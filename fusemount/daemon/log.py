@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from fusemount.beneath import own_directory
+from fusemount.beneath import own_directory, trusted
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
 from fusemount.ownfile import open_or_make
@@ -59,10 +59,11 @@ def open_log(file: Path | None, state: Path, *, terminal: bool = False, debug: b
 def _to_file(file: Path | None, state: Path) -> tuple[logging.Handler, int]:
     path = file or state / "imgmount.log"
     try:
-        target: Path | int = path  # the user's own file: its mode follows the umask
         if file is None:
             os.close(own_directory(state, mode=0o700))
             target = open_or_make(path, os.O_WRONLY | os.O_APPEND, 0o600)
+        else:
+            target = _open_named(file)
         stream = open(target, "a", buffering=1, errors="surrogateescape")
     except OSError as error:
         if file is None:
@@ -71,6 +72,22 @@ def _to_file(file: Path | None, state: Path) -> tuple[logging.Handler, int]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Legible(_FILE_FORMAT))
     return handler, stream.fileno()
+
+
+def _open_named(path: Path) -> int:
+    """The file that the user named; its mode follows the umask.
+
+    A symlink counts only in a directory that nobody but its owner can write to (as with the sysctl
+    fs.protected_symlinks): elsewhere another user may have put it there, and root would write to
+    whatever it leads to. A fifo without a reader is an error: open(2) would wait for one.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    writable = stat.S_IWGRP | stat.S_IWOTH
+    if os.stat(path.parent).st_mode & writable or not trusted(os.stat(path.parent).st_uid):
+        flags |= os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o666)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _has_syslog() -> bool:

@@ -76,11 +76,11 @@ class Mounted:
 def start_time(pid: int) -> int | None:
     """Clock ticks after boot (proc_pid_stat(5), field 22); None when no such process runs."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain any bytes
-    return None if fields[0] == "Z" else int(fields[19])
+    fields = stat.rpartition(b")")[2].split()  # the name in parentheses may contain any bytes
+    return None if fields[0] == b"Z" else int(fields[19])
 
 
 def prepare(runtime: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -30,7 +31,9 @@ def parse_json(data: bytes, where: str, limit: int = DOCUMENT_BYTES_MAX) -> Any:
     if len(data) > limit:
         raise MalformedImage(f"{where}: {len(data)} bytes of JSON, the limit is {limit}")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object
+        )
         _check(value, DOCUMENT_DEPTH_MAX)
     except RecursionError:
         raise MalformedImage(f"{where}: JSON nested more than {DOCUMENT_DEPTH_MAX} deep") from None
@@ -49,6 +52,15 @@ def shown(text: str) -> str:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two values of one key: each reader takes another one of them."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(twice)} stands twice in an object")
+    return found
 
 
 def _check(value: Any, depth: int) -> None:
@@ -98,9 +110,26 @@ class Fields:
     def __init__(self, document: Mapping[str, Any], where: str) -> None:
         self.document = document
         self.where = where
+        self._spellings: dict[str, list[str]] | None = None
+
+    def _at(self, key: str) -> Any:
+        """None where the key is absent.
+
+        Go's encoding/json takes a key in any case for the field that it knows. A document in which
+        that makes a difference is another image for docker than its bytes are for us, with the same
+        digest: it is refused.
+        """
+        if self._spellings is None:
+            self._spellings = {}
+            for each in self.document:
+                self._spellings.setdefault(each.casefold(), []).append(each)
+        spelled = self._spellings.get(key.casefold(), [])
+        if spelled not in ([], [key]):
+            raise self.bad(key, f"spelled {', '.join(map(quoted, spelled))}")
+        return self.document.get(key)
 
     def _get(self, key: str, kind: type[_T], wanted: str) -> _T | None:
-        value = self.document.get(key)
+        value = self._at(key)
         if value is None:
             return None
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -125,7 +154,7 @@ class Fields:
 
     def texts(self, key: str) -> tuple[str, ...] | None:
         """A list of strings; None if absent.  A single string is a list of one (docker < 1.6)."""
-        value = self.document.get(key)
+        value = self._at(key)
         if isinstance(value, str):
             return (value,)
         values: list[Any] | None = self._get(key, list, "a list of strings")
@@ -147,11 +176,11 @@ class Fields:
         return found
 
     def object(self, key: str) -> Fields | None:
-        value = self.document.get(key)
+        value = self._at(key)
         return None if value is None else object_of(value, f"{self.where}: {key}")
 
     def objects(self, key: str) -> list[Fields]:
-        value = self.document.get(key)
+        value = self._at(key)
         return [] if value is None else objects_of(value, f"{self.where}: {key}")
 
     def digest(self, key: str) -> Digest:

@@ -55,6 +55,9 @@ def parse_index_or_manifest(data: bytes, where: str, media_type: str = "") -> In
     if fields.count("schemaVersion") == 1 or "fsLayers" in fields.document:
         raise MalformedImage(f"{where}: a docker schema 1 manifest, which carries no config")
     kind = fields.text("mediaType") or media_type
+    if "manifests" in fields.document and fields.document.keys() & {"layers", "config"}:
+        # CVE-2021-41190: the same bytes would be an image for one reader, an index for another.
+        raise fields.bad("manifests", "stands beside layers or config: ambiguous")
     if kind in INDEX_TYPES or (kind not in MANIFEST_TYPES and "manifests" in fields.document):
         return _index(fields)
     return _manifest(fields)

@@ -82,14 +82,20 @@ class _LayerTar:
         for change in changes:
             directory, _, name = change.path.rpartition(b"/")
             if change.kind == DELETED:
+                if name.startswith(WHITEOUT) and not change.hidden:
+                    raise ImgmountError(
+                        f"/{os.fsdecode(change.path)}: no layer can say that a name that begins "
+                        "with .wh. was deleted"
+                    )
                 if not change.hidden:
                     yield _mark(directory, WHITEOUT + name)
                 continue
-            if name.startswith(WHITEOUT):
-                raise ImgmountError(
-                    f"/{os.fsdecode(change.path)}: a name that begins with .wh. cannot be in a "
-                    "layer, where it would delete something"
-                )
+            if any(part.startswith(WHITEOUT) for part in change.path.split(b"/")):
+                # Who can make a file in the mount can make such a name: so it is no error.
+                if name.startswith(WHITEOUT):
+                    self._warn(f"/{os.fsdecode(change.path)}: a name that begins with .wh., which "
+                               "would delete something in a layer")  # fmt: skip
+                continue
             yield from self._object(change, directory, name)
         yield tar.END
 

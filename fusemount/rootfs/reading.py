@@ -96,6 +96,8 @@ class Reader:
         self.prefixed: list[Prefixed] = []
         self.powerful = Found()
         self._remembered: list[int] = []
+        # Whoever may move a directory about would have it read again at each place.
+        self._entered: set[tuple[int, int]] = set()
         self._paths = Paths(tree)
         # Xattrs of objects with several names: they may take 64 KiB, and are kept once for all
         # names.
@@ -133,7 +135,14 @@ class Reader:
             if not isinstance(error, _VANISHED) and error.errno != errno.ELOOP:
                 raise upper_error(self._upper.path, child.path, error) from error
             child.gone = True
-        return not child.gone
+            return False
+        st = os.fstat(walk.fd)
+        if (st.st_dev, st.st_ino) in self._entered:
+            walk.up()
+            child.gone = True
+            return False
+        self._entered.add((st.st_dev, st.st_ino))
+        return True
 
     def _directory(self, fd: int, here: Object) -> list[Object]:
         """Reads the objects in a directory; returns the directories among them, the first one

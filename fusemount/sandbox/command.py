@@ -8,6 +8,7 @@ their source.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -141,51 +142,57 @@ def parse_volume(text: str) -> Volume:
 def resolve_user(spec: str, passwd: str, group: str) -> RunAs:
     """`USER[:GROUP]`, names or numbers, by the image's own /etc/passwd and /etc/group.
 
-    A number need not have an entry.  There are supplementary groups only if GROUP is left out.
-    Without USER the uid is 0.  Source: moby/sys/user GetExecUser.  Raises UsageError for a name
-    without an entry.
+    A number is an id, whatever names there are, and need not have an entry.  There are
+    supplementary groups only if GROUP is left out.  Without USER the uid is 0.  Source:
+    moby/sys/user GetExecUser.  Raises UsageError for a name without an entry.
     """
     user, _, wanted_group = spec.partition(":")
-    entry = _find(_records(passwd, 7), user or "0", id_field=2)
+    entry = _find(_records(passwd, numbers=2), user or "0")
     name, home = "", "/"
     if entry:
-        name, uid, gid, home = entry[0], int(entry[2]), int(entry[3]), entry[5] or "/"
+        name, uid, gid, home = entry[0], int(entry[2]), int(entry[3]), "".join(entry[5:6]) or "/"
     else:
         uid, gid = _number(user or "0", "user", "passwd"), 0
-    groups = list(_records(group, 4))
+    groups = list(_records(group, numbers=1))
     if not wanted_group:
-        more = (int(g[2]) for g in groups if name and name in g[3].split(","))
+        more = (int(g[2]) for g in groups if name and name in "".join(g[3:4]).split(","))
         return RunAs(uid, gid, tuple(dict.fromkeys(more)), home)
-    found = _find(groups, wanted_group, id_field=2)
+    found = _find(groups, wanted_group)
     gid = int(found[2]) if found else _number(wanted_group, "group", "group")
     return RunAs(uid, gid, (), home)
 
 
-def _records(text: str, fields: int) -> list[list[str]]:
-    """Lines of passwd(5) or group(5); lines of another format are skipped, as getpwent(3) does."""
+def _records(text: str, numbers: int) -> list[list[str]]:
+    """Lines of passwd(5) (numbers=2: uid and gid) or group(5) (1: gid). Fields behind the numbers
+    may be missing, as for docker; a line without its numbers is skipped, as getpwent(3) does."""
     records = []
     for line in text.split("\n"):
         record = line.strip().split(":")
-        numbers = record[2:4] if fields == 7 else record[2:3]
-        if len(record) >= fields and all(_is_id(n) for n in numbers):
+        ids = record[2 : 2 + numbers]
+        if len(ids) == numbers and all(_is_id(n) for n in ids):
             records.append(record)
     return records
 
 
+def _is_number(text: str) -> bool:
+    """As strconv.Atoi of Go takes it: a sign, and zeros before."""
+    return re.fullmatch(r"\+?[0-9]+", text) is not None
+
+
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS and int(text) <= _ID_MAX
+    return _is_number(text) and len(text.lstrip("+0")) <= _ID_DIGITS and int(text) <= _ID_MAX
 
 
-def _find(records: Iterable[list[str]], wanted: str, *, id_field: int) -> list[str] | None:
-    """The first record of the file whose name or number is wanted."""
+def _find(records: Iterable[list[str]], wanted: str) -> list[str] | None:
+    """The first record with the wanted number; with the wanted name, if it is no number."""
     for record in records:
-        if record[0] == wanted or record[id_field] == wanted:
+        if int(record[2]) == int(wanted) if _is_id(wanted) else record[0] == wanted:
             return record
     return None
 
 
 def _number(text: str, kind: str, file: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not _is_number(text):
         raise UsageError(f"no {kind} {text!r} in the image's /etc/{file}")
     if not _is_id(text):
         raise UsageError(f"{kind} {text}: must be at most {_ID_MAX}")

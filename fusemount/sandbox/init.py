@@ -134,6 +134,8 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         _say(f"cannot start {command.argv[0]!r}: {where}{error.strerror}")
+    except Exception as error:  # a word with a NUL in it, which no system call takes
+        _say(f"cannot start {command.argv[0]!r}: {error}")
     finally:
         os._exit(code)
 

@@ -8,6 +8,7 @@ docker 25+       manifest.json that lists blobs/sha256/..., beside an OCI layout
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -70,7 +71,7 @@ def _candidate(medium: Medium, manifest: DockerManifest, options: ImageOptions) 
         return image_of(medium, data, digest, layers, manifest_digest=None, names=names)
 
     return Candidate(
-        key=f"{manifest.config} {' '.join(manifest.layers)}",
+        key=json.dumps([manifest.config, *manifest.layers]),  # names may contain any character
         names=manifest.repo_tags,
         ids=(claimed,) if claimed else (),
         platform=platform,

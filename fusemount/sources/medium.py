@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -115,19 +116,19 @@ class Directory:
         self._files: dict[str, BlobFile] = {}
 
     def _file(self, name: str) -> BlobFile:
-        path = self._path / name
-        if self._links is Links.FOLLOWED:
-            return BlobFile(path, one_of_many=True)
-        resolve = open_in_root if self._links is Links.INSIDE else open_beneath
+        return BlobFile(self._path / name, one_of_many=True, open_it=partial(self._open, name))
 
-        def open_it(flags: int) -> int:
-            top = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return resolve(top, name, flags)
-            finally:
-                os.close(top)
-
-        return BlobFile(path, one_of_many=True, open_it=open_it)
+    def _open(self, name: str, flags: int) -> int:
+        """No link of /proc is followed: it leads into other users' mount namespaces, where a file
+        system of theirs need never answer."""
+        outside = self._links is Links.FOLLOWED
+        place = "/" if outside else self._path
+        resolve = open_beneath if self._links is Links.NONE else open_in_root
+        top = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return resolve(top, os.path.abspath(self._path / name) if outside else name, flags)
+        finally:
+            os.close(top)
 
     @property
     def label(self) -> str:
@@ -139,11 +140,8 @@ class Directory:
             return None
         file = self._files.setdefault(name, self._file(name))
         try:
-            if self._links is Links.FOLLOWED and path.is_file():
-                return Stretch(file, 0, path.stat().st_size)
             size = file.size
-            if self._links is not Links.FOLLOWED:
-                file.release()
+            file.release()
             return Stretch(file, 0, size)
         except ImageNotFound:
             if self._links is Links.INSIDE and path.is_symlink():

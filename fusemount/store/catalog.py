@@ -21,7 +21,7 @@ from typing import Any
 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import MalformedImage, UsageError
+from fusemount.errors import ImgmountError, MalformedImage, UsageError
 from fusemount.image.fields import objects_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor
 from fusemount.image.parse import parse_descriptor
@@ -166,6 +166,11 @@ class Catalog:
         head = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
         document = head | dict(self.document or {}) | {"manifests": manifests}
         data = json.dumps(document, separators=(",", ":")).encode()
+        if len(data) > INDEX_BYTES_MAX:  # no command could read it
+            raise ImgmountError(
+                f"{layout.index}: too many names: it would be {len(data)} bytes, the limit is "
+                f"{INDEX_BYTES_MAX}"
+            )
         with translated(layout.index):
             replace_file(layout.index, data)
         return replace(self, document=document, digest=Digest.of(data))

@@ -110,10 +110,12 @@ def _removals(
         entries = [e for e in image.entries if e.name is not None and e.name.repository in own]
     else:
         own = _repositories(entries)
-    staying = _repositories([entry for entry in image.entries if entry not in entries])
+    chosen = {entry.name for entry in entries}
+    others = [entry for entry in image.entries if entry.name not in chosen]
+    staying = _repositories(others)
     lost = [d for d in image.repo_digests if d.partition("@")[0] in own - staying]
     left = [digest for digest in image.repo_digests if digest not in lost]
-    named = [entry for entry in image.entries if entry not in entries and entry.name is not None]
+    named = [entry for entry in others if entry.name is not None]
     if not named:  # without a tag, the image stays only if it has other NAME@DIGESTs
         entries = list(image.entries)
     return [_Removal(image, entries, lost, left)]
@@ -125,10 +127,11 @@ def _without(catalog: Catalog, going: _Removal) -> Catalog:
     An image that keeps only NAME@DIGESTs gets an entry without a name.
     """
     image, digests = going.image, tuple(going.left)
-    kept = [entry for entry in image.entries if entry not in going.entries]
+    gone = {(entry.digest, entry.name) for entry in going.entries}
+    kept = [e for e in image.entries if (e.digest, e.name) not in gone]
     entries = [
-        replace(e, repo_digests=digests) if e in kept and e.repo_digests else e
-        for e in catalog.entries if e not in going.entries
+        replace(e, repo_digests=digests) if e.digest == image.digest and e.repo_digests else e
+        for e in catalog.entries if (e.digest, e.name) not in gone
     ]  # fmt: skip
     if not kept and digests:
         entries.append(Entry(image.descriptor, None, digests))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import field
 from pathlib import Path
 
 from fusemount.budget import Budget
@@ -37,7 +38,7 @@ from fusemount.store.intake import (
     StoredLayer,
     take_layer,
 )
-from fusemount.transfer.bring import Bringing
+from fusemount.transfer.bring import Bringing, Documents
 from fusemount.transfer.newimage import add_new_image
 from fusemount.transfer.ociform import as_oci
 from fusemount.transfer.remadetar import reading, take_unpacked
@@ -58,6 +59,10 @@ class MediumSource:
 
     def document(self, descriptor: Descriptor) -> bytes | None:
         return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
+
+    def size(self, descriptor: Descriptor) -> int | None:
+        stretch = self.medium.find(blob_name(descriptor.digest))
+        return stretch.size if stretch else 0
 
     @contextmanager
     def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
@@ -114,6 +119,7 @@ class _Loading:
     named: bool
     loaded: Loaded
     budget: Budget
+    documents: Documents = field(default_factory=Documents)
 
     def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
         chosen = tops
@@ -137,7 +143,7 @@ class _Loading:
         with store.lease("load", what) as lease:
             bringing = Bringing(
                 store, lease, MediumSource(self.medium), self.progress,
-                lambda d: not d.is_attestation, self.budget,
+                lambda d: not d.is_attestation, self.budget, self.documents,
             )  # fmt: skip
             brought = bringing.bring(descriptor)
             plain = Descriptor(
@@ -208,7 +214,10 @@ def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
     docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
     manifest.json.
     """
-    wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
+    try:
+        wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
+    except ImgmountError:
+        return []  # the error is raised where manifest.json is read for the images
     for top in tops:
         for manifest in _manifests(medium, top):
             image = wanted.pop(manifest.config.digest, None)
@@ -219,9 +228,8 @@ def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
 
 
 def _docker_images(medium: Medium) -> Iterator[Image]:
-    with suppress(ImgmountError):
-        for candidate in docker_archive.candidates(medium, ImageOptions(verify=False)):
-            yield candidate.open(candidate.names)
+    for candidate in docker_archive.candidates(medium, ImageOptions(verify=False)):
+        yield candidate.open(candidate.names)
 
 
 def _manifests(

@@ -37,6 +37,10 @@ class BlobSource(Protocol):
         """A manifest, index or config, perhaps not verified; None if it is missing."""
         ...
 
+    def size(self, descriptor: Descriptor) -> int | None:
+        """Bytes of a layer that are there; None: nobody knows before they have come."""
+        ...
+
     def layer(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Read]:
         """The layer's bytes from offset on: read(n) gives at most n, b"" at the end."""
         ...
@@ -51,6 +55,24 @@ class Brought:
 
     descriptor: Descriptor
     images: int
+
+
+class Documents:
+    """Manifests and configs that were read, each once: an index may list one of them thousands of
+    times. bytes: of all of them, which DOCUMENTS_BYTES_MAX limits."""
+
+    def __init__(self) -> None:
+        self.bytes = self.visited = 0
+        self.found: dict[Digest, list[tuple[bytes, Index | Manifest]]] = {}
+        self.diff_ids: dict[Digest, Sequence[Digest | None]] = {}
+
+    def count(self, size: int, where: str) -> None:
+        self.bytes += size
+        if self.bytes > DOCUMENTS_BYTES_MAX:
+            raise MalformedImage(
+                f"{where}: with it more than {DOCUMENTS_BYTES_MAX} bytes of manifests and configs, "
+                "the limit"
+            )
 
 
 class Stopped(ImgmountError):
@@ -73,11 +95,13 @@ class Bringing:
         progress: Transfers,
         suits: Callable[[Descriptor], bool] = lambda _: True,
         budget: Budget | None = None,
+        documents: Documents | None = None,
     ) -> None:
         self._store, self._lease, self._source = store, lease, source
         self._progress, self._suits = progress, suits
         self._budget = budget or Budget(store.unpack)
-        self._visited = self._bytes = 0
+        self._read = documents or Documents()
+        self._measured: dict[Digest, int] = {}
         self._stop = Event()
         self._hopeless = False  # too large: its parts are not worth keeping
 
@@ -87,7 +111,9 @@ class Bringing:
 
     def bring(self, descriptor: Descriptor, data: bytes | None = None) -> Brought:
         """Brings the manifest and all below it.  data: its bytes, if the caller has them."""
-        found = self._documents(descriptor, data, NESTING_MAX)
+        # A document that is listed several times is found several times, as the same object.
+        listed = self._documents(descriptor, data, NESTING_MAX)
+        found = list({id(document): (d, document) for d, document in listed}.values())
         if not found:
             raise MalformedImage(
                 f"{self._source.label}: none of the manifests that it lists is there"
@@ -111,48 +137,56 @@ class Bringing:
         self, descriptor: Descriptor, data: bytes | None, depth: int
     ) -> list[tuple[bytes, Index | Manifest]]:
         """The document and all below it, innermost first; [] if it is missing."""
-        self._visited += 1
+        self._read.visited += 1
         where = f"{self._source.label}: manifest {descriptor.digest}"
-        if depth == 0 or self._visited > MANIFESTS_MAX:
+        if depth == 0 or self._read.visited > MANIFESTS_MAX:
             raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep, or too many")
+        if descriptor.digest in self._read.found:
+            self._lease.hold([descriptor.digest])
+            return self._read.found[descriptor.digest]
         data = self._source.document(descriptor) if data is None else data
         if data is None:
             return []
-        self._bytes += len(data)
-        if self._bytes > DOCUMENTS_BYTES_MAX:
-            raise MalformedImage(
-                f"{where}: with it more than {DOCUMENTS_BYTES_MAX} bytes of manifests, the limit"
-            )
+        self._read.count(len(data), where)
         verified(data, descriptor.digest, where, True)
         self._lease.hold([descriptor.digest])
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Manifest):
+            self._read.found[descriptor.digest] = [(data, document)]
             return [(data, document)]
         below: list[tuple[bytes, Index | Manifest]] = []
         for child in document.manifests:
             if self._suits(child):
                 below += self._documents(child, None, depth - 1)
-        return [*below, (data, document)] if below else []
+        found = [*below, (data, document)] if below else []
+        self._read.found[descriptor.digest] = found
+        return found
 
     def _configured(self, manifest: Manifest) -> Sequence[Digest | None]:
         """Brings the config.  Returns the layers' diff_ids.  MalformedImage for an artifact."""
         where = f"{self._source.label}: config {manifest.config.digest}"
         self._lease.hold([manifest.config.digest, *(layer.digest for layer in manifest.layers)])
-        data = self._at_hand(manifest.config.digest) or self._source.document(manifest.config)
-        if data is None:
-            raise MalformedImage(f"{where}: listed, but not there")
-        verified(data, manifest.config.digest, where, True)
-        put_document(self._store.layout, data)
-        kind = manifest.config.media_type
-        if manifest.is_artifact or (kind not in CONFIG_TYPES and b'"rootfs"' not in data):
-            raise MalformedImage(f"{where}: of type {shown(kind) or 'unknown'}: no container image")
-        diff_ids = parse_config(data, where).diff_ids
+        diff_ids = self._read.diff_ids.get(manifest.config.digest)
+        if diff_ids is None:
+            diff_ids = self._read.diff_ids[manifest.config.digest] = self._config(manifest, where)
         if len(diff_ids) != len(manifest.layers):
             raise MalformedImage(
                 f"{where}: it lists {len(diff_ids)} diff_ids, the manifest "
                 f"{len(manifest.layers)} layers"
             )
         return diff_ids
+
+    def _config(self, manifest: Manifest, where: str) -> Sequence[Digest | None]:
+        data = self._at_hand(manifest.config.digest) or self._source.document(manifest.config)
+        if data is None:
+            raise MalformedImage(f"{where}: listed, but not there")
+        self._read.count(len(data), where)
+        verified(data, manifest.config.digest, where, True)
+        put_document(self._store.layout, data)
+        kind = manifest.config.media_type
+        if manifest.is_artifact or (kind not in CONFIG_TYPES and b'"rootfs"' not in data):
+            raise MalformedImage(f"{where}: of type {shown(kind) or 'unknown'}: no container image")
+        return parse_config(data, where).diff_ids
 
     def _at_hand(self, digest: Digest) -> bytes | None:
         """A document that the store has, undamaged; else None."""
@@ -165,7 +199,9 @@ class Bringing:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layers(self, layers: Sequence[tuple[Descriptor, Digest | None]]) -> None:
-        self._budget.announce({d.digest: d.size for d, _ in layers})
+        sizes = {d.digest: self._source.size(d) for d, _ in layers}
+        self._measured = {digest: size for digest, size in sizes.items() if size is not None}
+        self._budget.announce({str(digest): size for digest, size in self._measured.items()})
         tasks = [self._progress.begin(d.digest.hex[:12], d.size) for d, _ in layers]
         with ThreadPoolExecutor(JOBS, "layer") as pool:
             futures: list[Future[None]] = [
@@ -228,13 +264,20 @@ class Bringing:
     ) -> None:
         """Takes the layer: the part, and the bytes that it lacks from the source."""
         layout, lease, budget = self._store.layout, self._lease, self._budget
-        task.advance(part.size)
+        measured = descriptor.digest in self._measured
+
+        def advance(size: int) -> None:
+            task.advance(size)
+            if not measured:
+                budget.arrive(size)
+
+        advance(part.size)
         if part.size == descriptor.size:  # registries refuse a range that begins at the end
-            take_layer(layout, lease, part, lambda _: b"", claims, where, budget, task.advance)
+            take_layer(layout, lease, part, lambda _: b"", claims, where, budget, advance)
             return
         with self._source.layer(descriptor, part.size) as read:
             reading = self._unless_stopped(read)
-            take_layer(layout, lease, part, reading, claims, where, budget, task.advance)
+            take_layer(layout, lease, part, reading, claims, where, budget, advance)
 
     def _unless_stopped(self, read: Read) -> Read:
         def reading(n: int) -> bytes:
@@ -266,5 +309,7 @@ class Bringing:
             raise VerificationFailed(f"{where}: diff_id is {known}, the config says {diff_id}")
         if known != descriptor.digest and (found := diffids.known(layout, descriptor.digest)):
             self._budget.forget(where)  # it may have been counted for another image
+            if descriptor.digest not in self._measured:
+                self._budget.arrive(descriptor.size)
             self._budget.spend(where, found.size, descriptor.size)
         return True

@@ -13,10 +13,12 @@ from typing import Any
 
 from fusemount.compression import Compression
 from fusemount.digest import Digest
+from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.model import DOCKER, DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor
 from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, Store
 from fusemount.store.intake import put_document
+from fusemount.store.layout import Layout
 
 _MANIFEST, _INDEX = OCI + "manifest.v1+json", OCI + "index.v1+json"
 TYPES = {
@@ -34,7 +36,9 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 
     Raises NoSpace, ImgmountError.
     """
-    said = json.loads(store.layout.document(descriptor.digest))
+    said = _document(store.layout, descriptor.digest)
+    if said is None:  # an index may list any blob, a layer too
+        return descriptor
     kind = str(said.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
     for child in said.get("manifests") or ():
@@ -52,6 +56,41 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
     lease.hold([Digest.of(data)])
     digest = put_document(store.layout, data)
     return Descriptor(said["mediaType"], digest, len(data), platform=descriptor.platform)
+
+
+def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
+    """Whether as_oci makes this document of the manifest or index with that digest.
+
+    document: JSON.  The annotation alone proves nothing: whoever makes an image can write any
+    digest there, and a push would send another image than the one that the store shows.
+    """
+    try:
+        said = json.loads(layout.document(original))
+        kind = said.get("mediaType") or document["mediaType"]
+        children = zip(said.get("manifests") or (), document.get("manifests") or (), strict=True)
+        for child, made in children:
+            if child["digest"] != made["digest"]:
+                counterpart = json.loads(layout.document(Digest(made["digest"])))
+                if not is_counterpart(layout, Digest(child["digest"]), counterpart):
+                    return False
+                child |= {key: made[key] for key in ("mediaType", "digest", "size")}
+        for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+            if entry.get("mediaType") in TYPES:
+                entry["mediaType"] = TYPES[entry["mediaType"]]
+        said["mediaType"] = TYPES.get(kind, kind)
+        said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: original}
+    except (OSError, ImgmountError, LookupError, TypeError, ValueError, AttributeError):
+        return False
+    return bool(said == document)
+
+
+def _document(layout: Layout, digest: Digest) -> dict[str, Any] | None:
+    """None if the blob is no JSON object."""
+    try:
+        said = json.loads(layout.document(digest))
+    except (ValueError, MalformedImage):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _of(entry: dict[str, Any]) -> Descriptor:

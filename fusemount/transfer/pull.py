@@ -188,6 +188,9 @@ class RegistrySource:
                 data += piece
         return bytes(data)
 
+    def size(self, descriptor: Descriptor) -> int | None:
+        return None
+
     @contextmanager
     def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
         feed = _Feed()

@@ -29,6 +29,7 @@ from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
+from fusemount.transfer.ociform import is_counterpart
 from fusemount.transfer.pull import RegistryAccess
 from fusemount.transfer.reports import Task, Transfers
 from fusemount.transfer.running import run
@@ -109,7 +110,7 @@ class _Pushing:
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         original = document.annotations.get(ORIGINAL)
-        if original and (there := self._original(original)) is not None:
+        if original and (there := self._original(original, data)) is not None:
             descriptor, data = there
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
@@ -146,12 +147,15 @@ class _Pushing:
             left.append(entry)
         return compact_json(said | {"manifests": left}) if changed else data
 
-    def _original(self, original: str) -> tuple[Descriptor, bytes] | None:
-        """The manifest whose counterpart this one is (ociform.py); None if it is missing."""
+    def _original(self, original: str, made: bytes) -> tuple[Descriptor, bytes] | None:
+        """The manifest whose counterpart `made` is (ociform.py); None if it is missing, or if
+        `made` is not its counterpart."""
         try:
             digest = Digest(original)
             data = self._store.layout.document(digest)
         except (OSError, ValueError, MalformedImage):
+            return None
+        if not is_counterpart(self._store.layout, digest, json.loads(made)):
             return None
         return Descriptor(str(json.loads(data).get("mediaType", "")), digest, len(data)), data
 

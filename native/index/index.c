@@ -175,7 +175,10 @@ static bool names_hold(const img_index *index, const img_entry *entry, const img
     if (entry->name_len == 0)
         return entry->dir_len == 0 && entry->kind == IMG_DIR;
     bool same_dir = before && before->dir == entry->dir && before->dir_len == entry->dir_len;
-    if (!component_holds(index->pool + entry->name, entry->name_len) ||
+    const char *name = index->pool + entry->name;
+    /* Of a whiteout the hidden name counts: with its prefix it may be longer than a name. */
+    size_t prefix = entry->name_len > IMG_NAME_MAX && memcmp(name, ".wh.", 4) == 0 ? 4 : 0;
+    if (!component_holds(name + prefix, entry->name_len - prefix) ||
         (!same_dir && !path_holds(index->pool + entry->dir, entry->dir_len)))
         return false;
     const char *link = index->pool + entry->link;

@@ -33,6 +33,7 @@
 
 /* Named limits.  A number beyond its limit is an error E2BIG whose message has the limit. */
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
+#define IMG_WHITEOUT_MAX 259u              /* ".wh." and such a name: a whiteout in a tar */
 #define IMG_PATH_BYTES_MAX 8192u           /* a member's name: 2 * PATH_MAX */
 #define IMG_PATH_DEPTH_MAX 4096u           /* components of a name */
 #define IMG_SYMLINK_BYTES_MAX 4095u        /* a symlink's target: PATH_MAX without its NUL */

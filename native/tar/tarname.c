@@ -27,6 +27,12 @@ static int check_whole(const char *name, size_t len, img_error *err) {
     return 0;
 }
 
+/* The longest component that may stand here. A whiteout, which is the last one, has a prefix. */
+static size_t longest(const char *at, const char *slash, const char *end) {
+    bool whiteout = !slash && end - at >= 4 && memcmp(at, ".wh.", 4) == 0;
+    return whiteout ? IMG_WHITEOUT_MAX : IMG_NAME_MAX;
+}
+
 long img_tarname_normalise(const char *name, size_t len, char *out, bool *clamped, img_error *err) {
     if (check_whole(name, len, err) < 0)
         return -1;
@@ -39,7 +45,7 @@ long img_tarname_normalise(const char *name, size_t len, char *out, bool *clampe
             if (used == 0)
                 *clamped = true;
             used = parent_length(out, used);
-        } else if (part > IMG_NAME_MAX) {
+        } else if (part > longest(at, slash, end)) {
             return img_fail(err, E2BIG, "a name component of %zu bytes, the limit is %u", part,
                             IMG_NAME_MAX);
         } else if (part != 0 && !(part == 1 && at[0] == '.')) {

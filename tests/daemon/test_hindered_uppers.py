@@ -35,7 +35,7 @@ sys.stdin.read()
 def image(tmp_path: Path) -> Path:
     tmp_path.chmod(0o755)
     for above in tmp_path.parents[:2]:
-        above.chmod(0o711)
+        above.chmod(above.stat().st_mode & 0o7777 | 0o011)
     return docker_archive(tmp_path / "image.tar", [TarWriter().dir("d").file("d/f", b"f").tar()])
 
 
@@ -128,7 +128,7 @@ def test_those_without_a_runtime_directory_in_common_meet_too(tmp_path: Path) ->
         os.chown(tmp_path / "u", STRANGER, STRANGER)
         tmp_path.chmod(0o755)
         for above in tmp_path.parents[:2]:
-            above.chmod(0o711)
+            above.chmod(above.stat().st_mode & 0o7777 | 0o011)
         (tmp_path / "home").mkdir()
         os.chown(tmp_path / "home", STRANGER, STRANGER)
         script = f"""

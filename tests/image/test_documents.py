@@ -21,6 +21,7 @@ from fusemount.image.parse import (
 from fusemount.image.platforms import normalised, parse_platform, rank
 from fusemount.settings import Platform
 
+LAYERS_TWICE = b'{"schemaVersion": 2, "layers": [], "layers": []}'
 DIGEST = "sha256:" + "a" * 64
 DESCRIPTOR = {"mediaType": "x", "digest": DIGEST, "size": 3}
 
@@ -192,3 +193,33 @@ def test_m14_platform_rank() -> None:
     unsaid = rank(Platform("", ""), parse_platform("amd64"))
     assert unsaid is not None and unsaid > 1
     assert normalised(Platform("linux", "arm64", "v8")) == Platform("linux", "arm64")
+
+
+@pytest.mark.parametrize("key", ["LAYERS", "Layers", "layer\u017f"])
+def test_a_key_that_other_programs_take_for_a_field(key: str) -> None:
+    """Go's encoding/json knows fields in any case: docker would run other layers than are shown."""
+    config = DESCRIPTOR | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    manifest = {"schemaVersion": 2, "config": config, "layers": [DESCRIPTOR], key: [DESCRIPTOR]}
+    data = json.dumps(manifest).encode()
+    with pytest.raises(MalformedImage, match="layers: spelled"):
+        parse_index_or_manifest(data, "x", "application/vnd.oci.image.manifest.v1+json")
+
+
+def test_a_key_that_stands_twice() -> None:
+    with pytest.raises(MalformedImage, match="the key layers stands twice"):
+        parse_json(LAYERS_TWICE, "x")
+
+
+def test_labels_differ_by_case() -> None:
+    labels = {"a": "1", "A": "2"}
+    config = {"architecture": "amd64", "os": "linux", "config": {"Labels": labels},
+              "rootfs": {"type": "layers", "diff_ids": []}}  # fmt: skip
+    assert parse_config(json.dumps(config).encode(), "x").container.labels == labels
+
+
+def test_an_ambiguous_document() -> None:
+    both = {"schemaVersion": 2, "manifests": [], "layers": [], "config": DESCRIPTOR}
+    for kind in ("manifest", "index"):
+        with pytest.raises(MalformedImage, match="ambiguous"):
+            media_type = f"application/vnd.oci.image.{kind}.v1+json"
+            parse_index_or_manifest(json.dumps(both).encode(), "x", media_type)

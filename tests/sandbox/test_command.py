@@ -19,8 +19,14 @@ from fusemount.sandbox.command import (
     resolve_user,
 )
 
-PASSWD = "root:x:0:0::/root:/bin/sh\n# x\nbroken\nalice:x:1000:1001::/home/a:\n7:x:70:71::/seven:\n"
-GROUP = "root:x:0:\nalice:x:1001:\nextra:x:50:bob,alice\nextra2:x:51:alice\n"
+PASSWD = (
+    "root:x:0:0::/root:/bin/sh\n# x\nbroken\nalice:x:1000:1001::/home/a:\n7:x:70:71::/seven:\n"
+    "short:x:08:09\n"
+)
+GROUP = (
+    "root:x:0:\nalice:x:1001:\nextra:x:50:bob,alice\nextra2:x:51:alice\nlast:x:52:short\n"
+    "nobodys:x:53\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,11 @@ def test_the_images_path_wins_and_term_needs_a_terminal() -> None:
         ("alice:77", RunAs(1000, 77, (), "/home/a")),
         ("4711", RunAs(4711, 0, (), "/")),
         ("4711:extra", RunAs(4711, 50, (), "/")),
-        ("7", RunAs(70, 71, (), "/seven")),  # a name made of digits is looked up as a name first
+        ("7", RunAs(7, 0, (), "/")),  # a number is an id, also where it is a name
+        ("01000", RunAs(1000, 1001, (50, 51), "/home/a")),
+        ("+1000", RunAs(1000, 1001, (50, 51), "/home/a")),
+        ("short", RunAs(8, 9, (52,), "/")),  # podman runs it so: fields behind may be missing
+        ("alice:052", RunAs(1000, 52, (), "/home/a")),
         (":extra", RunAs(0, 50, (), "/root")),
     ],
 )

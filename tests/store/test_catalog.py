@@ -287,3 +287,17 @@ def test_of_two_entries_with_one_tag_the_last_counts(store: Store, tmp_path: Pat
     store.layout.index.write_text(json.dumps(document))
     assert store.find("a:1").digest == two
     assert Catalog.read(store.layout).tagged(parse_name("a:1")).digest == two  # type: ignore
+
+
+def test_what_could_not_be_read_again_is_not_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image with a million names would make the whole store unreadable."""
+    brought(store, tmp_path, "a:1")
+    before = store.layout.index.read_bytes()
+    monkeypatch.setattr("fusemount.store.catalog.INDEX_BYTES_MAX", len(before) + 100)
+    many = oci_archive(tmp_path / "b.tar", [layer("b")], tags=[f"name{i}:1" for i in range(50)])
+    with pytest.raises(ImgmountError, match="too many names"):
+        load(store, many)
+    assert len(store.layout.index.read_bytes()) <= len(before) + 100
+    assert store.find("a:1")

@@ -15,6 +15,7 @@ from realregistry import RealRegistry
 from storing import clean, load
 from transferring import copied, dumped, inspected, raw, upload
 
+from fusemount.cli.main import main
 from fusemount.digest import Digest
 from fusemount.store import Store
 
@@ -138,3 +139,9 @@ def test_what_cannot_be_copied(
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert said in line and line.startswith("imgmount: ")
+
+
+def test_one_password_is_for_one_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["copy", "--creds", "u:p", "docker://one.test/a", "docker://two.test/a"]
+    assert main(words) == 2
+    assert "two registries" in capsys.readouterr().err

@@ -15,7 +15,8 @@ from tarwriter import TarWriter
 
 from fusemount.cli.main import main
 from fusemount.errors import MalformedImage
-from fusemount.image.model import OCI
+from fusemount.image.model import OCI, ImageConfig
+from fusemount.image.parse import parse_config
 
 LAYER = TarWriter().file("f", b"x").tar()
 HUGE = 1 << 41  # bytes of a sparse file: more than any memory
@@ -109,6 +110,25 @@ def test_manifests_that_come_in_are_held_at_once(
     server.on(
         image.manifest, Answer(200, index(*[entry] * 100), {"Content-Type": f"{OCI}index.v1+json"})
     )
-    refused(
-        capsys, "10000 bytes of manifests, the limit", "pull", "-q", "--all-platforms", image.name
-    )
+    limit = "10000 bytes of manifests and configs, the limit"
+    refused(capsys, limit, "pull", "-q", "--all-platforms", image.name)
+
+
+def test_a_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config of 4 MiB takes half a second, and a small index names its manifest 10,000 times."""
+    read: list[bytes] = []
+
+    def parse(data: bytes, where: str) -> ImageConfig:
+        read.append(data)
+        return parse_config(data, where)
+
+    monkeypatch.setattr("fusemount.transfer.bring.parse_config", parse)
+    files = oci_files([ImageSpec([LAYER], tags=("t",))])
+    (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+    inner = index(*[top] * 50)
+    digest = f"sha256:{sha256(inner)}"
+    files[f"blobs/sha256/{digest[7:]}"] = inner
+    files["index.json"] = index(*[described(digest, len(inner), "index")] * 3)
+    write_directory(tmp_path / "oci", files)
+    assert main(["load", "-q", str(tmp_path / "oci")]) == 0
+    assert len(read) == 1

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from imagewriter import ImageSpec, docker_archive, oci_files, sha256
+from imagewriter import ImageSpec, docker_archive, oci_files, sha256, write_archive
 from manifests import attestation, dockers, platforms
 from mounted import Command, mounted
 from picture import Pictured
@@ -176,3 +176,23 @@ def test_what_was_committed(registry: RealRegistry, pictured: Pictured, tmp_path
     paths = {line.split()[0] for line in lines}
     assert b"/new" in paths and b"/etc/motd" not in paths and b"/etc/passwd" in paths
     clean(Store(tmp_path / "dirs/root"), images=1)
+
+
+def test_an_original_that_is_only_claimed(
+    store: Store, registry: RealRegistry, tmp_path: Path
+) -> None:
+    """Whoever makes an image may write any digest into the annotation."""
+    private = oci_files([ImageSpec([layer("private")], tags=("private",))])
+    load(store, write_archive(tmp_path / "private.tar", private))
+    files = oci_files([ImageSpec([layer("shown")], tags=("shown",))])
+    (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+    manifest = json.loads(bytes(files[f"blobs/sha256/{top['digest'][7:]}"]))  # type: ignore[arg-type]
+    original = store.find("private").digest
+    data = json.dumps(manifest | {"annotations": {"dev.imgmount.original": original}}).encode()
+    files[f"blobs/sha256/{sha256(data)}"] = data
+    top |= {"digest": f"sha256:{sha256(data)}", "size": len(data)}
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
+    load(store, write_archive(tmp_path / "shown.tar", files))
+    where = f"{registry.domain}/claimed/a:1"
+    pushed(store, "shown", where)
+    assert json.loads(raw(where))["config"] == manifest["config"]

@@ -6,6 +6,7 @@ One line with exit code 4 names layer, limit and flag.  Nothing stays in a cache
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
@@ -17,7 +18,15 @@ from types import SimpleNamespace
 
 import pytest
 from hostile import Hostile
-from imagewriter import ImageSpec, compress, docker_archive, oci_archive, oci_files
+from imagewriter import (
+    ImageSpec,
+    compress,
+    docker_archive,
+    oci_archive,
+    oci_files,
+    sha256,
+    write_directory,
+)
 from mounted import Command
 from servedimage import ServedImage, in_range
 from tarwriter import TarWriter
@@ -89,6 +98,25 @@ def test_a_layer_of_a_registry(run: Run, server: Hostile) -> None:
     files = oci_files([ImageSpec([ZEROS], tags=("t",), compress="zstd")])
     image = ServedImage(server, files, "a", "t")
     assert image.layers[0] in run("pull", "-q", LIMIT, image.name)
+
+
+def test_a_size_that_is_only_claimed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ratio counts the bytes that are there, not those that a manifest claims."""
+    monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
+    files = oci_files([ImageSpec([ZEROS], tags=("t",), compress="zstd")])
+    (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+    manifest = json.loads(bytes(files.pop(f"blobs/sha256/{top['digest'][7:]}")))  # type: ignore[arg-type]
+    manifest["layers"][0]["size"] = 1 << 50
+    data = json.dumps(manifest).encode()
+    files[f"blobs/sha256/{sha256(data)}"] = data
+    top |= {"digest": f"sha256:{sha256(data)}", "size": len(data)}
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
+    write_directory(tmp_path / "oci", files)
+    words = r"1 MiB and 1,000 times its \d+ bytes, the limit \(--max-unpacked SIZE allows more\)\n"
+    monkeypatch.setattr(f"{__name__}.REFUSED", words)
+    run("load", "-q", tmp_path / "oci")
 
 
 PARTS = [TarWriter().file(f"zeros{i}", bytes(800_000)).tar() for i in range(4)]  # two layers fit
