@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from busyboximage import busybox_layers
 from imagewriter import docker_archive
+from xdist.scheduler import LoadFileScheduling
 
 from fusemount import _native
 
@@ -31,6 +32,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 # should not begin one of these when the others are done.
 _LONGEST = (
     "real/test_programs.py",
+    "real/test_images.py",
     "fuse/test_fastpath.py",
     "fuse/test_pushed_files.py",
     "fuse/test_limits.py",
@@ -46,32 +48,33 @@ _LONGEST = (
 )
 
 
+_OF_THE_LARGE_IMAGE = ("real/test_programs.py", "real/test_images.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in random order")
 
 
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """With `-n`, the tests of one file run in one process, so that they share its fixtures; those
+    of the two files that use the large image (tests/real/conftest.py) too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "the large image" if file.endswith(_OF_THE_LARGE_IMAGE) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`, the tests of one file run in one process, so that they share its fixtures. Tests
-    that use the large image (tests/real/conftest.py) run in one process too."""
-    tests = Path(__file__).parent
-
-    def group(item: pytest.Item) -> str:
-        uses_image = {"real", "docker_archive"} & set(getattr(item, "fixturenames", ()))
-        return "the large image" if uses_image else item.path.relative_to(tests).as_posix()
-
-    def order(item: pytest.Item) -> int:
-        name = group(item)
-        if name == "the large image":
-            return -1
-        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
     seed = config.getoption("--shuffle")
-    if seed is None:
-        items.sort(key=order)
-    else:
+    if seed is not None:
         random.Random(seed).shuffle(items)
+        return
+    places = {(Path(__file__).parent / name): place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(params=[True, False], ids=["fast", "pyfuse3"])
