@@ -27,14 +27,14 @@ static loser loser_of(const img_tree *tree, img_id id) {
     return l;
 }
 
-/* -EIO if another object is at the name than the node's, which a user has put there.  An object that
- * is gone is no error here: a whiteout can still be put in its place. */
+/* -EIO if another object is at the name than the node's, which a user has put there.  An object
+ * that is gone is no error here: a whiteout can still be put in its place. */
 static int check_is(img_upper *upper, int dir, const char *name, img_id id) {
-    struct stat st;
-    if (stat_of(dir, name, &st) < 0)
+    img_identity seen;
+    if (img_identity_of(dir, name, &seen) < 0)
         return 0;
     lock_read(upper);
-    bool same = img_upper_is(upper, img_node_at(upper->tree, id), &st);
+    bool same = img_upper_is(upper, img_node_at(upper->tree, id), &seen);
     unlock(upper);
     return same ? 0 : -EIO;
 }
@@ -232,9 +232,11 @@ static int link_object(img_upper *upper, int from, const char *from_name, int di
     if (result == 0) {
         (void)fstat(dir, &st);
         (void)stat_of(dir, at->name, &object);
+        img_identity seen = {0};
+        (void)img_identity_of(dir, at->name, &seen);
         lock_write(upper);
         img_tree *tree = upper->tree;
-        result = img_upper_is(upper, img_node_at(tree, id), &object) ? 0 : -EIO;
+        result = img_upper_is(upper, img_node_at(tree, id), &seen) ? 0 : -EIO;
         if (result == 0)
             result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
         img_node_at(tree, id)->ctime_s = object.st_ctim.tv_sec;

@@ -1,6 +1,6 @@
 """Users who can write to directories of an upper put objects of others where an operation removes
-or moves its own: nothing of the others is removed or moved.  What the mount itself leaves in a
-directory that shows no names goes with it.
+or moves its own, or at a name of theirs: nothing of the others is removed, moved or read.  What the
+mount itself leaves in a directory that shows no names goes with it.
 
 The oracle is the kernel's overlayfs: rmdir(2) of a directory with an unknown object in it is
 ENOTEMPTY there.
@@ -43,7 +43,7 @@ def _of_another(path: Path) -> Path:
     return path
 
 
-def _fails(number: int, operation: Callable[..., object], *arguments: Path) -> None:
+def _fails(number: int, operation: Callable[..., object], *arguments: object) -> None:
     with pytest.raises(OSError) as caught:
         operation(*arguments)
     assert caught.value.errno == number, caught.value
@@ -115,3 +115,39 @@ def test_what_shows_nothing_goes_with_its_directory(tmp_path: Path, fastpath: bo
             os.mkdir(at / name)
             assert not list((over.upper / name).iterdir())
     assert not list((over.work / "work").iterdir())
+
+
+def _with_the_number_of(path: Path, base: Path) -> None:
+    """Removes a file, and puts at its name a later file that got its inode number."""
+    number = path.lstat().st_ino
+    path.unlink()
+    for n in range(5000):
+        made = base / f"{path.name}-{n}"
+        made.write_bytes(b"bob's")
+        if made.stat().st_ino == number:
+            made.rename(path)
+            return
+    raise AssertionError("no file got the number again")
+
+
+def test_a_later_file_with_the_same_number_is_another(tmp_path: Path, fastpath: bool) -> None:
+    workshop = _workshop(tmp_path, fastpath)
+    upper = workshop.upper
+    with workshop.mounted() as at:
+        (at / "loaded").write_bytes(b"eve's")
+        with open(at / "to/gone", "wb") as copied_up:
+            copied_up.write(b"eve's")
+    with workshop.mounted() as at:
+        for name in ("loaded", "to/gone"):
+            _with_the_number_of(upper / name, tmp_path)
+            _fails(errno.EIO, Path.read_bytes, at / name)
+            _fails(errno.EIO, os.truncate, at / name, 0)
+            _fails(errno.EIO, os.chmod, at / name, 0o666)
+            _fails(errno.EIO, os.link, at / name, at / "to/link")
+            _fails(errno.EIO, os.rename, at / name, at / "to/moved")
+            _fails(errno.EIO, os.unlink, at / name)
+            assert (upper / name).read_bytes() == b"bob's"
+        os.mkfifo(at / "made")  # the daemon does not open it, so its number is free once it is gone
+        _with_the_number_of(upper / "made", tmp_path)
+        _fails(errno.EIO, os.chmod, at / "made", 0o666)
+        _fails(errno.EIO, os.unlink, at / "made")
