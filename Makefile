@@ -10,6 +10,10 @@ MINUTES ?= 20
 SECONDS ?= 60
 # Processes that run tests side by side.
 JOBS ?= $(shell nproc)
+# Tests that mount nothing and run no other program.
+QUICK := tests/words tests/image tests/native tests/rootfs tests/store tests/fuzz \
+	tests/cli/test_mount_options.py tests/cli/test_overlay_words.py tests/cli/test_run_flags.py \
+	tests/cli/test_template.py --ignore tests/words/test_documented_commands.py
 
 .PHONY: mount check quick long setup lint native-check test stress soak faults fuzz install clean
 
@@ -35,14 +39,14 @@ native-check:
 	@$(MAKE) --no-print-directory -j$(JOBS) -C native/fuzz check
 
 test:
-	$(PYTHON) -m pytest -n $(JOBS)
+	@scripts/test -n $(JOBS)
 
 # For the inner loop, 90 seconds: what needs no mount, no other program and no second process.
 quick:
 	@scripts/setup check
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory -j$(JOBS) -C native/tests units
-	$(PYTHON) -m pytest -q -n $(JOBS) $(QUICK)
+	@scripts/test -q -n $(JOBS) $(QUICK)
 
 # Before a release: all tests three times in random order, once beside a load, and every fault.
 long:
@@ -62,7 +66,7 @@ soak:
 # A killed daemon and a failing disk at every single step of every operation: half an hour.
 faults: setup
 	@scripts/setup check
-	FAULTS=all $(PYTHON) -m pytest tests/faults
+	FAULTS=all scripts/test tests/faults
 
 # Each fuzz target in turn for SECONDS (TARGETS="tar pax": only these); `make check` runs what was
 # found so far.

@@ -13,10 +13,18 @@ import pytest
 from busyboximage import busybox_layers
 from imagewriter import docker_archive
 
+from fusemount import _native
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.exit("the suite mounts file systems: it needs root and /dev/fuse", returncode=2)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Some tests make mount namespaces. Such a namespace gets a copy of every mount that it can
+        # see, and a copy keeps the daemon of a mount alive: so no process may see the mounts of the
+        # tests that run beside its own.
+        _native.unshare(_native.CLONE_NEWNS)
+        _native.mount("", "/", "", _native.MS_REC | _native.MS_PRIVATE, "")
 
 
 # Files whose tests take longest, longest first: a process that runs tests side by side with others
