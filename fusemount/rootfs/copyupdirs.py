@@ -101,13 +101,14 @@ class DirectoryCopyUp:
         try:
             self._give_attributes(name, ino)
             st = os.stat(name, dir_fd=self._upper.work_fd, follow_symlinks=False)
+            born = _native.born(self._upper.work_fd, name)
             parent, shown = self._tree.names(ino)[0]
             with self._keeping_times({parent}), inside(self._native, parent) as fd:
                 self._upper.put_in(name, fd, shown)
         except OSError:
             self._upper.leave(name)
             raise
-        self._tree.set_attr(ino, upper=True, object=st.st_ino)
+        self._tree.set_attr(ino, upper=True, object=st.st_ino, born=born)
 
     def _give_attributes(self, name: bytes, ino: int, mtime_ns: int | None = None) -> None:
         """Gives an object in the work directory the node's owner, mode, xattrs and times."""

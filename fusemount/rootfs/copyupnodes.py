@@ -107,6 +107,7 @@ class NodeCopyUp(DirectoryCopyUp):
         self, ino: int, staged: bytes, names: Sequence[tuple[int, bytes]], *, meta: bool
     ) -> None:
         st = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
+        born = _native.born(self._upper.work_fd, staged)
         (parent, name), *others = names
         linked: list[tuple[int, bytes]] = []
         try:
@@ -121,28 +122,29 @@ class NodeCopyUp(DirectoryCopyUp):
                 with suppress(OSError), inside(self._native, above) as fd:
                     os.unlink(there, dir_fd=fd)
             raise
-        self._update_tree(ino, st, meta=meta)
+        self._update_tree(ino, st, born, meta=meta)
 
     def _put_orphan(self, ino: int, staged: bytes, *, meta: bool) -> None:
         work, orphan = self._upper.work_fd, self.orphan(ino)
         st = os.stat(staged, dir_fd=work, follow_symlinks=False)
+        born = _native.born(work, staged)
         with moving(self._native):
             os.rename(staged, orphan, src_dir_fd=work, dst_dir_fd=work)
             try:
-                self._update_tree(ino, st, meta=meta)
+                self._update_tree(ino, st, born, meta=meta)
             except OSError:  # the kernel has forgotten the node meanwhile
                 os.unlink(orphan, dir_fd=work)
                 raise
 
-    def _update_tree(self, ino: int, st: os.stat_result, *, meta: bool) -> None:
+    def _update_tree(self, ino: int, st: os.stat_result, born: int, *, meta: bool) -> None:
         """Makes the node an upper one, in one step for threads that read the tree.  The size is
         that of the copied data."""
         if not stat.S_ISREG(st.st_mode) or meta:
-            self._tree.set_attr(ino, upper=True, meta=meta, object=st.st_ino)
+            self._tree.set_attr(ino, upper=True, meta=meta, object=st.st_ino, born=born)
         else:
             self._tree.set_attr(
                 ino, upper=True, size=st.st_size, blocks=st.st_blocks, mtime_ns=st.st_mtime_ns,
-                object=st.st_ino,
+                object=st.st_ino, born=born,
             )  # fmt: skip
 
     def complete_links(self, ino: int, missing: Sequence[tuple[int, bytes]]) -> None:

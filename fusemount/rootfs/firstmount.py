@@ -36,7 +36,8 @@ def _begin(tree: _native.Tree, upper: Upper) -> None:
         upper.set_xattr(upper.fd, b".", name, value)
     upper.set_mark(upper.fd, b".", b"imgmount", b"1")
     os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
-    tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino)
+    born = _native.born(upper.fd, b"")
+    tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino, born=born)
 
 
 def _is_untrusted(fd: int) -> bool:

@@ -126,7 +126,7 @@ class Maker:
         upper = self._upper
         with inside(self._native, parent) as fd:
             st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            stored = upper.stored(fd, name)
+            stored, born = upper.stored(fd, name), _native.born(fd, name)
         owner, (kind, rdev) = upper.owner_of(st, stored), upper.kind_of(st, stored)
         xattrs = upper.user_xattrs(stored) if acls else {}
         times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)
@@ -134,7 +134,7 @@ class Maker:
             kind | owner.mode, owner.uid, owner.gid, rdev, st.st_size, *times,
             target=target, inode=st.st_ino,
         )  # fmt: skip
-        self._tree.set_attr(ino, blocks=st.st_blocks)
+        self._tree.set_attr(ino, blocks=st.st_blocks, object=st.st_ino, born=born)
         for key, value in xattrs.items():
             self._tree.setxattr(ino, key, value)
         self._tree.add_name(parent, name, ino)

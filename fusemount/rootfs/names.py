@@ -11,6 +11,8 @@ These are the moves that take more than one step; native/upper/change.h does the
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,20 +64,27 @@ class Names:
 
     def remove_dir(self, parent: int, name: bytes) -> None:
         """Removes a directory that shows no names; if the layers have it, a whiteout takes its
-        place."""
-        upper = self._upper
-        in_upper = self._tree.getattr(self._tree.lookup(parent, name)).upper
-        lower, left = self._tree.is_lower_name(parent, name), None
-        with inside(self._native, parent) as fd, moving(self._native):
-            if not in_upper:
-                upper.whiteout(fd, name)
-            elif lower:
-                left = upper.replace_dir_by_whiteout(fd, name)
-            else:
-                left = upper.take_out(fd, name)
-            self._tree.drop_name(parent, name)
-        if left is not None:
-            upper.leave(left)
+        place.
+
+        OSError with ENOTEMPTY if it contains an object that the tree does not know, EIO if another
+        object is at its path."""
+        upper, ino = self._upper, self._tree.lookup(parent, name)
+        with inside(self._native, parent) as fd:
+            if not self._tree.getattr(ino).upper:
+                with moving(self._native):
+                    upper.whiteout(fd, name)
+                    self._tree.drop_name(parent, name)
+                return
+            with inside(self._native, ino) as known:
+                upper.check_empty(known)
+                st = os.fstat(known)
+            take = upper.take_out
+            if self._tree.is_lower_name(parent, name):
+                take = upper.replace_dir_by_whiteout
+            with moving(self._native):
+                left = take(fd, name, st)
+                self._tree.drop_name(parent, name)
+            upper.leave_dir(left, fd, name)
 
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
         with self._both(parent, name, to, new_name) as both, moving(self._native):
@@ -89,37 +98,49 @@ class Names:
         directory, it is empty and has no whiteouts."""
         is_dir = stat.S_ISDIR(self._tree.getattr(self._tree.lookup(parent, name)).mode)
         there = self._tree.lookup(to, new_name)
-        lower, left = self._tree.is_lower_name(parent, name), None
+        lower = self._tree.is_lower_name(parent, name)
         whiteout = not there and is_dir and self._tree.is_lower_name(to, new_name)
         with self._both(parent, name, to, new_name) as both, moving(self._native):
             if whiteout:  # rename(2) does not replace it by a directory
                 _native.renameat2(*both, RENAME_EXCHANGE)
                 if not lower:  # the whiteout hides nothing at the old name
-                    left = self._take_out(both)
+                    self._remove_whiteout(both)
             else:
                 _native.renameat2(*both, RENAME_WHITEOUT if lower else 0)
             if there:
                 self._tree.drop_name(to, new_name)
             self._tree.move(parent, name, to, new_name)
-        if left is not None:
-            self._upper.leave(left)
 
     @contextmanager
     def _both(self, parent: int, name: bytes, to: int, new_name: bytes) -> Iterator[_Both]:
+        """Raises OSError with EIO if another object is at one of the names than the tree has."""
         with inside(self._native, parent) as from_fd, inside(self._native, to) as to_fd:
-            yield from_fd, name, to_fd, new_name
+            both = from_fd, name, to_fd, new_name
+            self._check(from_fd, name, self._tree.lookup(parent, name))
+            self._check(to_fd, new_name, self._tree.lookup(to, new_name))
+            yield both
 
-    def _take_out(self, both: _Both) -> bytes | None:
-        """Takes out the whiteout that the exchange has moved to the old name; returns its name in
-        the work directory.
-
-        If that fails, the exchange is undone. If that fails too, the move is done (None), and the
-        whiteout stays until the next start."""
+    def _check(self, fd: int, name: bytes, ino: int) -> None:
+        if not ino or not self._tree.getattr(ino).upper:
+            return
+        known = self._native.object(ino)
         try:
-            return self._upper.take_out(*both[:2])
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if not os.path.samestat(st, os.fstat(known)):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        finally:
+            os.close(known)
+
+    def _remove_whiteout(self, both: _Both) -> None:
+        """Removes the whiteout that the exchange has moved to the old name.
+
+        If that fails, the exchange is undone. If that fails too, the move is done, and the whiteout
+        stays until the next start."""
+        try:
+            os.unlink(both[1], dir_fd=both[0])
         except OSError:
             try:
                 _native.renameat2(*both, RENAME_EXCHANGE)
             except OSError:
-                return None
+                return
             raise

@@ -35,6 +35,7 @@ class Object:
     """One object of the upper, as read.
 
     kind, rdev: S_IFMT and device number of the object, or of the device that it stands for.
+    born: when it was made (native/upper/identity.h).
     lower: the layers' directory that it merges with.  origin: the layers' node that was copied up
     to it, also if it has moved since; 0 for a new object.
     meta: its data are those of the node `data` (0: the layers do not have them).
@@ -47,6 +48,7 @@ class Object:
     parent: Object | None
     depth: int
     st: os.stat_result
+    born: int
     kind: int
     rdev: int
     owner: Owner
@@ -190,7 +192,7 @@ class Reader:
         marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
         found = Object(
             name, parent, parent.depth + 1 if parent else 0,
-            st, kind, rdev, upper.owner_of(st, stored), users,
+            st, _native.born(fd, at), kind, rdev, upper.owner_of(st, stored), users,
             st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
         )  # fmt: skip
         if upper.harmless.forbids(st, stored):

@@ -19,7 +19,7 @@ def remove_tree(dir_fd: int, name: bytes) -> None:
     """Removes a file, or a directory and all below it. Raises OSError."""
     if _unlinked(dir_fd, name):
         return
-    top = _open(dir_fd, name)
+    top = open_to_empty(dir_fd, name)
     try:
         fresh = (b".remove-%d" % n for n in count())
         taken: set[bytes] = set()
@@ -28,7 +28,7 @@ def remove_tree(dir_fd: int, name: bytes) -> None:
             for entry in entries:
                 if _unlinked(top, entry):
                     continue
-                child = _open(top, entry)
+                child = open_to_empty(top, entry)
                 try:
                     for listed in os.listdir(child):
                         inner = os.fsencode(listed)
@@ -54,7 +54,8 @@ def _unlinked(dir_fd: int, name: bytes) -> bool:
     return True
 
 
-def _open(dir_fd: int, name: bytes) -> int:
+def open_to_empty(dir_fd: int, name: bytes) -> int:
+    """Opens a directory and closes it to other users, so that we alone change what is in it."""
     fd = open_beneath(dir_fd, name, os.O_PATH | os.O_DIRECTORY)
     try:
         st, us = os.fstat(fd), os.geteuid()

@@ -2,10 +2,15 @@
 
 An object that takes more than one step is made in the work directory.  After a crash, objects that
 are left there mean nothing and are removed at the next start.
+
+Users who can write to directories of the upper can put another object at any name of it, and
+objects into any directory of theirs, at any time.  So an object that comes out of the upper is
+removed only by unlink(2), rmdir(2), or with those objects in it that show nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,8 +19,8 @@ from itertools import count
 
 from fusemount import _native
 from fusemount.beneath import open_beneath
-from fusemount.rootfs.objects import OPAQUE, REDIRECT, Objects
-from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.objects import METACOPY, OPAQUE, REDIRECT, Objects
+from fusemount.rootfs.removal import open_to_empty, remove_tree
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
@@ -41,15 +46,32 @@ class Staging(Objects):
         here = open_beneath(fd, path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in map(os.fsencode, os.listdir(here)):
-                st = os.stat(name, dir_fd=here, follow_symlinks=False)
-                whiteout = stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
-                if stat.S_ISREG(st.st_mode) and st.st_size == 0:
-                    whiteout = self.mark(here, name, b"whiteout") is not None
-                if whiteout:
+                if self._is_whiteout(here, name):
                     os.unlink(name, dir_fd=here)
         finally:
             os.close(here)
         self.restore_times(fd, path, atime_ns, mtime_ns)
+
+    def _is_whiteout(self, fd: int, name: bytes) -> bool:
+        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISREG(st.st_mode) and st.st_size == 0:
+            return self.mark(fd, name, b"whiteout") is not None
+        return stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
+
+    def _shows_nothing(self, fd: int, name: bytes) -> bool:
+        """Whether an object that the tree does not show may be removed with its directory: a
+        whiteout, or attributes of a file whose data the layers do not have (metacopy)."""
+        if self._is_whiteout(fd, name):
+            return True
+        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return stat.S_ISREG(st.st_mode) and self.mark(fd, name, METACOPY) is not None
+
+    def check_empty(self, fd: int) -> None:
+        """Raises OSError with ENOTEMPTY if an open directory, which the tree shows as empty, has
+        other objects than those that show nothing."""
+        for name in map(os.fsencode, os.listdir(fd)):
+            if not self._shows_nothing(fd, name):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
     @contextmanager
     def _whiteout(self) -> Iterator[bytes]:
@@ -67,17 +89,65 @@ class Staging(Objects):
         with self._whiteout() as made:
             os.rename(made, name, src_dir_fd=self.work_fd, dst_dir_fd=fd)
 
-    def replace_dir_by_whiteout(self, fd: int, name: bytes) -> bytes:
-        """Exchanges both in one step; returns the directory's name in the work directory."""
+    def replace_dir_by_whiteout(self, fd: int, name: bytes, known: os.stat_result) -> bytes:
+        """Exchanges both in one step; returns the directory's name in the work directory.
+
+        OSError with EIO if another object than `known` was at the name; it is put back."""
         with self._whiteout() as made:
             _native.renameat2(self.work_fd, made, fd, name, RENAME_EXCHANGE)
+            if not self._is_known(made, known):
+                _native.renameat2(self.work_fd, made, fd, name, RENAME_EXCHANGE)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         return made
 
-    def take_out(self, fd: int, name: bytes) -> bytes:
-        """Moves an object into the work directory; returns its name there."""
+    def take_out(self, fd: int, name: bytes, known: os.stat_result) -> bytes:
+        """Moves an object into the work directory; returns its name there.
+
+        OSError with EIO if another object than `known` was at the name; it is put back."""
         left = self.temporary()
         os.rename(name, left, src_dir_fd=fd, dst_dir_fd=self.work_fd)
+        if not self._is_known(left, known):
+            self._put_back(left, fd, name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return left
+
+    def _is_known(self, left: bytes, known: os.stat_result) -> bool:
+        return os.path.samestat(os.stat(left, dir_fd=self.work_fd, follow_symlinks=False), known)
+
+    def _put_back(self, left: bytes, fd: int, name: bytes) -> None:
+        """Moves an object from the work directory to a name, or beside it if that is taken."""
+        for n in count():
+            at = b".imgmount-kept-%d" % n if n else name
+            try:
+                _native.renameat2(self.work_fd, left, fd, at, RENAME_NOREPLACE)
+            except FileExistsError:
+                continue
+            return
+
+    def leave_dir(self, left: bytes, fd: int, name: bytes) -> None:
+        """Removes a directory, which was taken out and which the tree does not have any more, with
+        the objects in it that show nothing.
+
+        A process of a user may have put other objects into it since check_empty().  They are kept:
+        then the directory is put back into fd.  Other failures are ignored, as by leave()."""
+        with suppress(OSError):
+            was = os.stat(left, dir_fd=self.work_fd, follow_symlinks=False)
+            here = open_to_empty(self.work_fd, left)
+            try:
+                for inner in map(os.fsencode, os.listdir(here)):
+                    if self._shows_nothing(here, inner):
+                        os.unlink(inner, dir_fd=here)
+                try:
+                    os.rmdir(left, dir_fd=self.work_fd)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    if was.st_uid != os.fstat(here).st_uid:
+                        os.fchown(here, was.st_uid, -1)
+                    os.fchmod(here, stat.S_IMODE(was.st_mode))
+                    self._put_back(left, fd, name)
+            finally:
+                os.close(here)
 
     def link_in(self, staged: bytes, fd: int, name: bytes) -> None:
         """Links an object of the work directory to a name that is free, or that a failed copy-up
@@ -108,13 +178,24 @@ class Staging(Objects):
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_NOREPLACE)
         except FileExistsError:  # a whiteout: rename(2) does not replace it by a directory
             _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
-            self.leave(name)
+            try:
+                self._remove(name)
+            except OSError:
+                _native.renameat2(self.work_fd, name, fd, rest, RENAME_EXCHANGE)
+                raise
 
     def leave(self, name: bytes) -> None:
-        """Removes what a finished operation has left in the work directory.  A failure is ignored:
-        the operation is done, and the next start removes the rest."""
+        """Removes what a finished operation has left in the work directory: a file or an empty
+        directory.  A failure is ignored: the operation is done, and the next start removes the
+        rest."""
         with suppress(OSError):
-            self.discard(name)
+            self._remove(name)
+
+    def _remove(self, name: bytes) -> None:
+        try:
+            os.unlink(name, dir_fd=self.work_fd)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=self.work_fd)
 
     def discard(self, name: bytes) -> None:
         """Removes an object of the work directory, with all below it."""

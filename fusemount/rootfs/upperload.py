@@ -195,6 +195,7 @@ class _Loader:
             meta=found.meta,
             blocks=found.st.st_blocks,
             object=found.st.st_ino,
+            born=found.born,
         )
         set_xattrs(self._tree, ino, found.xattrs)
 

@@ -10,6 +10,7 @@
 #include "base/clonemount.h"
 #include "py/py_native.h"
 #include "upper/caller.h"
+#include "upper/identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -131,6 +132,25 @@ static PyObject *linux_mount_of(PyObject *Py_UNUSED(module), PyObject *args) {
         return PyErr_SetFromErrno(PyExc_OSError);
     unsigned long long id = st.stx_mask & mnt_id_unique ? st.stx_mnt_id : 0;
     return Py_BuildValue("IIK", st.stx_dev_major, st.stx_dev_minor, id);
+}
+
+PyDoc_STRVAR(born_doc,
+             "born(fd, name, /)\n--\n\n"
+             "A hash of the time of birth of a name in a directory, which is not "
+             "followed, or of fd itself (b\"\"); 0: not known (native/upper/identity.h).");
+
+static PyObject *linux_born(PyObject *Py_UNUSED(module), PyObject *args) {
+    img_identity identity;
+    const char *name;
+    int fd, result;
+
+    if (!PyArg_ParseTuple(args, "iy:born", &fd, &name))
+        return NULL;
+    result = img_identity_of(fd, name, &identity);
+    if (result == 0)
+        return PyLong_FromUnsignedLong(identity.born);
+    errno = -result;
+    return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 PyDoc_STRVAR(clone_mount_doc, "clone_mount(fd, /)\n--\n\n"
@@ -316,6 +336,7 @@ static PyMethodDef linux_functions[] = {
     {"fs_type", linux_fs_type, METH_VARARGS, fs_type_doc},
     {"mount", linux_mount, METH_VARARGS, mount_doc},
     {"mount_setattr", linux_mount_setattr, METH_VARARGS, mount_setattr_doc},
+    {"born", linux_born, METH_VARARGS, born_doc},
     {"mount_of", linux_mount_of, METH_VARARGS, mount_of_doc},
     {"clone_mount", linux_clone_mount, METH_VARARGS, clone_mount_doc},
     {"umount2", linux_umount2, METH_VARARGS, umount2_doc},

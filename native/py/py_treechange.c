@@ -47,12 +47,12 @@ PyObject *imgpy_tree_new_node(PyObject *self, PyObject *args, PyObject *kwargs) 
 
 PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"ino",      "mode",  "uid",    "gid",  "size",   "mtime_ns", "atime_ns",
-                            "ctime_ns", "upper", "blocks", "meta", "object", NULL};
+                            "ctime_ns", "upper", "blocks", "meta", "object", "born",     NULL};
     unsigned long long ino;
-    PyObject *v[11] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOOOO", names, &ino, &v[0], &v[1],
-                                     &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9],
-                                     &v[10]))
+    PyObject *v[12] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$OOOOOOOOOOOO", names, &ino, &v[0], &v[1],
+                                     &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9], &v[10],
+                                     &v[11]))
         return NULL;
     lock_write(tree_of(self));
     img_node *n = node_or_raise(tree_of(self), ino);
@@ -81,8 +81,10 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
         if (v[8] && S_ISREG(n->mode) && img_node_data_is_up(n))
             n->blocks = PyLong_AsUnsignedLongLong(v[8]);
     }
-    if (n && v[10])
+    if (n && v[10]) {
         n->object = PyLong_AsUnsignedLongLong(v[10]);
+        n->born = v[11] ? (uint32_t)PyLong_AsUnsignedLongMask(v[11]) : 0;
+    }
     unlock(tree_of(self));
     if (PyErr_Occurred())
         return NULL;

@@ -90,6 +90,7 @@ typedef struct img_node {
     uint16_t flags;
     uint32_t pages;      /* atomic: whether the kernel may have pages of it (fast/push.c) */
     uint32_t generation; /* 0: the tree's; img_node_generation */
+    uint32_t born;       /* with `object`: when it was made, hashed; 0: not known */
     const char *xattrs;
     union {
         img_dir *dir;              /* directory; NULL while it has no names */

@@ -25,6 +25,7 @@ typedef struct making {
     const char *name; /* its name there */
     int fd;           /* of a regular file; else -1 */
     struct stat st;
+    img_identity identity;
 } making;
 
 /* Whether an object of this mode must have its set-id bits in a mark. */
@@ -102,10 +103,13 @@ static int make_object(making *m) {
     }
     if (result < 0)
         return -errno;
-    result = m->fd >= 0 ? fstat(m->fd, &m->st) : stat_of(m->dir, m->name, &m->st);
+    result =
+        m->fd >= 0 ? (fstat(m->fd, &m->st) < 0 ? -errno : 0) : stat_of(m->dir, m->name, &m->st);
+    if (result == 0)
+        result = m->fd >= 0 ? img_identity_of(m->fd, "", &m->identity)
+                            : img_identity_of(m->dir, m->name, &m->identity);
     if (result == 0)
         return 0;
-    result = -errno;
     unmake(m);
     return result;
 }
@@ -192,7 +196,8 @@ static int adopt(img_upper *upper, const img_named *at, const making *m, const s
     }
     img_node_at(tree, id)->flags |= IMG_NODE_UPPER;
     img_node_at(tree, id)->ino = IMG_INO_UPPER + m->st.st_ino;
-    img_node_at(tree, id)->object = m->st.st_ino;
+    img_node_at(tree, id)->object = m->identity.object;
+    img_node_at(tree, id)->born = m->identity.born;
     img_change_times(img_node_at(tree, at->parent), above);
     *out = id;
     return 0;
@@ -243,9 +248,13 @@ static int take_acl(img_upper *upper, img_id id, int fd) {
  * set-id bits that are in a mark. */
 static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t bits, img_id *out) {
     struct stat st;
+    img_identity identity = {0};
     char orphan[IMG_ORPHAN_BYTES];
     if (fstat(fd, &st) < 0)
         return -errno;
+    int result = img_identity_of(fd, "", &identity);
+    if (result < 0)
+        return result;
     st.st_mode |= bits;
     img_attributes a = attributes_of(&st);
     lock_write(upper);
@@ -253,13 +262,14 @@ static int adopt_nameless(img_upper *upper, const char *stage, int fd, uint32_t 
     if (id) {
         img_node_at(upper->tree, id)->flags |= IMG_NODE_UPPER;
         img_node_at(upper->tree, id)->ino = IMG_INO_UPPER + st.st_ino;
-        img_node_at(upper->tree, id)->object = st.st_ino;
+        img_node_at(upper->tree, id)->object = identity.object;
+        img_node_at(upper->tree, id)->born = identity.born;
     }
     unlock(upper);
     if (!id)
         return -ENOMEM;
     img_upper_orphan(id, orphan);
-    int result = rename_to(upper->options.work_fd, stage, upper->options.work_fd, orphan, 0);
+    result = rename_to(upper->options.work_fd, stage, upper->options.work_fd, orphan, 0);
     if (result == 0)
         result = take_acl(upper, id, fd);
     if (result == 0) {

@@ -27,6 +27,18 @@ static loser loser_of(const img_tree *tree, img_id id) {
     return l;
 }
 
+/* -EIO if another object is at the name than the node's, which a user has put there.  An object
+ * that is gone is no error here: a whiteout can still be put in its place. */
+static int check_is(img_upper *upper, int dir, const char *name, img_id id) {
+    img_identity seen;
+    if (img_identity_of(dir, name, &seen) < 0)
+        return 0;
+    lock_read(upper);
+    bool same = img_upper_is(upper, img_node_at(upper->tree, id), &seen);
+    unlock(upper);
+    return same ? 0 : -EIO;
+}
+
 /* Puts a whiteout under the name, in exchange for a file if there is one. */
 static int put_whiteout(img_upper *upper, int dir, const char *name) {
     char stage[IMG_STAGE_BYTES];
@@ -127,7 +139,9 @@ int img_unlink(img_upper *upper, img_id parent, const char *name, size_t len) {
     if (l.in_upper && l.others)
         other = openat(dir, at.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     img_upper_moving(upper);
-    result = take_away(upper, dir, &at, &l);
+    result = l.in_upper ? check_is(upper, dir, at.name, l.id) : 0;
+    if (result == 0)
+        result = take_away(upper, dir, &at, &l);
     if (result == 0) {
         (void)fstat(dir, &st);
         bool asked = other >= 0 && fstat(other, &object) == 0;
@@ -174,10 +188,11 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
         return dir;
     loser l = {.id = at.node, .in_upper = true, .is_dir = true};
     img_upper_moving(upper);
-    if (unlinkat(dir, at.name, AT_REMOVEDIR) < 0) {
+    result = check_is(upper, dir, at.name, at.node);
+    if (result == 0 && unlinkat(dir, at.name, AT_REMOVEDIR) < 0) {
         /* whiteouts that hide nothing are in the upper, but not in the tree */
         result = errno == ENOTEMPTY ? IMG_DECLINED : -errno;
-    } else {
+    } else if (result == 0) {
         (void)fstat(dir, &st);
         lock_write(upper);
         (void)drop(upper->tree, &at, &l, &st, NULL);
@@ -217,9 +232,11 @@ static int link_object(img_upper *upper, int from, const char *from_name, int di
     if (result == 0) {
         (void)fstat(dir, &st);
         (void)stat_of(dir, at->name, &object);
+        img_identity seen = {0};
+        (void)img_identity_of(dir, at->name, &seen);
         lock_write(upper);
         img_tree *tree = upper->tree;
-        result = img_upper_is(upper, img_node_at(tree, id), &object) ? 0 : -EIO;
+        result = img_upper_is(upper, img_node_at(tree, id), &seen) ? 0 : -EIO;
         if (result == 0)
             result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
         img_node_at(tree, id)->ctime_s = object.st_ctim.tv_sec;
@@ -316,9 +333,11 @@ static int move_in_tree(img_tree *tree, const img_named *from, const img_named *
 static int move_object(img_upper *upper, int dir, const img_named *from, int to_dir,
                        const img_named *to, const loser *l) {
     struct stat st[3] = {{0}};
-    int result = 0;
     img_upper_moving(upper);
-    if (l->orphan)
+    int result = check_is(upper, dir, from->name, from->node);
+    if (result == 0 && l->in_upper)
+        result = check_is(upper, to_dir, to->name, l->id);
+    if (result == 0 && l->orphan)
         result = link_orphan(upper, to_dir, to->name, l->id);
     if (result == 0) {
         result = rename_to(dir, from->name, to_dir, to->name, from->lower ? RENAME_WHITEOUT : 0);

@@ -153,17 +153,11 @@ static int open_quietly(int at, const char *path, int flags) {
 
 /* ---- descriptors -------------------------------------------------------------------------- */
 
-/* What tells an object from others. */
-typedef struct identity {
-    uint32_t mode;
-    uint64_t object;
-} identity;
-
 /* All that is needed to open a node's object; read from the tree at one time. */
 typedef struct whereabouts {
     img_id parent; /* 0: path is that of the object, or there is none and it is an orphan */
     int flags;
-    identity is;
+    img_identity is;
     char name[256];
     char *path; /* buffer, or malloc'ed */
     size_t len;
@@ -194,7 +188,7 @@ static int find_object(const img_upper *upper, img_id id, whereabouts *w) {
     bool is_dir = img_is_dir(node);
     if (!is_dir && !S_ISREG(node->mode))
         return -EINVAL;
-    w->is = (identity){node->mode, node->object};
+    w->is = (img_identity){node->mode, node->born, node->object};
     /* O_NONBLOCK: if a fifo has replaced the file, open must not wait */
     w->flags = is_dir ? O_RDONLY | O_DIRECTORY : O_RDWR | O_NONBLOCK | O_NOCTTY;
     if (upper->options.read_only)
@@ -232,20 +226,22 @@ static int open_in_parent(const img_upper *upper, whereabouts *w) {
     return fd;
 }
 
-static bool is_it(const img_upper *upper, identity is, const struct stat *st) {
+static bool is_it(const img_upper *upper, img_identity is, const img_identity *seen) {
     bool itself = S_ISREG(is.mode) || S_ISDIR(is.mode); /* a device may be stored as a file */
-    return (!itself || (is.mode & S_IFMT) == (st->st_mode & S_IFMT)) &&
-           (!upper->options.inodes_last || !is.object || is.object == st->st_ino);
+    if (itself && (is.mode & S_IFMT) != (seen->mode & S_IFMT))
+        return false;
+    return !upper->options.inodes_last || !is.object ||
+           (is.object == seen->object && (!is.born || is.born == seen->born));
 }
 
-bool img_upper_is(const img_upper *upper, const img_node *node, const struct stat *st) {
-    return is_it(upper, (identity){node->mode, node->object}, st);
+bool img_upper_is(const img_upper *upper, const img_node *node, const img_identity *seen) {
+    return is_it(upper, (img_identity){node->mode, node->born, node->object}, seen);
 }
 
 /* Returns fd if it is of that object; else closes it and returns -EIO. */
-static int checked(const img_upper *upper, identity is, int fd) {
-    struct stat st;
-    if (fd < 0 || (fstat(fd, &st) == 0 && is_it(upper, is, &st)))
+static int checked(const img_upper *upper, img_identity is, int fd) {
+    img_identity seen;
+    if (fd < 0 || (img_identity_of(fd, "", &seen) == 0 && is_it(upper, is, &seen)))
         return fd;
     (void)close(fd);
     return -EIO;
@@ -369,7 +365,7 @@ int img_upper_object(img_upper *upper, img_id id) {
     char name[IMG_NAME_MAX + 1];
     int dir;
     img_id pinned;
-    identity is = {0, 0};
+    img_identity is = {0};
     int result = img_upper_locate(upper, id, &dir, name, &pinned);
     if (result < 0)
         return result;
@@ -379,7 +375,7 @@ int img_upper_object(img_upper *upper, img_id id) {
     (void)pthread_rwlock_rdlock(&upper->tree->lock);
     const img_node *node = img_tree_node(upper->tree, id);
     if (node)
-        is = (identity){node->mode, node->object};
+        is = (img_identity){node->mode, node->born, node->object};
     (void)pthread_rwlock_unlock(&upper->tree->lock);
     return checked(upper, is, fd);
 }

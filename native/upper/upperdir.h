@@ -9,7 +9,7 @@
  *
  * A user who can write to a directory of the upper can replace an object at any time: by a symlink,
  * a hardlink of another file, a fifo.  So paths are resolved by beneath.h, and an opened object
- * must be the one that the tree has (img_node.object); else the answer is -EIO.
+ * must be the one that the tree has (img_node.object, img_node.born); else the answer is -EIO.
  *
  * Descriptors are kept by upperfds.h.  Regular files are open O_RDWR (O_RDONLY when the mount is
  * read-only, or when their file system has become read-only: img_upper_pin_to_write), directories
@@ -33,6 +33,7 @@
 
 #include "base/upperfds.h"
 #include "tree/tree.h"
+#include "upper/identity.h"
 
 #include <sys/stat.h>
 
@@ -102,8 +103,8 @@ int img_upper_object(img_upper *upper, img_id id);
  * img_upper_let_go. */
 int img_upper_hold(img_upper *upper, img_id id, img_id *pinned);
 void img_upper_let_go(img_upper *upper, int fd, img_id pinned);
-/* R. Whether st is that of the node's object. */
-bool img_upper_is(const img_upper *upper, const img_node *node, const struct stat *st);
+/* R. Whether an object that was seen is the node's. */
+bool img_upper_is(const img_upper *upper, const img_node *node, const img_identity *seen);
 
 /* The name of the node's orphan in the work directory; out must have IMG_ORPHAN_BYTES. */
 #define IMG_ORPHAN_BYTES 20
