@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from fusemount import _native
 def pytest_sessionstart(session: pytest.Session) -> None:
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.exit("the suite mounts file systems: it needs root and /dev/fuse", returncode=2)
+    # Under nohup(1) SIGHUP is ignored, and every program of the tests would inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Some tests make mount namespaces. Such a namespace gets a copy of every mount that it can
         # see, and a copy keeps the daemon of a mount alive: so no process may see the mounts of the
