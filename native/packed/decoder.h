@@ -4,9 +4,9 @@
  * gets the bytes that gzip -dc or zstd -dc print, whatever the sizes of the pieces are.
  *
  *   gzip   members one after another (RFC 1952).  What follows the last member is ignored, as
- *          gzip(1) does.  ISA-L inflates; the CRC of each member is checked, except of a member that
- *          was begun in its middle.  gunzip.c
- *   zstd   frames and skippable frames one after another (RFC 8878).  libzstd decodes.  unzstd.c
+ *          gzip(1) does.  ISA-L inflates; the CRC of each member is checked, except of a member
+ * that was begun in its middle.  gunzip.c zstd   frames and skippable frames one after another (RFC
+ * 8878).  libzstd decodes.  unzstd.c
  *
  * A decoder can begin at the start of a member or frame; the offset in the blob is enough.  To
  * begin in the middle of a gzip member, it needs a state (gunzip.h).

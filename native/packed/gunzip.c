@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(IMG_GZIP_WINDOW == ISAL_DEF_HIST_SIZE, "ISA-L keeps as much output as deflate needs");
+_Static_assert(IMG_GZIP_WINDOW == ISAL_DEF_HIST_SIZE,
+               "ISA-L keeps as much output as deflate needs");
 
 #define FORMAT 1u /* of a state */
 enum { TRAILER = 8, MAGIC = 2, PENDING_MAX = 1024 };
@@ -225,8 +226,8 @@ static bool head_holds(const img_gunzip_head *head, size_t len) {
            head->n_tables == tables_bytes(head->block_state) &&
            head->n_header <= ISAL_DEF_MAX_HDR_SIZE && head->n_pending <= PENDING_MAX &&
            head->read_in_length >= 0 && head->read_in_length <= 64 &&
-           len == sizeof *head + head->n_tables + head->n_header + head->n_pending +
-                      IMG_GZIP_WINDOW;
+           len ==
+               sizeof *head + head->n_tables + head->n_header + head->n_pending + IMG_GZIP_WINDOW;
 }
 
 int img_gunzip_restore(img_gunzip *gunzip, const void *state, size_t len, img_error *err) {
@@ -252,8 +253,7 @@ int img_gunzip_restore(img_gunzip *gunzip, const void *state, size_t len, img_er
     isal->crc_flag = ISAL_DEFLATE;
     if (head.n_tables) {
         memcpy(&isal->lit_huff_code, at, sizeof isal->lit_huff_code);
-        memcpy(&isal->dist_huff_code, at + sizeof isal->lit_huff_code,
-               sizeof isal->dist_huff_code);
+        memcpy(&isal->dist_huff_code, at + sizeof isal->lit_huff_code, sizeof isal->dist_huff_code);
         at += head.n_tables;
     }
     memcpy(isal->tmp_in_buffer, at, head.n_header);

@@ -95,8 +95,7 @@ int img_points_state(const img_points *points, const img_point *point, img_bytes
     state->len = 0;
     if (img_bytes_reserve(state, STATE_MAX) < 0)
         return img_fail(err, ENOMEM, "out of memory");
-    size_t n =
-        ZSTD_decompress(state->data, STATE_MAX, points->pool + point->state, point->n_state);
+    size_t n = ZSTD_decompress(state->data, STATE_MAX, points->pool + point->state, point->n_state);
     if (ZSTD_isError(n))
         return img_fail(err, EBADMSG, "a damaged access point");
     state->len = n;

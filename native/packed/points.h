@@ -1,9 +1,9 @@
 /* points.h: the access points of one blob: where a decoder can begin, and with which state.
  *
  *   file = header | points[n_points] | pool[pool_bytes]
- *          header.checksum is the checksum (checksum.h) of the whole file with checksum = 0, and its
- *          seed is the key of the file's name, as of an index (index.h)
- *   pool = the states of points in the middle of gzip members (gunzip.h), each packed with zstd
+ *          header.checksum is the checksum (checksum.h) of the whole file with checksum = 0, and
+ * its seed is the key of the file's name, as of an index (index.h) pool = the states of points in
+ * the middle of gzip members (gunzip.h), each packed with zstd
  *
  * Offsets `out` count bytes of the uncompressed tar, offsets `in` bytes of the blob, or of the
  * sidecar (re-framed zstd) where the point says so.  Points ascend by `out`; the first one is at 0.
@@ -23,8 +23,8 @@
 
 typedef struct img_point {
     uint64_t out, in;
-    uint32_t state;     /* pool offset */
-    uint32_t n_state;   /* packed bytes; 0: a member or frame begins here */
+    uint32_t state;      /* pool offset */
+    uint32_t n_state;    /* packed bytes; 0: a member or frame begins here */
     uint32_t in_sidecar; /* 1: `in` counts bytes of the sidecar, which has zstd frames */
     uint32_t reserved;
 } img_point;
@@ -32,8 +32,8 @@ typedef struct img_point {
 typedef struct img_points_header {
     char magic[8];
     uint32_t version;
-    uint32_t codec;    /* img_codec of the blob */
-    uint64_t states;   /* img_gunzip_version() */
+    uint32_t codec;  /* img_codec of the blob */
+    uint64_t states; /* img_gunzip_version() */
     uint64_t checksum;
     uint64_t blob_bytes, tar_bytes, sidecar_bytes;
     uint64_t n_points, pool_bytes;
@@ -43,7 +43,7 @@ typedef struct img_points {
     img_points_header head;
     const img_point *points;
     const char *pool;
-    void *block; /* all of a file that was read */
+    void *block;                      /* all of a file that was read */
     img_bytes made_points, made_pool; /* of points that are being built */
 } img_points;
 

@@ -223,7 +223,8 @@ static void reduce(uint8_t *window, const uint8_t *low, const uint8_t *high, con
     bool used[IMG_GZIP_WINDOW] = {false};
     for (size_t i = 0; i < size; i++) {
         size_t from = (size_t)low[i] | (size_t)high[i] << 8;
-        /* A byte that is no copy of the window's may look like one: then a byte too many is kept. */
+        /* A byte that is no copy of the window's may look like one: then a byte too many is kept.
+         */
         if (from < IMG_GZIP_WINDOW && window[from] == real[i])
             used[from] = true;
     }

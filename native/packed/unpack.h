@@ -6,8 +6,9 @@
  *   feed, next  ─► pieces of the tar, none of which crosses the end of a chunk
  *               └► take ─► img_begun ─► img_begun_finish ─► img_points
  *
- * A point is taken at the end of a chunk when the last one is IMG_POINT_EVERY bytes back, and at the
- * start of a member or frame when the last one is a chunk back, since such a point costs nothing.
+ * A point is taken at the end of a chunk when the last one is IMG_POINT_EVERY bytes back, and at
+ * the start of a member or frame when the last one is a chunk back, since such a point costs
+ * nothing.
  *
  * The window of a point has 32 KiB, of which what follows refers to a tenth on average.  The rest
  * is replaced by zeros, so that the state packs to a few hundred bytes more than its tables.  What
@@ -17,12 +18,12 @@
 #ifndef IMG_UNPACK_H
 #define IMG_UNPACK_H
 
+#include "packed/chunkfile.h"
 #include "packed/gunzip.h"
 #include "packed/points.h"
 
-#define IMG_CHUNK (256u << 10)       /* bytes of a chunk of the tar (chunkfile.h) */
-#define IMG_POINT_EVERY (1u << 20)   /* bytes of the tar between two points inside a member */
-#define IMG_FRAME_MAX (4u << 20)     /* a zstd frame beyond this is re-framed */
+#define IMG_POINT_EVERY (5u * IMG_CHUNK) /* bytes of the tar between two points inside a member */
+#define IMG_FRAME_MAX (4u << 20)         /* a zstd frame beyond this is re-framed */
 
 typedef struct img_unpacker img_unpacker;
 typedef struct img_begun img_begun; /* a point that is not finished yet */

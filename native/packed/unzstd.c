@@ -11,8 +11,8 @@ static const uint8_t lz4_magic[4] = {0x04, 0x22, 0x4d, 0x18};
 
 struct img_unzstd {
     ZSTD_DCtx *context;
-    bool inside; /* a frame has begun and has not ended */
-    bool any;    /* a frame has ended */
+    bool inside;                    /* a frame has begun and has not ended */
+    bool any;                       /* a frame has ended */
     uint8_t head[sizeof lz4_magic]; /* the first bytes of the frame */
     size_t n_head;
 };
@@ -22,9 +22,8 @@ img_unzstd *img_unzstd_new(void) {
     if (!unzstd)
         return NULL;
     unzstd->context = ZSTD_createDCtx();
-    if (!unzstd->context ||
-        ZSTD_isError(ZSTD_DCtx_setParameter(unzstd->context, ZSTD_d_windowLogMax,
-                                            IMG_ZSTD_WINDOW_LOG))) {
+    if (!unzstd->context || ZSTD_isError(ZSTD_DCtx_setParameter(
+                                unzstd->context, ZSTD_d_windowLogMax, IMG_ZSTD_WINDOW_LOG))) {
         img_unzstd_free(unzstd);
         return NULL;
     }

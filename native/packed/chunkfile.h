@@ -1,0 +1,91 @@
+/* chunkfile.h: the chunk cache of one layer: what was decompressed, in two files that all mounts of
+ * one user share.
+ *
+ * Law: a chunk that is given out has the digest that the pass over the whole layer found out.
+ *
+ *   data    a sparse file: chunk i of the tar at offset i * IMG_CHUNK, or a hole
+ *   states  img_chunk_state[n], in host order: one of each chunk
+ *
+ * Nothing in the files is believed.  A process hashes each chunk before it uses it for the first
+ * time, whoever wrote it; so a torn chunk, a chunk of before a crash and a damaged one are all
+ * decompressed anew, and no order of writes has to be kept.  From then on the process believes the
+ * chunk as long as the chunk's generation stays.
+ *
+ *   fill    lock chunk (shared) | read generation | write data | used = now | unlock
+ *   punch   lock chunk (exclusive) | generation + 1, used = 0 | punch a hole | unlock
+ *   read    read data | read generation: is it the one at which the chunk was hashed?
+ *
+ * A reader takes no lock.  If the generation after the read is still the same, no hole was being
+ * punched when the data were read.  Locks are open file description locks (fcntl(2)) on the bytes
+ * of the chunk's state; a punch uses a description of its own.  The threads of one process share a
+ * description, so one of them would drop the lock of another: `filling` lets one at a time lock.
+ *
+ * Threads: all functions may be called by several threads at a time.
+ */
+#ifndef IMG_CHUNKFILE_H
+#define IMG_CHUNKFILE_H
+
+#include "base/error.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define IMG_CHUNK (256u << 10) /* bytes of a chunk of the tar; the last one may be shorter */
+#define IMG_DIGEST 32u         /* bytes of a SHA-256 */
+
+typedef struct img_chunk_state {
+    uint32_t generation;
+    uint32_t used; /* when a process used the chunk, seconds since 1970; 0: there is none */
+} img_chunk_state;
+
+typedef struct img_chunkfile {
+    int data_fd, states_fd; /* owned; -1: nothing is kept */
+    uint64_t tar_bytes;
+    uint64_t n;
+    pthread_mutex_t filling;
+    uint8_t *digests;        /* n * IMG_DIGEST bytes; owned */
+    _Atomic uint32_t *known; /* generation + 1 at which this process hashed the chunk; 0: not yet */
+    _Atomic uint8_t *used;   /* 1: read since the last img_chunkfile_note_used */
+    atomic_ullong filled;    /* bytes that this process has written */
+    atomic_int failed;       /* errno of the last write that failed */
+} img_chunkfile;
+
+static inline uint64_t img_chunks_of(uint64_t tar_bytes) {
+    return tar_bytes / IMG_CHUNK + (tar_bytes % IMG_CHUNK != 0);
+}
+
+/* Takes the descriptors, which may be -1, and copies the digests, one of each chunk. */
+int img_chunkfile_init(img_chunkfile *file, int data_fd, int states_fd, uint64_t tar_bytes,
+                       const void *digests, img_error *err);
+void img_chunkfile_close(img_chunkfile *file);
+
+/* How long the chunk is: IMG_CHUNK, but for the last one. */
+size_t img_chunkfile_size(const img_chunkfile *file, uint64_t chunk);
+
+/* True if the bytes have the chunk's digest. */
+bool img_chunkfile_matches(const img_chunkfile *file, uint64_t chunk, const void *data);
+
+/* Reads size bytes at `at` inside a chunk that this process has hashed.  size; -EAGAIN: the chunk
+ * is not known, or not kept any more, or (now) not in the page cache. */
+ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void *buffer,
+                           size_t size, bool now);
+
+/* Reads a whole chunk that some process has kept, and hashes it.  True: it is right, and known from
+ * now on. */
+bool img_chunkfile_load(img_chunkfile *file, uint64_t chunk, void *buffer);
+
+/* Keeps a chunk, whose digest the caller has compared.  If that fails, the chunk is not kept. */
+void img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data);
+
+/* Writes the time of use of the chunks that were read since the last call. */
+void img_chunkfile_note_used(img_chunkfile *file, uint32_t now);
+
+/* Removes a chunk from the files, which the caller has opened for this purpose.  1; 0: it is in use
+ * by a process that fills it; negative errno. */
+int img_chunk_punch(int data_fd, int states_fd, uint64_t chunk);
+
+#endif

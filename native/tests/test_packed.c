@@ -1,0 +1,267 @@
+/* test_packed.c: compressed layers read at any place give the bytes of their tars.  zlib and
+ * libzstd make the blobs; the tar itself is the oracle. */
+#include "packrig.h"
+
+#include "check.h"
+#include "packed/gunzip.h"
+#include "packed/unpack.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+enum { TAR = 6 * 1000 * 1000 + 77 };
+
+static uint8_t *tar;
+
+/* Decodes 64 KiB from each of many places, from the point before it. */
+static void read_from_points(const pack_blob *blob, const img_points *points) {
+    img_decoder decoder;
+    img_error err = {0};
+    img_bytes state = {0};
+    uint8_t *out = malloc(TAR);
+    CHECK(out && img_decoder_init(&decoder, (img_codec)points->head.codec, &err) == 0);
+    for (size_t i = 0; i < 40 + points->head.n_points; i++) {
+        uint64_t to = i < 40 ? i * (TAR / 40) : points->points[i - 40].out;
+        size_t want = TAR - to < 65536 ? TAR - to : 65536;
+        const img_point *point = img_points_find(points, to);
+        img_decoder_begin(&decoder, point->in);
+        if (point->n_state) {
+            CHECK(img_points_state(points, point, &state, &err) == 0);
+            CHECK(img_gunzip_restore(decoder.gunzip, state.data, state.len, &err) == 0);
+        }
+        size_t size = (size_t)(to - point->out) + want;
+        img_flow flow = {blob->data + point->in, blob->size - point->in, out, size};
+        while (flow.n_out)
+            CHECK(img_decode(&decoder, &flow, &err) > 0);
+        CHECK(memcmp(out, tar + point->out, size) == 0);
+    }
+    img_bytes_free(&state);
+    img_decoder_free(&decoder);
+    free(out);
+}
+
+static void check_blob(pack_blob blob, img_codec codec, uint64_t points_least) {
+    static const size_t pieces[] = {1 << 18, 7001, 331};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        img_points points;
+        pack_points(&blob, codec, tar, TAR, pieces[i], &points);
+        CHECK(points.head.n_points >= points_least);
+        read_from_points(&blob, &points);
+        img_points_free(&points);
+    }
+    free(blob.data);
+}
+
+static void test_gzip_in_all_forms(void) {
+    check_blob(pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0), IMG_GZIP, 4);
+    check_blob(pack_gzip(tar, TAR, 1, Z_DEFAULT_STRATEGY, 0), IMG_GZIP, 4);
+    check_blob(pack_gzip(tar, TAR, 9, Z_FIXED, 0), IMG_GZIP, 4);
+    check_blob(pack_gzip(tar, TAR, 6, Z_HUFFMAN_ONLY, 0), IMG_GZIP, 4);
+    check_blob(pack_gzip(tar, TAR, 0, Z_DEFAULT_STRATEGY, 0), IMG_GZIP, 4); /* stored blocks */
+    check_blob(pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 1234), IMG_GZIP, 20);
+    check_blob(pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 3000000), IMG_GZIP, 4);
+}
+
+static void test_zstd(void) {
+    check_blob(pack_zstd(tar, TAR, 3, 0), IMG_ZSTD, 1);
+    check_blob(pack_zstd(tar, TAR, 3, 1 << 20), IMG_ZSTD, 6);
+    check_blob(pack_zstd(tar, TAR, 1, 1000), IMG_ZSTD, 20);
+}
+
+static void test_windows_are_small(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    img_points points;
+    pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
+    CHECK(points.head.pool_bytes / points.head.n_points < 8000);
+    img_points_free(&points);
+    free(blob.data);
+}
+
+static void decode_all(const pack_blob *blob, img_codec codec, const char *message) {
+    img_error err = {0};
+    img_unpacker *unpacker = img_unpacker_new(codec, &err);
+    uint8_t *out = malloc(IMG_CHUNK);
+    size_t n;
+    int result;
+    img_unpacker_feed(unpacker, blob->data, blob->size);
+    do
+        result = img_unpacker_next(unpacker, out, IMG_CHUNK, &n, &err);
+    while (result == IMG_DECODED_FULL);
+    if (result >= 0)
+        result = img_unpacker_finish(unpacker, &err);
+    CHECK((result < 0) == (message != NULL));
+    if (message && (err.code != EBADMSG || !strstr(err.message, message))) {
+        fprintf(stderr, "%s\n", err.message);
+        CHECK(!"the message");
+    }
+    img_unpacker_free(unpacker);
+    free(out);
+}
+
+static void test_damage_is_told(void) {
+    pack_blob blob = pack_gzip(tar, 700000, 6, Z_DEFAULT_STRATEGY, 0);
+    pack_blob cut = {blob.data, blob.size - 1}, empty = {blob.data, 0};
+    decode_all(&blob, IMG_GZIP, NULL);
+    decode_all(&cut, IMG_GZIP, "cut off");
+    decode_all(&empty, IMG_GZIP, "cut off");
+    blob.data[blob.size - 6] ^= 1; /* of the CRC */
+    decode_all(&blob, IMG_GZIP, "CRC");
+    blob.data[1] ^= 1;
+    decode_all(&blob, IMG_GZIP, "header");
+    free(blob.data);
+    blob = pack_zstd(tar, 700000, 3, 100000);
+    cut = (pack_blob){blob.data, blob.size - 1};
+    decode_all(&blob, IMG_ZSTD, NULL);
+    decode_all(&cut, IMG_ZSTD, "cut off");
+    blob.data[0] ^= 1;
+    decode_all(&blob, IMG_ZSTD, "damaged");
+    free(blob.data);
+}
+
+static void test_what_follows_a_gzip_stream_is_ignored(void) {
+    pack_blob blob = pack_gzip(tar, 700000, 6, Z_DEFAULT_STRATEGY, 0);
+    blob.data = realloc(blob.data, blob.size + 8);
+    memcpy(blob.data + blob.size, "\0\0\0\0\x1f\x8b\x08\0", 8);
+    blob.size += 8;
+    decode_all(&blob, IMG_GZIP, NULL);
+    free(blob.data);
+}
+
+static void test_points_are_kept_in_a_file(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    img_points points, again;
+    img_error err;
+    struct stat st;
+    int fd = pack_file("", 0);
+    pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
+    CHECK(img_points_write(&points, fd, 5, &err) == 0);
+    CHECK(img_points_read(&again, fd, 5, &err) == 0);
+    read_from_points(&blob, &again);
+    img_points_free(&again);
+    CHECK(img_points_read(&again, fd, 6, &err) < 0 && err.code == EBADMSG);
+    CHECK(fstat(fd, &st) == 0);
+    for (off_t at = 0; at < st.st_size; at += 997) {
+        char byte;
+        CHECK(pread(fd, &byte, 1, at) == 1);
+        byte ^= 4;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+        CHECK(img_points_read(&again, fd, 5, &err) < 0 && err.code == EBADMSG);
+        byte ^= 4;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+    }
+    CHECK(ftruncate(fd, st.st_size - 1) == 0);
+    CHECK(img_points_read(&again, fd, 5, &err) < 0 && err.code == EBADMSG);
+    (void)close(fd);
+    img_points_free(&points);
+    free(blob.data);
+}
+
+/* ---- the address space -------------------------------------------------------------------- */
+
+static void read_places(img_packed *packed) {
+    char *out = malloc(700000);
+    for (size_t i = 0; i < 60; i++) {
+        uint64_t at = i * 7919 * 331 % TAR;
+        size_t size = i % 3 == 0 ? 10 : i % 3 == 1 ? 65536 : 700000;
+        size = TAR - at < size ? (size_t)(TAR - at) : size;
+        CHECK(img_packed_read(packed, at, out, size) == (ssize_t)size);
+        CHECK(memcmp(out, tar + at, size) == 0);
+    }
+    CHECK(img_packed_read(packed, TAR - 5, out, 6) == -EIO);
+    CHECK(img_packed_read(packed, UINT64_MAX - 2, out, 6) == -EIO);
+    CHECK(img_packed_read(packed, TAR, out, 0) == 0);
+    free(out);
+}
+
+static void test_any_place_is_read(void) {
+    pack_blob blobs[] = {pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0),
+                         pack_zstd(tar, TAR, 3, 1 << 20)};
+    for (int i = 0; i < 2; i++) {
+        img_codec codec = i ? IMG_ZSTD : IMG_GZIP;
+        img_packed *kept =
+            pack_open(&blobs[i], codec, tar, TAR, pack_file("", 0), pack_file("", 0));
+        img_packed *without = pack_open(&blobs[i], codec, tar, TAR, -1, -1);
+        read_places(kept);
+        read_places(without);
+        img_packed_free(kept);
+        img_packed_free(without);
+        free(blobs[i].data);
+    }
+}
+
+static void test_what_is_kept_is_not_decoded_again(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    int data = pack_file("", 0), states = pack_file("", 0);
+    char *out = malloc(TAR);
+    img_packed *first = pack_open(&blob, IMG_GZIP, tar, TAR, dup(data), dup(states));
+    img_packed *second = pack_open(&blob, IMG_GZIP, tar, TAR, dup(data), dup(states));
+    CHECK(img_packed_read_now(first, 0, out, 10) == -EAGAIN);
+    CHECK(img_packed_read(first, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
+    CHECK(img_packed_read_now(first, 1000000, out, 400000) == 400000);
+    CHECK(memcmp(out, tar + 1000000, 400000) == 0);
+    CHECK(img_packed_read(second, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
+    CHECK(img_packed_count(second).decoded == 0);
+
+    /* A chunk that was punched is decoded anew, and never shown as zeros. */
+    CHECK(img_chunk_punch(data, states, 3) == 1);
+    CHECK(img_packed_read_now(second, 3 * IMG_CHUNK, out, 10) == -EAGAIN);
+    CHECK(img_packed_read(second, 3 * IMG_CHUNK, out, 10) == 10);
+    CHECK(memcmp(out, tar + 3 * IMG_CHUNK, 10) == 0);
+    CHECK(img_packed_count(second).decoded > 0);
+    img_packed_free(first);
+    img_packed_free(second);
+
+    /* A damaged chunk is not believed. */
+    CHECK(pwrite(data, "damaged", 7, 5 * IMG_CHUNK + 100) == 7);
+    first = pack_open(&blob, IMG_GZIP, tar, TAR, data, states);
+    CHECK(img_packed_read(first, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
+    CHECK(img_packed_count(first).decoded > 0 && img_packed_count(first).wrong == 0);
+    img_packed_free(first);
+    free(out);
+    free(blob.data);
+}
+
+static void test_another_blob_is_an_error(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    uint8_t *other_tar = pack_tar(TAR);
+    memset(other_tar + 5000000, 'x', 1000);
+    pack_blob other = pack_gzip(other_tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    img_points points;
+    img_error err;
+    uint8_t *digests = pack_digests(tar, TAR);
+    char *out = malloc(TAR);
+    pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
+    img_packed_files files = {pack_file(other.data, other.size), 0, -1, -1, -1, -1};
+    img_packed *packed =
+        img_packed_new(&files, &points, digests, img_chunks_of(TAR), "a test", &err);
+    CHECK(img_packed_read(packed, 1000, out, 10) == 10 && memcmp(out, tar + 1000, 10) == 0);
+    CHECK(img_packed_read(packed, 5000000, out, 10) == -EIO);
+    CHECK(img_packed_count(packed).wrong == 1);
+    CHECK(ftruncate(files.blob_fd, (off_t)(other.size / 2)) == 0);
+    CHECK(img_packed_read(packed, TAR - 10, out, 10) == -EIO);
+    img_packed_free(packed);
+    free(digests);
+    free(out);
+    free(other_tar);
+    free(other.data);
+    free(blob.data);
+}
+
+int main(void) {
+    tar = pack_tar(TAR);
+    test_gzip_in_all_forms();
+    test_zstd();
+    test_windows_are_small();
+    test_damage_is_told();
+    test_what_follows_a_gzip_stream_is_ignored();
+    test_points_are_kept_in_a_file();
+    test_any_place_is_read();
+    test_what_is_kept_is_not_decoded_again();
+    test_another_blob_is_an_error();
+    img_packed_stop_threads();
+    free(tar);
+    return 0;
+}
