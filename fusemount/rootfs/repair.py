@@ -1,11 +1,13 @@
 """Law: finishes what a process that died has left half done in an upper (loaded.py, Repairs), and
 marks the upper as ours.
 
-Users may have changed the upper since it was read, so every error names the object.
+Users may have changed the upper since it was read: an object that they have taken away needs no
+repair, and every other error names the object.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,9 @@ from fusemount.rootfs.names import changing
 from fusemount.rootfs.paths import some_path, upper_error
 from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.upper import Upper
+
+_TAKEN_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+_IN_ITS_PLACE = (errno.EIO, errno.EISDIR)  # a user has put another object at a name
 
 
 class Repairer:
@@ -46,7 +51,7 @@ class Repairer:
             with self._naming(ino):
                 self._copy.complete_links(ino, missing)
         for parent, needless_whiteouts in repairs.needless_whiteouts.items():
-            with self._naming(parent):
+            with self._naming(parent, _IN_ITS_PLACE):
                 self._copy.remove_needless_whiteouts(parent, needless_whiteouts)
         for ino in repairs.files:
             with self._naming(ino):
@@ -56,10 +61,13 @@ class Repairer:
                 self._copy.restore_times(ino)
 
     @contextmanager
-    def _naming(self, at: int | bytes) -> Iterator[None]:
-        """at: the nodeid or the path of the object."""
+    def _naming(self, at: int | bytes, passed: tuple[int, ...] = ()) -> Iterator[None]:
+        """at: the nodeid or the path of the object. passed: errors besides _TAKEN_AWAY after which
+        the object is left as it is."""
         try:
             yield
         except OSError as error:
+            if error.errno in (*_TAKEN_AWAY, *passed):
+                return
             path = at if isinstance(at, bytes) else some_path(self._tree, at)
             raise upper_error(self._upper.path, path, error) from error
