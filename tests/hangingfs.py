@@ -1,6 +1,7 @@
 """A FUSE file system that answers no request, as a user's may be.
 
-Law: a process that waits for an answer does not end, not even by SIGKILL, until the context is left.
+Law: a process that waits for an answer does not end, not even by SIGKILL, before the context is
+left.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ def _take_powers(upper: Upper, st: os.stat_result, path: bytes) -> bool:
 
 
 def _fits(fd: int, mark: Callable[[], None]) -> bool:
-    """False if there is no room for the mark at its object. Raises OSError for a file system that is
-    full: no object is to lose its powers for it."""
+    """False if there is no room for the mark at its object. Raises OSError if the file system is
+    full: no object is to lose its powers for that."""
     try:
         mark()
     except OSError as error:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
+from fusemount.rootfs.leases import LeaseBreaker
 from fusemount.rootfs.loaded import Repairs
 from fusemount.rootfs.names import changing
 from fusemount.rootfs.paths import some_path, upper_error
@@ -27,10 +28,17 @@ class Repairer:
     """fits: the layers are certainly the upper's base; otherwise nothing is copied from them."""
 
     def __init__(
-        self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp, fits: bool
+        self,
+        tree: _native.Tree,
+        upper: Upper,
+        native: _native.UpperFiles,
+        copy: CopyUp,
+        leases: LeaseBreaker,
+        *,
+        fits: bool,
     ) -> None:
         self._tree, self._upper, self._native = tree, upper, native
-        self._copy, self._fits = copy, fits
+        self._copy, self._leases, self._fits = copy, leases, fits
 
     def repair(self, repairs: Repairs) -> None:
         """Raises UpperError, NoSpace."""
@@ -38,6 +46,7 @@ class Repairer:
             self._repair_locked(repairs)
         for ino in repairs.cut if self._fits else ():
             with self._naming(ino):
+                self._leases.open_file(ino)
                 self._copy.with_data(ino)
 
     def _repair_locked(self, repairs: Repairs) -> None:

@@ -62,6 +62,6 @@ def remember(fd: int) -> None:
 
 
 def object_is_full(fd: int, error: OSError) -> bool:
-    """Whether an xattr did not fit at one object, while its file system has room. ext4 has one block
-    for all xattrs of an object, which the object's owner can fill."""
+    """Whether an xattr did not fit at one object, while its file system has room: ext4 has one
+    block for all xattrs of an object, which the object's owner can fill."""
     return error.errno in _NO_ROOM and os.fstatvfs(fd).f_bfree >= _FULL_BLOCKS
