@@ -41,13 +41,13 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to open. place: the path of a mountpoint or of an upper.
+    """What to open. path: the path of a mountpoint or of an upper.
 
     base: the image, None for the one in the upper's mark; follow_symlink_parents: how its layers
     are stacked, None for the way in the mark.
     """
 
-    place: Path
+    path: Path
     base: Reference | None
     follow_symlink_parents: bool | None
     image_options: ImageOptions
@@ -86,12 +86,14 @@ def open_changed(
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import open_image
 
-    found = _find(asked.place, directories, stack)
+    found = _find(asked.path, directories, stack)
     if found.record is not None:
         _write_out(found.record)
     live, users = found.record is not None, asked.image_options.marks.overlay
-    places = directories.lock_places
-    upper = Upper(found.upper, None, at=found.fd, live=live, userxattr=users, lock_places=places)
+    upper = Upper(
+        found.upper, None, at=found.fd, live=live, userxattr=users,
+        lock_directories=directories.lock_directories,
+    )  # fmt: skip
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
@@ -133,20 +135,20 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
     return compare(nothing, rootfs.tree)
 
 
-def _find(place: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
+def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
-    target, entry, _ = find_mount(place, UpperError)
+    target, entry, _ = find_mount(path, UpperError)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
-        raise MountpointError(f"{place}: no record of this mount in {directories.runtime}")
+        raise MountpointError(f"{path}: no record of this mount in {directories.runtime}")
     if record is not None:
         if record.upper is None:
-            raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
+            raise MountpointError(f"{path}: mounted read-only: there is nothing to have changed")
         return _open_upper(Path(record.upper), record if record.alive else None, stack)
     if not target.is_dir():
-        raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
-    found = _open_upper(place, None, stack)
+        raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
+    found = _open_upper(path, None, stack)
     for mounted in mountrecords.listing(directories.runtime):
         if _is(mounted.record.upper, found.fd) and mounted.record.alive:
             return replace(found, record=mounted.record)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusemount.rootfs import RootFs
 
 
-def is_place(path: Path) -> bool:
+def is_mount_or_upper(path: Path) -> bool:
     """Whether path is an imgmount mount, or a directory that is no OCI layout and so an upper.
     Raises UpperError for another user's symlink on it."""
     target, entry, _ = find_mount(path, UpperError)
@@ -30,7 +30,7 @@ def is_place(path: Path) -> bool:
     return target.is_dir() and not layout
 
 
-def export_place(
+def export_changed(
     asked: Asked, directories: Directories, progress: Progress, warn: Warn
 ) -> Iterator[bytes]:
     """The tar of all that a mount or an upper shows, in pieces.  Raises as open_changed does."""

@@ -169,11 +169,11 @@ def _fusermount(above: int, name: bytes, target: Path, lazy: bool) -> None:
         raise NotPermitted("fusermount3 is missing: a user needs it (package fuse3)") from error
     if result.returncode == 0:
         return
-    said = result.stderr.decode(errors="replace").strip()
-    if "busy" in said:
+    message = result.stderr.decode(errors="replace").strip()
+    if "busy" in message:
         raise _refused(target, errno.EBUSY)
     # fusermount3 looks only for this user's mounts: another's is "not found in /etc/mtab".
-    foreign = "not found in" in said and mount_at(target) is not None
-    if foreign or "not permitted" in said or "denied" in said:
+    foreign = "not found in" in message and mount_at(target) is not None
+    if foreign or "not permitted" in message or "denied" in message:
         raise _refused(target, errno.EPERM)
-    raise MountpointError(f"{target}: {said.removeprefix('fusermount3: ')}")
+    raise MountpointError(f"{target}: {message.removeprefix('fusermount3: ')}")
