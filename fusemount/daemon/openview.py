@@ -61,7 +61,7 @@ class View:
         # Programs that mount directories (podman, buildah) remove the work directory as soon as
         # the mount is gone, while the daemon is ending. A file that the daemon made there then
         # would make the removal fail.
-        self.rootfs.told = not self.directories
+        self.rootfs.keeps_ctimes = not self.directories
 
 
 def open_view(
@@ -151,7 +151,7 @@ def _open_rootfs(
         ),
         base=base,
         rebase=options.rebase,
-        lock_places=directories.lock_places if dirs.scratch is None else (),
+        lock_directories=directories.lock_directories if dirs.scratch is None else (),
     )
 
 

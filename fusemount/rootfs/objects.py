@@ -65,7 +65,7 @@ from fusemount.rootfs.harmless import (
     format_bits,
     parse_bits,
 )
-from fusemount.rootfs.uppermarks import ROOTS_WORD, TRUSTED, USER, object_is_full
+from fusemount.rootfs.uppermarks import TRUSTED, USER, USERXATTR, object_is_full
 
 OVERRIDE_STAT = b"user.containers.override_stat"
 _ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own xattr, which must not give owners
@@ -134,7 +134,7 @@ class Objects:
     def decode(self, name: bytes) -> bytes | None:
         """The name that the user sees of a stored xattr; None for marks of overlayfs and our
         own."""
-        if self.prefix == USER and name in (OVERRIDE_STAT, ROOTS_WORD):
+        if self.prefix == USER and name in (OVERRIDE_STAT, USERXATTR):
             return None
         if name.startswith(self.prefix):
             rest = name[len(self.prefix) :]

@@ -94,7 +94,9 @@ class RootFs:
         self.native: _native.UpperFiles | None = None
         self.leases: LeaseBreaker | None = None
         self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
-        self.told = False  # programs have seen ctimes; otherwise close() keeps none (ctimes.py)
+        self.keeps_ctimes = (
+            False  # programs have seen ctimes; otherwise close() keeps none (ctimes.py)
+        )
         if upper is None:
             return
         self.loaded = loaded = start_upper(tree, upper, adopted=adopted, read_only=self.read_only)
@@ -131,7 +133,7 @@ class RootFs:
         if self.upper is None or self.native is None:
             return
         self._copy.retry_times()
-        if self.told and not self.read_only:
+        if self.keeps_ctimes and not self.read_only:
             self.upper.keep_ctimes(self.tree.ctimes())
         self.native.close()
         if self.upper.work_fd >= 0:
