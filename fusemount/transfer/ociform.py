@@ -36,26 +36,26 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 
     Raises NoSpace, ImgmountError.
     """
-    said = _document(store.layout, descriptor.digest)
-    if said is None:  # an index may list any blob, a layer too
+    document = _document(store.layout, descriptor.digest)
+    if document is None:  # an index may list any blob, a layer too
         return descriptor
-    kind = str(said.get("mediaType") or descriptor.media_type)
+    kind = str(document.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
-    for child in said.get("manifests") or ():
+    for child in document.get("manifests") or ():
         if store.layout.has_blob(Digest(child["digest"])):
             changed |= _replaced(child, as_oci(store, lease, _of(child)))
-    for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+    for entry in (*(document.get("layers") or ()), *filter(None, [document.get("config")])):
         counterpart = TYPES.get(entry.get("mediaType"))
         changed |= counterpart is not None
         entry |= {"mediaType": counterpart} if counterpart else {}
     if not changed:
         return descriptor
-    said["mediaType"] = TYPES.get(kind, kind)
-    said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
-    data = compact_json(said)
+    document["mediaType"] = TYPES.get(kind, kind)
+    document["annotations"] = (document.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
+    data = compact_json(document)
     lease.hold([Digest.of(data)])
     digest = put_document(store.layout, data)
-    return Descriptor(said["mediaType"], digest, len(data), platform=descriptor.platform)
+    return Descriptor(document["mediaType"], digest, len(data), platform=descriptor.platform)
 
 
 def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
@@ -65,32 +65,34 @@ def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
     digest there, and a push would send another image than the one that the store shows.
     """
     try:
-        said = json.loads(layout.document(original))
-        kind = said.get("mediaType") or document["mediaType"]
-        children = zip(said.get("manifests") or (), document.get("manifests") or (), strict=True)
+        expected = json.loads(layout.document(original))
+        kind = expected.get("mediaType") or document["mediaType"]
+        children = zip(
+            expected.get("manifests") or (), document.get("manifests") or (), strict=True
+        )
         for child, made in children:
             if child["digest"] != made["digest"]:
                 counterpart = json.loads(layout.document(Digest(made["digest"])))
                 if not is_counterpart(layout, Digest(child["digest"]), counterpart):
                     return False
                 child |= {key: made[key] for key in ("mediaType", "digest", "size")}
-        for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+        for entry in (*(expected.get("layers") or ()), *filter(None, [expected.get("config")])):
             if entry.get("mediaType") in TYPES:
                 entry["mediaType"] = TYPES[entry["mediaType"]]
-        said["mediaType"] = TYPES.get(kind, kind)
-        said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: original}
+        expected["mediaType"] = TYPES.get(kind, kind)
+        expected["annotations"] = (expected.get("annotations") or {}) | {ORIGINAL: original}
     except (OSError, ImgmountError, LookupError, TypeError, ValueError, AttributeError):
         return False
-    return bool(said == document)
+    return bool(expected == document)
 
 
 def _document(layout: Layout, digest: Digest) -> dict[str, Any] | None:
     """None if the blob is no JSON object."""
     try:
-        said = json.loads(layout.document(digest))
+        document = json.loads(layout.document(digest))
     except (ValueError, MalformedImage):
         return None
-    return said if isinstance(said, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _of(entry: dict[str, Any]) -> Descriptor:
