@@ -26,6 +26,7 @@ setup(
                 "-Wshadow",
                 "-Werror",
             ],
+            libraries=["isal", "zstd", "crypto"],
             extra_link_args=["-pthread"],
         )
     ]

@@ -170,7 +170,11 @@ static int store(fast_notify *notify, img_id id, const img_content *content) {
         .header = {.len = (uint32_t)(sizeof head + content->size), .error = FUSE_NOTIFY_STORE},
         .store = {.nodeid = id, .size = (uint32_t)content->size},
     };
-    ssize_t n = img_content_read(content, 0, notify->push.buffer, content->size);
+    ssize_t n = img_content_prepare(content);
+    if (n == 0 && content->packed)
+        n = img_content_read_now(content, 0, notify->push.buffer, content->size);
+    else if (n == 0)
+        n = img_content_read(content, 0, notify->push.buffer, content->size);
     if (n != (ssize_t)content->size)
         return n < 0 ? (int)n : -EIO;
     struct iovec iov[2] = {{&head, sizeof head}, {notify->push.buffer, content->size}};

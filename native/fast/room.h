@@ -4,5 +4,5 @@
  * send all other requests to pyfuse3. Only this room uses the FUSE protocol. No thread of this room
  * waits for Python.
  *
- * May include: base, index, dir, tree, upper.
+ * May include: base, index, dir, packed, tree, upper.
  */

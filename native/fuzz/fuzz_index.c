@@ -36,7 +36,7 @@ static void merge(const img_index *index, unsigned times, bool follow) {
     int result = 0;
     CHECK(tree);
     for (unsigned i = 0; i < times && result == 0; i++)
-        result = img_tree_add_layer(tree, index, -1, 0, follow, &err);
+        result = img_tree_add_layer(tree, index, -1, 0, NULL, follow, &err);
     if (result == 0)
         tree_text(tree, false, &text);
     else

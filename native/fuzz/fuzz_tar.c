@@ -81,7 +81,7 @@ static void merge(img_index *const *indexes, const size_t *bases, size_t n, int 
     int result = 0;
     CHECK(tree);
     for (size_t i = 0; i < n && result == 0; i++)
-        result = img_tree_add_layer(tree, indexes[i], fd, bases[i], follow, &err);
+        result = img_tree_add_layer(tree, indexes[i], fd, bases[i], NULL, follow, &err);
     if (result == 0)
         tree_text(tree, true, &text);
     else

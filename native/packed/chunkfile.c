@@ -41,8 +41,8 @@ void img_chunkfile_close(img_chunkfile *file) {
 }
 
 size_t img_chunkfile_size(const img_chunkfile *file, uint64_t chunk) {
-    uint64_t left = file->tar_bytes - chunk * IMG_CHUNK;
-    return left < IMG_CHUNK ? (size_t)left : IMG_CHUNK;
+    uint64_t left = file->tar_bytes - chunk * IMG_CHUNK_BYTES;
+    return left < IMG_CHUNK_BYTES ? (size_t)left : IMG_CHUNK_BYTES;
 }
 
 bool img_chunkfile_matches(const img_chunkfile *file, uint64_t chunk, const void *data) {
@@ -98,7 +98,7 @@ static bool read_now(int fd, void *buffer, size_t size, uint64_t at) {
 ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void *buffer,
                            size_t size, bool now) {
     uint32_t known = atomic_load_explicit(&file->known[chunk], memory_order_acquire);
-    uint64_t offset = chunk * IMG_CHUNK + at;
+    uint64_t offset = chunk * IMG_CHUNK_BYTES + at;
     img_chunk_state state;
     if (!known || !(now ? read_now : read_all)(file->data_fd, buffer, size, offset))
         return -EAGAIN;
@@ -113,7 +113,8 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
 bool img_chunkfile_load(img_chunkfile *file, uint64_t chunk, void *buffer) {
     img_chunk_state before, after;
     if (file->data_fd < 0 || !read_state(file->states_fd, chunk, &before) || !before.used ||
-        !read_all(file->data_fd, buffer, img_chunkfile_size(file, chunk), chunk * IMG_CHUNK) ||
+        !read_all(file->data_fd, buffer, img_chunkfile_size(file, chunk),
+                  chunk * IMG_CHUNK_BYTES) ||
         !img_chunkfile_matches(file, chunk, buffer) ||
         !read_state(file->states_fd, chunk, &after) || after.generation != before.generation)
         return false;
@@ -132,7 +133,7 @@ static uint32_t now_seconds(void) {
 
 static bool write_chunk(img_chunkfile *file, uint64_t chunk, const char *data) {
     size_t left = img_chunkfile_size(file, chunk);
-    for (uint64_t at = chunk * IMG_CHUNK; left;) {
+    for (uint64_t at = chunk * IMG_CHUNK_BYTES; left;) {
         ssize_t n = pwrite(file->data_fd, data, left, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
@@ -204,7 +205,7 @@ int img_chunk_punch(int data_fd, int states_fd, uint64_t chunk) {
         state.used = 0;
         if (!write_state(states_fd, chunk, &state) ||
             fallocate(data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                      (off_t)(chunk * IMG_CHUNK), IMG_CHUNK) < 0)
+                      (off_t)(chunk * IMG_CHUNK_BYTES), IMG_CHUNK_BYTES) < 0)
             result = -errno;
     }
     (void)lock_chunk(states_fd, chunk, F_UNLCK);

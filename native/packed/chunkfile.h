@@ -3,7 +3,7 @@
  *
  * Law: a chunk that is given out has the digest that the pass over the whole layer found out.
  *
- *   data    a sparse file: chunk i of the tar at offset i * IMG_CHUNK, or a hole
+ *   data    a sparse file: chunk i of the tar at offset i * IMG_CHUNK_BYTES, or a hole
  *   states  img_chunk_state[n], in host order: one of each chunk
  *
  * Nothing in the files is believed.  A process hashes each chunk before it uses it for the first
@@ -34,8 +34,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define IMG_CHUNK (256u << 10) /* bytes of a chunk of the tar; the last one may be shorter */
-#define IMG_DIGEST 32u         /* bytes of a SHA-256 */
+#define IMG_CHUNK_BYTES (256u << 10) /* bytes of a chunk of the tar; the last one may be shorter   \
+                                      */
+#define IMG_DIGEST 32u               /* bytes of a SHA-256 */
 
 typedef struct img_chunk_state {
     uint32_t generation;
@@ -55,7 +56,7 @@ typedef struct img_chunkfile {
 } img_chunkfile;
 
 static inline uint64_t img_chunks_of(uint64_t tar_bytes) {
-    return tar_bytes / IMG_CHUNK + (tar_bytes % IMG_CHUNK != 0);
+    return tar_bytes / IMG_CHUNK_BYTES + (tar_bytes % IMG_CHUNK_BYTES != 0);
 }
 
 /* Takes the descriptors, which may be -1, and copies the digests, one of each chunk. */
@@ -63,7 +64,7 @@ int img_chunkfile_init(img_chunkfile *file, int data_fd, int states_fd, uint64_t
                        const void *digests, img_error *err);
 void img_chunkfile_close(img_chunkfile *file);
 
-/* How long the chunk is: IMG_CHUNK, but for the last one. */
+/* How long the chunk is: IMG_CHUNK_BYTES, but for the last one. */
 size_t img_chunkfile_size(const img_chunkfile *file, uint64_t chunk);
 
 /* True if the bytes have the chunk's digest. */

@@ -43,12 +43,13 @@ uint64_t img_cursor_begun(void) {
 /* True if going on from the cursor's place is shorter than from the point. */
 static bool is_on_the_way(const img_cursor *cursor, const img_point *point, uint64_t chunk) {
     return cursor->chunk == chunk ||
-           (cursor->at != NOWHERE && cursor->at <= chunk * IMG_CHUNK && cursor->at >= point->out);
+           (cursor->at != NOWHERE && cursor->at <= chunk * IMG_CHUNK_BYTES &&
+            cursor->at >= point->out);
 }
 
 /* mutex.  A cursor that is free, the best one for the chunk; NULL: all are taken. */
 static img_cursor *best_free(const img_cursor_source *source, uint64_t chunk) {
-    const img_point *point = img_points_find(source->points, chunk * IMG_CHUNK);
+    const img_point *point = img_points_find(source->points, chunk * IMG_CHUNK_BYTES);
     img_cursor *oldest = NULL;
     for (unsigned i = 0; i < IMG_CURSORS; i++) {
         img_cursor *cursor = &cursors[i];
@@ -79,7 +80,7 @@ static int make(img_cursor *cursor, img_codec codec) {
         cursor->made = false;
     }
     if (!cursor->bytes)
-        cursor->bytes = malloc(IMG_CHUNK);
+        cursor->bytes = malloc(IMG_CHUNK_BYTES);
     if (!cursor->input)
         cursor->input = malloc(INPUT);
     if (!cursor->made)
@@ -226,8 +227,8 @@ static int step(img_cursor *cursor, size_t *n, size_t size, img_error *err) {
 
 /* Decodes from the cursor's place to the end of the chunk there, which has `size` bytes in all. */
 static int decode_one(img_cursor *cursor, size_t size, img_error *err) {
-    uint64_t chunk = cursor->at / IMG_CHUNK;
-    size_t skipped = (size_t)(cursor->at % IMG_CHUNK), n = 0;
+    uint64_t chunk = cursor->at / IMG_CHUNK_BYTES;
+    size_t skipped = (size_t)(cursor->at % IMG_CHUNK_BYTES), n = 0;
     cursor->chunk = NOWHERE;
     while (n < size - skipped) {
         int result = step(cursor, &n, size - skipped, err);
@@ -241,7 +242,7 @@ static int decode_one(img_cursor *cursor, size_t size, img_error *err) {
 }
 
 uint64_t img_cursor_next(const img_cursor *cursor, uint64_t chunk) {
-    const img_point *point = img_points_find(cursor->source->points, chunk * IMG_CHUNK);
+    const img_point *point = img_points_find(cursor->source->points, chunk * IMG_CHUNK_BYTES);
     if (cursor->chunk == chunk)
         return chunk;
     uint64_t at = is_on_the_way(cursor, point, chunk) ? cursor->at : point->out;
@@ -249,13 +250,14 @@ uint64_t img_cursor_next(const img_cursor *cursor, uint64_t chunk) {
 }
 
 const void *img_cursor_chunk(img_cursor *cursor, uint64_t chunk, size_t size, img_error *err) {
-    const img_point *point = img_points_find(cursor->source->points, chunk * IMG_CHUNK);
+    const img_point *point = img_points_find(cursor->source->points, chunk * IMG_CHUNK_BYTES);
     err->code = 0;
     if (cursor->chunk == chunk)
         return cursor->bytes;
     int result = is_on_the_way(cursor, point, chunk) ? 0 : begin_at(cursor, point, err);
     while (result == 0 && cursor->chunk != chunk)
-        result = decode_one(cursor, cursor->at / IMG_CHUNK == chunk ? size : IMG_CHUNK, err);
+        result =
+            decode_one(cursor, cursor->at / IMG_CHUNK_BYTES == chunk ? size : IMG_CHUNK_BYTES, err);
     if (result < 0) {
         cursor->at = cursor->chunk = NOWHERE;
         return NULL;

@@ -85,8 +85,8 @@ static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     atomic_fetch_add(&packed->wrong, 1);
     if (packed->log_fd >= 0)
         (void)dprintf(packed->log_fd, "%s: bytes %llu to %llu of the tar cannot be read: %s\n",
-                      packed->name, (unsigned long long)(chunk * IMG_CHUNK),
-                      (unsigned long long)(chunk * IMG_CHUNK +
+                      packed->name, (unsigned long long)(chunk * IMG_CHUNK_BYTES),
+                      (unsigned long long)(chunk * IMG_CHUNK_BYTES +
                                            img_chunkfile_size(&packed->chunks, chunk) - 1),
                       why);
     return -EIO;
@@ -138,7 +138,7 @@ static int decode(img_packed *packed, uint64_t first, uint64_t last, size_t at, 
 static int load(img_packed *packed, uint64_t chunk, size_t at, void *out, size_t size) {
     if (packed->chunks.data_fd < 0)
         return -EAGAIN;
-    char *buffer = malloc(IMG_CHUNK);
+    char *buffer = malloc(IMG_CHUNK_BYTES);
     int result = buffer ? -EAGAIN : -ENOMEM;
     if (buffer && img_chunkfile_load(&packed->chunks, chunk, buffer)) {
         memcpy(out, buffer + at, size);
@@ -187,7 +187,7 @@ static void run(const job *todo) {
     uint64_t first = todo->first;
     while (first <= todo->last && is_known(todo->packed, first))
         first++;
-    char *buffer = malloc(IMG_CHUNK);
+    char *buffer = malloc(IMG_CHUNK_BYTES);
     while (buffer && first <= todo->last &&
            img_chunkfile_load(&todo->packed->chunks, first, buffer))
         first++;
@@ -294,12 +294,12 @@ void img_packed_free(img_packed *packed) {
 /* The last chunk that is decoded from the same point as this one. */
 static uint64_t span_end(const img_packed *packed, uint64_t chunk) {
     const img_points *points = &packed->points;
-    const img_point *point = img_points_find(points, chunk * IMG_CHUNK);
+    const img_point *point = img_points_find(points, chunk * IMG_CHUNK_BYTES);
     uint64_t last = packed->chunks.n - 1;
     if (point + 1 < points->points + points->head.n_points) {
-        uint64_t next = (point[1].out + IMG_CHUNK - 1) / IMG_CHUNK;
+        uint64_t next = (point[1].out + IMG_CHUNK_BYTES - 1) / IMG_CHUNK_BYTES;
         while (next <= chunk && ++point + 1 < points->points + points->head.n_points)
-            next = (point[1].out + IMG_CHUNK - 1) / IMG_CHUNK;
+            next = (point[1].out + IMG_CHUNK_BYTES - 1) / IMG_CHUNK_BYTES;
         last = next > chunk && next - 1 < last ? next - 1 : last;
     }
     return last;
@@ -363,9 +363,9 @@ ssize_t img_packed_read(img_packed *packed, uint64_t offset, void *buffer, size_
     if (!is_inside(packed, offset, size))
         return -EIO;
     for (size_t done = 0; done < size;) {
-        uint64_t chunk = (offset + done) / IMG_CHUNK;
-        size_t at = (size_t)((offset + done) % IMG_CHUNK);
-        size_t piece = IMG_CHUNK - at < size - done ? IMG_CHUNK - at : size - done;
+        uint64_t chunk = (offset + done) / IMG_CHUNK_BYTES;
+        size_t at = (size_t)((offset + done) % IMG_CHUNK_BYTES);
+        size_t piece = IMG_CHUNK_BYTES - at < size - done ? IMG_CHUNK_BYTES - at : size - done;
         int result = read_chunk(packed, chunk, at, (char *)buffer + done, piece);
         if (result < 0)
             return result;
@@ -375,13 +375,29 @@ ssize_t img_packed_read(img_packed *packed, uint64_t offset, void *buffer, size_
     return (ssize_t)size;
 }
 
+int img_packed_prepare(img_packed *packed, uint64_t offset, uint64_t size) {
+    char first;
+    if (packed->chunks.data_fd < 0)
+        return -EAGAIN;
+    for (uint64_t chunk = offset / IMG_CHUNK_BYTES;
+         size && chunk <= (offset + size - 1) / IMG_CHUNK_BYTES; chunk++) {
+        if (chunk >= packed->chunks.n)
+            return -EIO;
+        int result = is_known(packed, chunk) ? 0 : read_chunk(packed, chunk, 0, &first, 1);
+        if (result < 0)
+            return result;
+        note_read(packed, chunk);
+    }
+    return 0;
+}
+
 ssize_t img_packed_read_now(img_packed *packed, uint64_t offset, void *buffer, size_t size) {
     if (!is_inside(packed, offset, size))
         return -EAGAIN;
     for (size_t done = 0; done < size;) {
-        uint64_t chunk = (offset + done) / IMG_CHUNK;
-        size_t at = (size_t)((offset + done) % IMG_CHUNK);
-        size_t piece = IMG_CHUNK - at < size - done ? IMG_CHUNK - at : size - done;
+        uint64_t chunk = (offset + done) / IMG_CHUNK_BYTES;
+        size_t at = (size_t)((offset + done) % IMG_CHUNK_BYTES);
+        size_t piece = IMG_CHUNK_BYTES - at < size - done ? IMG_CHUNK_BYTES - at : size - done;
         if (img_chunkfile_read(&packed->chunks, chunk, at, (char *)buffer + done, piece, true) !=
             (ssize_t)piece)
             return -EAGAIN;

@@ -48,6 +48,10 @@ ssize_t img_packed_read(img_packed *packed, uint64_t offset, void *buffer, size_
 /* The same, but only if nothing has to be decompressed, hashed or waited for.  -EAGAIN: it has. */
 ssize_t img_packed_read_now(img_packed *packed, uint64_t offset, void *buffer, size_t size);
 
+/* Decompresses what is not kept of these bytes.  0; -EAGAIN: there is no chunk cache; or an error
+ * of img_packed_read. */
+int img_packed_prepare(img_packed *packed, uint64_t offset, uint64_t size);
+
 img_chunkfile *img_packed_chunks(img_packed *packed);
 
 /* What the process has decompressed: bytes of tars; and how often a decoder had to begin anew. */

@@ -100,8 +100,8 @@ static bool is_due(const img_unpacker *unpacker) {
         return true;
     uint64_t back = unpacker->made - unpacker->last;
     if (unpacker->bound)
-        return back >= IMG_CHUNK;
-    return back >= IMG_POINT_EVERY && unpacker->made % IMG_CHUNK == 0 &&
+        return back >= IMG_CHUNK_BYTES;
+    return back >= IMG_POINT_EVERY && unpacker->made % IMG_CHUNK_BYTES == 0 &&
            unpacker->decoder.codec == IMG_GZIP;
 }
 
@@ -167,7 +167,7 @@ static int step(img_unpacker *unpacker, img_error *err) {
 }
 
 int img_unpacker_next(img_unpacker *unpacker, void *out, size_t size, size_t *n, img_error *err) {
-    size_t to_end = IMG_CHUNK - (size_t)(unpacker->made % IMG_CHUNK);
+    size_t to_end = IMG_CHUNK_BYTES - (size_t)(unpacker->made % IMG_CHUNK_BYTES);
     uint64_t before = unpacker->made;
     int result = IMG_DECODED_BOUND;
     unpacker->flow.out = out;

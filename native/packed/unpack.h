@@ -22,8 +22,9 @@
 #include "packed/gunzip.h"
 #include "packed/points.h"
 
-#define IMG_POINT_EVERY (5u * IMG_CHUNK) /* bytes of the tar between two points inside a member */
-#define IMG_FRAME_MAX (4u << 20)         /* a zstd frame beyond this is re-framed */
+#define IMG_POINT_EVERY                                                                            \
+    (5u * IMG_CHUNK_BYTES)       /* bytes of the tar between two points inside a member */
+#define IMG_FRAME_MAX (4u << 20) /* a zstd frame beyond this is re-framed */
 
 typedef struct img_unpacker img_unpacker;
 typedef struct img_begun img_begun; /* a point that is not finished yet */

@@ -8,8 +8,9 @@
 
 #include "packed/decoder.h"
 
-#define IMG_ZSTD_WINDOW_LOG 27 /* 128 MiB: the most that zstd(1) takes without --long or --memory  \
-                                */
+#define IMG_ZSTD_WINDOW_LOG                                                                        \
+    27 /* 128 MiB: the most that zstd(1) takes without --long or --memory                          \
+        */
 
 img_unzstd *img_unzstd_new(void); /* NULL: out of memory */
 void img_unzstd_free(img_unzstd *unzstd);

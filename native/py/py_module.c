@@ -7,6 +7,7 @@ static int native_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->scanner);
     Py_VISIT(state->member);
     Py_VISIT(state->attr);
+    Py_VISIT(state->begun);
     Py_VISIT(state->format_error);
     return 0;
 }
@@ -17,6 +18,7 @@ static int native_clear(PyObject *module) {
     Py_CLEAR(state->scanner);
     Py_CLEAR(state->member);
     Py_CLEAR(state->attr);
+    Py_CLEAR(state->begun);
     Py_CLEAR(state->format_error);
     return 0;
 }
@@ -34,6 +36,7 @@ static PyModuleDef_Slot native_slots[] = {
     {Py_mod_exec, imgpy_fastpath_exec},
     {Py_mod_exec, imgpy_dirscan_exec},
     {Py_mod_exec, imgpy_beneath_exec},
+    {Py_mod_exec, imgpy_packed_exec},
     {0, NULL},
 };
 

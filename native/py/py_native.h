@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "index/index.h"
+#include "packed/packed.h"
 
 int imgpy_index_exec(PyObject *module);    /* FormatError, Member, LayerIndex, Scanner */
 int imgpy_dirscan_exec(PyObject *module);  /* functions for directory layers */
@@ -22,16 +23,20 @@ int imgpy_linux_exec(PyObject *module);    /* system calls that Python lacks */
 int imgpy_stats_exec(PyObject *module);    /* Stats */
 int imgpy_fastpath_exec(PyObject *module); /* FastPath */
 int imgpy_beneath_exec(PyObject *module);  /* opening beneath a descriptor */
+int imgpy_packed_exec(PyObject *module);   /* Unpacker, BegunPoint, Points, Packed */
 
 /* The module's state: the types of which C code makes objects. */
 typedef struct imgpy_state {
-    PyTypeObject *layer_index, *scanner, *member, *attr;
+    PyTypeObject *layer_index, *scanner, *member, *attr, *begun;
     PyObject *format_error;
 } imgpy_state;
 
 /* The index inside a LayerIndex, borrowed: it exists as long as obj.  NULL with TypeError set for
  * any other object. */
 const img_index *imgpy_index_get(PyObject *obj);
+
+/* The address space inside a Packed, likewise. */
+img_packed *imgpy_packed_get(PyObject *obj);
 
 /* Makes a LayerIndex, which owns index. If it fails, index is freed. */
 PyObject *imgpy_index_wrap(img_index *index);

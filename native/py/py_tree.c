@@ -57,22 +57,26 @@ static void tree_dealloc(PyObject *self) {
 }
 
 static PyObject *tree_add_layer(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"index", "fd", "offset", "follow_symlink_parents", NULL};
-    PyObject *index_object;
+    static char *names[] = {"index", "fd", "offset", "follow_symlink_parents", "packed", NULL};
+    PyObject *index_object, *packed_object = Py_None;
     int fd, follow = 0, result;
     unsigned long long base;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OiK|p", names, &index_object, &fd, &base,
-                                     &follow))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OiK|pO", names, &index_object, &fd, &base,
+                                     &follow, &packed_object))
         return NULL;
     const img_index *index = imgpy_index_get(index_object);
-    if (!index || PyList_Append(((TreeObject *)self)->indexes, index_object) < 0)
+    img_packed *packed = NULL;
+    if (!index || (packed_object != Py_None && !(packed = imgpy_packed_get(packed_object))))
+        return NULL;
+    PyObject *used = ((TreeObject *)self)->indexes; /* the objects that must outlive the tree */
+    if (PyList_Append(used, index_object) < 0 || PyList_Append(used, packed_object) < 0)
         return NULL;
     img_error err = {0};
     img_tree *tree = tree_of(self);
     IMGPY_BEGIN_LONG;
     lock_write(tree);
     result = index->directory ? img_tree_add_directory(tree, index, fd, &err)
-                              : img_tree_add_layer(tree, index, fd, base, follow, &err);
+                              : img_tree_add_layer(tree, index, fd, base, packed, follow, &err);
     unlock(tree);
     IMGPY_END_LONG;
     if (result < 0)

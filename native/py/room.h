@@ -3,5 +3,5 @@
  * The extension module fusemount._native: shows the other rooms to Python. Only this room includes
  * Python.h.
  *
- * May include: base, index, tar, dir, tree, upper, fast.
+ * May include: base, index, tar, dir, packed, tree, upper, fast.
  */

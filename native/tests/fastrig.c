@@ -152,7 +152,7 @@ rig *rig_new(unsigned flags, unsigned threads, const char *base) {
     CHECK(r->archive >= 0);
     r->index = make_layer(r->archive);
     r->tree = img_tree_new();
-    CHECK(r->tree && img_tree_add_layer(r->tree, r->index, r->archive, 0, false, &err) == 0);
+    CHECK(r->tree && img_tree_add_layer(r->tree, r->index, r->archive, 0, NULL, false, &err) == 0);
     img_tree_seal(r->tree);
     r->upper_fd = r->work_fd = r->python = r->relay = -1;
     if (flags & RIG_UPPER)

@@ -94,12 +94,12 @@ void pack_points(const pack_blob *blob, img_codec codec, const uint8_t *tar, siz
                  size_t piece, img_points *points) {
     img_error err = {0};
     img_unpacker *unpacker = img_unpacker_new(codec, &err);
-    uint8_t *out = malloc(IMG_CHUNK);
+    uint8_t *out = malloc(IMG_CHUNK_BYTES);
     size_t fed = 0, made = 0, n;
     CHECK(unpacker && out);
     img_points_begin(points, codec);
     for (;;) {
-        int result = img_unpacker_next(unpacker, out, IMG_CHUNK, &n, &err);
+        int result = img_unpacker_next(unpacker, out, IMG_CHUNK_BYTES, &n, &err);
         CHECK(result > 0 && made + n <= size && memcmp(out, tar + made, n) == 0);
         made += n;
         finish_points(unpacker, points);
@@ -143,9 +143,9 @@ uint8_t *pack_digests(const uint8_t *tar, size_t size) {
     uint8_t *digests = malloc(n * IMG_DIGEST + 1), whole[EVP_MAX_MD_SIZE];
     CHECK(digests);
     for (uint64_t i = 0; i < n; i++) {
-        size_t left = size - i * IMG_CHUNK;
-        CHECK(EVP_Digest(tar + i * IMG_CHUNK, left < IMG_CHUNK ? left : IMG_CHUNK, whole, NULL,
-                         EVP_sha256(), NULL) == 1);
+        size_t left = size - i * IMG_CHUNK_BYTES;
+        CHECK(EVP_Digest(tar + i * IMG_CHUNK_BYTES, left < IMG_CHUNK_BYTES ? left : IMG_CHUNK_BYTES,
+                         whole, NULL, EVP_sha256(), NULL) == 1);
         memcpy(digests + i * IMG_DIGEST, whole, IMG_DIGEST);
     }
     return digests;

@@ -136,14 +136,14 @@ static void test_merge(void) {
     img_index *index = take(&b);
     img_tree *tree = img_tree_new();
     listen_to(&a, 0);
-    CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) == 0);
+    CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) == 0);
     unsigned all = a.questions; /* the questions for members and for walks to their directories */
     CHECK(all > 2 * MEMBERS / IMG_STEPS_PER_LOOK);
     img_tree_free(tree);
     for (unsigned at = 1; at <= all; at += all / 5) {
         tree = img_tree_new();
         listen_to(&a, at);
-        CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) < 0 && err.code == EINTR);
+        CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) < 0 && err.code == EINTR);
         CHECK(a.questions == at);
         img_tree_free(tree);
     }
@@ -227,7 +227,7 @@ static void test_links_times_members(void) {
     img_index *index = take(&b);
     img_tree *tree = img_tree_new();
     tree->walk_steps = IMG_WALK_STEPS_MAX - 1000000; /* as if earlier layers took the others */
-    CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) < 0 && err.code == E2BIG);
+    CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) < 0 && err.code == E2BIG);
     CHECK(strstr(err.message, "steps, the limit"));
     CHECK(tree->walk_steps == IMG_WALK_STEPS_MAX + IMG_WALK_STEPS_EACH * index->head.n_entries + 1);
     img_tree_free(tree);
@@ -250,7 +250,7 @@ static void test_targets_times_members(void) {
     img_index *index = take(&b);
     img_tree *tree = img_tree_new();
     tree->n_implied = IMG_IMPLIED_MAX - 20000;
-    CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) < 0 && err.code == E2BIG);
+    CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) < 0 && err.code == E2BIG);
     CHECK(strstr(err.message, "directories without a member"));
     CHECK(tree->n_implied == IMG_IMPLIED_MAX + IMG_IMPLIED_EACH * index->head.n_entries + 1);
     img_tree_free(tree);
@@ -282,7 +282,7 @@ static void test_links_times_whiteouts(void) {
     }
     img_index *index = take(&b);
     img_tree *tree = img_tree_new();
-    CHECK(img_tree_add_layer(tree, index, -1, 0, false, &err) == 0);
+    CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) == 0);
     CHECK(tree->walk_steps < 2 * sizeof target && img_tree_check(tree, &err) == 0);
     img_tree_free(tree);
     img_index_free(index);

@@ -83,7 +83,7 @@ int main(void) {
         bool follow = draw(2);
         for (int i = 0; i < LAYERS; i++) {
             layers[i] = random_layer();
-            if (img_tree_add_layer(tree, &layers[i]->index, -1, 0, follow, &err) < 0) {
+            if (img_tree_add_layer(tree, &layers[i]->index, -1, 0, NULL, follow, &err) < 0) {
                 assert(err.code && err.message[0]);
                 refused++;
                 break;

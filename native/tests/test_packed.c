@@ -83,12 +83,12 @@ static void test_windows_are_small(void) {
 static void decode_all(const pack_blob *blob, img_codec codec, const char *message) {
     img_error err = {0};
     img_unpacker *unpacker = img_unpacker_new(codec, &err);
-    uint8_t *out = malloc(IMG_CHUNK);
+    uint8_t *out = malloc(IMG_CHUNK_BYTES);
     size_t n;
     int result;
     img_unpacker_feed(unpacker, blob->data, blob->size);
     do
-        result = img_unpacker_next(unpacker, out, IMG_CHUNK, &n, &err);
+        result = img_unpacker_next(unpacker, out, IMG_CHUNK_BYTES, &n, &err);
     while (result == IMG_DECODED_FULL);
     if (result >= 0)
         result = img_unpacker_finish(unpacker, &err);
@@ -207,15 +207,15 @@ static void test_what_is_kept_is_not_decoded_again(void) {
 
     /* A chunk that was punched is decoded anew, and never shown as zeros. */
     CHECK(img_chunk_punch(data, states, 3) == 1);
-    CHECK(img_packed_read_now(second, 3 * IMG_CHUNK, out, 10) == -EAGAIN);
-    CHECK(img_packed_read(second, 3 * IMG_CHUNK, out, 10) == 10);
-    CHECK(memcmp(out, tar + 3 * IMG_CHUNK, 10) == 0);
+    CHECK(img_packed_read_now(second, 3 * IMG_CHUNK_BYTES, out, 10) == -EAGAIN);
+    CHECK(img_packed_read(second, 3 * IMG_CHUNK_BYTES, out, 10) == 10);
+    CHECK(memcmp(out, tar + 3 * IMG_CHUNK_BYTES, 10) == 0);
     CHECK(img_packed_count(second).decoded > 0);
     img_packed_free(first);
     img_packed_free(second);
 
     /* A damaged chunk is not believed. */
-    CHECK(pwrite(data, "damaged", 7, 5 * IMG_CHUNK + 100) == 7);
+    CHECK(pwrite(data, "damaged", 7, 5 * IMG_CHUNK_BYTES + 100) == 7);
     first = pack_open(&blob, IMG_GZIP, tar, TAR, data, states);
     CHECK(img_packed_read(first, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
     CHECK(img_packed_count(first).decoded > 0 && img_packed_count(first).wrong == 0);

@@ -16,7 +16,8 @@ img_content img_content_of(const img_tree *tree, const img_node *node) {
     if (node->layer >= tree->n_layers) /* a metacopy whose data no layer has */
         return (img_content){.size = node->size, .fd = -1, .n_extents = 1};
     const img_layer *layer = &tree->layers[node->layer];
-    img_content content = {.size = node->size, .fd = layer->fd, .base = layer->base};
+    img_content content = {
+        .size = node->size, .fd = layer->fd, .packed = layer->packed, .base = layer->base};
     if (node->flags & IMG_NODE_SPARSE) {
         content.extents = node->u.extents;
         content.n_extents = node->n_extents;
@@ -39,7 +40,8 @@ img_content img_content_of(const img_tree *tree, const img_node *node) {
 /* A descriptor to read from; close_source ends its use. */
 typedef struct source {
     int fd;
-    bool kept;     /* it is pinned in content->files, and stays open */
+    img_packed *packed; /* reads instead of fd; NULL: fd has the bytes */
+    bool kept;          /* it is pinned in content->files, and stays open */
     uint64_t base; /* offset in fd of archive offset 0, or of byte 0 of a directory layer's file */
 } source;
 
@@ -52,9 +54,9 @@ static int open_file(const img_content *content) {
 
 /* Negative errno: there is nothing to read from. */
 static int open_source(const img_content *content, source *from) {
-    *from = (source){content->fd, false, content->base};
+    *from = (source){content->fd, content->packed, false, content->base};
     if (!content->directory)
-        return content->fd < 0 ? -EIO : 0;
+        return content->fd < 0 && !content->packed ? -EIO : 0;
     from->fd = img_fds_pin(content->files, content->file);
     from->kept = true;
     from->base = 0;
@@ -109,9 +111,13 @@ static uint32_t first_beyond(const img_content *content, uint64_t offset) {
     return low;
 }
 
-static int read_all(int fd, uint64_t offset, char *buffer, size_t size) {
+static int read_all(const source *from, uint64_t offset, char *buffer, size_t size) {
+    if (from->packed) {
+        ssize_t n = img_packed_read(from->packed, offset, buffer, size);
+        return n < 0 ? (int)n : 0;
+    }
     while (size) {
-        ssize_t n = pread(fd, buffer, size, (off_t)offset);
+        ssize_t n = pread(from->fd, buffer, size, (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -137,7 +143,7 @@ static ssize_t read_from(const img_content *content, const source *from, uint64_
         if (!data)
             break;
         uint64_t stop = e.file_offset + e.length < end ? e.file_offset + e.length : end;
-        int result = read_all(from->fd, source_offset(content, from, &e) + (at - e.file_offset),
+        int result = read_all(from, source_offset(content, from, &e) + (at - e.file_offset),
                               out + (at - offset), (size_t)(stop - at));
         if (result < 0)
             return result;
@@ -170,9 +176,13 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
     if (!img_content_extent(content, first_beyond(content, offset), &e) || offset < e.file_offset ||
         offset + size > e.file_offset + e.length)
         return -EAGAIN; /* there are holes, which only img_content_read fills in */
-    source from = {content->fd, false, content->base};
+    source from = {content->fd, content->packed, false, content->base};
+    if (content->packed) {
+        uint64_t start = source_offset(content, &from, &e) + (offset - e.file_offset);
+        return img_packed_read_now(content->packed, start, buffer, size);
+    }
     if (content->directory)
-        from = (source){img_fds_pin(content->files, content->file), true, 0};
+        from = (source){img_fds_pin(content->files, content->file), NULL, true, 0};
     if (from.fd < 0)
         return -EAGAIN; /* the file is not open yet */
     struct iovec iov = {buffer, size};
@@ -181,6 +191,14 @@ ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *
     close_source(content, &from);
     /* Fewer bytes may mean that the file has shrunk: img_content_read finds out. */
     return n == (ssize_t)size ? n : -EAGAIN;
+}
+
+int img_content_prepare(const img_content *content) {
+    img_extent e = {0, 0, 0};
+    int result = 0;
+    for (uint32_t i = 0; content->packed && result == 0 && img_content_extent(content, i, &e); i++)
+        result = img_packed_prepare(content->packed, e.archive_offset, e.length);
+    return result;
 }
 
 /* ---- copying ------------------------------------------------------------------------------ */
@@ -227,10 +245,14 @@ static int copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_at, ui
 static int copy_extent(const img_content *content, const source *from, const img_extent *e, int fd,
                        char *buffer) {
     uint64_t at_source = source_offset(content, from, e), done;
-    int result = copy_in_kernel(from->fd, at_source, fd, e->file_offset, e->length, &done);
+    int result = 0;
+    if (from->packed)
+        done = 0; /* its chunks may go at any time, and only reading notices it */
+    else
+        result = copy_in_kernel(from->fd, at_source, fd, e->file_offset, e->length, &done);
     while (result == 0 && done < e->length) {
         size_t n = e->length - done < COPY_BYTES ? (size_t)(e->length - done) : COPY_BYTES;
-        result = stopped() ? -EINTR : read_all(from->fd, at_source + done, buffer, n);
+        result = stopped() ? -EINTR : read_all(from, at_source + done, buffer, n);
         if (result == 0)
             result = write_all(fd, e->file_offset + done, buffer, n);
         done += n;
@@ -307,7 +329,7 @@ int img_content_data(const img_content *content, uint64_t offset, img_extent *ou
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length) {
     source from;
-    if (content->extents)
+    if (content->extents || content->packed)
         return -EOPNOTSUPP;
     int result = open_source(content, &from);
     if (result < 0)

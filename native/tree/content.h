@@ -11,14 +11,16 @@
 #ifndef IMG_CONTENT_H
 #define IMG_CONTENT_H
 
+#include "packed/packed.h"
 #include "tree/tree.h"
 
 #include <sys/types.h>
 
 typedef struct img_content {
     uint64_t size;
-    int fd;                    /* of the layer; -1: no layer has the contents, reading is -EIO */
-    uint64_t base;             /* offset of the uncompressed tar in fd */
+    int fd; /* of the layer; -1, and no packed: no layer has the contents, reading is -EIO */
+    img_packed *packed; /* the address space that archive offsets count in; NULL: fd has it */
+    uint64_t base;      /* offset of the uncompressed tar in fd */
     const img_extent *extents; /* NULL: one extent, the whole file, at archive_data */
     uint32_t n_extents;
     uint64_t archive_data;
@@ -45,6 +47,11 @@ ssize_t img_content_read(const img_content *content, uint64_t offset, void *buff
 ssize_t img_content_read_now(const img_content *content, uint64_t offset, void *buffer,
                              size_t size);
 
+/* Decompresses what is not kept yet of a file of a compressed layer, so that img_content_read_now
+ * finds it: that function stores nothing itself, system calls do.  0: it is kept, or needs not be;
+ * negative errno. */
+int img_content_prepare(const img_content *content);
+
 /* lseek(2) with SEEK_DATA or SEEK_HOLE: the offset, or -ENXIO. */
 int64_t img_content_seek(const img_content *content, uint64_t offset, int whence);
 
@@ -55,7 +62,7 @@ int img_content_data(const img_content *content, uint64_t offset, img_extent *ou
 
 /* copy_file_range(2) of `length` bytes at `at` to offset to_at of the file `to`, which shares
  * blocks if the file system can.  Returns the number of bytes, or a negative errno: -EOPNOTSUPP for
- * a sparse file. */
+ * a sparse file and for a compressed layer. */
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length);
 

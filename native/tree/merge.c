@@ -388,7 +388,7 @@ static int unpack(merge *m) {
     return put_later_links(m);
 }
 
-static int add_layer_slot(merge *m, int fd, uint64_t base) {
+static int add_layer_slot(merge *m, int fd, uint64_t base, img_packed *packed) {
     img_tree *tree = m->tree;
     if (img_tree_count_members(tree, m->index, m->err) < 0)
         return at_fault(m);
@@ -397,7 +397,7 @@ static int add_layer_slot(merge *m, int fd, uint64_t base) {
         return fail(m, ENOMEM, "out of memory");
     tree->layers = grown;
     m->walker.layer = (uint16_t)tree->n_layers;
-    grown[tree->n_layers++] = (img_layer){m->index, fd, base, 0};
+    grown[tree->n_layers++] = (img_layer){m->index, fd, base, packed, 0};
     img_attributes root = {.mode = S_IFDIR | 0755};
     m->walker.scratch = img_tree_new_node(tree, &root, m->walker.layer);
     if (!m->walker.scratch)
@@ -406,11 +406,11 @@ static int add_layer_slot(merge *m, int fd, uint64_t base) {
     return 0;
 }
 
-int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base, bool follow,
-                       img_error *err) {
+int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base,
+                       img_packed *packed, bool follow, img_error *err) {
     img_walker walker = {.tree = tree, .follow = follow, .err = err};
     merge m = {.walker = walker, .tree = tree, .index = index, .err = err};
-    int result = add_layer_slot(&m, fd, base);
+    int result = add_layer_slot(&m, fd, base, packed);
     if (result == 0)
         result = unpack(&m);
     if (result == 0) {

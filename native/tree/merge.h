@@ -17,13 +17,15 @@
 #ifndef IMG_MERGE_H
 #define IMG_MERGE_H
 
+#include "packed/packed.h"
 #include "tree/tree.h"
 
-/* W. Adds a layer whose uncompressed tar starts at byte base of fd.  index and fd are borrowed and
- * must outlive the tree.  follow: a parent that is a symlink in a lower layer is followed, as umoci
- * does; else a directory replaces it, as overlay2 and containerd show it.
- * After an error the tree can only be freed.  EBADMSG, E2BIG, ENOMEM, EINTR. */
-int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base, bool follow,
-                       img_error *err);
+/* W. Adds a layer whose uncompressed tar starts at byte base of fd or, if packed is not NULL, is
+ * the address space of packed.  index, fd and packed are borrowed and must outlive the tree.
+ * follow: a parent that is a symlink in a lower layer is followed, as umoci does; else a directory
+ * replaces it, as overlay2 and containerd show it. After an error the tree can only be freed.
+ * EBADMSG, E2BIG, ENOMEM, EINTR. */
+int img_tree_add_layer(img_tree *tree, const img_index *index, int fd, uint64_t base,
+                       img_packed *packed, bool follow, img_error *err);
 
 #endif

@@ -346,7 +346,7 @@ static int add_slot(merge *m, int fd) {
         return fail(m, NULL, ENOMEM, "out of memory");
     tree->layers = grown;
     m->layer = (uint16_t)tree->n_layers;
-    grown[tree->n_layers++] = (img_layer){m->index, fd, 0, tree->n_files};
+    grown[tree->n_layers++] = (img_layer){m->index, fd, 0, NULL, tree->n_files};
     tree->n_files += m->index->n_files;
     img_fds_free(tree->files); /* it is empty; the limit depends on the number of layers */
     tree->files = img_fds_new(kept_files(tree->n_layers));

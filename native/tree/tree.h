@@ -111,8 +111,9 @@ typedef struct img_dentry {
 
 typedef struct img_layer {
     const img_index *index;
-    int fd;              /* borrowed: the archive, or the directory */
-    uint64_t base;       /* where the uncompressed tar starts in fd */
+    int fd;        /* borrowed: the archive, or the directory; -1: packed has the bytes */
+    uint64_t base; /* where the uncompressed tar starts in fd */
+    struct img_packed *packed; /* borrowed: the address space of a compressed tar, or NULL */
     uint32_t first_file; /* directory: this plus img_file_record.number is unique in the tree */
 } img_layer;
 
