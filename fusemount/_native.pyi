@@ -87,6 +87,79 @@ class Scanner:
     @property
     def ended(self) -> bool: ...
 
+# native/packed: compressed tars.  codec: "gzip" or "zstd".
+CHUNK: int  # bytes of a chunk of a tar (native/packed/chunkfile.h)
+
+@final
+class BegunPoint:
+    """An access point that Points.add() finishes."""
+
+    @property
+    def out(self) -> int: ...  # its offset in the tar
+
+@final
+class Unpacker:
+    """A decoder of one stream that takes access points (native/packed/unpack.h)."""
+
+    def __init__(self, codec: str) -> None: ...
+    def feed(self, data: bytes) -> None: ...  # when next() has returned None
+    def next(self, size: int, /) -> bytes | None: ...  # FormatError; None: feed more, or ended
+    def take(self) -> list[BegunPoint]: ...  # in the order of their offsets
+    def finish(self) -> None: ...  # no more comes.  FormatError if the stream is cut off
+    @property
+    def ended(self) -> bool: ...  # what was fed last goes on behind the end of the stream
+    @property
+    def taken(self) -> int: ...  # bytes of the stream that were decoded
+
+@final
+class Points:
+    """The access points of one blob (native/packed/points.h)."""
+
+    def __init__(self, codec: str) -> None: ...
+    def add(self, begun: BegunPoint, /) -> None: ...  # releases the GIL
+    def add_frame(self, out: int, at: int, /) -> None: ...  # at: offset in the sidecar
+    def end(self, blob_bytes: int, tar_bytes: int, sidecar_bytes: int = 0, /) -> None: ...
+    @classmethod
+    def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError: damaged, or of another name
+    def save(self, fd: int, name: bytes, /) -> None: ...
+    def rows(self) -> list[tuple[int, int, int]]: ...  # (offset in the tar, in the blob, state bytes)
+    @property
+    def blob_bytes(self) -> int: ...
+    @property
+    def tar_bytes(self) -> int: ...
+    @property
+    def sidecar_bytes(self) -> int: ...
+    @property
+    def n_points(self) -> int: ...
+    @property
+    def pool_bytes(self) -> int: ...
+
+@final
+class Packed:
+    """The bytes of a compressed tar (native/packed/packed.h).  Empties `points`, and duplicates the
+    descriptors, of which all but blob_fd may be -1."""
+
+    def __init__(
+        self,
+        points: Points,
+        digests: bytes,  # the SHA-256 of each chunk
+        blob_fd: int,
+        blob_at: int,  # where the blob begins in it
+        data_fd: int,
+        states_fd: int,
+        sidecar_fd: int,
+        name: str,  # of the layer, for the log
+    ) -> None: ...
+    def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL
+    def note_used(self, now: int, /) -> None: ...  # seconds since 1970
+    def log_to(self, fd: int, /) -> None: ...
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def size(self) -> int: ...
+
+def punch_chunk(data_fd: int, states_fd: int, chunk: int, /) -> bool: ...
+def stop_decoding_ahead() -> None: ...
+
 @final
 class Attr:
     """Attributes of a node (struct sequence).  layer: -1 for a node that is not from a layer."""
@@ -115,7 +188,12 @@ class Tree:
 
     def __init__(self) -> None: ...
     def add_layer(
-        self, index: LayerIndex, fd: int, offset: int, follow_symlink_parents: bool = False
+        self,
+        index: LayerIndex,
+        fd: int,
+        offset: int,
+        follow_symlink_parents: bool = False,
+        packed: Packed | None = None,
     ) -> None: ...  # FormatError; releases the GIL
     def set_static_nlink(self) -> None: ...
     def set_owners(

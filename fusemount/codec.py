@@ -4,7 +4,7 @@ A stream is pulled: the caller gives a `read(n)` and gets an iterator of pieces 
 bytes, so that it never keeps more than a few pieces, whatever the ratio.  The caller's budget
 limits the output, so that neither 98 KB that unpack to 3 GB nor an endless pipe fills a disk.
 
-compression.py has the magic bytes.  What a stream of each compression may consist of:
+compression.py has the magic bytes; native/packed decodes gzip and zstd.  What a stream of each compression may consist of:
 
     gzip    members; zeros or garbage after the last are ignored, as by gzip(1) (RFC 1952)
     zstd    frames, and skippable frames anywhere among them (RFC 8878)
@@ -16,24 +16,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol, cast
+from typing import Protocol
 
+from fusemount._native import BegunPoint, FormatError, Unpacker
 from fusemount.budget import Budget
-from fusemount.compression import (
-    GZIP_MAGIC,
-    MAGIC_BYTES,
-    ZSTD_MAGIC,
-    Compression,
-    detect,
-    is_skippable,
-)
+from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import MalformedImage
 from fusemount.magic import LZ4, foreign
 
 PIECE = 1 << 20  # the most bytes that are returned at once
 INPUT = 1 << 18  # how many bytes are read at once
 
-ZSTD_WINDOW_MAX = 1 << 27  # 128 MiB: what zstd(1) takes without --long or --memory
 XZ_MEMORY_MAX = 1 << 28  # 256 MiB; `xz -9` needs 65
 
 Read = Callable[[int], bytes]
@@ -66,8 +59,11 @@ def decompress(
     name: str,
     budget: Budget,
     size: int | None = None,
+    begun: Callable[[BegunPoint], None] = lambda _: None,
 ) -> Iterator[bytes]:
     """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
+
+    begun is called with each access point of a gzip or zstd stream, before the piece around it.
 
     read(n) returns at most n bytes, b"" at the end.  size: how many bytes these are in all, None if
     that is unknown.  An uncompressed stream of known size spends nothing of the budget; any other
@@ -78,7 +74,7 @@ def decompress(
     source = _Counted(read, name, budget if size is None else None)
     spends = compression is not Compression.NONE or size is None
     try:
-        for piece in _plain_pieces(source, compression):
+        for piece in _plain_pieces(source, compression, begun):
             if spends:
                 budget.spend(name, len(piece), source.taken if size is None else size)
             yield piece
@@ -90,12 +86,14 @@ def decompress(
         raise MalformedImage(f"{name}: {error}") from None
 
 
-def _plain_pieces(source: _Counted, compression: Compression) -> Iterator[bytes]:
+def _plain_pieces(
+    source: _Counted, compression: Compression, begun: Callable[[BegunPoint], None]
+) -> Iterator[bytes]:
     if compression is Compression.NONE:
         while piece := source.read(PIECE):
             yield piece
-    elif compression is Compression.ZSTD:
-        yield from _zstd(source)
+    elif compression.in_place:
+        yield from _in_place(source, compression, begun)
     else:
         yield from _members(source, compression)
 
@@ -163,41 +161,8 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class _Gzip:
-    """Gives ISA-L's gzip decoder, twice as fast as zlib's, the interface of the other two."""
-
-    def __init__(self) -> None:
-        from isal import isal_zlib
-
-        # 16 + 15: gzip header and trailer, 32 KiB window
-        self._zlib = isal_zlib.decompressobj(wbits=31)
-        self._full = False
-
-    @property
-    def eof(self) -> bool:
-        return self._zlib.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._zlib.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        # After a full piece the decoder may have more output, even if it has read all input.
-        return not self._full and not self._zlib.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-        self._full = len(piece) == max_length
-        return piece
-
-
 def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception], ...]]:
     """A decoder of one member, and the exceptions that it raises; only its module is imported."""
-    if compression is Compression.GZIP:
-        from isal import isal_zlib
-
-        return _Gzip(), (cast(type[Exception], isal_zlib.error),)
     if compression is Compression.XZ:
         import lzma
 
@@ -209,7 +174,7 @@ def _decoder(compression: Compression) -> tuple[_Decoder, tuple[type[Exception],
 
 
 def _members(source: _Counted, compression: Compression) -> Iterator[bytes]:
-    """The plain bytes of all members of a gzip, xz or bzip2 stream."""
+    """The plain bytes of all members of a xz or bzip2 stream."""
     data = source.read(INPUT)
     while True:
         decoder, failures = _decoder(compression)
@@ -245,104 +210,35 @@ def _next_member(rest: bytes, source: _Counted, compression: Compression) -> byt
     if compression is Compression.XZ and (zeros % 4 or (stripped and not _is_xz(stripped))):
         raise _Damaged("has something behind it that is neither padding nor a stream")
     if zeros and compression is not Compression.XZ:
-        return b""  # gzip(1) and bzip2(1) ignore everything after the first byte of padding
-    if detect(stripped) is compression:
-        return stripped
-    if compression is Compression.GZIP and GZIP_MAGIC.startswith(stripped[:2]) and stripped:
-        raise _Damaged("is cut off")
-    return b""
+        return b""  # bzip2(1) ignores everything after the first byte of padding
+    return stripped if detect(stripped) is compression else b""
 
 
 def _is_xz(data: bytes) -> bool:
     return detect(data) is Compression.XZ
 
 
-def _zstd(source: _Counted) -> Iterator[bytes]:
-    import zstandard
-
-    walker = _FrameWalker(source)
-    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
-    reader = decompressor.stream_reader(
-        cast(IO[bytes], walker), read_size=INPUT, read_across_frames=True
-    )  # of the walker it calls only read()
+def _in_place(
+    source: _Counted, compression: Compression, begun: Callable[[BegunPoint], None]
+) -> Iterator[bytes]:
+    """The plain bytes of a gzip or zstd stream; each point comes before the bytes around it."""
+    unpacker = Unpacker(compression.value)
     try:
-        while piece := reader.read(PIECE):
-            yield piece
-    except zstandard.ZstdError as error:
-        raise _Damaged(f"is damaged ({error})") from error
-    if walker.inside:
-        raise _Damaged("is cut off")
-
-
-class _FrameWalker:
-    """Finds out whether a zstd stream ends between two frames: python-zstandard does not report a
-    stream that is cut off.
-
-    It parses only what it needs to find the end of a frame (RFC 8878, 3.1.1 and 3.1.2):
-
-        frame     = magic(4) descriptor(1) [window(1)] [dictionary] [content size] block* [crc(4)]
-        block     = 3 bytes: last(bit 0) type(bits 1-2) size(bits 3-23), then size bytes (RLE: 1)
-        skippable = magic(4) size(4) then size bytes
-    """
-
-    def __init__(self, source: _Counted) -> None:
-        self._source = source
-        self._pending = b""  # the start of a field that is not complete yet
-        self._skip = 0
-        self._checksum = False
-        self._state: Callable[[bytes], None] = self._magic
-        self._want = 4
-
-    @property
-    def inside(self) -> bool:
-        """Whether the bytes so far end anywhere but between two frames."""
-        return self._skip > 0 or bool(self._pending) or self._state != self._magic
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._source.read(size)
-        at = 0
-        while at < len(data):
-            if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                at += step
-                continue
-            step = min(self._want - len(self._pending), len(data) - at)
-            field = self._pending + data[at : at + step]
-            at += step
-            self._pending = b"" if len(field) == self._want else field
-            if not self._pending:
-                self._state(field)
-        return data
-
-    def _expect(self, state: Callable[[bytes], None], want: int, skip: int = 0) -> None:
-        self._state, self._want, self._skip = state, want, skip
-
-    def _magic(self, field: bytes) -> None:
-        if field == ZSTD_MAGIC:
-            self._expect(self._descriptor, 1)
-        elif is_skippable(field):
-            self._expect(self._skippable, 4)
-        elif field == LZ4:  # its skippable frames have the same magic as those of zstd
-            raise _Foreign(foreign(field))
-        # The decoder refuses anything else itself.
-
-    def _skippable(self, field: bytes) -> None:
-        self._expect(self._magic, 4, int.from_bytes(field, "little"))
-
-    def _descriptor(self, field: bytes) -> None:
-        flags = field[0]
-        single = flags >> 5 & 1
-        self._checksum = bool(flags >> 2 & 1)
-        size_bytes = (1 if single else 0, 2, 4, 8)[flags >> 6]
-        self._expect(self._block, 3, (1 - single) + (0, 1, 2, 4)[flags & 3] + size_bytes)
-
-    def _block(self, field: bytes) -> None:
-        head = int.from_bytes(field, "little")
-        size = 1 if head >> 1 & 3 == 1 else head >> 3
-        if not head & 1:
-            self._expect(self._block, 3, size)
-        elif self._checksum:
-            self._expect(self._magic, 4, size + 4)
-        else:
-            self._expect(self._magic, 4, size)
+        while not unpacker.ended:
+            piece = unpacker.next(PIECE)
+            for point in unpacker.take():
+                begun(point)
+            if piece is not None:
+                yield piece
+            elif not unpacker.ended:
+                data = source.read(INPUT)
+                if not data:
+                    break
+                unpacker.feed(data)
+        unpacker.finish()
+    except FormatError as error:
+        if error.message == "lz4":
+            raise _Foreign(foreign(LZ4)) from None
+        raise _Damaged(error.message.removeprefix(f"{compression.value} stream ")) from None
+    for point in unpacker.take():
+        begun(point)

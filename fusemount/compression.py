@@ -36,6 +36,11 @@ class Compression(enum.Enum):
         for such layers."""
         return _MEDIA_SUFFIX.get(self)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a tar can be read at any place in its compressed bytes."""
+        return self in (Compression.GZIP, Compression.ZSTD)
+
 
 _MEDIA_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 _FILE_SUFFIXES = {

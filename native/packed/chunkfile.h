@@ -34,9 +34,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define IMG_CHUNK_BYTES (256u << 10) /* bytes of a chunk of the tar; the last one may be shorter   \
-                                      */
-#define IMG_DIGEST 32u               /* bytes of a SHA-256 */
+#define IMG_CHUNK_BYTES                                                                            \
+    (256u << 10)       /* bytes of a chunk of the tar; the last one may be shorter                 \
+                        */
+#define IMG_DIGEST 32u /* bytes of a SHA-256 */
 
 typedef struct img_chunk_state {
     uint32_t generation;

@@ -29,7 +29,7 @@ struct img_packed {
     img_points points;
     img_chunkfile chunks;
     img_cursor_source source;
-    int log_fd;
+    atomic_int log_fd;
     char name[128];
     _Atomic uint64_t last; /* the chunk that was read last */
     pthread_mutex_t mutex;
@@ -70,6 +70,10 @@ uint64_t img_packed_size(const img_packed *packed) {
     return packed->points.head.tar_bytes;
 }
 
+void img_packed_log_to(img_packed *packed, int fd) {
+    atomic_store(&packed->log_fd, fd);
+}
+
 img_chunkfile *img_packed_chunks(img_packed *packed) {
     return &packed->chunks;
 }
@@ -83,9 +87,10 @@ img_packed_counts img_packed_count(const img_packed *packed) {
 
 static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     atomic_fetch_add(&packed->wrong, 1);
-    if (packed->log_fd >= 0)
-        (void)dprintf(packed->log_fd, "%s: bytes %llu to %llu of the tar cannot be read: %s\n",
-                      packed->name, (unsigned long long)(chunk * IMG_CHUNK_BYTES),
+    int fd = atomic_load(&packed->log_fd);
+    if (fd >= 0)
+        (void)dprintf(fd, "%s: bytes %llu to %llu of the tar cannot be read: %s\n", packed->name,
+                      (unsigned long long)(chunk * IMG_CHUNK_BYTES),
                       (unsigned long long)(chunk * IMG_CHUNK_BYTES +
                                            img_chunkfile_size(&packed->chunks, chunk) - 1),
                       why);

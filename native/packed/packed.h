@@ -52,6 +52,9 @@ ssize_t img_packed_read_now(img_packed *packed, uint64_t offset, void *buffer, s
  * of img_packed_read. */
 int img_packed_prepare(img_packed *packed, uint64_t offset, uint64_t size);
 
+/* Says where lines about errors go; the descriptor stays the caller's.  -1: nowhere. */
+void img_packed_log_to(img_packed *packed, int fd);
+
 img_chunkfile *img_packed_chunks(img_packed *packed);
 
 /* What the process has decompressed: bytes of tars; and how often a decoder had to begin anew. */

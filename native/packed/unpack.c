@@ -52,6 +52,10 @@ void img_begun_free(img_begun *begun) {
     free(begun);
 }
 
+uint64_t img_begun_out(const img_begun *begun) {
+    return begun->out;
+}
+
 void img_unpacker_free(img_unpacker *unpacker) {
     if (!unpacker)
         return;

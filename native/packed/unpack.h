@@ -44,6 +44,7 @@ int img_unpacker_finish(img_unpacker *unpacker, img_error *err);
 
 /* The next point that can be finished, which the caller owns; NULL: none yet. */
 img_begun *img_unpacker_take(img_unpacker *unpacker);
+uint64_t img_begun_out(const img_begun *begun); /* the place in the tar */
 void img_begun_free(img_begun *begun);
 
 /* Reduces the window, and adds the point to points. */

@@ -61,7 +61,18 @@ static void begun_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
+static PyObject *begun_out(PyObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(img_begun_out(((begun_object *)self)->begun));
+}
+
+static PyGetSetDef begun_getset[] = {
+    {"out", begun_out, NULL, "The point's offset in the tar.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot begun_slots[] = {
+    {Py_tp_getset, begun_getset},
     {Py_tp_doc, "An access point that Points.add() finishes."},
     {Py_tp_dealloc, begun_dealloc},
     {0, NULL},
@@ -276,12 +287,25 @@ static PyObject *points_add(PyObject *op, PyTypeObject *defining, PyObject *cons
     Py_RETURN_NONE;
 }
 
+static PyObject *points_add_frame(PyObject *op, PyObject *args) {
+    points_object *self = (points_object *)op;
+    unsigned long long out, in;
+    img_error err = {0};
+    if (!PyArg_ParseTuple(args, "KK:add_frame", &out, &in))
+        return NULL;
+    if (self->busy || self->ended)
+        return PyErr_Format(PyExc_RuntimeError, "these points are in use, or ended");
+    if (img_points_add(&self->points, out, in, true, NULL, &err) < 0)
+        return imgpy_raise(&err);
+    Py_RETURN_NONE;
+}
+
 static PyObject *points_end(PyObject *op, PyObject *args) {
     points_object *self = (points_object *)op;
-    unsigned long long blob_bytes, tar_bytes;
-    if (!PyArg_ParseTuple(args, "KK:end", &blob_bytes, &tar_bytes))
+    unsigned long long blob_bytes, tar_bytes, sidecar_bytes = 0;
+    if (!PyArg_ParseTuple(args, "KK|K:end", &blob_bytes, &tar_bytes, &sidecar_bytes))
         return NULL;
-    img_points_end(&self->points, blob_bytes, tar_bytes, 0);
+    img_points_end(&self->points, blob_bytes, tar_bytes, sidecar_bytes);
     self->ended = true;
     Py_RETURN_NONE;
 }
@@ -348,7 +372,10 @@ static PyObject *points_number(PyObject *op, void *closure) {
 static PyMethodDef points_methods[] = {
     {"add", (PyCFunction)(void (*)(void))points_add, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "add(begun): finishes a point and adds it; in the order of take()."},
-    {"end", points_end, METH_VARARGS, "end(blob_bytes, tar_bytes): all points were added."},
+    {"add_frame", points_add_frame, METH_VARARGS,
+     "add_frame(out, at): a frame at `at` in the sidecar has the tar from `out` on."},
+    {"end", points_end, METH_VARARGS,
+     "end(blob_bytes, tar_bytes, sidecar_bytes=0): all points were added."},
     {"load", points_load, METH_VARARGS | METH_CLASS, "load(fd, name): points that were saved."},
     {"save", points_save, METH_VARARGS, "save(fd, name)"},
     {"rows", points_rows, METH_NOARGS, "(offset in the tar, in the blob, bytes of state) of each."},
@@ -361,6 +388,7 @@ static PyMethodDef points_methods[] = {
 static PyGetSetDef points_getset[] = {
     NUMBER(blob_bytes, "Bytes of the blob."),
     NUMBER(tar_bytes, "Bytes of the tar."),
+    NUMBER(sidecar_bytes, "Bytes of the sidecar; 0: there is none."),
     NUMBER(n_points, "How many points there are."),
     NUMBER(pool_bytes, "Bytes of all states."),
     {NULL, NULL, NULL, NULL, NULL},
@@ -443,16 +471,16 @@ static img_packed *open_packed(img_packed_files *files, points_object *points,
 }
 
 static PyObject *packed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"points",    "digests", "blob_fd", "blob_at", "data_fd",
-                            "states_fd", "log_fd",  "name",    NULL};
+    static char *names[] = {"points",    "digests",    "blob_fd", "blob_at", "data_fd",
+                            "states_fd", "sidecar_fd", "name",    NULL};
     PyObject *points;
     Py_buffer digests;
     unsigned long long blob_at;
     const char *name;
-    img_packed_files files = {.sidecar_fd = -1};
+    img_packed_files files = {.log_fd = -1};
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiiis:Packed", names, &points, &digests,
                                      &files.blob_fd, &blob_at, &files.data_fd, &files.states_fd,
-                                     &files.log_fd, &name))
+                                     &files.sidecar_fd, &name))
         return NULL;
     files.blob_at = blob_at;
     packed_object *self = NULL;
@@ -497,6 +525,14 @@ static PyObject *packed_note_used(PyObject *op, PyObject *arg) {
     Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
+static PyObject *packed_log_to(PyObject *op, PyObject *arg) {
+    int fd = (int)PyLong_AsLong(arg);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    img_packed_log_to(((packed_object *)op)->packed, fd);
+    Py_RETURN_NONE;
+}
+
 static PyObject *packed_counts(PyObject *op, PyObject *ignored) {
     img_packed *packed = ((packed_object *)op)->packed;
     img_packed_counts counts = img_packed_count(packed);
@@ -516,6 +552,7 @@ static PyObject *packed_size(PyObject *op, void *closure) {
 static PyMethodDef packed_methods[] = {
     {"read", packed_read, METH_VARARGS, "read(offset, size): bytes of the tar."},
     {"note_used", packed_note_used, METH_O, "note_used(now): writes when chunks were read."},
+    {"log_to", packed_log_to, METH_O, "log_to(fd): errors are lines there; -1: nowhere."},
     {"counts", packed_counts, METH_NOARGS, "What was decoded, kept, found wrong."},
     {NULL, NULL, 0, NULL},
 };

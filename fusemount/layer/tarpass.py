@@ -1,0 +1,156 @@
+"""Law: finds out in one pass over a layer's tar all that is kept about it.
+
+    pieces of the tar ──► sha256 (diff_id), scanner (index), sha256 of each chunk
+    access points     ──► Points, in place of which re-framed zstd may come (reframe.py)
+
+The pieces and the points come from `codec.decompress` in the order of their offsets.  Nothing here
+reads or writes a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from fusemount._native import CHUNK, BegunPoint, FormatError, LayerIndex, Points, Scanner
+from fusemount.compression import Compression
+from fusemount.dataclass import dataclass
+from fusemount.errors import MalformedImage
+from fusemount.escape import quoted
+from fusemount.layer.reframe import Reframer, Sidecar
+from fusemount.magic import HEAD_BYTES, foreign
+
+
+@dataclass(frozen=True)
+class Access:
+    """What reads a compressed tar in place.  points: of the blob.  digests: the SHA-256 of each
+    chunk of the tar, one after another."""
+
+    points: Points
+    digests: bytes
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a pass found out.  access: None if the tar is not compressed, or not read in place."""
+
+    diff_id: str
+    size: int
+    index: LayerIndex
+    access: Access | None
+
+
+def malformed(description: str, error: FormatError, head: bytes) -> MalformedImage:
+    """Translates an error of the scanner.  head: the first bytes, which may show another format."""
+    if error.offset == 0 and (what := foreign(head)):
+        return MalformedImage(f"{description}: {what}")
+    named = f"member {quoted(os.fsdecode(error.member))} at byte" if error.member else "at byte"
+    return MalformedImage(f"{description}: {named} {error.offset}: {error.message}")
+
+
+def check_empty(description: str, head: bytes) -> None:
+    """For an archive without members: raises MalformedImage if it is the image of a file system."""
+    if what := foreign(head):
+        raise MalformedImage(f"{description}: {what}")
+
+
+class LayerScan:
+    """A Scanner that raises MalformedImage, with the description of what it scans."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._scanner = Scanner()
+        self._head = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Raises MalformedImage."""
+        if len(self._head) < HEAD_BYTES:
+            self._head += piece[: HEAD_BYTES - len(self._head)]
+        try:
+            self._scanner.feed(piece)
+        except FormatError as error:
+            raise malformed(self._description, error, self._head) from None
+
+    def finish(self) -> LayerIndex:
+        """Raises MalformedImage; also if the bytes are another format that begins with zeros, which
+        look like the end of a tar."""
+        try:
+            index = self._scanner.finish()
+        except FormatError as error:
+            raise malformed(self._description, error, self._head) from None
+        if len(index) == 0:
+            check_empty(self._description, self._head)
+        return index
+
+
+class TarPass:
+    """The pass.  sidecar: takes the frames of zstd that are too large to be read in place; None:
+    no access points are wanted."""
+
+    def __init__(
+        self, description: str, compression: Compression, sidecar: Sidecar | None = None
+    ) -> None:
+        self._scanner, self._sha256 = LayerScan(description), hashlib.sha256()
+        self._size = 0
+        self._points: Points | None = None
+        self._reframer: Reframer | None = None
+        if sidecar is not None and compression.in_place:
+            self._points, self._digests = Points(compression.value), _ChunkDigests()
+            if compression is Compression.ZSTD:
+                self._reframer = Reframer(self._points, sidecar)
+
+    def take(self, item: bytes | BegunPoint) -> None:
+        """The next piece, or an access point that the next piece goes beyond."""
+        if isinstance(item, bytes):
+            self._take_piece(item)
+        elif self._reframer is not None:
+            self._reframer.bound(item)
+        elif self._points is not None:
+            self._points.add(item)
+
+    def _take_piece(self, piece: bytes) -> None:
+        self._scanner.feed(piece)
+        self._sha256.update(piece)
+        self._size += len(piece)
+        if self._points is not None:
+            self._digests.update(piece)
+        if self._reframer is not None:
+            self._reframer.piece(piece)
+
+    def finish(self, blob_bytes: int) -> Passed:
+        """All pieces have come.  blob_bytes: of the compressed blob.  Raises MalformedImage."""
+        index = self._scanner.finish()
+        access = None
+        if self._points is not None:
+            sidecar_bytes = self._reframer.finish() if self._reframer is not None else 0
+            self._points.end(blob_bytes, self._size, sidecar_bytes)
+            if self._points.n_points:
+                access = Access(self._points, self._digests.finish())
+        return Passed("sha256:" + self._sha256.hexdigest(), self._size, index, access)
+
+
+class _ChunkDigests:
+    """The SHA-256 of each chunk of a stream."""
+
+    def __init__(self) -> None:
+        self._done = bytearray()
+        self._sha256, self._length = hashlib.sha256(), 0
+
+    def update(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            part = view[: CHUNK - self._length]
+            self._sha256.update(part)
+            self._length += len(part)
+            view = view[len(part) :]
+            if self._length == CHUNK:
+                self._end()
+
+    def _end(self) -> None:
+        self._done += self._sha256.digest()
+        self._sha256, self._length = hashlib.sha256(), 0
+
+    def finish(self) -> bytes:
+        if self._length:
+            self._end()
+        return bytes(self._done)
