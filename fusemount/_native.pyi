@@ -120,9 +120,13 @@ class Points:
     def add_frame(self, out: int, at: int, /) -> None: ...  # at: offset in the sidecar
     def end(self, blob_bytes: int, tar_bytes: int, sidecar_bytes: int = 0, /) -> None: ...
     @classmethod
-    def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError: damaged, or of another name
+    def load(
+        cls, fd: int, name: bytes, /
+    ) -> Points: ...  # FormatError
     def save(self, fd: int, name: bytes, /) -> None: ...
-    def rows(self) -> list[tuple[int, int, int]]: ...  # (offset in the tar, in the blob, state bytes)
+    def rows(
+        self,
+    ) -> list[tuple[int, int, int]]: ...  # (out, in, bytes of state)
     @property
     def blob_bytes(self) -> int: ...
     @property

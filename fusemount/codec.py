@@ -4,7 +4,8 @@ A stream is pulled: the caller gives a `read(n)` and gets an iterator of pieces 
 bytes, so that it never keeps more than a few pieces, whatever the ratio.  The caller's budget
 limits the output, so that neither 98 KB that unpack to 3 GB nor an endless pipe fills a disk.
 
-compression.py has the magic bytes; native/packed decodes gzip and zstd.  What a stream of each compression may consist of:
+compression.py has the magic bytes; native/packed decodes gzip and zstd.  What a stream of each
+compression may consist of:
 
     gzip    members; zeros or garbage after the last are ignored, as by gzip(1) (RFC 1952)
     zstd    frames, and skippable frames anywhere among them (RFC 8878)

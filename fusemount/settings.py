@@ -5,6 +5,7 @@ Only the command line (cli/) reads the environment.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import field
 from pathlib import Path
 
@@ -101,19 +102,28 @@ class UserMarks:
     owners: bool | None = None
 
 
+class Unpacking(enum.Enum):
+    """Whether compressed layers are decompressed as a whole; the value is a word of -o unpack=."""
+
+    AUTO = "auto"  # only xz and bzip2, which cannot be read in place
+    ALWAYS = "always"
+    NEVER = "never"  # an image that needs it is refused
+
+
 @dataclass(frozen=True)
 class ImageOptions:
     """How an image is chosen and read.
 
     unpack: the limit for the image and the archive around it.
     platform: None is the machine's own.
-    verify: check the hashes of config, blobs and layers.  marks: of unpacked layers, and of an
-    upper over them.
+    verify: check the hashes of config, blobs and layers.  unpacking: of compressed layers.
+    marks: of unpacked layers, and of an upper over them.
     """
 
     platform: Platform | None = None
     verify: bool = True
     unpack: UnpackLimit = UNPACK_LIMIT
+    unpacking: Unpacking = Unpacking.AUTO
     marks: UserMarks = UserMarks()
 
 

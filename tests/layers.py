@@ -20,7 +20,10 @@ class MemoryLayer:
     fd: int
     offset: int
     description: str
-    rebuild: None = None  # its index is of this moment
+    packed: None = None
+
+    def rescan(self) -> None:
+        """Its index is of this moment."""
 
 
 def open_layer(tar: bytes, number: int = 0) -> MemoryLayer:

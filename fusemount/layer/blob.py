@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from fusemount._native import LayerIndex
+from fusemount._native import LayerIndex, Packed
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError
 
-Rebuild = Callable[[int], LayerIndex]  # given a descriptor of the tar
+Rebuild = Callable[["OpenLayer"], LayerIndex]
+
+_PIECE = 1 << 20  # bytes that are read from a compressed tar at once
 
 
 class BlobFile:
@@ -94,13 +96,39 @@ class LayerBlob:
 
 
 @dataclass(frozen=True)
+class Tar:
+    """Where an uncompressed tar can be read: as fd, offset, size and packed of an OpenLayer."""
+
+    fd: int
+    offset: int
+    size: int
+    packed: Packed | None = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it; fewer bytes if the file was cut.  Raises OSError."""
+        at = 0
+        while at < self.size:
+            size = min(_PIECE, self.size - at)
+            if self.packed is None:
+                piece = os.pread(self.fd, size, self.offset + at)
+            else:
+                piece = self.packed.read(at, size)
+            if not piece:
+                return
+            yield piece
+            at += len(piece)
+
+
+@dataclass(frozen=True)
 class OpenLayer:
-    """A layer that can be read: pread(fd, n, offset + o) returns n bytes from byte o of its
-    uncompressed tar on.
+    """A layer whose uncompressed tar can be read at any place.
+
+    fd, offset: pread(fd, n, offset + o) returns n bytes from byte o of the tar on; of a compressed
+    tar that is read in place, fd is -1, and packed.read(o, n) returns them.
 
     diff_id: computed from the bytes if they were verified or decompressed, else as claimed.
     size: of the whole tar, bytes after its end marker included.
-    rebuild: for an index from the cache: scans the tar again, and keeps the new index instead.
+    rebuild: for an index from the cache: scans this layer again, and keeps the new index instead.
     fd belongs to this object: close() it (also a context manager).
     """
 
@@ -111,9 +139,19 @@ class OpenLayer:
     size: int
     description: str
     rebuild: Rebuild | None = None
+    packed: Packed | None = None
+
+    def rescan(self) -> LayerIndex | None:
+        """A new index; None if the index is new.  Raises MalformedImage, ImgmountError."""
+        return None if self.rebuild is None else self.rebuild(self)
+
+    @property
+    def tar(self) -> Tar:
+        return Tar(self.fd, self.offset, self.size, self.packed)
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def __enter__(self) -> OpenLayer:
         return self

@@ -1,10 +1,14 @@
 """Law: keeps tars, indexes and facts in the cache directory, which several processes may share.
 
-    layers/<diff_id hex>.tar    the tar of a compressed layer, runs of zeros as holes
+    layers/<diff_id hex>.tar    the tar of a layer that is not read in place, runs of zeros as holes
     archives/<identity>.tar     the contents of a compressed archive, likewise
     .../<same name>.json        the inode and the times that the tar had when it was written
     index/<diff_id hex>.idx     LayerIndex of that tar
     index/file-<identity>.idx   LayerIndex of a tar that was not hashed
+    points/<digest hex>.pts     where a decoder can begin in that blob (native/packed/points.h)
+    points/<digest hex>.zst     its sidecar: frames of zstd that were too large (reframe.py)
+    chunks/<diff_id hex>.sums   the SHA-256 of each chunk of that tar
+    chunks/<diff_id hex>.data   chunks that were decompressed; .states: which (chunkfile.h)
     facts/<identity>.json       the Facts about one stretch of one file
     facts/<identity>.kind       "tar": this archive has no image, it is a root file system
 
@@ -34,17 +38,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex
+from fusemount._native import FormatError, LayerIndex, Points
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import translated
 from fusemount.layer.filestate import TMP, kept_state
-from fusemount.ownfile import is_abandoned, make_file, open_file
+from fusemount.layer.tarpass import Access
+from fusemount.ownfile import is_abandoned, make_file, open_file, open_or_make
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
-_DIRECTORIES = ("layers", "archives", "index", "facts")
+_DIRECTORIES = ("layers", "archives", "index", "points", "chunks", "facts")
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,70 @@ class Cache:
         finally:
             os.close(fd)
 
+    def points_path(self, digest: str) -> Path:
+        return self.root / "points" / f"{Digest(digest).hex}.pts"
+
+    def sums_path(self, diff_id: str) -> Path:
+        return self.root / "chunks" / f"{Digest(diff_id).hex}.sums"
+
+    def access(self, facts: Facts) -> Access | None:
+        """What was kept to read this layer in place; None if it is not all there."""
+        path = self.points_path(facts.digest)
+        sums = read_sealed(self.sums_path(facts.diff_id), _VERSION, f"chunks/{facts.diff_id}")
+        if sums is None:
+            return None
+        try:
+            fd = open_file(path)
+        except NOT_THERE:
+            return None
+        except OSError as error:
+            say_damaged(path, error)
+            return None
+        try:
+            points = Points.load(fd, path.name.encode())
+        except (FormatError, OSError) as error:
+            say_damaged(path, error)
+            return None
+        finally:
+            os.close(fd)
+        return Access(points, sums)
+
+    def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> None:
+        """sidecar: a temporary file of this cache, which gets its name."""
+        path = self.points_path(facts.digest)
+        if sidecar is not None:
+            with translated(path, full=f"the cache at {path}"):
+                os.rename(sidecar, path.with_suffix(".zst"))
+        with self.replacing(path) as fd:
+            access.points.save(fd, path.name.encode())
+        sums = self.sums_path(facts.diff_id)
+        self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
+
+    def open_sidecar(self, digest: str) -> int:
+        """-1: there is none."""
+        try:
+            return open_file(self.points_path(digest).with_suffix(".zst"))
+        except OSError:
+            return -1
+
+    def open_chunks(self, diff_id: str) -> tuple[int, int]:
+        """The descriptors of data and states of a tar's chunks, which are made if need be.
+
+        (-1, -1): this cache cannot be written to; a line in the log says so.
+        """
+        path, fds = self.sums_path(diff_id), []
+        try:
+            os.close(own_directory(self.root, mode=0o700))
+            os.close(own_directory(path.parent, mode=0o700))
+            for suffix in (".data", ".states"):
+                fds.append(open_or_make(path.with_suffix(suffix), os.O_RDWR, 0o600))
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            _log_unkept(path, error)
+            return -1, -1
+        return fds[0], fds[1]
+
     def keep_index(self, path: Path, index: LayerIndex) -> None:
         with self.replacing(path) as fd:
             index.save(fd, path.name.encode())
@@ -195,6 +264,15 @@ class Cache:
                 path.unlink()
             if fd >= 0:
                 os.close(fd)
+
+
+def _log_unkept(path: Path, error: OSError) -> None:
+    import logging
+
+    logging.getLogger("imgmount").warning(
+        "%s: %s: what is decompressed cannot be kept, so reading takes longer",
+        path.parent, error.strerror,
+    )  # fmt: skip
 
 
 def _tar_key(path: Path) -> str:

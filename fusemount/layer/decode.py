@@ -1,8 +1,8 @@
 """Law: reads the bytes of a blob once, and hashes, scans and unpacks them in that one pass.
 
-    in place     read ──► scan                        compressed   read ─► hash ─► decompress
-                   └────► hash (beside)                                              └─► beside:
-                                                                          hash, scan, write to cache
+    plain    read ──► scan                compressed   read ─► hash ─► decompress
+               └────► hash (beside)                                      └─► beside: TarPass, and
+                                                                 for `unpack` the cache's file
 
 "beside": in a second thread (class Beside).  Hashing, scanning, decompressing and writing release
 the GIL, so the second thread runs on a second core.
@@ -14,27 +14,30 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeVar
 
-from fusemount._native import FormatError, LayerIndex, Scanner
+from fusemount._native import FormatError, LayerIndex
 from fusemount.budget import Budget
 from fusemount.codec import INPUT, PIECE, decompress
 from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImgmountError, MalformedImage, translated
-from fusemount.escape import quoted
-from fusemount.layer.blob import LayerBlob
+from fusemount.layer.blob import LayerBlob, Tar
 from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.reframe import Sidecar
 from fusemount.layer.sparse import SparseWriter
-from fusemount.magic import HEAD_BYTES, foreign
+from fusemount.layer.tarpass import LayerScan, Passed, TarPass, check_empty, malformed
+from fusemount.magic import HEAD_BYTES
 from fusemount.ownfile import open_file
 
 _BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
 
 Advance = Callable[[int], None]
 Check = Callable[[Facts], None]
+Item = TypeVar("Item")
 
 
 class StretchReader:
@@ -85,20 +88,20 @@ def compression_at(fd: int, offset: int, size: int, description: str) -> Compres
     return detect(read_at(fd, offset, min(MAGIC_BYTES, size), description))
 
 
-class Beside:
-    """A thread that runs consume(piece) for each piece that is put, in order.
+class Beside(Generic[Item]):
+    """A thread that runs consume(item) for each piece or access point that is put, in order.
 
     The next put(), or the end of the block, raises what consume raised.
     """
 
-    def __init__(self, consume: Callable[[bytes], None]) -> None:
+    def __init__(self, consume: Callable[[Item], None]) -> None:
         self._consume = consume
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(_BESIDE_MAX)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def put(self, piece: bytes) -> None:
+    def put(self, piece: Item) -> None:
         self._room.acquire()
         if self._error is not None:
             raise self._error
@@ -113,7 +116,7 @@ class Beside:
                     self._error = error
             self._room.release()
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> Beside[Item]:
         self._thread.start()
         return self
 
@@ -131,49 +134,6 @@ class Beside:
             raise self._error
 
 
-def malformed(description: str, error: FormatError, head: bytes) -> MalformedImage:
-    """Translates an error of the scanner.  head: the first bytes, which may show another format."""
-    if error.offset == 0 and (what := foreign(head)):
-        return MalformedImage(f"{description}: {what}")
-    named = f"member {quoted(os.fsdecode(error.member))} at byte" if error.member else "at byte"
-    return MalformedImage(f"{description}: {named} {error.offset}: {error.message}")
-
-
-class LayerScan:
-    """A Scanner that raises MalformedImage, with the description of what it scans."""
-
-    def __init__(self, description: str) -> None:
-        self._description = description
-        self._scanner = Scanner()
-        self._head = b""
-
-    def feed(self, piece: bytes) -> None:
-        """Raises MalformedImage."""
-        if len(self._head) < HEAD_BYTES:
-            self._head += piece[: HEAD_BYTES - len(self._head)]
-        try:
-            self._scanner.feed(piece)
-        except FormatError as error:
-            raise malformed(self._description, error, self._head) from None
-
-    def finish(self) -> LayerIndex:
-        """Raises MalformedImage; also if the bytes are another format that begins with zeros, which
-        look like the end of a tar."""
-        try:
-            index = self._scanner.finish()
-        except FormatError as error:
-            raise malformed(self._description, error, self._head) from None
-        if len(index) == 0:
-            check_empty(self._description, self._head)
-        return index
-
-
-def check_empty(description: str, head: bytes) -> None:
-    """For an archive without members: raises MalformedImage if it is the image of a file system."""
-    if what := foreign(head):
-        raise MalformedImage(f"{description}: {what}")
-
-
 def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
     """The index of an uncompressed tar; the contents of its members are not read."""
     try:
@@ -185,6 +145,28 @@ def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
     if len(index) == 0:
         check_empty(description, read_at(fd, offset, min(size, HEAD_BYTES), description))
     return index
+
+
+def read_tar(tar: Tar, description: str, advance: Advance) -> Iterator[bytes]:
+    """All bytes of a tar.  Raises MalformedImage if it is cut off, ImgmountError."""
+    done = 0
+    with translated(f"{description}: reading its tar"):
+        for piece in tar.pieces():
+            done += len(piece)
+            advance(len(piece))
+            yield piece
+    if done < tar.size:
+        raise MalformedImage(f"{description}: cut off, {tar.size - done} bytes are missing")
+
+
+def scan_tar(tar: Tar, description: str) -> LayerIndex:
+    """The index of a tar.  Raises MalformedImage, ImgmountError."""
+    if tar.packed is None:
+        return scan(tar.fd, tar.offset, tar.size, description)
+    scanner = LayerScan(description)
+    for piece in read_tar(tar, description, lambda _: None):
+        scanner.feed(piece)
+    return scanner.finish()
 
 
 def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]:
@@ -200,6 +182,29 @@ def hash_in_place(blob: LayerBlob, advance: Advance) -> tuple[Facts, LayerIndex]
     return Facts(digest, digest, blob.size), index
 
 
+def read_compressed(
+    blob: LayerBlob,
+    compression: Compression,
+    sidecar: Sidecar | None,
+    advance: Advance,
+    budget: Budget,
+) -> tuple[Facts, Passed]:
+    """Reads all of a compressed blob once, and keeps nothing.
+
+    sidecar: as of TarPass.  Raises MalformedImage, NoSpace, ImgmountError.
+    """
+    passing = TarPass(blob.description, compression, sidecar)
+    reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
+    with Beside(passing.take) as beside:
+        for piece in decompress(
+            reader.read, compression, blob.description, budget, blob.size, beside.put
+        ):
+            beside.put(piece)
+    digest = reader.digest()
+    passed = passing.finish(blob.size)
+    return Facts(digest, passed.diff_id, passed.size), passed
+
+
 def unpack(
     blob: LayerBlob,
     compression: Compression,
@@ -213,21 +218,21 @@ def unpack(
     check is called with the facts before that, and may raise.  The descriptor is the tar's, to
     read; the caller closes it.  The tar's name may be removed at any time.
     """
-    sha256, scanner = hashlib.sha256(), LayerScan(blob.description)
+    passing = TarPass(blob.description, compression)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
     with cache.temporary("layers") as (temporary, fd):
         writer = SparseWriter(fd)
 
         def consume(piece: bytes) -> None:
-            sha256.update(piece)
-            scanner.feed(piece)
+            passing.take(piece)
             writer.write(piece)
 
         with Beside(consume) as beside:
             for piece in decompress(reader.read, compression, blob.description, budget, blob.size):
                 beside.put(piece)
-        index = scanner.finish()
-        facts = Facts(reader.digest(), "sha256:" + sha256.hexdigest(), writer.size)
+        digest = reader.digest()
+        passed = passing.finish(blob.size)
+        facts = Facts(digest, passed.diff_id, passed.size)
         check(facts)
         writer.finish()
         os.fsync(fd)
@@ -239,7 +244,7 @@ def unpack(
         except BaseException:
             os.close(whole)
             raise
-    return facts, index, whole
+    return facts, passed.index, whole
 
 
 def unpack_archive(
@@ -256,6 +261,7 @@ def unpack_archive(
     reader = StretchReader(fd, 0, size, description, advance, False)
     with cache.replacing(to, durable=True) as out:
         writer = SparseWriter(out)
+
         with Beside(writer.write) as beside:
             for piece in decompress(reader.read, compression, description, budget, size):
                 beside.put(piece)

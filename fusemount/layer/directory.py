@@ -37,7 +37,10 @@ class OpenDirectory:
     description: str
     note: str = ""
     offset: int = 0
-    rebuild: None = None  # the index is new, not a kept one
+    packed: None = None
+
+    def rescan(self) -> None:
+        """The index is new, not a kept one."""
 
     def close(self) -> None:
         os.close(self.fd)

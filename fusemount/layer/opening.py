@@ -16,18 +16,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from fusemount._native import INDEX_BYTES_MAX, LayerIndex
+from fusemount._native import INDEX_BYTES_MAX, LayerIndex, Packed
 from fusemount.budget import Budget
 from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
+from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, Tar
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
+from fusemount.layer.decode import (
+    compression_at,
+    hash_in_place,
+    read_compressed,
+    scan_tar,
+    unpack,
+)
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress, reported
+from fusemount.layer.reframe import Sidecar
+from fusemount.layer.tarpass import Access
 from fusemount.record import say_damaged
-from fusemount.settings import Directories, ImageOptions
+from fusemount.settings import Directories, ImageOptions, Unpacking
 
 _LOG = logging.getLogger("imgmount")
 
@@ -52,7 +60,7 @@ def open_layers(
     if the image is too large, the tars that were unpacked for it are removed.
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
-    opener = _Opener(options, cache, progress, budget)
+    opener = _Opener(options, cache, Cache(directories.cache), progress, budget)
     budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
     try:
         with ExitStack() as undo:
@@ -81,9 +89,15 @@ class _Opener:
     """Opens blobs one after another; blobs with the same identity share one index."""
 
     def __init__(
-        self, options: ImageOptions, cache: Cache, progress: Progress, budget: Budget
+        self,
+        options: ImageOptions,
+        cache: Cache,
+        chunks: Cache,
+        progress: Progress,
+        budget: Budget,
     ) -> None:
-        self._verify = options.verify
+        self._verify, self._always = options.verify, options.unpacking is Unpacking.ALWAYS
+        self._chunks = chunks  # the caller's own: chunks are never shared between users
         self._budget = budget
         self._cache = cache
         self._progress = progress
@@ -104,7 +118,8 @@ class _Opener:
         seen = self._seen.get(key)
         if seen is not None:
             # The claims for the two may differ; they were checked above if there are facts.
-            layer = replace(seen, fd=os.dup(seen.fd), description=blob.description)
+            fd = seen.fd if seen.packed is not None else os.dup(seen.fd)
+            layer = replace(seen, fd=fd, description=blob.description)
             return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
         compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
         if compression is Compression.NONE:
@@ -144,13 +159,15 @@ class _Opener:
         index = None
         if facts is None and self._verify:
             facts, index = self._hash(blob, key)
-        diff_id = None if facts is None else facts.diff_id
-        rebuild = None
-        if index is None:
-            index, rebuild = self._index(blob.fd, blob.offset, blob.size, blob, diff_id, key)
-        known = blob.diff_id if diff_id is None else Digest(diff_id)
+        # A claimed diff_id names the layer, and an index only if it was computed.
+        diff_id = None if facts is None else Digest(facts.diff_id)
         fd = os.dup(blob.fd)
-        return OpenLayer(known, index, fd, blob.offset, blob.size, blob.description, rebuild)
+        try:
+            layer = self._opened(blob, key, diff_id, Tar(fd, blob.offset, blob.size), index)
+        except BaseException:
+            os.close(fd)
+            raise
+        return layer if diff_id is not None else replace(layer, diff_id=blob.diff_id)
 
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         await_new_ctime(blob.fd)
@@ -164,60 +181,139 @@ class _Opener:
     def _compressed(
         self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
     ) -> OpenLayer:
-        index, name = None, key
         fd = -1 if facts is None else self._open_tar(facts)
-        if facts is None or fd < 0:
-            await_new_ctime(blob.fd)
-            name = lasting(blob.fd, key)
-            with reported(self._progress, f"unpacking {blob.description}", blob.size) as advance:
-                facts, index, fd = unpack(
-                    blob,
-                    compression,
-                    self._cache,
-                    lambda found: self._check(blob, found),
-                    advance,
-                    self._budget,
-                )
-            self._budget.made.append(self._cache.layer_path(facts.diff_id))
-        rebuild = None
+        if facts is not None and fd >= 0:
+            return self._unpacked(blob, key, facts, fd, None)
+        if compression.in_place and not self._always:
+            return self._in_place(blob, key, facts, compression)
+        name = self._begin(blob, key)
+        with reported(self._progress, f"unpacking {blob.description}", blob.size) as advance:
+            facts, index, fd = unpack(
+                blob,
+                compression,
+                self._cache,
+                lambda found: self._check(blob, found),
+                advance,
+                self._budget,
+            )
+        self._budget.made.append(self._cache.layer_path(facts.diff_id))
         try:
-            if index is not None:
-                self._keep(blob, key, name, facts, index)
-            else:
-                index, rebuild = self._index(fd, 0, facts.archive_size, blob, facts.diff_id, key)
+            self._keep(blob, key, name, facts, index)
         except BaseException:
             os.close(fd)
             raise
-        diff_id, size = Digest(facts.diff_id), facts.archive_size
-        return OpenLayer(diff_id, index, fd, 0, size, blob.description, rebuild)
+        return self._unpacked(blob, key, facts, fd, index)
+
+    def _begin(self, blob: LayerBlob, key: str) -> str:
+        """To call before the bytes are read: the name under which facts are kept."""
+        await_new_ctime(blob.fd)
+        return lasting(blob.fd, key)
+
+    def _unpacked(
+        self, blob: LayerBlob, key: str, facts: Facts, fd: int, index: LayerIndex | None
+    ) -> OpenLayer:
+        tar = Tar(fd, 0, facts.archive_size)
+        try:
+            return self._opened(blob, key, Digest(facts.diff_id), tar, index)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _in_place(
+        self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
+    ) -> OpenLayer:
+        """Opens a layer that is read in its compressed bytes."""
+        access, index = None if facts is None else self._cache.access(facts), None
+        with ExitStack() as fds:
+            sidecar = -1
+            if facts is not None and access is not None and access.points.sidecar_bytes:
+                sidecar = self._sidecar(fds, facts, access)
+                access = None if sidecar < 0 else access
+            if facts is None or access is None:
+                facts, access, index, sidecar = self._pass(fds, blob, key, compression)
+            data, states = self._chunks.open_chunks(facts.diff_id)
+            for fd in {data, states} - {-1}:
+                fds.callback(os.close, fd)
+            packed = Packed(
+                access.points, access.digests, blob.fd, blob.offset, data, states, sidecar,
+                blob.description,
+            )  # fmt: skip
+        tar = Tar(-1, 0, facts.archive_size, packed)
+        return self._opened(blob, key, Digest(facts.diff_id), tar, index)
+
+    def _sidecar(self, fds: ExitStack, facts: Facts, access: Access) -> int:
+        """-1: it is not there, or not the one that belongs to the points."""
+        fd = self._cache.open_sidecar(facts.digest)
+        if fd >= 0:
+            fds.callback(os.close, fd)
+        return fd if fd >= 0 and os.fstat(fd).st_size == access.points.sidecar_bytes else -1
+
+    def _pass(
+        self, fds: ExitStack, blob: LayerBlob, key: str, compression: Compression
+    ) -> tuple[Facts, Access, LayerIndex, int]:
+        """Reads all of the blob, and keeps what was found out.  The last one is the sidecar's
+        descriptor, which fds closes; -1: there is none."""
+        name = self._begin(blob, key)
+        with ExitStack() as undo, reported(
+            self._progress, f"reading {blob.description}", blob.size
+        ) as advance:  # fmt: skip
+            made: list[tuple[Path, int]] = []
+
+            def make() -> int:
+                made.append(undo.enter_context(self._cache.temporary("points")))
+                return made[0][1]
+
+            facts, passed = read_compressed(blob, compression, Sidecar(make), advance, self._budget)
+            self._check(blob, facts)
+            assert passed.access is not None
+            sidecar = -1
+            if made:
+                sidecar = os.dup(made[0][1])
+                fds.callback(os.close, sidecar)
+            self._keep(blob, key, name, facts, passed.index)
+            with suppress(ImgmountError):  # then the next mount reads it all again
+                self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
+        return facts, passed.access, passed.index, sidecar
 
     def _open_tar(self, facts: Facts) -> int:
         return self._cache.open_tar(self._cache.layer_path(facts.diff_id), facts.archive_size)
 
+    def _opened(
+        self, blob: LayerBlob, key: str, diff_id: Digest | None, tar: Tar, index: LayerIndex | None
+    ) -> OpenLayer:
+        """The layer, with the index that is given; or with the kept one, or a new one."""
+        rebuild = None
+        if index is None:
+            index, rebuild = self._index(tar, blob.description, diff_id, key)
+        return OpenLayer(
+            diff_id, index, tar.fd, tar.offset, tar.size, blob.description, rebuild, tar.packed
+        )
+
     def _index(
-        self, fd: int, offset: int, size: int, blob: LayerBlob, diff_id: str | None, key: str
+        self, tar: Tar, description: str, diff_id: Digest | None, key: str
     ) -> tuple[LayerIndex, Rebuild | None]:
         """The index from the cache and a function that makes a new one; or a new index and None. A
         new index is kept."""
-        path = self._cache.index_path(diff_id, key)
+        name = None if diff_id is None else str(diff_id)
+        path = self._cache.index_path(name, key)
 
-        def build(fd: int) -> LayerIndex:
-            kept_at = self._cache.index_path(diff_id, key if diff_id else lasting(fd, key))
-            index = scan(fd, offset, size, blob.description)
+        def build(tar: Tar) -> LayerIndex:
+            kept_at = self._cache.index_path(name, key if diff_id else lasting(tar.fd, key))
+            index = scan_tar(tar, description)
             with suppress(ImgmountError):  # without the cache the next mount only takes longer
                 self._cache.keep_index(kept_at, index)
             return index
 
-        def rebuild(fd: int) -> LayerIndex:
+        def rebuild(layer: OpenLayer) -> LayerIndex:
             say_damaged(path, "no tree can be made of it")
-            return build(fd)
+            return build(Tar(layer.fd, layer.offset, layer.size, layer.packed))
 
         index = self._cache.index(path)
         if index is None:
-            return build(fd), None
-        if index.archive_bytes > size:
+            return build(tar), None
+        if index.archive_bytes > tar.size:
             say_damaged(path, "of a longer archive")
-            return build(fd), None
+            return build(tar), None
         return index, rebuild
 
     def _keep(self, blob: LayerBlob, key: str, name: str, facts: Facts, index: LayerIndex) -> None:

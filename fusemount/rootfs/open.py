@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +31,12 @@ class Layer(Protocol):
     @property
     def description(self) -> str: ...
     @property
-    def rebuild(self) -> Callable[[int], _native.LayerIndex] | None:
-        """For an index that came from the cache: makes it again from the layer's bytes."""
+    def packed(self) -> _native.Packed | None:
+        """Reads a compressed tar; None: fd has the bytes."""
+        ...
+
+    def rescan(self) -> _native.LayerIndex | None:
+        """If the index came from the cache: a new one, made of the layer's bytes."""
         ...
 
 
@@ -46,19 +50,21 @@ def build_tree(
     Raises MalformedImage for layers of which no tree can be made.
     """
     indexes = [layer.index for layer in layers]
-    kept = {at for at, layer in enumerate(layers) if layer.rebuild is not None}
+    rescanned: set[int] = set()
     while True:
         tree, at = _native.Tree(), 0
         try:
             for at, layer in enumerate(layers):
-                tree.add_layer(indexes[at], layer.fd, layer.offset, follow_symlink_parents)
+                tree.add_layer(
+                    indexes[at], layer.fd, layer.offset, follow_symlink_parents, layer.packed
+                )
             break
         except _native.FormatError as error:
-            rebuild = layers[at].rebuild
-            if rebuild is None or at not in kept:
+            index = None if at in rescanned else layers[at].rescan()
+            if index is None:
                 raise _malformed(layers[at], error) from error
-            kept.remove(at)
-            indexes[at] = rebuild(layers[at].fd)
+            rescanned.add(at)
+            indexes[at] = index
     for index in () if again else indexes:
         index.drop_entries()
     tree.seal()

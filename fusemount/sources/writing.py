@@ -27,7 +27,7 @@ from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
 from fusemount.image.parse import parse_index
 from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
-from fusemount.layer.decode import Beside, StretchReader, compression_at
+from fusemount.layer.decode import Beside, StretchReader, compression_at, read_tar
 from fusemount.layer.progress import Progress, reported
 from fusemount.reference import normalised_name
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
@@ -143,17 +143,21 @@ class ImageWriter:
         carried = self._form != "docker-archive" and found.media_suffix is not None
         compression = found if carried else Compression.NONE
         stored = found is compression
-        fd, offset, size = (
-            (blob.fd, blob.offset, blob.size) if stored else (layer.fd, layer.offset, layer.size)
-        )
+        size = blob.size if stored else layer.size
         claimed = layer.diff_id if compression is Compression.NONE else blob.digest
         try:
             with (
                 reported(self._progress, f"writing {blob.description}", size) as advance,
                 self._output.blob(self._naming) as out,
             ):
-                reader = StretchReader(fd, offset, size, blob.description, advance, False)
-                while piece := reader.read(PIECE):
+                if stored:
+                    reader = StretchReader(
+                        blob.fd, blob.offset, size, blob.description, advance, False
+                    )
+                    pieces = iter(lambda: reader.read(PIECE), b"")
+                else:
+                    pieces = read_tar(layer.tar, blob.description, advance)
+                for piece in pieces:
                     out.write(piece)
         finally:
             blob.file.release()

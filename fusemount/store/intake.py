@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fusemount._native import LayerIndex
@@ -23,8 +23,10 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import Beside, LayerScan, StretchReader, compression_at
+from fusemount.layer.decode import Beside, StretchReader, compression_at
 from fusemount.layer.filestate import identity
+from fusemount.layer.reframe import Sidecar
+from fusemount.layer.tarpass import Passed, TarPass
 from fusemount.ownfile import (
     file_size,
     is_still,
@@ -195,9 +197,35 @@ def take_layer(
     """
     flow = _Flow(part, read, claims, description, budget, advance)
     cache = Cache(layout.cache)
+    with ExitStack() as undo:
+        made: list[tuple[Path, int]] = []
+
+        def make() -> int:
+            made.append(undo.enter_context(cache.temporary("points")))
+            return made[0][1]
+
+        layer, blob, facts, passed = _take(
+            layout, lease, part, flow, claims, description, budget, Sidecar(make)
+        )
+        with suppress(ImgmountError, OSError):  # a cache that takes nothing costs time only
+            _keep(cache, blob, facts, passed, made[0][0] if made else None)
+    return layer
+
+
+def _take(
+    layout: Layout,
+    lease: Lease,
+    part: Part,
+    flow: _Flow,
+    claims: Claims,
+    description: str,
+    budget: Budget,
+    sidecar: Sidecar,
+) -> tuple[StoredLayer, Path, Facts, Passed]:
+    """The pass, the checks, and the blob's name."""
     try:
         compression, read_all = recognise(flow.read)
-        facts, index = _pass(flow, read_all, compression, description, budget)
+        facts, passed = _pass(flow, read_all, compression, description, budget, sidecar)
         _check(flow, facts, claims, description)
         layer = StoredLayer(
             Digest(facts.digest), flow.size, Digest(facts.diff_id), facts.archive_size, compression
@@ -208,37 +236,33 @@ def take_layer(
     except (VerificationFailed, MalformedImage):
         part.drop()
         raise
-    with suppress(ImgmountError, OSError):  # a cache that takes nothing costs time only
-        _keep(cache, blob, facts, index)
-    return layer
+    return layer, blob, facts, passed
 
 
 def _pass(
-    flow: _Flow, read: Read, compression: Compression, description: str, budget: Budget
-) -> tuple[Facts, LayerIndex]:
-    """Reads the whole blob: its facts and its index."""
-    scanner, sha256, size = LayerScan(description), hashlib.sha256(), 0
-
-    def consume(piece: bytes) -> None:
-        scanner.feed(piece)
-        if compression is not Compression.NONE:
-            sha256.update(piece)
-
+    flow: _Flow,
+    read: Read,
+    compression: Compression,
+    description: str,
+    budget: Budget,
+    sidecar: Sidecar,
+) -> tuple[Facts, Passed]:
+    """Reads the whole blob."""
+    passing = TarPass(description, compression, sidecar)
     try:
-        with Beside(consume) as beside:
-            for piece in decompress(read, compression, description, budget, flow.claims.size):
-                size += len(piece)
+        with Beside(passing.take) as beside:
+            for piece in decompress(
+                read, compression, description, budget, flow.claims.size, beside.put
+            ):
                 beside.put(piece)
-        index = scanner.finish()
+        digest = flow.digest()
+        passed = passing.finish(flow.size)
     except MalformedImage:
         claimed = flow.claims.digest  # without one, the rest is not read: it may have no end
         if claimed is not None and claimed != flow.digest():  # tells more than `error`
             raise flow.wrong_digest() from None
         raise
-    digest = flow.digest()
-    if compression is Compression.NONE:
-        return Facts(digest, digest, flow.size), index
-    return Facts(digest, "sha256:" + sha256.hexdigest(), size), index
+    return Facts(digest, passed.diff_id, passed.size), passed
 
 
 class _Flow:
@@ -308,13 +332,15 @@ def _check(flow: _Flow, facts: Facts, claims: Claims, description: str) -> None:
         )
 
 
-def _keep(cache: Cache, blob: Path, facts: Facts, index: LayerIndex) -> None:
+def _keep(cache: Cache, blob: Path, facts: Facts, passed: Passed, sidecar: Path | None) -> None:
     fd = open_file(blob)
     try:
         key = identity(fd, 0, os.fstat(fd).st_size)
     finally:
         os.close(fd)
-    cache.keep_index(cache.index_path(facts.diff_id, key), index)
+    cache.keep_index(cache.index_path(facts.diff_id, key), passed.index)
+    if passed.access is not None:
+        cache.keep_access(facts, passed.access, sidecar)
     cache.keep_facts(key, facts)
 
 
@@ -352,20 +378,15 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         size = os.fstat(fd).st_size
         compression = compression_at(fd, 0, size, description)
         reader = StretchReader(fd, 0, size, description, advance, True)
-        sha256, scanner, length = hashlib.sha256(), LayerScan(description), 0
-
-        def consume(piece: bytes) -> None:
-            sha256.update(piece)
-            scanner.feed(piece)
-
-        with Beside(consume) as beside:
+        passing = TarPass(description, compression)
+        with Beside(passing.take) as beside:
             budget = Budget(_allowed(layout, digest))
             for piece in decompress(reader.read, compression, description, budget, size):
-                length += len(piece)
                 beside.put(piece)
-        index = scanner.finish()
-        diff_id = Digest("sha256:" + sha256.hexdigest())
-        return Measured(Digest(reader.digest()), size, diff_id, length, compression, index)
+        computed = Digest(reader.digest())
+        passed = passing.finish(size)
+        diff_id = Digest(passed.diff_id)
+        return Measured(computed, size, diff_id, passed.size, compression, passed.index)
     finally:
         os.close(fd)
 
