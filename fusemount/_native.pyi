@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, Protocol, final
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
 
 class FormatError(ValueError):
     """An archive or index that breaks its format or exceeds a limit.
@@ -141,7 +145,7 @@ class Points:
 @final
 class Packed:
     """The bytes of a compressed tar (native/packed/packed.h).  Empties `points`, and duplicates the
-    descriptors, of which all but blob_fd may be -1."""
+    descriptors of blob and sidecar."""
 
     def __init__(
         self,
@@ -149,19 +153,20 @@ class Packed:
         digests: bytes,  # the SHA-256 of each chunk
         blob_fd: int,
         blob_at: int,  # where the blob begins in it
-        data_fd: int,
-        states_fd: int,
-        sidecar_fd: int,
+        sidecar_fd: int,  # -1: none
+        directory: HasFileno | None,  # of the chunk cache, which `chunks_name` is in
+        chunks_name: str,
         name: str,  # of the layer, for the log
     ) -> None: ...
     def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL
+    def close(self) -> None: ...  # its descriptors; nobody may be reading
     def note_used(self, now: int, /) -> None: ...  # seconds since 1970
     def log_to(self, fd: int, /) -> None: ...
     def counts(self) -> dict[str, int]: ...
     @property
     def size(self) -> int: ...
 
-def punch_chunk(data_fd: int, states_fd: int, chunk: int, /) -> bool: ...
+def punch_chunk(fd: int, n: int, chunk: int, /) -> bool: ...  # one of n; False: it is in use
 def stop_decoding_ahead() -> None: ...
 
 @final

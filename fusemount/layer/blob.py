@@ -150,7 +150,9 @@ class OpenLayer:
         return Tar(self.fd, self.offset, self.size, self.packed)
 
     def close(self) -> None:
-        if self.fd >= 0:
+        if self.packed is not None:
+            self.packed.close()
+        else:
             os.close(self.fd)
 
     def __enter__(self) -> OpenLayer:

@@ -8,7 +8,7 @@
     points/<digest hex>.pts     where a decoder can begin in that blob (native/packed/points.h)
     points/<digest hex>.zst     its sidecar: frames of zstd that were too large (reframe.py)
     chunks/<diff_id hex>.sums   the SHA-256 of each chunk of that tar
-    chunks/<diff_id hex>.data   chunks that were decompressed; .states: which (chunkfile.h)
+    chunks/<diff_id hex>.data   chunks that were decompressed (native/packed/chunkfile.h)
     facts/<identity>.json       the Facts about one stretch of one file
     facts/<identity>.kind       "tar": this archive has no image, it is a root file system
 
@@ -45,7 +45,7 @@ from fusemount.digest import Digest
 from fusemount.errors import translated
 from fusemount.layer.filestate import TMP, kept_state
 from fusemount.layer.tarpass import Access
-from fusemount.ownfile import is_abandoned, make_file, open_file, open_or_make
+from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
@@ -61,6 +61,19 @@ class Facts:
     digest: str
     diff_id: str
     archive_size: int
+
+
+class ChunkDirectory:
+    """A descriptor of the directory `chunks`, open as long as somebody has this object."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def __del__(self) -> None:
+        os.close(self._fd)
 
 
 class Cache:
@@ -203,23 +216,20 @@ class Cache:
         except OSError:
             return -1
 
-    def open_chunks(self, diff_id: str) -> tuple[int, int]:
-        """The descriptors of data and states of a tar's chunks, which are made if need be.
-
-        (-1, -1): this cache cannot be written to; a line in the log says so.
-        """
-        path, fds = self.sums_path(diff_id), []
+    def open_chunks(self) -> ChunkDirectory | None:
+        """The directory of the chunk cache; None: it cannot be written to, which the log says."""
+        path = self.root / "chunks"
         try:
             os.close(own_directory(self.root, mode=0o700))
-            os.close(own_directory(path.parent, mode=0o700))
-            for suffix in (".data", ".states"):
-                fds.append(open_or_make(path.with_suffix(suffix), os.O_RDWR, 0o600))
+            fd = own_directory(path, mode=0o700)
         except OSError as error:
-            for fd in fds:
-                os.close(fd)
             _log_unkept(path, error)
-            return -1, -1
-        return fds[0], fds[1]
+            return None
+        return ChunkDirectory(fd)
+
+    def chunks_name(self, diff_id: str) -> str:
+        """The name of a tar's file of chunks in that directory."""
+        return f"{Digest(diff_id).hex}.data"
 
     def keep_index(self, path: Path, index: LayerIndex) -> None:
         with self.replacing(path) as fd:
@@ -271,7 +281,8 @@ def _log_unkept(path: Path, error: OSError) -> None:
 
     logging.getLogger("imgmount").warning(
         "%s: %s: what is decompressed cannot be kept, so reading takes longer",
-        path.parent, error.strerror,
+        path,
+        error.strerror,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
 from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, Tar
-from fusemount.layer.cache import Cache, Facts
+from fusemount.layer.cache import Cache, ChunkDirectory, Facts
 from fusemount.layer.decode import (
     compression_at,
     hash_in_place,
@@ -97,6 +97,8 @@ class _Opener:
         budget: Budget,
     ) -> None:
         self._verify, self._always = options.verify, options.unpacking is Unpacking.ALWAYS
+        self._directory: ChunkDirectory | None = None
+        self._tried = False  # to open it
         self._chunks = chunks  # the caller's own: chunks are never shared between users
         self._budget = budget
         self._cache = cache
@@ -231,13 +233,18 @@ class _Opener:
                 access = None if sidecar < 0 else access
             if facts is None or access is None:
                 facts, access, index, sidecar = self._pass(fds, blob, key, compression)
-            data, states = self._chunks.open_chunks(facts.diff_id)
-            for fd in {data, states} - {-1}:
-                fds.callback(os.close, fd)
+            if not self._tried:
+                self._directory, self._tried = self._chunks.open_chunks(), True
             packed = Packed(
-                access.points, access.digests, blob.fd, blob.offset, data, states, sidecar,
+                access.points,
+                access.digests,
+                blob.fd,
+                blob.offset,
+                sidecar,
+                self._directory,
+                self._chunks.chunks_name(facts.diff_id),
                 blob.description,
-            )  # fmt: skip
+            )
         tar = Tar(-1, 0, facts.archive_size, packed)
         return self._opened(blob, key, Digest(facts.diff_id), tar, index)
 

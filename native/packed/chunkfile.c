@@ -4,23 +4,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-int img_chunkfile_init(img_chunkfile *file, int data_fd, int states_fd, uint64_t tar_bytes,
+int img_chunkfile_init(img_chunkfile *file, int directory, const char *name, uint64_t tar_bytes,
                        const void *digests, img_error *err) {
     uint64_t n = img_chunks_of(tar_bytes);
-    *file =
-        (img_chunkfile){.data_fd = data_fd, .states_fd = states_fd, .tar_bytes = tar_bytes, .n = n};
+    *file = (img_chunkfile){.directory = directory, .tar_bytes = tar_bytes, .n = n};
+    atomic_init(&file->fd, directory < 0 ? -1 : IMG_CHUNKFILE_UNTRIED);
     pthread_mutex_init(&file->filling, NULL);
+    (void)snprintf(file->name, sizeof file->name, "%s", name);
     file->digests = malloc(n * IMG_DIGEST + 1);
     file->known = calloc(n + 1, sizeof *file->known);
     file->used = calloc(n + 1, sizeof *file->used);
     if (!file->digests || !file->known || !file->used) {
-        file->data_fd = file->states_fd = -1; /* the caller keeps them */
         img_chunkfile_close(file);
         return img_fail(err, ENOMEM, "out of memory");
     }
@@ -28,16 +30,47 @@ int img_chunkfile_init(img_chunkfile *file, int data_fd, int states_fd, uint64_t
     return 0;
 }
 
+void img_chunkfile_shut(img_chunkfile *file) {
+    int fd = atomic_exchange(&file->fd, -1);
+    if (fd >= 0)
+        (void)close(fd);
+}
+
 void img_chunkfile_close(img_chunkfile *file) {
-    if (file->data_fd >= 0)
-        (void)close(file->data_fd);
-    if (file->states_fd >= 0)
-        (void)close(file->states_fd);
+    img_chunkfile_shut(file);
     free(file->digests);
     free(file->known);
     free(file->used);
     pthread_mutex_destroy(&file->filling);
-    *file = (img_chunkfile){.data_fd = -1, .states_fd = -1};
+}
+
+/* filling. */
+static int open_it(const img_chunkfile *file) {
+    struct stat st;
+    int fd = openat(file->directory, file->name,
+                    O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
+    if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
+        (void)close(fd);
+        errno = EINVAL;
+        return -1;
+    }
+    return fd;
+}
+
+bool img_chunkfile_keeps(img_chunkfile *file) {
+    int fd = atomic_load(&file->fd);
+    if (fd == IMG_CHUNKFILE_UNTRIED) {
+        (void)pthread_mutex_lock(&file->filling);
+        fd = atomic_load(&file->fd);
+        if (fd == IMG_CHUNKFILE_UNTRIED) {
+            fd = open_it(file);
+            if (fd < 0)
+                atomic_store(&file->failed, errno);
+            atomic_store(&file->fd, fd);
+        }
+        (void)pthread_mutex_unlock(&file->filling);
+    }
+    return fd >= 0;
 }
 
 size_t img_chunkfile_size(const img_chunkfile *file, uint64_t chunk) {
@@ -54,23 +87,24 @@ bool img_chunkfile_matches(const img_chunkfile *file, uint64_t chunk, const void
 
 /* ---- states ------------------------------------------------------------------------------- */
 
-static bool read_state(int fd, uint64_t chunk, img_chunk_state *state) {
-    ssize_t n = pread(fd, state, sizeof *state, (off_t)(chunk * sizeof *state));
+static off_t state_at(uint64_t n, uint64_t chunk) {
+    return (off_t)(n * IMG_CHUNK_BYTES + chunk * sizeof(img_chunk_state));
+}
+
+static bool read_state(int fd, off_t at, img_chunk_state *state) {
+    ssize_t n = pread(fd, state, sizeof *state, at);
     if (n == 0)
         *state = (img_chunk_state){0, 0}; /* the file grows as chunks come */
     return n == 0 || n == (ssize_t)sizeof *state;
 }
 
-static bool write_state(int fd, uint64_t chunk, const img_chunk_state *state) {
-    return pwrite(fd, state, sizeof *state, (off_t)(chunk * sizeof *state)) ==
-           (ssize_t)sizeof *state;
+static bool write_state(int fd, off_t at, const img_chunk_state *state) {
+    return pwrite(fd, state, sizeof *state, at) == (ssize_t)sizeof *state;
 }
 
-static int lock_chunk(int fd, uint64_t chunk, short type) {
-    struct flock lock = {.l_type = type,
-                         .l_whence = SEEK_SET,
-                         .l_start = (off_t)(chunk * sizeof(img_chunk_state)),
-                         .l_len = sizeof(img_chunk_state)};
+static int lock_state(int fd, off_t at, short type) {
+    struct flock lock = {
+        .l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = sizeof(img_chunk_state)};
     return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
@@ -100,9 +134,9 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
     uint32_t known = atomic_load_explicit(&file->known[chunk], memory_order_acquire);
     uint64_t offset = chunk * IMG_CHUNK_BYTES + at;
     img_chunk_state state;
-    if (!known || !(now ? read_now : read_all)(file->data_fd, buffer, size, offset))
+    if (!known || !(now ? read_now : read_all)(file->fd, buffer, size, offset))
         return -EAGAIN;
-    if (!read_state(file->states_fd, chunk, &state) || state.generation + 1 != known) {
+    if (!read_state(file->fd, state_at(file->n, chunk), &state) || state.generation + 1 != known) {
         atomic_store(&file->known[chunk], 0);
         return -EAGAIN;
     }
@@ -112,11 +146,12 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
 
 bool img_chunkfile_load(img_chunkfile *file, uint64_t chunk, void *buffer) {
     img_chunk_state before, after;
-    if (file->data_fd < 0 || !read_state(file->states_fd, chunk, &before) || !before.used ||
-        !read_all(file->data_fd, buffer, img_chunkfile_size(file, chunk),
-                  chunk * IMG_CHUNK_BYTES) ||
+    if (!img_chunkfile_keeps(file) || !read_state(file->fd, state_at(file->n, chunk), &before) ||
+        !before.used ||
+        !read_all(file->fd, buffer, img_chunkfile_size(file, chunk), chunk * IMG_CHUNK_BYTES) ||
         !img_chunkfile_matches(file, chunk, buffer) ||
-        !read_state(file->states_fd, chunk, &after) || after.generation != before.generation)
+        !read_state(file->fd, state_at(file->n, chunk), &after) ||
+        after.generation != before.generation)
         return false;
     atomic_store_explicit(&file->known[chunk], before.generation + 1, memory_order_release);
     atomic_store_explicit(&file->used[chunk], 1, memory_order_relaxed);
@@ -134,7 +169,7 @@ static uint32_t now_seconds(void) {
 static bool write_chunk(img_chunkfile *file, uint64_t chunk, const char *data) {
     size_t left = img_chunkfile_size(file, chunk);
     for (uint64_t at = chunk * IMG_CHUNK_BYTES; left;) {
-        ssize_t n = pwrite(file->data_fd, data, left, (off_t)at);
+        ssize_t n = pwrite(file->fd, data, left, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -151,63 +186,65 @@ static void locked(img_chunkfile *file, uint64_t chunk,
                    void change(img_chunkfile *file, uint64_t chunk, const void *data),
                    const void *data) {
     (void)pthread_mutex_lock(&file->filling);
-    if (lock_chunk(file->states_fd, chunk, F_RDLCK) == 0) {
+    if (lock_state(file->fd, state_at(file->n, chunk), F_RDLCK) == 0) {
         change(file, chunk, data);
-        (void)lock_chunk(file->states_fd, chunk, F_UNLCK);
+        (void)lock_state(file->fd, state_at(file->n, chunk), F_UNLCK);
     }
     (void)pthread_mutex_unlock(&file->filling);
 }
 
 static void fill(img_chunkfile *file, uint64_t chunk, const void *data) {
     img_chunk_state state;
-    if (!read_state(file->states_fd, chunk, &state) || !write_chunk(file, chunk, data)) {
+    if (!read_state(file->fd, state_at(file->n, chunk), &state) ||
+        !write_chunk(file, chunk, data)) {
         atomic_store(&file->failed, errno);
         return;
     }
     state.used = now_seconds();
-    if (!write_state(file->states_fd, chunk, &state))
+    if (!write_state(file->fd, state_at(file->n, chunk), &state))
         return;
     atomic_store_explicit(&file->known[chunk], state.generation + 1, memory_order_release);
     atomic_fetch_add(&file->filled, img_chunkfile_size(file, chunk));
 }
 
 void img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data) {
-    if (file->data_fd >= 0)
+    if (img_chunkfile_keeps(file))
         locked(file, chunk, fill, data);
 }
 
 static void note_used(img_chunkfile *file, uint64_t chunk, const void *now) {
     img_chunk_state state;
-    if (!read_state(file->states_fd, chunk, &state) || !state.used)
+    if (!read_state(file->fd, state_at(file->n, chunk), &state) || !state.used)
         return;
     memcpy(&state.used, now, sizeof state.used);
-    (void)write_state(file->states_fd, chunk, &state);
+    (void)write_state(file->fd, state_at(file->n, chunk), &state);
 }
 
 void img_chunkfile_note_used(img_chunkfile *file, uint32_t now) {
-    for (uint64_t i = 0; file->data_fd >= 0 && i < file->n; i++)
+    for (uint64_t i = 0; atomic_load(&file->fd) >= 0 && i < file->n; i++)
         if (atomic_exchange_explicit(&file->used[i], 0, memory_order_relaxed))
             locked(file, i, note_used, &now);
 }
 
-int img_chunk_punch(int data_fd, int states_fd, uint64_t chunk) {
+int img_chunk_punch(int fd, uint64_t n, uint64_t chunk) {
+    off_t at = state_at(n, chunk);
     img_chunk_state state;
-    int locked = lock_chunk(states_fd, chunk, F_WRLCK);
-    if (locked == -EAGAIN || locked == -EACCES)
+    int result = lock_state(fd, at, F_WRLCK);
+    if (result == -EAGAIN || result == -EACCES)
         return 0;
-    if (locked < 0)
-        return locked;
-    int result = 1;
-    if (!read_state(states_fd, chunk, &state)) {
+    if (result < 0)
+        return result;
+    if (!read_state(fd, at, &state)) {
         result = -EIO;
     } else {
         state.generation++;
         state.used = 0;
-        if (!write_state(states_fd, chunk, &state) ||
-            fallocate(data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        result = 1;
+        if (!write_state(fd, at, &state) ||
+            fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                       (off_t)(chunk * IMG_CHUNK_BYTES), IMG_CHUNK_BYTES) < 0)
             result = -errno;
     }
-    (void)lock_chunk(states_fd, chunk, F_UNLCK);
+    (void)lock_state(fd, at, F_UNLCK);
     return result;
 }

@@ -1,12 +1,12 @@
-/* chunkfile.h: the chunk cache of one layer: what was decompressed, in two files that all mounts of
+/* chunkfile.h: the chunk cache of one layer: what was decompressed, in a file that all mounts of
  * one user share.
  *
  * Law: a chunk that is given out has the digest that the pass over the whole layer found out.
  *
- *   data    a sparse file: chunk i of the tar at offset i * IMG_CHUNK_BYTES, or a hole
- *   states  img_chunk_state[n], in host order: one of each chunk
+ *   file    sparse: chunk i of the tar at offset i * IMG_CHUNK_BYTES, or a hole, for all n chunks;
+ *           then img_chunk_state[n], in host order: one of each chunk
  *
- * Nothing in the files is believed.  A process hashes each chunk before it uses it for the first
+ * Nothing in the file is believed.  A process hashes each chunk before it uses it for the first
  * time, whoever wrote it; so a torn chunk, a chunk of before a crash and a damaged one are all
  * decompressed anew, and no order of writes has to be kept.  From then on the process believes the
  * chunk as long as the chunk's generation stays.
@@ -20,7 +20,10 @@
  * of the chunk's state; a punch uses a description of its own.  The threads of one process share a
  * description, so one of them would drop the lock of another: `filling` lets one at a time lock.
  *
- * Threads: all functions may be called by several threads at a time.
+ * The file is opened, and made if need be, when a chunk is first looked for: an image may have
+ * hundreds of layers of which few are read.
+ *
+ * Threads: all functions but _init and _close may be called by several threads at a time.
  */
 #ifndef IMG_CHUNKFILE_H
 #define IMG_CHUNKFILE_H
@@ -38,6 +41,7 @@
     (256u << 10)       /* bytes of a chunk of the tar; the last one may be shorter                 \
                         */
 #define IMG_DIGEST 32u /* bytes of a SHA-256 */
+#define IMG_CHUNKFILE_UNTRIED (-2)
 
 typedef struct img_chunk_state {
     uint32_t generation;
@@ -45,7 +49,9 @@ typedef struct img_chunk_state {
 } img_chunk_state;
 
 typedef struct img_chunkfile {
-    int data_fd, states_fd; /* owned; -1: nothing is kept */
+    int directory; /* borrowed: where the file is; -1: nothing is kept */
+    char name[80]; /* of the file */
+    atomic_int fd; /* IMG_CHUNKFILE_UNTRIED; -1: it cannot be opened */
     uint64_t tar_bytes;
     uint64_t n;
     pthread_mutex_t filling;
@@ -53,17 +59,22 @@ typedef struct img_chunkfile {
     _Atomic uint32_t *known; /* generation + 1 at which this process hashed the chunk; 0: not yet */
     _Atomic uint8_t *used;   /* 1: read since the last img_chunkfile_note_used */
     atomic_ullong filled;    /* bytes that this process has written */
-    atomic_int failed;       /* errno of the last write that failed */
+    atomic_int failed;       /* errno of the last open or write that failed */
 } img_chunkfile;
 
 static inline uint64_t img_chunks_of(uint64_t tar_bytes) {
     return tar_bytes / IMG_CHUNK_BYTES + (tar_bytes % IMG_CHUNK_BYTES != 0);
 }
 
-/* Takes the descriptors, which may be -1, and copies the digests, one of each chunk. */
-int img_chunkfile_init(img_chunkfile *file, int data_fd, int states_fd, uint64_t tar_bytes,
+/* Copies the name, and the digests, one of each chunk. */
+int img_chunkfile_init(img_chunkfile *file, int directory, const char *name, uint64_t tar_bytes,
                        const void *digests, img_error *err);
 void img_chunkfile_close(img_chunkfile *file);
+/* Closes the file only; nothing is kept afterwards. */
+void img_chunkfile_shut(img_chunkfile *file);
+
+/* True if chunks are kept: the file is open, or can be opened now. */
+bool img_chunkfile_keeps(img_chunkfile *file);
 
 /* How long the chunk is: IMG_CHUNK_BYTES, but for the last one. */
 size_t img_chunkfile_size(const img_chunkfile *file, uint64_t chunk);
@@ -86,8 +97,8 @@ void img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data);
 /* Writes the time of use of the chunks that were read since the last call. */
 void img_chunkfile_note_used(img_chunkfile *file, uint32_t now);
 
-/* Removes a chunk from the files, which the caller has opened for this purpose.  1; 0: it is in use
- * by a process that fills it; negative errno. */
-int img_chunk_punch(int data_fd, int states_fd, uint64_t chunk);
+/* Removes chunk `chunk` of n from a file, which the caller has opened for this purpose.  1; 0: it
+ * is in use by a process that fills it; negative errno. */
+int img_chunk_punch(int fd, uint64_t n, uint64_t chunk);
 
 #endif

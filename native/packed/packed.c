@@ -50,7 +50,7 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
         img_fail(err, EBADMSG, "not as many digests as the tar has chunks");
         return NULL;
     }
-    if (img_chunkfile_init(&packed->chunks, files->data_fd, files->states_fd,
+    if (img_chunkfile_init(&packed->chunks, files->chunks_dir, files->chunks_name,
                            points->head.tar_bytes, digests, err) < 0) {
         free(packed);
         return NULL;
@@ -141,7 +141,7 @@ static int decode(img_packed *packed, uint64_t first, uint64_t last, size_t at, 
 
 /* A chunk that another process, or another mount, has kept. */
 static int load(img_packed *packed, uint64_t chunk, size_t at, void *out, size_t size) {
-    if (packed->chunks.data_fd < 0)
+    if (!img_chunkfile_keeps(&packed->chunks))
         return -EAGAIN;
     char *buffer = malloc(IMG_CHUNK_BYTES);
     int result = buffer ? -EAGAIN : -ENOMEM;
@@ -157,6 +157,8 @@ static int load(img_packed *packed, uint64_t chunk, size_t at, void *out, size_t
 static int read_chunk(img_packed *packed, uint64_t chunk, size_t at, void *out, size_t size) {
     int result = -EAGAIN;
     for (int i = 0; result == -EAGAIN; i++) {
+        if (packed->source.blob_fd < 0)
+            return -EIO;
         if (img_chunkfile_read(&packed->chunks, chunk, at, out, size, false) == (ssize_t)size)
             return 0;
         result = load(packed, chunk, at, out, size);
@@ -280,15 +282,25 @@ void img_packed_stop_threads(void) {
     (void)pthread_mutex_unlock(&ahead.mutex);
 }
 
+static void close_one(int *fd) {
+    if (*fd >= 0)
+        (void)close(*fd);
+    *fd = -1;
+}
+
+void img_packed_close(img_packed *packed) {
+    drop_jobs(packed);
+    img_cursor_forget(&packed->source);
+    img_chunkfile_shut(&packed->chunks);
+    close_one(&packed->source.blob_fd);
+    close_one(&packed->source.sidecar_fd);
+}
+
 void img_packed_free(img_packed *packed) {
     if (!packed)
         return;
-    drop_jobs(packed);
-    img_cursor_forget(&packed->source);
+    img_packed_close(packed);
     img_chunkfile_close(&packed->chunks);
-    (void)close(packed->source.blob_fd);
-    if (packed->source.sidecar_fd >= 0)
-        (void)close(packed->source.sidecar_fd);
     img_points_free(&packed->points);
     pthread_mutex_destroy(&packed->mutex);
     free(packed);
@@ -343,7 +355,7 @@ static void note_read(img_packed *packed, uint64_t chunk) {
     job todo[SPANS_AHEAD];
     int n = 0;
     if (atomic_exchange_explicit(&packed->last, chunk, memory_order_relaxed) == chunk ||
-        packed->chunks.data_fd < 0)
+        !img_chunkfile_keeps(&packed->chunks))
         return;
     (void)pthread_mutex_lock(&packed->mutex);
     stream *reader = stream_of(packed, chunk);
@@ -382,7 +394,7 @@ ssize_t img_packed_read(img_packed *packed, uint64_t offset, void *buffer, size_
 
 int img_packed_prepare(img_packed *packed, uint64_t offset, uint64_t size) {
     char first;
-    if (packed->chunks.data_fd < 0)
+    if (!img_chunkfile_keeps(&packed->chunks))
         return -EAGAIN;
     for (uint64_t chunk = offset / IMG_CHUNK_BYTES;
          size && chunk <= (offset + size - 1) / IMG_CHUNK_BYTES; chunk++) {

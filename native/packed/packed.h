@@ -28,15 +28,18 @@ typedef struct img_packed img_packed;
 typedef struct img_packed_files {
     int blob_fd; /* the compressed blob is blob_bytes (of the points) at blob_at of this file */
     uint64_t blob_at;
-    int sidecar_fd;         /* re-framed zstd; -1: none */
-    int data_fd, states_fd; /* the chunk cache (chunkfile.h); -1: nothing is kept */
-    int log_fd;             /* gets a line for each error; -1: none */
+    int sidecar_fd; /* re-framed zstd; -1: none */
+    int chunks_dir; /* borrowed: the directory of the chunk cache (chunkfile.h); -1: none */
+    const char *chunks_name;
+    int log_fd; /* gets a line for each error; -1: none */
 } img_packed_files;
 
 /* Takes the descriptors and the points.  digests: one of each chunk of the tar.  name: for the log.
  * NULL: ENOMEM, EBADMSG; then the descriptors and the points are still the caller's. */
 img_packed *img_packed_new(const img_packed_files *files, img_points *points, const void *digests,
                            uint64_t n_digests, const char *name, img_error *err);
+/* Closes the descriptors, when no other thread reads; reading is -EIO afterwards. */
+void img_packed_close(img_packed *packed);
 void img_packed_free(img_packed *packed);
 
 uint64_t img_packed_size(const img_packed *packed);

@@ -32,6 +32,7 @@ typedef struct points_object {
 
 typedef struct packed_object {
     PyObject_HEAD img_packed *packed;
+    PyObject *directory; /* has the descriptor of the chunk cache's directory; or None */
 } packed_object;
 
 static int codec_of(const char *name) {
@@ -416,7 +417,8 @@ static void packed_dealloc(PyObject *op) {
     PyTypeObject *type = Py_TYPE(op);
     img_packed *packed = ((packed_object *)op)->packed;
     Py_BEGIN_ALLOW_THREADS img_packed_free(packed);
-    Py_END_ALLOW_THREADS type->tp_free(op);
+    Py_END_ALLOW_THREADS Py_XDECREF(((packed_object *)op)->directory);
+    type->tp_free(op);
     Py_DECREF(type);
 }
 
@@ -430,25 +432,22 @@ img_packed *imgpy_packed_get(PyObject *obj) {
 
 /* Replaces descriptors of the caller's by own ones.  -1: errno; then none is open. */
 static int duplicate(img_packed_files *files) {
-    int *each[] = {&files->blob_fd, &files->sidecar_fd, &files->data_fd, &files->states_fd};
-    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
-        int fd = *each[i] < 0 ? -1 : fcntl(*each[i], F_DUPFD_CLOEXEC, 3);
-        if (fd < 0 && *each[i] >= 0) {
-            while (i--)
-                if (*each[i] >= 0)
-                    (void)close(*each[i]);
-            return -1;
-        }
-        *each[i] = fd;
+    int sidecar = files->sidecar_fd, blob = fcntl(files->blob_fd, F_DUPFD_CLOEXEC, 3);
+    if (blob < 0)
+        return -1;
+    if (sidecar >= 0 && (sidecar = fcntl(sidecar, F_DUPFD_CLOEXEC, 3)) < 0) {
+        (void)close(blob);
+        return -1;
     }
+    files->blob_fd = blob;
+    files->sidecar_fd = sidecar;
     return 0;
 }
 
 static void close_all(const img_packed_files *files) {
-    const int fds[] = {files->blob_fd, files->sidecar_fd, files->data_fd, files->states_fd};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        if (fds[i] >= 0)
-            (void)close(fds[i]);
+    (void)close(files->blob_fd);
+    if (files->sidecar_fd >= 0)
+        (void)close(files->sidecar_fd);
 }
 
 /* Makes the address space; the Points object is empty afterwards. */
@@ -471,25 +470,31 @@ static img_packed *open_packed(img_packed_files *files, points_object *points,
 }
 
 static PyObject *packed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"points",    "digests",    "blob_fd", "blob_at", "data_fd",
-                            "states_fd", "sidecar_fd", "name",    NULL};
-    PyObject *points;
+    static char *names[] = {"points",    "digests",     "blob_fd", "blob_at", "sidecar_fd",
+                            "directory", "chunks_name", "name",    NULL};
+    PyObject *points, *directory;
     Py_buffer digests;
     unsigned long long blob_at;
     const char *name;
-    img_packed_files files = {.log_fd = -1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiiis:Packed", names, &points, &digests,
-                                     &files.blob_fd, &blob_at, &files.data_fd, &files.states_fd,
-                                     &files.sidecar_fd, &name))
+    img_packed_files files = {.log_fd = -1, .chunks_dir = -1};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiOss:Packed", names, &points, &digests,
+                                     &files.blob_fd, &blob_at, &files.sidecar_fd, &directory,
+                                     &files.chunks_name, &name))
         return NULL;
     files.blob_at = blob_at;
     packed_object *self = NULL;
+    if (directory != Py_None)
+        files.chunks_dir = PyObject_AsFileDescriptor(directory);
     if (Py_TYPE(points)->tp_dealloc != points_dealloc)
         PyErr_SetString(PyExc_TypeError, "expected Points");
-    else
+    else if (!PyErr_Occurred())
         self = (packed_object *)type->tp_alloc(type, 0);
-    if (self && !(self->packed = open_packed(&files, (points_object *)points, &digests, name)))
-        Py_CLEAR(self);
+    if (self) {
+        self->directory = Py_NewRef(directory);
+        self->packed = open_packed(&files, (points_object *)points, &digests, name);
+        if (!self->packed)
+            Py_CLEAR(self);
+    }
     PyBuffer_Release(&digests);
     return (PyObject *)self;
 }
@@ -514,6 +519,13 @@ static PyObject *packed_read(PyObject *op, PyObject *args) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     return bytes;
+}
+
+static PyObject *packed_close(PyObject *op, PyObject *ignored) {
+    img_packed *packed = ((packed_object *)op)->packed;
+    (void)ignored;
+    Py_BEGIN_ALLOW_THREADS img_packed_close(packed);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 static PyObject *packed_note_used(PyObject *op, PyObject *arg) {
@@ -551,6 +563,7 @@ static PyObject *packed_size(PyObject *op, void *closure) {
 
 static PyMethodDef packed_methods[] = {
     {"read", packed_read, METH_VARARGS, "read(offset, size): bytes of the tar."},
+    {"close", packed_close, METH_NOARGS, "close(): closes the descriptors."},
     {"note_used", packed_note_used, METH_O, "note_used(now): writes when chunks were read."},
     {"log_to", packed_log_to, METH_O, "log_to(fd): errors are lines there; -1: nowhere."},
     {"counts", packed_counts, METH_NOARGS, "What was decoded, kept, found wrong."},
@@ -581,12 +594,12 @@ static PyType_Spec packed_spec = {
 /* ---- functions ---------------------------------------------------------------------------- */
 
 static PyObject *punch_chunk(PyObject *module, PyObject *args) {
-    int data_fd, states_fd, result;
-    unsigned long long chunk;
+    int fd, result;
+    unsigned long long n, chunk;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iiK:punch_chunk", &data_fd, &states_fd, &chunk))
+    if (!PyArg_ParseTuple(args, "iKK:punch_chunk", &fd, &n, &chunk))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS result = img_chunk_punch(data_fd, states_fd, chunk);
+    Py_BEGIN_ALLOW_THREADS result = img_chunk_punch(fd, n, chunk);
     Py_END_ALLOW_THREADS if (result < 0) {
         errno = -result;
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -603,7 +616,7 @@ static PyObject *stop_decoding_ahead(PyObject *module, PyObject *ignored) {
 
 static PyMethodDef functions[] = {
     {"punch_chunk", punch_chunk, METH_VARARGS,
-     "punch_chunk(data_fd, states_fd, chunk): removes a chunk; False: it is in use."},
+     "punch_chunk(fd, n, chunk): removes one of n chunks; False: it is in use."},
     {"stop_decoding_ahead", stop_decoding_ahead, METH_NOARGS,
      "Ends the threads that decode ahead; they start again when they are needed."},
     {NULL, NULL, 0, NULL},

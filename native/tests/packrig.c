@@ -130,12 +130,27 @@ int pack_file(const void *data, size_t size) {
     return fd;
 }
 
-int pack_reopen(int fd) {
-    char path[32];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int again = open(path, O_RDWR | O_CLOEXEC);
-    CHECK(again >= 0);
-    return again;
+int pack_directory(void) {
+    char path[] = "/var/tmp/packrig-XXXXXX";
+    CHECK(mkdtemp(path));
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+int pack_reopen(int directory, const char *name) {
+    int fd = openat(directory, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+void pack_remove(int directory, const char *name) {
+    char path[64], real[256];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", directory);
+    ssize_t n = readlink(path, real, sizeof real - 1);
+    CHECK(n > 0 && unlinkat(directory, name, 0) == 0);
+    real[n] = 0;
+    CHECK(rmdir(real) == 0 && close(directory) == 0);
 }
 
 uint8_t *pack_digests(const uint8_t *tar, size_t size) {
@@ -152,12 +167,16 @@ uint8_t *pack_digests(const uint8_t *tar, size_t size) {
 }
 
 img_packed *pack_open(const pack_blob *blob, img_codec codec, const uint8_t *tar, size_t size,
-                      int data_fd, int states_fd) {
+                      int directory) {
     img_points points;
     img_error err;
     uint8_t *digests = pack_digests(tar, size);
     pack_points(blob, codec, tar, size, 1 << 18, &points);
-    img_packed_files files = {pack_file(blob->data, blob->size), 0, -1, data_fd, states_fd, -1};
+    img_packed_files files = {.blob_fd = pack_file(blob->data, blob->size),
+                              .sidecar_fd = -1,
+                              .chunks_dir = directory,
+                              .chunks_name = "chunks",
+                              .log_fd = -1};
     img_packed *packed =
         img_packed_new(&files, &points, digests, img_chunks_of(size), "a test", &err);
     CHECK(packed);

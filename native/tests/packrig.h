@@ -25,14 +25,17 @@ void pack_points(const pack_blob *blob, img_codec codec, const uint8_t *tar, siz
 /* A file without a name that has the bytes. */
 int pack_file(const void *data, size_t size);
 
-/* A description of its own of such a file: locks of the two exclude one another. */
-int pack_reopen(int fd);
+/* A directory for chunk caches, and a file of it, opened once more: locks of two descriptions
+ * exclude one another. */
+int pack_directory(void);
+int pack_reopen(int directory, const char *name);
+void pack_remove(int directory, const char *name);
 
 /* The SHA-256 of each chunk; the caller frees them. */
 uint8_t *pack_digests(const uint8_t *tar, size_t size);
 
-/* Opens the blob with a chunk cache in two files, which may be -1. */
+/* Opens the blob with the chunk cache "chunks" in a directory, which may be -1. */
 img_packed *pack_open(const pack_blob *blob, img_codec codec, const uint8_t *tar, size_t size,
-                      int data_fd, int states_fd);
+                      int directory);
 
 #endif

@@ -47,9 +47,9 @@ static void *read_in_order(void *arg) {
 }
 
 static void *punch(void *arg) {
-    const int *fds = arg;
+    const int *fd = arg;
     for (uint64_t i = 0; !atomic_load(&over); i++) {
-        CHECK(img_chunk_punch(fds[0], fds[1], i * 7 % img_chunks_of(TAR)) >= 0);
+        CHECK(img_chunk_punch(*fd, img_chunks_of(TAR), i * 7 % img_chunks_of(TAR)) >= 0);
         img_chunkfile_note_used(img_packed_chunks(mounts[i % 2]), (uint32_t)i + 1);
         (void)usleep(200);
     }
@@ -60,12 +60,10 @@ int main(void) {
     pthread_t readers[READERS + 2], puncher;
     tar = pack_tar(TAR);
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
-    int fds[2] = {pack_file("", 0), pack_file("", 0)};
-    for (int i = 0; i < 2; i++) {
-        int data = pack_reopen(fds[0]), states = pack_reopen(fds[1]);
-        mounts[i] = pack_open(&blob, IMG_GZIP, tar, TAR, data, states);
-    }
-    CHECK(pthread_create(&puncher, NULL, punch, fds) == 0);
+    int directory = pack_directory(), fd = pack_reopen(directory, "chunks");
+    for (int i = 0; i < 2; i++)
+        mounts[i] = pack_open(&blob, IMG_GZIP, tar, TAR, directory);
+    CHECK(pthread_create(&puncher, NULL, punch, &fd) == 0);
     for (int i = 0; i < READERS + 2; i++)
         CHECK(pthread_create(&readers[i], NULL, i < READERS ? read_at_random : read_in_order,
                              i < READERS ? (void *)(uintptr_t)i : mounts[i % 2]) == 0);
@@ -74,10 +72,10 @@ int main(void) {
     atomic_store(&over, 1);
     CHECK(pthread_join(puncher, NULL) == 0);
     img_packed_stop_threads();
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         img_packed_free(mounts[i]);
-        (void)close(fds[i]);
-    }
+    (void)close(fd);
+    pack_remove(directory, "chunks");
     free(blob.data);
     free(tar);
     return 0;

@@ -181,23 +181,24 @@ static void test_any_place_is_read(void) {
                          pack_zstd(tar, TAR, 3, 1 << 20)};
     for (int i = 0; i < 2; i++) {
         img_codec codec = i ? IMG_ZSTD : IMG_GZIP;
-        img_packed *kept =
-            pack_open(&blobs[i], codec, tar, TAR, pack_file("", 0), pack_file("", 0));
-        img_packed *without = pack_open(&blobs[i], codec, tar, TAR, -1, -1);
+        int directory = pack_directory();
+        img_packed *kept = pack_open(&blobs[i], codec, tar, TAR, directory);
+        img_packed *without = pack_open(&blobs[i], codec, tar, TAR, -1);
         read_places(kept);
         read_places(without);
         img_packed_free(kept);
         img_packed_free(without);
+        pack_remove(directory, "chunks");
         free(blobs[i].data);
     }
 }
 
 static void test_what_is_kept_is_not_decoded_again(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
-    int data = pack_file("", 0), states = pack_file("", 0);
+    int directory = pack_directory(), fd = pack_reopen(directory, "chunks");
     char *out = malloc(TAR);
-    img_packed *first = pack_open(&blob, IMG_GZIP, tar, TAR, dup(data), dup(states));
-    img_packed *second = pack_open(&blob, IMG_GZIP, tar, TAR, dup(data), dup(states));
+    img_packed *first = pack_open(&blob, IMG_GZIP, tar, TAR, directory);
+    img_packed *second = pack_open(&blob, IMG_GZIP, tar, TAR, directory);
     CHECK(img_packed_read_now(first, 0, out, 10) == -EAGAIN);
     CHECK(img_packed_read(first, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
     CHECK(img_packed_read_now(first, 1000000, out, 400000) == 400000);
@@ -206,7 +207,7 @@ static void test_what_is_kept_is_not_decoded_again(void) {
     CHECK(img_packed_count(second).decoded == 0);
 
     /* A chunk that was punched is decoded anew, and never shown as zeros. */
-    CHECK(img_chunk_punch(data, states, 3) == 1);
+    CHECK(img_chunk_punch(fd, img_chunks_of(TAR), 3) == 1);
     CHECK(img_packed_read_now(second, 3 * IMG_CHUNK_BYTES, out, 10) == -EAGAIN);
     CHECK(img_packed_read(second, 3 * IMG_CHUNK_BYTES, out, 10) == 10);
     CHECK(memcmp(out, tar + 3 * IMG_CHUNK_BYTES, 10) == 0);
@@ -215,11 +216,13 @@ static void test_what_is_kept_is_not_decoded_again(void) {
     img_packed_free(second);
 
     /* A damaged chunk is not believed. */
-    CHECK(pwrite(data, "damaged", 7, 5 * IMG_CHUNK_BYTES + 100) == 7);
-    first = pack_open(&blob, IMG_GZIP, tar, TAR, data, states);
+    CHECK(pwrite(fd, "damaged", 7, 5 * IMG_CHUNK_BYTES + 100) == 7);
+    first = pack_open(&blob, IMG_GZIP, tar, TAR, directory);
     CHECK(img_packed_read(first, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
     CHECK(img_packed_count(first).decoded > 0 && img_packed_count(first).wrong == 0);
     img_packed_free(first);
+    (void)close(fd);
+    pack_remove(directory, "chunks");
     free(out);
     free(blob.data);
 }
@@ -234,7 +237,11 @@ static void test_another_blob_is_an_error(void) {
     uint8_t *digests = pack_digests(tar, TAR);
     char *out = malloc(TAR);
     pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
-    img_packed_files files = {pack_file(other.data, other.size), 0, -1, -1, -1, -1};
+    img_packed_files files = {.blob_fd = pack_file(other.data, other.size),
+                              .sidecar_fd = -1,
+                              .chunks_dir = -1,
+                              .chunks_name = "",
+                              .log_fd = -1};
     img_packed *packed =
         img_packed_new(&files, &points, digests, img_chunks_of(TAR), "a test", &err);
     CHECK(img_packed_read(packed, 1000, out, 10) == 10 && memcmp(out, tar + 1000, 10) == 0);
