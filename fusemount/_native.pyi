@@ -66,9 +66,9 @@ MARKS_USER: int
 MARKS_OWNER: int
 MARKS_NAMES: int
 MARKS_UPPER: int
-MARKS_ROOTS_WORD: int
+MARKS_USERXATTR: int
 
-def marks_said(fd: int, /) -> int: ...
+def root_marks(fd: int, /) -> int: ...
 def scan_directory(fd: int, obeyed: int, /) -> tuple[LayerIndex, int, bytes, int, bytes]:
     """Scans a directory layer (native/dir/dirscan.h).  obeyed: the kinds of marks, MARKS_*.
 
@@ -294,7 +294,7 @@ class Stats:
     def percentile(buckets: list[int], p: float, /) -> int: ...  # ns; buckets: from a snapshot
     # {"ops": {"LOOKUP": {"native": {"count", "errors", "bytes", "total_ns", "mean_ns", "p50_ns",
     #                                "p90_ns", "p99_ns", "max_ns", "buckets": [40 counts]},
-    #                     "python": {...}}}, "prepared", "pushed_files", "pushed_bytes",
+    #                     "python": {...}}}, "copy_up_waits", "pushed_files", "pushed_bytes",
     #  "push_misses", "wakeups", "spins", "malformed"}.  An opcode without requests is left out.
     def snapshot(self) -> dict[str, Any]: ...
 

@@ -105,20 +105,24 @@ class ImageInUse(ImgmountError):
     errno = _errno.EBUSY
 
 
-def of_os_error(error: OSError, full: str, failed: str) -> ImgmountError:
-    """The ImgmountError for a failed system call; its message begins with one of the two texts.
-
-    full: of NoSpace, if the disk or the user's quota is full; failed: of any other error.
-    """
-    if error.errno in (_errno.ENOSPC, _errno.EDQUOT):
-        return NoSpace(f"{full}: {os.strerror(error.errno)}")
-    return ImgmountError(f"{failed}: {error.strerror or error}")
-
-
 @contextmanager
-def translated(what: object, kind: type[ImgmountError] = ImgmountError) -> Iterator[None]:
-    """An OSError of the block is raised as kind, with the message "WHAT: its reason"."""
+def translated(
+    what: object,
+    kind: type[ImgmountError] = ImgmountError,
+    *,
+    full: str = "",
+    named: bool = False,
+) -> Iterator[None]:
+    """An OSError of the block is raised as kind, with the message "WHAT: its reason".
+
+    full: if given, a full disk or quota is raised as NoSpace, with this text in place of WHAT.
+    named: the file that the OSError names, if it names one, takes the place of WHAT.
+    """
     try:
         yield
     except OSError as error:
+        if full and error.errno in (_errno.ENOSPC, _errno.EDQUOT):
+            raise NoSpace(f"{full}: {os.strerror(error.errno)}") from error
+        if named and isinstance(error.filename, str):
+            what = error.filename
         raise kind(f"{what}: {error.strerror or error}") from error

@@ -29,7 +29,7 @@ class Directories:
     roots_runtime: Path = Path("/run/imgmount")
 
     @property
-    def lock_places(self) -> tuple[Path, ...]:
+    def lock_directories(self) -> tuple[Path, ...]:
         """Directories of upper locks (rootfs/upperlock.py): our own, where locks are taken, and
         root's."""
         others = () if self.runtime == self.roots_runtime else (self.roots_runtime,)

@@ -112,7 +112,7 @@ class Stress:
 
     def ls(self, store: Store, random: Random, number: int) -> None:
         for image in store.images():
-            assert image.summary.what in ("image", "index"), image.summary.trouble
+            assert image.summary.what in ("image", "index"), image.summary.error
         assert usage(store).blobs >= 0
 
     def verify(self, store: Store, random: Random, number: int) -> None:

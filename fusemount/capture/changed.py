@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from fusemount import _native
 from fusemount.daemon import mountrecords
 from fusemount.daemon.imagebase import base_of
-from fusemount.daemon.mountinfo import mount_at
-from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.mountid import mount_of, mount_root, sync_root
+from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.mountrecords import Record
-from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
+from fusemount.walk import open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
@@ -41,13 +41,13 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to open. place: the path of a mountpoint or of an upper.
+    """What to open. path: the path of a mountpoint or of an upper.
 
     base: the image, None for the one in the upper's mark; follow_symlink_parents: how its layers
     are stacked, None for the way in the mark.
     """
 
-    place: Path
+    path: Path
     base: Reference | None
     follow_symlink_parents: bool | None
     image_options: ImageOptions
@@ -86,12 +86,14 @@ def open_changed(
     from fusemount.rootfs.upper import Upper
     from fusemount.sources import open_image
 
-    found = _find(asked.place, directories, stack)
+    found = _find(asked.path, directories, stack)
     if found.record is not None:
         _write_out(found.record)
     live, users = found.record is not None, asked.image_options.marks.overlay
-    places = directories.lock_places
-    upper = Upper(found.upper, None, at=found.fd, live=live, userxattr=users, lock_places=places)
+    upper = Upper(
+        found.upper, None, at=found.fd, live=live, userxattr=users,
+        lock_directories=directories.lock_directories,
+    )  # fmt: skip
     undo = stack.enter_context(ExitStack())
     undo.callback(upper.close)
     known = _known_base(upper, found)
@@ -133,39 +135,48 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
     return compare(nothing, rootfs.tree)
 
 
-def _find(place: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
+def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
-    target = resolve(place)
-    entry = mount_at(target)
+    target, entry, _ = find_mount(path, UpperError)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
-        raise MountpointError(f"{place}: no record of this mount in {directories.runtime}")
+        raise MountpointError(f"{path}: no record of this mount in {directories.runtime}")
     if record is not None:
         if record.upper is None:
-            raise MountpointError(f"{place}: mounted read-only: there is nothing to have changed")
-        upper, fd, _ = open_walked(Path(record.upper), make=False)
-        stack.callback(os.close, fd)
-        return _FoundUpper(upper, fd, record if record.alive else None)
+            raise MountpointError(f"{path}: mounted read-only: there is nothing to have changed")
+        return _open_upper(Path(record.upper), record if record.alive else None, stack)
     if not target.is_dir():
-        raise UpperError(f"{place}: neither a mount of ours nor an upper directory")
-    upper, fd, _ = open_walked(place, make=False)
-    stack.callback(os.close, fd)
+        raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
+    found = _open_upper(path, None, stack)
     for mounted in mountrecords.listing(directories.runtime):
-        recorded = mounted.record.upper
-        if recorded is not None and resolve(Path(recorded)) == upper and mounted.record.alive:
-            return _FoundUpper(upper, fd, mounted.record)
-    return _FoundUpper(upper, fd, None)
+        if _is(mounted.record.upper, found.fd) and mounted.record.alive:
+            return replace(found, record=mounted.record)
+    return found
+
+
+def _open_upper(path: Path, record: Record | None, stack: ExitStack) -> _FoundUpper:
+    with translated(path, UpperError):
+        upper, fd, _ = open_walked(path, make=False)
+    stack.callback(os.close, fd)
+    return _FoundUpper(upper, fd, record)
+
+
+def _is(recorded: str | None, upper: int) -> bool:
+    """Whether a recorded path leads to the directory of that descriptor."""
+    try:
+        return recorded is not None and os.path.samestat(os.stat(recorded), os.fstat(upper))
+    except OSError:
+        return False
 
 
 def _write_out(record: Record) -> None:
     """Syncs the mount: until then the kernel's cache has writes that are not in the upper."""
-    with translated(f"{record.mountpoint}: cannot be written out", MountpointError):
-        fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _native.syncfs(fd)
-        finally:
-            os.close(fd)
+    failed = f"{record.mountpoint}: cannot be written out"
+    with translated(failed, MountpointError), mount_root(Path(record.mountpoint)) as root:
+        if mount_of(root).device != record.device:
+            raise MountpointError(f"{failed}: it stands elsewhere by now")
+        sync_root(root)
     _await_requests(record)
 
 

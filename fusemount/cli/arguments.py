@@ -111,7 +111,7 @@ def unpack_limit(text: str) -> UnpackLimit:
 
 def add_changed(parser: argparse.ArgumentParser) -> None:
     """The arguments of verbs that read a mount or an upper: diff, commit, export."""
-    parser.add_argument("place", metavar="MOUNTPOINT|UPPER", type=Path)
+    parser.add_argument("path", metavar="MOUNTPOINT|UPPER", type=Path)
     parser.add_argument("--base", metavar="IMAGE", help="the image below, where none is recorded")
     parser.add_argument("--symlink-parents", choices=("follow", "replace"),
                         help="how it was mounted, where that is not recorded")  # fmt: skip
@@ -122,7 +122,7 @@ def asked_of(args: argparse.Namespace) -> Asked:
     from fusemount.capture.changed import Asked
 
     return Asked(
-        place=args.place,
+        path=args.path,
         base=reference_of(args.base) if args.base else None,
         follow_symlink_parents=follows_symlink_parents(args),
         image_options=image_options_of(args),

@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
             raise UsageError("--base: of two images neither has another one below it")
         from fusemount.capture.diffimages import diff_images
 
-        first, second = reference_of(str(args.place)), reference_of(args.other)
+        first, second = reference_of(str(args.path)), reference_of(args.other)
         changes = diff_images(first, second, asked_of(args), directories(), progress)
     else:
         with ExitStack() as stack:

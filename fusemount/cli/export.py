@@ -29,17 +29,17 @@ def run(argv: list[str]) -> int:
     if args.output is None and sys.stdout.isatty():
         raise UsageError("a tar is not for a terminal: -o FILE, or redirect it")
 
-    from fusemount.capture.exportroot import export_image, export_place, is_place
+    from fusemount.capture.exportroot import export_changed, export_image, is_mount_or_upper
     from fusemount.cli.bars import terminal_progress
     from fusemount.sources.output import PlainOutput
 
     asked, progress = asked_of(args), terminal_progress()
-    if is_place(args.place):
-        pieces = export_place(asked, directories(), progress, warn)
+    if is_mount_or_upper(args.path):
+        pieces = export_changed(asked, directories(), progress, warn)
     else:
         if args.base:
             raise UsageError("--base: an image has no other one below it")
-        reference = reference_of(str(args.place))
+        reference = reference_of(str(args.path))
         pieces = export_image(reference, asked, directories(), progress, warn)
     if args.output is None:
         for piece in pieces:

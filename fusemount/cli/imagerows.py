@@ -108,7 +108,7 @@ def image_objects(listed: Sequence[Listed]) -> list[dict[str, Any]]:
             "Platforms": list(each.platforms),
             "Labels": dict(each.labels),
             "Kind": each.summary.what,
-            **({"Trouble": each.summary.trouble} if each.summary.trouble else {}),
+            **({"Error": each.summary.error} if each.summary.error else {}),
         }
         for each in listed
     ]

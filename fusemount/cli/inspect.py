@@ -67,6 +67,8 @@ def run(argv: list[str]) -> int:
 
 def _for_template(described: dict[str, Any]) -> dict[str, Any]:
     """Fills the fields that the image's config lacks with empty values, as docker does."""
-    said = {key: value for key, value in described["Config"].items() if value is not None}
-    maps = {key: Map(sorted(said[key].items())) for key in _MAPS if isinstance(said.get(key), dict)}
-    return described | {"Config": Struct(said | maps, _EMPTY_CONFIG)}
+    config = {key: value for key, value in described["Config"].items() if value is not None}
+    maps = {
+        key: Map(sorted(config[key].items())) for key in _MAPS if isinstance(config.get(key), dict)
+    }
+    return described | {"Config": Struct(config | maps, _EMPTY_CONFIG)}

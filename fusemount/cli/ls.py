@@ -47,6 +47,6 @@ def run(argv: list[str]) -> int:
     rows = list(image_rows(found, no_trunc=args.no_trunc, digests=digests, dates=dates))
     print_rows(rows, HEADS, template)
     for each in found:
-        if each.summary.trouble:
-            warn(f"{each.summary.trouble} (imgmount verify)")
+        if each.summary.error:
+            warn(f"{each.summary.error} (imgmount verify)")
     return 0

@@ -27,7 +27,7 @@ Sample = tuple[str, Labels, float]
 _EDGES = tuple(range(10, 35, 2))
 
 _COUNTERS = {
-    "prepared": "Requests that waited for Python to copy a file up.",
+    "copy_up_waits": "Requests that waited for Python to copy a file up.",
     "pushed_files": "Files put into the page cache ahead of a reader.",
     "pushed_bytes": "Bytes put into the page cache ahead of a reader.",
     "push_misses": "Pushes of files that the kernel had forgotten.",

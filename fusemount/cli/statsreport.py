@@ -16,7 +16,7 @@ DOORS = {"native": "fast path", "python": "Python"}
 
 # Labels for the counters of Stats.snapshot(). A counter without a label shows its own name.
 _COUNTERS = {
-    "prepared": "waited for Python to copy a file up",
+    "copy_up_waits": "waited for Python to copy a file up",
     "pushed_files": "files pushed ahead of a reader",
     "pushed_bytes": "bytes pushed",
     "push_misses": "pushes of what the kernel had forgotten",

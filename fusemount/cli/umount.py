@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
 
     from fusemount.daemon.umount import umount_image
 
-    said = umount_image(args.mountpoint, directories(), lazy=args.lazy, force=args.force)
-    if said:
-        print(said)
+    notice = umount_image(args.mountpoint, directories(), lazy=args.lazy, force=args.force)
+    if notice:
+        print(notice)
     return 0

@@ -164,10 +164,10 @@ def _mounted_on(at: Mountpoint) -> Mount | None:
 
 def _clear(path: Path, request: MountRequest) -> None:
     """Unmounts a mount that fusermount3 made on another directory; it is dead by now."""
-    entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
-    if entry and mount and (entry.fstype, entry.source) == named:
-        with suppress(ImgmountError):
+    with suppress(OSError, ImgmountError):
+        _, entry, mount = topmost(path)
+        if entry and mount and (entry.fstype, entry.source) == named:
             unmount(path, mount, lazy=True)
 
 
@@ -247,8 +247,8 @@ def _mount_by_fusermount(request: MountRequest) -> int:
         if result.returncode == _NOT_FOUND:
             raise NotPermitted("fusermount3 is missing: a user needs it to mount (package fuse3)")
         if result.returncode != 0:
-            said = result.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
-            raise NotPermitted(f"{request.mountpoint.path}: {said or 'fusermount3 refused'}")
+            message = result.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ")
+            raise NotPermitted(f"{request.mountpoint.path}: {message or 'fusermount3 refused'}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     if not fds:
         raise NotPermitted("fusermount3 sent no descriptor")

@@ -23,7 +23,7 @@ def await_upper(upper: Path, directories: Directories) -> None:
     """Returns when no lock of the upper is taken (rootfs.upperlock), when a living mount has them,
     or when time is up. If they are still taken then, opening the upper raises UpperError."""
     deadline = time.monotonic() + HANDOVER_SECONDS
-    while not is_free(upper, directories.lock_places) and time.monotonic() < deadline:
+    while not is_free(upper, directories.lock_directories) and time.monotonic() < deadline:
         records = (m.record for m in mountrecords.listing(directories.runtime) if m.record.alive)
         if any(_same(record.upper, upper) and _is_mounted(record) for record in records):
             return

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, of_os_error
+from fusemount.errors import ImgmountError, translated
 from fusemount.ownfile import lock_if_free, make_directory, make_file, open_file, open_or_make
 
 
@@ -65,7 +65,8 @@ def is_scratch(path: str, state: Path) -> bool:
 def create_scratch(state: Path) -> Scratch:
     """A new empty scratch under `state`, locked. Raises NoSpace or ImgmountError."""
     path = state / "uppers" / secrets.token_hex(6)
-    try:
+    failed = f"{path}: cannot make an upper"
+    with translated(failed, full=failed):
         for directory in (state, path.parent):
             os.close(own_directory(directory, mode=0o700))
         with _gate(state):  # a sweep between mkdir and flock would remove the directory
@@ -76,9 +77,6 @@ def create_scratch(state: Path) -> Scratch:
         make_directory(scratch.upper, 0o755)
         make_directory(scratch.work, 0o700)
         make_directory(scratch.root, 0o700)
-    except OSError as error:
-        what = f"{path}: cannot make an upper"
-        raise of_os_error(error, what, what) from error
     return scratch
 
 

@@ -38,8 +38,8 @@ def apply_changes(container: Mapping[str, Any], lines: list[str]) -> dict[str, A
         word, rest = word.upper(), rest.strip()
         edit = _EDITS.get(word)
         if edit is None:
-            said = shown(word) or "nothing"
-            raise UsageError(f"--change {line!r}: {said}: one of {', '.join(_EDITS)}")
+            given = shown(word) or "nothing"
+            raise UsageError(f"--change {line!r}: {given}: one of {', '.join(_EDITS)}")
         try:
             line.encode()
             edit(edited, rest)

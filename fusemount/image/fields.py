@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from fusemount.digest import Digest
@@ -20,6 +20,7 @@ from fusemount.escape import quoted
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
 DOCUMENTS_BYTES_MAX = 256 << 20  # all manifests of an image being added: all are in memory at once
 SHOWN_MAX = 200  # characters of a name in a message
+_LISTED_MAX = 20  # names in one message
 DOCUMENT_DEPTH_MAX = 100  # nesting; image tools write much less
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -48,6 +49,12 @@ def shown(text: str) -> str:
     """Untrusted text for a one-line message: shortened, and without control characters."""
     text = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
     return text if text.isprintable() else quoted(text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a one-line message: "a, b", of many only the first and how many more there are."""
+    more = len(names) - _LISTED_MAX
+    return ", ".join(names[:_LISTED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 def _no_constant(word: str) -> NoReturn:

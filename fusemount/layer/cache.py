@@ -38,7 +38,7 @@ from fusemount._native import FormatError, LayerIndex
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import of_os_error
+from fusemount.errors import translated
 from fusemount.layer.filestate import TMP, kept_state
 from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
@@ -162,7 +162,10 @@ class Cache:
 
         Raises NoSpace if the disk is full, ImgmountError for other errors.
         """
-        with _translated(path), self._temporary(path.parent) as (temporary, fd):
+        with (
+            translated(path, full=f"the cache at {path}"),
+            self._temporary(path.parent) as (temporary, fd),
+        ):
             yield fd
             if durable:
                 os.fsync(fd)
@@ -172,7 +175,7 @@ class Cache:
     def temporary(self, directory: str) -> Iterator[tuple[Path, int]]:
         """A locked `.tmp-*` file in a directory of the cache, removed afterwards unless renamed."""
         parent = self.root / directory
-        with _translated(parent), self._temporary(parent) as found:
+        with translated(parent, full=f"the cache at {parent}"), self._temporary(parent) as found:
             yield found
 
     @contextmanager
@@ -197,14 +200,6 @@ class Cache:
 def _tar_key(path: Path) -> str:
     """The name that the checksum of a tar's state covers: layers/<hex>, archives/<identity>."""
     return f"{path.parent.name}/{path.stem}"
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise of_os_error(error, f"the cache at {path}", str(path)) from error
 
 
 def _sweep(directory: Path) -> None:

@@ -123,7 +123,7 @@ def _scan(
     fd: int, path: Path, wish: UserMarks, origin: Origin
 ) -> tuple[_native.LayerIndex, int, bytes, int, bytes]:
     try:
-        kinds = obeyed(_native.marks_said(fd), wish, origin, by_root())
+        kinds = obeyed(_native.root_marks(fd), wish, origin, by_root())
         _check_undamaged(fd, path, kinds)
         scanned = _native.scan_directory(fd, kinds)
         if by_root():

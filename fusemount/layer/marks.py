@@ -25,10 +25,10 @@ from pathlib import Path
 from fusemount._native import (
     MARKS_NAMES,
     MARKS_OWNER,
-    MARKS_ROOTS_WORD,
     MARKS_TRUSTED,
     MARKS_UPPER,
     MARKS_USER,
+    MARKS_USERXATTR,
 )
 from fusemount.beneath import in_first_user_namespace
 from fusemount.dataclass import dataclass
@@ -61,42 +61,43 @@ def origin_of_store(root: Path, further: Iterable[Path] = ()) -> Origin:
     return Origin(store=True, roots=roots, below=(root, *further))
 
 
-def obeyed(said: int, wish: UserMarks, origin: Origin, root: bool) -> int:
-    """The MARKS_* to obey in a layer. said: the kinds of marks that its root has (MARKS_*); root:
-    the mount is root's.
+def obeyed(found: int, wish: UserMarks, origin: Origin, root: bool) -> int:
+    """The MARKS_* to obey in a layer.
+
+    found: the kinds of marks that the layer's root has (MARKS_*); root: the mount is root's.
 
     Raises NotPermitted, without a path, for a layer that would be wrong without its `user.` marks.
     """
-    names = 0 if said & MARKS_UPPER else MARKS_NAMES
-    roots_word = said & MARKS_ROOTS_WORD and not said & MARKS_TRUSTED
-    if wish.overlay or (root and roots_word):
+    names = 0 if found & MARKS_UPPER else MARKS_NAMES
+    asked_before = found & MARKS_USERXATTR and not found & MARKS_TRUSTED
+    if wish.overlay or (root and asked_before):
         kinds = MARKS_USER | MARKS_OWNER
     elif root:
         kinds = MARKS_TRUSTED
-        _check_in_roots_mount(said, wish, origin)
+        _check_in_roots_mount(found, wish, origin)
     else:
-        kinds = _in_users_mount(said, origin)
+        kinds = _in_users_mount(found, origin)
     if wish.owners is not None:
         kinds = kinds | MARKS_OWNER if wish.owners else kinds & ~MARKS_OWNER
     return kinds | names
 
 
-def _in_users_mount(said: int, origin: Origin) -> int:
-    owners = said & MARKS_OWNER
-    if said & MARKS_TRUSTED:
+def _in_users_mount(found: int, origin: Origin) -> int:
+    owners = found & MARKS_OWNER
+    if found & MARKS_TRUSTED:
         return MARKS_TRUSTED | owners
-    if said & (MARKS_USER | MARKS_OWNER):
+    if found & (MARKS_USER | MARKS_OWNER):
         return MARKS_USER | owners
     return MARKS_TRUSTED if origin.roots else MARKS_TRUSTED | MARKS_USER
 
 
-def _check_in_roots_mount(said: int, wish: UserMarks, origin: Origin) -> None:
-    if said & MARKS_USER and not said & MARKS_TRUSTED and not origin.roots:
+def _check_in_roots_mount(found: int, wish: UserMarks, origin: Origin) -> None:
+    if found & MARKS_USER and not found & MARKS_TRUSTED and not origin.roots:
         raise NotPermitted(
             "its marks are a user's (user.overlay.*), which root does not obey unasked: "
             "--userxattr (-o userxattr)"
         )
-    if said & MARKS_OWNER and wish.owners is None:
+    if found & MARKS_OWNER and wish.owners is None:
         raise NotPermitted(
             "its owners stand in user.containers.override_stat, which root does not obey unasked: "
             "--override-stat on or off (-o override_stat=)"

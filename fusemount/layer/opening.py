@@ -25,7 +25,7 @@ from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
 from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
-from fusemount.layer.progress import Progress
+from fusemount.layer.progress import Progress, reported
 from fusemount.record import say_damaged
 from fusemount.settings import Directories, ImageOptions
 
@@ -155,11 +155,8 @@ class _Opener:
     def _hash(self, blob: LayerBlob, key: str) -> tuple[Facts, LayerIndex]:
         await_new_ctime(blob.fd)
         name = lasting(blob.fd, key)
-        self._progress.start(f"verifying {blob.description}", blob.size)
-        try:
-            facts, index = hash_in_place(blob, self._progress.advance)
-        finally:
-            self._progress.finish()
+        with reported(self._progress, f"verifying {blob.description}", blob.size) as advance:
+            facts, index = hash_in_place(blob, advance)
         self._check(blob, facts)
         self._keep(blob, key, name, facts, index)
         return facts, index
@@ -172,18 +169,15 @@ class _Opener:
         if facts is None or fd < 0:
             await_new_ctime(blob.fd)
             name = lasting(blob.fd, key)
-            self._progress.start(f"unpacking {blob.description}", blob.size)
-            try:
+            with reported(self._progress, f"unpacking {blob.description}", blob.size) as advance:
                 facts, index, fd = unpack(
                     blob,
                     compression,
                     self._cache,
                     lambda found: self._check(blob, found),
-                    self._progress.advance,
+                    advance,
                     self._budget,
                 )
-            finally:
-                self._progress.finish()
             self._budget.made.append(self._cache.layer_path(facts.diff_id))
         rebuild = None
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -14,6 +16,16 @@ class Progress(Protocol):
     def start(self, description: str, total: int) -> None: ...
     def advance(self, n: int) -> None: ...
     def finish(self) -> None: ...
+
+
+@contextmanager
+def reported(progress: Progress, description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Starts a task, and finishes it when the block ends.  Gives the task's advance(n)."""
+    progress.start(description, total)
+    try:
+        yield progress.advance
+    finally:
+        progress.finish()
 
 
 class SilentProgress:

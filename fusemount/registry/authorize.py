@@ -68,7 +68,7 @@ class Authorizer:
         """For messages: which user the requests are sent as."""
         if self._credentials is None:
             return f"without credentials, since none are known for {self._domain}"
-        return f"as {self._credentials.who}"
+        return f"as {self._credentials.user}"
 
     async def header(self, scopes: Scopes) -> str | None:
         """The header's value; None until the registry has sent a challenge."""
@@ -160,4 +160,4 @@ class Authorizer:
     def _whom(self) -> str:
         if self._credentials is None:
             return f"us: no credentials are known for {self._domain}"
-        return self._credentials.who
+        return self._credentials.user

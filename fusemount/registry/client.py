@@ -220,9 +220,9 @@ class Registry:
         )
         reply = await self._connection.reply(ask, NO_BODY_MAX)
         digest = Digest.of(data)
-        said = _digest_or_none(_content_digest(reply))
-        if said is not None and said != digest:
-            raise VerificationFailed(f"{what}: pushed {digest}, the registry has {said}")
+        reported = _digest_or_none(_content_digest(reply))
+        if reported is not None and reported != digest:
+            raise VerificationFailed(f"{what}: pushed {digest}, the registry has {reported}")
         return digest
 
     async def delete_manifest(self, repository: str, reference: str) -> None:

@@ -43,7 +43,8 @@ class Credentials:
     identity_token: str = field(default="", repr=False)
 
     @property
-    def who(self) -> str:
+    def user(self) -> str:
+        """The user's name, for messages."""
         return shown(self.username) if self.username else "the owner of the identity token"
 
     @property
@@ -225,10 +226,10 @@ def _parse_helper_output(
     status: int, output: bytes, errors: bytes, where: str
 ) -> Credentials | None:
     if status != 0:
-        said = " ".join((output or errors).decode(errors="replace").split())
-        if HELPER_NOT_FOUND in said:
+        message = " ".join((output or errors).decode(errors="replace").split())
+        if HELPER_NOT_FOUND in message:
             return None
-        raise Unauthorized(f"{where}: {shown(said) or f'exit code {status}'}")
+        raise Unauthorized(f"{where}: {shown(message) or f'exit code {status}'}")
     try:
         answer: Any = parse_json(output, where)
         fields = object_of(answer, where)

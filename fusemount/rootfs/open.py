@@ -86,7 +86,7 @@ def open_rootfs(
     options: UpperOptions | None = None,
     base: Base | None = None,
     rebase: bool = False,
-    lock_places: Sequence[Path] = (),
+    lock_directories: Sequence[Path] = (),
 ) -> RootFs:
     """The layers with an upper laid over them; changes are written to the upper, unless read_only.
 
@@ -100,7 +100,7 @@ def open_rootfs(
     base: the layers, as a base.  An upper of another base is refused (UpperError), unless `rebase`
     says that it shall belong to this one.  If it is not certain that the base is the same, repairs
     that depend on the layers are not made.
-    lock_places: the directories of lock files (upperlock.py).
+    lock_directories: the directories of lock files (upperlock.py).
     Raises MalformedImage, UpperError, OSError.
     """
     tree = build_tree(layers, follow_symlink_parents=follow_symlink_parents)
@@ -108,13 +108,15 @@ def open_rootfs(
     if upper is None:
         return RootFs(tree, None)
     if read_only:
-        looked_at = Upper(upper, None, at=upper_fd, userxattr=userxattr, lock_places=lock_places)
+        looked_at = Upper(
+            upper, None, at=upper_fd, userxattr=userxattr, lock_directories=lock_directories
+        )
         return _over(tree, looked_at, base, UpperOptions(), read_only=True, rebase=rebase)
     options = options or UpperOptions()
     beside = upper.with_name(f".{upper.name}.imgmount-work")
     opened = Upper(
         upper, work or beside, at=upper_fd, work_above=work_above, volatile=options.volatile,
-        userxattr=userxattr, lock_places=lock_places, harmless=options.harmless,
+        userxattr=userxattr, lock_directories=lock_directories, harmless=options.harmless,
     )  # fmt: skip
     if keep_root and not os.listdir(opened.fd):
         opened.set_mark(opened.fd, b".", b"imgmount", b"1")

@@ -56,7 +56,7 @@ class Upper(Staging):
         volatile: bool = False,
         userxattr: bool = False,
         harmless: Harmless = AS_THEY_ARE,
-        lock_places: Sequence[Path] = (),
+        lock_directories: Sequence[Path] = (),
     ) -> None:
         """work None: the upper is only read; nothing is made, written or removed.
 
@@ -66,7 +66,7 @@ class Upper(Staging):
         after it was listed.
         volatile: nothing will be synced.  An upper that was volatile when the machine stopped is
         refused.
-        userxattr: <P> is `user.overlay.` even for root.  lock_places: upperlock.py.
+        userxattr: <P> is `user.overlay.` even for root.  lock_directories: upperlock.py.
         harmless: which powers are kept in marks; upperload.py makes an older upper harmless.
         """
         super().__init__()
@@ -75,7 +75,7 @@ class Upper(Staging):
         self.harmless = harmless
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
-        self._locks = UpperLocks(upper, lock_places, exclusive=work is not None)
+        self._locks = UpperLocks(upper, lock_directories, exclusive=work is not None)
         self.prefixed = False  # names `.wh.…` are marks (prefixed.py)
         try:
             self._open(upper, work, at, work_above, volatile)

@@ -7,23 +7,26 @@ only root can set, records that root was asked.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from fusemount._native import (
     MARKS_OWNER,
-    MARKS_ROOTS_WORD,
     MARKS_TRUSTED,
     MARKS_UPPER,
     MARKS_USER,
-    marks_said,
+    MARKS_USERXATTR,
+    root_marks,
 )
 from fusemount.beneath import by_root
 from fusemount.errors import UpperError
 
 TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
-ROOTS_WORD = b"trusted.overlay.imgmount.userxattr"
+USERXATTR = b"trusted.overlay.imgmount.userxattr"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE)
+_FULL_BLOCKS = 256  # a file system with fewer free blocks is full, not the object
 
 
 def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
@@ -31,9 +34,9 @@ def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
 
     The upper has the first one that can be written, or the last one if it is only read.  Raises
     UpperError for root and an upper with `user.` marks, if root was not asked to trust these."""
-    flags = marks_said(fd)
+    flags = root_marks(fd)
     trusted = bool(flags & MARKS_TRUSTED)
-    if userxattr or (flags & MARKS_ROOTS_WORD and not trusted):
+    if userxattr or (flags & MARKS_USERXATTR and not trusted):
         return (USER,)
     if not by_root():
         return (USER,) if flags & MARKS_USER and not trusted else (TRUSTED, USER)
@@ -47,7 +50,7 @@ def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
 
 def has_prefixed_names(fd: int) -> bool:
     """Whether names `.wh.…` are marks, because neither overlayfs nor imgmount made the upper."""
-    return not marks_said(fd) & MARKS_UPPER
+    return not root_marks(fd) & MARKS_UPPER
 
 
 def remember(fd: int) -> None:
@@ -55,4 +58,10 @@ def remember(fd: int) -> None:
     xattrs, root is asked each time."""
     if by_root():
         with suppress(OSError):
-            os.setxattr(fd, ROOTS_WORD, b"y")
+            os.setxattr(fd, USERXATTR, b"y")
+
+
+def object_is_full(fd: int, error: OSError) -> bool:
+    """Whether an xattr did not fit at one object, while its file system has room: ext4 has one
+    block for all xattrs of an object, which the object's owner can fill."""
+    return error.errno in _NO_ROOM and os.fstatvfs(fd).f_bfree >= _FULL_BLOCKS

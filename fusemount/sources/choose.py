@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusemount.errors import ImageNotFound, PlatformMismatch
-from fusemount.image.fields import shown
+from fusemount.image.fields import listed, shown
 from fusemount.image.platforms import normalised, rank, this_machine
 from fusemount.reference import normalised_name, same_name
 from fusemount.settings import ImageOptions
 from fusemount.sources.image import Candidate, Image
 
-LISTED_MAX = 20  # names in one message
 _SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
 
 
@@ -85,8 +84,7 @@ def _listed(candidates: Sequence[Candidate]) -> str:
     for candidate in candidates:
         names += candidate.names or (ident[:19] for ident in candidate.ids[:1])
     names = [shown(name) for name in dict.fromkeys(names)]
-    more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
-    return ", ".join(names[:LISTED_MAX]) + more
+    return listed(names)
 
 
 def _several_platforms(candidates: Sequence[Candidate]) -> bool:

@@ -252,9 +252,9 @@ class _Reader:
         where = f"{where} ({ident[:12]}…)"
         if record.mapping("flags").get("incomplete"):
             raise MalformedImage(f"{where}: not whole: who made it was broken off")
-        said = record.text("diff-digest")
-        if said and said != diff_id:
-            raise MalformedImage(f"{where}: holds {shown(said)}, the config says {diff_id}")
+        recorded = record.text("diff-digest")
+        if recorded and recorded != diff_id:
+            raise MalformedImage(f"{where}: holds {shown(recorded)}, the config says {diff_id}")
         tree = store.tree(ident)
         if os.path.exists(tree.parent / "composefs-data"):
             raise ImageNotFound(
@@ -271,8 +271,8 @@ class _Reader:
 def _digests(record: Fields) -> list[str]:
     """Digests of the image's manifest, and of the manifests and indexes it was pulled by."""
     keys = record.texts("big-data-names") or ()
-    said = [key.removeprefix("manifest-") for key in keys if key.startswith("manifest-")]
-    return list(dict.fromkeys(each for each in (record.text("digest"), *said) if each))
+    recorded = [key.removeprefix("manifest-") for key in keys if key.startswith("manifest-")]
+    return list(dict.fromkeys(each for each in (record.text("digest"), *recorded) if each))
 
 
 def _repo_digests(record: Fields) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fusemount.layer import BlobFile, LayerBlob, Progress
 from fusemount.layer.cache import Cache
 from fusemount.layer.decode import compression_at, scan, unpack_archive
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
+from fusemount.layer.progress import reported
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
 from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
@@ -188,11 +189,8 @@ def _unwrapped(
     else:
         await_new_ctime(file.fd)
         kept = cache.archive_path(lasting(file.fd, key))
-        progress.start(f"unpacking {label}", file.size)
-        try:
-            unpack_archive(file.fd, compression, label, cache, kept, progress.advance, budget)
-        finally:
-            progress.finish()
+        with reported(progress, f"unpacking {label}", file.size) as advance:
+            unpack_archive(file.fd, compression, label, cache, kept, advance, budget)
         if identity(file.fd, 0, file.size) != key:
             kept.unlink(missing_ok=True)
             raise ImgmountError(f"{label}: changed while it was read")

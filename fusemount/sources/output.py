@@ -22,17 +22,17 @@ from typing import Protocol
 from fusemount import tar
 from fusemount.codec import PIECE
 from fusemount.digest import Digest
-from fusemount.errors import of_os_error
+from fusemount.errors import translated
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.sources.newfile import (
     NewFile,
     Replacing,
     open_directory,
     open_file,
-    open_parent,
     read_file,
     status,
 )
+from fusemount.walk import open_parent
 
 Naming = Callable[[Digest], str]
 
@@ -79,13 +79,9 @@ class Output(Protocol):
     def leave(self) -> None: ...
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """OSErrors of the output as NoSpace or ImgmountError."""
-    try:
-        yield
-    except OSError as error:
-        raise of_os_error(error, str(path), f"{path}: cannot be written") from error
+def _written(path: Path) -> AbstractContextManager[None]:
+    """Raises OSErrors of the block as NoSpace or ImgmountError."""
+    return translated(f"{path}: cannot be written", full=str(path))
 
 
 class ArchiveOutput:
@@ -95,13 +91,13 @@ class ArchiveOutput:
         self._path = path
         self._names: set[str] = set()
         self._at = 0
-        with translated(path):
+        with _written(path):
             self._new = Replacing(path)
         self._fd = self._new.fd
 
     @contextmanager
     def blob(self, naming: Naming = blob_path) -> Iterator[Blob]:
-        with translated(self._path):
+        with _written(self._path):
             blob = Blob(self._fd, self._at + tar.BLOCK)
             yield blob
             name = naming(blob.digest)
@@ -121,7 +117,7 @@ class ArchiveOutput:
         self._at += len(tar.padding(size))
 
     def finish(self) -> None:
-        with translated(self._path):
+        with _written(self._path):
             _write(self._fd, tar.END, self._at)
             os.ftruncate(self._fd, self._at + len(tar.END))
             self._new.appear()
@@ -142,12 +138,12 @@ class StreamOutput(ArchiveOutput):
     def __init__(self, spool: Path, fd: int) -> None:
         self._path, self._to = spool, fd
         self._names, self._at = set(), 0
-        with translated(spool):
+        with _written(spool):
             self._file = tempfile.TemporaryFile(dir=spool)
             self._fd = self._file.fileno()
 
     def finish(self) -> None:
-        with translated(self._path):
+        with _written(self._path):
             _write(self._fd, tar.END, self._at)
             size = self._at + len(tar.END)
             os.ftruncate(self._fd, size)
@@ -167,12 +163,12 @@ class PlainOutput:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with translated(path):
+        with _written(path):
             self._new = Replacing(path)
         self._at = 0
 
     def write(self, data: bytes) -> None:
-        with translated(self._path):
+        with _written(self._path):
             _write(self._new.fd, data, self._at)
         self._at += len(data)
 
@@ -182,7 +178,7 @@ class PlainOutput:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                with translated(self._path):
+                with _written(self._path):
                     self._new.appear()
         finally:
             self._new.close()
@@ -200,7 +196,7 @@ class LayoutOutput:
         self._fds: list[int] = []
         self._made: list[tuple[int, str, os.stat_result | None]] = []  # None: a directory
         self._marker = b""
-        with translated(path):
+        with _written(path):
             try:
                 above, name = open_parent(path)
                 self._fds.append(above)
@@ -233,7 +229,7 @@ class LayoutOutput:
 
     @contextmanager
     def blob(self, naming: Naming = blob_path) -> Iterator[Blob]:
-        with translated(self._path), NewFile(self._blobs, "blob") as new:
+        with _written(self._path), NewFile(self._blobs, "blob") as new:
             blob = Blob(new.fd, 0)
             yield blob
             name = posixpath.basename(naming(blob.digest))
@@ -266,13 +262,13 @@ class LayoutOutput:
             self._replace(name, data)
 
     def _replace(self, name: str, data: bytes) -> None:
-        with translated(self._path), NewFile(self._top, name) as new:
+        with _written(self._path), NewFile(self._top, name) as new:
             _write(new.fd, data, 0)
             self._appear(new, self._top, name)
 
     def existing_document(self, name: str) -> bytes | None:
         """A document that the layout has already; None if it is missing."""
-        with translated(self._path):
+        with _written(self._path):
             try:
                 return read_file(self._top, name, DOCUMENT_BYTES_MAX)
             except FileNotFoundError:

@@ -67,14 +67,14 @@ def _with_storage(reference: Reference, environment: Mapping[str, str], uid: int
         if not asked:
             config = environment.get("XDG_CONFIG_HOME") or f"{_home(environment)}/.config"
             settings = _first_settings(f"{config}/containers/storage.conf")
-    said = _expanded(settings.get("graphroot"), environment, uid)
+    configured = _expanded(settings.get("graphroot"), environment, uid)
     options = settings.get("options")
     more = options.get("additionalimagestores") if isinstance(options, Mapping) else None
     stores = [settings.get("imagestore"), *(more if isinstance(more, list) else ())]
     driver = environment.get("STORAGE_DRIVER") or settings.get("driver")
     return replace(
         reference,
-        path=Path(said or root),
+        path=Path(configured or root),
         more=tuple(Path(each) for each in stores if isinstance(each, str) and each[:1] == "/"),
         driver=_ALIASES.get(driver, driver) if isinstance(driver, str) else "",
     )

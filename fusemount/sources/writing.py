@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
 from fusemount.image.parse import parse_docker_manifests, parse_index, parse_index_or_manifest
 from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
 from fusemount.layer.decode import Beside, StretchReader, compression_at
-from fusemount.layer.progress import Progress
+from fusemount.layer.progress import Progress, reported
 from fusemount.reference import normalised_name
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, blob_path
@@ -117,11 +117,8 @@ class ImageWriter:
 
         Raises MalformedImage beyond the limit, which sparse files may reach.
         """
-        self._progress.start(f"writing {layer.description}", layer.size)
-        try:
-            written = self.add_layer(self._counted(layer), compression)
-        finally:
-            self._progress.finish()
+        with reported(self._progress, f"writing {layer.description}", layer.size) as advance:
+            written = self.add_layer(self._counted(layer, advance), compression)
         if written.diff_id != layer.diff_id:
             raise VerificationFailed(
                 f"{layer.description}: its files make {written.diff_id}, not the layer's "
@@ -129,12 +126,12 @@ class ImageWriter:
             )
         return written
 
-    def _counted(self, layer: UnpackedLayer) -> Iterator[bytes]:
+    def _counted(self, layer: UnpackedLayer, advance: Callable[[int], None]) -> Iterator[bytes]:
         made = 0
         for piece in layer.tar():
             made += len(piece)
             self._budget.spend(layer.description, len(piece), made)
-            self._progress.advance(len(piece))
+            advance(len(piece))
             yield piece
 
     def carry_layer(self, blob: LayerBlob, layer: OpenLayer) -> WrittenLayer:
@@ -150,14 +147,15 @@ class ImageWriter:
             (blob.fd, blob.offset, blob.size) if stored else (layer.fd, layer.offset, layer.size)
         )
         claimed = layer.diff_id if compression is Compression.NONE else blob.digest
-        self._progress.start(f"writing {blob.description}", size)
-        reader = StretchReader(fd, offset, size, blob.description, self._progress.advance, False)
         try:
-            with self._output.blob(self._naming) as out:
+            with (
+                reported(self._progress, f"writing {blob.description}", size) as advance,
+                self._output.blob(self._naming) as out,
+            ):
+                reader = StretchReader(fd, offset, size, blob.description, advance, False)
                 while piece := reader.read(PIECE):
                     out.write(piece)
         finally:
-            self._progress.finish()
             blob.file.release()
         if claimed is not None and out.digest != claimed:
             raise VerificationFailed(f"{blob.description}: digest is {out.digest}, not {claimed}")
@@ -262,8 +260,8 @@ def _docker_name(digest: Digest) -> str:
 
 
 def _platform(platform: Platform) -> dict[str, str]:
-    said = {"architecture": platform.architecture, "os": platform.os, "variant": platform.variant}
-    return {key: value for key, value in said.items() if value}
+    fields = {"architecture": platform.architecture, "os": platform.os, "variant": platform.variant}
+    return {key: value for key, value in fields.items() if value}
 
 
 def compact_json(value: Any) -> bytes:

@@ -27,7 +27,7 @@ from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor
 from fusemount.image.parse import parse_descriptor
 from fusemount.imagename import ImageName, parse_name
 from fusemount.ownfile import read_file
-from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.layout import Layout, replace_file, store_errors
 
 REPO_DIGESTS = "dev.imgmount.repo-digests"
 INDEX_BYTES_MAX = 64 << 20
@@ -52,19 +52,19 @@ class Entry:
         return self.descriptor.annotations.get(REF_NAME, "") if self.name is None else ""
 
     def document(self) -> dict[str, Any]:
-        said = self.descriptor.annotations
-        annotations = dict(said)
-        if self.written is None or self.name != _name(said):
+        given = self.descriptor.annotations
+        annotations = dict(given)
+        if self.written is None or self.name != _name(given):
             annotations.pop(CONTAINERD_NAME, None)
             annotations.pop(REF_NAME, None)
             if self.name is not None:
                 annotations |= {CONTAINERD_NAME: str(self.name), REF_NAME: self.name.familiar}
-        if self.repo_digests != _repo_digests(said):
+        if self.repo_digests != _repo_digests(given):
             annotations.pop(REPO_DIGESTS, None)
             if self.repo_digests:
                 annotations[REPO_DIGESTS] = " ".join(self.repo_digests)
         document = dict(self.written) if self.written is not None else self._fields()
-        if annotations != said or self.written is None:
+        if annotations != given or self.written is None:
             document.pop("annotations", None)
             if annotations:
                 document["annotations"] = annotations
@@ -78,15 +78,15 @@ class Entry:
         }
         platform = self.descriptor.platform
         if platform is not None:
-            said = {"architecture": platform.architecture, "os": platform.os,
+            fields = {"architecture": platform.architecture, "os": platform.os,
                     "variant": platform.variant}  # fmt: skip
-            document["platform"] = {key: value for key, value in said.items() if value}
+            document["platform"] = {key: value for key, value in fields.items() if value}
         return document
 
 
 def entry_of(descriptor: Descriptor, written: Mapping[str, Any] | None = None) -> Entry:
-    said = descriptor.annotations
-    return Entry(descriptor, _name(said), _repo_digests(said), written)
+    given = descriptor.annotations
+    return Entry(descriptor, _name(given), _repo_digests(given), written)
 
 
 def _repo_digests(annotations: Mapping[str, str]) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class Catalog:
     @classmethod
     def read(cls, layout: Layout) -> Catalog:
         """Empty if there is no store.  Raises MalformedImage, ImgmountError."""
-        with translated(layout.index):
+        with store_errors(layout.index):
             try:
                 data = read_file(layout.index)
             except FileNotFoundError:
@@ -171,7 +171,7 @@ class Catalog:
                 f"{layout.index}: too many names: it would be {len(data)} bytes, the limit is "
                 f"{INDEX_BYTES_MAX}"
             )
-        with translated(layout.index):
+        with store_errors(layout.index):
             replace_file(layout.index, data)
         return replace(self, document=document, digest=Digest.of(data))
 

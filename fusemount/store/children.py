@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from fusemount.digest import Digest
 from fusemount.record import read_sealed, sealed
 from fusemount.store.catalog import Catalog
-from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.layout import Layout, replace_file, store_errors
 from fusemount.store.locks import locked
 
 _VERSION = 1
@@ -50,7 +50,7 @@ def remember(
     It must be called before the index gets its name in the store.
     """
     path = layout.children(index)
-    with locked(layout, exclusive=True), translated(path):
+    with locked(layout, exclusive=True), store_errors(path):
         before: set[str] | None = known(layout, index)
         if before is None and Catalog.read(layout).of(index):  # of another program, which says no
             before = set(own(layout, index, listed))  # more than index.json does

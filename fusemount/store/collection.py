@@ -23,7 +23,7 @@ from fusemount.layer.filestate import identity
 from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog
-from fusemount.store.layout import TMP, Layout, names_in, translated
+from fusemount.store.layout import TMP, Layout, names_in, store_errors
 from fusemount.store.locks import LiveLease
 from fusemount.store.store import Store
 from fusemount.store.summary import LayerRow, Summaries
@@ -104,7 +104,7 @@ def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
 
 def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
     freed = 0
-    with translated(layout.blobs):
+    with store_errors(layout.blobs):
         for digest in blobs:
             facts = facts_of(layout, layout.blob(digest))
             freed += unlink(layout.blob(digest)) + unlink(layout.diff_id(digest))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fusemount.digest import Digest
 from fusemount.record import read_sealed, sealed
-from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.layout import Layout, replace_file, store_errors
 from fusemount.store.locks import locked
 
 _VERSION = 1
@@ -37,14 +37,14 @@ def known(layout: Layout, digest: Digest) -> Known | None:
     data = read_sealed(layout.diff_id(digest), _VERSION, _key(digest))
     if data is None:
         return None
-    said = json.loads(data)
-    return Known(Digest(said["diff_id"]), int(said["size"]))
+    document = json.loads(data)
+    return Known(Digest(document["diff_id"]), int(document["size"]))
 
 
 def remember(layout: Layout, digest: Digest, diff_id: Digest, size: int) -> None:
     """Raises NoSpace, ImgmountError."""
     path, now = layout.diff_id(digest), Known(diff_id, size)
     data = sealed(json.dumps(now._asdict()).encode(), _VERSION, _key(digest))
-    with locked(layout, exclusive=False), translated(path):
+    with locked(layout, exclusive=False), store_errors(path):
         if known(layout, digest) != now:
             replace_file(path, data)

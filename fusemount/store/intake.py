@@ -35,7 +35,7 @@ from fusemount.ownfile import (
 )
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
-from fusemount.store.layout import Layout, replace_file, sync_directory, translated
+from fusemount.store.layout import Layout, replace_file, store_errors, sync_directory
 from fusemount.store.locks import Lease, locked
 
 _PATIENCE = 0.05  # seconds between two attempts to lock a part
@@ -82,7 +82,7 @@ class Part:
         name = digest.hex if digest else f"{os.getpid()}-{os.urandom(8).hex()}"
         self.path = layout.ingest / f"{name}.part"
         self._keep, self._named = digest is not None, False
-        with translated(self.path):
+        with store_errors(self.path):
             self._fd = _locked(self.path, waiting)
             self.size = os.fstat(self._fd).st_size
 
@@ -91,12 +91,12 @@ class Part:
         return self._digest is not None and self._layout.has_blob(self._digest)
 
     def read(self, offset: int, size: int) -> bytes:
-        with translated(self.path):
+        with store_errors(self.path):
             return os.pread(self._fd, size, offset)
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
-        with translated(self.path):
+        with store_errors(self.path):
             if view:
                 check_room(self._fd, len(data))
             while view:
@@ -106,7 +106,7 @@ class Part:
 
     def cut(self) -> None:
         """Empties the part, because its bytes are wrong."""
-        with translated(self.path):
+        with store_errors(self.path):
             os.ftruncate(self._fd, 0)
         self.size = 0
         self._keep = self._digest is not None
@@ -118,7 +118,7 @@ class Part:
     def commit(self, digest: Digest) -> Path:
         """Makes the part the blob of that digest, which the caller has computed.  Its path."""
         blob = self._layout.blob(digest)
-        with translated(blob):
+        with store_errors(blob):
             os.fchmod(self._fd, 0o644)
             os.fsync(self._fd)
             os.rename(self.path, blob)
@@ -163,7 +163,7 @@ def put_document(layout: Layout, data: bytes) -> Digest:
     """Writes a manifest, index or config as a blob.  Raises NoSpace, ImgmountError."""
     digest = Digest.of(data)
     blob = layout.blob(digest)
-    with locked(layout, exclusive=False), translated(blob):
+    with locked(layout, exclusive=False), store_errors(blob):
         if not _holds(blob, data):
             replace_file(blob, data)
     return digest
@@ -346,7 +346,7 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
     Raises MalformedImage if it is no layer, ImgmountError.
     """
     description = f"layer {digest}"
-    with translated(layout.blob(digest)):
+    with store_errors(layout.blob(digest)):
         fd = layout.open_blob(digest)
     try:
         size = os.fstat(fd).st_size

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.ownfile import make_directory, make_file, read_file
-from fusemount.store.layout import TMP, Layout, names_in, replace_file, sync_directory, translated
+from fusemount.store.layout import TMP, Layout, names_in, replace_file, store_errors, sync_directory
 from fusemount.store.summary import LayerRow
 
 FILES = ("diff", "parent", "size", "cache-id")
@@ -37,7 +37,7 @@ def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
     Raises NoSpace, ImgmountError.
     """
     chain = chain_ids([layer.diff_id for layer in layers])
-    with translated(layout.layerdb):
+    with store_errors(layout.layerdb):
         new = False
         for i, (ident, layer) in enumerate(zip(chain, layers, strict=True)):
             if not (layout.layerdb / ident.hex).exists():
@@ -84,23 +84,23 @@ def repoint(layout: Layout, rows: Mapping[Digest, LayerRow], going: Container[st
 
     rows: a layer with another blob for each chain ID that stays.  going: hex digits of the blobs.
     """
-    with translated(layout.layerdb):
+    with store_errors(layout.layerdb):
         for ident, row in rows.items():
-            said = read_text(layout, ident, "cache-id")
-            if said is not None and said in going:
+            recorded = read_text(layout, ident, "cache-id")
+            if recorded is not None and recorded in going:
                 replace_file(layout.layerdb / ident.hex / "cache-id", row.digest.hex.encode())
 
 
 def chains(layout: Layout) -> list[Digest]:
     """All chain IDs that have a directory, in no order."""
-    with translated(layout.layerdb):
+    with store_errors(layout.layerdb):
         names = names_in(layout.layerdb)
     return [Digest(f"sha256:{name}") for name in names if len(name) == 64]
 
 
 def remove_entries(layout: Layout, gone: Iterable[Digest]) -> None:
     """Removes the directories of these chain IDs, which the caller gives highest first."""
-    with translated(layout.layerdb):
+    with store_errors(layout.layerdb):
         for ident in gone:
             path = layout.layerdb / ident.hex
             if not path.exists():
@@ -112,7 +112,7 @@ def remove_entries(layout: Layout, gone: Iterable[Digest]) -> None:
 
 def sweep(layout: Layout) -> None:
     """Removes what a killed process left under temporary names.  Under the exclusive lock."""
-    with translated(layout.layerdb):
+    with store_errors(layout.layerdb):
         for name in names_in(layout.layerdb):
             if name.startswith(TMP):
                 _remove_tree(layout.layerdb / name)

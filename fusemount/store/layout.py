@@ -37,12 +37,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, MalformedImage, NotPermitted, of_os_error
+from fusemount.errors import ImgmountError, MalformedImage, NotPermitted, translated
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.ownfile import file_size, is_file, make_file, open_file, open_or_make
 
@@ -109,7 +109,7 @@ class Layout:
         oci-layout is written last.  So each store with an oci-layout once had an index.json, and if
         index.json is missing, the store is damaged, not empty.
         """
-        with translated(self.root):
+        with store_errors(self.root):
             if not self.exists:
                 self._check_free()
             os.close(own_directory(self.root, mode=0o700))
@@ -236,11 +236,6 @@ def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
         os.close(fd)
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """OSErrors of the store as NoSpace or ImgmountError."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename if isinstance(error.filename, str) else path
-        raise of_os_error(error, f"the store at {path}", str(named)) from error
+def store_errors(path: Path) -> AbstractContextManager[None]:
+    """Raises OSErrors of the block as NoSpace or ImgmountError.  path: of the store, or in it."""
+    return translated(path, full=f"the store at {path}", named=True)

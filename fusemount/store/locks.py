@@ -32,7 +32,7 @@ from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.ownfile import lock_if_free, make_file, open_file
-from fusemount.store.layout import Layout, flocked, names_in, translated
+from fusemount.store.layout import Layout, flocked, names_in, store_errors
 
 MOUNT = "mount"
 
@@ -64,7 +64,7 @@ def locked(layout: Layout, *, exclusive: bool) -> Iterator[None]:
 
     Raises NoSpace, ImgmountError.
     """
-    with translated(layout.lock):
+    with store_errors(layout.lock):
         # If other users can make names beside it (/tmp), they may have made the missing root.
         os.close(own_directory(layout.root, make=False))
         with flocked(layout.lock, exclusive=exclusive):
@@ -80,7 +80,7 @@ class Lease:
     def __init__(self, layout: Layout, holder: Holder) -> None:
         self._layout = layout
         self._path = layout.leases / f"{os.getpid()}-{os.urandom(8).hex()}"
-        with locked(layout, exclusive=False), translated(self._path):
+        with locked(layout, exclusive=False), store_errors(self._path):
             self._fd = make_file(self._path, 0o600, os.O_RDWR | os.O_APPEND)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -91,7 +91,7 @@ class Lease:
 
     def hold(self, digests: Iterable[Digest]) -> None:
         """These blobs stay from now on.  The caller must check after this call that they exist."""
-        with locked(self._layout, exclusive=False), translated(self._path):
+        with locked(self._layout, exclusive=False), store_errors(self._path):
             self._append("".join(f"{digest}\n" for digest in digests).encode())
 
     def _append(self, data: bytes) -> None:
@@ -139,7 +139,7 @@ class NoLease:
 def live_leases(layout: Layout) -> list[LiveLease]:
     """All leases whose process lives; the others are removed.  Under the exclusive lock."""
     found = []
-    with translated(layout.leases):
+    with store_errors(layout.leases):
         for name in names_in(layout.leases):
             held = _read(layout.leases / name)
             if held is not None:

@@ -12,12 +12,13 @@ from dataclasses import replace
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageInUse, ImgmountError, NoSpace
+from fusemount.image.fields import listed
 from fusemount.imagename import parse_name
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.collection import Removed, collect, delete_unshared, unlink
-from fusemount.store.layout import Layout, translated
+from fusemount.store.layout import Layout, store_errors
 from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
-from fusemount.store.store import LISTED_MAX, Store, StoredImage
+from fusemount.store.store import Store, StoredImage
 from fusemount.store.summary import Summaries
 
 
@@ -42,7 +43,7 @@ def remove_all(
     """
     layout = store.layout
     outcomes: list[Removed | ImgmountError] = []
-    with translated(layout.root), locked(layout, exclusive=True):
+    with store_errors(layout.root), locked(layout, exclusive=True):
         before = after = Catalog.read(layout)
         summaries, leases = Summaries(layout, tolerant=True), live_leases(layout)
         gone: dict[Digest, Removed] = {}
@@ -98,9 +99,8 @@ def _removals(
         same = store.same_id(image, catalog, summaries)
         names = [name.familiar for each in same for name in each.names]
         if (len(names) > 1 or len(same) > 1) and not force:
-            listed = ", ".join(names[:LISTED_MAX]) or f"{len(same)} manifests"
-            more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
-            raise ImageInUse(f"{text}: is named {listed}{more}: remove that, or use --force")
+            there = listed(names) or f"{len(same)} manifests"
+            raise ImageInUse(f"{text}: is named {there}: remove that, or use --force")
         return [_Removal(each, each.entries, each.repo_digests) for each in same]
     entries = called
     if "@" in text:  # the names that the image has in that repository
@@ -171,7 +171,7 @@ def broken_by(store: Store, text: str) -> list[str]:
                 "cannot be mounted again, and cannot be committed"
             )
         if len(each.image.names) > 1:
-            names = ", ".join(name.familiar for name in each.image.names[:LISTED_MAX])
+            names = listed([name.familiar for name in each.image.names])
             lines.append(f"{text}: all of its names go: {names}")
     return lines
 
@@ -220,7 +220,7 @@ def prune(
     layout = store.layout
     if not layout.exists:
         return removed
-    with translated(layout.root), locked(layout, exclusive=True):
+    with store_errors(layout.root), locked(layout, exclusive=True):
         catalog, images, summaries = store.read()
         leases = live_leases(layout)
         going = [

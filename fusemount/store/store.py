@@ -24,6 +24,7 @@ from fusemount.errors import (
     UsageError,
     VerificationFailed,
 )
+from fusemount.image.fields import listed
 from fusemount.image.model import Descriptor
 from fusemount.imagename import DOCKER_HUB, ImageName, parse_name
 from fusemount.ownfile import read_file
@@ -32,11 +33,10 @@ from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.intake import learn
-from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.layout import Layout, replace_file, store_errors
 from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.summary import Summaries, Summary
 
-LISTED_MAX = 20  # names in one message
 _SEEN_VERSION = 1  # of the files in v2metadata-by-diffid
 SEEN_MAX = 50  # blobs in registries that are remembered for one layer
 _SHORT_ID = re.compile(r"(sha256:)?([0-9a-f]{2,64})")
@@ -183,8 +183,8 @@ class Store:
                     found[digest] = StoredImage(digest, tuple(catalog.of(digest)), summary)
         different = {image.image_id for image in found.values()}
         if len(different) > 1:
-            listed = ", ".join(sorted(ident[:19] for ident in different)[:LISTED_MAX])
-            raise ImageNotFound(f"{text}: several images have an ID that starts so: {listed}")
+            there = listed(sorted(ident[:19] for ident in different))
+            raise ImageNotFound(f"{text}: several images have an ID that starts so: {there}")
         if not found:
             raise ImageNotFound(self._missing(text, catalog))
         return next(iter(found.values()))
@@ -206,8 +206,8 @@ class Store:
     def _missing(self, text: str, catalog: Catalog) -> str:
         names = [entry.name.familiar for entry in catalog.entries if entry.name is not None]
         last = text.rpartition("/")[2].partition(":")[0]
-        like = [name for name in names if last and last in name][:LISTED_MAX]
-        there = f"; it has {', '.join(like)}" if like else ""
+        like = [name for name in names if last and last in name]
+        there = f"; it has {listed(like)}" if like else ""
         return f"{text}: no such image in the store {self.root}{there}"
 
     def diff_id(self, digest: Digest) -> Digest | None:
@@ -322,7 +322,7 @@ class Store:
         """Writes repositories.json and the summaries."""
         summaries = summaries or Summaries(self.layout, tolerant=True)
         data = repositories_json(catalog, summaries)
-        with translated(self.layout.repositories):
+        with store_errors(self.layout.repositories):
             old = b""
             with suppress(FileNotFoundError):
                 old = read_file(self.layout.repositories)
@@ -337,13 +337,13 @@ class Store:
         path = self.layout.metadata / diff_id.hex
         place = (blob.digest, blob.repository)
         rows = [r for r in self.known_blobs(diff_id) if (r.digest, r.repository) != place]
-        said = [
+        documents = [
             {"Digest": r.digest, "Size": r.size, "SourceRepository": r.repository,
              "MediaType": r.media_type}
             for r in (*rows[1 - SEEN_MAX :], blob)
         ]  # fmt: skip
-        with locked(self.layout, exclusive=False), translated(path):
-            data = sealed(json.dumps(said).encode(), _SEEN_VERSION, _seen_key(diff_id))
+        with locked(self.layout, exclusive=False), store_errors(path):
+            data = sealed(json.dumps(documents).encode(), _SEEN_VERSION, _seen_key(diff_id))
             replace_file(path, data, durable=False)
 
     def known_blobs(self, diff_id: Digest) -> list[RegistryBlob]:

@@ -6,7 +6,7 @@ written.  A manifest never changes, so its summary is never stale.  Only which m
 came with it (children.py) is looked up each time.  Removals delete what the summaries list, so a
 checksum guards the file (record.py).
 
-    {"version":4,"sha256":"<of the next line>"}
+    {"version":5,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
 """
 
@@ -26,9 +26,9 @@ from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.record import read_sealed, sealed
 from fusemount.store import children, diffids
-from fusemount.store.layout import Layout, replace_file, translated
+from fusemount.store.layout import Layout, replace_file, store_errors
 
-_VERSION, _KEY = 4, "summaries"
+_VERSION, _KEY = 5, "summaries"
 _UNKNOWN = "unknown/unknown"  # the platform of BuildKit's attestations, which are no images
 
 
@@ -50,7 +50,7 @@ class Summary:
     created, platform: for an index, the newest time, and all platforms.  layers: lowest first.
     children: the manifests of an index that came with it and are in the store (children.py).
     blobs: config and layers of an artifact, which have no diff_ids; of a damaged image those that
-    are known.  trouble: why a damaged image cannot be read.
+    are known.  error: why a damaged image cannot be read.
     original: the manifest whose counterpart this one is (transfer/ociform.py); it may be missing.
     """
 
@@ -62,7 +62,7 @@ class Summary:
     layers: tuple[LayerRow, ...] = ()
     children: tuple[Digest, ...] = ()
     blobs: tuple[Digest, ...] = ()
-    trouble: str = ""
+    error: str = ""
     original: Digest | None = None
 
     @property
@@ -79,7 +79,7 @@ class Summaries:
     """The summaries of a store's manifests.
 
     A damaged image raises MalformedImage or ImgmountError; with tolerant it has a summary that says
-    why in `trouble`.
+    why in `error`.
     """
 
     def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
@@ -109,7 +109,7 @@ class Summaries:
         except ImgmountError as error:
             if not self._tolerant:
                 raise
-            return Summary("damaged", blobs=self._listed(digest, media_type), trouble=str(error))
+            return Summary("damaged", blobs=self._listed(digest, media_type), error=str(error))
         if all(layer.archive_size for layer in summary.layers):  # else it may be known later
             self._known[digest], self._read_once[digest] = asdict(summary), summary
             self._new = True
@@ -230,7 +230,7 @@ class Summaries:
 
     def _read(self, digest: Digest, where: str) -> bytes:
         try:
-            with translated(self._layout.blob(digest)):
+            with store_errors(self._layout.blob(digest)):
                 return self._layout.document(digest)
         except ImgmountError as error:
             raise MalformedImage(f"{where}: {error}") from error

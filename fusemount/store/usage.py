@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.store.layout import translated
+from fusemount.store.layout import store_errors
 from fusemount.store.locks import MOUNT, LiveLease, live_leases, locked
 from fusemount.store.store import Store, StoredImage
 
@@ -91,7 +91,7 @@ def _mounts(leases: list[LiveLease], manifests: set[Digest]) -> int:
 
 def _sizes(directory: Path) -> dict[str, int]:
     sizes = {}
-    with translated(directory):
+    with store_errors(directory):
         for entry in os.scandir(directory):
             with suppress(FileNotFoundError):  # it was deleted just now
                 sizes[entry.name] = entry.stat().st_size

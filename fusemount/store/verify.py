@@ -21,13 +21,13 @@ from fusemount.image.model import Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import StretchReader
-from fusemount.layer.progress import Progress
+from fusemount.layer.progress import Progress, reported
 from fusemount.ownfile import open_file, read_file
 from fusemount.store import children, diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.collection import facts_of, is_at_work
 from fusemount.store.intake import Measured, measure
-from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, translated
+from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, store_errors
 from fusemount.store.locks import Lease, live_leases, locked
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import LayerRow, Summaries, Summary
@@ -56,7 +56,7 @@ def verify(store: Store, progress: Progress, only: Sequence[Digest] | None = Non
     """
     if not store.root.exists():
         return Report()
-    with translated(store.root), ExitStack() as stack:
+    with store_errors(store.root), ExitStack() as stack:
         try:
             lease = stack.enter_context(store.lease("verify", str(store.root)))
         except ImgmountError:  # it cannot be written to, so no process deletes a blob
@@ -85,7 +85,7 @@ class _Check:
         catalog = self._hold_images(lease)
         if only is None:
             self._marker()
-            with translated(self._layout.blobs):
+            with store_errors(self._layout.blobs):
                 self._blobs(names_in(self._layout.blobs))
         else:
             catalog = catalog.changed(e for e in catalog.entries if e.digest in only)
@@ -100,8 +100,8 @@ class _Check:
                 )
                 continue
             size = self._layout.blob_size(digest)
-            for said in {e.descriptor.size for e in catalog.of(digest)} - {size}:
-                self._wrong(f"{names}: {size} bytes, index.json says {said}")
+            for listed in {e.descriptor.size for e in catalog.of(digest)} - {size}:
+                self._wrong(f"{names}: {size} bytes, index.json says {listed}")
             for kind in dict.fromkeys(e.descriptor.media_type for e in catalog.of(digest)):
                 self._manifest(digest, kind, names)
         if only is None:
@@ -111,11 +111,11 @@ class _Check:
     def _marker(self) -> None:
         """Checks oci-layout, which makes the directory an OCI layout."""
         try:
-            said = json.loads(read_file(self._layout.root / "oci-layout"))
+            found = json.loads(read_file(self._layout.root / "oci-layout"))
         except (OSError, ValueError) as error:
-            said = error
-        if said != json.loads(OCI_LAYOUT):
-            self._wrong(f"oci-layout: {said}, it should be {OCI_LAYOUT.decode()}")
+            found = error
+        if found != json.loads(OCI_LAYOUT):
+            self._wrong(f"oci-layout: {found}, it should be {OCI_LAYOUT.decode()}")
 
     def _hold_images(self, lease: Lease | None) -> Catalog:
         """The images; with a lease their blobs stay from here on."""
@@ -158,11 +158,9 @@ class _Check:
         fd = open_file(path)
         try:
             size = os.fstat(fd).st_size
-            self._progress.start(f"hashing {path.name[:12]}", size)
-            reader = StretchReader(fd, 0, size, path.name, self._progress.advance, True)
-            return Digest(reader.digest())
+            with reported(self._progress, f"hashing {path.name[:12]}", size) as advance:
+                return Digest(StretchReader(fd, 0, size, path.name, advance, True).digest())
         finally:
-            self._progress.finish()
             os.close(fd)
 
     # ---- images -------------------------------------------------------------------------------
@@ -175,9 +173,11 @@ class _Check:
         try:
             data = self._layout.document(digest)
             document = parse_index_or_manifest(data, f"{names}: manifest {digest}", media_type)
-            said = json.loads(data).get("mediaType")
-            if said and said != media_type:
-                self._wrong(f"{names}: manifest {digest} is {said}, it is listed as {media_type}")
+            own_type = json.loads(data).get("mediaType")
+            if own_type and own_type != media_type:
+                self._wrong(
+                    f"{names}: manifest {digest} is {own_type}, it is listed as {media_type}"
+                )
             if isinstance(document, Index):
                 self._children(digest, document, names)
                 return
@@ -239,14 +239,16 @@ class _Check:
         with self._locked(exclusive=False):
             if not (self._layout.layerdb / ident.hex).exists():
                 return
-            said = {name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES}
+            recorded = {
+                name: layerdb.read_text(self._layout, ident, name) for name in layerdb.FILES
+            }
         right = layerdb.entry(row, parent)
         for name in ("diff", "size", "parent"):
-            if said[name] != right.get(name):
-                self._wrong(f"layerdb/sha256/{ident.hex}/{name}: {said[name]}, it is "
+            if recorded[name] != right.get(name):
+                self._wrong(f"layerdb/sha256/{ident.hex}/{name}: {recorded[name]}, it is "
                             f"{right.get(name)}")  # fmt: skip
-        if not self._leads_to(ident, said["cache-id"], layer):
-            self._wrong(f"layerdb/sha256/{ident.hex}/cache-id: {said['cache-id']}: no blob of "
+        if not self._leads_to(ident, recorded["cache-id"], layer):
+            self._wrong(f"layerdb/sha256/{ident.hex}/cache-id: {recorded['cache-id']}: no blob of "
                         f"{layer.diff_id}")  # fmt: skip
 
     def _leads_to(self, ident: Digest, cache_id: str | None, layer: Measured) -> bool:
@@ -258,12 +260,12 @@ class _Check:
         while cache_id is not None:
             if self._is_blob_of(cache_id, layer):
                 return True
-            said = layerdb.read_text(self._layout, ident, "cache-id")
-            if said is None:
+            recorded = layerdb.read_text(self._layout, ident, "cache-id")
+            if recorded is None:
                 return True  # the entry was removed just now
-            if said == cache_id:
+            if recorded == cache_id:
                 return False
-            cache_id = said
+            cache_id = recorded
         return False
 
     def _is_blob_of(self, cache_id: str | None, layer: Measured) -> bool:
@@ -298,11 +300,8 @@ class _Check:
 
     def _measure(self, digest: Digest) -> Measured:
         size = self._layout.blob_size(digest)
-        self._progress.start(f"unpacking {digest.hex[:12]}", size)
-        try:
-            return measure(self._layout, digest, self._progress.advance)
-        finally:
-            self._progress.finish()
+        with reported(self._progress, f"unpacking {digest.hex[:12]}", size) as advance:
+            return measure(self._layout, digest, advance)
 
     # ---- derived files ------------------------------------------------------------------------
 
@@ -326,24 +325,24 @@ class _Check:
             found = self._hash(tar)
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
-        said = facts_of(self._layout, self._layout.blob(digest))
+        facts = facts_of(self._layout, self._layout.blob(digest))
         right = Facts(digest, layer.diff_id, layer.archive_size)
-        if said and os.path.lexists(said) and cache.facts(said.stem) != right:
-            self._wrong(f"cache/facts/{said.name}: not what blob {digest} is")
+        if facts and os.path.lexists(facts) and cache.facts(facts.stem) != right:
+            self._wrong(f"cache/facts/{facts.name}: not what blob {digest} is")
 
     def _derived(self, catalog: Catalog) -> None:
         try:
-            said = json.loads(read_file(self._layout.repositories))
-            made_from = Digest(said["Index"])
+            document = json.loads(read_file(self._layout.repositories))
+            made_from = Digest(document["Index"])
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
         else:  # made from an older index.json, it is replaced with the next change
             right = json.loads(repositories_json(catalog, self._summaries))
-            if made_from == catalog.digest and said != right:
+            if made_from == catalog.digest and document != right:
                 self._wrong("repositories.json: not what index.json says")
-        with self._locked(exclusive=True), translated(self._layout.root):
+        with self._locked(exclusive=True), store_errors(self._layout.root):
             self._report.unreached += self._unreached()
 
     def _unreached(self) -> list[str]:

@@ -18,7 +18,7 @@ from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
-from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
 from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
@@ -26,7 +26,7 @@ from fusemount.layer import LayerBlob
 from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNLIMITED, ImageOptions
 from fusemount.sources import docker_archive
-from fusemount.sources.choose import LISTED_MAX, answers, merged
+from fusemount.sources.choose import answers, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
@@ -184,13 +184,13 @@ class _Loading:
 
     def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
         if not chosen:
-            there = ", ".join(names[:LISTED_MAX]) or "images without names"
+            there = listed(names) or "images without names"
             raise ImageNotFound(
                 f"{self.medium.label}: no image {self.only!r} in it; it has {there}"
             )
 
-    def _names(self, said: Sequence[str]) -> list[ImageName]:
-        called = (stored_name(text) for text in said) if self.named else ()
+    def _names(self, texts: Sequence[str]) -> list[ImageName]:
+        called = (stored_name(text) for text in texts) if self.named else ()
         return list(dict.fromkeys(name for name in called if name is not None))
 
 

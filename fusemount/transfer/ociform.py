@@ -37,32 +37,32 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 
     Raises MalformedImage if it would be beyond a limit; NoSpace, ImgmountError.
     """
-    said = json.loads(store.layout.document(descriptor.digest))
-    kind = str(said.get("mediaType") or descriptor.media_type)
+    document = json.loads(store.layout.document(descriptor.digest))
+    kind = str(document.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
-    listed = said.get("manifests") or []
+    listed = document.get("manifests") or []
     own = set(children.own(store.layout, descriptor.digest, (Digest(c["digest"]) for c in listed)))
     came = [child for child in listed if child["digest"] in own]
     for child in came:
         changed |= _replaced(child, as_oci(store, lease, _of(child)))
-    for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+    for entry in (*(document.get("layers") or ()), *filter(None, [document.get("config")])):
         counterpart = TYPES.get(entry.get("mediaType"))
         changed |= counterpart is not None
         entry |= {"mediaType": counterpart} if counterpart else {}
     if not changed:
         return descriptor
-    said["mediaType"] = TYPES.get(kind, kind)
-    said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
-    data = compact_json(said)
+    document["mediaType"] = TYPES.get(kind, kind)
+    document["annotations"] = (document.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
+    data = compact_json(document)
     parse_index_or_manifest(
-        data, f"the OCI form of manifest {descriptor.digest}", said["mediaType"]
+        data, f"the OCI form of manifest {descriptor.digest}", document["mediaType"]
     )
     lease.hold([Digest.of(data)])
     if came:
         own = {Digest(child["digest"]) for child in came}
         children.remember(store.layout, Digest.of(data), own, own)
     digest = put_document(store.layout, data)
-    return Descriptor(said["mediaType"], digest, len(data), platform=descriptor.platform)
+    return Descriptor(document["mediaType"], digest, len(data), platform=descriptor.platform)
 
 
 def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
@@ -72,23 +72,25 @@ def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
     digest there, and a push would send another image than the one that the store shows.
     """
     try:
-        said = json.loads(layout.document(original))
-        kind = said.get("mediaType") or document["mediaType"]
-        children = zip(said.get("manifests") or (), document.get("manifests") or (), strict=True)
+        expected = json.loads(layout.document(original))
+        kind = expected.get("mediaType") or document["mediaType"]
+        children = zip(
+            expected.get("manifests") or (), document.get("manifests") or (), strict=True
+        )
         for child, made in children:
             if child["digest"] != made["digest"]:
                 counterpart = json.loads(layout.document(Digest(made["digest"])))
                 if not is_counterpart(layout, Digest(child["digest"]), counterpart):
                     return False
                 child |= {key: made[key] for key in ("mediaType", "digest", "size")}
-        for entry in (*(said.get("layers") or ()), *filter(None, [said.get("config")])):
+        for entry in (*(expected.get("layers") or ()), *filter(None, [expected.get("config")])):
             if entry.get("mediaType") in TYPES:
                 entry["mediaType"] = TYPES[entry["mediaType"]]
-        said["mediaType"] = TYPES.get(kind, kind)
-        said["annotations"] = (said.get("annotations") or {}) | {ORIGINAL: original}
+        expected["mediaType"] = TYPES.get(kind, kind)
+        expected["annotations"] = (expected.get("annotations") or {}) | {ORIGINAL: original}
     except (OSError, ImgmountError, LookupError, TypeError, ValueError, AttributeError):
         return False
-    return bool(said == document)
+    return bool(expected == document)
 
 
 def _of(entry: dict[str, Any]) -> Descriptor:

@@ -132,10 +132,10 @@ class _Pushing:
         The registry must have the manifests that did not come with the index (store/children.py).
         An attestation that is missing in both is left out.
         """
-        said = json.loads(data)
+        document = json.loads(data)
         own = set(children.own(self._store.layout, digest, (d.digest for d in index.manifests)))
         left, changed = [], False
-        for entry, child in zip(said["manifests"], index.manifests, strict=True):
+        for entry, child in zip(document["manifests"], index.manifests, strict=True):
             if child.digest in own:
                 pushed = await self.manifest(child, "")
                 if pushed.digest != child.digest:
@@ -149,7 +149,7 @@ class _Pushing:
                 changed = True
                 continue
             left.append(entry)
-        return compact_json(said | {"manifests": left}) if changed else data
+        return compact_json(document | {"manifests": left}) if changed else data
 
     def _original(self, original: str, made: bytes) -> tuple[Descriptor, bytes] | None:
         """The manifest whose counterpart `made` is (ociform.py); None if it is missing, or if
@@ -172,8 +172,8 @@ class _Pushing:
 
     async def _image(self, descriptor: Descriptor, data: bytes) -> bytes:
         summary = self._summaries.of(descriptor.digest, descriptor.media_type)
-        said = json.loads(data)
-        entries = [*said["layers"], said["config"]]
+        document = json.loads(data)
+        entries = [*document["layers"], document["config"]]
         rows: list[LayerRow | None] = [None] * len(entries)
         if summary.what == "image":
             rows = [*summary.layers, None]
@@ -185,9 +185,9 @@ class _Pushing:
             for digest in found.keys() - self._done.keys():
                 nursery.start_soon(self._bring, *found[digest])
         entries = [self._as_it_is_there(entry) for entry in entries]
-        changed = [*said["layers"], said["config"]] != entries
-        said["layers"], said["config"] = entries[:-1], entries[-1]
-        return compact_json(said) if changed else data
+        changed = [*document["layers"], document["config"]] != entries
+        document["layers"], document["config"] = entries[:-1], entries[-1]
+        return compact_json(document) if changed else data
 
     def _as_it_is_there(self, entry: dict[str, Any]) -> dict[str, Any]:
         there = self._done[Digest(entry["digest"])]
@@ -323,5 +323,5 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
 
 
 def _media_type(descriptor: Descriptor, data: bytes) -> str:
-    said = json.loads(data).get("mediaType")
-    return str(said or descriptor.media_type or OCI + "manifest.v1+json")
+    own_type = json.loads(data).get("mediaType")
+    return str(own_type or descriptor.media_type or OCI + "manifest.v1+json")

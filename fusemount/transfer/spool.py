@@ -19,11 +19,11 @@ from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile
 from fusemount.layer.decode import Beside, compression_at, scan
-from fusemount.layer.progress import Progress
+from fusemount.layer.progress import Progress, reported
 from fusemount.layer.sparse import SparseWriter
 from fusemount.sources.medium import Archive, Directory, Medium
 from fusemount.store import Store
-from fusemount.store.layout import translated
+from fusemount.store.layout import store_errors
 
 
 @contextmanager
@@ -65,12 +65,12 @@ def medium_of(
         if from_the_start and compression_at(fd, 0, size, label) is Compression.NONE:
             yield _archive(fd, label, undo)
             return
-        progress.start(f"reading {label}", size)
-        undo.callback(progress.finish)
-        with translated(store.layout.ingest):
+        with (
+            reported(progress, f"reading {label}", size) as advance,
+            store_errors(store.layout.ingest),
+        ):
             spool = undo.enter_context(tempfile.TemporaryFile(dir=store.layout.ingest))
-            _fill(spool.fileno(), fd, label, progress.advance, budget)
-        progress.finish()
+            _fill(spool.fileno(), fd, label, advance, budget)
         yield _archive(spool.fileno(), label, undo)
 
 

@@ -16,6 +16,7 @@ from fusemount.digest import Digest
 from fusemount.imagename import ImageName
 from fusemount.layer import LayerBlob, OpenLayer, Progress, UnpackedLayer
 from fusemount.layer.decode import StretchReader, compression_at
+from fusemount.layer.progress import reported
 from fusemount.settings import UNLIMITED, Platform
 from fusemount.sources.writing import WrittenLayer
 from fusemount.store import Store, StoredImage
@@ -59,24 +60,19 @@ class StoreWriter:
             if self._store.layout.has_blob(blob.digest):
                 compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
                 return WrittenLayer(layer.diff_id, blob.digest, blob.size, compression)
-        self._progress.start(f"storing {blob.description}", blob.size)
-        reader = StretchReader(
-            blob.fd, blob.offset, blob.size, blob.description, self._progress.advance, False
-        )
+        what, size = blob.description, blob.size
+        claims = Claims(blob.digest, size, layer.diff_id)
         try:
-            claims = Claims(blob.digest, blob.size, layer.diff_id)
-            return self._take(reader.read, claims, blob.description, self._budget)
+            with reported(self._progress, f"storing {what}", size) as advance:
+                reader = StretchReader(blob.fd, blob.offset, size, what, advance, False)
+                return self._take(reader.read, claims, what, self._budget)
         finally:
-            self._progress.finish()
             blob.file.release()
 
     def rebuild_layer(self, layer: UnpackedLayer, compression: Compression) -> WrittenLayer:
         """Stores a layer that another program keeps unpacked; compression is always NONE."""
-        self._progress.start(f"storing {layer.description}", layer.size)
-        try:
+        with reported(self._progress, f"storing {layer.description}", layer.size):
             taken = take_unpacked(self._store, self._lease, layer, SilentTransfers(), self._budget)
-        finally:
-            self._progress.finish()
         return WrittenLayer(taken.diff_id, taken.digest, taken.size, taken.compression)
 
     def _take(self, read: Read, claims: Claims, description: str, budget: Budget) -> WrittenLayer:

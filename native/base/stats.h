@@ -23,8 +23,8 @@ typedef struct img_op_stats {
 
 typedef struct img_stats {
     img_op_stats ops[IMG_DOORS][IMG_STATS_OPCODES];
-    uint64_t prepared;     /* requests that waited until Python had copied up a node */
-    uint64_t pushed_files; /* files put into the page cache before a program asked for them */
+    uint64_t copy_up_waits; /* requests that waited until Python had copied up a node */
+    uint64_t pushed_files;  /* files put into the page cache before a program asked for them */
     uint64_t pushed_bytes;
     uint64_t push_misses; /* pushes of a file whose inode the kernel did not have (any more) */
     uint64_t wakeups;     /* times a thread slept until the kernel had a request */

@@ -30,7 +30,7 @@
 #define ESCAPED_OVERRIDE "imgmount.override_stat"
 #define OVERRIDE "user.containers.override_stat"
 #define BEGUN "imgmount" /* on the root of an upper of imgmount that stores owners in OVERRIDE */
-#define ROOTS_WORD "imgmount.userxattr"
+#define USERXATTR "imgmount.userxattr"
 #define LIST_MAX 65536u /* XATTR_LIST_MAX of Linux */
 
 void img_dirmarks_free(img_dirmarks *marks) {
@@ -70,22 +70,22 @@ static ssize_t list_of(int fd, const char *name, char *out) {
     return llistxattr(place, out, LIST_MAX);
 }
 
-unsigned img_dirmarks_said(int fd) {
+unsigned img_dirmarks_of_root(int fd) {
     char list[LIST_MAX];
-    unsigned said = 0;
+    unsigned kinds = 0;
     ssize_t n = list_of(fd, ".", list);
     for (const char *name = list; name < list + (n > 0 ? n : 0); name += strlen(name) + 1) {
         const char *trusted = behind(name, TRUSTED), *user = behind(name, USER);
         const char *mark = trusted ? trusted : user;
-        if (trusted && strcmp(mark, ROOTS_WORD) == 0)
-            said |= IMG_MARKS_ROOTS_WORD;
+        if (trusted && strcmp(mark, USERXATTR) == 0)
+            kinds |= IMG_MARKS_USERXATTR;
         else if (mark)
-            said |= (trusted ? IMG_MARKS_TRUSTED : IMG_MARKS_USER) |
-                    (is_uppers(mark) ? IMG_MARKS_UPPER : 0u);
+            kinds |= (trusted ? IMG_MARKS_TRUSTED : IMG_MARKS_USER) |
+                     (is_uppers(mark) ? IMG_MARKS_UPPER : 0u);
         if (is_owner(name) || (user && strcmp(user, BEGUN) == 0))
-            said |= IMG_MARKS_OWNER;
+            kinds |= IMG_MARKS_OWNER;
     }
-    return said;
+    return kinds;
 }
 
 static bool number(const char **at, int base, uint32_t *out) {
@@ -244,7 +244,7 @@ static int take(img_dirmarks *marks, const char *name, const char *value, size_t
         take_owner(marks, value);
         return 0;
     }
-    if (obeyed & IMG_MARKS_USER && strcmp(name, TRUSTED ROOTS_WORD) == 0)
+    if (obeyed & IMG_MARKS_USER && strcmp(name, TRUSTED USERXATTR) == 0)
         return 0;
     if (obeyed & IMG_MARKS_USER && fuse) {
         if (strcmp(fuse, "opaque") == 0)

@@ -50,8 +50,8 @@ enum {
 };
 /* Further facts that the marks on a layer's root show. */
 enum {
-    IMG_MARKS_UPPER = 16,      /* overlayfs or imgmount wrote it: a name `.wh.x` is a file */
-    IMG_MARKS_ROOTS_WORD = 32, /* trusted.overlay.imgmount.userxattr: its marks are `user.` */
+    IMG_MARKS_UPPER = 16,     /* overlayfs or imgmount wrote it: a name `.wh.x` is a file */
+    IMG_MARKS_USERXATTR = 32, /* trusted.overlay.imgmount.userxattr: root obeys `user.` here */
 };
 
 enum { IMG_HELD_CAPABILITY_MAX = 64 };
@@ -81,7 +81,7 @@ typedef struct img_dirmarks {
 void img_dirmarks_free(img_dirmarks *marks);
 
 /* The kinds of marks that are on the root of a layer, open as fd: the union of IMG_MARKS_*. */
-unsigned img_dirmarks_said(int fd);
+unsigned img_dirmarks_of_root(int fd);
 
 /* Replaces *marks by those of name in the directory fd.  Symlinks are not followed.  An xattr that
  * cannot be read (no permission, a file system without xattrs) is ignored.  E2BIG, ENOMEM, EIO. */

@@ -64,7 +64,7 @@ int fast_read(fast_request *req) {
                  : S_ISREG(node->mode) ? 0
                                        : -EINVAL;
     if (!result) {
-        in_upper = img_node_data_is_up(node);
+        in_upper = img_node_data_in_upper(node);
         if (!in_upper && node->layer == IMG_LAYER_UPPER)
             result = -EIO;
         else if (!in_upper)
@@ -153,7 +153,7 @@ int fast_lseek(fast_request *req) {
         return -EINVAL;
     (void)pthread_rwlock_rdlock(&tree->lock);
     const img_node *node = img_tree_node(tree, req->in->nodeid);
-    bool in_upper = node && img_node_data_is_up(node);
+    bool in_upper = node && img_node_data_in_upper(node);
     int result = !node ? -ESTALE : !S_ISREG(node->mode) ? -EINVAL : 0;
     if (!result && !in_upper && node->layer == IMG_LAYER_UPPER)
         result = -EIO;

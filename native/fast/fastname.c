@@ -181,7 +181,8 @@ static int end_empty(fast_request *req, int result) {
     return result ? result : fast_reply(req, NULL, 0);
 }
 
-int fast_unlink(fast_request *req) {
+static int take_name_away(fast_request *req,
+                          int (*take_away)(img_upper *, img_id, const char *, size_t)) {
     size_t at = 0, len;
     const char *name = fast_name(req, &at, &len);
     if (!name)
@@ -189,18 +190,15 @@ int fast_unlink(fast_request *req) {
     int result = begin(req);
     if (result)
         return result;
-    return end_empty(req, img_unlink(req->path->upper, (img_id)req->in->nodeid, name, len));
+    return end_empty(req, take_away(req->path->upper, (img_id)req->in->nodeid, name, len));
+}
+
+int fast_unlink(fast_request *req) {
+    return take_name_away(req, img_unlink);
 }
 
 int fast_rmdir(fast_request *req) {
-    size_t at = 0, len;
-    const char *name = fast_name(req, &at, &len);
-    if (!name)
-        return -EINVAL;
-    int result = begin(req);
-    if (result)
-        return result;
-    return end_empty(req, img_rmdir(req->path->upper, (img_id)req->in->nodeid, name, len));
+    return take_name_away(req, img_rmdir);
 }
 
 static int move(fast_request *req, size_t at, uint64_t to, uint32_t flags) {

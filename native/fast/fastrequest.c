@@ -191,7 +191,7 @@ static void decline(fast_request *req, int how) {
     char *message = (char *)(uintptr_t)req->in; /* the thread's own buffer */
     size_t size = sizeof *req->in + req->arg_len;
     if (need == FAST_DATA)
-        img_stats_count(&path->stats->prepared, 1);
+        img_stats_count(&path->stats->copy_up_waits, 1);
     if (need == FAST_NOTHING && req->in->opcode == FUSE_SETXATTR && path->setxattr_ext)
         size = shorten_setxattr(message, size);
     int failed = path->relay ? fast_relay_send(path->relay, req->fd, message, size, req->start,

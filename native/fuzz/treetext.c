@@ -69,7 +69,7 @@ static void say_node(const img_tree *tree, img_id id, bool contents, img_bytes *
         add(out, node->u.target, (size_t)node->size);
     if (node->xattr_bytes)
         add(out, node->xattrs, node->xattr_bytes);
-    if (S_ISREG(node->mode) && !img_node_data_is_up(node))
+    if (S_ISREG(node->mode) && !img_node_data_in_upper(node))
         read_contents(tree, node, contents, out);
 }
 

@@ -52,9 +52,9 @@ static PyObject *scan_directory(PyObject *Py_UNUSED(module), PyObject *args) {
                          scan.first_disobeyed);
 }
 
-static PyObject *marks_said(PyObject *Py_UNUSED(module), PyObject *arg) {
+static PyObject *root_marks(PyObject *Py_UNUSED(module), PyObject *arg) {
     int fd = PyObject_AsFileDescriptor(arg);
-    return fd < 0 ? NULL : PyLong_FromUnsignedLong(img_dirmarks_said(fd));
+    return fd < 0 ? NULL : PyLong_FromUnsignedLong(img_dirmarks_of_root(fd));
 }
 
 static PyMethodDef functions[] = {
@@ -62,7 +62,7 @@ static PyMethodDef functions[] = {
     {"scan_directory", scan_directory, METH_VARARGS,
      "(LayerIndex of a directory, number of directories that may not be read, one of them, number "
      "of objects with marks that were not obeyed, one of them)."},
-    {"marks_said", marks_said, METH_O,
+    {"root_marks", root_marks, METH_O,
      "The kinds of marks that the root of a directory layer has: MARKS_*."},
     {NULL, NULL, 0, NULL},
 };
@@ -74,7 +74,7 @@ int imgpy_dirscan_exec(PyObject *module) {
                    PyModule_AddIntConstant(module, "MARKS_OWNER", IMG_MARKS_OWNER) < 0 ||
                    PyModule_AddIntConstant(module, "MARKS_NAMES", IMG_MARKS_NAMES) < 0 ||
                    PyModule_AddIntConstant(module, "MARKS_UPPER", IMG_MARKS_UPPER) < 0 ||
-                   PyModule_AddIntConstant(module, "MARKS_ROOTS_WORD", IMG_MARKS_ROOTS_WORD) < 0
+                   PyModule_AddIntConstant(module, "MARKS_USERXATTR", IMG_MARKS_USERXATTR) < 0
                ? -1
                : 0;
 }

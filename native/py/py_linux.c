@@ -195,17 +195,22 @@ out:
 
 PyDoc_STRVAR(unshare_doc, "unshare(flags, /)\n--\n\nunshare(2).");
 
-static PyObject *linux_unshare(PyObject *Py_UNUSED(module), PyObject *args) {
-    int flags, failed, saved;
+/* Makes a system call that takes one int. */
+static PyObject *with_int(PyObject *args, const char *format, int (*call)(int)) {
+    int value, failed, saved;
 
-    if (!PyArg_ParseTuple(args, "i:unshare", &flags))
+    if (!PyArg_ParseTuple(args, format, &value))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    failed = unshare(flags);
+    failed = call(value);
     saved = errno;
     Py_END_ALLOW_THREADS;
     errno = saved;
     return done(failed, NULL);
+}
+
+static PyObject *linux_unshare(PyObject *Py_UNUSED(module), PyObject *args) {
+    return with_int(args, "i:unshare", unshare);
 }
 
 PyDoc_STRVAR(setns_doc, "setns(fd, nstype, /)\n--\n\nsetns(2).");
@@ -242,16 +247,7 @@ static PyObject *linux_fallocate(PyObject *Py_UNUSED(module), PyObject *args) {
 PyDoc_STRVAR(syncfs_doc, "syncfs(fd, /)\n--\n\nsyncfs(2): the file system that holds fd.");
 
 static PyObject *linux_syncfs(PyObject *Py_UNUSED(module), PyObject *args) {
-    int fd, failed, saved;
-
-    if (!PyArg_ParseTuple(args, "i:syncfs", &fd))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    failed = syncfs(fd);
-    saved = errno;
-    Py_END_ALLOW_THREADS;
-    errno = saved;
-    return done(failed, NULL);
+    return with_int(args, "i:syncfs", syncfs);
 }
 
 PyDoc_STRVAR(pdeathsig_doc, "set_pdeathsig(signal, /)\n--\n\n"

@@ -181,9 +181,12 @@ static PyObject *stats_snapshot(PyObject *self, PyObject *Py_UNUSED(args)) {
         const char *name;
         const uint64_t *counter;
     } counters[] = {
-        {"prepared", &stats->prepared},         {"pushed_files", &stats->pushed_files},
-        {"pushed_bytes", &stats->pushed_bytes}, {"push_misses", &stats->push_misses},
-        {"wakeups", &stats->wakeups},           {"spins", &stats->spins},
+        {"copy_up_waits", &stats->copy_up_waits},
+        {"pushed_files", &stats->pushed_files},
+        {"pushed_bytes", &stats->pushed_bytes},
+        {"push_misses", &stats->push_misses},
+        {"wakeups", &stats->wakeups},
+        {"spins", &stats->spins},
         {"malformed", &stats->malformed},
     };
     PyObject *dict = PyDict_New();

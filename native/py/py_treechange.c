@@ -78,7 +78,7 @@ PyObject *imgpy_tree_set_attr(PyObject *self, PyObject *args, PyObject *kwargs) 
             if (PyObject_IsTrue(v[9]))
                 n->flags |= IMG_NODE_META;
         }
-        if (v[8] && S_ISREG(n->mode) && img_node_data_is_up(n))
+        if (v[8] && S_ISREG(n->mode) && img_node_data_in_upper(n))
             n->blocks = PyLong_AsUnsignedLongLong(v[8]);
     }
     if (n && v[10]) {

@@ -157,28 +157,24 @@ static bool take_id(PyObject *arg, img_id *out) {
     return true;
 }
 
-static PyObject *upper_pin(PyObject *self, PyObject *arg) {
+static PyObject *descriptor_of(PyObject *self, PyObject *arg, int (*of)(img_upper *, img_id)) {
     img_upper *upper = imgpy_upper_get(self);
     img_id id;
     int fd;
     if (!upper || !take_id(arg, &id))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    fd = img_upper_pin(upper, id);
+    fd = of(upper, id);
     Py_END_ALLOW_THREADS;
     return fd < 0 ? raise_errno(fd) : PyLong_FromLong(fd);
 }
 
+static PyObject *upper_pin(PyObject *self, PyObject *arg) {
+    return descriptor_of(self, arg, img_upper_pin);
+}
+
 static PyObject *upper_object(PyObject *self, PyObject *arg) {
-    img_upper *upper = imgpy_upper_get(self);
-    img_id id;
-    int fd;
-    if (!upper || !take_id(arg, &id))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    fd = img_upper_object(upper, id);
-    Py_END_ALLOW_THREADS;
-    return fd < 0 ? raise_errno(fd) : PyLong_FromLong(fd);
+    return descriptor_of(self, arg, img_upper_object);
 }
 
 static PyObject *upper_unpin(PyObject *self, PyObject *arg) {

@@ -291,7 +291,7 @@ int main(void) {
         (void)sched_yield();
     CHECK(atomic_load(&s.waiting) == 0); /* each request got one answer */
     rig_stop(r);
-    CHECK(r->stats->pushed_files > 0 && r->stats->prepared > 0);
+    CHECK(r->stats->pushed_files > 0 && r->stats->copy_up_waits > 0);
     CHECK(shutdown(r->device, SHUT_RDWR) == 0 && shutdown(r->python, SHUT_RDWR) == 0);
     (void)pthread_join(kernel, NULL);
     (void)pthread_join(python, NULL);

@@ -479,7 +479,7 @@ static void test_python_copies_a_lower_file_up(void) {
     unique = write_to_lower(r, s, &heard); /* no error, but no copy-up: an error, no loop */
     python_answers(r, unique, 0, &opened, sizeof opened);
     CHECK(answer_to(r, unique) == -EIO);
-    CHECK(__atomic_load_n(&r->stats->prepared, __ATOMIC_RELAXED) == 4);
+    CHECK(__atomic_load_n(&r->stats->copy_up_waits, __ATOMIC_RELAXED) == 4);
     /* Python must copy up the node that is written to, not the one that is read */
     struct fuse_copy_file_range_in copy = {.nodeid_out = big, .len = 7};
     unique = tell(r, FUSE_COPY_FILE_RANGE, x, &copy, sizeof copy, NULL, 0);

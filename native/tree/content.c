@@ -355,7 +355,7 @@ int64_t img_content_seek(const img_content *content, uint64_t offset, int whence
 uint64_t img_node_blocks(const img_node *node) {
     if (!S_ISREG(node->mode))
         return 0;
-    if (img_node_data_is_up(node) || node->flags & IMG_NODE_BLOCKS)
+    if (img_node_data_in_upper(node) || node->flags & IMG_NODE_BLOCKS)
         return node->blocks;
     return (node->size + 4095) / 4096 * 8;
 }

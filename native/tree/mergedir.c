@@ -90,6 +90,18 @@ static void find_directory(merge *m, uint32_t i, img_id parent) {
     m->below[i] = found && img_is_dir(img_node_at(m->tree, found)) ? found : 0;
 }
 
+/* The array with room for one more element; NULL if there is no memory, and the array stays valid.
+ * size: the elements that the array has room for.  each: bytes of one element. */
+static void *with_room(void *array, size_t used, size_t *size, size_t each) {
+    size_t doubled = *size ? 2 * *size : 64;
+    if (used < *size)
+        return array;
+    array = reallocarray(array, doubled, each);
+    if (array)
+        *size = doubled;
+    return array;
+}
+
 static int find_contents(merge *m, const img_entry *e, img_id parent) {
     img_id id = 0;
     if (e->flags & IMG_ENTRY_REDIRECT)
@@ -97,14 +109,10 @@ static int find_contents(merge *m, const img_entry *e, img_id parent) {
     else if (parent)
         id = img_tree_lookup(m->tree, parent, m->index->pool + e->name, e->name_len);
     const img_node *node = id ? img_node_at(m->tree, id) : NULL;
-    if (m->n_copies == m->copies_size) {
-        size_t size = m->copies_size ? 2 * m->copies_size : 64;
-        data *grown = reallocarray(m->copies, size, sizeof *grown);
-        if (!grown)
-            return fail(m, e, ENOMEM, "out of memory");
-        m->copies = grown;
-        m->copies_size = size;
-    }
+    data *copies = with_room(m->copies, m->n_copies, &m->copies_size, sizeof *copies);
+    if (!copies)
+        return fail(m, e, ENOMEM, "out of memory");
+    m->copies = copies;
     data *copy = &m->copies[m->n_copies++];
     *copy = (data){.layer = IMG_LAYER_UPPER, .size = e->size};
     if (!node || !S_ISREG(node->mode))
@@ -130,14 +138,10 @@ static int find_names(merge *m, uint32_t i) {
     const img_node *node = img_node_at(m->tree, id);
     if (node->nlink < 2 || (node->mode & S_IFMT) != (e->mode & S_IFMT))
         return 0;
-    if (m->n_left == m->left_size) {
-        size_t size = m->left_size ? 2 * m->left_size : 64;
-        names_left *grown = reallocarray(m->left, size, sizeof *grown);
-        if (!grown)
-            return fail(m, e, ENOMEM, "out of memory");
-        m->left = grown;
-        m->left_size = size;
-    }
+    names_left *left = with_room(m->left, m->n_left, &m->left_size, sizeof *left);
+    if (!left)
+        return fail(m, e, ENOMEM, "out of memory");
+    m->left = left;
     m->left[m->n_left++] = (names_left){i, id};
     img_tree_remember(m->tree, id, 1);
     return 0;

@@ -176,7 +176,7 @@ static inline uint32_t img_node_generation(const img_tree *tree, const img_node 
 }
 
 /* R. True if a file's data are in the upper; else they are in a layer, or there are none. */
-static inline bool img_node_data_is_up(const img_node *node) {
+static inline bool img_node_data_in_upper(const img_node *node) {
     return (node->flags & (IMG_NODE_UPPER | IMG_NODE_META)) == IMG_NODE_UPPER;
 }
 bool img_is_dir(const img_node *node);

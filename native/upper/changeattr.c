@@ -140,7 +140,7 @@ static void take_over(const img_upper *upper, img_node *node, const struct stat 
     }
     if (set->what & IMG_SET_SIZE)
         node->size = set->size;
-    if (S_ISREG(node->mode) && img_node_data_is_up(node))
+    if (S_ISREG(node->mode) && img_node_data_in_upper(node))
         node->blocks = (uint64_t)st->st_blocks;
     img_change_times(node, st);
     if (S_ISREG(node->mode) && !(set->what & touched)) {

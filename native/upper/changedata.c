@@ -20,7 +20,7 @@ static ssize_t pin_to_write(img_upper *upper, img_id id, bool capability) {
         return -EROFS;
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, id);
-    bool below = node && S_ISREG(node->mode) && !img_node_data_is_up(node);
+    bool below = node && S_ISREG(node->mode) && !img_node_data_in_upper(node);
     bool dropped = capability && node && img_change_has_xattr(node, IMG_CAPABILITY);
     unlock(upper);
     if (below)
@@ -178,7 +178,7 @@ static ssize_t copy_into(img_upper *upper, img_id from, uint64_t at, int to, uin
     lock_read(upper);
     const img_node *node = img_tree_node(upper->tree, from);
     bool file = node && S_ISREG(node->mode);
-    bool in_upper = file && img_node_data_is_up(node);
+    bool in_upper = file && img_node_data_in_upper(node);
     if (file && !in_upper)
         content = img_content_of(upper->tree, node);
     unlock(upper);

@@ -82,11 +82,11 @@ class IndexWork:
         return Found({measure: seconds, f"{measure}, hashed too": hashed}, memory)
 
     def _run(self, python: str, code: str, bench: Bench) -> tuple[float, int]:
-        said = output(
+        printed = output(
             [python, "-c", code, bench.images[self.image].tar], bench.timeout, cwd=TOP,
             environment=without_imgmount() | {"PYTHONPATH": str(TOP)},
         )  # fmt: skip
-        found = json.loads(said.splitlines()[-1])
+        found = json.loads(printed.splitlines()[-1])
         return float(found["seconds"]), int(found["memory"])
 
 

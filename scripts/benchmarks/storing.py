@@ -118,8 +118,8 @@ def _timed(command: Command, bench: Bench) -> tuple[float, int]:
         seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        said = log.read_text(errors="replace").strip()[-600:]
-        raise Failure(f"{' '.join(map(str, command))[:200]}: {said}")
+        logged = log.read_text(errors="replace").strip()[-600:]
+        raise Failure(f"{' '.join(map(str, command))[:200]}: {logged}")
     return seconds, used.ru_maxrss * 1024
 
 

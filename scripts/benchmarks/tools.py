@@ -56,7 +56,7 @@ def output(
     except OSError as error:
         raise Failure(f"{words[0]}: {error.strerror}") from error
     try:
-        said, complained = child.communicate(timeout=seconds)
+        printed, complained = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         on_timeout()
         raise Failure(f"{words[0]}: not done after {seconds:.0f} s") from None
@@ -65,8 +65,8 @@ def output(
             child.kill()
             child.communicate()
     if child.returncode:
-        raise Failure(f"{' '.join(words)[:300]}: {complained.strip()[-600:] or said[-600:]}")
-    return said
+        raise Failure(f"{' '.join(words)[:300]}: {complained.strip()[-600:] or printed[-600:]}")
+    return printed
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def which_disk(base: Path) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of the peers that are Debian packages."""
-    said = output(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *PACKAGES], 30)
-    return dict(line.split(" ", 1) for line in said.splitlines())
+    printed = output(["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *PACKAGES], 30)
+    return dict(line.split(" ", 1) for line in printed.splitlines())
 
 
 def without_imgmount() -> dict[str, str]:

@@ -53,8 +53,8 @@ class Visit:
 
     def walk(self, *words: str | Path | int, root: Path | None = None) -> float:
         """Runs the walker; its seconds. root: the commands of `run` run in a chroot of it."""
-        said = self._output([self._walker, *map(str, words)], IN_CHROOT if root else None)
-        return float(said.split()[0])
+        printed = self._output([self._walker, *map(str, words)], IN_CHROOT if root else None)
+        return float(printed.split()[0])
 
     def in_chroot(self, *command: str, repeated: int = 1) -> float:
         words: list[str | Path] = []
@@ -64,11 +64,11 @@ class Visit:
 
     def fio(self, measure: str, file: str, *options: str) -> None:
         """Runs fio; times the job by fio's own clock. fio does not empty the page cache before."""
-        said = self._output(
+        printed = self._output(
             ["fio", "--name=job", "--output-format=json", "--invalidate=0", "--ioengine=psync",
              f"--filename={self.at / file}", *options], None,
         )  # fmt: skip
-        job = json.loads(said[said.index("{") :])["jobs"][0]
+        job = json.loads(printed[printed.index("{") :])["jobs"][0]
         if job["error"]:
             raise Failure(f"fio: error {job['error']}")
         self.seconds[measure] = (job["read"]["runtime"] + job["write"]["runtime"]) / 1000
@@ -124,7 +124,7 @@ class FirstLs:
         with bench.place(contestant.name) as place:
             os.sync()
             command = contestant.command(image, place)
-            said = output(
+            printed = output(
                 [bench.tools.walker, "run", *command, "--", "ls", place.at], bench.timeout,
                 environment=contestant.environment, on_timeout=lambda: _kill(place),
             )  # fmt: skip
@@ -132,7 +132,7 @@ class FirstLs:
                 raise Failure(f"{command[0]} returned before anything was mounted")
             memory = mounting.peak_memory(mounting.serving(place.at))
         measure = f"mount to first ls, {FIRST_LS[self.image]} entries"
-        return Found({measure: float(said.split()[0])}, memory)
+        return Found({measure: float(printed.split()[0])}, memory)
 
 
 def _kill(place: Place) -> None:

@@ -139,7 +139,7 @@ def test_a_damaged_image_does_not_break_the_list(filled: StoreCommand) -> None:
     assert filled.err.startswith("imgmount: warning: ")
     assert TWO_ID in filled.err and filled.err.count("\n") == 1
     (found,) = (x for x in json.loads(filled("ls", "--json")) if x["Kind"] == "damaged")
-    assert found["RepoTags"] == ["other/two:x"] and TWO_ID in found["Trouble"]
+    assert found["RepoTags"] == ["other/two:x"] and TWO_ID in found["Error"]
 
 
 def test_what_a_damaged_image_needs_stays(filled: StoreCommand) -> None:

@@ -67,18 +67,18 @@ def test_readers_share_an_upper(tmp_path: Path) -> None:
     (tmp_path / "u").mkdir()
     (tmp_path / "r1").mkdir()
     (tmp_path / "r2").mkdir()
-    one = Upper(tmp_path / "u", None, lock_places=(tmp_path / "r1",))
-    two = Upper(tmp_path / "u", None, lock_places=(tmp_path / "r2", tmp_path / "r1"))
+    one = Upper(tmp_path / "u", None, lock_directories=(tmp_path / "r1",))
+    two = Upper(tmp_path / "u", None, lock_directories=(tmp_path / "r2", tmp_path / "r1"))
     with pytest.raises(UpperError, match="in use"):
-        Upper(tmp_path / "u", tmp_path / "w", lock_places=(tmp_path / "r2",))
+        Upper(tmp_path / "u", tmp_path / "w", lock_directories=(tmp_path / "r2",))
     one.close()
     assert not list((tmp_path / "r1").iterdir())
     two.close()
-    Upper(tmp_path / "u", tmp_path / "w", lock_places=(tmp_path / "r1",)).close()
+    Upper(tmp_path / "u", tmp_path / "w", lock_directories=(tmp_path / "r1",)).close()
     assert not list((tmp_path / "r1").iterdir()) and not list((tmp_path / "r2").iterdir())
     run("mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path / "r1")
     try:
-        Upper(tmp_path / "u", None, lock_places=(tmp_path / "r1",)).close()
+        Upper(tmp_path / "u", None, lock_directories=(tmp_path / "r1",)).close()
     finally:
         run("umount", tmp_path / "r1")
 
@@ -120,10 +120,10 @@ def test_one_upper_has_one_mount(command: Command, image: Path, tmp_path: Path) 
 
 def test_those_without_a_runtime_directory_in_common_meet_too(tmp_path: Path) -> None:
     one, two = (Upper, tmp_path / "r1"), (Upper, tmp_path / "r2")
-    first = one[0](tmp_path / "u", tmp_path / "w1", lock_places=(one[1],))
+    first = one[0](tmp_path / "u", tmp_path / "w1", lock_directories=(one[1],))
     try:
         with pytest.raises(UpperError, match=f"in use by another mount .process {os.getpid()}"):
-            two[0](tmp_path / "u", tmp_path / "w2", lock_places=(two[1],))
+            two[0](tmp_path / "u", tmp_path / "w2", lock_directories=(two[1],))
         # A user cannot see the descriptors of root's processes, and looks at the lock file.
         os.chown(tmp_path / "u", STRANGER, STRANGER)
         tmp_path.chmod(0o755)
@@ -136,7 +136,7 @@ from pathlib import Path
 from fusemount.rootfs.upper import Upper
 base = Path({str(tmp_path)!r})
 try:
-    Upper(base / "u", base / "home/w", lock_places=(base / "home/run", base / "r1"))
+    Upper(base / "u", base / "home/w", lock_directories=(base / "home/run", base / "r1"))
 except Exception as error:
     print(error)
 """

@@ -289,7 +289,7 @@ def auths(data: bytes) -> None:
                 credentials._of_file(domain, "a/b", object_of(document, "auth.json")).send(None)
             except StopIteration as ended:
                 found = ended.value
-                assert found is None or (found.who.isprintable() and found.basic)
+                assert found is None or (found.user.isprintable() and found.basic)
     credentials.parse_credentials(text_of(data))
 
 

@@ -38,4 +38,4 @@ def test_first_bytes(head: bytes, found: Compression) -> None:
 
 
 def test_names_of_files() -> None:
-    assert {".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"} == {*TAR_SUFFIXES}
+    assert {".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2"} == {*TAR_SUFFIXES}

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from fusemount.compression import TAR_SUFFIXES
 from fusemount.errors import UsageError
-from fusemount.reference import NOT_SAID, Reference, normalised_name, parse_reference, same_name
+from fusemount.reference import (
+    NOT_SAID,
+    STORE,
+    Reference,
+    normalised_name,
+    parse_reference,
+    same_name,
+)
 
 
 def parsed(text: str, *existing: str) -> Reference:
@@ -44,6 +52,13 @@ def test_m14_reference_is_split_at_the_longest_existing_file(
 ) -> None:
     transport, path, name = expected
     assert parsed(text, *existing) == Reference(transport, Path(path), name)
+
+
+@pytest.mark.parametrize("suffix", TAR_SUFFIXES)
+def test_what_is_called_like_a_tar_is_no_name_of_the_store(suffix: str) -> None:
+    found = parse_reference(f"u{suffix}", lambda _: False, Path("/store"))
+    assert found == Reference(None, Path(f"u{suffix}"), None)
+    assert parse_reference("u.x", lambda _: False, Path("/store")).transport == STORE
 
 
 @pytest.mark.parametrize("text", ["", ":x", "oci:", "docker-archive::x", "tar:", "a\0b"])

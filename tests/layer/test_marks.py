@@ -11,10 +11,10 @@ import pytest
 from fusemount._native import (
     MARKS_NAMES,
     MARKS_OWNER,
-    MARKS_ROOTS_WORD,
     MARKS_TRUSTED,
     MARKS_UPPER,
     MARKS_USER,
+    MARKS_USERXATTR,
 )
 from fusemount.beneath import by_root
 from fusemount.errors import NotPermitted, UpperError
@@ -45,8 +45,8 @@ ROOTS, A_USERS = Origin(store=True, roots=True), Origin(store=True)
         (OWN, NO_OWNERS, ROOTS, T | N),
         (0, ASKED, ANYBODYS, U | OWN | N),
         (0, UserMarks(overlay=True, owners=False), ANYBODYS, U | N),
-        (U | MARKS_ROOTS_WORD, UNASKED, ANYBODYS, U | OWN | N),
-        (T | U | MARKS_ROOTS_WORD, UNASKED, ANYBODYS, T | N),
+        (U | MARKS_USERXATTR, UNASKED, ANYBODYS, U | OWN | N),
+        (T | U | MARKS_USERXATTR, UNASKED, ANYBODYS, T | N),
     ],
 )
 def test_what_root_obeys(said: int, wish: UserMarks, origin: Origin, expected: int | None) -> None:

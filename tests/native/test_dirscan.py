@@ -13,10 +13,10 @@ from fusemount import _native
 from fusemount._native import (
     MARKS_NAMES,
     MARKS_OWNER,
-    MARKS_ROOTS_WORD,
     MARKS_TRUSTED,
     MARKS_UPPER,
     MARKS_USER,
+    MARKS_USERXATTR,
     LayerIndex,
     Member,
 )
@@ -41,7 +41,7 @@ def members(path: Path, obeyed: int = EVERYTHING) -> dict[bytes, Member]:
 def said(path: Path) -> int:
     fd = _native.open_layer_root(path)
     try:
-        return _native.marks_said(fd)
+        return _native.root_marks(fd)
     finally:
         os.close(fd)
 
@@ -162,7 +162,7 @@ def test_a_kind_that_is_not_obeyed_is_data_and_counted(tmp_path: Path) -> None:
         ("trusted.overlay.opaque", MARKS_TRUSTED),
         ("trusted.overlay.imgmount", MARKS_TRUSTED | MARKS_UPPER),
         ("trusted.overlay.impure", MARKS_TRUSTED | MARKS_UPPER),
-        ("trusted.overlay.imgmount.userxattr", MARKS_ROOTS_WORD),
+        ("trusted.overlay.imgmount.userxattr", MARKS_USERXATTR),
         ("user.overlay.redirect", MARKS_USER),
         ("user.overlay.imgmount", MARKS_USER | MARKS_OWNER | MARKS_UPPER),
         ("user.containers.override_stat", MARKS_OWNER),
