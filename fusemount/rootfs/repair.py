@@ -57,7 +57,8 @@ class Repairer:
 
     @contextmanager
     def _naming(self, at: int | bytes) -> Iterator[None]:
-        """at: the nodeid or the path of the object."""
+        """Raises an OSError of the block as an error that names an object: its nodeid or its
+        path."""
         try:
             yield
         except OSError as error:

@@ -2,8 +2,8 @@
 
 Each call gets the directory's descriptor and one name, which is not followed.  A path is resolved
 only once (open_parent).  Symlinks on it are followed if the caller or root made them.  A symlink of
-another user could lead the caller's data anywhere.  All raise OSError, whose message says what has
-the name instead.
+another user could lead the caller's data anywhere.  All functions raise OSError.  If the name
+belongs to an object of another kind, the message names this kind.
 """
 
 from __future__ import annotations
