@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from fusemount import _native
 from fusemount.daemon import mountrecords
 from fusemount.daemon.imagebase import base_of
-from fusemount.daemon.mountinfo import mount_at
-from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.mountid import mount_of, mount_root, sync_root
+from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.mountrecords import Record
-from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
+from fusemount.walk import open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
@@ -138,36 +138,45 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
 def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
-    target = resolve(path)
-    entry = mount_at(target)
+    target, entry, _ = find_mount(path, UpperError)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
         raise MountpointError(f"{path}: no record of this mount in {directories.runtime}")
     if record is not None:
         if record.upper is None:
             raise MountpointError(f"{path}: mounted read-only: there is nothing to have changed")
-        upper, fd, _ = open_walked(Path(record.upper), make=False)
-        stack.callback(os.close, fd)
-        return _FoundUpper(upper, fd, record if record.alive else None)
+        return _open_upper(Path(record.upper), record if record.alive else None, stack)
     if not target.is_dir():
         raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
-    upper, fd, _ = open_walked(path, make=False)
-    stack.callback(os.close, fd)
+    found = _open_upper(path, None, stack)
     for mounted in mountrecords.listing(directories.runtime):
-        recorded = mounted.record.upper
-        if recorded is not None and resolve(Path(recorded)) == upper and mounted.record.alive:
-            return _FoundUpper(upper, fd, mounted.record)
-    return _FoundUpper(upper, fd, None)
+        if _is(mounted.record.upper, found.fd) and mounted.record.alive:
+            return replace(found, record=mounted.record)
+    return found
+
+
+def _open_upper(path: Path, record: Record | None, stack: ExitStack) -> _FoundUpper:
+    with translated(path, UpperError):
+        upper, fd, _ = open_walked(path, make=False)
+    stack.callback(os.close, fd)
+    return _FoundUpper(upper, fd, record)
+
+
+def _is(recorded: str | None, upper: int) -> bool:
+    """Whether a recorded path leads to the directory of that descriptor."""
+    try:
+        return recorded is not None and os.path.samestat(os.stat(recorded), os.fstat(upper))
+    except OSError:
+        return False
 
 
 def _write_out(record: Record) -> None:
     """Syncs the mount: until then the kernel's cache has writes that are not in the upper."""
-    with translated(f"{record.mountpoint}: cannot be written out", MountpointError):
-        fd = os.open(record.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _native.syncfs(fd)
-        finally:
-            os.close(fd)
+    failed = f"{record.mountpoint}: cannot be written out"
+    with translated(failed, MountpointError), mount_root(Path(record.mountpoint)) as root:
+        if mount_of(root).device != record.device:
+            raise MountpointError(f"{failed}: it stands elsewhere by now")
+        sync_root(root)
     _await_requests(record)
 
 

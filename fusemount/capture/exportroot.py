@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.capture.changed import Asked, Warn, all_as_added, open_changed
-from fusemount.daemon.mountinfo import mount_at
-from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.openview import open_view
-from fusemount.errors import ImgmountError
+from fusemount.errors import UpperError
 from fusemount.reference import Reference
 from fusemount.settings import Directories, MountOptions
 
@@ -22,12 +21,9 @@ if TYPE_CHECKING:
 
 
 def is_mount_or_upper(path: Path) -> bool:
-    """Whether path is an imgmount mount, or a directory that is no OCI layout and so an upper."""
-    try:
-        target = resolve(path)
-        entry = mount_at(target)
-    except (ImgmountError, OSError):
-        return False
+    """Whether path is an imgmount mount, or a directory that is no OCI layout and so an upper.
+    Raises UpperError for another user's symlink on it."""
+    target, entry, _ = find_mount(path, UpperError)
     if entry is not None and entry.fstype == FSTYPE:
         return True
     layout = any((target / name).exists() for name in ("oci-layout", "index.json"))

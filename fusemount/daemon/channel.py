@@ -164,10 +164,10 @@ def _mounted_on(at: Mountpoint) -> Mount | None:
 
 def _clear(path: Path, request: MountRequest) -> None:
     """Unmounts a mount that fusermount3 made on another directory; it is dead by now."""
-    entry, mount = topmost(path)
     named = f"fuse.{request.subtype}", request.source
-    if entry and mount and (entry.fstype, entry.source) == named:
-        with suppress(ImgmountError):
+    with suppress(OSError, ImgmountError):
+        _, entry, mount = topmost(path)
+        if entry and mount and (entry.fstype, entry.source) == named:
             unmount(path, mount, lazy=True)
 
 

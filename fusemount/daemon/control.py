@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusemount.daemon import mountrecords
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountinfo import mount_at, mounts
-from fusemount.daemon.mountpoint import FSTYPE, resolve
+from fusemount.daemon.mountinfo import mounts
+from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
 
@@ -149,7 +149,7 @@ def _answer(question: bytes, answers: Answers) -> bytes:
 def find_record(mountpoint: Path, runtime: Path) -> Record:
     """The record of the mount there. Raises MountpointError: no mount of imgmount, or its daemon
     is gone; NotPermitted: another user's."""
-    entry = mount_at(resolve(mountpoint))
+    _, entry, _ = find_mount(mountpoint)
     record = mountrecords.find(runtime, entry) if entry else None
     if record is not None:
         if record.alive:

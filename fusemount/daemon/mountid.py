@@ -12,6 +12,7 @@ No function here sends a request to the file system: its daemon may be dead, or 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path, open_in_root
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
+from fusemount.walk import open_found
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Mount:
 
 @contextmanager
 def mount_root(path: Path) -> Iterator[int]:
-    """A descriptor of the root of the topmost mount at that path. Raises OSError."""
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """A descriptor of the root of the topmost mount at that path. Raises OSError, ELOOP for another
+    user's symlink on the way."""
+    _, fd = open_found(path)
+    if fd < 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
         yield fd
     finally:
@@ -67,15 +72,22 @@ def entry_of(fd: int) -> MountEntry | None:
     return None
 
 
-def topmost(path: Path) -> tuple[MountEntry, Mount] | tuple[None, None]:
-    """The topmost mount at that path, both values from one look; (None, None) if there is none, or
-    it cannot be looked at."""
+def topmost(path: Path) -> tuple[Path, MountEntry | None, Mount | None]:
+    """(path as mountinfo spells it, the topmost mount there, its identity), from one look.
+
+    None, None: nothing is mounted there, or it cannot be looked at.  The mount may be dead.  Raises
+    OSError with ELOOP for another user's symlink on the way.
+    """
+    place, root = open_found(path)
+    if root < 0:
+        return place, None, None
     try:
-        with mount_root(path) as root:
-            entry = entry_of(root)
-            return (entry, mount_of(root)) if entry else (None, None)
+        entry = entry_of(root)
+        return (place, entry, mount_of(root)) if entry else (place, None, None)
     except OSError:
-        return None, None
+        return place, None, None
+    finally:
+        os.close(root)
 
 
 @contextmanager

@@ -12,17 +12,21 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path, name_in
-from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of, topmost
+from fusemount.daemon.mountinfo import MountEntry, mount_at
 from fusemount.dataclass import dataclass
-from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+from fusemount.errors import ImgmountError, MountpointError, NotPermitted, translated
+from fusemount.walk import open_walked
 
 FSTYPE = "fuse.imgmount"
 
 
-def resolve(path: Path) -> Path:
-    """`path` as mountinfo spells it. Does not fail for a dead mount, which still has a path."""
-    return Path(os.path.realpath(path))
+def find_mount(
+    path: Path, kind: type[ImgmountError] = MountpointError
+) -> tuple[Path, MountEntry | None, Mount | None]:
+    """topmost() of a path that the user names. Raises kind for another user's symlink on it."""
+    with translated(path, kind):
+        return topmost(path)
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,14 @@ def open_mountpoint(path: Path, *, nonempty: bool = False) -> Iterator[Mountpoin
     not empty (a mount would hide the contents; `nonempty` allows it), or not readable by this user.
     """
     try:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place, fd, _ = open_walked(path, make=False)
     except OSError as error:
         raise _explain(path, error) from error
     try:
         _check(path, fd, nonempty)
-        yield Mountpoint(_path_of(path, fd), fd)
+        yield Mountpoint(place, fd)
     finally:
         os.close(fd)
-
-
-def _path_of(path: Path, fd: int) -> Path:
-    try:
-        return Path(os.fsdecode(os.readlink(fd_path(fd))))
-    except OSError as error:
-        raise _explain(path, error) from error
 
 
 def _check(path: Path, fd: int, nonempty: bool) -> None:
@@ -91,7 +88,7 @@ def _explain(path: Path, error: OSError) -> MountpointError:
                 f"{path}: holds a mount whose daemon is gone; `imgmount umount {path}` clears it"
             )
         case _:
-            return MountpointError(f"{path}: {os.strerror(error.errno or 0)}")
+            return MountpointError(f"{path}: {error.strerror or error}")
 
 
 def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> None:

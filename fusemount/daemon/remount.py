@@ -18,10 +18,11 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.daemon import mountrecords
 from fusemount.daemon.channel import FLAG_WORDS, mount_flags
-from fusemount.daemon.mountid import entry_of, mount_root
-from fusemount.daemon.mountpoint import FSTYPE, resolve
-from fusemount.errors import MountpointError, NotPermitted, UpperError
+from fusemount.daemon.mountid import entry_of
+from fusemount.daemon.mountpoint import FSTYPE
+from fusemount.errors import MountpointError, NotPermitted, UpperError, translated
 from fusemount.settings import Directories
+from fusemount.walk import open_found
 
 
 def remount(
@@ -34,11 +35,11 @@ def remount(
     NotPermitted.
     """
     with ExitStack() as stack:
-        try:
-            root = stack.enter_context(mount_root(resolve(mountpoint)))
-            entry = entry_of(root)
-        except OSError:
-            root, entry = -1, None
+        with translated(mountpoint, MountpointError):
+            _, root = open_found(mountpoint)
+        if root >= 0:
+            stack.callback(os.close, root)
+        entry = entry_of(root) if root >= 0 else None
         record = mountrecords.find(directories.runtime, entry) if entry else None
         if entry is None or (not entry.fstype.startswith(FSTYPE) and record is None):
             raise MountpointError(f"{mountpoint}: no imgmount mount is there")

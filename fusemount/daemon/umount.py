@@ -10,9 +10,9 @@ from fusemount.daemon import mountrecords
 from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
-from fusemount.daemon.mountid import Mount, mount_on, sync_mount, topmost
+from fusemount.daemon.mountid import Mount, mount_on, sync_mount
 from fusemount.daemon.mountinfo import MountEntry, mounts
-from fusemount.daemon.mountpoint import FSTYPE, resolve, unmount
+from fusemount.daemon.mountpoint import FSTYPE, find_mount, unmount
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
@@ -44,8 +44,7 @@ def umount_image(
     if its daemon cannot be found, as lazy.  A dead mount is unmounted, and the scratch that its
     daemon left is dropped.  Raises MountpointError (no imgmount mount, busy), NotPermitted.
     """
-    target = resolve(mountpoint)
-    entry, mount = topmost(target)
+    target, entry, mount = find_mount(mountpoint)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     here = entry is not None and (entry.fstype == FSTYPE or record is not None)
     if force:

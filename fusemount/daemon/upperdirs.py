@@ -1,7 +1,7 @@
 """Law: opens the directories for a mount's changes, upper and work directory, by descriptors.
 
-A path is walked once (upperpath.py), because the owner of a directory above may exchange it at any
-time.  From then on the upper is its descriptor, and the work directory is one name in its parent's
+A path is walked once (walk.py), because the owner of a directory above may exchange it at any time.
+From then on the upper is its descriptor, and the work directory is one name in its parent's
 descriptor.  All that is made, looked at and removed goes by these.
 """
 
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from fusemount.beneath import open_beneath, parent_beneath
 from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
-from fusemount.daemon.upperpath import open_walked
 from fusemount.dataclass import dataclass
-from fusemount.errors import UpperError
+from fusemount.errors import UpperError, translated
 from fusemount.settings import Directories, MountOptions
+from fusemount.walk import open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory
@@ -82,7 +82,8 @@ def open_upper(
             scratch.keep()
         return UpperDirs(scratch.upper, None, scratch.work, None, scratch)
     only_read = options.read_only and not remountable(options)
-    upper, fd, is_new = open_walked(options.upper, make=not only_read)
+    with translated(options.upper, UpperError):
+        upper, fd, is_new = open_walked(options.upper, make=not only_read)
     stack.callback(os.close, fd)
     above = os.open("..", _PARENT | os.O_NOFOLLOW, dir_fd=fd)
     stack.callback(os.close, above)
@@ -94,7 +95,8 @@ def open_upper(
     if options.work:
         if work.name in ("", ".."):
             raise UpperError(f"{work}: names no directory")
-        parent, above, _ = open_walked(work.parent, make=False)
+        with translated(work.parent, UpperError):
+            parent, above, _ = open_walked(work.parent, make=False)
         stack.callback(os.close, above)
         work = parent / work.name
     _make_work(work, above, made)

@@ -1,9 +1,8 @@
 """Law: makes and replaces files in directories that other users may write to, too.
 
-Each call gets the directory's descriptor and one name, which is not followed.  A path is resolved
-only once (open_parent).  Symlinks on it are followed if the caller or root made them.  A symlink of
-another user could lead the caller's data anywhere.  All functions raise OSError.  If the name
-belongs to an object of another kind, the message names this kind.
+Each call gets the directory's descriptor and one name, which is not followed.  A path is walked
+only once (fusemount/walk.py).  All functions raise OSError.  If the name belongs to an object of
+another kind, the message names this kind.
 """
 
 from __future__ import annotations
@@ -13,62 +12,9 @@ import os
 import stat
 from contextlib import suppress
 
-from fusemount.beneath import LINKS_MAX, trusted
+from fusemount.walk import open_parent
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def open_parent(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """(descriptor of the directory, the name in it) that a path leads to; it need not exist."""
-    whole = os.fspath(path)
-    names = _names(whole)
-    here = os.open("/" if whole.startswith("/") else ".", _DIRECTORY)
-    followed = 0
-    try:
-        while names:
-            name = names.pop()
-            try:
-                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-            except FileNotFoundError:
-                if names:
-                    raise
-                return here, name
-            try:
-                target = _target(fd, name)
-                if target is not None:
-                    followed += 1
-                    if followed > LINKS_MAX:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                    names += _names(target)
-                    if target.startswith("/"):
-                        here, fd = os.open("/", _DIRECTORY), here
-                elif names or name == "..":
-                    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                    here, fd = fd, here
-                else:
-                    return here, name
-            finally:
-                os.close(fd)
-        return here, "."
-    except BaseException:
-        os.close(here)
-        raise
-
-
-def _names(path: str) -> list[str]:
-    """The components of a path, last first."""
-    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
-
-
-def _target(fd: int, name: str) -> str | None:
-    """The target of the symlink that was opened; None if it is no symlink."""
-    st = os.fstat(fd)
-    if not stat.S_ISLNK(st.st_mode):
-        return None
-    if not trusted(st.st_uid):
-        raise OSError(errno.ELOOP, f"{name} is a symlink of uid {st.st_uid}")
-    return os.readlink("", dir_fd=fd)
 
 
 def open_directory(dir_fd: int, name: str) -> int:

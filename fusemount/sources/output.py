@@ -29,10 +29,10 @@ from fusemount.sources.newfile import (
     Replacing,
     open_directory,
     open_file,
-    open_parent,
     read_file,
     status,
 )
+from fusemount.walk import open_parent
 
 Naming = Callable[[Digest], str]
 

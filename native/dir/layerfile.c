@@ -71,6 +71,8 @@ int img_layer_open_file(int root, const img_index *index, uint64_t at) {
         fd = img_open_beneath(root, path, flags, 0);
     if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO)
         return -EIO; /* another process removed or replaced it after the scan */
+    if (fd == -EAGAIN)
+        return -EBUSY; /* another process has a lease, and O_NONBLOCK is set */
     if (fd >= 0 && !is_the_scanned(fd, &record)) {
         (void)close(fd);
         return -EIO;

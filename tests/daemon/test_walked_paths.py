@@ -1,21 +1,23 @@
-"""An upper below a directory of another user, who cannot make us use another directory for it."""
+"""Uppers and mountpoints below a directory of another user, who cannot lead us to other ones."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 from imagewriter import docker_archive
-from mounted import Command
+from mounted import Command, mounted
 from tarwriter import TarWriter
 
 from fusemount.daemon.upperdirs import NewDirs, open_upper
-from fusemount.daemon.upperpath import open_walked
-from fusemount.errors import UpperError
 from fusemount.rootfs.upper import Upper
 from fusemount.settings import Directories, MountOptions
+from fusemount.walk import open_found, open_walked
 
 STRANGER = 65533
 
@@ -32,14 +34,16 @@ def test_the_path_is_walked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     os.symlink("loop", tmp_path / "loop")
     for name, why in (
-        ("file", "file: not a directory"),
-        ("file/new", "file: not a directory"),
-        ("none/new", "none/new: No such file or directory"),
-        ("loop", "loop: Too many levels of symbolic links"),
+        ("file", errno.ENOTDIR),
+        ("file/new", errno.ENOTDIR),
+        ("none/new", errno.ENOENT),
+        ("loop", errno.ELOOP),
     ):
-        with pytest.raises(UpperError) as caught:
+        with pytest.raises(OSError) as caught:
             open_walked(tmp_path / name, make=True)
-        assert str(caught.value) == f"{tmp_path}/{why}"
+        assert caught.value.errno == why
+    for name, found in (("relative/none/../new", "a/b/new"), ("file/new", "file/new")):
+        assert open_found(tmp_path / name) == (tmp_path / found, -1)
 
 
 @pytest.mark.parametrize("at", ["home/chg", "home/dir/chg"])
@@ -49,12 +53,10 @@ def test_a_strangers_symlink_is_refused(tmp_path: Path, at: str) -> None:
     link = tmp_path / "/".join(at.split("/")[:2])
     os.symlink(tmp_path / "victim", link)
     os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
-    with pytest.raises(UpperError) as caught:
-        open_walked(tmp_path / at, make=True)
-    assert str(caught.value) == (
-        f"{tmp_path / at}: {link} is a symlink of uid {STRANGER}: it is not followed"
-    )
-    assert caught.value.exit_code == 8
+    walks: list[Callable[[Path], object]] = [partial(open_walked, make=True), open_found]
+    for walk in walks:
+        with pytest.raises(OSError, match=f"{link} is a symlink of uid {STRANGER}: it is not fol"):
+            walk(tmp_path / at)
 
 
 def test_what_is_swapped_later_is_not_the_upper(tmp_path: Path) -> None:
@@ -107,6 +109,40 @@ def test_the_command_follows_no_strangers_symlink(tmp_path: Path, verb: str) -> 
     assert done.returncode == 8, done.stderr
     assert done.stderr.endswith(f"{link} is a symlink of uid {STRANGER}: it is not followed\n")
     assert not out.exists() and os.listdir(tmp_path / "victim") == ["chg"]
+
+
+def test_no_verb_for_a_mount_follows_a_strangers_symlink(tmp_path: Path) -> None:
+    """Root's own is followed, as mount(8) and umount(8) follow it."""
+    for path in ("base/etc", "home", "victim/empty", "mnt"):
+        (tmp_path / path).mkdir(parents=True)
+    base, out, command = f"dir:{tmp_path / 'base'}", tmp_path / "out", Command(tmp_path / "dirs")
+    link, last = tmp_path / "home/link", tmp_path / "home/last"
+    os.symlink(tmp_path, link)
+    os.symlink(tmp_path / "mnt", last)
+    for each in (link, last):
+        os.chown(each, STRANGER, STRANGER, follow_symlinks=False)
+    lines: list[tuple[int, list[str | Path]]] = [
+        (7, [base, link / "victim/empty"]),
+        (7, [base, last]),
+        *((7, ["umount", *words, at]) for at in (link / "mnt", last)
+          for words in ([], ["--force"], ["--lazy"])),
+        (7, ["-o", "remount,ro", base, last]),
+        (7, ["stats", last]),
+        (8, ["diff", last]),
+        (8, ["commit", last, "t", "-o", out]),
+        (8, ["export", last, "-o", out]),
+    ]  # fmt: skip
+    os.symlink(tmp_path / "mnt", tmp_path / "ours")
+    with mounted(command, base, tmp_path / "ours"):
+        (tmp_path / "mnt/new").write_text("")
+        for code, words in lines:
+            done = command(*words, check=False)
+            assert (done.returncode, done.stderr.count("\n")) == (code, 1), (words, done.stderr)
+            assert f" is a symlink of uid {STRANGER}: it is not followed\n" in done.stderr
+        (tmp_path / "mnt/etc/still-writable").write_text("")
+        assert "still-writable" in command("diff", tmp_path / "ours").stdout
+    assert not out.exists() and not os.listdir(tmp_path / "victim/empty")
+    assert not os.listdir(tmp_path / "mnt")
 
 
 def test_whose_directory_takes_on_the_roots_owner(tmp_path: Path) -> None:
