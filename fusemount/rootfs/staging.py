@@ -4,8 +4,9 @@ An object that takes more than one step is made in the work directory.  After a 
 were made there mean nothing and are removed at the next start.
 
 Users who can write to directories of the upper can put another object at any name of it, and
-objects into any directory of theirs, at any time.  So an object that comes out of the upper is
-removed only by unlink(2), rmdir(2), or with those objects in it that show nothing.
+objects into any directory of theirs, at any time.  So an object that was moved out of the upper is
+removed only by unlink(2) or by rmdir(2).  Before the rmdir(2), only those objects in it are removed
+that show nothing.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ class Staging(Objects):
         """Removes a directory, which was taken out and which the tree does not have any more, with
         the objects in it that show nothing.
 
-        A process of a user may have put other objects into it since check_empty().  They are kept:
-        then the directory is put back into fd.  Other failures are ignored, as by leave()."""
+        A process of a user may have put other objects into it since check_empty().  To keep them,
+        the directory is then put back into fd.  Other failures are ignored, as by leave()."""
         with suppress(OSError):
             if not self._removed(left):
                 self._put_back(left, fd, name)

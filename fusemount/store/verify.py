@@ -200,7 +200,8 @@ class _Check:
             self._wrong(f"{names}: {error}")
 
     def _children(self, index: Index, names: str) -> None:
-        """Checks the children that are in the store: nothing says which ones were pulled."""
+        """Checks the children that are in the store.  A missing child is no mismatch, because the
+        store does not record which children were pulled."""
         there = [c for c in index.manifests if self._layout.has_blob(c.digest)]
         if index.manifests and not there:
             self._wrong(f"{names}: none of the manifests that it lists is there")
@@ -334,7 +335,7 @@ class _Check:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
-        else:  # made from an older index.json, it is replaced with the next change
+        else:  # if it was made from an older index.json, the next change replaces it
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and document != right:
                 self._wrong("repositories.json: not what index.json says")
