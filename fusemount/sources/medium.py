@@ -120,8 +120,8 @@ class Directory:
         return BlobFile(self._path / name, one_of_many=True, open_it=partial(self._open, name))
 
     def _open(self, name: str, flags: int) -> int:
-        """No link of /proc is followed: it leads into other users' mount namespaces, where a file
-        system of theirs need never answer."""
+        """Follows no magic link of /proc: it may lead into a mount namespace of another user, whose
+        file systems may never answer."""
         outside = self._links is Links.FOLLOWED
         place = "/" if outside else self._path
         resolve = open_beneath if self._links is Links.NONE else open_in_root

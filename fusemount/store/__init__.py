@@ -7,7 +7,8 @@ intake.py     takes blobs in; diffids.py keeps what their tars are
 summary.py    what each manifest leads to; children.py: which manifests came with an index
 layerdb.py    shows the layers as Docker does
 store.py      finds, adds and tags images: where callers begin
-listing.py, usage.py, verify.py, removal.py, collection.py   what their names say
+listing.py lists images, usage.py counts what they take, verify.py checks the store, removal.py
+              removes names and images, collection.py deletes files that nothing needs
 """
 
 from fusemount.store.catalog import Catalog, Entry

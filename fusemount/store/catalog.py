@@ -123,7 +123,8 @@ def _is_foreign(document: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The entries of one index.json, in its order; changed() makes another, write() the file.
+    """The entries of one index.json, in its order.  Methods that change them return a new Catalog;
+    write() writes the file.
 
     digest: of the file.  foreign: entries whose digest is not a sha256; they are kept unchanged.
     """

@@ -88,7 +88,7 @@ class RegistryBlob:
 
 
 class Store:
-    """The store at one root.  create: it is made if it is missing; without, it is empty then.
+    """The store at one root.  If it is missing, it is made with `create`, and is empty without.
 
     unpack: what an image that is taken in may unpack to.
     Raises NotPermitted if another user could have put files into it; NoSpace, ImgmountError.

@@ -338,7 +338,7 @@ class _Check:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
-        else:  # made from an older index.json, it is replaced with the next change
+        else:  # if it was made from an older index.json, the next change replaces it
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and document != right:
                 self._wrong("repositories.json: not what index.json says")

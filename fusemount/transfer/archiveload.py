@@ -1,4 +1,4 @@
-"""Law: takes the images of archives and layouts into a store, under the names that these give.
+"""Law: takes the images of archives and layouts into a store, under the names that they have there.
 
 Manifests of an OCI layout stay the same, byte for byte.  A docker-archive has none, so each image
 gets one.  It is made of the layers as the archive has them, so the same archive always becomes the

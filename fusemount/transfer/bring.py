@@ -52,7 +52,8 @@ class BlobSource(Protocol):
         ...
 
     def size(self, descriptor: Descriptor) -> int | None:
-        """Bytes of a layer that are there; None: nobody knows before they have come."""
+        """Bytes of a layer; None if the source does not know the size before all bytes have
+        come."""
         ...
 
     def layer(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Read]:

@@ -6,7 +6,7 @@
     oci:DIR[:NAME]  oci-archive:FILE[:NAME]  docker-archive:FILE[:NAME]
 
 If neither end is a store, a store is made between them and removed afterwards.  So every copy is a
-pull or load, then a save or push, and is verified as those are.
+pull or load and then a save or push, and has their verification.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Law: layers that are in a store and a config become an image of it, with a manifest made here.
+"""Law: makes an image of a config and layers that are in a store, and writes its manifest.
 
 The manifest is made of the layers as they are in the store, so that the same image always gets the
 same manifest.

@@ -80,8 +80,8 @@ def pull(
 
     As in docker, a tag beside a digest is ignored, and the image gets no name.
 
-    Raises ImageNotFound, PlatformMismatch, RegistryError, Unauthorized, VerificationFailed,
-    MalformedImage, NoSpace; the next pull continues the layers that came in part.
+    After an error, the next pull continues the layers that came in part.  Raises ImageNotFound,
+    PlatformMismatch, RegistryError, Unauthorized, VerificationFailed, MalformedImage, NoSpace.
     """
     return run(lambda: _pull(store, name.tagged(), options, progress, called))
 
@@ -179,7 +179,8 @@ class RegistrySource:
         return (await self._registry.manifest(self._name.path, descriptor.digest)).data
 
     def document(self, descriptor: Descriptor) -> bytes | None:
-        # Needs no token: only the thread of bring() calls it, and it is cancelled with its task.
+        # No token is needed, because only the thread of bring() calls this, and that thread is
+        # cancelled with its task.
         return trio.from_thread.run(self._document, descriptor)
 
     async def _document(self, descriptor: Descriptor) -> bytes:

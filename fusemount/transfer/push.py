@@ -273,7 +273,8 @@ class _Pushing:
             self._seen(row, descriptor)
 
     async def _mounted(self, seen: RegistryBlob) -> str:
-        """Mounts the blob from another repository of this registry: its name, "" if refused."""
+        """Mounts the blob from another repository of this registry.  Returns the repository's name,
+        or "" if the registry refuses."""
         domain, _, path = seen.repository.partition("/")
         if domain == self._name.domain and path != self._name.path:
             with suppress(ImgmountError):
