@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fusemount.beneath import own_directory
+from fusemount.beneath import open_beneath, own_directory
 from fusemount.errors import UpperError
 from fusemount.ownfile import open_file, open_or_make
 from fusemount.walk import open_walked
@@ -130,7 +130,7 @@ def is_free(path: Path, places: Sequence[Path]) -> bool:
     try:
         _, found, _ = open_walked(path, make=False)
         try:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=found)
+            fd = open_beneath(found, b"", os.O_RDONLY | os.O_DIRECTORY)
         finally:
             os.close(found)
     except OSError:
