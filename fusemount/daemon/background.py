@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,8 @@ from fusemount.daemon.log import LOGGER
 from fusemount.errors import ImgmountError
 
 Ready = Callable[[], None]
+
+KILLED_SECONDS = 1.0  # in which a process that was killed ends, unless a file system hangs
 
 
 class DaemonLost(ImgmountError):
@@ -125,21 +128,35 @@ def _rebuilt(description: dict[str, str]) -> ImgmountError:
 
 
 def answers(mountpoint: Path, seconds: float) -> bool:
-    """Whether a stat of the mountpoint returns in time.
+    """Whether a stat of the mountpoint returns in time."""
 
-    A child process tries it, because it hangs with a daemon that hangs, and a child can be killed.
+    def look() -> None:
+        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # never answered from a cache
+
+    return done_in_time(look, seconds)
+
+
+def done_in_time(job: Callable[[], None], seconds: float) -> bool:
+    """Whether job() returned in time, without an OSError.
+
+    A child does it, which can be killed if a file system hangs. A process in a system call that
+    another user's file system never answers does not die even then: it is left behind, and goes
+    when that file system ends.
     """
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            os.stat(mountpoint)
-            os.statvfs(mountpoint)  # never answered from a cache
-            code = 0
+            with suppress(OSError):
+                job()
+                code = 0
         finally:
             os._exit(code)
     if not ended(pid, seconds):
         os.kill(pid, signal.SIGKILL)
+        if not ended(pid, KILLED_SECONDS):
+            return False
     return os.waitpid(pid, 0)[1] == 0
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from fusemount.beneath import open_in_root
-from fusemount.daemon.background import ended, pidfd_ended
+from fusemount.daemon.background import done_in_time, pidfd_ended
 from fusemount.daemon.holders import Holder, holders
 from fusemount.daemon.mountid import Mount, mount_of, sync_mount, sync_root
 from fusemount.daemon.mountrecords import Record
@@ -28,7 +27,6 @@ from fusemount.errors import NotPermitted
 FLUSH_SECONDS = 10.0
 # After the second SIGTERM a daemon does not wait for a flush any more.
 LEAVE_SECONDS = 5.0
-KILLED_SECONDS = 1.0
 HOLDERS_MAX = 3  # namespaces that are tried for the writing out: each may take its time
 
 
@@ -44,10 +42,10 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
     except ProcessLookupError:
         return
     if mount is not None:
-        _in_time(partial(sync_mount, target, mount))
+        done_in_time(partial(sync_mount, target, mount), FLUSH_SECONDS)
     else:
         for holder in islice(holders(record.device), HOLDERS_MAX):
-            if _in_time(partial(_sync_there, holder, record.device)):
+            if done_in_time(partial(_sync_there, holder, record.device), FLUSH_SECONDS):
                 break
     for number, seconds in (
         (signal.SIGTERM, FLUSH_SECONDS),
@@ -58,26 +56,6 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
             signal.pidfd_send_signal(pidfd, number)
         if pidfd_ended(os.dup(pidfd), seconds):
             return
-
-
-def _in_time(job: Callable[[], None]) -> bool:
-    """Whether the job was done. A child does it, which can be killed if a file system hangs."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            with suppress(OSError):
-                job()
-                code = 0
-        finally:
-            os._exit(code)
-    if not ended(pid, FLUSH_SECONDS):
-        os.kill(pid, signal.SIGKILL)
-        # A process in a system call that another user's file system never answers does not die. It
-        # is left behind, and goes when that file system ends.
-        if not ended(pid, KILLED_SECONDS):
-            return False
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def _sync_there(holder: Holder, device: str) -> None:

@@ -205,8 +205,12 @@ def _log_dangers(upper: Path | None, rootfs: RootFs, options: MountOptions) -> N
                     "now on (docs/security.md)", upper, harmed.made)  # fmt: skip
     if harmed.left:
         LOGGER.warning("%s: %d set-id files, files with capabilities or devices have names "
-                       "elsewhere too or are too deep, and are left as they are, for one %s", upper,
-                       harmed.left, brief(harmed.one_left))  # fmt: skip
+                       "elsewhere too, are too deep or were moved, and are left as they are, for "
+                       "one %s", upper, harmed.left, brief(harmed.one_left))  # fmt: skip
+    if harmed.lost:
+        LOGGER.warning("%s: %d files have lost their set-id bits or capability, because they have "
+                       "no room for one more xattr, for one %s", upper, harmed.lost,
+                       brief(harmed.one_lost))  # fmt: skip
 
 
 def hold_image(image: Image, where: Path | None, stack: ExitStack) -> None:

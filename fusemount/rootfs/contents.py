@@ -54,13 +54,14 @@ def _zeros(count: int) -> Iterator[bytes]:
 def data_runs(rootfs: RootFs, attr: Attr) -> Iterator[tuple[int, int]]:
     """(offset, length) of each run of data between the holes of a file. Raises OSError; EOFError if
     the file is shorter than attr.size."""
-    if rootfs.native is None or not attr.upper or attr.meta:
+    if rootfs.native is None or rootfs.leases is None or not attr.upper or attr.meta:
         end = 0
         while end < attr.size and (run := rootfs.tree.next_data(attr.ino, end)):
             start, end = run[0], min(sum(run), attr.size)
             if start < end:
                 yield start, end - start
         return
+    rootfs.leases.open_file(attr.ino)
     fd = rootfs.native.pin(attr.ino)
     try:
         end = 0

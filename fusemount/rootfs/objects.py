@@ -65,7 +65,7 @@ from fusemount.rootfs.harmless import (
     format_bits,
     parse_bits,
 )
-from fusemount.rootfs.uppermarks import TRUSTED, USER, USERXATTR
+from fusemount.rootfs.uppermarks import TRUSTED, USER, USERXATTR, object_is_full
 
 OVERRIDE_STAT = b"user.containers.override_stat"
 _ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own xattr, which must not give owners
@@ -211,8 +211,7 @@ class Objects:
             self.set_mark(fd, path, mark, value)
         except OSError as e:
             long = len(value) > _LONG_MARK and e.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
-            cannot = not self.privileged and e.errno in (errno.EPERM, errno.EOPNOTSUPP)
-            if not long and not cannot:
+            if not long and (self.privileged or e.errno not in (errno.EPERM, errno.EOPNOTSUPP)):
                 raise
 
     def remove_mark(self, fd: int, path: bytes, mark: bytes) -> None:
@@ -229,8 +228,13 @@ class Objects:
     # ---- times ----------------------------------------------------------------------------
 
     def mark_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
-        """Keeps a directory's real times in its mark before a change that must not show."""
-        self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+        """Keeps a directory's real times in its mark before a change that must not show: for a
+        crash before restore_times(). Without room for the mark there is none."""
+        try:
+            self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+        except OSError as e:
+            if not object_is_full(fd, e):
+                raise
 
     def restore_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """Sets the real times again after that change, and removes the mark."""

@@ -46,13 +46,14 @@ def take_sizes(rootfs: RootFs) -> None:
     """Gives each file whose contents are in the layers the size of these; its times stay.
 
     Raises UpperError, NoSpace."""
-    native, upper = rootfs.native, rootfs.upper
-    assert native is not None and upper is not None
+    native, upper, leases = rootfs.native, rootfs.upper, rootfs.leases
+    assert native is not None and upper is not None and leases is not None
     for ino, size in rootfs.loaded.borrowed:
         attr = rootfs.tree.getattr(ino)
         if attr.size == size:
             continue
         try:
+            leases.open_file(ino)
             fd = native.pin(ino)
             try:
                 os.ftruncate(fd, size)

@@ -7,6 +7,7 @@ only root can set, records that root was asked.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from fusemount.errors import UpperError
 
 TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
 USERXATTR = b"trusted.overlay.imgmount.userxattr"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE)
+_FULL_BLOCKS = 256  # a file system with fewer free blocks is full, not the object
 
 
 def prefixes(fd: int, path: Path, userxattr: bool) -> tuple[bytes, ...]:
@@ -56,3 +59,9 @@ def remember(fd: int) -> None:
     if by_root():
         with suppress(OSError):
             os.setxattr(fd, USERXATTR, b"y")
+
+
+def object_is_full(fd: int, error: OSError) -> bool:
+    """Whether an xattr did not fit at one object, while its file system has room: ext4 has one
+    block for all xattrs of an object, which the object's owner can fill."""
+    return error.errno in _NO_ROOM and os.fstatvfs(fd).f_bfree >= _FULL_BLOCKS

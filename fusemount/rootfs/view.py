@@ -29,6 +29,7 @@ from fusemount.rootfs.attributes import Attributes, keep_ctime, same_owner, with
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.firstmount import start_upper
 from fusemount.rootfs.harmless import AS_THEY_ARE, Harmless
+from fusemount.rootfs.leases import LeaseBreaker
 from fusemount.rootfs.loaded import nothing_loaded
 from fusemount.rootfs.make import Maker, New
 from fusemount.rootfs.names import Names
@@ -70,7 +71,8 @@ class RootFs:
     """A merged tree and an upper, if there is one.
 
     tree: sealed.  read_only: every change is refused; an upper is only read.  native: the C core's
-    side of the upper, which the fast path uses too; None without an upper.  close() leaves the
+    side of the upper, which the fast path uses too; leases: opens its files for commands that read
+    them all; both None without an upper.  close() leaves the
     upper ready for the next mount; no thread may use native then.
     """
 
@@ -90,6 +92,7 @@ class RootFs:
         self.upper = upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
+        self.leases: LeaseBreaker | None = None
         self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
         self.keeps_ctimes = (
             False  # programs have seen ctimes; otherwise close() keeps none (ctimes.py)
@@ -112,6 +115,7 @@ class RootFs:
             harmless_files=upper.harmless.files,
             harmless_devices=upper.harmless.devices,
         )
+        self.leases = LeaseBreaker(native, writes=not self.read_only)
         self._copy = CopyUp(
             tree, upper, native, loaded.redirects,
             metacopy=metacopy and redirect, sync=not options.volatile,
@@ -122,7 +126,8 @@ class RootFs:
         self._names = Names(tree, upper, native)
         self._renamer = Renamer(tree, upper, native, self._copy, redirect=redirect)
         if not self.read_only:
-            Repairer(tree, upper, native, self._copy, fits).repair(loaded.repairs)
+            repairer = Repairer(tree, upper, native, self._copy, self.leases, fits=fits)
+            repairer.repair(loaded.repairs)
 
     def close(self) -> None:
         if self.upper is None or self.native is None:

@@ -152,6 +152,8 @@ int img_layer_open_file(int root, const img_index *index, uint64_t at, img_fds *
     int fd = open_recorded(root, index, &record, name, kept, first);
     if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO)
         return -EIO; /* another process removed or replaced it after the scan */
+    if (fd == -EAGAIN)
+        return -EBUSY; /* another process has a lease, and O_NONBLOCK is set */
     if (fd >= 0 && !is_the_scanned(fd, index, &record)) {
         (void)close(fd);
         return -EIO;

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hangingfs import hanging, waited_for
 
+from fusemount.daemon import background
 from fusemount.daemon.background import DaemonLost, answers, ended, launch
 from fusemount.errors import ImgmountError, UpperError
 
@@ -76,6 +78,16 @@ def test_stderr_of_libraries_goes_to_the_log(tmp_path: Path) -> None:
 def test_answers(tmp_path: Path) -> None:
     assert answers(tmp_path, 10)
     assert not answers(tmp_path / "none", 10)
+
+
+def test_a_file_system_that_hangs_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child that asks cannot be killed, and is not waited for."""
+    monkeypatch.setattr(background, "KILLED_SECONDS", 0.1)
+    with waited_for() as waited, hanging(tmp_path):
+        assert not answers(tmp_path, 0.1)
+        assert not waited
 
 
 def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:

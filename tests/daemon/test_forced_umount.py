@@ -8,15 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hangingfs import hanging, waited_for
 from mounted import Command
 from oracle import run
 
-from fusemount.daemon import force
+from fusemount.daemon import background, force
 from fusemount.daemon.background import ended
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.daemon.umount import umount_image
@@ -105,6 +106,31 @@ def test_a_daemon_that_hangs_is_killed(
     assert umount_image(at, places, force=True) is None
     assert ended(pid, 0) and mount_at(at) is None
     assert list((tmp_path / "runtime").iterdir()) == []
+
+
+def test_a_file_system_of_another_user_does_not_hold_it_up(
+    command: Command, tmp_path: Path, at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another mount namespace the directory above the mount is on a FUSE file system that never
+    answers.  Of many such namespaces only a few are tried."""
+    tries = []
+
+    def counted(job: Callable[[], None], seconds: float) -> bool:
+        tries.append(background.done_in_time(job, 0.1))
+        return tries[-1]
+
+    pid, find = daemon(command), force.holders
+    monkeypatch.setattr(force, "done_in_time", counted)
+    monkeypatch.setattr(force, "holders", lambda device: find(device) * 5)
+    monkeypatch.setattr(background, "KILLED_SECONDS", 0.1)
+    monkeypatch.setattr(force, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(force, "LEAVE_SECONDS", 1.0)
+    places = Directories(*(tmp_path / what for what in ("cache", "state", "runtime", "root")))
+    with waited_for() as waited, hanging(at.parent, apart=True):
+        run("umount", "--lazy", at)
+        assert umount_image(at, places, force=True) is None
+        assert ended(pid, 0) and not waited
+    assert tries == [False] * force.HOLDERS_MAX
 
 
 def test_where_nothing_is_mounted(command: Command, tmp_path: Path) -> None:

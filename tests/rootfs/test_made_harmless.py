@@ -16,8 +16,8 @@ from directories import view_of
 from mounted import powerful
 from oracle import differences, run, without_layer
 
-from fusemount.rootfs import AttrChange, Caller, RootFs, UpperOptions, upperload
-from fusemount.rootfs.harmless import CAPABILITY, Harmless, parse_bits
+from fusemount.rootfs import AttrChange, Caller, RootFs, UpperOptions, reading, upperload
+from fusemount.rootfs.harmless import CAPABILITY, SET_ID, Harmless, parse_bits
 from fusemount.rootfs.makeharmless import Found, Harmed
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper
@@ -101,6 +101,67 @@ def test_files_that_have_names_elsewhere_are_left(base: Path, tmp_path: Path) ->
     with view_of([base], upper=upper, work=work, options=ALL) as view:
         assert view.loaded.harmed == Harmed(made=4, left=1, one_left=b"d/sudo")
     assert stat.S_IMODE(host.stat().st_mode) == 0o4755
+
+
+def test_a_name_that_moves_is_not_counted_twice(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the upper is read, a user moves the link to a set-id file of the host to where the
+    reader finds it once more, and back."""
+    upper, work, host = tmp_path / "upper", tmp_path / "work", tmp_path / "sudo"
+    for directory in ("a", "z"):
+        (upper / directory).mkdir(parents=True)
+    host.write_bytes(b"#!")
+    host.chmod(0o4755)
+    os.link(host, upper / "a/x")
+    original, seen = reading.Reader._object, []
+
+    def moving(self: reading.Reader, fd: int, at: bytes, *rest: Any) -> object:
+        found = original(self, fd, at, *rest)
+        if at == b"x":
+            seen.append(found.path)
+            if len(seen) < 3:  # then the upper is read again
+                a, z = upper / "a/x", upper / "z/x"
+                a.rename(z) if len(seen) == 1 else z.rename(a)
+        return found
+
+    monkeypatch.setattr(reading.Reader, "_object", moving)
+    with view_of([base], upper=upper, work=work, options=ALL) as view:
+        assert view.loaded.harmed == Harmed(left=1, one_left=b"a/x")
+    assert seen == [b"a/x", b"z/x", b"a/x"]
+    assert stat.S_IMODE(host.stat().st_mode) == 0o4755
+
+
+def test_an_object_without_room_for_a_mark_loses_its_powers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner has filled the block that ext4 has for its xattrs.  On a file system that is full
+    no object loses them: nothing is mounted."""
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    with view_of([base], upper=upper, work=work) as view:
+        change(view)
+    full, setxattr = os.stat(upper / "su").st_ino, os.setxattr
+
+    def sets(path: Any, name: bytes, *rest: Any, **more: Any) -> None:
+        if name.endswith(SET_ID) and os.stat(path).st_ino == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        setxattr(path, name, *rest, **more)
+
+    monkeypatch.setattr(os, "setxattr", sets)
+    with monkeypatch.context() as patch:
+        used = os.statvfs_result((4096, 4096, 99, 5, 5, 9, 9, 9, 0, 255))
+        patch.setattr(os, "fstatvfs", lambda _: used)
+        with (
+            pytest.raises(OSError, match="No space left"),
+            view_of([base], upper=upper, work=work, options=ALL),
+        ):
+            pass
+    assert stat.S_IMODE(os.stat(upper / "su").st_mode) == 0o6711
+    with view_of([base], upper=upper, work=work, options=ALL) as view:
+        harmed = view.loaded.harmed
+        assert (harmed.left, harmed.lost, harmed.one_lost) == (0, 1, b"su")
+        assert stat.S_IMODE(view.getattr(view.lookup(1, b"su")).mode) == 0o711
+    assert not powerful(upper)
 
 
 def test_a_capability_that_is_none_is_no_mark(base: Path, tmp_path: Path) -> None:

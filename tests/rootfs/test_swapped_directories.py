@@ -5,11 +5,13 @@ A mount of such an upper shows a tree, whichever it is, or names the object that
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from layers import rootfs_of
@@ -17,6 +19,9 @@ from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import reading
+from fusemount.rootfs import view as views
+from fusemount.rootfs.loaded import Loaded
+from fusemount.rootfs.objects import TIMES
 from fusemount.rootfs.request import Caller
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.view import RootFs
@@ -162,3 +167,47 @@ def test_what_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     with pytest.raises(UpperError, match=r"upper: 'p/d/file': Input/output error"):
         read_while(monkeypatch, tmp_path, b"file", fails)
+
+
+# ---- changed between the reading and the repair --------------------------------------------------
+
+
+def away(at: Path) -> None:
+    at.rename(at.parent / "elsewhere")
+
+
+def exchanged(at: Path) -> None:
+    (at / "w").unlink()
+    (at / "w").mkdir()
+
+
+def filled(at: Path) -> None:
+    """As far as the file system lets a user: ext4 has one block for the xattrs of an object."""
+
+
+@pytest.mark.parametrize("then", [away, exchanged, filled])
+def test_a_repair_of_a_users_directory_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: Callable[[Path], None]
+) -> None:
+    """A user's directory has a whiteout that hides nothing (every user can make whiteouts since
+    Linux 5.8), and is moved or changed before the mount removes that."""
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    (upper / "d").mkdir(parents=True)
+    os.mknod(upper / "d/w", stat.S_IFCHR)
+    start, setxattr, own = views.start_upper, os.setxattr, os.stat(upper / "d").st_ino
+
+    def started(*arguments: Any, **more: Any) -> Loaded:
+        loaded = start(*arguments, **more)
+        assert loaded.repairs.needless_whiteouts
+        then(upper / "d")
+        return loaded
+
+    def sets(path: Any, name: bytes, *rest: Any, **more: Any) -> None:
+        if then is filled and name.endswith(TIMES) and os.stat(path).st_ino == own:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        setxattr(path, name, *rest, **more)
+
+    monkeypatch.setattr(views, "start_upper", started)
+    monkeypatch.setattr(os, "setxattr", sets)
+    with rootfs_of([low()], upper=upper, work=work):
+        assert (upper / "d/w").exists() == (then is exchanged)
