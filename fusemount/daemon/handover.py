@@ -39,6 +39,7 @@ def _same(one: str | None, upper: Path) -> bool:
 
 
 def _is_mounted(record: mountrecords.Record) -> bool:
-    """The mountpoint is compared too, because another mount may have the device number by now."""
+    """Whether the record's mount is still at its mountpoint.  The device number alone does not
+    prove this, because another mount may have it by now."""
     entry = mount_at(Path(record.mountpoint))
     return entry is not None and mountrecords.shows(record, entry)

@@ -60,7 +60,7 @@ class NewDirs:
         self.keep()
 
     def keep(self) -> None:
-        """They stay: from now on remove() does nothing."""
+        """Keeps the directories: from now on remove() does nothing."""
         for above, _ in self._made:
             os.close(above)
         self._made.clear()
@@ -108,7 +108,7 @@ def _work_for(upper: Path, options: MountOptions) -> Path:
 
 
 def _make_work(path: Path, above: int, made: NewDirs) -> None:
-    """If a symlink is there, rootfs/upper.py refuses it later."""
+    """Makes the work directory unless its name exists; rootfs/upper.py refuses a symlink later."""
     name = path.name
     try:
         os.mkdir(name, 0o700, dir_fd=above)

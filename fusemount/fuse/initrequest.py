@@ -1,9 +1,9 @@
 """Law: keeps libfuse from asking the kernel for what pyfuse3 gives no way to refuse.
 
 libfuse asks for FUSE_ASYNC_DIO whenever the kernel offers it.  After an asynchronous direct write
-the kernel leaves outdated pages in its cache.  So the first request, INIT, is read here, and libfuse
-gets it by a socket without that offer.  Before libfuse answers it, the kernel's device takes the
-place of the socket: the answer and all that follows go between libfuse and the kernel alone.
+the kernel leaves outdated pages in its cache.  So the first request, INIT, is read here, and
+libfuse gets it by a socket without that offer.  Before libfuse answers it, the kernel's device
+takes the place of the socket: then libfuse and the kernel talk to each other.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class Attributes:
             if resized and change.mtime_ns is None:
                 # The copy-up has cut the file, so setattr sees no change of size that sets mtime.
                 change = replace(change, mtime_ns=time.time_ns())
-            if resized and self._tree.getattr(ino).meta:  # cut, but still a metacopy
+            # The copy-up could cut the file and then fail to end the metacopy.  The size is set
+            # then, and a change of size would be declined because the data are still a layer's.
+            if resized and self._tree.getattr(ino).meta:
                 change = replace(change, size=None)
             try:
                 if _set(core, ino, change, caller):
@@ -123,8 +125,11 @@ def _set(core: _native.UpperFiles, ino: int, c: AttrChange, caller: Caller) -> b
 
 
 def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
-    """The change that chown(2) with -1 and -1 makes: as a chown to the present owner (set-id bits,
-    ctime), if the caller may do that.  A removed object that the upper does not have: no change."""
+    """The change that chown(2) with -1 and -1 makes.
+
+    If the caller may chown the node, this is a chown to the present owner, which takes set-id bits
+    and sets ctime.  Otherwise it is no change; nor is it one if the node was removed and has no
+    object in the upper."""
     attr = tree.getattr(ino)
     if not has_object(tree, ino) or caller not in (0, tree.shown(attr.uid, attr.gid)[0]):
         return AttrChange()
@@ -132,8 +137,11 @@ def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
 
 
 def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
-    """The change of mode that a write makes, which the kernel sends next: set-id bits that the
-    caller loses."""
+    """The change of mode for a SETATTR that sets nothing.
+
+    The kernel sends such a SETATTR before a write that takes set-id bits.  The bits that this
+    caller's write takes (native/upper/caller.h) must be taken now, because the kernel learns the
+    new mode only from the answer."""
     now = tree.getattr(ino)
     group = tree.shown(now.uid, now.gid)[1]
     lost = _native.caller_loses((caller.uid, caller.gid, caller.pid), now.mode, group)
@@ -141,7 +149,9 @@ def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
 
 
 def keep_ctime(tree: _native.Tree, ino: int, ctime_ns: int) -> None:
-    """Keeps a ctime that the kernel sends: with the writeback cache the kernel keeps the ctime of a
-    file itself, and after it has dropped the inode it must get the same one back."""
+    """Gives a regular file the ctime that the kernel sends.
+
+    With the writeback cache the kernel keeps the ctime of a file itself.  After it has dropped the
+    inode and asks again, it must get the same ctime."""
     if stat.S_ISREG(tree.getattr(ino).mode):
         tree.set_attr(ino, ctime_ns=ctime_ns)

@@ -115,8 +115,8 @@ class Objects:
 
     @staticmethod
     def _name_of(fd: int, path: bytes) -> bytes:
-        """The path of an object for calls that take no descriptor; they must follow it if path is
-        empty."""
+        """The path of an object, for calls that take no descriptor.  If `path` is empty, the call
+        must follow symlinks."""
         return name_in(fd, path) if path else fd_path(fd)
 
     # ---- xattrs ---------------------------------------------------------------------------

@@ -88,8 +88,8 @@ def _say(message: str) -> None:
 def _read(root: int, path: str) -> str:
     """The text of a file of the image; "" if it is not a regular file.
 
-    It is looked at before it is opened: to open a device can have an effect, and to open a fifo
-    waits.
+    The file is looked at before it is opened, because opening a device can have an effect, and
+    opening a fifo waits.
     """
     try:
         os.close(_open_file(root, path, os.O_PATH))
@@ -154,8 +154,8 @@ def _make_working_dir(root: int, path: str) -> None:
 
 
 def _change_directory(root: int, path: str) -> None:
-    """Done as the user, who may not be allowed to enter it. Raises ImgmountError if the directory
-    is not in our root, and so not in the image."""
+    """Enters the working directory, with the rights of the user, who may not be allowed to. Raises
+    ImgmountError if the directory is not in our root, and so not in the image."""
     try:
         fd = open_in_root(root, path.lstrip("/"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(fd)
@@ -188,7 +188,8 @@ def _become(run_as: RunAs) -> None:
 def _exec(
     command: Command, environment: dict[str, str], places: list[str], refused: set[str]
 ) -> int:
-    """Returns only if nothing could be executed: the exit code for the reason."""
+    """Executes the command.  Returns only if it cannot be executed: the exit code for the
+    reason."""
     why = ""
     for place in places:
         if place in refused:

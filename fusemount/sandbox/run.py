@@ -120,7 +120,8 @@ def _private_mounts(places: list[Path]) -> None:
 
 
 def _launch(job: Callable[[Callable[[], None]], None], stack: ExitStack, log_fd: int) -> int:
-    """The server then owns the stack. If it died without an answer (DaemonLost), we keep it."""
+    """Starts the server, which then owns the stack. If the server died without an answer
+    (DaemonLost), the stack stays ours."""
     try:
         pid = launch(job, log_fd=log_fd, follow_parent=True)
     except DaemonLost:
@@ -155,7 +156,8 @@ def _supervised(
 
 
 def _end_server(pid: int, channel: FuseChannel) -> None:
-    """SIGTERM, and wait until it has flushed, unmounted and dropped its scratch."""
+    """Sends the server SIGTERM, and waits until it has flushed, unmounted and dropped its
+    scratch."""
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # it must not be cut short by a second ^C
     os.kill(pid, signal.SIGTERM)
     if not ended(pid, _END_SECONDS):

@@ -108,6 +108,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
         for digest in blobs:
             facts = facts_of(layout, layout.blob(digest))
             freed += unlink(layout.blob(digest)) + unlink(layout.diff_id(digest))
+            freed += unlink(layout.children(digest))
             freed += unlink(facts) if facts is not None else 0
     return freed
 
@@ -152,12 +153,12 @@ def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     blobs = {digest for h in leases for digest in h.digests}
     chains: dict[Digest, LayerRow] = {}
     freed = _sweep_parts(layout)
-    for entry in catalog.entries:
+    for manifest, media_type in catalog.manifests.items():
         try:
-            blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
+            blobs |= summaries.blobs(manifest, media_type)
         except ImgmountError:
             return freed  # `verify` says which image is damaged
-        for _, summary in summaries.reached(entry.digest):
+        for _, summary in summaries.reached(manifest):
             chains |= dict(zip(summary.chain, summary.layers, strict=True))
     hexes = {digest.hex for digest in blobs}
     unreached = [name for name in names_in(layout.blobs) if name not in hexes]
@@ -168,7 +169,7 @@ def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     layerdb.repoint(layout, chains, frozenset(unreached))
     for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
         freed += unlink(layout.blobs / name)
-    freed += _sweep(layout.diff_ids, hexes)
+    freed += _sweep(layout.diff_ids, hexes) + _sweep(layout.indexes, hexes)
     freed += _sweep(layout.metadata, diff_ids)
     freed += _sweep_tmp(layout.root) + _sweep_tmp(layout.cache)
     return freed + _sweep_cache(layout, diff_ids, blobs)
@@ -209,6 +210,14 @@ def _sweep_parts(layout: Layout) -> int:
         with _idle(layout.ingest / name) as idle:
             freed += unlink(layout.ingest / name) if idle else 0
     return freed
+
+
+def drop_part(layout: Layout, digest: Digest) -> None:
+    """Deletes the part of a blob, unless a process writes it."""
+    path = layout.part(digest)
+    with _idle(path) as idle:
+        if idle:
+            unlink(path)
 
 
 @contextmanager

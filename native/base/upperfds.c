@@ -267,7 +267,8 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
         if (pinned)
             (void)pin(fds, k);
     } else {
-        /* Up to two go for one that comes, so that the number falls slowly to a lowered limit. */
+        /* Up to two are dropped for one that is added, so that the number falls slowly to a limit
+         * that was lowered. */
         for (int i = 0; i < 2 && fds->n_open >= fds->most && evict(fds); i++)
             ;
         if (!k && fds->n_open < fds->max)

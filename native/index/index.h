@@ -8,8 +8,8 @@
  *
  *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
  *           header.checksum is the checksum (checksum.h) of the whole file with checksum = 0, and
- *           its seed is the key of the file's name: an intact index that was put under the name of
- *           another one does not match either
+ *           its seed is the key of the file's name: an intact index under the name of another index
+ *           does not match either
  *   pool  = bytes that entries point into: names, link targets, xattr records
  *   xattr record = u16 name_len | u32 value_len | name | value        (packed, host order)
  *

@@ -23,7 +23,7 @@ typedef struct {
 static void upper_dealloc(PyObject *self);
 
 img_upper *imgpy_upper_get(PyObject *obj) {
-    /* The deallocator tells the type, because nothing can inherit from it. */
+    /* Only this type has this deallocator, because no type can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc != upper_dealloc) {
         PyErr_Format(PyExc_TypeError, "expected an UpperFiles, not %.100s", Py_TYPE(obj)->tp_name);
         return NULL;

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from imagewriter import docker_archive, oci_archive, oci_layout
+from imagewriter import ImageSpec, docker_archive, oci_archive, oci_layout
 from mounted import Command, mounted
 from oracle import differences, dump_directory, run
 from tarwriter import TarWriter
@@ -339,6 +339,26 @@ def test_errors_leave_nothing(
     assert done.returncode == code and said in done.stderr.decode(), done.stderr
     assert done.stderr.count(b"\n") == 1
     assert (left(tmp_path), left(upper)) == before
+
+
+@pytest.mark.parametrize("what", ["layers", "history", "size"])
+def test_what_could_not_be_read_is_not_written(command: Command, tmp_path: Path, what: str) -> None:
+    """The image below is at a limit, and one more step would be beyond it."""
+    count = {"layers": 4096, "history": 100_000, "size": 1}[what]
+    config: dict[str, object] = {"history": [{}] * count if what != "layers" else []}
+    if what == "size":
+        config["author"] = ""
+        config["author"] = "x" * ((4 << 20) - len(ImageSpec(layers()[:1], (), config).config_bytes))
+    base = oci_archive(tmp_path / "base.tar", layers()[:1] * (count if what == "layers" else 1),
+                       config=config)  # fmt: skip
+    upper = tmp_path / "full"
+    upper.mkdir()
+    (upper / "new").write_text("new")
+    for target in (["-o", tmp_path / "out.tar"], []):
+        done = command("commit", "--base", base, upper, "c:1", *target, check=False)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 4 and "the new config" in line and "the limit is" in line, line
+    assert not (tmp_path / "out.tar").exists()
 
 
 def test_into_the_store(command: Command, upper: Path, tmp_path: Path) -> None:

@@ -116,3 +116,19 @@ def test_the_log_is_lines(tmp_path: Path) -> None:
     finally:
         LOGGER.handlers[:], LOGGER.propagate = before[0], before[1]
         LOGGER.setLevel(before[2])
+
+
+def test_names_in_a_diff_on_a_terminal(command: Command, tmp_path: Path) -> None:
+    names = [EVIL.encode(), RAW, b"c\x9b1"]  # the last is a C1 code in Latin-1
+    changed = TarWriter()
+    for name in names:
+        changed.file(name, b"")
+    images = [
+        oci_archive(tmp_path / name, [tar.tar()], tags=("t",))
+        for name, tar in (("old.tar", TarWriter()), ("new.tar", changed))
+    ]
+    said = on_a_terminal(command, "diff", *images, lang="C.UTF-8").replace(b"\r\n", b"\n")
+    text = said.decode()
+    assert all(c.isprintable() or c == "\n" for c in text), text
+    for shown_name in (SHOWN, RAW_SHOWN, r"c\x9b1"):
+        assert f"A /{shown_name}\n" in text, text

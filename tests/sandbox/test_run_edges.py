@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from busyboximage import left_behind
+from imagewriter import oci_archive
 from mounted import Command
+from tarwriter import TarWriter
 
 from fusemount.daemon.background import pidfd_ended
 
@@ -62,3 +64,19 @@ def test_a_bad_working_directory(
 ) -> None:
     done = command("run", "-w", where, busybox_image, "true", check=False)
     assert (done.returncode, done.stderr) == (125, f"imgmount: {said}\n")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"Cmd": ["/a", "b\0c"]}, {"Cmd": ["/a"], "Env": ["A=b\0c"]},
+     {"Cmd": ["/a"], "WorkingDir": "/\0"}],
+    ids=["Cmd", "Env", "WorkingDir"],
+)  # fmt: skip
+def test_a_nul_that_no_system_call_takes(
+    command: Command, tmp_path: Path, config: dict[str, object]
+) -> None:
+    program = TarWriter().file("a", b"#!/a\n", mode=0o755).tar()
+    image = oci_archive(tmp_path / "nul.tar", [program], tags=("t",), config={"config": config})
+    done = command("run", image, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 125 and line.startswith("imgmount: ") and "null byte" in line, line

@@ -86,7 +86,9 @@ def test_an_authority_of_ones_own(command: Command, behind_tls: str, authority: 
     pulls(command, "--creds", PAIR, "--ca-file", authority.ca, behind_tls)
     again = f"{behind_tls[:-2]}again:1"
     command("push", "-q", "--creds", PAIR, "--cert-dir", authority.ca.parent, behind_tls, again)
-    command("pull", "-q", "--creds", PAIR, "--tls-verify=false", again)
+    pulls(command, "--creds", PAIR, "--tls-verify=false", again)
+    store = Store(command.base / "root")
+    assert store.find(again).digest == store.find(behind_tls).digest
 
 
 def test_an_authority_that_is_not_believed(
