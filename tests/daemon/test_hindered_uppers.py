@@ -220,3 +220,25 @@ def test_without_the_privilege_a_mount_in_the_upper_is_named(
         "unmount it first"
     )
     Upper(tmp_path / "u", tmp_path / "w").close()
+
+
+def test_more_xattrs_than_can_be_listed(command: Command, image: Path, tmp_path: Path) -> None:
+    """A user's file keeps nobody from mounting and committing; its marks count still."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "none", disk)
+    try:
+        (disk / "up").mkdir()
+        file = disk / "up/many"
+        file.write_text("contents")
+        for n in range(300):
+            os.setxattr(file, f"user.{n:0250}", b"")
+        os.setxattr(file, "trusted.overlay.imgmount.set_id", b"4000")
+        with pytest.raises(OSError, match="too long"):
+            os.listxattr(file)
+        with mounted(command, image, tmp_path / "mnt", "--upper", disk / "up") as at:
+            assert (at / "many").read_text() == "contents"
+            assert (at / "many").stat().st_mode & 0o7777 == 0o4644
+        command("commit", disk / "up", "x:1", "-o", tmp_path / "out.tar")
+    finally:
+        run("umount", disk)
