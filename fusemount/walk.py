@@ -75,6 +75,21 @@ def open_found(path: Path) -> tuple[Path, int]:
         os.close(walk.fd)
 
 
+def leads_to(path: Path, fd: int) -> bool:
+    """Whether a path leads to the object of that descriptor; not through another user's symlink,
+    which may lead to a file system that never answers."""
+    try:
+        _, found = open_found(path)
+    except OSError:
+        return False
+    if found < 0:
+        return False
+    try:
+        return os.path.samestat(os.fstat(found), os.fstat(fd))
+    finally:
+        os.close(found)
+
+
 def _path_of(fd: int) -> Path:
     return Path(os.fsdecode(os.readlink(fd_path(fd))))
 

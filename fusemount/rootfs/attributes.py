@@ -3,7 +3,6 @@ tree."""
 
 from __future__ import annotations
 
-import errno
 import stat
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from fusemount import _native
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
 from fusemount.rootfs.request import AttrChange, Caller
-from fusemount.rootfs.writer import Writer, check_done, fail, has_object
+from fusemount.rootfs.writer import Writer, check_done, has_object
 
 
 class Attributes:
@@ -91,26 +90,23 @@ class Attributes:
         self._writer.refresh(ino, acls=self._tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Sets an xattr; None removes it.
-
-        Raises OSError with ENODATA if there is none to remove, except for an ACL: removing an
-        absent ACL succeeds, as on ext4 and other file systems."""
-        absent = value is None and self._tree.getxattr(ino, name) is None
-        if absent and name in (ACL_ACCESS, ACL_DEFAULT):
-            return
+        """Sets an xattr; None removes it (rules: native/upper/changexattr.h)."""
+        with self._writer.locked() as core:
+            if core.setxattr(ino, name, value):
+                return
         self._writer.copy_data_if_needed(ino)
-        with self._writer.locked():
-            if value is None and self._tree.getxattr(ino, name) is None:
-                if name in (ACL_ACCESS, ACL_DEFAULT):
-                    return
-                fail(errno.ENODATA)
+        with self._writer.locked() as core:
             if has_object(self._tree, ino):
                 self._copy.node(ino)
+            if core.setxattr(ino, name, value):
+                return
+            if has_object(self._tree, ino):
                 self._store_xattr(ino, name, value)
             else:
                 self._tree.setxattr(ino, name, value)
 
     def _store_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        """In an upper that cannot store owners, where names of xattrs are stored otherwise."""
         with self._copy.object(ino) as (at, rest):
             if value is None:
                 self._upper.remove_xattr(at, rest, name)

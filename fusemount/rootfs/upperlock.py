@@ -31,9 +31,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fusemount.beneath import own_directory
+from fusemount.beneath import open_beneath, own_directory
 from fusemount.errors import UpperError
 from fusemount.ownfile import open_file, open_or_make
+from fusemount.walk import open_walked
 
 _WHOLE_FILE = "hhqqi4x"  # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _PREFIX, _SUFFIX = "upper-", ".lock"
@@ -127,7 +128,11 @@ def is_free(path: Path, directories: Sequence[Path]) -> bool:
     """Whether a mount could lock the upper at that path now; true if there is no upper."""
     locks = UpperLocks(path, directories, exclusive=True)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        _, found, _ = open_walked(path, make=False)
+        try:
+            fd = open_beneath(found, b"", os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            os.close(found)
     except OSError:
         return True
     try:

@@ -259,7 +259,7 @@ class Bringing:
                 part.drop()
                 task.done("Already exists")
                 return
-            if part.size > descriptor.size:
+            if part.size > descriptor.size or self._source.is_local:  # which gives all bytes itself
                 part.cut()
             task.say("Downloading")
             claims = Claims(descriptor.digest, descriptor.size, diff_id)

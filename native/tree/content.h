@@ -26,7 +26,8 @@ typedef struct img_content {
         *directory; /* NULL: fd is an archive; else fd is the root of this directory
                        layer, and archive_data is the pool offset of the file's record */
     struct img_fds *files;
-    uint32_t file; /* the key of the file in `files` */
+    uint32_t file;  /* the key of the file in `files` */
+    uint32_t first; /* img_layer.first_file */
 } img_content;
 
 /* R. The node must be a regular file whose data are in a layer. */

@@ -116,7 +116,7 @@ typedef struct img_layer {
     const img_index *index;
     int fd;              /* borrowed: the archive, or the directory */
     uint64_t base;       /* where the uncompressed tar starts in fd */
-    uint32_t first_file; /* directory: this plus img_file_record.number is unique in the tree */
+    uint32_t first_file; /* directory: this plus a number of its index (index.h) is unique */
 } img_layer;
 
 typedef struct img_tree {
@@ -132,7 +132,7 @@ typedef struct img_tree {
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
-    uint32_t n_files;    /* files of all directory layers */
+    uint32_t n_files;    /* index->n_files of all directory layers */
     uint64_t n_merged;   /* members of all layers */
     uint64_t walk_steps; /* mergewalk.h: steps taken to find the members' directories */
     uint64_t n_implied;  /* mergewalk.h: directories made that have no member of their own */

@@ -12,7 +12,6 @@
 
 #define IMG_NAME_BYTES (IMG_NAME_MAX + 1)
 #define IMG_STAGE_BYTES 24
-#define IMG_ACL_ACCESS "system.posix_acl_access"
 #define IMG_ACL_DEFAULT "system.posix_acl_default"
 #define IMG_CAPABILITY "security.capability"
 

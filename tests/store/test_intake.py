@@ -130,15 +130,6 @@ def test_garbage_in_a_part_does_not_stop_an_image(
     clean(store, images=1)
 
 
-def test_a_whole_part_needs_nothing_more(store: Store, tmp_path: Path) -> None:
-    blob = compress(LAYERS[0], "gzip")
-    leave_part(store, Digest.of(blob), blob)
-    layout = oci_layout(tmp_path / "in", LAYERS, compress="gzip")
-    (layout / "blobs/sha256" / Digest.of(blob).hex).unlink()  # read again, it would be missing
-    load(store, layout)
-    clean(store, images=1)
-
-
 def test_a_part_survives_its_source(store: Store) -> None:
     blob = compress(TAR, "gzip")
     digest = Digest.of(blob)

@@ -123,6 +123,12 @@ def test_a_blob_that_is_not_in_the_layout(store: Store, tmp_path: Path, what: st
     load(store, write_archive(tmp_path / "again.tar", private))
     with pytest.raises(MalformedImage, match=r"not in it|not there"):
         load(store, write_archive(tmp_path / "without.tar", left))
+    if what == "layers":  # nor is a part that was left by a pull a part of the archive
+        remove(store, "private")
+        store.layout.part(Digest(entry["digest"])).write_bytes(PRIVATE.layers[0])
+        with pytest.raises(MalformedImage, match="not in it"):
+            load(store, write_archive(tmp_path / "without.tar", left))
+        load(store, tmp_path / "again.tar")
     other = left | {name: bytes(entry["size"])}
     with pytest.raises(VerificationFailed, match=rf"digest is \S+, .*{entry['digest']}"):
         load(store, write_archive(tmp_path / "wrong.tar", other))
