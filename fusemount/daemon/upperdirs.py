@@ -2,7 +2,7 @@
 
 A path is walked once (walk.py), because the owner of a directory above may exchange it at any time.
 From then on the upper is its descriptor, and the work directory is one name in its parent's
-descriptor.  All that is made, looked at and removed goes by these.
+descriptor.  Objects are made, checked and removed only by these.
 """
 
 from __future__ import annotations
