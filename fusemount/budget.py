@@ -2,8 +2,8 @@
 the limit.
 
 An image has one Budget: its layers and the archive around them spend from it together, from several
-threads, so that 4,096 layers may not unpack to more than one.  The code that starts to read an
-image makes the Budget and passes it down to all code that unpacks a section of the image.
+threads, so that 4,096 layers together have the same limit as one layer.  The code that starts to
+read an image makes the Budget and passes it down to all code that unpacks a section of the image.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Budget:
             self._sum_packed = sum(self._packed.values())
 
     def arrive(self, packed: int) -> None:
-        """Compressed bytes that have come now, of a stream whose size is only claimed."""
+        """Counts compressed bytes that have arrived, of a stream whose size is only claimed."""
         with self._lock:
             self._arrived += packed
 

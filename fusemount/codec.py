@@ -1,8 +1,9 @@
 """Law: decompresses and compresses streams.  No file is opened here.
 
 A stream is pulled: the caller gives a `read(n)` and gets an iterator of pieces of at most PIECE
-bytes, so that it never keeps more than a few pieces, whatever the ratio.  The caller's budget
-limits the output, so that neither 98 KB that unpack to 3 GB nor an endless pipe fills a disk.
+bytes, so that this module never keeps more than a few pieces, whatever the ratio.  The caller's
+budget limits the output, so that neither 98 KB that unpack to 3 GB nor an endless pipe fills a
+disk.
 
 compression.py has the magic bytes; native/packed decodes gzip and zstd.  What a stream of each
 compression may consist of:

@@ -6,7 +6,7 @@ types and in file names.  No I/O; codec.py packs and unpacks.
     gzip    1f 8b          …tar+gzip          .tar.gz .tgz
     zstd    28 b5 2f fd    …tar+zstd          .tar.zst
     xz      fd 37 7a ..    no media type      .tar.xz
-    bzip2   42 5a 68       no media type       .tar.bz2
+    bzip2   42 5a 68       no media type      .tar.bz2
 
 A zstd stream may also begin with a skippable frame (5? 2a 4d 18), as pzstd and eStargz write it
 (RFC 8878, 3.1.2).  Media types: OCI image-spec, layer.md.

@@ -39,7 +39,7 @@ DOCKER, CONTAINERS_STORAGE = "docker", "containers-storage"
 FOREIGN_STORES = (DOCKER, CONTAINERS_STORAGE)  # stores of other programs; layers are unpacked
 STORE = "store"
 TRANSPORTS = ("docker-archive", "oci", "oci-archive", "tar", DIRECTORIES, STORE, *FOREIGN_STORES)
-NOT_SAID = Path("")  # the root of a foreign store is the one in that program's settings
+NOT_GIVEN = Path("")  # the root of a foreign store is the one in that program's settings
 _SHOWN_MAX = 4  # of the directories, in one message
 
 
@@ -53,7 +53,7 @@ class Reference:
     one.
     more: of `dir`, the directories below path, the topmost first; of a store, further stores that
     are only read.
-    driver: of FOREIGN_STORES only, "" if the store decides; their path may be NOT_SAID.
+    driver: of FOREIGN_STORES only, "" if the store decides; their path may be NOT_GIVEN.
     """
 
     transport: str | None
@@ -85,8 +85,8 @@ class Reference:
 
     @property
     def _location(self) -> str:
-        """`[DRIVER@ROOT:OPTIONS]`, or "" for NOT_SAID."""
-        if self.path == NOT_SAID:
+        """`[DRIVER@ROOT:OPTIONS]`, or "" for NOT_GIVEN."""
+        if self.path == NOT_GIVEN:
             return ""
         driver = f"{self.driver}@" if self.driver else ""
         options = ",".join(
@@ -180,7 +180,7 @@ def foreign_reference(transport: str, text: str) -> Reference:
             "is an image that docker has on this machine"
         )
     if not text.startswith("["):
-        return Reference(transport, NOT_SAID, text or None)
+        return Reference(transport, NOT_GIVEN, text or None)
     inside, closed, name = text[1:].partition("]")
     driver, at, location = ("", "", inside) if inside.startswith("/") else inside.partition("@")
     more: list[Path] = []

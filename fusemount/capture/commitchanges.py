@@ -104,21 +104,24 @@ def _write(
     from fusemount.image.nextconfig import Step, committed_config
 
     image = changed.image
-    carried = [
-        writer.carry_layer(blob, layer)
-        for blob, layer in zip(image.layers, changed.layers, strict=True)
-    ]
-    carried += [writer.rebuild_layer(layer, compression) for layer in image.unpacked]
-    new: Sequence[WrittenLayer] = ()
     changes = _changes(changed)
-    if changes:
-        new = (writer.add_layer(_layer_tar(changed, changes, options, unpack, warn), compression),)
     step = Step(
         created_ns=time.time_ns() if options.epoch_s is None else options.epoch_s * 10**9,
         changes=options.changes,
         author=options.author,
         comment=options.message,
     )
+    unknown = Digest.of(b"")  # as long as each real digest: a config beyond a limit is found here
+    below = len(image.layers) + len(image.unpacked)
+    committed_config(image.config, [unknown] * below, unknown if changes else None, step)
+    carried = [
+        writer.carry_layer(blob, layer)
+        for blob, layer in zip(image.layers, changed.layers, strict=True)
+    ]
+    carried += [writer.rebuild_layer(layer, compression) for layer in image.unpacked]
+    new: Sequence[WrittenLayer] = ()
+    if changes:
+        new = (writer.add_layer(_layer_tar(changed, changes, options, unpack, warn), compression),)
     config = committed_config(
         image.config,
         [layer.diff_id for layer in carried],

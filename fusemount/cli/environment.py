@@ -48,8 +48,8 @@ def directories() -> Directories:
 def _runtime_of(uid: int, state: Path) -> str:
     """The runtime directory if XDG_RUNTIME_DIR is not set.
 
-    Not in /tmp: another user could make the directory there first, and so keep this user from
-    mounting anything.
+    It is not in /tmp, because another user could make the directory there first, and so keep this
+    user from mounting anything.
     """
     given = Path("/run/user", str(uid))  # made by pam_systemd(8)
     try:

@@ -60,7 +60,7 @@ verbs:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came before a daemon handles it; unwinds like ^C."""
+    """SIGTERM or SIGHUP came, and no daemon handles it yet; unwinds like ^C."""
 
 
 def usage() -> str:

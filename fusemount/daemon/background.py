@@ -96,7 +96,8 @@ def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:
             LOGGER.debug("%s", _trace())
             answer(json.dumps(_described(error)).encode() + b"\n")
     finally:
-        os._exit(code)  # the exit handlers and buffers that the fork copied are the parent's
+        # Runs no exit handler and flushes no buffer, because they are copies of the parent's.
+        os._exit(code)
 
 
 def _trace() -> str:

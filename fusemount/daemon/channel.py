@@ -99,8 +99,8 @@ class FuseChannel:
             self.fd = -1
 
     def serves(self, root: int) -> bool:
-        """Whether a descriptor is of our file system, through any of its mounts. True only while
-        it is mounted: until then no other file system gets its device number."""
+        """Whether a descriptor is of our file system, through any of its mounts. Never true of
+        another file system: none gets the device number of ours while ours is mounted."""
         return self.mount is not None and mount_of(root).device == self.device and self.connected
 
     @property
@@ -110,7 +110,7 @@ class FuseChannel:
     def discard(self) -> None:
         """Undoes open_channel, for a mount that no process serves (any more). Never raises."""
         with suppress(OSError, ImgmountError):  # another process has unmounted it already
-            # It is looked for by its device, because a directory above it may have been moved.
+            # The mount is looked for by its device, because a directory above may have been moved.
             named = [e.mountpoint for e in mounts() if self.mount and e.device == self.device]
             for target in reversed(named):
                 with suppress(OSError, ImgmountError), mount_root(target) as root:
@@ -124,8 +124,8 @@ class FuseChannel:
         if os.geteuid() == 0:
             detach(root)
         else:
-            # By its path.  fusermount3 unmounts only this user's FUSE mounts, so it hits another
-            # mount only if this user mounts one there at this very moment.
+            # fusermount3 takes a path, and unmounts only this user's FUSE mounts.  So it unmounts
+            # another mount only if this user mounts one at this path at this very moment.
             unmount(target, mount_of(root), lazy=True)
 
     def _made(self, root: int) -> bool:

@@ -59,8 +59,10 @@ def end_now(record: Record, pidfd: int, target: Path, mount: Mount | None) -> No
 
 
 def _sync_there(holder: Holder, device: str) -> None:
-    """Through the mount in another namespace, whose owner chooses the names: so the device that a
-    name leads to is checked."""
+    """Syncs the file system through a mount in another namespace.
+
+    The owner of that namespace chooses the names, so the device that the name leads to is
+    checked."""
     root = os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mounted = open_in_root(root, os.fspath(holder.mountpoint), os.O_PATH | os.O_DIRECTORY)
     if mount_of(mounted).device != device:

@@ -14,6 +14,7 @@ from fusemount.daemon import mountrecords
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.rootfs.upperlock import is_free
 from fusemount.settings import Directories
+from fusemount.walk import leads_to, open_walked
 
 HANDOVER_SECONDS = 10.0
 _STEP_SECONDS = 0.01
@@ -33,12 +34,17 @@ def await_upper(upper: Path, directories: Directories) -> None:
 def _same(one: str | None, upper: Path) -> bool:
     """Whether both paths lead to one directory."""
     try:
-        return one is not None and os.path.samefile(one, upper)
+        _, fd, _ = open_walked(upper, make=False)
     except OSError:
         return False
+    try:
+        return one is not None and leads_to(Path(one), fd)
+    finally:
+        os.close(fd)
 
 
 def _is_mounted(record: mountrecords.Record) -> bool:
-    """The mountpoint is compared too, because another mount may have the device number by now."""
+    """Whether the record's mount is still at its mountpoint.  The device number alone does not
+    prove this, because another mount may have it by now."""
     entry = mount_at(Path(record.mountpoint))
     return entry is not None and mountrecords.shows(record, entry)

@@ -13,10 +13,12 @@ mountpoint (the current directory, with `python -m`).
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 
 from fusemount.errors import ImgmountError
 
@@ -63,7 +65,7 @@ class Loading:
 
 
 def _import(names: tuple[str, ...]) -> None:
-    with _pthread_found():
+    with _pthread_found(), _no_version_sought():
         for name in names:
             import_module(name)
 
@@ -88,3 +90,28 @@ def _pthread_found() -> Iterator[None]:
         yield
     finally:
         ctypes.util.find_library = asked
+
+
+@contextmanager
+def _no_version_sought() -> Iterator[None]:
+    """Within the block, importlib.metadata finds no package, unless it is imported already.
+
+    pyfuse3 asks it for its own version while it is imported, and takes "unknown" for an answer.  To
+    import it, with the parser of e-mails behind it, and to read the answer takes 14 ms.
+    """
+    name = "importlib.metadata"
+    stub = ModuleType(name)
+
+    class PackageNotFoundError(Exception):
+        pass
+
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    vars(stub).update(PackageNotFoundError=PackageNotFoundError, version=version)
+    sys.modules.setdefault(name, stub)
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stub:
+            del sys.modules[name]

@@ -159,7 +159,7 @@ def _named(key: str, words: Iterable[str], otherwise: str) -> str:
 
 @dataclass(frozen=True)
 class _Enrolment:
-    """The contents of a record, but for those that only the serving process can find out."""
+    """The contents of a record, except what only the serving process can find out."""
 
     reference: Reference
     view: View

@@ -89,7 +89,8 @@ def prepare(runtime: Path) -> None:
 
 
 def _check_ours(runtime: Path, *, make: bool = False) -> None:
-    """Another user may have made a directory in /tmp first; we must not follow their records."""
+    """Raises NotPermitted unless only this user can write to the directory: another user may have
+    made it in /tmp first, and then its records are not ours."""
     with translated(runtime):
         try:
             fd = own_directory(runtime, make=make, mode=0o755 if os.geteuid() == 0 else 0o700)

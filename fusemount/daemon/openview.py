@@ -199,6 +199,10 @@ def _log_dangers(upper: Path | None, rootfs: RootFs, options: MountOptions) -> N
 
     if options.volatile:
         LOGGER.warning("volatile: nothing is synced; if this machine fails, %s is lost", upper)
+    if rootfs.upper is not None and rootfs.upper.kept:
+        LOGGER.warning("%s: a mount of %s was killed while it removed directories, and users had "
+                       "put others' files there; these are kept as %s", rootfs.upper.work_path,
+                       upper, ", ".join(map(brief, rootfs.upper.kept[:3])))  # fmt: skip
     harmed = rootfs.loaded.harmed
     if harmed.made:
         LOGGER.info("%s: %d set-id files, files with capabilities and devices stand in marks from "

@@ -46,7 +46,7 @@ class Scratch:
         os.close(open_or_make(self.path / "keep", os.O_RDONLY, 0o600))
 
     def release(self) -> None:
-        """To call when the mount has ended: removes the scratch; with `keep`, all but the upper."""
+        """Call it when the mount has ended: removes the scratch; with `keep`, all but the upper."""
         if (self.path / "keep").exists():
             drop(self.work)
             self.root.rmdir()

@@ -137,8 +137,8 @@ def _still_mounted(mountpoint: Path, record: Record, here: list[MountEntry]) -> 
 
 
 def _still_serves(record: Record, pidfd: int, directories: Directories) -> bool:
-    """Whether the daemon still serves. It answers until the kernel has reported the mount's end to
-    it; then it drops its upper and answers no more."""
+    """Whether the daemon still serves.  A daemon answers until the kernel has reported the mount's
+    end to it.  Then it answers no more, and drops its upper."""
     try:
         ask(directories.runtime, record, "stats")
         if pidfd_ended(os.dup(pidfd), HEARD_SECONDS):

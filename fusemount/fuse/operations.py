@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _FOREVER = 86400 * 365
 _BATCH = 128  # directory entries read from the tree at once
 _BLOCK = 4096
-_XATTRS = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")  # xattr(7)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_SECONDS = 0.05
 _AT_ONCE = 1 << 20  # bytes: copying fewer takes less time than starting a thread
@@ -276,8 +275,7 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         value = self._view.tree.getxattr(inode, name)
         if value is None:
-            known = name.startswith(_XATTRS)
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR if known else errno.EOPNOTSUPP)
+            raise pyfuse3.FUSEError(_native.UpperFiles.no_such_xattr(name))
         return value
 
     @_answering

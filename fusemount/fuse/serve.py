@@ -9,6 +9,7 @@ import trio
 
 from fusemount import _native
 from fusemount.fuse.counting import count_handlers
+from fusemount.fuse.initrequest import without_async_dio
 from fusemount.fuse.operations import Operations
 from fusemount.rootfs import RootFs
 
@@ -44,6 +45,8 @@ async def serve(
     for xattrs are refused.  stats: counts the answers.  A process can have one session.
     Raises OSError, RuntimeError when the session cannot be made.
     """
+    if not behind_fast_path:
+        fd, ready = without_async_dio(fd, ready)
     kind = _WithoutXattrs if no_xattrs else Operations
     operations = kind(view, acl=default_permissions, ready=ready, behind_fast_path=behind_fast_path)
     if stats is not None:

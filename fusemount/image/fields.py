@@ -52,7 +52,7 @@ def shown(text: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a one-line message: "a, b", of many only the first and how many more there are."""
+    """Names for a one-line message, with commas; of many names, the rest is only counted."""
     more = len(names) - _LISTED_MAX
     return ", ".join(names[:_LISTED_MAX]) + (f" and {more} more" if more > 0 else "")
 
@@ -62,7 +62,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values of one key: each reader takes another one of them."""
+    """Refuses an object that has one key twice, because readers differ in which value they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -122,9 +122,9 @@ class Fields:
     def _at(self, key: str) -> Any:
         """None where the key is absent.
 
-        Go's encoding/json takes a key in any case for the field that it knows. A document in which
-        that makes a difference is another image for docker than its bytes are for us, with the same
-        digest: it is refused.
+        Go's encoding/json ignores case: it takes `CONFIG` for the field `config`.  If a document
+        has both, docker may see another image in it than we do, under one digest.  So such a
+        document is refused.
         """
         if self._spellings is None:
             self._spellings = {}

@@ -16,6 +16,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.image.changeline import apply_changes
 from fusemount.image.model import History, ImageConfig
+from fusemount.image.parse import parse_config
 
 _OF_A_CONTAINER = frozenset(
     ("container", "container_config", "docker_version", "id", "parent", "parent_id", "layer_id",
@@ -40,7 +41,8 @@ def committed_config(
     """The bytes of the config. diff_ids: of the base's layers; new: of the layer on top, None if
     the step made none.
 
-    Raises UsageError for a change that cannot be understood.
+    Raises UsageError for a change that cannot be understood; MalformedImage if the config would be
+    beyond a limit, and no reader would accept it.
     """
     created = rfc3339(step.created_ns)
     document = {k: v for k, v in base.document.items() if k not in _OF_A_CONTAINER}
@@ -62,7 +64,9 @@ def committed_config(
     }
     if base.variant:
         document["variant"] = base.variant
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    parse_config(data, "the new config")
+    return data
 
 
 def rfc3339(ns: int) -> str:

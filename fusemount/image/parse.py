@@ -129,6 +129,7 @@ def parse_config(data: bytes, where: str) -> ImageConfig:
             diff_ids = tuple(Digest(each) for each in rootfs.texts("diff_ids") or ())
         except ValueError as error:
             raise rootfs.bad("diff_ids", str(error)) from None
+        _check_layers(rootfs, "diff_ids", len(diff_ids))
     history = fields.objects("history")
     if len(history) > HISTORY_MAX:
         raise fields.bad("history", f"{len(history)} entries, the limit is {HISTORY_MAX}")

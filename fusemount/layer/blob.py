@@ -24,8 +24,8 @@ class BlobFile:
 
     An OCI layout may have 500 layers; few of them need a descriptor at the same time.  close() may
     be called twice; a later use opens the file again.
-    one_of_many: release() closes the file.  An archive of several layers stays open instead, so
-    that all its layers are read from one state of the file.
+    one_of_many: each layer has a file of its own, so release() closes the file.  An archive of
+    several layers stays open instead, so that all its layers are read from one state of the file.
     open_it: opens the file, given flags; for a path whose symlinks must not be followed.
     """
 
@@ -61,7 +61,7 @@ class BlobFile:
         return os.fstat(self.fd).st_size
 
     def release(self) -> None:
-        """To call when the descriptor is not needed for now."""
+        """Call it when the descriptor is not needed for now (see one_of_many)."""
         if self._one_of_many:
             self.close()
 

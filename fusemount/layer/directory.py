@@ -107,7 +107,7 @@ def _open(path: Path, below: tuple[Path, ...]) -> int:
 def _check_undamaged(fd: int, path: Path, kinds: int) -> None:
     """Raises UpperError for an upper with the mark `volatile` of another boot (rootfs/upper.py).
 
-    For a lower there is no work directory that could say more.
+    A layer has no work directory, so rootfs/upper.py's check of it is not possible here.
     """
     for kind, prefix in ((MARKS_TRUSTED, "trusted"), (MARKS_USER, "user")):
         if not kinds & kind:

@@ -33,8 +33,8 @@ def identity(fd: int, offset: int, length: int) -> str:
 
     On some file systems inode numbers and ctime come from an image or a server (FUSE, squashfs,
     NFS …), so another file may have the same values later. On tmpfs a store through mmap(2) changes
-    no time. There only this process uses the identity, and what is kept under it is removed like a
-    temporary file.
+    no time. On these file systems only this process uses the identity, and files of the cache under
+    this name are removed like temporary files.
 
     An identity does not protect against another user who can write to the file (docs/security.md,
     "Files of others"), because the contents are still read from the file after they were verified.
@@ -52,9 +52,9 @@ def lasting(fd: int, key: str) -> str:
     process only, if a process has the file open for writing.
 
     A store through a mapping changes the times only at the first write to a page since the page was
-    last written back. So a process that has written to a page already can write to it again
-    unnoticed. A process that opens the file later cannot: its first write to each page changes the
-    times. A read lease (fcntl(2)) is refused if the file is open for writing; only root and the
+    last written back. So a process that has written to a page already can write to that page again,
+    and the times stay. A process that opens the file later changes the times by its first write to
+    each page. A read lease (fcntl(2)) is refused if the file is open for writing; only root and the
     file's owner may ask for one. Other users trust the file's owner.
     """
     if key.startswith(TMP) or not _is_being_written(fd):

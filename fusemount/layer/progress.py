@@ -1,4 +1,5 @@
-"""Law: the interface through which slow work reports its progress; the caller shows it, or not."""
+"""Law: the interface by which slow work reports its progress.  The caller decides whether it is
+shown."""
 
 from __future__ import annotations
 

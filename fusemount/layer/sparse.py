@@ -28,7 +28,8 @@ class SparseWriter:
         self.size += len(piece)
 
     def finish(self) -> None:
-        """Sets the file's size. Must be called, because the stream may end with a hole."""
+        """Sets the file's size. The caller must call this, because the stream may end with a
+        hole."""
         os.ftruncate(self._fd, self.size)
 
 

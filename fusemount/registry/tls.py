@@ -1,6 +1,7 @@
 """Makes the TLS context of a registry's client.
 
-Law: trusted are the system's certificate authorities, and the ones that the user keeps for a host.
+Law: the client trusts the system's certificate authorities, and those that the user keeps for a
+host.
 
 In the directory of a host, `*.crt` are authorities; `NAME.cert` with `NAME.key` is our own client
 certificate (docker's "Verify repository client with certificates", containers-certs.d(5)).

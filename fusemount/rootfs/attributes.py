@@ -3,7 +3,6 @@ tree."""
 
 from __future__ import annotations
 
-import errno
 import stat
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from fusemount import _native
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
 from fusemount.rootfs.request import AttrChange, Caller
-from fusemount.rootfs.writer import Writer, check_done, fail, has_object
+from fusemount.rootfs.writer import Writer, check_done, has_object
 
 
 class Attributes:
@@ -34,7 +33,9 @@ class Attributes:
             if resized and change.mtime_ns is None:
                 # The copy-up has cut the file, so setattr sees no change of size that sets mtime.
                 change = replace(change, mtime_ns=time.time_ns())
-            if resized and self._tree.getattr(ino).meta:  # cut, but still a metacopy
+            # The copy-up could cut the file and then fail to end the metacopy.  The size is set
+            # then, and a change of size would be declined because the data are still a layer's.
+            if resized and self._tree.getattr(ino).meta:
                 change = replace(change, size=None)
             try:
                 if _set(core, ino, change, caller):
@@ -89,26 +90,23 @@ class Attributes:
         self._writer.refresh(ino, acls=self._tree.getxattr(ino, ACL_ACCESS) is not None)
 
     def setxattr(self, ino: int, name: bytes, value: bytes | None) -> None:
-        """Sets an xattr; None removes it.
-
-        Raises OSError with ENODATA if there is none to remove, except for an ACL: removing an
-        absent ACL succeeds, as on ext4 and other file systems."""
-        absent = value is None and self._tree.getxattr(ino, name) is None
-        if absent and name in (ACL_ACCESS, ACL_DEFAULT):
-            return
+        """Sets an xattr; None removes it (rules: native/upper/changexattr.h)."""
+        with self._writer.locked() as core:
+            if core.setxattr(ino, name, value):
+                return
         self._writer.copy_data_if_needed(ino)
-        with self._writer.locked():
-            if value is None and self._tree.getxattr(ino, name) is None:
-                if name in (ACL_ACCESS, ACL_DEFAULT):
-                    return
-                fail(errno.ENODATA)
+        with self._writer.locked() as core:
             if has_object(self._tree, ino):
                 self._copy.node(ino)
+            if core.setxattr(ino, name, value):
+                return
+            if has_object(self._tree, ino):
                 self._store_xattr(ino, name, value)
             else:
                 self._tree.setxattr(ino, name, value)
 
     def _store_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        """In an upper that cannot store owners, where names of xattrs are stored otherwise."""
         with self._copy.object(ino) as (at, rest):
             if value is None:
                 self._upper.remove_xattr(at, rest, name)
@@ -127,8 +125,11 @@ def _set(core: _native.UpperFiles, ino: int, c: AttrChange, caller: Caller) -> b
 
 
 def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
-    """The change that chown(2) with -1 and -1 makes: as a chown to the present owner (set-id bits,
-    ctime), if the caller may do that.  A removed object that the upper does not have: no change."""
+    """The change that chown(2) with -1 and -1 makes.
+
+    If the caller may chown the node, this is a chown to the present owner, which takes set-id bits
+    and sets ctime.  Otherwise it is no change; nor is it one if the node was removed and has no
+    object in the upper."""
     attr = tree.getattr(ino)
     if not has_object(tree, ino) or caller not in (0, tree.shown(attr.uid, attr.gid)[0]):
         return AttrChange()
@@ -136,8 +137,11 @@ def same_owner(tree: _native.Tree, ino: int, caller: int) -> AttrChange:
 
 
 def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
-    """The change of mode that a write makes, which the kernel sends next: set-id bits that the
-    caller loses."""
+    """The change of mode for a SETATTR that sets nothing.
+
+    The kernel sends such a SETATTR before a write that takes set-id bits.  The bits that this
+    caller's write takes (native/upper/caller.h) must be taken now, because the kernel learns the
+    new mode only from the answer."""
     now = tree.getattr(ino)
     group = tree.shown(now.uid, now.gid)[1]
     lost = _native.caller_loses((caller.uid, caller.gid, caller.pid), now.mode, group)
@@ -145,7 +149,9 @@ def without_set_id(tree: _native.Tree, ino: int, caller: Caller) -> AttrChange:
 
 
 def keep_ctime(tree: _native.Tree, ino: int, ctime_ns: int) -> None:
-    """Keeps a ctime that the kernel sends: with the writeback cache the kernel keeps the ctime of a
-    file itself, and after it has dropped the inode it must get the same one back."""
+    """Gives a regular file the ctime that the kernel sends.
+
+    With the writeback cache the kernel keeps the ctime of a file itself.  After it has dropped the
+    inode and asks again, it must get the same ctime."""
     if stat.S_ISREG(tree.getattr(ino).mode):
         tree.set_attr(ino, ctime_ns=ctime_ns)

@@ -1,11 +1,11 @@
-"""Law: the base of an upper: the image that it was made over, as a value and as a mark on the
-upper's root; and whether another image is the same base.
+"""Law: the base of an upper is the image that the upper was made over.  This module has it as a
+value, keeps it in a mark on the upper's root, and decides whether another image is the same base.
 
 Images are compared by their layers (the chain ID) and by how these are stacked, never by name: an
 image that was moved, renamed, compressed again or put into another form of archive is the same.  If
 the chain ID is not known (an older version recorded the upper), the image ID is compared instead.
-Directories, and tars that were not verified, have no identity.  For them another path means another
-base; the same path may be the same base.
+Directories, and tars that were not verified, have no identity.  If their path differs,
+the base differs; if it is the same, the base may be the same.
 
 The mark is compact JSON in the xattr <P>imgmount.base of the upper's root (<P> is in objects.py):
 

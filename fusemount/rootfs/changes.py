@@ -3,8 +3,8 @@
 One tree is made of the layers alone, the other of the same layers with the upper laid over them
 (upperload.py).  Both are made in the same way, so an object that the upper did not replace has the
 same nodeid in both trees, also under another path.  So renamed directories, hardlinks and
-metacopies need no code of their own.  A directory that is not in the upper has nothing below it
-that is, and is not compared.
+metacopies need no code of their own.  If a directory is not in the upper, nothing below it is, so
+it is not compared.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ by the kernel's overlayfs, and shows either the old or the new state:
     C2  The directories above it are copied up first, the outermost first, each by C1.
     C3  Data are synced before the rename that shows them (not with `volatile`).
     C4  If only attributes or names of a file change, only its attributes are copied up ("metacopy":
-        a file that is a hole of the right size).  Its data are copied when they are first written
-        to: into that object, and synced; then the mark `metacopy` is removed, in one step.  Until
-        then the file shows the layers' data, up to the object's size, whatever the object contains.
+        a file that is a hole of the right size).  Before the first write to its data, they are
+        copied into this object and synced.  Then one step removes the mark `metacopy`.  Until then
+        the file shows the layers' data, up to the object's size, whatever the object contains.
         Writing the data changes the object's times and takes its security.capability and its set-id
         bits, so the mark `imgmount.held` keeps these meanwhile.
     C5  A set of hardlinks is copied up with all its names, so that it stays one file for the
@@ -60,9 +60,9 @@ class CopyUp(NodeCopyUp):
     def with_data(self, ino: int, size: int = ALL, mtime_ns: int | None = None) -> None:
         """Copies a node up with its data, of a file only the first `size` bytes.
 
-        mtime_ns: the file's new mtime, for a caller that cuts the file: a cut shows.  All data may
-        be copied nevertheless (C5), and then the file keeps its mtime.
-        The data are copied without the lock `change`, so that other requests go on meanwhile.
+        mtime_ns: the file's new mtime, for a caller that cuts the file, because programs see the
+        cut.  If all data must be copied nevertheless (C5), the file keeps its mtime.  The data are
+        copied without the lock `change`, so that other requests go on meanwhile.
         """
         with self._one_at_a_time(ino):
             while self._step(ino, size, mtime_ns):

@@ -2,7 +2,7 @@
 
 native/upper/change.h makes all others.  An object is made and completed in the work directory, then
 one rename moves it into the upper; if the layers have the name, the rename replaces the whiteout.
-So neither a half-made object nor the layers' one shows.
+So neither a half-made object nor the layers' object of this name shows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fusemount.rootfs.upper import Upper
 class New:
     """What to make: mode with the type; uid, gid and umask of the caller; target of a symlink.
 
-    The umask may have been applied to the mode already; otherwise a default ACL takes its place
-    (acl(5)).
+    A default ACL of the directory takes the place of the umask (acl(5)), unless the caller has
+    applied the umask to the mode already.
     """
 
     mode: int

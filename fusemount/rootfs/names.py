@@ -6,7 +6,7 @@ Threads of the fast path turn names into descriptors at any time (native/upper/u
 move and exchange are called only here, and nothing inside `moving` copies data or empties a
 directory.
 
-These are the moves that take more than one step; native/upper/change.h does the others.
+The moves here take more than one step; native/upper/change.h does moves of one step.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ from fusemount.rootfs.harmless import (
     format_bits,
     parse_bits,
 )
-from fusemount.rootfs.uppermarks import TRUSTED, USER, USERXATTR, object_is_full
+from fusemount.rootfs.uppermarks import TRUSTED, USER, USERXATTR, object_is_full, xattr_names
 
 OVERRIDE_STAT = b"user.containers.override_stat"
 _ESCAPED_OVERRIDE = b"imgmount.override_stat"  # a user's own xattr, which must not give owners
@@ -115,8 +115,8 @@ class Objects:
 
     @staticmethod
     def _name_of(fd: int, path: bytes) -> bytes:
-        """The path of an object for calls that take no descriptor; they must follow it if path is
-        empty."""
+        """The path of an object, for calls that take no descriptor.  If `path` is empty, the call
+        must follow symlinks."""
         return name_in(fd, path) if path else fd_path(fd)
 
     # ---- xattrs ---------------------------------------------------------------------------
@@ -155,8 +155,8 @@ class Objects:
 
     def stored(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         """All xattrs of an object, as they are stored, except those that are removed meanwhile."""
-        listed = os.listxattr(self._name_of(fd, path), follow_symlinks=not path)
-        found = ((name, self.raw_xattr(fd, path, name)) for name in map(os.fsencode, listed))
+        listed = xattr_names(self._name_of(fd, path), self.prefix, follow=not path)
+        found = ((name, self.raw_xattr(fd, path, name)) for name in listed)
         return {name: value for name, value in found if value is not None}
 
     def user_xattrs(self, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:

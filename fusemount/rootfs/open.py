@@ -138,7 +138,7 @@ def _over(
     read_only: bool,
     rebase: bool,
 ) -> RootFs:
-    """Checks the upper's base before it reads or repairs anything of the upper."""
+    """Checks the upper's base before anything of the upper is read or repaired."""
     try:
         fits = base is None or check_base(upper, base, rebase=rebase) is Fit.SAME
         adopted = not fits or (base is not None and is_adopted(upper))

@@ -98,7 +98,8 @@ class Reader:
         self.prefixed: list[Prefixed] = []
         self.powerful = Found()
         self._remembered: list[int] = []
-        # Whoever may move a directory about would have it read again at each place.
+        # Directories that were read.  A user who moves a directory meanwhile could otherwise make
+        # us read it again at each new path.
         self._entered: set[tuple[int, int]] = set()
         self._paths = Paths(tree)
         # Xattrs of objects with several names: they may take 64 KiB, and are kept once for all

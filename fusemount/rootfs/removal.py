@@ -55,7 +55,7 @@ def _unlinked(dir_fd: int, name: bytes) -> bool:
 
 
 def open_to_empty(dir_fd: int, name: bytes) -> int:
-    """Opens a directory and closes it to other users, so that we alone change what is in it."""
+    """Opens a directory and closes it to other users, so that only we change its contents."""
     fd = open_beneath(dir_fd, name, os.O_PATH | os.O_DIRECTORY)
     try:
         st, us = os.fstat(fd), os.geteuid()

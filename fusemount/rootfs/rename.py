@@ -98,7 +98,7 @@ class Renamer:
 
     def _empty(self, ino: int) -> None:
         """Removes the whiteouts of a directory that shows no names, so that one rename can replace
-        it.  The directory still shows nothing if the rename does not follow."""
+        it.  If no rename follows, the directory still shows nothing."""
         if self._tree.getattr(ino).layer >= 0:
             self._make_opaque(ino)
         else:  # it may still contain whiteouts that hide nothing; the tree does not have them

@@ -71,7 +71,9 @@ class Repairer:
 
     @contextmanager
     def _naming(self, at: int | bytes, passed: tuple[int, ...] = ()) -> Iterator[None]:
-        """at: the nodeid or the path of the object. passed: errors besides _TAKEN_AWAY after which
+        """Raises an OSError of the block as an error that names an object.
+
+        at: the nodeid or the path of the object. passed: errors besides _TAKEN_AWAY after which
         the object is left as it is."""
         try:
             yield

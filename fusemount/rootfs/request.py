@@ -1,6 +1,7 @@
-"""Law: what a request carries beside names and data: who asks, and which attributes shall change.
+"""Law: two values of a request: the process that sent it, and the attributes that it changes.
 
-A change that an upper shows against its layers is `Change`, in changes.py.
+An AttrChange is asked for by a program.  A difference between an upper and its layers is a `Change`
+(changes.py).
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from fusemount.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Caller:
-    """The process that asks.
+    """The process that sent a request.
 
     umask: applied to a new object unless the directory has a default ACL, which takes its place.
-    pid: in our pid namespace, 0 where the process has none there; supplementary groups are looked
-    up by it (native/upper/caller.h).
+    pid: in our PID namespace; 0 if the process has no PID there.  The supplementary groups of the
+    process are looked up by its pid (native/upper/caller.h).
     """
 
     uid: int
@@ -28,7 +29,8 @@ ROOT_CALLER = Caller(0, 0)
 
 @dataclass(frozen=True)
 class AttrChange:
-    """What SETATTR shall change; None leaves a field as it is. Times in ns, mode the 07777 part."""
+    """The attributes that a SETATTR changes; a None is not changed.  mode: the 07777 bits; times in
+    ns."""
 
     mode: int | None = None
     uid: int | None = None

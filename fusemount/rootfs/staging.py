@@ -1,11 +1,12 @@
 """Law: an object comes into an upper, or goes from it, by one rename from or to the work directory.
 
 An object that takes more than one step is made in the work directory.  After a crash, objects that
-are left there mean nothing and are removed at the next start.
+were made there mean nothing and are removed at the next start.
 
 Users who can write to directories of the upper can put another object at any name of it, and
-objects into any directory of theirs, at any time.  So an object that comes out of the upper is
-removed only by unlink(2), rmdir(2), or with those objects in it that show nothing.
+objects into any directory of theirs, at any time.  So an object that was moved out of the upper is
+removed only by unlink(2) or by rmdir(2).  Before the rmdir(2), only those objects in it are removed
+that show nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fusemount.beneath import open_beneath
 from fusemount.rootfs.objects import METACOPY, OPAQUE, REDIRECT, Objects
 from fusemount.rootfs.removal import open_to_empty, remove_tree
 
+_OUT = b"out-"  # names in the work directory of objects that come out of the upper
+_KEPT = b"kept-"
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 
@@ -36,6 +39,10 @@ class Staging(Objects):
     def temporary(self) -> bytes:
         """An unused name in the work directory. Any thread may call this."""
         return b"#%d" % next(self._serial)
+
+    def _outgoing(self) -> bytes:
+        """The same, for an object that comes out of the upper."""
+        return b"%s%d" % (_OUT, next(self._serial))
 
     def make_opaque(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """Marks a directory opaque, all of whose names are in the upper, and removes its
@@ -75,8 +82,9 @@ class Staging(Objects):
 
     @contextmanager
     def _whiteout(self) -> Iterator[bytes]:
-        """Makes a whiteout in the work directory; it is removed after an error."""
-        name = self.temporary()
+        """Makes a whiteout in the work directory; it is removed after an error. It has a name for
+        the object that it is exchanged for."""
+        name = self._outgoing()
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=self.work_fd)
         try:
             yield name
@@ -104,7 +112,7 @@ class Staging(Objects):
         """Moves an object into the work directory; returns its name there.
 
         OSError with EIO if another object than `known` was at the name; it is put back."""
-        left = self.temporary()
+        left = self._outgoing()
         os.rename(name, left, src_dir_fd=fd, dst_dir_fd=self.work_fd)
         if not self._is_known(left, known):
             self._put_back(left, fd, name)
@@ -128,26 +136,57 @@ class Staging(Objects):
         """Removes a directory, which was taken out and which the tree does not have any more, with
         the objects in it that show nothing.
 
-        A process of a user may have put other objects into it since check_empty().  They are kept:
-        then the directory is put back into fd.  Other failures are ignored, as by leave()."""
+        A process of a user may have put other objects into it since check_empty().  To keep them,
+        the directory is then put back into fd.  Other failures are ignored, as by leave()."""
         with suppress(OSError):
-            was = os.stat(left, dir_fd=self.work_fd, follow_symlinks=False)
-            here = open_to_empty(self.work_fd, left)
+            if not self._removed(left):
+                self._put_back(left, fd, name)
+
+    def _removed(self, left: bytes) -> bool:
+        """Removes a directory of the work directory with the objects in it that show nothing; False
+        if it has others, and then it stays."""
+        was = os.stat(left, dir_fd=self.work_fd, follow_symlinks=False)
+        here = open_to_empty(self.work_fd, left)
+        try:
+            for inner in map(os.fsencode, os.listdir(here)):
+                if self._shows_nothing(here, inner):
+                    os.unlink(inner, dir_fd=here)
             try:
-                for inner in map(os.fsencode, os.listdir(here)):
-                    if self._shows_nothing(here, inner):
-                        os.unlink(inner, dir_fd=here)
-                try:
-                    os.rmdir(left, dir_fd=self.work_fd)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    if was.st_uid != os.fstat(here).st_uid:
-                        os.fchown(here, was.st_uid, -1)
-                    os.fchmod(here, stat.S_IMODE(was.st_mode))
-                    self._put_back(left, fd, name)
-            finally:
-                os.close(here)
+                os.rmdir(left, dir_fd=self.work_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if was.st_uid != os.fstat(here).st_uid:
+                    os.fchown(here, was.st_uid, -1)
+                os.fchmod(here, stat.S_IMODE(was.st_mode))
+                return False
+        finally:
+            os.close(here)
+        return True
+
+    def sweep(self, above: int) -> list[bytes]:
+        """Removes what a crash has left in the work directory.
+
+        A directory that was being removed may have objects of others in it, or be another's: it is
+        moved to a name `kept-...` in the directory above, the user's work directory, unless it has
+        only objects that show nothing. Returns all such names."""
+        for name in map(os.fsencode, os.listdir(self.work_fd)):
+            if not name.startswith(_OUT):
+                remove_tree(self.work_fd, name)
+            elif stat.S_ISDIR(os.stat(name, dir_fd=self.work_fd, follow_symlinks=False).st_mode):
+                if not self._removed(name):
+                    self._keep(name, above)
+            elif self._is_whiteout(self.work_fd, name):
+                os.unlink(name, dir_fd=self.work_fd)
+            else:
+                self._keep(name, above)
+        return [name for name in map(os.fsencode, os.listdir(above)) if name.startswith(_KEPT)]
+
+    def _keep(self, name: bytes, above: int) -> None:
+        for n in count(1):
+            with suppress(FileExistsError):
+                _native.renameat2(self.work_fd, name, above, b"%s%d" % (_KEPT, n), RENAME_NOREPLACE)
+                return
 
     def link_in(self, staged: bytes, fd: int, name: bytes) -> None:
         """Links an object of the work directory to a name that is free, or that a failed copy-up
@@ -196,7 +235,3 @@ class Staging(Objects):
             os.unlink(name, dir_fd=self.work_fd)
         except IsADirectoryError:
             os.rmdir(name, dir_fd=self.work_fd)
-
-    def discard(self, name: bytes) -> None:
-        """Removes an object of the work directory, with all below it."""
-        remove_tree(self.work_fd, name)

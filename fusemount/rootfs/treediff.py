@@ -1,8 +1,8 @@
 """Law: compares two images path by path, whatever layers they are made of.
 
 Two files are the same if a program sees no difference: kind, owner, mode, times, xattrs, device,
-target and contents.  Contents are compared only if all else is equal, and not at all if both files
-come from the same layer, which has only one file at a path.
+target and contents.  Contents are compared only if all else is equal.  They are not compared if
+both files come from the same layer, because a layer has only one file at a path.
 """
 
 from __future__ import annotations

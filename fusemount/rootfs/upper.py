@@ -76,6 +76,7 @@ class Upper(Staging):
         self.inodes_last, self.ctimes = False, Ctimes()
         self.fd = self.work_fd = self._lock_fd = -1
         self._locks = UpperLocks(upper, lock_directories, exclusive=work is not None)
+        self.kept: list[bytes] = []  # names in the work directory (staging.py, sweep)
         self.prefixed = False  # names `.wh.…` are marks (prefixed.py)
         try:
             self._open(upper, work, at, work_above, volatile)
@@ -120,8 +121,7 @@ class Upper(Staging):
         if self.inodes_last:
             self.ctimes = read_ctimes(self._lock_fd)
         self._end_volatile(work / "work" / _INCOMPAT)
-        for left in os.listdir(self.work_fd):
-            self.discard(os.fsencode(left))
+        self.kept = self.sweep(self._lock_fd)
         if volatile:
             self.set_mark(self.fd, b".", VOLATILE, _boot())
             os.close(make_dirs_in_root(self.work_fd, _INCOMPAT))

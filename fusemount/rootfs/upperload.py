@@ -5,9 +5,9 @@ redirect is a path in them.  Then redirected directories are moved to their new 
 rest is applied, top down and in the order of names, so that the same upper gives the same nodeids.
 
 A user who can write to directories of the upper can move them with their marks, so several may
-claim one directory of the layers.  Only one gets it: a redirect comes before a directory at the
-layers' own path, and the first before the second; the others merge with nothing.  So no directory
-of the tree can become a child of itself.
+claim one directory of the layers.  Only one gets it: of several redirects the first,
+and a redirect before a directory at the layers' own path.  The others merge with nothing.  So no
+directory of the tree can become a child of itself.
 
 What a crash has left (copyup.py, C4 to C6) is shown correctly, and is listed for repair.py.
 """

@@ -25,6 +25,15 @@ from fusemount.errors import UpperError
 
 TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
 USERXATTR = b"trusted.overlay.imgmount.userxattr"
+# objects.py: of all objects but the root directory
+_MARKS = (
+    *(b"opaque", b"redirect", b"metacopy", b"whiteout", b"imgmount.origin", b"imgmount.times"),
+    *(b"imgmount.held", b"imgmount.special", b"imgmount.set_id", b"imgmount.capability"),
+)
+_MEANINGFUL = (
+    *(b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"),
+    b"user.containers.override_stat",
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE)
 _FULL_BLOCKS = 256  # a file system with fewer free blocks is full, not the object
 
@@ -65,3 +74,17 @@ def object_is_full(fd: int, error: OSError) -> bool:
     """Whether an xattr did not fit at one object, while its file system has room: ext4 has one
     block for all xattrs of an object, which the object's owner can fill."""
     return error.errno in _NO_ROOM and os.fstatvfs(fd).f_bfree >= _FULL_BLOCKS
+
+
+def xattr_names(place: bytes, prefix: bytes, *, follow: bool) -> list[bytes]:
+    """The names of an object's xattrs. Raises OSError.
+
+    A user can give an object more names than listxattr(2) can list: 64 KiB, where xfs, btrfs and
+    tmpfs keep more.  Then these are the names that mean something here, whether it has them or
+    not."""
+    try:
+        return [os.fsencode(name) for name in os.listxattr(place, follow_symlinks=follow)]
+    except OSError as error:
+        if error.errno not in (errno.E2BIG, errno.ERANGE):
+            raise
+    return [*(prefix + mark for mark in _MARKS), *_MEANINGFUL]

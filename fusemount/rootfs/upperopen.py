@@ -2,10 +2,10 @@
 entered.
 
 The owner of a directory may mount a FUSE file system on it (fusermount3), which can hang or refuse
-all other users.  With the privilege, both directories are opened through a clone of their mount
-(native/base/clonemount.h), as overlayfs does; through one and the same clone, because rename(2)
-does not work from one mount to another.  Without the privilege, a mount inside the upper is an
-error that names the mountpoint.
+all other users.  With the privilege, both directories are opened through one clone of their mount
+(native/base/clonemount.h), as overlayfs does.  Both need the same clone, because rename(2) does
+not work from one mount to another.  Without the privilege, a mount inside the upper is an error
+that names the mountpoint.
 """
 
 from __future__ import annotations

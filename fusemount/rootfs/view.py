@@ -94,9 +94,8 @@ class RootFs:
         self.native: _native.UpperFiles | None = None
         self.leases: LeaseBreaker | None = None
         self.loaded, self.fits, self.adopted = nothing_loaded(), fits, False
-        self.keeps_ctimes = (
-            False  # programs have seen ctimes; otherwise close() keeps none (ctimes.py)
-        )
+        # close() keeps the ctimes for the next mount (ctimes.py); false until programs see some.
+        self.keeps_ctimes = False
         if upper is None:
             return
         self.loaded = loaded = start_upper(tree, upper, adopted=adopted, read_only=self.read_only)

@@ -1,5 +1,5 @@
-"""Law: the steps that changes of the view share: copying up data before, holding the lock `change`
-meanwhile, and giving the tree the upper's attributes afterwards."""
+"""Law: the steps that changes of the view share: copying up data before the change, holding the
+lock `change` during it, and giving the tree the upper's attributes after it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def has_object(tree: _native.Tree, ino: int) -> bool:
 
 
 class Writer:
-    """What changes of the view do before and after. Raises OSError."""
+    """The steps before and after a change of the view. Raises OSError."""
 
     def __init__(
         self, tree: _native.Tree, upper: Upper, native: _native.UpperFiles, copy: CopyUp

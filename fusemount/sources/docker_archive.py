@@ -43,7 +43,9 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
     data = read_document(medium, "manifest.json", DOCUMENT_BYTES_MAX)
     if data is not None:
         where = f"{medium.label}: manifest.json"
-        return [_candidate(medium, m, options) for m in parse_docker_manifests(data, where)]
+        platforms: dict[str, Platform] = {}  # each config is read once, named ever so often
+        manifests = parse_docker_manifests(data, where)
+        return [_candidate(medium, manifest, options, platforms) for manifest in manifests]
     data = read_document(medium, "repositories", DOCUMENT_BYTES_MAX)
     if data is None:
         raise MalformedImage(
@@ -53,7 +55,9 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
     return [_v1_candidate(medium, tag, ident) for tag, ident in heads.items()]
 
 
-def _candidate(medium: Medium, manifest: DockerManifest, options: ImageOptions) -> Candidate:
+def _candidate(
+    medium: Medium, manifest: DockerManifest, options: ImageOptions, platforms: dict[str, Platform]
+) -> Candidate:
     named = _CONFIG.fullmatch(manifest.config)
     claimed = Digest("sha256:" + named[1]) if named else None
 
@@ -63,7 +67,10 @@ def _candidate(medium: Medium, manifest: DockerManifest, options: ImageOptions) 
         return data, verified(data, claimed, where, options.verify)
 
     def platform() -> Platform:
-        return parse_config(config()[0], f"{medium.label}: {shown(manifest.config)}").platform
+        if manifest.config not in platforms:
+            where = f"{medium.label}: {shown(manifest.config)}"
+            platforms[manifest.config] = parse_config(config()[0], where).platform
+        return platforms[manifest.config]
 
     def open_it(names: tuple[str, ...]) -> Image:
         data, digest = config()

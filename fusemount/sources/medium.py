@@ -22,7 +22,8 @@ from fusemount.layer import BlobFile
 from fusemount.layer.decode import read_at
 from fusemount.settings import ImageOptions
 
-READ_BYTES_MAX = 1 << 30  # of JSON, from one archive or store: some 10 s to parse
+MEMBERS_MAX = 100_000  # of a tar; one with more is no image archive
+READ_BYTES_MAX = 256 << 20  # of JSON, from one archive or store: 64 configs at the limit
 READ_DOCUMENTS_MAX = 200_000  # a document that is read twice counts twice
 LINKS_MAX = 40  # as in the kernel: a longer chain of links counts as a loop
 
@@ -119,8 +120,8 @@ class Directory:
         return BlobFile(self._path / name, one_of_many=True, open_it=partial(self._open, name))
 
     def _open(self, name: str, flags: int) -> int:
-        """No link of /proc is followed: it leads into other users' mount namespaces, where a file
-        system of theirs need never answer."""
+        """Follows no magic link of /proc: it may lead into a mount namespace of another user, whose
+        file systems may never answer."""
         outside = self._links is Links.FOLLOWED
         place = "/" if outside else self._path
         resolve = open_beneath if self._links is Links.NONE else open_in_root
@@ -163,6 +164,12 @@ class Archive:
     """An image's tar, uncompressed, scanned."""
 
     def __init__(self, label: str, file: BlobFile, index: LayerIndex) -> None:
+        """Raises ImageNotFound if there are too many members: their names are in memory at once."""
+        if len(index) > MEMBERS_MAX:
+            raise ImageNotFound(
+                f"{label}: there is no image in it: {len(index)} members, an archive of images has "
+                f"at most {MEMBERS_MAX}"
+            )
         self._label = label
         self.budget = DocumentBudget()
         self._file = file

@@ -1,7 +1,8 @@
 """Law: makes and replaces files in directories that other users may write to, too.
 
 Each call gets the directory's descriptor and one name, which is not followed.  A path is walked
-only once (fusemount/walk.py).  All raise OSError, whose message says what has the name instead.
+only once (fusemount/walk.py).  All functions raise OSError.  If the name belongs to an object of
+another kind, the message names this kind.
 """
 
 from __future__ import annotations

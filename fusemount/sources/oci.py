@@ -6,7 +6,7 @@ Manifests that are missing are passed over, because a save of one platform keeps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -30,6 +30,8 @@ from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.image import Candidate, FoundLayer, Image, image_of, verified
 from fusemount.sources.medium import Medium, read_document
 
+Own = Callable[[Digest, Sequence[Descriptor]], Sequence[Descriptor]]
+
 
 def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
     """The layout's images.  Raises MalformedImage, VerificationFailed; ImageNotFound if index.json
@@ -42,10 +44,16 @@ def candidates(medium: Medium, options: ImageOptions) -> list[Candidate]:
 
 
 def candidates_of(
-    medium: Medium, manifests: Sequence[Descriptor], options: ImageOptions
+    medium: Medium,
+    manifests: Sequence[Descriptor],
+    options: ImageOptions,
+    own: Own = lambda _index, listed: listed,
 ) -> list[Candidate]:
-    """The images of only these manifests and indexes; raises what candidates() raises."""
-    reader = _Reader(medium, options.verify)
+    """The images of only these manifests and indexes; raises what candidates() raises.
+
+    own: chooses of an index's manifests.
+    """
+    reader = _Reader(medium, options.verify, own)
     found = [
         candidate
         for descriptor in manifests
@@ -76,11 +84,14 @@ class _Reader:
 
     medium: Medium
     verify: bool
+    own: Own
     visited: int = 0
 
     def __post_init__(self) -> None:
         self.missing: list[str] = []
         self.artifacts: list[str] = []
+        self.documents: dict[tuple[Digest, str], Index | Manifest | None] = {}
+        self.platforms: dict[Digest, Platform] = {}
 
     def document(self, descriptor: Descriptor) -> tuple[bytes, str] | None:
         name = blob_name(descriptor.digest)
@@ -100,17 +111,16 @@ class _Reader:
             )
         if descriptor.is_attestation:
             return []
-        found = self.document(descriptor)
-        if found is None:
+        document = self.listed(descriptor)
+        if document is None:
             self.missing.append(
                 f"{descriptor.digest} ({shown(str(descriptor.platform or 'any platform'))})"
             )
             return []
-        document = parse_index_or_manifest(*found, descriptor.media_type)
         if isinstance(document, Index):
             return [
                 candidate
-                for inner in document.manifests
+                for inner in self.own(descriptor.digest, document.manifests)
                 for candidate in self.expand(inner, names or _names(inner), depth - 1)
             ]
         if document.is_artifact:
@@ -119,13 +129,25 @@ class _Reader:
             return []
         return [self.candidate(descriptor, document, names)]
 
+    def listed(self, descriptor: Descriptor) -> Index | Manifest | None:
+        """The manifest or index, which is read once; None if it is missing."""
+        key = (descriptor.digest, descriptor.media_type)
+        if key not in self.documents:
+            found = self.document(descriptor)
+            parsed = parse_index_or_manifest(*found, descriptor.media_type) if found else None
+            self.documents[key] = parsed
+        return self.documents[key]
+
     def candidate(
         self, descriptor: Descriptor, manifest: Manifest, names: tuple[str, ...]
     ) -> Candidate:
         def platform() -> Platform | None:
             if descriptor.platform is not None and descriptor.platform.os:
                 return descriptor.platform
-            return parse_config(*self.config(manifest)).platform
+            digest = manifest.config.digest
+            if digest not in self.platforms:
+                self.platforms[digest] = parse_config(*self.config(manifest)).platform
+            return self.platforms[digest]
 
         def open_it(names: tuple[str, ...]) -> Image:
             data, _ = self.config(manifest)

@@ -24,9 +24,8 @@ from fusemount.settings import Directories, ImageOptions
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
-from fusemount.sources.medium import Archive, Directory, Medium, links_of
+from fusemount.sources.medium import MEMBERS_MAX, Archive, Directory, Medium, links_of
 
-IMAGE_MEMBERS_MAX = 100_000  # a tar with more members is no image archive
 ROOTFS = "tar"  # the tar of a root file system, without a config
 
 
@@ -232,7 +231,7 @@ def _recognised(
 
 
 def _names_of(index: LayerIndex) -> set[bytes]:
-    if len(index) > IMAGE_MEMBERS_MAX:
+    if len(index) > MEMBERS_MAX:
         return set()
     return {index.member(i).path for i in range(len(index))}
 

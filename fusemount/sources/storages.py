@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fusemount.errors import ImgmountError
-from fusemount.reference import CONTAINERS_STORAGE, DOCKER, NOT_SAID, Reference
+from fusemount.reference import CONTAINERS_STORAGE, DOCKER, NOT_GIVEN, Reference
 
 _DAEMON_JSON = "/etc/docker/daemon.json"
 _DOCKER = "/var/lib/docker"
@@ -30,7 +30,7 @@ def located(reference: Reference, environment: Mapping[str, str], uid: int) -> R
 
     Raises ImgmountError if settings cannot be read.
     """
-    if reference.path != NOT_SAID:
+    if reference.path != NOT_GIVEN:
         return reference
     if reference.transport == DOCKER:
         return replace(reference, path=_docker_root(environment, uid))

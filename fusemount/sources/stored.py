@@ -6,19 +6,22 @@ Facts about its layers are kept in the store's own cache, if the caller may writ
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageNotFound
 from fusemount.image import KeptLayer
+from fusemount.image.model import Descriptor
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions
 from fusemount.sources import oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Image
 from fusemount.sources.medium import Directory, Links
-from fusemount.store import Store, diffids, layerdb
+from fusemount.sources.oci import Own
+from fusemount.store import Layout, Store, children, diffids, layerdb
 
 
 def open_stored(reference: Reference, options: ImageOptions) -> Image:
@@ -36,7 +39,7 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
     medium = Directory(store.root, Links.NONE)
     with ExitStack() as undo:
         undo.callback(medium.close)
-        found = oci.candidates_of(medium, [stored.descriptor], options)
+        found = oci.candidates_of(medium, [stored.descriptor], options, own_of(store.layout))
         image = choose(found, None, options, name)
         undo.pop_all()
     return replace(
@@ -47,6 +50,16 @@ def open_stored(reference: Reference, options: ImageOptions) -> Image:
         cache=store.layout.cache if os.access(store.layout.cache, os.W_OK) else None,
         store=store.root,
     )
+
+
+def own_of(layout: Layout) -> Own:
+    """Chooses the manifests of an index that came with it (store/children.py)."""
+
+    def own(index: Digest, listed: Sequence[Descriptor]) -> Sequence[Descriptor]:
+        there = set(children.own(layout, index, (child.digest for child in listed)))
+        return [child for child in listed if child.digest in there]
+
+    return own
 
 
 def kept_layers(image: Image) -> list[KeptLayer] | None:

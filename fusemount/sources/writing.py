@@ -6,7 +6,7 @@
     docker-archive   manifest.json, <config hex>.json, <diff_id hex>.tar, layers uncompressed
 
 Layers may be written in any order: finish() is given those of the image.  docker_archive.py and
-oci.py read these forms.
+oci.py read these forms; what their limits would refuse is not written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
-from fusemount.image.parse import parse_index
+from fusemount.image.parse import parse_docker_manifests, parse_index, parse_index_or_manifest
 from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
 from fusemount.layer.decode import Beside, StretchReader, compression_at, read_tar
 from fusemount.layer.progress import Progress, reported
@@ -204,7 +204,9 @@ class ImageWriter:
 
     def _docker_manifest(self, config: str, name: str, layers: Sequence[str]) -> None:
         entry = {"Config": config, "RepoTags": [name], "Layers": list(layers)}
-        self._output.document("manifest.json", compact_json([entry]))
+        data = compact_json([entry])
+        parse_docker_manifests(data, "the new manifest.json")
+        self._output.document("manifest.json", data)
 
     def _index(self, manifest: dict[str, Any], name: str) -> bytes:
         """index.json with this image.  A layout's other images stay, except one of this name."""
@@ -219,7 +221,9 @@ class ImageWriter:
                 for entry in document.get("manifests") or []
                 if (entry.get("annotations") or {}).get(REF_NAME) != name
             ]
-        return compact_json(document | {"manifests": [*others, manifest]})
+        data = compact_json(document | {"manifests": [*others, manifest]})
+        parse_index(data, "the new index.json")
+        return data
 
 
 class Described(Protocol):
@@ -234,7 +238,10 @@ class Described(Protocol):
 
 
 def new_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
-    """The manifest of an image that has none, layers lowest first; the same for the same image."""
+    """The manifest of an image that has none, layers lowest first; the same for the same image.
+
+    Raises MalformedImage beyond a limit of the readers.
+    """
     described: list[dict[str, Any]] = [
         {
             "mediaType": TAR_LAYER + (layer.compression.media_suffix or ""),
@@ -247,7 +254,9 @@ def new_manifest(config: bytes, layers: Sequence[Described]) -> bytes:
     document = {
         "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": head, "layers": described,
     }  # fmt: skip
-    return compact_json(document)
+    data = compact_json(document)
+    parse_index_or_manifest(data, "the new manifest")
+    return data
 
 
 def _docker_name(digest: Digest) -> str:

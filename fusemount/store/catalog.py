@@ -123,7 +123,8 @@ def _is_foreign(document: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The entries of one index.json, in its order; changed() makes another, write() the file.
+    """The entries of one index.json, in its order.  Methods that change them return a new Catalog;
+    write() writes the file.
 
     digest: of the file.  foreign: entries whose digest is not a sha256; they are kept unchanged.
     """
@@ -175,6 +176,14 @@ class Catalog:
             replace_file(layout.index, data)
         return replace(self, document=document, digest=Digest.of(data))
 
+    @property
+    def manifests(self) -> dict[Digest, str]:
+        """Each manifest once, with its media type: it may have thousands of names."""
+        found: dict[Digest, str] = {}
+        for entry in self.entries:
+            found.setdefault(entry.digest, entry.descriptor.media_type)
+        return found
+
     def changed(self, entries: Iterable[Entry]) -> Catalog:
         return replace(self, entries=tuple(entries))
 
@@ -204,9 +213,14 @@ class Catalog:
         kept = {entry.digest for entry in others} | {descriptor.digest}
         nameless = {e.digest: e for e in freed if e.digest not in kept}
         rest = [
-            replace(entry, repo_digests=digests) if entry in own else entry
+            replace(entry, repo_digests=digests) if entry.digest == descriptor.digest else entry
             for entry in others
-            if not (entry in own and entry.name is None and not entry.foreign_name and names)
+            if not (
+                entry.digest == descriptor.digest
+                and names
+                and entry.name is None
+                and not entry.foreign_name
+            )
         ]
         base = next(iter(self.of(descriptor.digest)), Entry(descriptor))
         new = [replace(base, name=name, repo_digests=digests) for name in names]

@@ -52,8 +52,8 @@ def delete_unshared(
     """Deletes the files that only these manifests need.
 
     gone: manifests that index.json does not list any more, and where to add what was deleted.
-    others: the manifests that it lists.  If one of them is damaged, nobody can say which blobs it
-    needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
+    others: the manifests that it lists.  If one of them is damaged, it is not known which blobs
+    it needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
     """
     if not gone:
         return
@@ -108,6 +108,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
         for digest in blobs:
             facts = facts_of(layout, layout.blob(digest))
             freed += unlink(layout.blob(digest)) + unlink(layout.diff_id(digest))
+            freed += unlink(layout.children(digest))
             freed += unlink(facts) if facts is not None else 0
     return freed
 
@@ -145,19 +146,19 @@ def unlink(path: Path) -> int:
 def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     """Deletes all files that nothing leads to.  Returns the bytes freed.
 
-    Under the exclusive lock.  If one image is damaged, nobody can say which blobs it needs, and all
-    blobs stay.
+    Under the exclusive lock.  If one image is damaged, it is not known which blobs it needs, and
+    all blobs stay.
     """
     layout, summaries = store.layout, Summaries(store.layout)
     blobs = {digest for h in leases for digest in h.digests}
     chains: dict[Digest, LayerRow] = {}
     freed = _sweep_parts(layout)
-    for entry in catalog.entries:
+    for manifest, media_type in catalog.manifests.items():
         try:
-            blobs |= summaries.blobs(entry.digest, entry.descriptor.media_type)
+            blobs |= summaries.blobs(manifest, media_type)
         except ImgmountError:
             return freed  # `verify` says which image is damaged
-        for _, summary in summaries.reached(entry.digest):
+        for _, summary in summaries.reached(manifest):
             chains |= dict(zip(summary.chain, summary.layers, strict=True))
     hexes = {digest.hex for digest in blobs}
     unreached = [name for name in names_in(layout.blobs) if name not in hexes]
@@ -168,7 +169,7 @@ def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     layerdb.repoint(layout, chains, frozenset(unreached))
     for name in sorted(unreached, key=lambda name: not _leads_on(layout.blobs / name)):
         freed += unlink(layout.blobs / name)
-    freed += _sweep(layout.diff_ids, hexes)
+    freed += _sweep(layout.diff_ids, hexes) + _sweep(layout.indexes, hexes)
     freed += _sweep(layout.metadata, diff_ids)
     freed += _sweep_tmp(layout.root) + _sweep_tmp(layout.cache)
     return freed + _sweep_cache(layout, diff_ids, blobs)
@@ -209,6 +210,14 @@ def _sweep_parts(layout: Layout) -> int:
         with _idle(layout.ingest / name) as idle:
             freed += unlink(layout.ingest / name) if idle else 0
     return freed
+
+
+def drop_part(layout: Layout, digest: Digest) -> None:
+    """Deletes the part of a blob, unless a process writes it."""
+    path = layout.part(digest)
+    with _idle(path) as idle:
+        if idle:
+            unlink(path)
 
 
 @contextmanager

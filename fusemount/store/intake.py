@@ -3,7 +3,8 @@
     source ─► part in ingest/, digest ─► decompress ─► another thread: diff_id, index
 
 The blob gets its name (S1) only after that, and only if digest and diff_id are the claimed ones.
-Bytes that came before a broken connection are in the part.  They pass first when the rest comes.
+The part of a broken pull has the bytes that came before.  When the pull goes on, these are hashed
+and unpacked first, then the rest.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ def _pass(
         passed = passing.finish(flow.size)
     except MalformedImage:
         claimed = flow.claims.digest  # without one, the rest is not read: it may have no end
-        if claimed is not None and claimed != flow.digest():  # tells more than `error`
+        if claimed is not None and claimed != flow.digest():  # the better message: the wrong digest
             raise flow.wrong_digest() from None
         raise
     return Facts(digest, passed.diff_id, passed.size), passed

@@ -1,4 +1,5 @@
-"""Law: shows the layers of a store as Docker does (layer/filestore.go), a directory per chain ID.
+"""Law: describes the layers of a store in files, as Docker does (layer/filestore.go): one directory
+for each chain ID.
 
     diff      the layer's diff_id
     parent    the chain ID of the layers below it; the lowest layer has no such file

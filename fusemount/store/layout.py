@@ -8,6 +8,7 @@
                                                           and the blob that has the layer
       distribution/diffid-by-digest/sha256/<hex>      the diff_id of a blob
       distribution/v2metadata-by-diffid/sha256/<hex>  registries that have blobs of a diff_id
+      distribution/children-by-index/sha256/<hex>     manifests that came with an index
       cache/{index,layers,facts}/                     can be made again (layer/cache.py)
       cache/summaries.json                            what `ls` shows of each manifest; derived
       ingest/<hex>.part                               blobs that are not complete yet
@@ -22,7 +23,7 @@ Crash rules.  They hold wherever a process ends, between any two system calls:
         digest and are synced.
     S2  The store has an image once index.json lists its manifest.  index.json is replaced by one
         rename, after everything that the manifest leads to is in the store and synced.  The map of
-        diff_ids and layerdb are written before it.
+        diff_ids, the children of indexes and layerdb are written before it.
     S3  A removal goes the other way round: index.json is replaced first.  No name leads to the
         files that a crash then leaves, and `prune` deletes them.
     S4  A derived file is replaced by one rename too.  It contains the digest of the index.json that
@@ -54,6 +55,7 @@ _DIRECTORIES = (
     "blobs", "blobs/sha256", "layerdb", "layerdb/sha256", "distribution",
     "distribution/diffid-by-digest", "distribution/diffid-by-digest/sha256",
     "distribution/v2metadata-by-diffid", "distribution/v2metadata-by-diffid/sha256",
+    "distribution/children-by-index", "distribution/children-by-index/sha256",
     "ingest", "leases",
 )  # fmt: skip
 _CACHE = "cache"
@@ -75,6 +77,7 @@ class Layout:
         self.layerdb = root / "layerdb" / "sha256"
         self.diff_ids = root / "distribution" / "diffid-by-digest" / "sha256"
         self.metadata = root / "distribution" / "v2metadata-by-diffid" / "sha256"
+        self.indexes = root / "distribution" / "children-by-index" / "sha256"
         self.cache = root / "cache"
         self.summaries = self.cache / "summaries.json"
         self.ingest = root / "ingest"
@@ -172,6 +175,9 @@ class Layout:
     def diff_id(self, digest: Digest) -> Path:
         return self.diff_ids / digest.hex
 
+    def children(self, digest: Digest) -> Path:
+        return self.indexes / digest.hex
+
 
 def names_in(directory: Path) -> list[str]:
     """Sorted; [] if the directory is missing: layouts of other programs have only blobs/."""
@@ -218,7 +224,7 @@ def sync_directory(path: Path) -> None:
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Waits for the lock.  Raises OSError.
 
-    Only the owner may open the lock's file: whoever can open a file can lock it.
+    Only the owner may open the lock's file, because every user who can open a file can lock it.
     """
     fd = open_or_make(path, os.O_RDWR, 0o600)
     try:

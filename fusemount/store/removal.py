@@ -65,9 +65,7 @@ def remove_all(
                     gone[each.image.digest] = removed
         if after is not before:
             after = _write(after, layout)
-            delete_unshared(
-                store, gone, {entry.digest for entry in after.entries}, summaries, leases
-            )
+            delete_unshared(store, gone, after.manifests, summaries, leases)
             store.derive(after, summaries)
     return outcomes
 
@@ -236,9 +234,8 @@ def prune(
             after = _write(after, layout)
         for image in going:
             removed.untagged += _untagged(image.entries, image.repo_digests)
-        others = {entry.digest for entry in after.entries}
         delete_unshared(
-            store, {image.digest: removed for image in going}, others, summaries, leases
+            store, {image.digest: removed for image in going}, after.manifests, summaries, leases
         )
         removed.freed += collect(store, after, leases)
         store.derive(after, summaries)

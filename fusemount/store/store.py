@@ -88,7 +88,7 @@ class RegistryBlob:
 
 
 class Store:
-    """The store at one root.  create: it is made if it is missing; without, it is empty then.
+    """The store at one root.  If it is missing, it is made with `create`, and is empty without.
 
     unpack: what an image that is taken in may unpack to.
     Raises NotPermitted if another user could have put files into it; NoSpace, ImgmountError.
@@ -176,12 +176,11 @@ class Store:
         found: dict[Digest, StoredImage] = {}
         short = _SHORT_ID.fullmatch(text)
         if short is not None:
-            for entry in catalog.entries:
-                summary = summaries.of(entry.digest, entry.descriptor.media_type)
-                ids = [entry.digest, summary.config or entry.digest]
+            for digest, media_type in catalog.manifests.items():
+                summary = summaries.of(digest, media_type)
+                ids = [digest, summary.config or digest]
                 if any(ident.hex.startswith(short[2]) for ident in ids):
-                    entries = tuple(catalog.of(entry.digest))
-                    found[entry.digest] = StoredImage(entry.digest, entries, summary)
+                    found[digest] = StoredImage(digest, tuple(catalog.of(digest)), summary)
         different = {image.image_id for image in found.values()}
         if len(different) > 1:
             there = listed(sorted(ident[:19] for ident in different))
@@ -198,11 +197,10 @@ class Store:
         Several manifests may have one config, if they differ in how layers are compressed.
         """
         found = {image.digest: image}
-        for entry in catalog.entries:
-            summary = summaries.of(entry.digest, entry.descriptor.media_type)
-            if (summary.config or entry.digest) == image.image_id:
-                entries = tuple(catalog.of(entry.digest))
-                found.setdefault(entry.digest, StoredImage(entry.digest, entries, summary))
+        for digest, media_type in catalog.manifests.items():
+            summary = summaries.of(digest, media_type)
+            if (summary.config or digest) == image.image_id:
+                found.setdefault(digest, StoredImage(digest, tuple(catalog.of(digest)), summary))
         return list(found.values())
 
     def _missing(self, text: str, catalog: Catalog) -> str:
@@ -244,7 +242,7 @@ class Store:
         summaries = Summaries(self.layout, tolerant=True)
         lease.hold(summaries.blobs(image.digest, image.descriptor.media_type))
         catalog = Catalog.read(self.layout)
-        below = (d for e in catalog.entries for d, _ in summaries.reached(e.digest))
+        below = (d for each in catalog.manifests for d, _ in summaries.reached(each))
         if not catalog.of(image.digest) and image.digest not in below:
             raise ImageNotFound(f"{image.image_id[:19]}: was removed just now")
 
@@ -330,7 +328,7 @@ class Store:
                 old = read_file(self.layout.repositories)
             if old != data:
                 replace_file(self.layout.repositories, data)
-        summaries.save(entry.digest for entry in catalog.entries)
+        summaries.save(catalog.manifests)
 
     # ---- blobs in registries ------------------------------------------------------------------
 
@@ -368,9 +366,9 @@ def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
     "Index" is the digest of the index.json that it was made from.  Docker ignores that field.
     """
     repositories: dict[str, dict[str, str]] = {}
+    ids = {each: summaries.of(each, kind).config for each, kind in catalog.manifests.items()}
     for entry in catalog.entries:
-        summary = summaries.of(entry.digest, entry.descriptor.media_type)
-        ident = summary.config or entry.digest
+        ident = ids[entry.digest] or entry.digest
         for name in _docker_names(entry):
             repository = name.rpartition("@")[0] or name.rpartition(":")[0]
             repositories.setdefault(repository, {})[name] = ident

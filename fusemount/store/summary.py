@@ -3,8 +3,8 @@
 cache/summaries.json has an object for each manifest, by its digest.  A missing one is computed from
 the blobs and added.  Manifests that are not in the store any more are left out when the file is
 written.  A manifest never changes, so its summary is never stale.  Only which manifests of an index
-are in the store is looked up each time.  Removals delete what the summaries list, so a checksum
-guards the file (record.py).
+came with it (children.py) is looked up each time.  Removals delete what the summaries list, so a
+checksum guards the file (record.py).
 
     {"version":5,"sha256":"<of the next line>"}
     {"sha256:<manifest>":{...},...}
@@ -25,7 +25,7 @@ from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.record import read_sealed, sealed
-from fusemount.store import diffids
+from fusemount.store import children, diffids
 from fusemount.store.layout import Layout, replace_file, store_errors
 
 _VERSION, _KEY = 5, "summaries"
@@ -48,7 +48,7 @@ class Summary:
     what: "image", "index", "artifact" or "damaged".
     config: the image ID; for an index the ID of its only image in the store, None if it has more.
     created, platform: for an index, the newest time, and all platforms.  layers: lowest first.
-    children: the manifests of an index that are in the store.
+    children: the manifests of an index that came with it and are in the store (children.py).
     blobs: config and layers of an artifact, which have no diff_ids; of a damaged image those that
     are known.  error: why a damaged image cannot be read.
     original: the manifest whose counterpart this one is (transfer/ociform.py); it may be missing.
@@ -92,7 +92,7 @@ class Summaries:
         self._known = json.loads(read_sealed(layout.summaries, _VERSION, _KEY) or b"{}")
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
-        return self._as_it_is(self._bare(digest, media_type))
+        return self._as_it_is(digest, self._bare(digest, media_type))
 
     def _bare(self, digest: Digest, media_type: str) -> Summary:
         """The summary as remembered or computed; an index has all children that it lists."""
@@ -115,14 +115,14 @@ class Summaries:
             self._new = True
         return summary
 
-    def _as_it_is(self, summary: Summary) -> Summary:
-        """The summary, for an index with only those children that are in the store now.
+    def _as_it_is(self, digest: Digest, summary: Summary) -> Summary:
+        """The summary, for an index with only those children that came with it.
 
         Another pull may bring more of them.
         """
         if not summary.children:
             return summary
-        there = self._there(summary)
+        there = self._there(digest, summary)
         below = [s for _, s in self._walk([(child, "") for child in there])]
         images = [s for s in below if s.what == "image" and s.platform != _UNKNOWN]
         only = images[0] if len(images) == 1 else Summary("index")
@@ -148,12 +148,12 @@ class Summaries:
         return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """The manifest and, for an index, all manifests below it that the store has, each once."""
+        """The manifest and, for an index, all manifests that came with it, each once."""
         for each, summary in self._walk([(digest, media_type)]):
-            yield each, self._as_it_is(summary)
+            yield each, self._as_it_is(each, summary)
 
-    def _there(self, summary: Summary) -> tuple[Digest, ...]:
-        return tuple(d for d in summary.children if self._layout.has_blob(d))
+    def _there(self, digest: Digest, summary: Summary) -> tuple[Digest, ...]:
+        return children.own(self._layout, digest, summary.children) if summary.children else ()
 
     def _walk(self, first: Sequence[tuple[Digest, str]]) -> Iterator[tuple[Digest, Summary]]:
         """Bare summaries, each once: several nested indexes may lead to one manifest."""
@@ -162,7 +162,7 @@ class Summaries:
             each, media_type = waiting.pop()
             summary = self._bare(each, media_type)
             yield each, summary
-            new = [child for child in self._there(summary) if child not in seen]
+            new = [child for child in self._there(each, summary) if child not in seen]
             seen.update(new)
             waiting += [(child, "") for child in reversed(new)]
 

@@ -23,7 +23,7 @@ from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import StretchReader
 from fusemount.layer.progress import Progress, reported
 from fusemount.ownfile import open_file, read_file
-from fusemount.store import diffids, layerdb
+from fusemount.store import children, diffids, layerdb
 from fusemount.store.catalog import Catalog
 from fusemount.store.collection import facts_of, is_at_work
 from fusemount.store.intake import Measured, measure
@@ -89,9 +89,9 @@ class _Check:
                 self._blobs(names_in(self._layout.blobs))
         else:
             catalog = catalog.changed(e for e in catalog.entries if e.digest in only)
-            needed = (self._summaries.blobs(e.digest) for e in catalog.entries)
+            needed = (self._summaries.blobs(digest) for digest in catalog.manifests)
             self._blobs(sorted({digest.hex for blobs in needed for digest in blobs}))
-        for digest in dict.fromkeys(entry.digest for entry in catalog.entries):
+        for digest in catalog.manifests:
             self._report.images += 1
             names = ", ".join(e.name.familiar for e in catalog.of(digest) if e.name) or digest[:19]
             if digest not in self._good:
@@ -121,8 +121,8 @@ class _Check:
         """The images; with a lease their blobs stay from here on."""
         while lease is not None:
             catalog = Catalog.read(self._layout)
-            for entry in catalog.entries:
-                lease.hold(self._summaries.blobs(entry.digest, entry.descriptor.media_type))
+            for digest, media_type in catalog.manifests.items():
+                lease.hold(self._summaries.blobs(digest, media_type))
             if Catalog.read(self._layout).digest == catalog.digest:
                 return catalog
         return Catalog.read(self._layout)
@@ -179,7 +179,7 @@ class _Check:
                     f"{names}: manifest {digest} is {own_type}, it is listed as {media_type}"
                 )
             if isinstance(document, Index):
-                self._children(document, names)
+                self._children(digest, document, names)
                 return
             for descriptor in (document.config, *document.layers):
                 self._reached.add(descriptor.digest)
@@ -199,9 +199,13 @@ class _Check:
         except ImgmountError as error:
             self._wrong(f"{names}: {error}")
 
-    def _children(self, index: Index, names: str) -> None:
-        """Checks the children that are in the store: nothing says which ones were pulled."""
-        there = [c for c in index.manifests if self._layout.has_blob(c.digest)]
+    def _children(self, digest: Digest, index: Index, names: str) -> None:
+        """Checks the children that came with the index and are in the store."""
+        kept = self._layout.children(digest)
+        if os.path.lexists(kept) and children.known(self._layout, digest) is None:
+            self._wrong(f"{kept.relative_to(self._layout.root)}: damaged")
+        own = set(children.own(self._layout, digest, (c.digest for c in index.manifests)))
+        there = [child for child in index.manifests if child.digest in own]
         if index.manifests and not there:
             self._wrong(f"{names}: none of the manifests that it lists is there")
         for child in there:
@@ -334,7 +338,7 @@ class _Check:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._wrong(f"repositories.json: {error}")
-        else:  # made from an older index.json, it is replaced with the next change
+        else:  # if it was made from an older index.json, the next change replaces it
             right = json.loads(repositories_json(catalog, self._summaries))
             if made_from == catalog.digest and document != right:
                 self._wrong("repositories.json: not what index.json says")
@@ -346,14 +350,15 @@ class _Check:
         leases = live_leases(layout) if self._writable else ()
         held = {digest.hex for h in leases for digest in h.digests}
         reached = {digest.hex for digest in self._reached} | held
-        for entry in Catalog.read(layout).entries:  # with images that came meanwhile
-            reached |= {d.hex for d in self._summaries.blobs(entry.digest)}
-            for _, summary in self._summaries.reached(entry.digest):
+        for digest in Catalog.read(layout).manifests:  # with images that came meanwhile
+            reached |= {d.hex for d in self._summaries.blobs(digest)}
+            for _, summary in self._summaries.reached(digest):
                 self._chains |= set(summary.chain)
         chains = {ident.hex for ident in self._chains}
         found = []
         for directory, known in (
-            (layout.blobs, reached), (layout.diff_ids, reached), (layout.layerdb, chains),
+            (layout.blobs, reached), (layout.diff_ids, reached), (layout.indexes, reached),
+            (layout.layerdb, chains),
         ):  # fmt: skip
             where = directory.relative_to(layout.root)
             found += [f"{where}/{name}" for name in sorted(set(names_in(directory)) - known)]

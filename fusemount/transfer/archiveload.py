@@ -1,4 +1,4 @@
-"""Law: takes the images of archives and layouts into a store, under the names that these give.
+"""Law: takes the images of archives and layouts into a store, under the names that they have there.
 
 Manifests of an OCI layout stay the same, byte for byte.  A docker-archive has none, so each image
 gets one.  It is made of the layers as the archive has them, so the same archive always becomes the
@@ -30,14 +30,10 @@ from fusemount.sources.choose import answers, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
+from fusemount.sources.stored import own_of
 from fusemount.store import Lease, Store, StoredImage
-from fusemount.store.intake import (
-    Claims,
-    Part,
-    Read,
-    StoredLayer,
-    take_layer,
-)
+from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
+from fusemount.store.layout import Layout
 from fusemount.transfer.bring import Bringing, Documents
 from fusemount.transfer.newimage import add_new_image
 from fusemount.transfer.ociform import as_oci
@@ -49,13 +45,24 @@ Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
 @dataclass(frozen=True)
 class MediumSource:
-    """The BlobSource (bring.py) of an OCI layout, in a directory or a tar."""
+    """The BlobSource (bring.py) of an OCI layout, in a directory or a tar.
+
+    of_store: the store that the layout is, whose indexes may list manifests of other images.
+    """
 
     medium: Medium
+    of_store: Layout | None = None
 
     @property
     def label(self) -> str:
         return self.medium.label
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def own(self, index: Digest, listed: Sequence[Descriptor]) -> Sequence[Descriptor]:
+        return listed if self.of_store is None else own_of(self.of_store)(index, listed)
 
     def document(self, descriptor: Descriptor) -> bytes | None:
         return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
@@ -63,6 +70,9 @@ class MediumSource:
     def size(self, descriptor: Descriptor) -> int | None:
         stretch = self.medium.find(blob_name(descriptor.digest))
         return stretch.size if stretch else 0
+
+    def stop(self) -> None:
+        """Its reads wait for nothing."""
 
     @contextmanager
     def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
@@ -90,16 +100,20 @@ def load_medium(
     named: bool = True,
     loaded: Loaded = lambda _image, _names: None,
     budget: Budget | None = None,
+    of_store: Layout | None = None,
 ) -> list[StoredImage]:
     """Loads all images of an archive or layout, whose files the caller closes.
 
     only: load only images that this name or ID means.  named: they get their names in the archive.
     loaded: called for each image that the store has now, with the names that it got.
     budget: what all of them together may unpack to; None: the store's limit.
+    of_store: the medium is this store.
     Raises ImageNotFound, MalformedImage, VerificationFailed, NoSpace, ImgmountError; images that
     were complete before the error stay.
     """
-    loading = _Loading(store, medium, progress, only, named, loaded, budget or Budget(store.unpack))
+    source = MediumSource(medium, of_store)
+    spent = budget or Budget(store.unpack)
+    loading = _Loading(store, source, progress, only, named, loaded, spent)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
         tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
@@ -113,13 +127,17 @@ def load_medium(
 @dataclass(frozen=True)
 class _Loading:
     store: Store
-    medium: Medium
+    source: MediumSource
     progress: Transfers
     only: str | None
     named: bool
     loaded: Loaded
     budget: Budget
     documents: Documents = field(default_factory=Documents)
+
+    @property
+    def medium(self) -> Medium:
+        return self.source.medium
 
     def oci(self, tops: Sequence[Descriptor]) -> list[StoredImage]:
         chosen = tops
@@ -142,7 +160,7 @@ class _Loading:
         what, store = names[0].familiar if names else descriptor.digest, self.store
         with store.lease("load", what) as lease:
             bringing = Bringing(
-                store, lease, MediumSource(self.medium), self.progress,
+                store, lease, self.source, self.progress,
                 lambda d: not d.is_attestation, self.budget, self.documents,
             )  # fmt: skip
             brought = bringing.bring(descriptor)
@@ -323,7 +341,7 @@ def _take(
 
 
 def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
-    """The layer, if it is uncompressed and the store has it, verified when it came; else None."""
+    """The layer, if it is uncompressed, and the store has the same bytes; else None."""
     compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
     if blob.diff_id is None or compression is not Compression.NONE:
         return None
@@ -335,5 +353,9 @@ def _there(store: Store, lease: Lease, blob: LayerBlob) -> StoredLayer | None:
     except FileNotFoundError:
         return None
     if size != blob.size:
+        return None
+    # Whoever knows the digest and size of another image's layer may have written other bytes here.
+    reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, lambda _: None, True)
+    if reader.digest() != blob.diff_id:
         return None
     return StoredLayer(blob.diff_id, size, blob.diff_id, size, Compression.NONE)

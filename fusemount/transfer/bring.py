@@ -6,6 +6,7 @@ A BlobSource gives documents as bytes and layers as streams.  It is called from 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,7 @@ from threading import Event
 from typing import Protocol
 
 from fusemount.budget import Budget
+from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
@@ -20,7 +22,8 @@ from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
 from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
 from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
 from fusemount.sources.image import verified
-from fusemount.store import Lease, Store, diffids
+from fusemount.store import Lease, Store, children, diffids
+from fusemount.store.collection import drop_part
 from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
 from fusemount.transfer.reports import Task, Transfers
 
@@ -28,21 +31,38 @@ JOBS = 3  # layers at a time, as in docker
 
 
 class BlobSource(Protocol):
-    """Where an image comes from.  label: its name in messages."""
+    """Where an image comes from.  label: its name in messages.
+
+    is_local: its blobs cost no download, so they are read even where the store has them.  Otherwise
+    the maker of an image could name the digest of a blob of another image, and a push of the first
+    image would publish this blob.
+    """
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def is_local(self) -> bool: ...
+
+    def own(self, index: Digest, listed: Sequence[Descriptor]) -> Sequence[Descriptor]:
+        """Which of the manifests that an index lists are the source's to give."""
+        ...
 
     def document(self, descriptor: Descriptor) -> bytes | None:
         """A manifest, index or config, perhaps not verified; None if it is missing."""
         ...
 
     def size(self, descriptor: Descriptor) -> int | None:
-        """Bytes of a layer that are there; None: nobody knows before they have come."""
+        """Bytes of a layer; None if the source does not know the size before all bytes have
+        come."""
         ...
 
     def layer(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Read]:
         """The layer's bytes from offset on: read(n) gives at most n, b"" at the end."""
+        ...
+
+    def stop(self) -> None:
+        """Every read() ends soon, with Stopped if it waits for bytes."""
         ...
 
 
@@ -108,6 +128,7 @@ class Bringing:
     def stop(self) -> None:
         """May be called from any thread.  Running layers end soon with Stopped."""
         self._stop.set()
+        self._source.stop()
 
     def bring(self, descriptor: Descriptor, data: bytes | None = None) -> Brought:
         """Brings the manifest and all below it.  data: its bytes, if the caller has them."""
@@ -128,6 +149,9 @@ class Bringing:
             put_document(self._store.layout, data_of)
         for document, data_of in ((m, d) for d, m in found):
             if isinstance(document, Index):  # innermost first: no index lists a missing one
+                below = [child.digest for child in document.manifests]
+                came = [digest for digest in below if self._read.found.get(digest)]
+                children.remember(self._store.layout, Digest.of(data_of), came, below)
                 put_document(self._store.layout, data_of)
         return Brought(descriptor, len(images))
 
@@ -155,7 +179,7 @@ class Bringing:
             self._read.found[descriptor.digest] = [(data, document)]
             return [(data, document)]
         below: list[tuple[bytes, Index | Manifest]] = []
-        for child in document.manifests:
+        for child in self._source.own(descriptor.digest, document.manifests):
             if self._suits(child):
                 below += self._documents(child, None, depth - 1)
         found = [*below, (data, document)] if below else []
@@ -177,7 +201,8 @@ class Bringing:
         return diff_ids
 
     def _config(self, manifest: Manifest, where: str) -> Sequence[Digest | None]:
-        data = self._at_hand(manifest.config.digest) or self._source.document(manifest.config)
+        data = None if self._source.is_local else self._at_hand(manifest.config.digest)
+        data = data or self._source.document(manifest.config)
         if data is None:
             raise MalformedImage(f"{where}: listed, but not there")
         self._read.count(len(data), where)
@@ -211,9 +236,12 @@ class Bringing:
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                self._stop.set()  # after an error the others are not needed
+                self.stop()  # after an error the others are not needed
                 for future in futures:
                     future.cancel()
+        if self._hopeless:
+            for descriptor, _ in layers:  # also of those that were not begun this time
+                drop_part(self._store.layout, descriptor.digest)
         errors = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None]
         reasons = [error for error in errors if not isinstance(error, Stopped)]
         for error in (*reasons, *errors):
@@ -226,10 +254,12 @@ class Bringing:
         layout = self._store.layout
         with Part(layout, descriptor.digest, self._go_on) as part, self._dropped(part):
             if part.is_stored() and self._is_known(descriptor, diff_id, where):
+                if self._source.is_local:
+                    self._prove(descriptor, where)
                 part.drop()
                 task.done("Already exists")
                 return
-            if part.size > descriptor.size:
+            if part.size > descriptor.size or self._source.is_local:  # which gives all bytes itself
                 part.cut()
             task.say("Downloading")
             claims = Claims(descriptor.digest, descriptor.size, diff_id)
@@ -245,17 +275,30 @@ class Bringing:
                 self._rest(part, claims, descriptor, where, task)
         task.done("Pull complete")
 
+    def _prove(self, descriptor: Descriptor, where: str) -> None:
+        """Raises VerificationFailed if the source's bytes are not those of the layer."""
+        found = hashlib.sha256()
+        with self._source.layer(descriptor, 0) as read:
+            reading = self._unless_stopped(read)
+            while data := reading(PIECE):
+                found.update(data)
+        if found.hexdigest() != descriptor.digest.hex:
+            raise VerificationFailed(
+                f"{where}: digest is sha256:{found.hexdigest()}, the manifest says "
+                f"{descriptor.digest}"
+            )
+
     @contextmanager
     def _dropped(self, part: Part) -> Iterator[None]:
         """Drops the parts of all layers if the image is too large for the limit or the disk.
 
-        A pull that continued them would fail again.
+        A pull that continued them would fail again.  A part of a local source saves no download.
         """
         try:
             yield
         except ImgmountError as error:
             self._hopeless |= self._budget.spoilt_by(error)
-            if self._hopeless:
+            if self._hopeless or self._source.is_local:
                 part.drop()
             raise
 

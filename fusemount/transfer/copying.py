@@ -6,7 +6,7 @@
     oci:DIR[:NAME]  oci-archive:FILE[:NAME]  docker-archive:FILE[:NAME]
 
 If neither end is a store, a store is made between them and removed afterwards.  So every copy is a
-pull or load, then a save or push, and is verified as those are.
+pull or load and then a save or push, and has their verification.
 """
 
 from __future__ import annotations
@@ -176,14 +176,14 @@ def _load_source(
         pulled = pull(store, source.name, options.pull, progress, called)
         return pulled.image, (source.name.tagged(),)
     assert source.reference is not None
-    reference = source.reference
+    reference, of_store = source.reference, None
     if reference.transport == STORE:
         other = Store(reference.path)
         image = other.find(reference.name or "")
         if other.root == store.root:
             return image, image.names[:1]
         # another store is a layout like any other
-        reference = Reference("oci", other.root, image.digest)
+        reference, of_store = Reference("oci", other.root, image.digest), other.layout
     if reference.transport in FOREIGN_STORES:
         chosen = ImageOptions(options.platform, unpack=options.unpack)
         with open_image(reference, chosen, directories, SilentProgress()) as opened:
@@ -192,8 +192,9 @@ def _load_source(
     budget = Budget(options.unpack)
     with open_medium(reference, directories, SilentProgress(), budget) as medium:
         found = load_medium(
-            store, medium, progress, only=reference.name, named=not kept, budget=budget
-        )
+            store, medium, progress, only=reference.name, named=not kept, budget=budget,
+            of_store=of_store,
+        )  # fmt: skip
     # One image may be found under several names.
     images = list({image.digest: image for image in found}.values())
     if len(images) != 1:

@@ -1,4 +1,4 @@
-"""Law: layers that are in a store and a config become an image of it, with a manifest made here.
+"""Law: makes an image of a config and layers that are in a store, and writes its manifest.
 
 The manifest is made of the layers as they are in the store, so that the same image always gets the
 same manifest.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fusemount.digest import Digest
 from fusemount.image.model import Descriptor
+from fusemount.image.parse import parse_config
 from fusemount.imagename import ImageName
 from fusemount.settings import Platform
 from fusemount.sources.writing import MANIFEST_TYPE, Described, new_manifest
@@ -27,8 +28,9 @@ def add_new_image(
 ) -> StoredImage:
     """The image, under these names.  layers: lowest first, held by the lease.
 
-    Raises MalformedImage where a layer is missing, NoSpace, ImgmountError.
+    Raises MalformedImage where a layer is missing, or beyond a limit; NoSpace, ImgmountError.
     """
+    parse_config(config, "the new config")
     manifest = new_manifest(config, layers)
     lease.hold([Digest.of(manifest), Digest.of(config)])
     put_document(store.layout, config)

@@ -13,10 +13,11 @@ from typing import Any
 
 from fusemount.compression import Compression
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError, MalformedImage
+from fusemount.errors import ImgmountError
 from fusemount.image.model import DOCKER, DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor
+from fusemount.image.parse import parse_index_or_manifest
 from fusemount.sources.writing import compact_json
-from fusemount.store import Lease, Store
+from fusemount.store import Lease, Store, children
 from fusemount.store.intake import put_document
 from fusemount.store.layout import Layout
 
@@ -34,16 +35,16 @@ TYPES = {
 def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
     """Makes the counterpart of a manifest or index of the store; an OCI one is its own.
 
-    Raises NoSpace, ImgmountError.
+    Raises MalformedImage if it would be beyond a limit; NoSpace, ImgmountError.
     """
-    document = _document(store.layout, descriptor.digest)
-    if document is None:  # an index may list any blob, a layer too
-        return descriptor
+    document = json.loads(store.layout.document(descriptor.digest))
     kind = str(document.get("mediaType") or descriptor.media_type)
     changed = kind in TYPES
-    for child in document.get("manifests") or ():
-        if store.layout.has_blob(Digest(child["digest"])):
-            changed |= _replaced(child, as_oci(store, lease, _of(child)))
+    listed = document.get("manifests") or []
+    own = set(children.own(store.layout, descriptor.digest, (Digest(c["digest"]) for c in listed)))
+    came = [child for child in listed if child["digest"] in own]
+    for child in came:
+        changed |= _replaced(child, as_oci(store, lease, _of(child)))
     for entry in (*(document.get("layers") or ()), *filter(None, [document.get("config")])):
         counterpart = TYPES.get(entry.get("mediaType"))
         changed |= counterpart is not None
@@ -53,7 +54,13 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
     document["mediaType"] = TYPES.get(kind, kind)
     document["annotations"] = (document.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
     data = compact_json(document)
+    parse_index_or_manifest(
+        data, f"the OCI form of manifest {descriptor.digest}", document["mediaType"]
+    )
     lease.hold([Digest.of(data)])
+    if came:
+        own = {Digest(child["digest"]) for child in came}
+        children.remember(store.layout, Digest.of(data), own, own)
     digest = put_document(store.layout, data)
     return Descriptor(document["mediaType"], digest, len(data), platform=descriptor.platform)
 
@@ -61,7 +68,7 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
     """Whether as_oci makes this document of the manifest or index with that digest.
 
-    document: JSON.  The annotation alone proves nothing: whoever makes an image can write any
+    document: JSON.  The annotation alone proves nothing: the maker of an image can write any
     digest there, and a push would send another image than the one that the store shows.
     """
     try:
@@ -84,15 +91,6 @@ def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
     except (OSError, ImgmountError, LookupError, TypeError, ValueError, AttributeError):
         return False
     return bool(expected == document)
-
-
-def _document(layout: Layout, digest: Digest) -> dict[str, Any] | None:
-    """None if the blob is no JSON object."""
-    try:
-        document = json.loads(layout.document(digest))
-    except (ValueError, MalformedImage):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _of(entry: dict[str, Any]) -> Descriptor:

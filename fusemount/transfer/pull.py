@@ -9,7 +9,7 @@ is slow, its queue is full and the connection waits.  So memory does not grow wi
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import field
 
@@ -80,8 +80,8 @@ def pull(
 
     As in docker, a tag beside a digest is ignored, and the image gets no name.
 
-    Raises ImageNotFound, PlatformMismatch, RegistryError, Unauthorized, VerificationFailed,
-    MalformedImage, NoSpace; the next pull continues the layers that came in part.
+    After an error, the next pull continues the layers that came in part.  Raises ImageNotFound,
+    PlatformMismatch, RegistryError, Unauthorized, VerificationFailed, MalformedImage, NoSpace.
     """
     return run(lambda: _pull(store, name.tagged(), options, progress, called))
 
@@ -162,16 +162,25 @@ class RegistrySource:
     def __init__(self, registry: Registry, name: ImageName, nursery: trio.Nursery) -> None:
         self._registry, self._name, self._nursery = registry, name, nursery
         self._token = trio.lowlevel.current_trio_token()
+        self._feeds: list[_Feed] = []
 
     @property
     def label(self) -> str:
         return str(self._name)
 
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def own(self, index: Digest, listed: Sequence[Descriptor]) -> Sequence[Descriptor]:
+        return listed
+
     async def fetch(self, descriptor: Descriptor) -> bytes:
         return (await self._registry.manifest(self._name.path, descriptor.digest)).data
 
     def document(self, descriptor: Descriptor) -> bytes | None:
-        # Needs no token: only the thread of bring() calls it, and it is cancelled with its task.
+        # No token is needed, because only the thread of bring() calls this, and that thread is
+        # cancelled with its task.
         return trio.from_thread.run(self._document, descriptor)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
@@ -194,13 +203,19 @@ class RegistrySource:
     @contextmanager
     def layer(self, descriptor: Descriptor, offset: int) -> Iterator[Read]:
         feed = _Feed()
+        self._feeds.append(feed)
         start = self._nursery.start_soon
         trio.from_thread.run_sync(start, self._pump, descriptor, offset, feed,
                                   trio_token=self._token)  # fmt: skip
         try:
             yield lambda n: feed.take(n, self._token)
         finally:
+            self._feeds.remove(feed)
             self._token.run_sync_soon(feed.scope.cancel)
+
+    def stop(self) -> None:
+        for feed in list(self._feeds):
+            feed.end(Stopped(f"{self.label}: stopped"))
 
     async def _pump(self, descriptor: Descriptor, offset: int, feed: _Feed) -> None:
         """Moves pieces from the connection to the thread of the layer, then the end or an error."""

@@ -26,7 +26,7 @@ from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
 from fusemount.sources.writing import compact_json
-from fusemount.store import Lease, RegistryBlob, Store, StoredImage
+from fusemount.store import Lease, RegistryBlob, Store, StoredImage, children
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
 from fusemount.transfer.ociform import is_counterpart
@@ -113,26 +113,30 @@ class _Pushing:
         if original and (there := self._original(original, data)) is not None:
             descriptor, data = there
         document = parse_index_or_manifest(data, where, descriptor.media_type)
+        before = data
         if isinstance(document, Index):
-            data = await self._index(data, document)
+            data = await self._index(descriptor.digest, data, document)
         else:
             data = await self._image(descriptor, data)
+        if data is not before:  # readers refuse a document beyond a limit
+            parse_index_or_manifest(data, f"{where} for the registry", descriptor.media_type)
         digest = Digest.of(data)
         await self._registry.put_manifest(
             self._name.path, tag or digest, _media_type(descriptor, data), data
         )
         return Pushed(digest, len(data))
 
-    async def _index(self, data: bytes, index: Index) -> bytes:
+    async def _index(self, digest: Digest, data: bytes, index: Index) -> bytes:
         """Pushes the manifests of an index.  Returns the index as the registry gets it.
 
-        The registry must have the manifests that the store lacks.  An attestation that both lack is
-        left out.
+        The registry must have the manifests that did not come with the index (store/children.py).
+        An attestation that is missing in both is left out.
         """
         document = json.loads(data)
+        own = set(children.own(self._store.layout, digest, (d.digest for d in index.manifests)))
         left, changed = [], False
         for entry, child in zip(document["manifests"], index.manifests, strict=True):
-            if self._store.layout.has_blob(child.digest):
+            if child.digest in own:
                 pushed = await self.manifest(child, "")
                 if pushed.digest != child.digest:
                     entry["digest"], entry["size"], changed = pushed.digest, pushed.size, True
@@ -140,7 +144,7 @@ class _Pushing:
                 if not child.is_attestation:
                     raise ImageNotFound(
                         f"{self._name}: manifest {child.digest} ({child.platform or 'no platform'})"
-                        " of its index is neither in the store nor there: pull --all-platforms"
+                        " of its index did not come with it, and is not there: pull --all-platforms"
                     )
                 changed = True
                 continue
@@ -269,7 +273,8 @@ class _Pushing:
             self._seen(row, descriptor)
 
     async def _mounted(self, seen: RegistryBlob) -> str:
-        """Mounts the blob from another repository of this registry: its name, "" if refused."""
+        """Mounts the blob from another repository of this registry.  Returns the repository's name,
+        or "" if the registry refuses."""
         domain, _, path = seen.repository.partition("/")
         if domain == self._name.domain and path != self._name.path:
             with suppress(ImgmountError):

@@ -1,4 +1,5 @@
-"""Law: the interface by which several transfers report progress, whoever shows it.
+"""Law: the interface by which several transfers report their progress.  The caller shows it, or
+not.
 
 Calls come from any thread.
 """

@@ -8,8 +8,9 @@ oci-archive, oci  blobs unchanged, with all platforms of an index that the store
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from fusemount.errors import (
 )
 from fusemount.image.fields import object_of, parse_json
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, Descriptor, Index
-from fusemount.image.parse import parse_index, parse_index_or_manifest
+from fusemount.image.parse import parse_docker_manifests, parse_index, parse_index_or_manifest
 from fusemount.image.platforms import parse_platform, rank
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer.cache import Cache
@@ -34,7 +35,7 @@ from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit
 from fusemount.sources.output import ArchiveOutput, LayoutOutput, Output, StreamOutput, blob_path
 from fusemount.sources.writing import Target, compact_json
-from fusemount.store import Store, StoredImage
+from fusemount.store import Store, StoredImage, children
 from fusemount.store.catalog import Entry
 from fusemount.store.summary import LayerRow, Summaries, Summary
 from fusemount.transfer.reports import Transfers
@@ -147,24 +148,23 @@ class _Saving:
     # ---- docker-archive -----------------------------------------------------------------------
 
     def docker(self, images: Sequence[Chosen]) -> None:
-        entries: dict[Digest, dict[str, Any]] = {}
+        found = [(self._only_image(image), names) for image, names in images]
+        listed = _docker_manifests(
+            found, lambda ident: f"{ident.hex}.json", lambda layer: f"{layer.diff_id.hex}.tar"
+        )
         written: set[Digest] = set()
-        for image, names in images:
-            summary = self._only_image(image)
+        configs: set[Digest] = set()
+        for summary, _ in found:
             assert summary.config is not None
             for layer in summary.layers:
                 if layer.diff_id not in written:
                     written.add(layer.diff_id)
                     self._plain(layer)
-            if summary.config not in entries:
+            if summary.config not in configs:
+                configs.add(summary.config)
                 config = self._document(summary.config)
                 self._output.document(f"{summary.config.hex}.json", config)
-            entry = entries.setdefault(summary.config, {
-                "Config": f"{summary.config.hex}.json", "RepoTags": [],
-                "Layers": [f"{layer.diff_id.hex}.tar" for layer in summary.layers],
-            })  # fmt: skip
-            entry["RepoTags"] += [name.familiar for name in names]
-        self._output.document("manifest.json", compact_json(list(entries.values())))
+        self._output.document("manifest.json", listed)
 
     def _only_image(self, image: StoredImage) -> Summary:
         """The image itself; of an index its only image in the store.  Else ImageNotFound."""
@@ -200,35 +200,24 @@ class _Saving:
         images: Sequence[Chosen],
         layout: LayoutOutput | None,
     ) -> None:
-        manifests: list[dict[str, Any]] = []
-        docker: dict[Digest, dict[str, Any]] = {}
+        entries = [
+            Entry(image.descriptor, name).document()
+            for image, names in images for name in names or (None,)
+        ]  # fmt: skip
+        _index(layout, entries)  # a limit of the readers is found before anything is written
+        docker: list[tuple[Summary, Sequence[ImageName]]] = []
         for image, names in images:
+            reached = self.summaries.reached(image.digest, image.descriptor.media_type)
+            found = [summary for _, summary in reached if summary.what == "image"]
+            if len(found) == 1:  # of several, an older docker would load any
+                docker.append((found[0], names))
+        listed = _docker_manifests(docker, blob_path, lambda layer: blob_path(layer.digest))
+        for image, _ in images:
             self._copy_manifest(image.descriptor)
-            for name in names or (None,):
-                entry = Entry(image.descriptor, name).document()
-                if entry not in manifests:
-                    manifests.append(entry)
-            self._docker_entry(image, names, docker)
         self._output.document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         if layout is None and docker:
-            self._output.document("manifest.json", compact_json(list(docker.values())))
-        self._output.document("index.json", _index(layout, manifests))
-
-    def _docker_entry(
-        self, image: StoredImage, names: Sequence[ImageName], docker: dict[Digest, dict[str, Any]]
-    ) -> None:
-        reached = self.summaries.reached(image.digest, image.descriptor.media_type)
-        found = [summary for _, summary in reached if summary.what == "image"]
-        if len(found) != 1 or found[0].config is None:  # of several, an older docker would load any
-            return
-        summary = found[0]
-        assert summary.config is not None
-        entry = docker.setdefault(summary.config, {
-            "Config": blob_path(summary.config), "RepoTags": [],
-            "Layers": [blob_path(layer.digest) for layer in summary.layers],
-        })  # fmt: skip
-        tagged = [name.tagged().familiar for name in names]
-        entry["RepoTags"] += [text for text in tagged if text not in entry["RepoTags"]]
+            self._output.document("manifest.json", listed)
+        self._output.document("index.json", _index(layout, entries))
 
     def _copy_manifest(self, descriptor: Descriptor) -> None:
         """Copies all blobs below a manifest, then the manifest."""
@@ -236,8 +225,10 @@ class _Saving:
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
         if isinstance(document, Index):
+            listed = (child.digest for child in document.manifests)
+            own = set(children.own(self._store.layout, descriptor.digest, listed))
             for child in document.manifests:
-                if self._store.layout.has_blob(child.digest):
+                if child.digest in own:
                     self._copy_manifest(child)
         else:
             for blob in (*document.layers, document.config):
@@ -275,8 +266,33 @@ class _Saving:
         task.done("Saved")
 
 
-def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> bytes:
-    """index.json with these entries.  A layout's other images stay, unless their name is taken."""
+def _docker_manifests(
+    images: Sequence[tuple[Summary, Sequence[ImageName]]],
+    config_name: Callable[[Digest], str],
+    layer_name: Callable[[LayerRow], str],
+) -> bytes:
+    """manifest.json; raises MalformedImage if its readers would refuse it."""
+    found: dict[Digest, tuple[Summary, dict[str, None]]] = {}
+    for summary, names in images:
+        assert summary.config is not None
+        _, tags = found.setdefault(summary.config, (summary, {}))
+        tags |= dict.fromkeys(name.tagged().familiar for name in names)
+    data = compact_json([
+        {"Config": config_name(ident), "RepoTags": list(tags),
+         "Layers": [layer_name(layer) for layer in summary.layers]}
+        for ident, (summary, tags) in found.items()
+    ])  # fmt: skip
+    parse_docker_manifests(data, "the new manifest.json")
+    return data
+
+
+def _index(layout: LayoutOutput | None, entries: Sequence[dict[str, Any]]) -> bytes:
+    """index.json with these entries.  A layout's other images stay, unless their name is taken.
+
+    Raises MalformedImage if its readers would refuse it.
+    """
+    written = {_key(entry): entry for entry in entries}  # each once
+    manifests = list(written.values())
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json"}
     there = layout.existing_document("index.json") if layout is not None else None
     others: list[Any] = []
@@ -286,9 +302,15 @@ def _index(layout: LayoutOutput | None, manifests: list[dict[str, Any]]) -> byte
         taken = {name for entry in manifests for name in _called(entry)}
         others = [
             entry for entry in document.get("manifests") or []
-            if entry not in manifests and not taken & _called(entry)
+            if _key(entry) not in written and not taken & _called(entry)
         ]  # fmt: skip
-    return compact_json(document | {"manifests": [*others, *manifests]})
+    data = compact_json(document | {"manifests": [*others, *manifests]})
+    parse_index(data, "the new index.json")
+    return data
+
+
+def _key(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True)
 
 
 def _called(entry: dict[str, Any]) -> set[str]:

@@ -1,11 +1,11 @@
 /* clonemount.h: opens a directory through a mount of its own, on which nothing else is mounted.
  *
  * The owner of a directory may mount a FUSE file system on it, and that file system can let every
- * access hang or fail.  A clone of the mount (open_tree(2)) does not have the mounts below it.  It
- * gets none later either: the caller closes the clone's descriptor once it has opened a file in it,
- * and from then on the clone is in no namespace and no peer group.  The clone lasts as long as any
- * descriptor of a file in it is open.  rename(2) and link(2) work within one clone, not between
- * two.
+ * access hang or fail.  A clone of the mount (open_tree(2)) does not have the mounts below it.  No
+ * mount is put on the clone later either: the caller closes the clone's descriptor once it has
+ * opened a file in the clone, and from then on the clone is in no namespace and no peer group.  The
+ * clone lasts as long as any descriptor of a file in it is open.  rename(2) and link(2) work within
+ * one clone, not between two.
  */
 #ifndef IMG_CLONEMOUNT_H
 #define IMG_CLONEMOUNT_H

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FEWEST 16u    /* descriptors kept at least, so that every thread can pin what it needs */
@@ -23,6 +24,7 @@ typedef struct kept {
     uint32_t pins;
     uint32_t next; /* in its bucket, or in the list of free elements */
     uint32_t older, newer;
+    int64_t came; /* milliseconds of the monotonic clock */
     stale *stale; /* descriptors that were dropped while pinned */
 } kept;
 
@@ -143,6 +145,42 @@ void img_fds_free(img_fds *fds) {
     free(fds);
 }
 
+/* ---- dropping ----------------------------------------------------------------------------- */
+
+/* The caller holds the lock.  The next img_fds_close_dropped closes fd. */
+static void close_later(img_fds *fds, int fd) {
+    if (fds->n_waiting < WAITING)
+        fds->waiting[fds->n_waiting++] = fd;
+    else
+        (void)close(fd);
+}
+
+/* The caller holds the lock.  fd stays open until k has no pins.  Without memory it stays open for
+ * ever, which is better than closing it while a thread uses it. */
+static void outlive_pins(kept *k, int fd) {
+    stale *s = malloc(sizeof *s);
+    if (!s)
+        return;
+    s->fd = fd;
+    s->next = k->stale;
+    k->stale = s;
+}
+
+static void drop(img_fds *fds, kept *k) {
+    int fd = k->fd;
+    if (fd < 0)
+        return;
+    k->fd = -1;
+    fds->n_open--;
+    if (k->pins) {
+        outlive_pins(k, fd);
+    } else {
+        step_out(fds, k);
+        take_out(fds, k);
+        close_later(fds, fd);
+    }
+}
+
 /* ---- pins --------------------------------------------------------------------------------- */
 
 static int pin(img_fds *fds, kept *k) {
@@ -155,6 +193,25 @@ int img_fds_pin(img_fds *fds, uint32_t id) {
     (void)pthread_mutex_lock(&fds->lock);
     kept *k = find(fds, id);
     int fd = k && k->fd >= 0 ? pin(fds, k) : -1;
+    (void)pthread_mutex_unlock(&fds->lock);
+    return fd;
+}
+
+static int64_t milliseconds_now(void) {
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int img_fds_pin_new(img_fds *fds, uint32_t id, int64_t milliseconds) {
+    int64_t now = milliseconds_now();
+    int fd = -1;
+    (void)pthread_mutex_lock(&fds->lock);
+    kept *k = find(fds, id);
+    if (k && k->fd >= 0 && now - k->came <= milliseconds)
+        fd = pin(fds, k);
+    else if (k)
+        drop(fds, k);
     (void)pthread_mutex_unlock(&fds->lock);
     return fd;
 }
@@ -184,14 +241,6 @@ static uint32_t most_now(const img_fds *fds) {
     return quarter < FEWEST ? FEWEST : quarter;
 }
 
-/* The caller holds the lock.  The next img_fds_close_dropped closes fd. */
-static void close_later(img_fds *fds, int fd) {
-    if (fds->n_waiting < WAITING)
-        fds->waiting[fds->n_waiting++] = fd;
-    else
-        (void)close(fd);
-}
-
 /* Drops the oldest descriptor; false if all are pinned. */
 static bool evict(img_fds *fds) {
     if (!fds->oldest)
@@ -205,6 +254,7 @@ static bool evict(img_fds *fds) {
 }
 
 int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
+    int64_t now = milliseconds_now();
     (void)pthread_mutex_lock(&fds->lock);
     if (fds->until_asked-- == 0) {
         fds->most = most_now(fds);
@@ -217,13 +267,15 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
         if (pinned)
             (void)pin(fds, k);
     } else {
-        /* Up to two go for one that comes, so that the number falls slowly to a lowered limit. */
+        /* Up to two are dropped for one that is added, so that the number falls slowly to a limit
+         * that was lowered. */
         for (int i = 0; i < 2 && fds->n_open >= fds->most && evict(fds); i++)
             ;
         if (!k && fds->n_open < fds->max)
             k = add(fds, id);
         if (k) {
             k->fd = fd;
+            k->came = now;
             fds->n_open++;
             k->pins += pinned;
             if (k->pins == 0)
@@ -237,34 +289,11 @@ int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned) {
     return fd;
 }
 
-/* ---- dropping ----------------------------------------------------------------------------- */
-
-/* The caller holds the lock.  fd stays open until k has no pins.  Without memory it stays open for
- * ever, which is better than closing it while a thread uses it. */
-static void outlive_pins(kept *k, int fd) {
-    stale *s = malloc(sizeof *s);
-    if (!s)
-        return;
-    s->fd = fd;
-    s->next = k->stale;
-    k->stale = s;
-}
-
 void img_fds_drop(img_fds *fds, uint32_t id) {
     (void)pthread_mutex_lock(&fds->lock);
     kept *k = find(fds, id);
-    if (k && k->fd >= 0) {
-        int fd = k->fd;
-        k->fd = -1;
-        fds->n_open--;
-        if (k->pins) {
-            outlive_pins(k, fd);
-        } else {
-            step_out(fds, k);
-            take_out(fds, k);
-            close_later(fds, fd);
-        }
-    }
+    if (k)
+        drop(fds, k);
     (void)pthread_mutex_unlock(&fds->lock);
 }
 

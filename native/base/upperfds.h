@@ -26,10 +26,12 @@ void img_fds_free(img_fds *fds);    /* closes all descriptors */
 
 /* Pins and returns the descriptor of id; -1 if id has none. */
 int img_fds_pin(img_fds *fds, uint32_t id);
+/* The same, if the descriptor came at most that many milliseconds ago; an older one is dropped. */
+int img_fds_pin_new(img_fds *fds, uint32_t id, int64_t milliseconds);
 /* Takes over fd as the descriptor of id, pinned if asked.  Returns the descriptor that id has now.
- * That is another one if another thread was faster; fd is then dropped.  -EMFILE: all are pinned,
- * so there is no room, and fd is dropped.  A dropped descriptor is closed by the next
- * img_fds_close_dropped, because this function may be called under locks. */
+ * If another thread was faster, this is the other thread's descriptor, and fd is dropped.  -EMFILE:
+ * all are pinned, so there is no room, and fd is dropped.  A dropped descriptor is closed by the
+ * next img_fds_close_dropped, because this function may be called under locks. */
 int img_fds_put(img_fds *fds, uint32_t id, int fd, bool pinned);
 void img_fds_unpin(img_fds *fds, uint32_t id);
 /* Takes the descriptor away from id.  It is closed by the next img_fds_close_dropped, because it is

@@ -269,7 +269,8 @@ static int take(img_dirmarks *marks, const char *name, const char *value, size_t
     } else if (means_something(name)) {
         marks->disobeyed = true;
     } else if (strcmp(name, CAPABILITY) == 0) {
-        marks->capable = true; /* it wins over the mark: it replaces a value put before */
+        /* The real capability wins: it replaces the mark's value, if that was put already. */
+        marks->capable = true;
     }
     return img_xattr_set_put(&marks->xattrs, name, strlen(name), value, len, err);
 }

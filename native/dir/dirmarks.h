@@ -83,8 +83,9 @@ void img_dirmarks_free(img_dirmarks *marks);
 /* The kinds of marks that are on the root of a layer, open as fd: the union of IMG_MARKS_*. */
 unsigned img_dirmarks_of_root(int fd);
 
-/* Replaces *marks by those of name in the directory fd.  Symlinks are not followed.  An xattr that
- * cannot be read (no permission, a file system without xattrs) is ignored.  E2BIG, ENOMEM, EIO. */
+/* Replaces *marks by the marks of the object `name` in the directory fd.  Symlinks are not
+ * followed.  An xattr that cannot be read (no permission, a file system without xattrs) is ignored.
+ * E2BIG, ENOMEM, EIO. */
 int img_dirmarks_read(img_dirmarks *marks, int fd, const char *name, unsigned obeyed,
                       img_error *err);
 

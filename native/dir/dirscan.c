@@ -26,6 +26,7 @@ typedef struct directory { /* a directory that is still to be listed */
     uint32_t entry;
     uint16_t len;
     uint16_t depth;
+    uint32_t access; /* pool offset of its img_access */
 } directory;
 
 typedef struct scanning {
@@ -132,19 +133,40 @@ static int put_target(scanning *s, img_entry *e, const struct statx *st, int fd,
     return img_builder_text(&s->builder, target, (size_t)n, &e->link, s->err);
 }
 
+/* above: the img_access of the directory that the object is in. */
+static int note_access(scanning *s, const struct statx *st, uint32_t above, img_access *access) {
+    *access = (img_access){.above = above,
+                           .uid = st->stx_uid,
+                           .gid = st->stx_gid,
+                           .mode = st->stx_mode,
+                           .ctime_ns = st->stx_ctime.tv_nsec,
+                           .ctime_s = st->stx_ctime.tv_sec};
+    size_t len = 0;
+    const char *acl = img_xattr_set_get(&s->marks.xattrs, IMG_ACL_ACCESS, &len);
+    access->acl_len = (uint32_t)len;
+    return len ? img_builder_intern(&s->builder, acl, len, &access->acl, s->err) : 0;
+}
+
+static int put_access(scanning *s, const struct statx *st, uint32_t above, uint32_t *at) {
+    img_access access;
+    if (note_access(s, st, above, &access) < 0)
+        return -1;
+    access.number = ++s->n_files;
+    return img_builder_text(&s->builder, (const char *)&access, sizeof access, at, s->err);
+}
+
 /* Puts the file's record and name into the pool: both are needed after the entries are freed. */
 static int put_record(scanning *s, img_entry *e, const struct statx *st, const char *name) {
     img_file_record record = {.number = ++s->n_files,
                               .dir = s->here.path,
                               .dir_len = s->here.len,
                               .name_len = e->name_len,
-                              .uid = st->stx_uid,
-                              .gid = st->stx_gid,
-                              .mode = st->stx_mode,
                               .dev_major = st->stx_dev_major,
                               .dev_minor = st->stx_dev_minor,
                               .ino = st->stx_ino};
     uint32_t at;
+    if (note_access(s, st, s->here.access, &record.access) < 0)
+        return -1;
     e->size = st->stx_size;
     e->rdev_major = (uint32_t)st->stx_blocks;
     e->rdev_minor = (uint32_t)(st->stx_blocks >> 32);
@@ -183,6 +205,8 @@ static int put_waiting(scanning *s, img_entry *e, const struct statx *st, const 
     directory *d = &s->waiting[s->n_waiting++];
     d->entry = (uint32_t)s->builder.n_entries; /* the caller adds the entry next */
     d->depth = (uint16_t)(s->here.depth + 1);
+    if (put_access(s, st, s->here.access, &d->access) < 0)
+        return -1;
     return put_path(s, s->builder.pool.data + s->here.path, s->here.len, name, e->name_len,
                     &d->path, &d->len);
 }
@@ -402,7 +426,7 @@ static int put_root(scanning *s) {
         return no_memory(s);
     s->waiting[0] = (directory){0};
     s->n_waiting = s->waiting_size = 1;
-    return 0;
+    return put_access(s, &st, IMG_NO_ACCESS, &s->waiting[0].access);
 }
 
 img_index *img_scan_directory(int fd, img_dirscan *scan, img_error *err) {

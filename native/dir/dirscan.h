@@ -7,11 +7,10 @@
  * always gives the same index, in whatever order its file system lists names.  The first name of an
  * object (device and inode) is its entry; further names in the layer are IMG_HARDLINK.
  *
- * A whiteout is IMG_WHITEOUT.  It is a character device 0:0, an empty file with the xattr, or a
- * name
- * `.wh.X`.  An opaque directory has IMG_ENTRY_OPAQUE.  It has the xattr, or a file `.wh..wh..opq`
- * in it.  Other names `.wh..wh.*` belong to aufs and are left out.  Without IMG_MARKS_NAMES, names
- * that begin with `.wh.` are ordinary names.
+ * A whiteout becomes IMG_WHITEOUT: a character device 0:0, an empty file with the xattr, or a name
+ * `.wh.X`.  An opaque directory gets IMG_ENTRY_OPAQUE: a directory with the xattr, or with a file
+ * `.wh..wh..opq` in it.  Other names `.wh..wh.*` belong to aufs and are left out.  Without
+ * IMG_MARKS_NAMES, names that begin with `.wh.` are ordinary names.
  *
  * A mount point of another file system is an empty directory in the index, as with overlayfs.  So
  * is a directory that may not be read; scan.unreadable counts these.

@@ -24,16 +24,19 @@ enum {
     FAST_PATIENCE_MS = 2                 /* how long a request waits for the lock `change` */
 };
 
-/* What a handler returns: 0 when it has answered, a negative errno to answer, or one of these:
- * the request goes to pyfuse3; Python is to copy up data or attributes of the node `wanted`, then
- * the request runs again; no answer is due (now). */
-enum { FAST_RELAY = 1, FAST_COPY_UP_DATA, FAST_COPY_UP_ATTRIBUTES, FAST_SILENT };
+/* What a handler returns: 0 when it has answered, a negative errno to answer, or one of these. */
+enum {
+    FAST_RELAY = 1,          /* declined: the request goes to pyfuse3 */
+    FAST_COPY_UP_DATA,       /* Python copies up the node `wanted`, then the request runs again */
+    FAST_COPY_UP_ATTRIBUTES, /* the same, but the node's data may stay in the layers */
+    FAST_SILENT              /* no answer is due, or not now */
+};
 
-/* What Python is asked for on behalf of a request: nothing but to do the request itself, to copy up
- * attributes, or to copy up data as well. */
+/* What Python is asked to copy up before a request runs again.  FAST_NOTHING: Python does the
+ * request itself. */
 typedef enum fast_need { FAST_NOTHING, FAST_ATTRIBUTES, FAST_DATA } fast_need;
 
-/* Which run of a request this is: the first; the one after Python has copied up; the one on the
+/* Which run of a request this is: the first run; the run after Python has copied up; the run on the
  * notify thread. */
 typedef enum fast_stage { FAST_FRESH, FAST_COPIED_UP, FAST_LET_THROUGH } fast_stage;
 

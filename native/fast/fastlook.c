@@ -344,7 +344,7 @@ int fast_getxattr(fast_request *req) {
     if (!node)
         return -ESTALE;
     if (!value)
-        return img_is_xattr_name(name) ? -ENODATA : -EOPNOTSUPP;
+        return img_no_such_xattr(name);
     return answer_sized(req, in->size, size);
 }
 

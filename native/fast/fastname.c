@@ -32,7 +32,7 @@ static int begin(fast_request *req) {
     return FAST_RELAY;
 }
 
-/* Unlocks; the value that the handler must return. */
+/* Unlocks.  Returns the value that the handler must return. */
 static int end(fast_request *req, int result) {
     img_upper_unlock(req->path->upper);
     return result == IMG_DECLINED ? FAST_RELAY : result;

@@ -6,9 +6,9 @@
  * Law: a request is either answered completely here, or declined before anything was changed.  A
  * declined request goes unchanged over the socket pair to pyfuse3, and pyfuse3's answer goes back
  * with no change but that of st_ino (fastrelay.c).  The data of a WRITE never go to Python: if the
- * file is not in the upper yet, Python is sent an OPEN for writing under the request's number,
- * which means "copy it up" (the kernel sends no OPEN after its first, which is answered ENOSYS).
- * Then the fast path does the write.
+ * file's data are not in the upper yet, the fast path sends Python an OPEN for writing under the
+ * request's number, which means "copy it up".  Then the fast path does the write.  (The kernel's
+ * own first OPEN is answered ENOSYS, and then the kernel sends no more.)
  *
  * Threads.  One thread reads the device.  The others sleep in user space, not in the kernel, so
  * that a request wakes only a thread that is needed.  After a request the reader looks for the next

@@ -10,9 +10,10 @@ fast_relay *fast_relay_start(img_fastpath *path, int fd, img_error *err);
  * relay may be NULL. */
 void fast_relay_end(fast_relay *relay);
 void fast_relay_free(fast_relay *relay); /* after end */
-/* Keeps a copy of the message and sends it to pyfuse3; with a need other than FAST_NOTHING asks to
- * copy up `node` first, and then runs the message here. The answer goes to fd. A negative errno
- * when it cannot be sent (EIO: there is no pyfuse3 any more). */
+/* Hands a request to pyfuse3, and keeps a copy of its message.
+ * need FAST_NOTHING: pyfuse3 does the request, and its answer goes to fd.
+ * Another need: pyfuse3 copies up `node`, and then the request runs here and is answered to fd.
+ * 0, or a negative errno if the message cannot be sent (-EIO: there is no pyfuse3 any more). */
 int fast_relay_send(fast_relay *relay, int fd, const char *message, size_t size, uint64_t start,
                     fast_need need, uint64_t node);
 

@@ -5,7 +5,7 @@
 #include "fast/fast.h"
 #include "upper/caller.h"
 
-/* Handles one message. Whoever needs the message later copies it. */
+/* Handles one message. A handler that needs the message later copies it. */
 void fast_handle(img_fastpath *path, int fd, char *message, size_t size, char *out);
 /* Runs a request once more, or answers it with error (negative; 0: none) if what it waited for has
  * failed. */
@@ -17,7 +17,7 @@ int fast_reply(fast_request *req, const void *body, size_t size);
 /* Whether an answer says that the upper has no space left. */
 bool fast_is_full(int result);
 
-/* Who sent the request. */
+/* The process that sent the request. */
 img_caller fast_caller(const fast_request *req);
 /* A NUL-terminated name at *at; NULL when there is none. Moves *at behind it. */
 const char *fast_name(const fast_request *req, size_t *at, size_t *len);

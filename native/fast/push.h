@@ -36,7 +36,8 @@ void fast_push_stop(fast_notify *notify, img_id id);
 /* Whether the node is being pushed; if so its size must not change. */
 bool fast_push_is_current(const fast_notify *notify, img_id id);
 
-/* A file of a layer was read, a directory was listed: what follows may be pushed. */
+/* Call after a file of a layer was read or a directory was listed: the files that follow in the
+ * directory, or in the listing, may be pushed. */
 void fast_push_was_read(fast_notify *notify, img_id id);
 void fast_push_was_listed(fast_notify *notify, img_id dir, uint32_t from_cookie);
 

@@ -8,8 +8,8 @@
  *
  *   file  = header | entries[n_entries] | extents[n_extents] | pool[pool_bytes]
  *           header.checksum is the checksum (checksum.h) of the whole file with checksum = 0, and
- *           its seed is the key of the file's name: an intact index that was put under the name of
- *           another one does not match either
+ *           its seed is the key of the file's name: an intact index under the name of another index
+ *           does not match either
  *   pool  = bytes that entries point into: names, link targets, xattr records
  *   xattr record = u16 name_len | u32 value_len | name | value        (packed, host order)
  *
@@ -110,13 +110,27 @@ typedef struct img_entry {
  *   rdev_major, rdev_minor   IMG_FILE: the low and the high half of st_blocks
  *   first_extent, n_extents  IMG_ENTRY_ORIGIN: the pool offset and the length of the origin's path
  * A directory comes before its contents, and the entries of one directory follow one another. */
+
+/* Whom an object on the host admitted when it was scanned: as stat returned it, not as marks change
+ * it. */
+typedef struct img_access {
+    uint32_t above; /* pool offset of its directory's img_access; IMG_NO_ACCESS: the layer's root */
+    uint32_t uid, gid, mode;
+    uint32_t ctime_ns;
+    uint32_t acl, acl_len; /* pool offset of the access ACL's value; 0 bytes: none */
+    uint32_t number;       /* of a directory: counts the layer's files and directories, from 1 */
+    int64_t ctime_s;
+} img_access;
+#define IMG_NO_ACCESS UINT32_MAX
+#define IMG_ACL_ACCESS "system.posix_acl_access"
+
 typedef struct img_file_record { /* in the pool, not aligned: copy it before use */
-    uint32_t number;             /* counts the layer's files, from 1 */
+    uint32_t number;             /* counts the layer's files and directories, from 1 */
     uint32_t dir;                /* pool offset of the directory's path */
     uint16_t dir_len, name_len;  /* the bytes of the name follow the record */
-    uint32_t uid, gid, mode;     /* as stat returned them, not as marks change them */
     uint32_t dev_major, dev_minor;
     uint64_t ino;
+    img_access access;
 } img_file_record;
 
 /* Entries that differ from what the archive contains: their number, and the first of them. */
@@ -142,7 +156,7 @@ typedef struct img_index {
     void *block; /* not NULL: the arrays point into this anonymous mapping of block_bytes */
     size_t block_bytes;
     bool directory;   /* the layer is a directory layer */
-    uint32_t n_files; /* the highest img_file_record.number */
+    uint32_t n_files; /* the highest number of an img_file_record or img_access */
     img_oddities oddities;
 } img_index;
 

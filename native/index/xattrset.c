@@ -48,7 +48,7 @@ static int keep(img_xattr_set *set, const void *bytes, size_t len, uint32_t *at,
     return 0;
 }
 
-static img_xattr_slot *find(img_xattr_set *set, uint32_t hash, const char *name, size_t len) {
+static img_xattr_slot *find(const img_xattr_set *set, uint32_t hash, const char *name, size_t len) {
     for (size_t i = 0; i < set->n; i++) {
         img_xattr_slot *slot = &set->slots[i];
         if (slot->hash == hash && slot->name_len == len &&
@@ -108,6 +108,14 @@ int img_xattr_set_merge(img_xattr_set *set, const img_xattr_set *from, img_error
             return -1;
     }
     return 0;
+}
+
+const char *img_xattr_set_get(const img_xattr_set *set, const char *name, size_t *len) {
+    const img_xattr_slot *slot = find(set, hash_name(name, strlen(name)), name, strlen(name));
+    if (!slot)
+        return NULL;
+    *len = slot->value_len;
+    return set->data.data + slot->value;
 }
 
 int img_xattr_set_write(const img_xattr_set *set, img_bytes *out, img_error *err) {

@@ -33,6 +33,9 @@ int img_xattr_set_put(img_xattr_set *set, const char *name, size_t name_len, con
 /* Puts every xattr of `from` into set. */
 int img_xattr_set_merge(img_xattr_set *set, const img_xattr_set *from, img_error *err);
 
+/* The value of a name, NULL if it is not there; valid until the set changes. */
+const char *img_xattr_set_get(const img_xattr_set *set, const char *name, size_t *len);
+
 /* Appends the xattrs to out, as the xattr records of index.h. */
 int img_xattr_set_write(const img_xattr_set *set, img_bytes *out, img_error *err);
 

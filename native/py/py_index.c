@@ -30,8 +30,8 @@ static void layer_index_dealloc(PyObject *self) {
 }
 
 const img_index *imgpy_index_get(PyObject *obj) {
-    /* The deallocator tells the type, because nothing can inherit from it; so the type need not be
-     * in a global variable. */
+    /* Only this type has this deallocator, because no type can inherit from it.  So the type need
+     * not be in a global variable. */
     if (Py_TYPE(obj)->tp_dealloc == layer_index_dealloc)
         return ((layer_index_object *)obj)->index;
     PyErr_Format(PyExc_TypeError, "expected a LayerIndex, not %.100s", Py_TYPE(obj)->tp_name);

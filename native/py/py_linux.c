@@ -1,8 +1,8 @@
 /* py_linux.c: Linux system calls that CPython 3.11 does not offer, and the functions of caller.h.
  *
- * Each of the first is one system call (clone_mount: two); those that may wait release the GIL.
- * Paths are str, bytes or path-like. Errors are OSError with the errno and, if there is one, the
- * path.
+ * Each function for a system call makes only this call (clone_mount: two).  It releases the GIL if
+ * the call may wait.  Paths are str, bytes or path-like. Errors are OSError with the errno and, if
+ * there is one, the path.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -32,7 +32,7 @@ static void stats_dealloc(PyObject *self) {
 }
 
 img_stats *imgpy_stats_get(PyObject *obj) {
-    /* The deallocator tells the type, because nothing can inherit from it. */
+    /* Only this type has this deallocator, because no type can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc == stats_dealloc)
         return ((StatsObject *)obj)->stats;
     PyErr_Format(PyExc_TypeError, "expected a Stats, not %.100s", Py_TYPE(obj)->tp_name);

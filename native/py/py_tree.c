@@ -41,7 +41,7 @@ static PyObject *tree_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static void tree_dealloc(PyObject *self);
 
 img_tree *imgpy_tree_get(PyObject *obj) {
-    /* The deallocator tells the type, because nothing can inherit from it. */
+    /* Only this type has this deallocator, because no type can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc == tree_dealloc)
         return tree_of(obj);
     PyErr_Format(PyExc_TypeError, "expected a Tree, not %.100s", Py_TYPE(obj)->tp_name);

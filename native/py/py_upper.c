@@ -11,6 +11,7 @@
 #include "upper/changedata.h"
 #include "upper/changemake.h"
 #include "upper/changename.h"
+#include "upper/changexattr.h"
 
 #include <sys/stat.h>
 
@@ -22,7 +23,7 @@ typedef struct {
 static void upper_dealloc(PyObject *self);
 
 img_upper *imgpy_upper_get(PyObject *obj) {
-    /* The deallocator tells the type, because nothing can inherit from it. */
+    /* Only this type has this deallocator, because no type can inherit from it. */
     if (Py_TYPE(obj)->tp_dealloc != upper_dealloc) {
         PyErr_Format(PyExc_TypeError, "expected an UpperFiles, not %.100s", Py_TYPE(obj)->tp_name);
         return NULL;
@@ -324,6 +325,30 @@ static PyObject *upper_setattr(PyObject *self, PyObject *args) {
     return done(result);
 }
 
+static PyObject *upper_setxattr(PyObject *self, PyObject *args) {
+    img_upper *upper = imgpy_upper_get(self);
+    unsigned int id;
+    const char *name, *value;
+    Py_ssize_t len;
+    int result;
+    bool copy_up;
+    if (!upper || !PyArg_ParseTuple(args, "Iyz#", &id, &name, &value, &len))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    /* pyfuse3 heeds XATTR_CREATE and XATTR_REPLACE itself, by a getxattr before. */
+    result = img_set_xattr(upper, id, name, strlen(name), value, (size_t)len, 0, false, &copy_up);
+    Py_END_ALLOW_THREADS;
+    return done(result);
+}
+
+static PyObject *upper_no_such_xattr(PyObject *unused, PyObject *args) {
+    (void)unused;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "y", &name))
+        return NULL;
+    return PyLong_FromLong(-img_no_such_xattr(name));
+}
+
 static PyObject *upper_write(PyObject *self, PyObject *args) {
     img_upper *upper = imgpy_upper_get(self);
     unsigned int id;
@@ -377,6 +402,10 @@ static PyMethodDef upper_methods[] = {
     {"link", upper_link, METH_VARARGS, "link(2); False when declined."},
     {"rename", upper_rename, METH_VARARGS, "renameat2(2); False when declined."},
     {"setattr", upper_setattr, METH_VARARGS, "Sets what is not None; False when declined."},
+    {"setxattr", upper_setxattr, METH_VARARGS,
+     "setxattr(2), None: removexattr(2); False when declined."},
+    {"no_such_xattr", upper_no_such_xattr, METH_VARARGS | METH_STATIC,
+     "The errno for an xattr that is not there."},
     {"write", upper_write, METH_VARARGS, "Bytes written; None when declined."},
     {"sync", upper_sync, METH_VARARGS, "fsync(2) or fdatasync(2)."},
     {NULL, NULL, 0, NULL},

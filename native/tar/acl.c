@@ -1,3 +1,4 @@
+/* acl.c: parses the text of an ACL entry by entry, then sorts the entries and writes the value. */
 #include "tar/acl.h"
 
 #include "base/decimal.h"
@@ -44,7 +45,8 @@ static bool is(span text, const char *word) {
     return text.len == strlen(word) && memcmp(text.at, word, text.len) == 0;
 }
 
-/* Returns the text before the first `stop`; *rest is the text after it (at NULL: no stop found). */
+/* Returns the text before the first `stop`, and sets *rest to the text after this `stop`.  If there
+ * is no `stop`, returns all of the text, and rest->at is NULL. */
 static span cut(span text, char stop, span *rest) {
     const char *found = text.len ? memchr(text.at, stop, text.len) : NULL;
     if (!found) {
@@ -93,8 +95,8 @@ static uint16_t parse_tag(span tag, bool qualified) {
     return 0;
 }
 
-/* Sets *out to the id: the fourth field, else a numeric qualifier, else 0 for "root".  False if
- * there is none. */
+/* Sets *out to the id of an entry: the fourth field; without one a numeric qualifier; else 0 if the
+ * qualifier is "root".  False if the entry has no id in any of these forms. */
 static bool parse_id(span qualifier, span fourth, uint32_t *out) {
     uint64_t id;
     if (img_decimal(fourth.at, fourth.len, &id) < 0 &&

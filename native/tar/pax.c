@@ -177,7 +177,7 @@ static int take_extension(img_pax *pax, const record *rec, img_error *err) {
     if ((name = after(rec, "LIBARCHIVE.xattr.", &len)))
         return take_coded_xattr(pax, rec, name, len, err);
     if (is_key(rec, "SCHILY.acl.access"))
-        return take_acl(pax, rec, "system.posix_acl_access", true, err);
+        return take_acl(pax, rec, IMG_ACL_ACCESS, true, err);
     if (is_key(rec, "SCHILY.acl.default"))
         return take_acl(pax, rec, "system.posix_acl_default", false, err);
     return 0;

@@ -30,7 +30,7 @@ tar_dialect tar_block_dialect(const unsigned char *block) {
 }
 
 bool tar_block_is_zero(const unsigned char *block) {
-    /* The first byte first: it is 0 only in the last blocks of an archive. */
+    /* The first byte is compared first, because it is 0 only in the last blocks of an archive. */
     return block[0] == 0 && memcmp(block, block + 1, TAR_BLOCK - 1) == 0;
 }
 

@@ -27,7 +27,8 @@ static int check_whole(const char *name, size_t len, img_error *err) {
     return 0;
 }
 
-/* The longest component that may stand here. A whiteout, which is the last one, has a prefix. */
+/* The most bytes that the component at `at` may have: more for a whiteout, which has a prefix and
+ * is the last component. */
 static size_t longest(const char *at, const char *slash, const char *end) {
     bool whiteout = !slash && end - at >= 4 && memcmp(at, ".wh.", 4) == 0;
     return whiteout ? IMG_WHITEOUT_MAX : IMG_NAME_MAX;

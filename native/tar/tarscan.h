@@ -12,7 +12,7 @@
  *   '\0' '0' '7'  file; a directory if the name ends in "/" (as in v7)
  *   '1'           hardlink: only its name and target are used
  *   '2'-'6'       symlink, character device, block device, directory, fifo
- *                 These, and hardlinks, have no contents: their size is ignored, as Go's
+ *                 Types '1' to '6' have no contents.  The scanner ignores their size, as Go's
  *                 archive/tar (and so every container engine), GNU tar and bsdtar do.
  *   'S'           GNU sparse file
  *   'D'           GNU incremental directory: a directory; its list of names is skipped
@@ -23,11 +23,11 @@
  *                 would lose files
  *   else          EBADMSG
  *
- * The name is the first that is given of: GNU.sparse.name, PAX path, GNU L, the header block.  If
- * PAX gives a time, an id or a size, the field of the header block is not read.  If several
- * extended headers of one kind come before a member, only the last counts.  A number that is no id
- * (0 .. 2^32 - 2) becomes 0, and the entry gets IMG_ENTRY_OWNER.  A device has 12 bits major and
- * 20 bits minor (dev_t of Linux): E2BIG beyond.
+ * A name may be given in several places.  The first of these counts: GNU.sparse.name, PAX path, GNU
+ * L, the header block.  If PAX gives a time, an id or a size, the field of the header block is not
+ * read.  If several extended headers of one kind come before a member, only the last counts.  A
+ * number that is no id (0 .. 2^32 - 2) becomes 0, and the entry gets IMG_ENTRY_OWNER.  A device has
+ * 12 bits major and 20 bits minor (dev_t of Linux): E2BIG beyond.
  *
  * The archive ends with a zero block or with the input.  POSIX wants two zero blocks, but GNU tar
  * and bsdtar do not read beyond a single one either.  The last member's padding may be missing.  An

@@ -18,12 +18,13 @@ typedef struct img_chunks {
     uint32_t free_head; /* the first free element; its first four bytes are the next one's number */
 } img_chunks;
 
-/* The element i.  element: its size again, as a constant, which makes the multiplication cheap. */
+/* The element i.  element: the size of an element.  Callers pass a constant, because the compiler
+ * then makes the multiplication cheap. */
 static inline void *img_chunks_at(const img_chunks *chunks, uint32_t i, size_t element) {
     return chunks->chunks[i / IMG_CHUNK] + (size_t)(i % IMG_CHUNK) * element;
 }
 
-/* -ENOMEM; img_chunks_free is allowed then too. */
+/* 0 or -ENOMEM; also after -ENOMEM, img_chunks_free may be called. */
 int img_chunks_init(img_chunks *chunks, size_t element);
 void img_chunks_free(img_chunks *chunks);
 

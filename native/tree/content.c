@@ -31,6 +31,7 @@ img_content img_content_of(const img_tree *tree, const img_node *node) {
         content.directory = layer->index;
         content.files = tree->files;
         content.file = layer->first_file + record.number;
+        content.first = layer->first_file;
     }
     return content;
 }
@@ -46,9 +47,11 @@ typedef struct source {
 } source;
 
 static int open_file(const img_content *content) {
-    int fd = img_layer_open_file(content->fd, content->directory, content->archive_data);
-    if ((fd == -EMFILE || fd == -ENFILE) && img_fds_shrink(content->files))
-        fd = img_layer_open_file(content->fd, content->directory, content->archive_data);
+    int fd = -EMFILE;
+    for (int tries = 0; tries < 2 && (fd == -EMFILE || fd == -ENFILE); tries++)
+        if (tries == 0 || img_fds_shrink(content->files))
+            fd = img_layer_open_file(content->fd, content->directory, content->archive_data,
+                                     content->files, content->first);
     return fd;
 }
 

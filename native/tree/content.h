@@ -18,9 +18,10 @@
 
 typedef struct img_content {
     uint64_t size;
-    int fd; /* of the layer; -1, and no packed: no layer has the contents, reading is -EIO */
-    img_packed *packed; /* the address space that archive offsets count in; NULL: fd has it */
-    uint64_t base;      /* offset of the uncompressed tar in fd */
+    int fd; /* of the layer; -1, and no packed: no layer has the contents, so reading fails
+               with -EIO */
+    img_packed *packed;        /* the address space of a compressed tar; NULL: fd has the bytes */
+    uint64_t base;             /* offset of the uncompressed tar in fd */
     const img_extent *extents; /* NULL: one extent, the whole file, at archive_data */
     uint32_t n_extents;
     uint64_t archive_data;
@@ -28,7 +29,8 @@ typedef struct img_content {
         *directory; /* NULL: fd is an archive; else fd is the root of this directory
                        layer, and archive_data is the pool offset of the file's record */
     struct img_fds *files;
-    uint32_t file; /* the key of the file in `files` */
+    uint32_t file;  /* the key of the file in `files` */
+    uint32_t first; /* img_layer.first_file */
 } img_content;
 
 /* R. The node must be a regular file whose data are in a layer. */
@@ -66,13 +68,14 @@ int img_content_data(const img_content *content, uint64_t offset, img_extent *ou
 ssize_t img_content_share(const img_content *content, uint64_t at, int to, uint64_t to_at,
                           uint64_t length);
 
-/* st_blocks of a node, in 512-byte units.  A file of an archive takes its data in 4 KiB pages; a
- * file of a directory layer has the st_blocks of the file on the host. */
+/* st_blocks of a node, in 512-byte units.  For a file of an archive: its data,
+ * rounded up to 4 KiB pages.  For a file of a directory layer: st_blocks of the file on the host.
+ */
 uint64_t img_node_blocks(const img_node *node);
 
-/* Copies the first `limit` bytes into the file fd, and makes it at least so long.  fd must have no
- * data yet: holes are not written.  Shares blocks if the file system can (copy_file_range(2)).
- * Negative errno. */
+/* Copies the first `limit` bytes into the file fd, and extends the file to that length.  The file
+ * must have no data yet, because holes are not written.  Shares blocks if the file system can
+ * (copy_file_range(2)). Negative errno. */
 int img_content_copy(const img_content *content, int fd, uint64_t limit);
 
 #endif

@@ -4,8 +4,9 @@
  * Only ids of requests and answers are translated, so a file that is copied up keeps its owner.
  *
  * The rules are those of fuse-overlayfs(1): an id in no range becomes 65534, in both directions.
- * Without ranges, ids do not change.  With squash, all ids are shown as one; shown ids are still
- * stored by the ranges.  If ranges overlap, the first one counts.
+ * Without ranges, ids do not change.  With squash, all ids are shown as one id; an id of a
+ * request is still translated by the ranges before it is stored.  If ranges overlap, the first
+ * range counts.
  */
 #ifndef IMG_IDMAP_H
 #define IMG_IDMAP_H

@@ -27,7 +27,7 @@ typedef struct merge {
     img_tree *tree;
     const img_index *index;
     img_error *err;
-    const img_entry *entry; /* the current one, for messages */
+    const img_entry *entry; /* the current entry, for messages */
     uint32_t parent_dir;    /* pool offset and length of the path whose node is parent, if any */
     uint16_t parent_dir_len;
     img_id parent;
@@ -63,8 +63,9 @@ static bool equals(const char *s, size_t len, const char *other) {
     return len == strlen(other) && memcmp(s, other, len) == 0;
 }
 
-/* The scratch directory that an entry goes into; missing directories are made.  A member's
- * directory replaces a file of its name.  A whiteout's does not: *out is 0 if it would have to. */
+/* Sets *out to the scratch directory that an entry goes into, and makes missing directories.  If an
+ * object that is no directory is in the way, a directory replaces it; for a whiteout the object
+ * stays, and *out is 0. */
 static int parent_of(merge *m, const img_entry *e, bool for_whiteout, img_id *out) {
     img_walk walk;
     *out = m->parent;
@@ -141,7 +142,7 @@ static int put_entry(merge *m, const img_entry *e) {
 
 /* ---- hardlinks ---------------------------------------------------------------------------- */
 
-/* The node that the target of a hardlink is at present; 0: there is none (yet). */
+/* Sets *out to the node that the target of a hardlink names now; 0 if there is none (yet). */
 static int link_target(merge *m, const img_entry *e, img_id *out) {
     const char *link = m->index->pool + e->link;
     const char *slash = memrchr(link, '/', e->link_len);
@@ -192,9 +193,10 @@ static int put_hardlink(merge *m, uint32_t i) {
     return 0;
 }
 
-/* Makes the hard links whose targets come later, which may be hard links themselves.  Each pass
- * goes from the end, because the targets are there, until a pass makes no link.  Real tars need one
- * pass; a chain that was made to need many is refused. */
+/* Makes the hard links whose targets come later, which may be hard links themselves.  A pass
+ * starts with the last link, because a link comes after the links that name it.  Passes are made
+ * until no link is left.  Real tars need one pass; a hostile chain of links that needs many is
+ * refused. */
 static int put_later_links(merge *m) {
     for (unsigned round = 0; m->n_later; round++) {
         size_t left = m->n_later;

@@ -11,8 +11,9 @@
  *    and are skipped, with all members below them.  `.wh.`, `.wh..` and `.wh...` are errors.  A
  *    whiteout whose directory is no directory in this layer is skipped.  A member below a directory
  *    named `.wh.X` is an ordinary member.
- *  - The target of a hardlink is looked up in the members of this layer before it, then in the
- * layers below as they were before this layer, then in the rest of this layer.
+ *  - The target of a hardlink is looked up in the members of this layer that come before the
+ *    hardlink, then in the layers below as they were before this layer, then in the rest of this
+ *    layer.
  */
 #ifndef IMG_MERGE_H
 #define IMG_MERGE_H

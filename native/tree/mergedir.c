@@ -14,7 +14,8 @@
 #define MOST_FILES 4096u /* the most descriptors of the layers' files that are kept */
 #define FEWEST_FILES 64u /* one for each thread that may read */
 
-/* The position of a metacopy's contents, copied because their node may be freed before the use. */
+/* The position of a metacopy's contents.  It is copied, because the node that has these contents
+ * may be freed before the metacopy's node gets them. */
 typedef struct data {
     uint64_t size, archive_data, blocks;
     const img_extent *extents;
@@ -323,7 +324,8 @@ static int move_all_names(merge *m, int result) {
 
 /* ---- the layer ---------------------------------------------------------------------------- */
 
-/* The number of descriptors to keep: a quarter of those that the layers' roots leave. */
+/* The number of descriptors to keep: a quarter of the process's limit, from which the descriptors
+ * of the layers' roots are subtracted first. */
 static uint32_t kept_files(uint32_t n_layers) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 4 > MOST_FILES + n_layers)

@@ -7,9 +7,9 @@
  *  - A directory with a redirect merges with the directory of the layers below that the redirect
  *    names, and that directory loses its old name.  (A layer that overlayfs wrote has a whiteout
  *    there.)  If the redirect names no directory, the directory has only the names of this layer.
- *  - A metacopy is a file with the attributes of this layer and the contents of a file in the
- * layers below, which has the same path or the path of the redirect.  If there is none, reading the
- *    metacopy gives EIO.
+ *  - A metacopy is a file with the attributes of this layer and the contents of a file of the
+ *    layers below.  This file has the same path, or the path of the redirect.  If there is no such
+ *    file, reading the metacopy gives EIO.
  *
  * All these paths mean the layers below as they were before this layer.
  * Source: kernel Documentation/filesystems/overlayfs.rst, fs/overlayfs/namei.c.

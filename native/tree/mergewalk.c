@@ -130,7 +130,7 @@ int img_walk_to(const img_walker *walker, img_walk *walk, const char *path, size
 
 /* ---- missing directories ------------------------------------------------------------------ */
 
-/* The first component of canon beyond here; its slash comes before it. */
+/* The first component of walk->canon that is beyond walk->here. */
 static const char *first_beyond(const img_walk *walk, size_t *len) {
     const char *name = walk->canon + walk->here_len + 1, *end = walk->canon + walk->canon_len;
     const char *slash = memchr(name, '/', (size_t)(end - name));
@@ -143,7 +143,7 @@ bool img_walk_blocked(const img_walker *walker, const img_walk *walk) {
     if (!walk->beyond_here)
         return false;
     const char *name = first_beyond(walk, &len);
-    /* If it were a directory, it would not be beyond here. */
+    /* An object of this name is no directory, because the walk would have entered a directory. */
     return img_tree_lookup(walker->tree, walk->here, name, len) != 0;
 }
 

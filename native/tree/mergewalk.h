@@ -1,13 +1,14 @@
 /* mergewalk.h: finds the directory of a member while its layer is unpacked, through symlinks.
  *
  * Law: a walk starts at the scratch directory (merge.h) and never leaves it.  Symlinks of this
- * layer are followed inside it, with `follow` also those of the layers below; ".." in it is itself.
- * The walk goes on by name through directories that do not exist, so that a later ".." goes back.
+ * layer are followed inside the scratch directory; with `follow`, symlinks of the layers below too.
+ * ".." in the scratch directory is the scratch directory.  The walk goes on by name through
+ * directories that do not exist, so that a later ".." goes back.
  *
  * Cost: each component, ".." included, is a step, which looks up a name in each of two directories.
  * A walk follows up to IMG_WALK_LINKS_MAX symlinks of up to PATH_MAX bytes, some 80,000 steps, and
- * a hostile archive can have that for each of its members.  So there are limits for all walks of a
- * tree together: IMG_WALK_STEPS_MAX steps, and IMG_WALK_STEPS_EACH more for each member;
+ * a hostile archive can make each of its members cost so many.  So there are limits for all walks
+ * of a tree together: IMG_WALK_STEPS_MAX steps, and IMG_WALK_STEPS_EACH more for each member;
  * IMG_IMPLIED_MAX new directories without a member of their own, and IMG_IMPLIED_EACH more for each
  * member (a directory takes some 300 bytes).  Real archives take as many steps as their paths are
  * deep, and imply one or two directories for a member.  E2BIG beyond.

@@ -8,9 +8,10 @@
  * handle may live longer, so it names a node by nodeid and generation.
  *
  * Generations.  A node from a layer has the tree's generation, which is the same whenever the
- * daemon stacks the same layers in the same way.  A node made after the seal gets the next number
- * of a count that starts at random.  So a slot does not get a generation twice, and after a remount
- * only with a probability of 1 to 2^32.
+ * daemon stacks the same layers in the same way.  A node that is made after the seal gets the next
+ * number of a count, which starts at a random number at each mount.  So within one mount no two
+ * nodes of a slot have the same generation.  A node of another mount has the same generation with a
+ * probability of 1 in 2^32.
  *
  * Inode numbers.  st_ino of a node from a layer is its nodeid, which is the same at the next mount
  * of these layers.  st_ino of a node that only the upper has is the inode number of the upper
@@ -24,7 +25,8 @@
  * Directories list their dentries by cookie (dirslots.h), so a listing can go on after any change.
  *
  * Memory: names, link targets and xattrs of a layer's entries point into the layer's img_index,
- * which must outlive the tree.  Those made later are malloc'ed and owned by the tree.
+ * which must outlive the tree.  Names, targets and xattrs that are set later are
+ * malloc'ed and owned by the tree.
  *
  * Threads: the comment of each function has "R" (the caller holds at least the read lock) or "W"
  * (the write lock).  No function does I/O, so the lock is always held for a short time; the only
@@ -59,9 +61,10 @@ enum {
     IMG_NODE_OWN_BODY = 16, /* u.target is malloc'ed */
     IMG_NODE_OWN_XATTRS = 32,
     IMG_NODE_META = 64,        /* with IMG_NODE_UPPER: metacopy, a file's data are in a layer */
-    IMG_NODE_HAS_MEMBER = 128, /* merge.c: a directory with a member of the layer below it */
-    IMG_NODE_BLOCKS = 1024     /* a layer's file: `blocks` is set, to st_blocks in a directory layer
-                                  or the blocks of a sparse file's extents */
+    IMG_NODE_HAS_MEMBER = 128, /* merge.c: the layer has a member in this directory, or below */
+    IMG_NODE_BLOCKS = 1024     /* a file of a layer whose `blocks` is set: in a directory layer it
+                                  is st_blocks of the file on the host, else the blocks that the
+                                  extents of a sparse file take */
 };
 
 /* Added to the inode number of an upper object, so that st_ino is beyond all nodeids. */
@@ -90,7 +93,7 @@ typedef struct img_node {
     uint16_t flags;
     uint32_t pages;      /* atomic: whether the kernel may have pages of it (fast/push.c) */
     uint32_t generation; /* 0: the tree's; img_node_generation */
-    uint32_t born;       /* with `object`: when it was made, hashed; 0: not known */
+    uint32_t born; /* with `object`: a hash of its time of birth (upper/identity.h); 0: not known */
     const char *xattrs;
     union {
         img_dir *dir;              /* directory; NULL while it has no names */
@@ -114,7 +117,7 @@ typedef struct img_layer {
     int fd;        /* borrowed: the archive, or the directory; -1: packed has the bytes */
     uint64_t base; /* where the uncompressed tar starts in fd */
     struct img_packed *packed; /* borrowed: the address space of a compressed tar, or NULL */
-    uint32_t first_file; /* directory: this plus img_file_record.number is unique in the tree */
+    uint32_t first_file;       /* directory: this plus a number of its index (index.h) is unique */
 } img_layer;
 
 typedef struct img_tree {
@@ -130,7 +133,7 @@ typedef struct img_tree {
     uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
     img_layer *layers;
     uint32_t n_layers;
-    uint32_t n_files;    /* files of all directory layers */
+    uint32_t n_files;    /* index->n_files of all directory layers */
     uint64_t n_merged;   /* members of all layers */
     uint64_t walk_steps; /* mergewalk.h: steps taken to find the members' directories */
     uint64_t n_implied;  /* mergewalk.h: directories made that have no member of their own */

@@ -83,8 +83,8 @@ static int set_times(const object *o, const img_set *set) {
 static int set_size(img_upper *upper, img_id id, int fd, uint64_t was, const img_set *set) {
     if (set->size > INT64_MAX)
         return -EFBIG;
-    /* A truncation to the present size is left out, because it would set the object's mtime; the
-     * kernel, which keeps the mtime while it caches writes, leaves it as it is. */
+    /* A truncation to the present size is left out, because it would set the object's mtime.  The
+     * kernel caches writes and so keeps the mtime itself, and does not change it here. */
     int result = img_killpriv_capability(upper, id, fd);
     if (result == 0 && set->what & IMG_KILL_SUIDGID)
         result = img_killpriv_set_id(upper, id, fd, &set->caller);
@@ -108,7 +108,7 @@ static int apply(img_upper *upper, img_id id, const object *o, const img_node *b
         if (result == 0) /* this takes set-id bits, as chown(2) does */
             result = set_owner(upper, o, before->mode, set);
         if (result == 0 && S_ISREG(before->mode)) {
-            /* chown(2) takes bits as for the daemon; for another caller it may be more */
+            /* chown(2) takes the bits that the daemon loses; another caller may lose more */
             if (set->caller.uid != 0)
                 result = img_killpriv_set_id(upper, id, o->fd, &set->caller);
         }

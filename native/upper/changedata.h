@@ -11,7 +11,7 @@
 
 #include <sys/types.h>
 
-/* Declined, where a positive number is a count of bytes. */
+/* IMG_DECLINED of functions that return a count of bytes. */
 #define IMG_WRITE_DECLINED ((ssize_t)-4096)
 
 /* Writes all of data to a file of the upper, and sets size and blocks of the node.
@@ -21,14 +21,14 @@
  * security.capability is taken.
  * kill: the caller whose write takes set-id bits (img_caller_loses); NULL: keep them.
  *
- * Returns size or a negative errno, never a short count: the kernel, which writes back its cache,
- * would not learn from it which bytes are lost.  After an error some of the data may be written.
+ * Returns size or a negative errno, never a short count, because the kernel, which writes back
+ * its cache, would not learn which bytes are lost.  After an error some of the data may be written.
  * IMG_WRITE_DECLINED: the data of the file are not in the upper. */
 ssize_t img_write(img_upper *upper, img_id id, uint64_t offset, const void *data, size_t size,
                   bool cached, const img_caller *kill);
 
-/* fallocate(2). kill: as in img_write; here the kernel does not ask for it, so the fast path gives
- * the caller unless he keeps set-id bits (img_caller_keeps_set_id).
+/* fallocate(2). kill: as in img_write; the kernel does not ask for it with a fallocate, so the
+ * fast path sets it unless the caller keeps set-id bits (img_caller_keeps_set_id).
  * IMG_DECLINED: the data of the file are not in the upper. */
 int img_allocate(img_upper *upper, img_id id, int mode, uint64_t offset, uint64_t length,
                  const img_caller *kill);

@@ -12,7 +12,6 @@
 
 #define IMG_NAME_BYTES (IMG_NAME_MAX + 1)
 #define IMG_STAGE_BYTES 24
-#define IMG_ACL_ACCESS "system.posix_acl_access"
 #define IMG_ACL_DEFAULT "system.posix_acl_default"
 #define IMG_CAPABILITY "security.capability"
 
@@ -36,9 +35,10 @@ void img_stage_name(img_upper *upper, char *out);
 
 /* While a thread sets or restores a file's times it holds this lock.
  *
- * The kernel caches writes, so it keeps the mtime of a regular file itself.  It sends that mtime by
- * SETATTR, and only if it differs from the one it was given.  So a write to the object in the upper
- * must leave the object's mtime as it was: it is set back after the write. */
+ * The kernel caches writes, so it keeps the mtime of a regular file itself.  The kernel sends
+ * this mtime by SETATTR, but only if it differs from the mtime that the kernel was given.  So a
+ * write to the object in the upper must leave the object's mtime as it was: after the write, the
+ * mtime is set back. */
 static inline pthread_mutex_t *img_times_lock(img_upper *upper, img_id id) {
     return &upper->times[id % (sizeof upper->times / sizeof upper->times[0])];
 }

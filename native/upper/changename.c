@@ -27,8 +27,8 @@ static loser loser_of(const img_tree *tree, img_id id) {
     return l;
 }
 
-/* -EIO if another object is at the name than the node's, which a user has put there.  An object
- * that is gone is no error here: a whiteout can still be put in its place. */
+/* -EIO if the object at the name is not the node's, because a user has put another one there.  An
+ * object that is gone is no error here: a whiteout can still be put in its place. */
 static int check_is(img_upper *upper, int dir, const char *name, img_id id) {
     img_identity seen;
     if (img_identity_of(dir, name, &seen) < 0)

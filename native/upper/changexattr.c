@@ -30,17 +30,12 @@ static bool is_acl(const char *name) {
     return strcmp(name, IMG_ACL_ACCESS) == 0 || strcmp(name, IMG_ACL_DEFAULT) == 0;
 }
 
-bool img_is_xattr_name(const char *name) {
-    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_"};
+int img_no_such_xattr(const char *name) {
+    static const char *const spaces[] = {"user.", "trusted.", "security."};
     for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
-        if (strncmp(name, spaces[i], strlen(spaces[i])) == 0 && name[strlen(spaces[i])])
-            return true;
-    return false;
-}
-
-/* A namespace with nothing behind it. Other file systems answer EINVAL to such a name. */
-static bool is_bare(const char *name) {
-    return !strcmp(name, "user.") || !strcmp(name, "trusted.") || !strcmp(name, "security.");
+        if (strncmp(name, spaces[i], strlen(spaces[i])) == 0)
+            return name[strlen(spaces[i])] ? -ENODATA : -EINVAL;
+    return is_acl(name) ? -ENODATA : -EOPNOTSUPP;
 }
 
 /* R. Whether the xattr may be set: 0, IMG_DECLINED, or a negative errno. */
@@ -55,11 +50,9 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     bool there = node->xattr_bytes && img_node_xattr(node, name, len, &found_len);
     if (there && value && flags & XATTR_CREATE)
         return -EEXIST;
-    int unknown = img_is_xattr_name(name) ? 0 : is_bare(name) ? -EINVAL : -EOPNOTSUPP;
-    if (!there && (!value || flags & XATTR_REPLACE))
-        return unknown ? unknown : -ENODATA;
-    if (!there && unknown)
-        return unknown;
+    int absent = img_no_such_xattr(name);
+    if (!there && (!value || flags & XATTR_REPLACE || absent != -ENODATA))
+        return absent;
     bool nameless = id != IMG_ROOT && !node->names;
     if (!upper->options.owners ||
         (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))

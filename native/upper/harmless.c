@@ -1,9 +1,12 @@
 /* harmless.c: reads and writes the marks for set-id bits and capabilities. */
 #include "upper/harmless.h"
 
+#include <endian.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/xattr.h>
 
 #define CAPABILITY "security.capability"
@@ -80,6 +83,18 @@ const char *img_mark_capability(const img_upper *upper) {
                                  : "user.overlay.imgmount.capability";
 }
 
+/* As cap_convert_nscap() of the kernel's security/commoncap.c, which does not see a mark's value.
+ */
+static bool is_capability(const char *value, size_t len) {
+    uint32_t magic;
+    if (len < sizeof magic)
+        return false;
+    memcpy(&magic, value, sizeof magic);
+    magic = le32toh(magic) & ~(uint32_t)VFS_CAP_FLAGS_EFFECTIVE;
+    return (len == XATTR_CAPS_SZ_2 && magic == VFS_CAP_REVISION_2) ||
+           (len == XATTR_CAPS_SZ_3 && magic == VFS_CAP_REVISION_3);
+}
+
 int img_harmless_set_capability(const img_upper *upper, const char *fd_path, const char *value,
                                 size_t len) {
     const char *mark = img_mark_capability(upper);
@@ -93,6 +108,8 @@ int img_harmless_set_capability(const img_upper *upper, const char *fd_path, con
         /* EPERM, EOPNOTSUPP: then the object has none either; only the tree has it */
         return result == -EPERM || result == -EOPNOTSUPP ? 0 : result;
     }
+    if (upper->options.harmless_files && !is_capability(value, len))
+        return -EINVAL;
     if (setxattr(fd_path, kept, value, len, 0) < 0)
         return -errno;
     return remove_mark(fd_path, other);

@@ -14,7 +14,7 @@
  * marks.  An object that has both is shown with the bits of both, and with the real capability.
  *
  * Order: bits and capabilities are removed before the rest of a change, and added after it.  So
- * after a crash an object may have fewer than it had or was to get, but never more.  Errors:
+ * after a crash an object may have fewer of them than it had or was to get, but never more. Errors:
  * negative errno values; then the object is as it was.
  *
  * fd_path: leads to the object itself (img_fd_path).  If the upper cannot store owners (prefix

@@ -433,8 +433,8 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
         (void)free_node(tree, (img_id)id, &size);
         return;
     }
-    /* To free the blocks of a large file takes long.  An open descriptor defers that until it is
-     * closed, below, when no lock is held any more. */
+    /* Freeing the blocks of a large file takes long.  The kernel frees them only when the last
+     * descriptor is closed, so this one is closed below, when no lock is held any more. */
     int file = -1;
     /* `places` is held both for the node and for the orphan: the nodeid may be used again at once,
      * and the new node's orphan would have the same name. */

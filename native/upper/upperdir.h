@@ -19,8 +19,8 @@
  * Locks.  They are taken in this order only:
  *     1. change   one change of the upper and the tree at a time.  Python holds it for all steps of
  *                 an operation (large data are copied before, without it).  So a thread that
- *                 must not wait asks for it with a time limit, and if it does not get it sends
- *                 the request to Python.
+ *                 must not wait asks for the lock with a time limit.  If the thread does not get
+ *                 the lock, it sends the request to Python.
  *     2. places   a read-write lock.  Held for writing during the system call that removes or moves
  *                 a name and the change of the tree that goes with it; for reading while a path is
  *                 turned into a descriptor.  Never held while data are read or written.
@@ -110,9 +110,9 @@ bool img_upper_is(const img_upper *upper, const img_node *node, const img_identi
 #define IMG_ORPHAN_BYTES 20
 void img_upper_orphan(img_id id, char *out);
 
-/* For an operation that found the upper full, before it is tried once more.  After an unlink the
- * kernel still has to send a FORGET, and only then the file's space is freed.  This waits a short
- * while for such requests, and until those that have come are done. */
+/* Call it after an operation has found the upper full, and then try the operation once more.  The
+ * space of an unlinked file is freed only when the kernel has sent a FORGET.  This function waits a
+ * short while for FORGETs, and until those that have come are done. */
 void img_upper_await_release(img_upper *upper);
 
 /* The kernel has forgotten `count` lookups of the node.  If nothing keeps the node any more, frees

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from imagewriter import docker_archive, oci_archive, oci_layout
+from imagewriter import ImageSpec, docker_archive, oci_archive, oci_layout
 from mounted import Command, mounted
 from oracle import differences, dump_directory, run
 from tarwriter import TarWriter
@@ -116,10 +116,10 @@ def listing(layer: bytes) -> list[str]:
 def test_lower_layers_are_carried_byte_by_byte(
     command: Command, image: Path, upper: Path, tmp_path: Path
 ) -> None:
-    said = command("commit", upper, "t:1", "-o", tmp_path / "out.tar").stdout
+    output = command("commit", upper, "t:1", "-o", tmp_path / "out.tar").stdout
     before, after = Opened.of(image), Opened.of(tmp_path / "out.tar")
     assert after.manifest["layers"][:2] == before.manifest["layers"]
-    assert said == after.manifest["config"]["digest"] + "\n"
+    assert output == after.manifest["config"]["digest"] + "\n"
     *_, new = after.manifest["layers"]
     assert new["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
     plain = gzip.decompress(after.blob(new["digest"]))
@@ -244,8 +244,8 @@ def test_a_socket_is_left_out_with_a_word(command: Command, image: Path, tmp_pat
                 os.chdir(at)
                 listener.bind(name)
                 os.chdir("/")
-        said = command("commit", at, "t", "-o", tmp_path / "out").stderr
-    assert "/s: a socket" in said and "/d/a: a socket" in said and said.count("\n") == 2
+        output = command("commit", at, "t", "-o", tmp_path / "out").stderr
+    assert "/s: a socket" in output and "/d/a: a socket" in output and output.count("\n") == 2
     paths = {line.split()[0] for line in command("dump", tmp_path / "out").stdout.splitlines()}
     assert "/x" in paths and not {"/s", "/d/a"} & paths
 
@@ -310,7 +310,7 @@ def left(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["Upper/Case", "-o", "out"], 2, "'Upper/Case'"),
         (["t:", "-o", "out"], 2, "'t:'"),
@@ -331,14 +331,34 @@ def left(directory: Path) -> list[str]:
     ],
 )
 def test_errors_leave_nothing(
-    command: Command, upper: Path, tmp_path: Path, words: list[str], code: int, said: str
+    command: Command, upper: Path, tmp_path: Path, words: list[str], code: int, output: str
 ) -> None:
     before = left(tmp_path), left(upper)
     line = [sys.executable, "-m", "fusemount", "commit", upper, *words]
     done = run(*line, check=False, cwd=tmp_path, env=command.environment)
-    assert done.returncode == code and said in done.stderr.decode(), done.stderr
+    assert done.returncode == code and output in done.stderr.decode(), done.stderr
     assert done.stderr.count(b"\n") == 1
     assert (left(tmp_path), left(upper)) == before
+
+
+@pytest.mark.parametrize("what", ["layers", "history", "size"])
+def test_what_could_not_be_read_is_not_written(command: Command, tmp_path: Path, what: str) -> None:
+    """The image below is at a limit, and one more step would be beyond it."""
+    count = {"layers": 4096, "history": 100_000, "size": 1}[what]
+    config: dict[str, object] = {"history": [{}] * count if what != "layers" else []}
+    if what == "size":
+        config["author"] = ""
+        config["author"] = "x" * ((4 << 20) - len(ImageSpec(layers()[:1], (), config).config_bytes))
+    base = oci_archive(tmp_path / "base.tar", layers()[:1] * (count if what == "layers" else 1),
+                       config=config)  # fmt: skip
+    upper = tmp_path / "full"
+    upper.mkdir()
+    (upper / "new").write_text("new")
+    for target in (["-o", tmp_path / "out.tar"], []):
+        done = command("commit", "--base", base, upper, "c:1", *target, check=False)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 4 and "the new config" in line and "the limit is" in line, line
+    assert not (tmp_path / "out.tar").exists()
 
 
 def test_into_the_store(command: Command, upper: Path, tmp_path: Path) -> None:
@@ -473,8 +493,8 @@ def test_a_signal_leaves_nothing(
                 assert busy.poll() is None
                 time.sleep(0.01)
             busy.send_signal(number)
-            _, said = busy.communicate(timeout=30)
+            _, output = busy.communicate(timeout=30)
         finally:
             busy.kill()
-    assert busy.returncode == 128 + number and said == b""
+    assert busy.returncode == 128 + number and output == b""
     assert left(there) == []

@@ -87,6 +87,16 @@ def test_ages_are_dockers(created: str, text: str) -> None:
     assert age(created, datetime(2026, 1, 1, tzinfo=UTC)) == text
 
 
+def test_a_time_beyond_the_calendar(command: Command, tmp_path: Path) -> None:
+    """In UTC it is in the year 10000."""
+    late = "9999-12-31T23:59:59-23:59"
+    image = docker_archive(tmp_path / "late.tar", [], config={
+        "created": late, "history": [{"created": late, "created_by": "x", "empty_layer": True}],
+    })  # fmt: skip
+    assert late in command("history", "--format", "{{.CreatedAt}}", image).stdout
+    assert len(command("history", image).stdout.splitlines()) == 2
+
+
 def test_dump_needs_no_mount(command: Command, image: Path) -> None:
     lines = command("dump", "--digest", image).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["/", "/etc", "/etc/motd", "/link"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fusemount.daemon import mountrecords
+from fusemount.daemon import holders, mountrecords
 from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountinfo import MountEntry, mount_at
 from fusemount.daemon.mountrecords import Record
@@ -90,6 +91,25 @@ def test_the_number_of_a_dead_mount_is_given_to_a_stranger(
 def test_a_pid_that_was_taken_over_is_not_alive(record: Record) -> None:
     assert record.alive
     assert not replace(record, start_time=record.start_time - 1).alive
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"x) Z 1 (\xff", b"\n \t)"])
+def test_a_process_has_any_name(name: bytes) -> None:
+    """A user can have the pid of a daemon that was killed, and any bytes as a name."""
+    wait = "import sys; open('/proc/self/comm', 'wb').write(bytes.fromhex(sys.argv[1]))"
+    wait += "; print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", wait, name.hex()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout and process.stdout.readline()
+        comm = Path(f"/proc/{process.pid}/comm").read_bytes().removesuffix(b"\n")
+        assert comm == name
+        ticks = Path(f"/proc/{process.pid}/stat").read_bytes()[len(b"%d (" % process.pid + name) :]
+        assert mountrecords.start_time(process.pid) == int(ticks.split()[20])
+        assert holders._name(process.pid).isprintable()
+    finally:
+        process.communicate()
 
 
 def test_a_zombie_is_not_alive() -> None:

@@ -102,7 +102,9 @@ def test_all_is_imported_before_the_fork(
     command("umount", at)
     imports = log.read_text().splitlines()
     assert [line for line in imports if line.startswith(daemon)] == []
-    assert any(line.endswith(" pyfuse3") for line in imports)
+    names = {line.split()[1] for line in imports}
+    assert "pyfuse3" in names
+    assert not names & {"importlib.metadata", "email"}  # 14 ms for pyfuse3's own version
 
 
 def test_no_other_program_is_started(command: Command, busybox_image: Path, tmp_path: Path) -> None:

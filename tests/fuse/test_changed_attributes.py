@@ -8,11 +8,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+from oracle import run
 from test_changes import at, fails
 
 __all__ = ["at"]
@@ -34,6 +37,69 @@ def test_what_is_no_xattr_or_acl(at: Path) -> None:
     for name in ("user", "foo.a", "system.a"):
         fails(errno.EOPNOTSUPP, os.getxattr, at / "f", name)
     fails(errno.ENODATA, os.getxattr, at / "f", "user.a")
+
+
+NAMES = [
+    *(
+        "user.k",
+        "user.a",
+        "user.",
+        "user",
+        "foo.a",
+        "system.a",
+        "trusted.a",
+        "trusted.",
+        "security.a",
+    ),
+    *(f"system.posix_acl_{kind}" for kind in ("access", "default", "other")),
+]
+
+
+def outcomes(at: Path) -> list[tuple[str, str, str, int | bytes]]:
+    """What each call for each name gives, in turn: on objects of the layers and new ones, with and
+    without a name."""
+    os.mkdir(at / "xattrs")
+    (at / "xattrs/new").touch()
+    with open(at / "xattrs/removed", "w") as removed:
+        os.unlink(at / "xattrs/removed")
+        places = [
+            at / "d/a",
+            at / "d",
+            at / "l",
+            at / "xattrs",
+            at / "xattrs/new",
+            removed.fileno(),
+        ]
+        found: list[tuple[str, str, str, int | bytes]] = []
+        for place, name in itertools.product(places, NAMES):
+            acl = name.startswith("system.posix")
+            follow = {} if isinstance(place, int) else {"follow_symlinks": False}
+            steps: dict[str, Callable[[], bytes | None]] = {
+                "get": functools.partial(os.getxattr, place, name, **follow),
+                "remove": functools.partial(os.removexattr, place, name, **follow),
+            }
+            for how in (os.XATTR_REPLACE, os.XATTR_CREATE, os.XATTR_CREATE, os.XATTR_REPLACE, 0):
+                value = b"nonsense" if acl else b"%d" % how
+                step = functools.partial(os.setxattr, place, name, value, how, **follow)
+                steps[f"set {len(steps)} {how}"] = step
+            for called, step in (
+                *steps.items(),
+                *list(steps.items())[:2],
+                ("again", steps["remove"]),
+            ):
+                try:
+                    result = step() or b""
+                except OSError as e:
+                    result = e.errno
+                found.append((str(place).removeprefix(str(at)), name, called, result))
+    return found
+
+
+def test_setxattr_as_on_ext4(at: Path, tmp_path: Path) -> None:
+    ext4 = tmp_path / "ext4"
+    run("cp", "-a", at, ext4)
+    ours, theirs = outcomes(at), outcomes(ext4)
+    assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == []
 
 
 def test_times_beyond_2262(at: Path) -> None:

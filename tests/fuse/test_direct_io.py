@@ -10,8 +10,11 @@ from oracle import run
 from tarwriter import TarWriter
 
 
-def test_buffered_readers_see_what_libaio_wrote_with_o_direct(tmp_path: Path) -> None:
-    workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, [TarWriter().dir("d").tar()])
+def test_buffered_readers_see_what_libaio_wrote_with_o_direct(
+    tmp_path: Path, fastpath: bool
+) -> None:
+    command = Command(tmp_path / "dirs", fastpath)
+    workshop = Workshop(command, tmp_path, [TarWriter().dir("d").tar()])
     cycle = str(Path(__file__).with_name("aiocycle.py"))
     with mounted(workshop.command, workshop.image, tmp_path / "at") as at:
         assert run(sys.executable, cycle, str(at / "file"), "60").stdout.strip() == b"0"

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mounted import Command, Workshop
+from oracle import run
 from tarwriter import TarWriter
 
 _CASES = ("new", "merged")
@@ -130,8 +131,21 @@ def _with_the_number_of(path: Path, base: Path) -> None:
     raise AssertionError("no file got the number again")
 
 
-def test_a_later_file_with_the_same_number_is_another(tmp_path: Path, fastpath: bool) -> None:
-    workshop = _workshop(tmp_path, fastpath)
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 of its own: elsewhere another process may get the inode number first."""
+    at, file = tmp_path / "disk", tmp_path / "disk.img"
+    at.mkdir()
+    file.write_bytes(b"")
+    os.truncate(file, 32 << 20)
+    run("mkfs.ext4", "-q", "-m", "0", file)
+    run("mount", "-o", "loop", file, at)
+    yield at
+    run("umount", at)
+
+
+def test_a_later_file_with_the_same_number_is_another(disk: Path, fastpath: bool) -> None:
+    workshop = _workshop(disk, fastpath)
     upper = workshop.upper
     with workshop.mounted() as at:
         (at / "loaded").write_bytes(b"eve's")
@@ -139,7 +153,7 @@ def test_a_later_file_with_the_same_number_is_another(tmp_path: Path, fastpath: 
             copied_up.write(b"eve's")
     with workshop.mounted() as at:
         for name in ("loaded", "to/gone"):
-            _with_the_number_of(upper / name, tmp_path)
+            _with_the_number_of(upper / name, disk)
             _fails(errno.EIO, Path.read_bytes, at / name)
             _fails(errno.EIO, os.truncate, at / name, 0)
             _fails(errno.EIO, os.chmod, at / name, 0o666)
@@ -148,6 +162,6 @@ def test_a_later_file_with_the_same_number_is_another(tmp_path: Path, fastpath: 
             _fails(errno.EIO, os.unlink, at / name)
             assert (upper / name).read_bytes() == b"bob's"
         os.mkfifo(at / "made")  # the daemon does not open it, so its number is free once it is gone
-        _with_the_number_of(upper / "made", tmp_path)
+        _with_the_number_of(upper / "made", disk)
         _fails(errno.EIO, os.chmod, at / "made", 0o666)
         _fails(errno.EIO, os.unlink, at / "made")

@@ -9,7 +9,7 @@ import pytest
 from fusemount.compression import TAR_SUFFIXES
 from fusemount.errors import UsageError
 from fusemount.reference import (
-    NOT_SAID,
+    NOT_GIVEN,
     STORE,
     Reference,
     normalised_name,
@@ -100,11 +100,11 @@ def test_m14_a_short_name_finds_what_podman_calls_localhost() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("docker:u:22.04", Reference("docker", NOT_SAID, "u:22.04")),
-        ("docker:", Reference("docker", NOT_SAID, None)),
+        ("docker:u:22.04", Reference("docker", NOT_GIVEN, "u:22.04")),
+        ("docker:", Reference("docker", NOT_GIVEN, None)),
         ("docker:[/d:1+x]h:5/u@sha256:ab", Reference("docker", Path("/d:1+x"), "h:5/u@sha256:ab")),
         ("docker:[vfs@/d]u", Reference("docker", Path("/d"), "u", driver="vfs")),
-        ("containers-storage:u", Reference("containers-storage", NOT_SAID, "u")),
+        ("containers-storage:u", Reference("containers-storage", NOT_GIVEN, "u")),
         (
             "containers-storage:[overlay@/g+/r]u:1",
             Reference("containers-storage", Path("/g"), "u:1", driver="overlay"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from buildahimage import Buildah
-from dockerd import NotStarted, dockerd
+from dockerd import dockerd
 from imagewriter import oci_archive
 from mounted import Command, mounted
 from oracle import differences, dump_directory, overlay, run, unpack
@@ -149,8 +149,6 @@ def test_docker_loads(committed: Committed, tmp_path: Path, form: str) -> None:
             with overlay([Path(d) for d in reversed(dirs)], tmp_path / "kernel") as at:
                 check(committed, at, but_root=True)
             docker("save", "-o", tmp_path / "saved.tar", NAME)
-    except NotStarted as e:
-        pytest.xfail(f"no docker here: {e}")
     finally:
         shutil.rmtree(base)
     with mounted(committed.command, tmp_path / "saved.tar", tmp_path / "m", "--read-only") as at:

@@ -10,8 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-from dockerd import Dockerd, NotStarted, dockerd
+from dockerd import Dockerd, dockerd
 from imagewriter import docker_archive
 from tarwriter import TarWriter
 
@@ -82,8 +81,6 @@ def test_lines_mean_what_docker_makes_of_them(tmp_path: Path) -> None:
             docker("load", "-q", "-i", image)
             docker("create", "--name", "box", "t:1")
             found = {tuple(x): (ours(x), dockers(docker, x)) for x in [*LINES, *([b] for b in BAD)]}
-    except NotStarted as e:
-        pytest.xfail(f"no docker here: {e}")
     finally:
         shutil.rmtree(base)
     differing = {lines: both for lines, both in found.items() if both[0] != both[1]}

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-from dockerd import Dockerd, NotStarted, dockerd
+from dockerd import Dockerd, dockerd
 from imagewriter import docker_archive
 from mounted import Command, mounted
 from oracle import run
@@ -67,8 +66,6 @@ def test_the_same_lines(tmp_path: Path) -> None:
             with container_root(docker, "box", tmp_path / "root") as root:
                 run("bash", "-c", SCRIPT, cwd=root)
             theirs = docker("diff", "box").splitlines()
-    except NotStarted as e:
-        pytest.xfail(f"no docker here: {e}")
     finally:
         shutil.rmtree(base)
     assert ours == sorted(theirs, key=lambda line: line[2:].encode())

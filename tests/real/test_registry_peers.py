@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from buildahimage import Buildah
 from busyboximage import busybox_layers
-from dockerd import Dockerd, NotStarted, dockerd
+from dockerd import Dockerd, dockerd
 from imagewriter import ImageSpec, docker_archive, oci_files
 from mounted import Command, mounted
 from oracle import differences, dump_directory, run, without_layer
@@ -69,8 +69,6 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
         with real_registry(base / "registry") as registry, dockerd(base / "docker") as docker:
             docker("load", "-q", "-i", archive)
             yield Peers(base, docker, buildah, registry.domain, archive, lines)
-    except NotStarted as e:
-        pytest.xfail(f"no docker here: {e}")
     finally:
         buildah.clean()
         run("rm", "-r", base)

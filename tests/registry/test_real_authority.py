@@ -157,7 +157,8 @@ def test_tls_that_is_broken_off(tls: RealRegistry, authority: Authority, layout:
 
     async def call(r: Registry) -> None:
         async with aclosing(r.blob("a/b", there.layer)) as pieces:
-            await anext(pieces)
+            assert there.blob(there.layer.digest).startswith(await anext(pieces))
+        assert (await r.manifest("a/b", "t")).data == there.manifest
 
     talk(tls.domain, call, RegistryOptions(ca_files=(authority.ca,)))
 

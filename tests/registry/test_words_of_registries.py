@@ -49,8 +49,10 @@ def test_challenges(headers: list[str], found: list[tuple[str, dict[str, str]]])
 
 
 @given(st.text(max_size=300))
-def test_any_challenge_is_survived(text: str) -> None:
-    parse_challenges([text])
+def test_what_is_parsed_of_any_challenge_is_in_its_text(text: str) -> None:
+    for each in parse_challenges([text]):
+        names = [each.scheme, *each.parameters]
+        assert all(name and name == name.lower() and name in text.lower() for name in names)
 
 
 @pytest.mark.parametrize(

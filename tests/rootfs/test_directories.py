@@ -229,6 +229,73 @@ def test_a_file_that_changes_under_us_is_an_error(tmp_path: Path, how: str) -> N
         assert error.value.errno == errno.EIO
 
 
+CLOSED = {
+    "the file": "chmod 640 a/b/f",
+    "its owner": "chown 5 a/b/f",
+    "the file by an ACL": "setfacl -m u:1001:--- a/b/f",
+    "a directory": "chmod 700 a",
+    "a directory by an ACL": "setfacl -m u:1001:--- a",
+    "its directory": "chmod 754 a/b",
+    "the layer": "chmod 700 .",
+    "an ACL that admitted": "setfacl -b a/b/named",
+    "moved": "mkdir -m 700 c && mv a/b c/b",
+    "another in its place": "mkdir -m 700 c && mv a/b/f c/f && rm -r a/b && mv c a/b",
+}
+# all that the kernel's overlayfs shows too
+STILL_OPEN = [
+    "chmod 755 a/b/f",
+    "chmod 1777 a a/b .",
+    "ln a/b/f a/other && mv a/b/named a/b/n && touch new a/new a/b/new",
+    "setfacl -m u:1001:rwx x && setfacl -m g:7:--- x",
+    "setfacl -m m::r a/b/d && touch a/b/f",
+]
+
+
+def layer_to_close(tmp_path: Path) -> Path:
+    low = tmp_path / "low"
+    run("bash", "-ec", """
+        umask 022; mkdir -p low/a/b; cd low; echo text > a/b/f; echo text > a/b/named; mkdir x
+        chmod 640 a/b/named; setfacl -m u:1001:r a/b/named; mkdir a/b/d
+    """, cwd=tmp_path)  # fmt: skip
+    return low
+
+
+@pytest.mark.parametrize("how", CLOSED)
+def test_what_was_closed_is_not_read(tmp_path: Path, how: str) -> None:
+    low = layer_to_close(tmp_path)
+    with view_of([low]) as view:
+        directory = view.lookup(view.lookup(1, b"a"), b"b")
+        file = view.lookup(directory, b"named" if "named" in CLOSED[how] else b"f")
+        run("bash", "-ec", CLOSED[how], cwd=low)
+        with pytest.raises(OSError) as error:
+            view.read(file, 0, 10)
+        assert error.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("how", STILL_OPEN)
+def test_what_is_open_still_is_read(tmp_path: Path, how: str) -> None:
+    low = layer_to_close(tmp_path)
+    with view_of([low]) as view:
+        file = view.lookup(view.lookup(view.lookup(1, b"a"), b"b"), b"f")
+        run("bash", "-ec", how, cwd=low)
+        assert view.read(file, 0, 10) == b"text\n"
+
+
+def test_a_directory_that_was_read_in_is_looked_at_again(tmp_path: Path) -> None:
+    low, n = tmp_path / "low", 4000
+    (low / "a").mkdir(parents=True)
+    for i in range(n):
+        (low / f"a/{i}").touch()
+        os.truncate(low / f"a/{i}", 1)
+    with view_of([low]) as view:
+        files = [view.lookup(view.lookup(1, b"a"), b"%d" % i) for i in range(n)]
+        assert view.read(files[0], 0, 1) == b"\0"
+        (low / "a").chmod(0o700)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            for file in files[1:]:
+                view.read(file, 0, 1)
+
+
 def test_copy_up_keeps_holes(tmp_path: Path) -> None:
     low, upper = tmp_path / "low", tmp_path / "upper"
     low.mkdir()

@@ -161,6 +161,14 @@ def test_a_directory_that_is_moved_while_it_is_read(
     assert lines == [b"/p", b"/p/d", b"/p/d/file", b"/p/d/sub", b"/p/other"]
 
 
+def test_a_directory_that_is_carried_ahead_of_the_reader_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else one directory would cost as much as there are places to carry it to."""
+    lines = read_while(monkeypatch, tmp_path, b"file", lambda p: (p / "d").rename(p / "other/d"))
+    assert lines == [b"/p", b"/p/d", b"/p/d/file", b"/p/d/sub", b"/p/other"]
+
+
 def test_what_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fails(path: Path) -> None:
         raise OSError(5, "Input/output error")

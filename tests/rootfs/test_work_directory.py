@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from directories import view_of
 from imagewriter import docker_archive
 from mounted import Command
 
 from fusemount.errors import NotPermitted
 from fusemount.rootfs.removal import remove_tree
+from fusemount.rootfs.staging import Staging
 from fusemount.rootfs.upper import Upper
 
 
@@ -112,3 +114,38 @@ def test_the_command_says_so(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "it is a symlink" in done.stderr
     assert os.listdir(tmp_path / "victim") == ["keep"]
+
+
+def test_a_crash_while_a_directory_is_removed_takes_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who was in a directory has put another's directory into it, or another's file in its
+    place, when root's daemon took it out of the upper and was killed."""
+    base, upper, work = tmp_path / "base", tmp_path / "upper", tmp_path / "work"
+    for name in ("merged", "own"):
+        (base / name).mkdir(parents=True)
+        (base / name / "low").write_text("")
+    os.chown(base / "own", 1002, 1003)
+    os.chmod(base / "own", 0o2751)
+    with view_of([base], upper=upper, work=work) as view, monkeypatch.context() as patch:
+        patch.setattr(Staging, "leave_dir", lambda *_: None)
+        for name in ("merged", "own"):
+            view.unlink(view.lookup(1, name.encode()), b"low")
+            view.rmdir(1, name.encode())
+    merged, own = sorted((work / "work").iterdir(), key=lambda path: path.stat().st_uid)
+    assert os.listdir(merged) == os.listdir(own) == ["low"]  # whiteouts
+    (own / "share").mkdir()
+    (own / "share/thesis").write_text("work of years")
+    own.with_name("out-9").write_text("another's file")
+    (work / "work/#9/staged").mkdir(parents=True)  # this was ours
+    for _ in range(2):
+        opened = Upper(upper, work)
+        opened.close()
+        assert os.listdir(work / "work") == []
+        assert sorted(opened.kept) == [b"kept-1", b"kept-2"]
+        (kept,) = (path for path in work.glob("kept-*") if path.is_dir())
+        assert (kept / "share/thesis").read_text() == "work of years"
+        st = kept.stat()
+        assert (st.st_mode & 0o7777, st.st_uid, st.st_gid) == (0o2751, 1002, 1003)
+    (kept,) = (path for path in work.glob("kept-*") if path.is_file())
+    assert kept.read_text() == "another's file"

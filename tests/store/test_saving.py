@@ -10,21 +10,28 @@ from pathlib import Path
 
 import pytest
 from imagewriter import (
+    Files,
     ImageSpec,
     docker_archive,
     docker_files,
     oci_archive,
+    oci_files,
     oci_layout,
+    write_archive,
     write_directory,
 )
+from oracle import run
 from storing import LAYERS, clean, files, layer, load, names, save
 from tarwriter import TarWriter
 
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
 from fusemount.imagename import parse_name
+from fusemount.sources.writing import Target
 from fusemount.store import Store
 from fusemount.store.removal import prune
+from fusemount.transfer.reports import SilentTransfers
+from fusemount.transfer.save import save as save_images
 
 FORMS = ["docker-archive", "oci-archive", "oci"]
 WRITERS: dict[str, Callable[..., Path]] = {
@@ -202,3 +209,60 @@ def test_docker_members_in_a_directory_are_told_apart(store: Store, tmp_path: Pa
     load(store, write_directory(tmp_path / "in", docker | {"index.json": empty}))
     clean(store, images=1)
     assert [row.diff_id for row in store.find("a:1").summary.layers] == [*map(Digest.of, tars)]
+
+
+def test_members_whose_names_hold_spaces_are_told_apart(store: Store, tmp_path: Path) -> None:
+    """Joined with spaces, both images would have the key "a b c"."""
+    good, evil = ImageSpec([layer("good")]), ImageSpec([layer("evil"), layer("good")])
+    manifest = [
+        {"Config": "a b", "RepoTags": ["good:1"], "Layers": ["c"]},
+        {"Config": "a", "RepoTags": ["evil:1"], "Layers": ["b", "c"]},
+    ]
+    files: Files = {
+        "a b": good.config_bytes, "a": evil.config_bytes, "b": evil.layers[0], "c": good.layers[0],
+        "manifest.json": json.dumps(manifest).encode(),
+    }  # fmt: skip
+    archive = write_archive(tmp_path / "in.tar", files)
+    load(store, archive)
+    for name, spec in (("good:1", good), ("evil:1", evil)):
+        told = run("skopeo", "inspect", "--config", f"docker-archive:{archive}:{name}").stdout
+        assert (
+            told == spec.config_bytes.strip() + b"\n"
+            or json.loads(told)["rootfs"] == (json.loads(spec.config_bytes)["rootfs"])
+        )
+        assert store.find(name).image_id == Digest.of(spec.config_bytes)
+
+
+@pytest.mark.parametrize("first", [{}, {"Config": "missing.json", "RepoTags": ["a:1"]}])
+def test_an_archive_of_two_faces(store: Store, tmp_path: Path, first: dict[str, object]) -> None:
+    """manifest.json and index.json name different images; a mount shows that of manifest.json."""
+    one, two = ImageSpec([layer("one")], tags=("a:2",)), ImageSpec([layer("two")], tags=("a:2",))
+    files = oci_files([one]) | docker_files([two], "1.10")
+    listed = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
+    files["manifest.json"] = json.dumps([*([first] if first else []), *listed]).encode()
+    archive = write_archive(tmp_path / "in.tar", files)
+    if first:  # its first image cannot be opened: then nobody can tell whether both are the same
+        with pytest.raises(MalformedImage, match=r"missing\.json"):
+            load(store, archive)
+        assert not store.images()
+    else:
+        load(store, archive)
+        assert store.find("a:2").image_id == Digest.of(two.config_bytes)
+
+
+@pytest.mark.parametrize("form", ["oci", "oci-archive", "docker-archive"])
+def test_what_could_not_be_read_again_is_not_saved(
+    store: Store, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image has thousands of names."""
+    (image,) = load(store, docker_archive(tmp_path / "in.tar", [layer("x")], tags=["a:1"]))
+    target = Target(form, tmp_path / "out")
+    chosen = tuple(parse_name(f"name{i}:1") for i in range(400))
+    monkeypatch.setattr("fusemount.image.parse.MANIFESTS_MAX", 300)
+    monkeypatch.setattr("fusemount.image.fields.parse_json.__defaults__", (3000,))
+    document = "manifest" if form == "docker-archive" else "index"
+    with pytest.raises(MalformedImage, match=rf"the new {document}\.json.* the limit is"):
+        save_images(store, [(image, chosen)], target, SilentTransfers())
+    assert not target.path.exists()
+    save_images(store, [(image, chosen[:4])], target, SilentTransfers())
+    assert target.path.exists()

@@ -43,7 +43,7 @@ def directories_of(top: Path) -> list[Path]:
 
 def test_a_directory_that_others_could_write_to_is_no_part_of_a_store(full: Store) -> None:
     fixed = [d for d in directories_of(full.root) if d.parent != full.layout.layerdb]
-    assert len(fixed) == 15
+    assert len(fixed) == 17
     for directory in fixed:
         os.chown(directory, NOBODY, -1)
         with pytest.raises(NotPermitted, match=f"{directory}: .*: it belongs to uid {NOBODY}"):
@@ -180,6 +180,31 @@ def test_links_of_a_layout(tmp_path: Path, leads: str) -> None:
     else:
         with pytest.raises(MalformedImage, match=f"{blob}: a symlink that leads out"):
             opened(reference, verify=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_layout_leads_through_no_process(tmp_path: Path, verify: bool, indirect: bool) -> None:
+    """Links of /proc lead into mount namespaces of other users, where a file system need never
+    answer: none is followed, not even to the right file.  `load` reports it, and holds no lock."""
+    layout = oci_layout(tmp_path / "d", LAYERS)
+    (blob,) = (p for p in (layout / "blobs/sha256").iterdir() if p.stat().st_size == len(LAYERS[0]))
+    kept = blob.rename(layout / "kept")
+    target = Path(f"/proc/{os.getpid()}/root{kept}")
+    if indirect:
+        (tmp_path / "link").symlink_to(target)
+        target = tmp_path / "link"
+    blob.symlink_to(target)
+    assert blob.read_bytes() == LAYERS[0]
+    reference = Reference("oci", layout, None)
+    with pytest.raises(ImgmountError, match=f"{blob}: a symlink"):
+        opened(reference, verify)
+    store = Store(tmp_path / "store", create=True)
+    with pytest.raises(ImgmountError, match=f"{blob}: a symlink"):
+        load(store, layout)
+    blob.unlink()
+    kept.rename(blob)
+    load(store, layout)
 
 
 # ---- modes -------------------------------------------------------------------------------------

@@ -86,7 +86,9 @@ def test_an_authority_of_ones_own(command: Command, behind_tls: str, authority: 
     pulls(command, "--creds", PAIR, "--ca-file", authority.ca, behind_tls)
     again = f"{behind_tls[:-2]}again:1"
     command("push", "-q", "--creds", PAIR, "--cert-dir", authority.ca.parent, behind_tls, again)
-    command("pull", "-q", "--creds", PAIR, "--tls-verify=false", again)
+    pulls(command, "--creds", PAIR, "--tls-verify=false", again)
+    store = Store(command.base / "root")
+    assert store.find(again).digest == store.find(behind_tls).digest
 
 
 def test_an_authority_that_is_not_believed(
@@ -162,7 +164,9 @@ def test_tokens(command: Command, by_token: RealRegistry, tokens: TokenServer) -
     assert done.returncode == Unauthorized.exit_code
     (line,) = done.stderr.splitlines()
     assert f"{domain}/private/b" in line
-    said = command("push", "--creds", PAIR, f"{domain}/public/a:1", f"{domain}/private/b:1").stdout
-    assert said.count("Mounted from public/a") == 4
+    output = command(
+        "push", "--creds", PAIR, f"{domain}/public/a:1", f"{domain}/private/b:1"
+    ).stdout
+    assert output.count("Mounted from public/a") == 4
     pulls(command, "--creds", PAIR, f"{domain}/private/a:1")
     pulls(command, "--creds", PAIR, f"{domain}/private/b:1")

@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 from hostile import Answer, Hostile
-from imagewriter import ImageSpec, oci_files, sha256, write_directory
+from imagewriter import (
+    ImageSpec,
+    docker_files,
+    oci_files,
+    sha256,
+    write_archive,
+    write_directory,
+)
 from servedimage import ServedImage
 from tarwriter import TarWriter
 
 from fusemount.cli.main import main
-from fusemount.errors import MalformedImage
+from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.image.model import OCI, ImageConfig
 from fusemount.image.parse import parse_config
 
@@ -38,8 +45,13 @@ def index(*entries: dict[str, Any]) -> bytes:
                        "manifests": list(entries)}).encode()  # fmt: skip
 
 
-def refused(capsys: pytest.CaptureFixture[str], told: str, *words: str | Path) -> None:
-    assert main([*map(str, words)]) == MalformedImage.exit_code, capsys.readouterr()
+def refused(
+    capsys: pytest.CaptureFixture[str],
+    told: str,
+    *words: str | Path,
+    error: type[ImgmountError] = MalformedImage,
+) -> None:
+    assert main([*map(str, words)]) == error.exit_code, capsys.readouterr()
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line, line
 
@@ -72,8 +84,8 @@ def test_a_config_that_is_a_layer_of_the_store(
     blob.unlink()
     with open(blob, "wb") as file:
         os.truncate(file.fileno(), HUGE)
-    main(["pull", "-q", image.name])
-    assert "memory" not in capsys.readouterr().err
+    assert main(["pull", "-q", image.name]) == 0, capsys.readouterr()
+    assert blob.read_bytes() == image.bytes_of(image.config)
 
 
 def test_indexes_that_list_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +108,7 @@ def test_one_manifest_listed_again_and_again(
     (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
     files["index.json"] = index(*[top] * 300)
     write_directory(tmp_path / "oci", files)
-    refused(capsys, "were read for one image, the limit", "dump", tmp_path / "oci")
+    assert main(["dump", str(tmp_path / "oci")]) == 0  # it reads the manifest once
     refused(capsys, "were read for one image, the limit", "load", "-q", tmp_path / "oci")
 
 
@@ -132,3 +144,51 @@ def test_a_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_directory(tmp_path / "oci", files)
     assert main(["load", "-q", str(tmp_path / "oci")]) == 0
     assert len(read) == 1
+
+
+def test_a_tar_of_too_many_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of all members of an archive are in memory at once."""
+    monkeypatch.setattr("fusemount.sources.medium.MEMBERS_MAX", 100)
+    files = oci_files([ImageSpec([LAYER], tags=("t",))])
+    archive = write_archive(tmp_path / "many.tar", {f"{i}": b"" for i in range(100)} | files)
+    told = "members, an archive of images has at most 100"
+    refused(capsys, told, "load", archive, error=ImageNotFound)
+    refused(capsys, told, "dump", f"oci-archive:{archive}", error=ImageNotFound)
+
+
+@pytest.mark.parametrize("form", ["oci", "docker-archive"])
+def test_a_choice_reads_each_config_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    read: list[bytes] = []
+
+    def parse(data: bytes, where: str) -> ImageConfig:
+        read.append(data)
+        return parse_config(data, where)
+
+    for module in ("oci", "docker_archive", "image"):
+        monkeypatch.setattr(f"fusemount.sources.{module}.parse_config", parse)
+    spec = ImageSpec([LAYER], tags=("t",))
+    if form == "oci":
+        files = oci_files([spec])
+        (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+        manifest = json.loads(bytes(files[f"blobs/sha256/{top['digest'][7:]}"]))  # type: ignore[arg-type]
+        entries = []
+        for i in range(50):  # all with one config
+            data = json.dumps(manifest | {"annotations": {"i": f"{i}"}}).encode()
+            files[f"blobs/sha256/{sha256(data)}"] = data
+            entries += [described(f"sha256:{sha256(data)}", len(data))] * 2
+        files["index.json"] = index(*entries)
+    else:
+        files = docker_files([spec], "1.10")
+        (output,) = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
+        images = [output | {"RepoTags": ["t:1"], "Layers": output["Layers"] * i} for i in range(50)]
+        files["manifest.json"] = json.dumps(images).encode()
+    write_archive(tmp_path / "in.tar", files)
+    assert main(["inspect", f"{form.replace('oci', 'oci-archive')}:{tmp_path / 'in.tar'}"]) in (
+        0,
+        3,
+    )
+    assert 1 <= len(read) <= 2

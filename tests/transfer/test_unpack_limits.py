@@ -35,8 +35,10 @@ from fusemount.budget import ROOM_MIN, Budget
 from fusemount.cli.main import main
 from fusemount.codec import Read, decompress
 from fusemount.compression import MAGIC_BYTES, detect
+from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, NoSpace
 from fusemount.settings import RATIO_FROM, UNPACK_LIMIT, UnpackLimit
+from fusemount.store import Store
 
 SIZE = 3 << 20
 ZEROS = TarWriter().file("zeros", bytes(SIZE)).tar()
@@ -156,6 +158,19 @@ def test_layers_that_come_at_once(run: Run, server: Hostile) -> None:
     # an unfinished layer usually keeps its part for the next pull; of this image it does not
     server.on(image.blob(image.layers[0]), in_range(image.bytes_of(image.layers[0]), drip=0.05))
     run("pull", "-q", LIMIT, image.name)
+
+
+def test_parts_of_an_earlier_pull_are_not_left(run: Run, server: Hostile, tmp_path: Path) -> None:
+    """The refused layer ends the pull before it comes to the others."""
+    rest = [TarWriter().file(f"small{i}", os.urandom(5000)).tar() for i in range(12)]
+    files = oci_files([ImageSpec([ZEROS, *rest], tags=("t",), compress="zstd")])
+    image = ServedImage(server, files, "a", "t")
+    for digest in image.layers[1:]:
+        server.on(image.blob(digest), in_range(image.bytes_of(digest), drip=0.05))
+    layout = Store(tmp_path / "own/root", create=True).layout
+    for digest in image.layers:
+        layout.part(Digest(digest)).write_bytes(image.bytes_of(digest)[:10])
+    assert image.layers[0] in run("pull", "-q", LIMIT, image.name)
 
 
 def test_what_is_unpacked_once_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
