@@ -159,7 +159,8 @@ class Packed:
         name: str,  # of the layer, for the log
     ) -> None: ...
     def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL
-    def close(self) -> None: ...  # its descriptors; nobody may be reading
+    def share(self) -> Packed: ...  # itself, which takes one more close()
+    def close(self) -> None: ...  # its descriptors, at the last share; nobody may be reading
     def note_used(self, now: int, /) -> None: ...  # seconds since 1970
     def log_to(self, fd: int, /) -> None: ...
     def counts(self) -> dict[str, int]: ...

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -148,6 +149,12 @@ class OpenLayer:
     @property
     def tar(self) -> Tar:
         return Tar(self.fd, self.offset, self.size, self.packed)
+
+    def share(self) -> OpenLayer:
+        """The same layer, to be closed by itself."""
+        if self.packed is not None:
+            return replace(self, packed=self.packed.share())
+        return replace(self, fd=os.dup(self.fd))
 
     def close(self) -> None:
         if self.packed is not None:

@@ -70,6 +70,8 @@ def open_layers(
         if budget.spoilt_by(error):
             cache.drop(budget.made)
         raise
+    finally:
+        opener.end()
     return layers
 
 
@@ -107,6 +109,11 @@ class _Opener:
         self._index_bytes = 0
         self._facts: dict[str, Facts] = {}  # by identity; also if the cache cannot be written
 
+    def end(self) -> None:
+        """Lets go of what only the opening needs: the functions of the layers keep this object."""
+        self._seen.clear()
+        self._directory = None
+
     def open(self, blob: LayerBlob) -> OpenLayer:
         if blob.offset + blob.size > blob.file.size:
             missing = blob.offset + blob.size - blob.file.size
@@ -120,8 +127,7 @@ class _Opener:
         seen = self._seen.get(key)
         if seen is not None:
             # The claims for the two may differ; they were checked above if there are facts.
-            fd = seen.fd if seen.packed is not None else os.dup(seen.fd)
-            layer = replace(seen, fd=fd, description=blob.description)
+            layer = replace(seen.share(), description=blob.description)
             return layer if facts is not None else replace(layer, diff_id=blob.diff_id)
         compression = compression_at(blob.fd, blob.offset, blob.size, blob.description)
         if compression is Compression.NONE:

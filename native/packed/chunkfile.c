@@ -193,10 +193,22 @@ static void locked(img_chunkfile *file, uint64_t chunk,
     (void)pthread_mutex_unlock(&file->filling);
 }
 
+static bool is_zeros(const char *data, size_t size) {
+    return data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
+}
+
+/* Writes the chunk; one of zeros becomes a hole. */
+static bool put_chunk(img_chunkfile *file, uint64_t chunk, const void *data) {
+    if (!is_zeros(data, img_chunkfile_size(file, chunk)))
+        return write_chunk(file, chunk, data);
+    return fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)(chunk * IMG_CHUNK_BYTES), IMG_CHUNK_BYTES) == 0 ||
+           write_chunk(file, chunk, data); /* a file system without holes */
+}
+
 static void fill(img_chunkfile *file, uint64_t chunk, const void *data) {
     img_chunk_state state;
-    if (!read_state(file->fd, state_at(file->n, chunk), &state) ||
-        !write_chunk(file, chunk, data)) {
+    if (!read_state(file->fd, state_at(file->n, chunk), &state) || !put_chunk(file, chunk, data)) {
         atomic_store(&file->failed, errno);
         return;
     }

@@ -33,6 +33,7 @@ typedef struct points_object {
 typedef struct packed_object {
     PyObject_HEAD img_packed *packed;
     PyObject *directory; /* has the descriptor of the chunk cache's directory; or None */
+    int shares;          /* how many close() it takes */
 } packed_object;
 
 static int codec_of(const char *name) {
@@ -491,6 +492,7 @@ static PyObject *packed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         self = (packed_object *)type->tp_alloc(type, 0);
     if (self) {
         self->directory = Py_NewRef(directory);
+        self->shares = 1;
         self->packed = open_packed(&files, (points_object *)points, &digests, name);
         if (!self->packed)
             Py_CLEAR(self);
@@ -522,10 +524,19 @@ static PyObject *packed_read(PyObject *op, PyObject *args) {
 }
 
 static PyObject *packed_close(PyObject *op, PyObject *ignored) {
-    img_packed *packed = ((packed_object *)op)->packed;
+    packed_object *self = (packed_object *)op;
     (void)ignored;
-    Py_BEGIN_ALLOW_THREADS img_packed_close(packed);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    if (self->shares == 0 || --self->shares > 0)
+        Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS img_packed_close(self->packed);
+    Py_END_ALLOW_THREADS Py_CLEAR(self->directory);
+    Py_RETURN_NONE;
+}
+
+static PyObject *packed_share(PyObject *op, PyObject *ignored) {
+    (void)ignored;
+    ((packed_object *)op)->shares++;
+    return Py_NewRef(op);
 }
 
 static PyObject *packed_note_used(PyObject *op, PyObject *arg) {
@@ -563,7 +574,8 @@ static PyObject *packed_size(PyObject *op, void *closure) {
 
 static PyMethodDef packed_methods[] = {
     {"read", packed_read, METH_VARARGS, "read(offset, size): bytes of the tar."},
-    {"close", packed_close, METH_NOARGS, "close(): closes the descriptors."},
+    {"share", packed_share, METH_NOARGS, "share(): itself, which takes one more close()."},
+    {"close", packed_close, METH_NOARGS, "close(): closes the descriptors, at the last share."},
     {"note_used", packed_note_used, METH_O, "note_used(now): writes when chunks were read."},
     {"log_to", packed_log_to, METH_O, "log_to(fd): errors are lines there; -1: nowhere."},
     {"counts", packed_counts, METH_NOARGS, "What was decoded, kept, found wrong."},

@@ -16,7 +16,7 @@ from fusemount.layer.cache import Cache
 from fusemount.rootfs.open import build_tree
 
 
-@pytest.mark.parametrize("codec", ["none", "gzip"])
+@pytest.mark.parametrize("codec", ["none", "gzip", "xz"])
 def test_one_bit_of_anything_kept(
     tmp_path: Path, setting: Setting, caplog: pytest.LogCaptureFixture, codec: str
 ) -> None:
