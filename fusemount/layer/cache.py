@@ -178,10 +178,14 @@ class Cache:
 
     def access(self, facts: Facts) -> Access | None:
         """What was kept to read this layer in place; None if it is not all there."""
-        path = self.points_path(facts.digest)
-        sums = read_sealed(self.sums_path(facts.diff_id), _VERSION, f"chunks/{facts.diff_id}")
-        if sums is None:
-            return None
+        sums, points = self.sums(facts.diff_id), self.points(facts.digest)
+        return None if sums is None or points is None else Access(points, sums)
+
+    def sums(self, diff_id: str) -> bytes | None:
+        return read_sealed(self.sums_path(diff_id), _VERSION, f"chunks/{diff_id}")
+
+    def points(self, digest: str) -> Points | None:
+        path = self.points_path(digest)
         try:
             fd = open_file(path)
         except NOT_THERE:
@@ -190,13 +194,12 @@ class Cache:
             say_damaged(path, error)
             return None
         try:
-            points = Points.load(fd, path.name.encode())
+            return Points.load(fd, path.name.encode())
         except (FormatError, OSError) as error:
             say_damaged(path, error)
             return None
         finally:
             os.close(fd)
-        return Access(points, sums)
 
     def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> None:
         """sidecar: a temporary file of this cache, which gets its name."""

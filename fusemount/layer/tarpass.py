@@ -32,11 +32,13 @@ class Access:
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass found out.  access: None if the tar is not compressed, or not read in place."""
+    """What a pass found out.  digests: as of Access; b"" if the tar is never read in place.
+    access: None if that is so, or if no points were wanted."""
 
     diff_id: str
     size: int
     index: LayerIndex
+    digests: bytes
     access: Access | None
 
 
@@ -92,10 +94,11 @@ class TarPass:
     ) -> None:
         self._scanner, self._sha256 = LayerScan(description), hashlib.sha256()
         self._size = 0
+        self._digests = _ChunkDigests() if compression.in_place else None
         self._points: Points | None = None
         self._reframer: Reframer | None = None
         if sidecar is not None and compression.in_place:
-            self._points, self._digests = Points(compression.value), _ChunkDigests()
+            self._points = Points(compression.value)
             if compression is Compression.ZSTD:
                 self._reframer = Reframer(self._points, sidecar)
 
@@ -112,7 +115,7 @@ class TarPass:
         self._scanner.feed(piece)
         self._sha256.update(piece)
         self._size += len(piece)
-        if self._points is not None:
+        if self._digests is not None:
             self._digests.update(piece)
         if self._reframer is not None:
             self._reframer.piece(piece)
@@ -120,13 +123,14 @@ class TarPass:
     def finish(self, blob_bytes: int) -> Passed:
         """All pieces have come.  blob_bytes: of the compressed blob.  Raises MalformedImage."""
         index = self._scanner.finish()
-        access = None
+        access, digests = None, b"" if self._digests is None else self._digests.finish()
         if self._points is not None:
             sidecar_bytes = self._reframer.finish() if self._reframer is not None else 0
             self._points.end(blob_bytes, self._size, sidecar_bytes)
             if self._points.n_points:
-                access = Access(self._points, self._digests.finish())
-        return Passed("sha256:" + self._sha256.hexdigest(), self._size, index, access)
+                access = Access(self._points, digests)
+        diff_id = "sha256:" + self._sha256.hexdigest()
+        return Passed(diff_id, self._size, index, digests, access)
 
 
 class _ChunkDigests:

@@ -110,7 +110,12 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
             freed += unlink(layout.blob(digest)) + unlink(layout.diff_id(digest))
             freed += unlink(layout.children(digest))
             freed += unlink(facts) if facts is not None else 0
+            for suffix in _POINTS:
+                freed += unlink(layout.cache / "points" / f"{digest.hex}{suffix}")
     return freed
+
+
+_POINTS, _CHUNKS = (".pts", ".zst"), (".sums", ".data")  # of layer/cache.py
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
@@ -130,6 +135,8 @@ def _forget(layout: Layout, diff_id: Digest) -> int:
     freed = unlink(layout.cache / "layers" / f"{diff_id.hex}.tar")
     freed += unlink(layout.cache / "layers" / f"{diff_id.hex}.json")
     freed += unlink(layout.cache / "index" / f"{diff_id.hex}.idx")
+    for suffix in _CHUNKS:
+        freed += unlink(layout.cache / "chunks" / f"{diff_id.hex}{suffix}")
     return freed + unlink(layout.metadata / diff_id.hex)
 
 
@@ -252,9 +259,15 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
     directory = layout.cache / "facts"
     known |= {name for name in names_in(directory) if name.startswith(TMP)}  # of a living mount
     freed = _sweep(directory, known)
-    for name, suffixes in (("layers", (".tar", ".json")), ("index", (".idx",))):
+    hexes = {digest.hex for digest in blobs}
+    for name, stems, suffixes in (
+        ("layers", diff_ids, (".tar", ".json")),
+        ("index", diff_ids, (".idx",)),
+        ("chunks", diff_ids, _CHUNKS),
+        ("points", hexes, _POINTS),
+    ):
         directory = layout.cache / name
-        kept = {diff_id + suffix for diff_id in diff_ids for suffix in suffixes}
+        kept = {stem + suffix for stem in stems for suffix in suffixes}
         kept |= {entry for entry in names_in(directory) if entry.startswith(TMP)}
         freed += _sweep(directory, kept)
     return freed

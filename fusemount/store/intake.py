@@ -365,6 +365,7 @@ class Measured:
     archive_size: int
     compression: Compression
     index: LayerIndex
+    digests: bytes  # of the tar's chunks (tarpass.Access)
 
 
 def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -> Measured:
@@ -387,7 +388,9 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         computed = Digest(reader.digest())
         passed = passing.finish(size)
         diff_id = Digest(passed.diff_id)
-        return Measured(computed, size, diff_id, passed.size, compression, passed.index)
+        return Measured(
+            computed, size, diff_id, passed.size, compression, passed.index, passed.digests
+        )
     finally:
         os.close(fd)
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import field, replace
 from pathlib import Path
 
-from fusemount._native import LayerIndex
+from fusemount._native import CHUNK, FormatError, LayerIndex, Packed
 from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -325,10 +325,42 @@ class _Check:
             found = self._hash(tar)
             if found != layer.diff_id:
                 self._wrong(f"cache/layers/{tar.name}: digest is {found}")
+        self._access(cache, digest, layer)
         facts = facts_of(self._layout, self._layout.blob(digest))
         right = Facts(digest, layer.diff_id, layer.archive_size)
         if facts and os.path.lexists(facts) and cache.facts(facts.stem) != right:
             self._wrong(f"cache/facts/{facts.name}: not what blob {digest} is")
+
+    def _access(self, cache: Cache, digest: Digest, layer: Measured) -> None:
+        """Checks that the kept digests of chunks are the layer's, and that each access point leads
+        to the bytes that they say."""
+        if not layer.compression.in_place:
+            return
+        path, sums = cache.points_path(digest), cache.sums(layer.diff_id)
+        if sums != layer.digests and os.path.lexists(cache.sums_path(layer.diff_id)):
+            self._wrong(f"cache/chunks/{cache.sums_path(layer.diff_id).name}: not of that layer")
+        points = cache.points(digest)
+        if points is None:
+            if os.path.lexists(path):
+                self._wrong(f"cache/points/{path.name}: not of that layer")
+            return
+        sidecar = cache.open_sidecar(digest)
+        blob = self._layout.open_blob(digest)
+        rows = points.rows()
+        try:
+            packed = Packed(points, layer.digests, blob, 0, sidecar, None, "", str(digest))
+            try:
+                for out, *_ in reversed(rows):  # so that each point is where a decoder begins
+                    chunk = -(-out // CHUNK) * CHUNK
+                    packed.read(min(chunk, packed.size), 1 if chunk < packed.size else 0)
+            finally:
+                packed.close()
+        except (OSError, FormatError):
+            self._wrong(f"cache/points/{path.name}: does not lead to the layer's bytes")
+        finally:
+            os.close(blob)
+            if sidecar >= 0:
+                os.close(sidecar)
 
     def _derived(self, catalog: Catalog) -> None:
         try:
