@@ -162,7 +162,8 @@ class Packed:
     def share(self) -> Packed: ...  # itself, which takes one more close()
     def close(self) -> None: ...  # its descriptors, at the last share; nobody may be reading
     def note_used(self, now: int, /) -> None: ...  # seconds since 1970
-    def log_to(self, fd: int, /) -> None: ...
+    def log_to(self, fd: int, /) -> None: ...  # lines about errors; -1: nowhere
+    def tell(self, fd: int, /) -> None: ...  # an eventfd, for each 64 MiB kept; -1: none
     def counts(self) -> dict[str, int]: ...
     @property
     def size(self) -> int: ...

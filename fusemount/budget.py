@@ -129,5 +129,10 @@ def check_room(fd: int, size: int) -> None:
     take the last space of its file system, so that other programs can still work."""
     found = os.fstatvfs(fd)
     free = (found.f_bavail if os.geteuid() else found.f_bfree) * found.f_frsize
-    if free - size < min(ROOM_MIN, found.f_blocks * found.f_frsize // 100):
+    if free - size < room_of(found):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def room_of(found: os.statvfs_result) -> int:
+    """The bytes of a file system that caches and stores leave free."""
+    return min(ROOM_MIN, found.f_blocks * found.f_frsize // 100)

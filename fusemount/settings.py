@@ -142,6 +142,7 @@ class MountOptions:
     requests for xattrs are refused.  ignored: unknown options of -o, for the log.
     follow_symlink_parents: None: as the upper records it, or no.
     rebase: the upper shall belong to this image from now on, even if it belonged to another.
+    cache_size: the limit in bytes for decompressed chunks of all layers; None: the default.
     """
 
     read_only: bool = False
@@ -167,5 +168,6 @@ class MountOptions:
     rebase: bool = False
     static_nlink: bool = False
     xattrs: bool = True
+    cache_size: int | None = None
     ignored: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = field(default=())

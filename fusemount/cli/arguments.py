@@ -102,11 +102,17 @@ def unpack_limit(text: str) -> UnpackLimit:
         return UNPACK_LIMIT
     if text == "unlimited":
         return UNLIMITED
-    found = re.fullmatch(r"([0-9]{1,18})([KMGTP]?)(?:I?B)?", text.upper())
-    size = int(found[1]) << 10 * " KMGTP".index(found[2] or " ") if found else 0
-    if not 0 < size < UNLIMITED.size:
+    size = size_of(text)
+    if not size:
         raise UsageError(f"--max-unpacked {text}: expected a size, like 64G, or unlimited")
     return UnpackLimit(size, ratio=0)
+
+
+def size_of(text: str) -> int | None:
+    """Bytes of `64G`, `500MiB` or `1000`; None if it is no size."""
+    found = re.fullmatch(r"([0-9]{1,18})([KMGTP]?)(?:I?B)?", text.upper())
+    size = int(found[1]) << 10 * " KMGTP".index(found[2] or " ") if found else UNLIMITED.size
+    return size if size < UNLIMITED.size else None
 
 
 def add_changed(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from fusemount.cli.mountoptions import (
     image_options_of,
     mount_options,
     parse_options,
+    take,
 )
 from fusemount.errors import UsageError
 from fusemount.escape import escape
@@ -48,6 +49,9 @@ def parser() -> Parser:
                    help="with --rebase: say what it drops, and mount nothing")  # fmt: skip
     p.add_argument("--keep", action="store_true", help="keep changes made without --upper")
     p.add_argument("--read-only", action="store_true")
+    p.add_argument("--cache-size", metavar="SIZE", default="",
+                   help="of what compressed layers were decompressed to (default: a tenth of the "
+                        "disk, at most 10G)")  # fmt: skip
     p.add_argument("--log", metavar="FILE", type=Path, help="instead of the journal")
     return p
 
@@ -105,6 +109,8 @@ def _take_flags(words: Words, args: argparse.Namespace) -> None:
     words.work = args.work or words.work
     words.platform = args.platform or words.platform
     words.max_unpacked = args.max_unpacked or words.max_unpacked
+    if args.cache_size:
+        take(words, f"cache-size={args.cache_size}")
     words.verify = words.verify and not args.no_verify
     words.userxattr = words.userxattr or args.userxattr
     if args.override_stat:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
-from fusemount.settings import IdRange, ImageOptions, MountOptions, Owners, UserMarks
+from fusemount.settings import (
+    IdRange,
+    ImageOptions,
+    MountOptions,
+    Owners,
+    Unpacking,
+    UserMarks,
+)
 
 # Words for mount(8), systemd and others. The mount itself ignores them.
 IGNORED = frozenset(
@@ -49,6 +56,8 @@ class Words:
     platform: str | None = None
     verify: bool = True
     max_unpacked: str = ""
+    unpacking: Unpacking = Unpacking.AUTO
+    cache_size: int | None = None
     follow_symlink_parents: bool | None = None
     fastpath: bool = True
     threads: int | None = None
@@ -134,7 +143,8 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
 }
 
 # `word=value`: the setting's name, and each allowed value with the setting that it means.
-_CHOICES: dict[str, tuple[str, dict[str, bool]]] = {
+_CHOICES: dict[str, tuple[str, dict[str, object]]] = {
+    "unpack": ("unpacking", {word.value: word for word in Unpacking}),
     "symlink-parents": ("follow_symlink_parents", {"follow": True, "replace": False}),
     "fastpath": ("fastpath", {"on": True, "off": False}),
     "push": ("push", {"on": True, "off": False}),
@@ -174,6 +184,8 @@ def take(words: Words, word: str) -> bool:
         if value not in choices:
             raise UsageError(f"-o {key}=: bad value {value!r}: one of {', '.join(choices)}")
         setattr(words, name, choices[value])
+    elif key == "cache-size" and value:
+        words.cache_size = _cache_size(word, value)
     elif key == "threads":
         words.threads = _threads(value)
     elif equals and key in (*_VALUES, "fsname", "subtype"):
@@ -181,6 +193,15 @@ def take(words: Words, word: str) -> bool:
     else:
         return False
     return True
+
+
+def _cache_size(word: str, value: str) -> int:
+    from fusemount.cli.arguments import size_of
+
+    size = size_of(value)
+    if size is None:
+        raise UsageError(f"-o {word}: expected a size, like 2G")
+    return size
 
 
 def _threads(value: str) -> int:
@@ -217,6 +238,7 @@ def mount_options(words: Words, **flags: object) -> MountOptions:
         "dev": trusted if words.dev is None else words.dev,
         "fastpath": words.fastpath,
         "threads": words.threads,
+        "cache_size": words.cache_size,
         "push": words.push,
         "metacopy": words.metacopy,
         "redirect": words.redirect,
@@ -237,7 +259,7 @@ def image_options_of(words: Words) -> ImageOptions:
 
     marks = UserMarks(words.userxattr, words.override_stat)
     chosen = image_options(words.platform, words.max_unpacked, verify=words.verify)
-    return replace(chosen, marks=marks)
+    return replace(chosen, marks=marks, unpacking=words.unpacking)
 
 
 def _owners_of(words: Words) -> Owners:

@@ -42,6 +42,7 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
     Raises what the job raised (an ImgmountError of the same class), or DaemonLost.  After
     DaemonLost the caller must clean up what it handed over; after any other error the child has.
     """
+    _native.stop_decoding_ahead()  # threads do not live on in the child
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -28,7 +28,9 @@ from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.openview import View, hold_image, open_view
+from fusemount.daemon.chunkkeeper import keeping
 from fusemount.daemon.serving import serve_mount
+from fusemount.daemon.session import Service
 from fusemount.daemon.upperdirs import check_apart
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError
@@ -212,11 +214,17 @@ def _serve_recorded(channel: FuseChannel, enrolment: _Enrolment, ready: Callable
         ready()
 
     try:
-        with listening(runtime, record) as listener:
+        view, options, cache = enrolment.view, enrolment.options, enrolment.directories.cache
+        with (
+            listening(runtime, record) as listener,
+            keeping(view.packed, cache / "chunks", options.cache_size) as keeper,
+        ):
             answers = {"stats": enrolment.measured}
-            services = [partial(serve_control, listener, answers)] if listener else []
-            serve_mount(channel, enrolment.view.rootfs, enrolment.options, enrolment.stats, serving,
-                        services)  # fmt: skip
+            services: list[Service] = [keeper.keep] if keeper else []
+            if listener:
+                services.append(partial(serve_control, listener, answers))
+            serve_mount(channel, view.rootfs, options, enrolment.stats, serving, services,
+                        view.packed)  # fmt: skip
         LOGGER.info("%s: unmounted", record.mountpoint)
     finally:
         mountrecords.forget(runtime, record)

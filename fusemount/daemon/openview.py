@@ -29,6 +29,7 @@ from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, MountOptions
 
 if TYPE_CHECKING:
+    from fusemount._native import Packed
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
     from fusemount.rootfs import RootFs
     from fusemount.rootfs.base import Base
@@ -46,6 +47,7 @@ class View:
     view is served or they are not empty.
     dropped: the changes that an upper of another image loses over this one (rootfs.rebase).
     directories: the layers are directories that the caller named (lowerdir=).
+    packed: the compressed layers that are read in place.
     """
 
     image: Image
@@ -55,6 +57,7 @@ class View:
     made: NewDirs
     dropped: list[tuple[bytes, str]]
     directories: bool
+    packed: Sequence[Packed]
 
     def begin_serving(self) -> None:
         self.made.keep()
@@ -102,7 +105,8 @@ def open_view(
         _log_dangers(dirs.upper, rootfs, options)
         _keep_base(rootfs.upper, rootfs, base, options)
     lost = dropped(rootfs) if options.rebase and not rootfs.fits else []
-    return View(image, rootfs, dirs.upper, dirs.scratch, made, lost, options.overlay)
+    packed = [layer.packed for layer in archived if layer.packed is not None]
+    return View(image, rootfs, dirs.upper, dirs.scratch, made, lost, options.overlay, packed)
 
 
 def _ready_upper(

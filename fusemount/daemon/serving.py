@@ -48,8 +48,11 @@ def serve_mount(
     stats: _native.Stats,
     ready: Callable[[], None],
     services: Sequence[Service] = (),
+    packed: Sequence[_native.Packed] = (),
 ) -> None:
     """Serves until the end; calls ready once, when both doors answer.
+
+    packed: the compressed layers, whose errors go to the log of the fast path.
 
     Raises ImgmountError, OSError, and the errors of pyfuse3 and ready.
     """
@@ -62,7 +65,7 @@ def serve_mount(
         return
     # Until trio takes them, a signal would end us without a flush.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    with _fast_path(channel.fd, rootfs, options, stats) as front:
+    with _fast_path(channel.fd, rootfs, options, stats, packed) as front:
         side = _Side(rootfs, options, stats, front)
         try:
             run_session(channel, side.serve, ready, (*services, front.log))
@@ -102,7 +105,11 @@ class _Front:
 
 @contextmanager
 def _fast_path(
-    fd: int, rootfs: RootFs, options: MountOptions, stats: _native.Stats
+    fd: int,
+    rootfs: RootFs,
+    options: MountOptions,
+    stats: _native.Stats,
+    packed: Sequence[_native.Packed],
 ) -> Iterator[_Front]:
     with ExitStack() as stack:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -130,6 +137,9 @@ def _fast_path(
             )
         except OSError as error:
             raise ImgmountError(f"no threads to serve the mount: {error.strerror}") from error
+        for layer in packed:
+            layer.log_to(log_writer)
+            stack.callback(layer.log_to, -1)
         stack.callback(fast.stop)
         yield _Front(theirs, log_fd, end_fd)
 

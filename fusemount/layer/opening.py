@@ -98,7 +98,9 @@ class _Opener:
         progress: Progress,
         budget: Budget,
     ) -> None:
-        self._verify, self._always = options.verify, options.unpacking is Unpacking.ALWAYS
+        self._verify = options.verify
+        self._always = options.unpacking is Unpacking.ALWAYS
+        self._never = options.unpacking is Unpacking.NEVER
         self._directory: ChunkDirectory | None = None
         self._tried = False  # to open it
         self._chunks = chunks  # the caller's own: chunks are never shared between users
@@ -194,6 +196,11 @@ class _Opener:
             return self._unpacked(blob, key, facts, fd, None)
         if compression.in_place and not self._always:
             return self._in_place(blob, key, facts, compression)
+        if self._never:
+            raise ImgmountError(
+                f"{blob.description}: {compression.value} cannot be read in place, and "
+                "-o unpack=never allows nothing else"
+            )
         name = self._begin(blob, key)
         with reported(self._progress, f"unpacking {blob.description}", blob.size) as advance:
             facts, index, fd = unpack(

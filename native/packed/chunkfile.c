@@ -44,6 +44,10 @@ void img_chunkfile_close(img_chunkfile *file) {
     pthread_mutex_destroy(&file->filling);
 }
 
+static off_t state_at(uint64_t n, uint64_t chunk) {
+    return (off_t)(n * IMG_CHUNK_BYTES + chunk * sizeof(img_chunk_state));
+}
+
 /* filling. */
 static int open_it(const img_chunkfile *file) {
     struct stat st;
@@ -52,6 +56,11 @@ static int open_it(const img_chunkfile *file) {
     if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
         (void)close(fd);
         errno = EINVAL;
+        return -1;
+    }
+    off_t whole = state_at(file->n, file->n); /* evictions find out n by it */
+    if (fd >= 0 && st.st_size != whole && ftruncate(fd, whole) < 0) {
+        (void)close(fd);
         return -1;
     }
     return fd;
@@ -86,10 +95,6 @@ bool img_chunkfile_matches(const img_chunkfile *file, uint64_t chunk, const void
 }
 
 /* ---- states ------------------------------------------------------------------------------- */
-
-static off_t state_at(uint64_t n, uint64_t chunk) {
-    return (off_t)(n * IMG_CHUNK_BYTES + chunk * sizeof(img_chunk_state));
-}
 
 static bool read_state(int fd, off_t at, img_chunk_state *state) {
     ssize_t n = pread(fd, state, sizeof *state, at);

@@ -29,7 +29,7 @@ struct img_packed {
     img_points points;
     img_chunkfile chunks;
     img_cursor_source source;
-    atomic_int log_fd;
+    atomic_int log_fd, event_fd;
     char name[128];
     _Atomic uint64_t last; /* the chunk that was read last */
     pthread_mutex_t mutex;
@@ -60,6 +60,7 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
     packed->source =
         (img_cursor_source){&packed->points, files->blob_fd, files->blob_at, files->sidecar_fd};
     packed->log_fd = files->log_fd;
+    packed->event_fd = -1;
     (void)snprintf(packed->name, sizeof packed->name, "%s", name);
     packed->last = UINT64_MAX;
     pthread_mutex_init(&packed->mutex, NULL);
@@ -72,6 +73,10 @@ uint64_t img_packed_size(const img_packed *packed) {
 
 void img_packed_log_to(img_packed *packed, int fd) {
     atomic_store(&packed->log_fd, fd);
+}
+
+void img_packed_tell(img_packed *packed, int event_fd) {
+    atomic_store(&packed->event_fd, event_fd);
 }
 
 img_chunkfile *img_packed_chunks(img_packed *packed) {
@@ -97,6 +102,18 @@ static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     return -EIO;
 }
 
+static void keep(img_packed *packed, uint64_t chunk, const void *data) {
+    unsigned long long before = atomic_load(&packed->chunks.filled);
+    img_chunkfile_fill(&packed->chunks, chunk, data);
+    unsigned long long after = atomic_load(&packed->chunks.filled);
+    int event_fd = atomic_load(&packed->event_fd);
+    uint64_t one = 1;
+    /* A full disk counts too: room is made then. */
+    if (event_fd >= 0 && (before / IMG_PACKED_TELL != after / IMG_PACKED_TELL ||
+                          (after == before && atomic_load(&packed->chunks.failed) == ENOSPC)))
+        (void)!write(event_fd, &one, sizeof one);
+}
+
 /* Decodes a chunk, compares its digest and keeps it.  NULL: *result is -EIO. */
 static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t chunk, int *result) {
     img_error err = {0};
@@ -104,7 +121,7 @@ static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t c
     const char *data = img_cursor_chunk(cursor, chunk, bytes, &err);
     atomic_fetch_add(&packed->decoded, bytes);
     if (data && img_chunkfile_matches(&packed->chunks, chunk, data)) {
-        img_chunkfile_fill(&packed->chunks, chunk, data);
+        keep(packed, chunk, data);
         img_cursor_passed(cursor, chunk);
         return data;
     }

@@ -556,6 +556,14 @@ static PyObject *packed_log_to(PyObject *op, PyObject *arg) {
     Py_RETURN_NONE;
 }
 
+static PyObject *packed_tell(PyObject *op, PyObject *arg) {
+    int fd = (int)PyLong_AsLong(arg);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    img_packed_tell(((packed_object *)op)->packed, fd);
+    Py_RETURN_NONE;
+}
+
 static PyObject *packed_counts(PyObject *op, PyObject *ignored) {
     img_packed *packed = ((packed_object *)op)->packed;
     img_packed_counts counts = img_packed_count(packed);
@@ -578,6 +586,7 @@ static PyMethodDef packed_methods[] = {
     {"close", packed_close, METH_NOARGS, "close(): closes the descriptors, at the last share."},
     {"note_used", packed_note_used, METH_O, "note_used(now): writes when chunks were read."},
     {"log_to", packed_log_to, METH_O, "log_to(fd): errors are lines there; -1: nowhere."},
+    {"tell", packed_tell, METH_O, "tell(fd): an eventfd for each 64 MiB that are kept; -1: none."},
     {"counts", packed_counts, METH_NOARGS, "What was decoded, kept, found wrong."},
     {NULL, NULL, 0, NULL},
 };
