@@ -18,13 +18,15 @@ enum { TRAILER = 8, MAGIC = 2, PENDING_MAX = 1024 };
 enum place {
     BETWEEN, /* before a member's first byte */
     MAGIC_1, /* behind the first byte of its magic */
-    MEMBER,  /* inside a member that was begun at its start: ISA-L reads header and trailer */
+    HEADER,  /* inside a member's header */
+    MEMBER,  /* inside a member that was begun at its start: ISA-L reads and checks the trailer */
     MIDDLE,  /* inside a member that was begun in its middle: ISA-L reads deflate only */
     AFTER,   /* in the trailer of such a member */
 };
 
 struct img_gunzip {
     struct inflate_state isal;
+    struct isal_gzip_header header; /* isal_inflate forgets a header's CRC between two calls */
     enum place place;
     uint32_t trailer_left;
     bool any; /* a member has begun */
@@ -42,7 +44,8 @@ typedef struct img_gunzip_head {
 static const uint8_t magic[MAGIC] = {0x1f, 0x8b};
 
 img_gunzip *img_gunzip_new(void) {
-    img_gunzip *gunzip = malloc(sizeof *gunzip);
+    /* ISA-L leaves parts of its tables unset: states would have bytes of the process's memory. */
+    img_gunzip *gunzip = calloc(1, sizeof *gunzip);
     if (gunzip)
         img_gunzip_begin_member(gunzip);
     return gunzip;
@@ -58,7 +61,7 @@ void img_gunzip_begin_member(img_gunzip *gunzip) {
 }
 
 bool img_gunzip_may_end(const img_gunzip *gunzip) {
-    return gunzip->place == BETWEEN && gunzip->any;
+    return (gunzip->place == BETWEEN || gunzip->place == MAGIC_1) && gunzip->any;
 }
 
 /* ---- stepping ----------------------------------------------------------------------------- */
@@ -73,8 +76,20 @@ static int damaged(img_error *err, int code) {
     return img_fail(err, EBADMSG, "gzip stream is damaged (%s)", what);
 }
 
+static int read_header(img_gunzip *gunzip) {
+    int code = isal_read_gzip_header(&gunzip->isal, &gunzip->header);
+    if (code == ISAL_DECOMP_OK)
+        gunzip->place = MEMBER;
+    return code;
+}
+
+static int inflate_some(img_gunzip *gunzip) {
+    return isal_inflate(&gunzip->isal);
+}
+
 /* Runs ISA-L over the flow, which it takes with 32-bit counts. */
-static int inflate_some(img_gunzip *gunzip, img_flow *flow, img_error *err) {
+static int read_some(img_gunzip *gunzip, img_flow *flow, int isal_read(img_gunzip *gunzip),
+                     img_error *err) {
     struct inflate_state *isal = &gunzip->isal;
     uint32_t n_in = flow->n_in < UINT32_MAX / 2 ? (uint32_t)flow->n_in : UINT32_MAX / 2;
     uint32_t n_out = flow->n_out < UINT32_MAX / 2 ? (uint32_t)flow->n_out : UINT32_MAX / 2;
@@ -82,7 +97,7 @@ static int inflate_some(img_gunzip *gunzip, img_flow *flow, img_error *err) {
     isal->avail_in = n_in;
     isal->next_out = flow->out;
     isal->avail_out = n_out;
-    int code = isal_inflate(isal);
+    int code = isal_read(gunzip);
     flow->in += n_in - isal->avail_in;
     flow->n_in -= n_in - isal->avail_in;
     flow->out += n_out - isal->avail_out;
@@ -106,11 +121,12 @@ static int begin_if_magic(img_gunzip *gunzip, img_flow *flow, img_error *err) {
         return 0;
     }
     isal_inflate_init(&gunzip->isal);
-    gunzip->isal.crc_flag = ISAL_GZIP;
-    gunzip->place = MEMBER;
+    isal_gzip_header_init(&gunzip->header);
+    gunzip->isal.crc_flag = ISAL_GZIP_NO_HDR_VER;
+    gunzip->place = HEADER;
     gunzip->any = true;
     img_flow head = {magic, MAGIC, flow->out, 0};
-    return inflate_some(gunzip, &head, err);
+    return read_some(gunzip, &head, read_header, err);
 }
 
 static int end_member(img_gunzip *gunzip) {
@@ -145,8 +161,12 @@ int img_gunzip_step(img_gunzip *gunzip, img_flow *flow, img_error *err) {
                 return result;
             continue;
         }
-        if (inflate_some(gunzip, flow, err) < 0)
+        if (gunzip->place == HEADER && !flow->n_in)
+            return IMG_DECODED_HUNGRY;
+        if (read_some(gunzip, flow, gunzip->place == HEADER ? read_header : inflate_some, err) < 0)
             return -1;
+        if (gunzip->place == HEADER)
+            continue;
         if (gunzip->isal.block_state == ISAL_BLOCK_FINISH) {
             if (gunzip->place == MEMBER)
                 return end_member(gunzip);
