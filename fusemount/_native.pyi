@@ -7,7 +7,6 @@ from typing import Any, Protocol, final
 class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
-
 class FormatError(ValueError):
     """An archive or index that breaks its format or exceeds a limit.
 
@@ -124,9 +123,7 @@ class Points:
     def add_frame(self, out: int, at: int, /) -> None: ...  # at: offset in the sidecar
     def end(self, blob_bytes: int, tar_bytes: int, sidecar_bytes: int = 0, /) -> None: ...
     @classmethod
-    def load(
-        cls, fd: int, name: bytes, /
-    ) -> Points: ...  # FormatError
+    def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError
     def save(self, fd: int, name: bytes, /) -> None: ...
     def rows(
         self,

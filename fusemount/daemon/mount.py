@@ -21,6 +21,7 @@ from fusemount import _native
 from fusemount.daemon import mountrecords
 from fusemount.daemon.background import DaemonLost, answers, launch
 from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
+from fusemount.daemon.chunkkeeper import keeping
 from fusemount.daemon.control import listening, serve_control
 from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import LOGGER, open_log
@@ -28,7 +29,6 @@ from fusemount.daemon.measure import measure
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.openview import View, hold_image, open_view
-from fusemount.daemon.chunkkeeper import keeping
 from fusemount.daemon.serving import serve_mount
 from fusemount.daemon.session import Service
 from fusemount.daemon.upperdirs import check_apart

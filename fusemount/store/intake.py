@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from fusemount._native import LayerIndex
 from fusemount.budget import Budget, check_room
 from fusemount.codec import PIECE, decompress, recognise
 from fusemount.compression import Compression
@@ -24,7 +23,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import Beside, StretchReader, compression_at
+from fusemount.layer.decode import Beside
 from fusemount.layer.filestate import identity
 from fusemount.layer.reframe import Sidecar
 from fusemount.layer.tarpass import Passed, TarPass
@@ -36,7 +35,6 @@ from fusemount.ownfile import (
     open_or_make,
     read_file,
 )
-from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
 from fusemount.store.layout import Layout, replace_file, store_errors, sync_directory
 from fusemount.store.locks import Lease, locked
@@ -347,68 +345,3 @@ def _keep(cache: Cache, blob: Path, facts: Facts, passed: Passed, sidecar: Path 
 
 def remember(layout: Layout, layer: StoredLayer) -> None:
     diffids.remember(layout, layer.digest, layer.diff_id, layer.archive_size)
-
-
-def _allowed(layout: Layout, digest: Digest) -> UnpackLimit:
-    """What a layer of the store may unpack to: as much as it did when it was taken in."""
-    known = diffids.known(layout, digest)
-    return UnpackLimit(known.size, 0) if known is not None and known.size else UNPACK_LIMIT
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the bytes of a layer's blob are."""
-
-    digest: Digest
-    size: int
-    diff_id: Digest
-    archive_size: int
-    compression: Compression
-    index: LayerIndex
-    digests: bytes  # of the tar's chunks (tarpass.Access)
-
-
-def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -> Measured:
-    """Reads the blob that has this name.  It may unpack to as much as when it was taken in.
-
-    Raises MalformedImage if it is no layer, ImgmountError.
-    """
-    description = f"layer {digest}"
-    with store_errors(layout.blob(digest)):
-        fd = layout.open_blob(digest)
-    try:
-        size = os.fstat(fd).st_size
-        compression = compression_at(fd, 0, size, description)
-        reader = StretchReader(fd, 0, size, description, advance, True)
-        passing = TarPass(description, compression)
-        with Beside(passing.take) as beside:
-            budget = Budget(_allowed(layout, digest))
-            for piece in decompress(reader.read, compression, description, budget, size):
-                beside.put(piece)
-        computed = Digest(reader.digest())
-        passed = passing.finish(size)
-        diff_id = Digest(passed.diff_id)
-        return Measured(
-            computed, size, diff_id, passed.size, compression, passed.index, passed.digests
-        )
-    finally:
-        os.close(fd)
-
-
-def learn(layout: Layout, digest: Digest) -> StoredLayer | None:
-    """Measures and remembers a layer that another program put into the store.
-
-    None if the blob's digest is not its name.  Raises MalformedImage, NoSpace, ImgmountError.
-    """
-    try:
-        found = measure(layout, digest)
-    except MalformedImage:
-        with open(layout.open_blob(digest), "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == digest.hex:
-                raise
-        return None
-    if found.digest != digest:
-        return None
-    layer = StoredLayer(digest, found.size, found.diff_id, found.archive_size, found.compression)
-    remember(layout, layer)
-    return layer

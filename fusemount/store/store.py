@@ -32,9 +32,9 @@ from fusemount.record import read_sealed, sealed
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids, layerdb
 from fusemount.store.catalog import Catalog, Entry
-from fusemount.store.intake import learn
 from fusemount.store.layout import Layout, replace_file, store_errors
 from fusemount.store.locks import Holder, Lease, NoLease, locked
+from fusemount.store.measuring import learn
 from fusemount.store.summary import Summaries, Summary
 
 _SEEN_VERSION = 1  # of the files in v2metadata-by-diffid

@@ -8,29 +8,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import field, replace
 from pathlib import Path
 
-from fusemount._native import CHUNK, FormatError, LayerIndex, Packed
-from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.model import Index
 from fusemount.image.parse import parse_index_or_manifest
-from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import StretchReader
 from fusemount.layer.progress import Progress, reported
 from fusemount.ownfile import open_file, read_file
-from fusemount.store import children, diffids, layerdb
+from fusemount.store import children, layerdb
 from fusemount.store.catalog import Catalog
-from fusemount.store.collection import facts_of, is_at_work
-from fusemount.store.intake import Measured, measure
+from fusemount.store.collection import is_at_work
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, store_errors
 from fusemount.store.locks import Lease, live_leases, locked
+from fusemount.store.measuring import Measured, measure
 from fusemount.store.store import Store, repositories_json
 from fusemount.store.summary import LayerRow, Summaries, Summary
+from fusemount.store.verifykept import check_kept
 
 
 @dataclass
@@ -295,7 +293,7 @@ class _Check:
                 self._layers[digest] = None
             found = self._layers[digest]
             if found is not None:
-                self._kept(digest, found)
+                check_kept(self._layout, found, self._hash, self._wrong)
         return self._layers[digest]
 
     def _measure(self, digest: Digest) -> Measured:
@@ -304,63 +302,6 @@ class _Check:
             return measure(self._layout, digest, advance)
 
     # ---- derived files ------------------------------------------------------------------------
-
-    def _kept(self, digest: Digest, layer: Measured) -> None:
-        """Checks the map, the facts, the kept index and the unpacked tar of a layer."""
-        entry = self._layout.diff_id(digest)
-        known = diffids.known(self._layout, digest)
-        where = entry.relative_to(self._layout.root)
-        if known is None and os.path.lexists(entry):
-            self._wrong(f"{where}: damaged")
-        elif known is not None and known.diff_id != layer.diff_id:
-            self._wrong(f"{where}: {known.diff_id}, it is {layer.diff_id}")
-        cache = Cache(self._layout.cache)
-        path = cache.index_path(layer.diff_id, "")
-        kept = cache.index(path)
-        whole = kept is not None and _saved(kept) == _saved(layer.index)
-        if not whole and os.path.lexists(path):
-            self._wrong(f"cache/index/{path.name}: not the index of that layer")
-        tar = cache.layer_path(layer.diff_id)
-        with suppress(FileNotFoundError):
-            found = self._hash(tar)
-            if found != layer.diff_id:
-                self._wrong(f"cache/layers/{tar.name}: digest is {found}")
-        self._access(cache, digest, layer)
-        facts = facts_of(self._layout, self._layout.blob(digest))
-        right = Facts(digest, layer.diff_id, layer.archive_size)
-        if facts and os.path.lexists(facts) and cache.facts(facts.stem) != right:
-            self._wrong(f"cache/facts/{facts.name}: not what blob {digest} is")
-
-    def _access(self, cache: Cache, digest: Digest, layer: Measured) -> None:
-        """Checks that the kept digests of chunks are the layer's, and that each access point leads
-        to the bytes that they say."""
-        if not layer.compression.in_place:
-            return
-        path, sums = cache.points_path(digest), cache.sums(layer.diff_id)
-        if sums != layer.digests and os.path.lexists(cache.sums_path(layer.diff_id)):
-            self._wrong(f"cache/chunks/{cache.sums_path(layer.diff_id).name}: not of that layer")
-        points = cache.points(digest)
-        if points is None:
-            if os.path.lexists(path):
-                self._wrong(f"cache/points/{path.name}: not of that layer")
-            return
-        sidecar = cache.open_sidecar(digest)
-        blob = self._layout.open_blob(digest)
-        rows = points.rows()
-        try:
-            packed = Packed(points, layer.digests, blob, 0, sidecar, None, "", str(digest))
-            try:
-                for out, *_ in reversed(rows):  # so that each point is where a decoder begins
-                    chunk = -(-out // CHUNK) * CHUNK
-                    packed.read(min(chunk, packed.size), 1 if chunk < packed.size else 0)
-            finally:
-                packed.close()
-        except (OSError, FormatError):
-            self._wrong(f"cache/points/{path.name}: does not lead to the layer's bytes")
-        finally:
-            os.close(blob)
-            if sidecar >= 0:
-                os.close(sidecar)
 
     def _derived(self, catalog: Catalog) -> None:
         try:
@@ -411,14 +352,3 @@ def _same(found: Summary, remembered: Summary) -> bool:
         a if a.archive_size else a._replace(archive_size=b.archive_size) for a, b in rows
     )
     return len(found.layers) == len(layers) and replace(found, layers=layers) == remembered
-
-
-def _saved(index: LayerIndex) -> list[bytes]:
-    """The bytes of its file, in pieces."""
-    fd = os.memfd_create("index", os.MFD_CLOEXEC)
-    try:
-        index.save(fd)
-        size = os.fstat(fd).st_size
-        return [os.pread(fd, PIECE, at) for at in range(0, size, PIECE)]
-    finally:
-        os.close(fd)

@@ -24,7 +24,8 @@ from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, pars
 from fusemount.sources.image import verified
 from fusemount.store import Lease, Store, children, diffids
 from fusemount.store.collection import drop_part
-from fusemount.store.intake import Claims, Part, Read, learn, put_document, take_layer
+from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
+from fusemount.store.measuring import learn
 from fusemount.transfer.reports import Task, Transfers
 
 JOBS = 3  # layers at a time, as in docker

@@ -28,16 +28,11 @@ static void native_free(void *module) {
 }
 
 static PyModuleDef_Slot native_slots[] = {
-    {Py_mod_exec, imgpy_index_exec},
-    {Py_mod_exec, imgpy_tree_exec},
-    {Py_mod_exec, imgpy_upper_exec},
-    {Py_mod_exec, imgpy_linux_exec},
-    {Py_mod_exec, imgpy_stats_exec},
-    {Py_mod_exec, imgpy_fastpath_exec},
-    {Py_mod_exec, imgpy_dirscan_exec},
-    {Py_mod_exec, imgpy_beneath_exec},
-    {Py_mod_exec, imgpy_packed_exec},
-    {0, NULL},
+    {Py_mod_exec, imgpy_index_exec},   {Py_mod_exec, imgpy_tree_exec},
+    {Py_mod_exec, imgpy_upper_exec},   {Py_mod_exec, imgpy_linux_exec},
+    {Py_mod_exec, imgpy_stats_exec},   {Py_mod_exec, imgpy_fastpath_exec},
+    {Py_mod_exec, imgpy_dirscan_exec}, {Py_mod_exec, imgpy_beneath_exec},
+    {Py_mod_exec, imgpy_packed_exec},  {0, NULL},
 };
 
 static struct PyModuleDef native_module = {

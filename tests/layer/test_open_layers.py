@@ -160,7 +160,8 @@ def test_m14_500_layers_under_a_limit_of_1024_descriptors(
     with open_image(reference, options, setting.directories, SilentProgress()) as image:
         setting.opened += open_layers(image, options, setting.directories, SilentProgress())
         most = len(os.listdir("/proc/self/fd"))
-        for costly in ("unpack", "read_compressed", "scan_tar", "hash_in_place"):  # only kept files are opened
+        # Only kept files are opened.
+        for costly in ("unpack", "read_compressed", "scan_tar", "hash_in_place"):
             monkeypatch.setattr(f"fusemount.layer.opening.{costly}", None)
         again = open_layers(image, options, setting.directories, SilentProgress())
     for layer in again:
