@@ -143,9 +143,9 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "gzip, flushed": _flushed,
     "gzip, all header fields": lambda data: with_header(data, True, True, True, True),
     "gzip, thousands of members": lambda data: _of_members(_pieces(data, 3001)),
-    "gzip, empty members": lambda data: gzip(b"")
-    + _of_members(_pieces(data, 500_000), gzip(b"") * 40)
-    + gzip(b""),
+    "gzip, empty members": lambda data: (
+        gzip(b"") + _of_members(_pieces(data, 500_000), gzip(b"") * 40) + gzip(b"")
+    ),
     "gzip, zeros behind": lambda data: gzip(data, 1) + bytes(70_000),
     "gzip, garbage behind": lambda data: gzip(data, 1) + b"no gzip" * 30_000,
     "eStargz": _gzip_toc,

@@ -263,10 +263,10 @@ class _Opener:
 
     def _sidecar(self, fds: ExitStack, facts: Facts, access: Access) -> int:
         """-1: it is not there, or not the one that belongs to the points."""
-        fd = self._cache.open_sidecar(facts.digest)
+        fd = self._cache.open_sidecar(facts.digest, access.points.sidecar_bytes)
         if fd >= 0:
             fds.callback(os.close, fd)
-        return fd if fd >= 0 and os.fstat(fd).st_size == access.points.sidecar_bytes else -1
+        return fd
 
     def _pass(
         self, fds: ExitStack, blob: LayerBlob, key: str, compression: Compression

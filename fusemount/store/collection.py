@@ -115,7 +115,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
     return freed
 
 
-_POINTS, _CHUNKS = (".pts", ".zst"), (".sums", ".data")  # of layer/cache.py
+_POINTS, _CHUNKS = (".pts", ".zst", ".json"), (".sums", ".data")  # of layer/cache.py
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
