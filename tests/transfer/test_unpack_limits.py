@@ -220,14 +220,16 @@ def test_the_last_of_a_disk_stays_free(
 ) -> None:
     """The error comes before the disk is full, with the exit code of a full disk."""
     noise = TarWriter().file("noise", os.urandom(1 << 20)).tar()
-    archive = oci_archive(tmp_path / "a.tar", [PARTS[0], noise], tags=("t",), compress="gzip")
+    parts = [PARTS[0], noise]
+    unpacked = docker_archive(tmp_path / "b.tar", parts, compress="xz")  # not read in place
+    stored = oci_archive(tmp_path / "a.tar", parts, tags=("t",), compress="gzip")
     size = 10 << 30
 
     def statvfs(fd: int) -> SimpleNamespace:
         return SimpleNamespace(f_frsize=1, f_blocks=size, f_bavail=free, f_bfree=free)
 
     monkeypatch.setattr("fusemount.budget.os.fstatvfs", statvfs)
-    for verb, what in (("dump", "CACHE"), ("load", "ROOT")):
+    for verb, what, archive in (("dump", "CACHE", unpacked), ("load", "ROOT", stored)):
         monkeypatch.setenv(f"IMGMOUNT_{what}_DIR", str(tmp_path / verb))
         free = ROOM_MIN + 1000
         assert main([verb, str(archive)]) == NoSpace.exit_code
