@@ -24,7 +24,7 @@ def diff_images(
     with ExitStack() as stack:
         sides = [_side(each, asked, directories, progress, stack) for each in (old, new)]
         with translated(f"{old}, {new}"):
-            return list(image_changes(*sides))
+            return list(image_changes(*sides, asked.image_options.unpack))
 
 
 def _side(
