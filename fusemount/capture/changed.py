@@ -24,7 +24,7 @@ from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
-from fusemount.walk import open_walked
+from fusemount.walk import leads_to, open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
@@ -150,7 +150,8 @@ def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper
         raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
     found = _open_upper(path, None, stack)
     for mounted in mountrecords.listing(directories.runtime):
-        if _is(mounted.record.upper, found.fd) and mounted.record.alive:
+        recorded = mounted.record.upper
+        if recorded and leads_to(Path(recorded), found.fd) and mounted.record.alive:
             return replace(found, record=mounted.record)
     return found
 
@@ -160,14 +161,6 @@ def _open_upper(path: Path, record: Record | None, stack: ExitStack) -> _FoundUp
         upper, fd, _ = open_walked(path, make=False)
     stack.callback(os.close, fd)
     return _FoundUpper(upper, fd, record)
-
-
-def _is(recorded: str | None, upper: int) -> bool:
-    """Whether a recorded path leads to the directory of that descriptor."""
-    try:
-        return recorded is not None and os.path.samestat(os.stat(recorded), os.fstat(upper))
-    except OSError:
-        return False
 
 
 def _write_out(record: Record) -> None:

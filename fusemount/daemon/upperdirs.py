@@ -2,7 +2,7 @@
 
 A path is walked once (walk.py), because the owner of a directory above may exchange it at any time.
 From then on the upper is its descriptor, and the work directory is one name in its parent's
-descriptor.  All that is made, looked at and removed goes by these.
+descriptor.  Objects are made, checked and removed only by these.
 """
 
 from __future__ import annotations
@@ -126,14 +126,14 @@ def _make_work(path: Path, above: int, made: NewDirs) -> None:
         made.add(above, f"{name}/work")  # rootfs makes it
 
 
-def check_not_a_layer(places: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
+def check_not_a_layer(dirs: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
     """Raises UpperError if upper or work directory is a layer: changes would go into the layer."""
     named: list[tuple[str, Path | None, os.stat_result]] = []
-    if places.upper_fd is not None:
-        named.append(("upper", places.upper, os.fstat(places.upper_fd)))
-    if places.work is not None and places.work_above is not None:
-        st = os.stat(places.work.name, dir_fd=places.work_above, follow_symlinks=False)
-        named.append(("work directory", places.work, st))
+    if dirs.upper_fd is not None:
+        named.append(("upper", dirs.upper, os.fstat(dirs.upper_fd)))
+    if dirs.work is not None and dirs.work_above is not None:
+        st = os.stat(dirs.work.name, dir_fd=dirs.work_above, follow_symlinks=False)
+        named.append(("work directory", dirs.work, st))
     for what, path, st in named:
         if any(os.path.samestat(st, os.fstat(layer.fd)) for layer in layers):
             raise UpperError(f"{path}: the {what} is a layer of this mount too")

@@ -34,7 +34,8 @@ class BlobSource(Protocol):
     """Where an image comes from.  label: its name in messages.
 
     is_local: its blobs cost no download, so they are read even where the store has them.  Otherwise
-    whoever knows a digest could have a blob of another image pushed as a part of theirs.
+    the maker of an image could name the digest of a blob of another image, and a push of the first
+    image would publish this blob.
     """
 
     @property

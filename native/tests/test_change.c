@@ -201,6 +201,14 @@ static void test_descriptors(void) {
     CHECK(img_fds_put(fds, 400, some_fd(), true) == -EMFILE && !img_fds_shrink(fds));
     img_fds_free(fds);
     CHECK(!is_open(again) && !is_open(more));
+    fds = img_fds_new(16);
+    int one = some_fd();
+    CHECK(img_fds_put(fds, 1, one, false) == one && img_fds_pin_new(fds, 1, 60000) == one);
+    img_fds_unpin(fds, 1);
+    CHECK(img_fds_pin_new(fds, 1, -1) == -1 && img_fds_pin(fds, 1) == -1); /* too old: dropped */
+    img_fds_close_dropped(fds);
+    CHECK(!is_open(one));
+    img_fds_free(fds);
 }
 
 static void test_the_process_limit_is_obeyed(void) {

@@ -238,8 +238,8 @@ def test_an_archive_of_two_faces(store: Store, tmp_path: Path, first: dict[str, 
     """manifest.json and index.json name different images; a mount shows that of manifest.json."""
     one, two = ImageSpec([layer("one")], tags=("a:2",)), ImageSpec([layer("two")], tags=("a:2",))
     files = oci_files([one]) | docker_files([two], "1.10")
-    said = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
-    files["manifest.json"] = json.dumps([*([first] if first else []), *said]).encode()
+    listed = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
+    files["manifest.json"] = json.dumps([*([first] if first else []), *listed]).encode()
     archive = write_archive(tmp_path / "in.tar", files)
     if first:  # its first image cannot be opened: then nobody can tell whether both are the same
         with pytest.raises(MalformedImage, match=r"missing\.json"):
