@@ -133,8 +133,8 @@ typedef struct img_file_record { /* in the pool, not aligned: copy it before use
     img_access access;
 } img_file_record;
 
-/* Entries that differ from what the archive contains: their number, and the first of them.  (Members
- * that have no entry are counted in the header.) */
+/* Entries that differ from what the archive contains: their number, and the first of them.
+ * (The header counts members that have no entry.) */
 typedef struct img_oddities {
     uint64_t n_clamped, first_clamped; /* IMG_ENTRY_CLAMPED */
     uint64_t n_owner, first_owner;     /* IMG_ENTRY_OWNER */
@@ -147,8 +147,8 @@ typedef struct img_index_header {
     uint64_t n_entries, n_extents, pool_bytes;
     uint64_t archive_bytes; /* offset of the end-of-archive mark, or the end of the input */
     uint64_t n_skipped;     /* members of a vendor's type, which have no entry */
-    uint32_t skipped_name, skipped_len; /* the first one's name in the pool, as the archive has it */
-    uint64_t checksum;      /* only in a file; 0 in memory */
+    uint32_t skipped_name, skipped_len; /* the first one's name, in the pool, not normalised */
+    uint64_t checksum;                  /* only in a file; 0 in memory */
 } img_index_header;
 
 typedef struct img_index {

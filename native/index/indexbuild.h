@@ -44,7 +44,7 @@ int img_builder_intern(img_builder *builder, const char *text, size_t len, uint3
 
 /* Appends a copy of entry. */
 int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *err);
-/* Counts a member that gets no entry; of the first one's name, IMG_PATH_BYTES_MAX bytes are kept. */
+/* Counts a member that gets no entry; keeps the first one's name, up to IMG_PATH_BYTES_MAX. */
 int img_builder_skipped(img_builder *builder, const char *name, size_t len, img_error *err);
 int img_builder_extents(img_builder *builder, const img_extent *extents, size_t n, uint32_t *first,
                         img_error *err);

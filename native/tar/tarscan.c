@@ -196,8 +196,7 @@ static int skip_member(img_scanner *scanner, const unsigned char *block, const c
                        size_t len, img_error *err) {
     int64_t size;
     const img_pax *local = &scanner->headers.local;
-    if (block[TAR_TYPEFLAG] != 'V' &&
-        img_builder_skipped(&scanner->builder, name, len, err) < 0)
+    if (block[TAR_TYPEFLAG] != 'V' && img_builder_skipped(&scanner->builder, name, len, err) < 0)
         return -1;
     if (local->have & PAX_SIZE)
         size = (int64_t)local->size;
