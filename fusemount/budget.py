@@ -38,8 +38,9 @@ class Budget:
         self._lock = Lock()
 
     def announce(self, packed: Mapping[str, int]) -> None:
-        """packed: the compressed bytes of each stream to come, by a unique name, for the ratio.
-        Only measured sizes may be given: a size that a manifest claims proves nothing."""
+        """packed: the compressed bytes of each stream to come, for the ratio, by a name that the
+        same bytes always have.  Only sizes of layer.measured() may be given: a size that a manifest
+        claims proves nothing, nor does a file that is a hole, or a link to another."""
         with self._lock:
             self._packed.update(packed)
             self._sum_packed = sum(self._packed.values())

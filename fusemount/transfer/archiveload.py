@@ -22,7 +22,7 @@ from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
 from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
-from fusemount.layer import LayerBlob
+from fusemount.layer import LayerBlob, measured
 from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNLIMITED, ImageOptions
 from fusemount.sources import docker_archive
@@ -67,9 +67,9 @@ class MediumSource:
     def document(self, descriptor: Descriptor) -> bytes | None:
         return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
 
-    def size(self, descriptor: Descriptor) -> int | None:
+    def measured(self, descriptor: Descriptor) -> tuple[str, int] | None:
         stretch = self.medium.find(blob_name(descriptor.digest))
-        return stretch.size if stretch else 0
+        return measured(stretch.file, stretch.offset, stretch.size) if stretch else ("", 0)
 
     def stop(self) -> None:
         """Its reads wait for nothing."""
@@ -301,7 +301,7 @@ def take_layers(
     store: Store, lease: Lease, image: Image, progress: Transfers, budget: Budget
 ) -> list[StoredLayer]:
     """Takes the layers of an opened image into the store, unchanged.  Lowest first."""
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
