@@ -286,7 +286,7 @@ def test_compressed_streams_without_end(parts: list[bytes]) -> None:
     pieces = decompress(
         endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", Budget(UnpackLimit(1 << 19, 0))
     )
-    with pytest.raises(MalformedImage, match="more than 512 KiB, the limit"):
+    with pytest.raises(MalformedImage, match=r"than (512 KiB|20,000 .* members .*), the limit"):
         for _ in pieces:
             pass
 
