@@ -25,32 +25,40 @@ READ = (
 )
 FIXED = "in a directory of root's"
 COMPARED = "only compared"
+DESCRIPTOR = "a descriptor"
 FUNCTIONS = {
-    "beneath.py": {"open_below": OWN, "_secure": "the walk of own directories", "_lstat": OWN},
+    "beneath.py": {"_secure": "the walk of own directories", "_lstat": OWN, "open_below": OWN},
     "capture/changed.py": {"_await_requests": FIXED},
     "capture/commitchanges.py": {"_check_apart": COMPARED},
     "cli/environment.py": {"_runtime_of": FIXED},
     "cli/registryflags.py": {"access_of": READ},
+    "daemon/background.py": {"look": DESCRIPTOR},
     "daemon/control.py": {"_beside": OWN, "_bound": OWN},
-    "daemon/log.py": {"_has_syslog": FIXED},
-    "daemon/mountrecords.py": {
-        name: OWN for name in ("register", "forget", "listing", "_sweep_sockets", "_records")
-    },
+    "daemon/holders.py": {"_namespace": FIXED},
+    "daemon/log.py": {"_has_syslog": FIXED, "_to_file": DESCRIPTOR},
+    "daemon/mountrecords.py": dict.fromkeys(
+        ("register", "forget", "_sweep_sockets", "_records"), OWN
+    ),
     "daemon/scratch.py": {"release": OWN, "__enter__": OWN, "sweep": OWN},
     "daemon/session.py": {"_drain": FIXED},
     "namedfile.py": {"open_named": "links of /dev to open files of this process"},
-    "ownfile.py": {name: OWN for name in ("open_file", "file_size", "is_still", "make_directory")},
-    "sandbox/newroot.py": {"enter": OWN, "handle": FIXED, "_open_host": FIXED, "_text": FIXED},
-    "sandbox/userns.py": {"_first_range": FIXED},
-    "sources/containers_storage.py": {},
-    "sources/docker_storage.py": {},
-    "sources/medium.py": {},
-    "sources/opening.py": {},
-    "sources/storages.py": {},
-    "sources/stored.py": {},
-    "transfer/copying.py": {},
+    "ownfile.py": dict.fromkeys(("open_file", "file_size", "is_still", "make_directory"), OWN),
+    "sandbox/newroot.py": {"enter": OWN, "handle": FIXED, "_text": FIXED},
+    "sandbox/userns.py": {"sub_ids": FIXED},
+    "sources/containers_storage.py": {"_layer": READ, "_drivers": READ},
+    "sources/docker_storage.py": dict.fromkeys(
+        ("_drivers", "_layer", "_nothing", "candidates"), READ
+    ),
+    "sources/medium.py": {"_open": READ, "find": READ},
+    "sources/opening.py": {
+        **dict.fromkeys(("_from_directory", "open_image", "open_medium", "path_exists"), READ),
+        "_unwrapped": OWN,
+    },
+    "sources/storages.py": {"_docker_root": READ, "_read": READ},
+    "sources/stored.py": {"open_stored": OWN},
+    "transfer/copying.py": {"_sweep": OWN, "_store_between": OWN},
     "transfer/spool.py": {"medium_at": READ},
-    "walk.py": {"__init__": "the walk's start", "_follow": "the walk's start"},
+    "walk.py": {"__init__": "the walk's start"},
 }
 IN_OS = {
     *("access", "chdir", "chmod", "chown", "link", "listdir", "lstat", "mkdir", "open", "readlink"),
@@ -72,7 +80,7 @@ def is_no_path(node: ast.expr) -> bool:
     return (
         isinstance(node, ast.Constant)
         or kernel
-        or text.endswith(("fd", "number", "reader", "root", "os.devnull"))
+        or text.endswith(("fd", "number", "reader", "os.devnull"))
         or text.startswith(("fd_path(", "open_", "make_file(", "self._open"))
     )
 
