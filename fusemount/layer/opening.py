@@ -233,9 +233,11 @@ class _Opener:
 
 def _log_oddities(layer: OpenLayer) -> None:
     """Logs members that no reader can show as the archive has them; that is no error."""
-    kinds = ("names lead out of the root by '..' and end at it", "owners are no ids and show as 0")
+    kinds = (
+        "%s: %d members' names lead out of the root by '..' and end at it; the first shows as %r",
+        "%s: %d members' owners are no ids and show as 0; the first shows as %r",
+        "%s: %d members of an unknown type are left out; the first is %r",
+    )
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:
-            name = first.decode(errors="backslashreplace")
-            _LOG.info("%s: %d members' %s; the first shows as %r",
-                      layer.description, count, kind, name)  # fmt: skip
+            _LOG.info(kind, layer.description, count, first.decode(errors="backslashreplace"))
