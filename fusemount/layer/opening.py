@@ -291,7 +291,8 @@ class _Opener:
                 sidecar = os.dup(made[0][1])
                 fds.callback(os.close, sidecar)
             self._keep(blob, key, name, facts, passed.index)
-            # Without the points, an image that is refused for its size is measured, and refused, again.
+            # Without the points, an image that is refused for its size is measured again, and
+            # refused again.
             self._budget.made.append(self._cache.points_path(facts.digest))
             with suppress(ImgmountError):  # then the next mount reads it all again
                 self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
