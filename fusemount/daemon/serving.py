@@ -52,37 +52,67 @@ def serve_mount(
 ) -> None:
     """Serves until the end; calls ready once, when both doors answer.
 
-    packed: the compressed layers, whose errors go to the log of the fast path.
+    packed: the compressed layers, whose errors are logged.
 
     Raises ImgmountError, OSError, and the errors of pyfuse3 and ready.
     """
     os.umask(0)  # a request's mode is complete
     gc.freeze()  # imported objects live on: the collector need not look at them each time
     gc.enable()
-    if not options.fastpath:
-        side = _Side(rootfs, options, stats, None)
-        run_session(channel, side.serve, ready, services)
-        return
-    # Until trio takes them, a signal would end us without a flush.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    with _fast_path(channel.fd, rootfs, options, stats, packed) as front:
-        side = _Side(rootfs, options, stats, front)
-        try:
-            run_session(channel, side.serve, ready, (*services, front.log))
-        except BaseException:
-            # The kernel can write back its dirty pages while the threads answer. Requests that
-            # need Python get EIO.
-            front.hang_up()
-            flush_for(channel, FLUSH_SECONDS)
-            raise
+    with _native_lines(packed) as lines:
+        services = (*services, lines.copy)
+        if not options.fastpath:
+            run_session(channel, _Side(rootfs, options, stats, None).serve, ready, services)
+            return
+        # Until trio takes them, a signal would end us without a flush.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        with _fast_path(channel.fd, rootfs, options, stats, lines.writer) as front:
+            try:
+                run_session(channel, _Side(rootfs, options, stats, front).serve, ready, services)
+            except BaseException:
+                # The kernel can write back its dirty pages while the threads answer. Requests that
+                # need Python get EIO.
+                front.hang_up()
+                flush_for(channel, FLUSH_SECONDS)
+                raise
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """A pipe for the lines that C writes for the log."""
+
+    reader: int
+    writer: int
+
+    async def copy(self) -> None:
+        """Copies the lines to our log."""
+        import trio
+
+        while True:
+            await trio.lowlevel.wait_readable(self.reader)
+            for line in os.read(self.reader, 65536).splitlines():
+                LOGGER.warning("%s", line.decode(errors="backslashreplace"))
+
+
+@contextmanager
+def _native_lines(packed: Sequence[_native.Packed]) -> Iterator[_Lines]:
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        for layer in packed:
+            layer.log_to(writer)
+        yield _Lines(reader, writer)
+    finally:
+        for layer in packed:
+            layer.log_to(-1)
+        os.close(reader)
+        os.close(writer)
 
 
 @dataclass(frozen=True)
 class _Front:
-    """Python's ends of the fast path: pyfuse3's socket, its log, the eventfd of its end."""
+    """Python's ends of the fast path: pyfuse3's socket, the eventfd of its end."""
 
     socket: socket.socket
-    log_fd: int
     end_fd: int
 
     def hang_up(self) -> None:
@@ -93,15 +123,6 @@ class _Front:
         """pyfuse3's end, which pyfuse3 owns from now on. The fast path sees it being closed."""
         return self.socket.detach()
 
-    async def log(self) -> None:
-        """Copies the fast path's lines to our log."""
-        import trio
-
-        while True:
-            await trio.lowlevel.wait_readable(self.log_fd)
-            for line in os.read(self.log_fd, 65536).splitlines():
-                LOGGER.warning("%s", line.decode(errors="backslashreplace"))
-
 
 @contextmanager
 def _fast_path(
@@ -109,16 +130,14 @@ def _fast_path(
     rootfs: RootFs,
     options: MountOptions,
     stats: _native.Stats,
-    packed: Sequence[_native.Packed],
+    log_fd: int,
 ) -> Iterator[_Front]:
     with ExitStack() as stack:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.callback(ours.close)
         stack.callback(theirs.close)
-        log_fd, log_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         end_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        for descriptor in (log_fd, log_writer, end_fd):
-            stack.callback(os.close, descriptor)
+        stack.callback(os.close, end_fd)
         try:
             fast = _native.FastPath(
                 rootfs.tree,
@@ -126,7 +145,7 @@ def _fast_path(
                 stats,
                 device_fd=fd,
                 relay_fd=ours.fileno(),
-                log_fd=log_writer,
+                log_fd=log_fd,
                 end_fd=end_fd,
                 upper_fd=rootfs.upper.fd if rootfs.upper else -1,
                 threads=options.threads or default_threads(),
@@ -137,11 +156,8 @@ def _fast_path(
             )
         except OSError as error:
             raise ImgmountError(f"no threads to serve the mount: {error.strerror}") from error
-        for layer in packed:
-            layer.log_to(log_writer)
-            stack.callback(layer.log_to, -1)
         stack.callback(fast.stop)
-        yield _Front(theirs, log_fd, end_fd)
+        yield _Front(theirs, end_fd)
 
 
 @dataclass(frozen=True)

@@ -32,28 +32,34 @@ struct img_packed {
     atomic_int log_fd, event_fd;
     char name[128];
     _Atomic uint64_t last; /* the chunk that was read last */
-    _Atomic uint64_t said; /* the chunk of the last line in the log */
+    _Atomic uint8_t *said; /* 1: the log has a line about the chunk; owned */
     pthread_mutex_t mutex;
     stream streams[STREAMS]; /* mutex */
     uint64_t turns;          /* mutex */
     atomic_ullong decoded, loaded, wrong;
 };
 
+static void discard(img_packed *packed) {
+    free(packed->said);
+    free(packed);
+}
+
 img_packed *img_packed_new(const img_packed_files *files, img_points *points, const void *digests,
                            uint64_t n_digests, const char *name, img_error *err) {
     img_packed *packed = calloc(1, sizeof *packed);
-    if (!packed) {
+    if (!packed || !(packed->said = calloc(n_digests + 1, sizeof *packed->said))) {
+        free(packed);
         img_fail(err, ENOMEM, "out of memory");
         return NULL;
     }
     if (n_digests != img_chunks_of(points->head.tar_bytes)) {
-        free(packed);
+        discard(packed);
         img_fail(err, EBADMSG, "not as many digests as the tar has chunks");
         return NULL;
     }
     if (img_chunkfile_init(&packed->chunks, files->chunks_dir, files->chunks_name,
                            points->head.tar_bytes, digests, err) < 0) {
-        free(packed);
+        discard(packed);
         return NULL;
     }
     packed->points = *points;
@@ -63,7 +69,7 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
     packed->log_fd = files->log_fd;
     packed->event_fd = -1;
     (void)snprintf(packed->name, sizeof packed->name, "%s", name);
-    packed->last = packed->said = UINT64_MAX;
+    packed->last = UINT64_MAX;
     pthread_mutex_init(&packed->mutex, NULL);
     return packed;
 }
@@ -95,7 +101,7 @@ img_packed_counts img_packed_count(const img_packed *packed) {
 static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     atomic_fetch_add(&packed->wrong, 1);
     int fd = atomic_load(&packed->log_fd);
-    if (atomic_exchange(&packed->said, chunk) != chunk && fd >= 0)
+    if (fd >= 0 && !atomic_exchange(&packed->said[chunk], 1))
         (void)dprintf(fd, "%s: bytes %llu to %llu of the tar cannot be read: %s\n", packed->name,
                       (unsigned long long)(chunk * IMG_CHUNK_BYTES),
                       (unsigned long long)(chunk * IMG_CHUNK_BYTES +
@@ -330,7 +336,7 @@ void img_packed_free(img_packed *packed) {
     img_chunkfile_close(&packed->chunks);
     img_points_free(&packed->points);
     pthread_mutex_destroy(&packed->mutex);
-    free(packed);
+    discard(packed);
 }
 
 /* ---- readers in order --------------------------------------------------------------------- */

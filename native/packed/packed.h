@@ -14,7 +14,9 @@
  * processor has a part of the stream.
  *
  * Errors: -EIO if the blob does not give the bytes that the digest says (it was changed or cut),
- * after a line to log_fd. Threads: all functions but _new and _free may be called by several
+ * after a line to log_fd, one of each chunk.
+ *
+ * Threads: all functions but _new and _free may be called by several
  * threads at a time.
  */
 #ifndef IMG_PACKED_H
