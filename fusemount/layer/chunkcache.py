@@ -128,7 +128,8 @@ def _punch(path: Path, chunk: int) -> int:
     try:
         before = os.fstat(fd)
         punch_chunk(fd, before.st_size // (CHUNK + _STATE), chunk)
-        return (before.st_blocks - os.fstat(fd).st_blocks) * 512
+        freed = (before.st_blocks - os.fstat(fd).st_blocks) * 512
+        return max(freed, 0)  # others may have filled chunks meanwhile
     finally:
         os.close(fd)
 
