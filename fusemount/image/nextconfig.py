@@ -64,7 +64,7 @@ def committed_config(
     }
     if base.variant:
         document["variant"] = base.variant
-    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     parse_config(data, "the new config")
     return data
 

@@ -9,7 +9,7 @@ chunks, which chunkcache.py holds to a size.  text.py prints what is kept, progr
 progress.
 """
 
-from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer
+from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer, measured
 from fusemount.layer.directory import OpenDirectory, open_directories
 from fusemount.layer.opening import open_layers
 from fusemount.layer.progress import Progress, SilentProgress
@@ -23,6 +23,7 @@ __all__ = [
     "Progress",
     "SilentProgress",
     "UnpackedLayer",
+    "measured",
     "open_directories",
     "open_layers",
 ]

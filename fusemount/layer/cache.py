@@ -7,6 +7,7 @@
     index/file-<identity>.idx   LayerIndex of a tar that was not hashed
     points/<digest hex>.pts     where a decoder can begin in that blob (native/packed/points.h)
     points/<digest hex>.zst     its sidecar: frames of zstd that were too large (reframe.py)
+    points/<digest hex>.json    of the sidecar, as of a tar
     chunks/<diff_id hex>.sums   the SHA-256 of each chunk of that tar
     chunks/<diff_id hex>.data   chunks that were decompressed (native/packed/chunkfile.h)
     facts/<identity>.json       the Facts about one stretch of one file
@@ -18,11 +19,11 @@ the identities.  Facts are computed, never copied from a manifest, so an open wi
 cannot mislead one with it.
 
 A kept file is used only if it is complete and belongs to its name.  An index has a checksum
-(native/index/index.h), and so have the small files (record.py).  Both checksums cover the name too,
-and are compared at each read.  A tar of gigabytes cannot be hashed at each mount.  It was hashed in
-the pass that wrote it, and is used while its size, inode and times are those of that moment.  After
-a write to the tar, or in a copy of the cache, it is made again.  `verify` finds bytes of a tar that
-a bad disk has changed.
+(native/index/index.h), and so have the points and the small files (record.py).  These checksums
+cover the name too, and are compared at each read.  A tar of gigabytes cannot be hashed at each
+mount, nor can a sidecar.  It was hashed in the pass that wrote it, and is used while its size,
+inode and times are those of that moment.  After a write to it, or in a copy of the cache, it is
+made again.  `verify` finds bytes of it that a bad disk has changed.
 
 The cache must be an own directory (NotPermitted).  So these checks are against damage, not against
 another user.
@@ -205,19 +206,21 @@ class Cache:
         """sidecar: a temporary file of this cache, which gets its name."""
         path = self.points_path(facts.digest)
         if sidecar is not None:
-            with translated(path, full=f"the cache at {path}"):
-                os.rename(sidecar, path.with_suffix(".zst"))
+            whole = open_file(sidecar)
+            try:
+                with translated(path, full=f"the cache at {path}"):
+                    os.rename(sidecar, path.with_suffix(".zst"))
+                self.record_tar(path.with_suffix(".zst"), whole)
+            finally:
+                os.close(whole)
         with self.replacing(path) as fd:
             access.points.save(fd, path.name.encode())
         sums = self.sums_path(facts.diff_id)
         self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
 
-    def open_sidecar(self, digest: str) -> int:
-        """-1: there is none."""
-        try:
-            return open_file(self.points_path(digest).with_suffix(".zst"))
-        except OSError:
-            return -1
+    def open_sidecar(self, digest: str, size: int | None = None) -> int:
+        """-1: there is none, or it has changed since it was written."""
+        return self.open_tar(self.points_path(digest).with_suffix(".zst"), size)
 
     @property
     def chunks(self) -> Path:

@@ -21,7 +21,7 @@ from fusemount.budget import Budget
 from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, Tar
+from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, Tar, measured
 from fusemount.layer.cache import Cache, ChunkDirectory, Facts
 from fusemount.layer.decode import (
     compression_at,
@@ -61,7 +61,7 @@ def open_layers(
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
     opener = _Opener(options, cache, Cache(directories.cache), progress, budget)
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     try:
         with ExitStack() as undo:
             layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
@@ -263,10 +263,10 @@ class _Opener:
 
     def _sidecar(self, fds: ExitStack, facts: Facts, access: Access) -> int:
         """-1: it is not there, or not the one that belongs to the points."""
-        fd = self._cache.open_sidecar(facts.digest)
+        fd = self._cache.open_sidecar(facts.digest, access.points.sidecar_bytes)
         if fd >= 0:
             fds.callback(os.close, fd)
-        return fd if fd >= 0 and os.fstat(fd).st_size == access.points.sidecar_bytes else -1
+        return fd
 
     def _pass(
         self, fds: ExitStack, blob: LayerBlob, key: str, compression: Compression
@@ -291,6 +291,9 @@ class _Opener:
                 sidecar = os.dup(made[0][1])
                 fds.callback(os.close, sidecar)
             self._keep(blob, key, name, facts, passed.index)
+            # Without the points, an image that is refused for its size is measured again, and
+            # refused again.
+            self._budget.made.append(self._cache.points_path(facts.digest))
             with suppress(ImgmountError):  # then the next mount reads it all again
                 self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
         return facts, passed.access, passed.index, sidecar
@@ -349,9 +352,11 @@ class _Opener:
 
 def _log_oddities(layer: OpenLayer) -> None:
     """Logs members that no reader can show as the archive has them; that is no error."""
-    kinds = ("names lead out of the root by '..' and end at it", "owners are no ids and show as 0")
+    kinds = (
+        "%s: %d members' names lead out of the root by '..' and end at it; the first shows as %r",
+        "%s: %d members' owners are no ids and show as 0; the first shows as %r",
+        "%s: %d members of an unknown type are left out; the first is %r",
+    )
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:
-            name = first.decode(errors="backslashreplace")
-            _LOG.info("%s: %d members' %s; the first shows as %r",
-                      layer.description, count, kind, name)  # fmt: skip
+            _LOG.info(kind, layer.description, count, first.decode(errors="backslashreplace"))

@@ -116,7 +116,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
     return freed
 
 
-_POINTS = (".pts", ".zst")  # of layer/cache.py
+_POINTS = (".pts", ".zst", ".json")  # of layer/cache.py
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:

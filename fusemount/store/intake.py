@@ -258,7 +258,9 @@ def _pass(
         passed = passing.finish(flow.size)
     except MalformedImage:
         claimed = flow.claims.digest  # without one, the rest is not read: it may have no end
-        if claimed is not None and claimed != flow.digest():  # the better message: the wrong digest
+        if claimed is None or budget.refused:
+            raise
+        if claimed != flow.digest():  # the better message: the wrong digest
             raise flow.wrong_digest() from None
         raise
     return Facts(digest, passed.diff_id, passed.size), passed

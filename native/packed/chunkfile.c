@@ -141,7 +141,9 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
     img_chunk_state state;
     if (!known || !(now ? read_now : read_all)(file->fd, buffer, size, offset))
         return -EAGAIN;
-    if (!read_state(file->fd, state_at(file->n, chunk), &state) || state.generation + 1 != known) {
+    /* used = 0: the file was cut since, and other chunks made it as long as before */
+    if (!read_state(file->fd, state_at(file->n, chunk), &state) || !state.used ||
+        state.generation + 1 != known) {
         atomic_store(&file->known[chunk], 0);
         return -EAGAIN;
     }

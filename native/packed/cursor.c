@@ -111,7 +111,7 @@ img_cursor *img_cursor_take(const img_cursor_source *source, uint64_t first, uin
     (void)pthread_mutex_unlock(&mutex);
     *failed = make(cursor, (img_codec)source->points->head.codec);
     if (*failed) {
-        cursor->at = cursor->chunk = NOWHERE;
+        img_cursor_spoil(cursor);
         img_cursor_give(cursor);
         return NULL;
     }
@@ -124,6 +124,10 @@ void img_cursor_passed(img_cursor *cursor, uint64_t chunk) {
         cursor->now = chunk + 1;
     (void)pthread_cond_broadcast(&changed);
     (void)pthread_mutex_unlock(&mutex);
+}
+
+void img_cursor_spoil(img_cursor *cursor) {
+    cursor->at = cursor->chunk = NOWHERE;
 }
 
 void img_cursor_give(img_cursor *cursor) {
@@ -259,7 +263,7 @@ const void *img_cursor_chunk(img_cursor *cursor, uint64_t chunk, size_t size, im
         result =
             decode_one(cursor, cursor->at / IMG_CHUNK_BYTES == chunk ? size : IMG_CHUNK_BYTES, err);
     if (result < 0) {
-        cursor->at = cursor->chunk = NOWHERE;
+        img_cursor_spoil(cursor);
         return NULL;
     }
     return cursor->bytes;

@@ -43,6 +43,9 @@ const void *img_cursor_chunk(img_cursor *cursor, uint64_t chunk, size_t size, im
 
 /* To call when a chunk was put where others find it: wakes those who wait for it. */
 void img_cursor_passed(img_cursor *cursor, uint64_t chunk);
+/* To call before the cursor is given back, if a chunk was not the right one: what the decoder makes
+ * of the following bytes may be wrong too, so nobody goes on from there. */
+void img_cursor_spoil(img_cursor *cursor);
 void img_cursor_give(img_cursor *cursor);
 
 /* Forgets the cursors of a source, which nobody uses any more. */

@@ -12,32 +12,23 @@ _Static_assert(IMG_GZIP_WINDOW == ISAL_DEF_HIST_SIZE,
                "ISA-L keeps as much output as deflate needs");
 
 #define FORMAT 1u /* of a state */
-enum { TRAILER = 8, PENDING_MAX = 1024 };
+enum { TRAILER = 8, MAGIC = 2, PENDING_MAX = 1024 };
 
-/* Where in the stream the decoder is.  The places of a header are in their order. */
+/* Where in the stream the decoder is. */
 enum place {
     BETWEEN, /* before a member's first byte */
-    FIXED,   /* in the first ten bytes of its header, behind the first one */
-    EXTRA_LENGTH,
-    EXTRA,
-    NAME,
-    COMMENT,
-    HEADER_SUM,
-    MEMBER, /* inside a member that was begun at its start: ISA-L reads the trailer too */
-    MIDDLE, /* inside a member that was begun in its middle: ISA-L reads deflate only */
-    AFTER,  /* in the trailer of such a member */
+    MAGIC_1, /* behind the first byte of its magic */
+    HEADER,  /* inside a member's header */
+    MEMBER,  /* inside a member that was begun at its start: ISA-L reads and checks the trailer */
+    MIDDLE,  /* inside a member that was begun in its middle: ISA-L reads deflate only */
+    AFTER,   /* in the trailer of such a member */
 };
-
-/* RFC 1952, 2.3.1 */
-enum { HEADER_SUM_FLAG = 2, EXTRA_FLAG = 4, NAME_FLAG = 8, COMMENT_FLAG = 16, RESERVED = 0xe0 };
-enum { FIXED_BYTES = 10, FLAGS_AT = 3 };
 
 struct img_gunzip {
     struct inflate_state isal;
+    struct isal_gzip_header header; /* isal_inflate forgets a header's CRC between two calls */
     enum place place;
     uint32_t trailer_left;
-    uint32_t left, length; /* bytes to come of this place of the header; of the extra field */
-    uint8_t flags;
     bool any; /* a member has begun */
 };
 
@@ -50,10 +41,11 @@ typedef struct img_gunzip_head {
     uint32_t bfinal, hist_bits, n_tables, n_header, n_pending;
 } img_gunzip_head;
 
-static const uint8_t magic[] = {0x1f, 0x8b, 8}; /* and the method: deflate */
+static const uint8_t magic[MAGIC] = {0x1f, 0x8b};
 
 img_gunzip *img_gunzip_new(void) {
-    img_gunzip *gunzip = malloc(sizeof *gunzip);
+    /* ISA-L leaves parts of its tables unset: states would have bytes of the process's memory. */
+    img_gunzip *gunzip = calloc(1, sizeof *gunzip);
     if (gunzip)
         img_gunzip_begin_member(gunzip);
     return gunzip;
@@ -69,8 +61,7 @@ void img_gunzip_begin_member(img_gunzip *gunzip) {
 }
 
 bool img_gunzip_may_end(const img_gunzip *gunzip) {
-    bool one_byte = gunzip->place == FIXED && gunzip->left == FIXED_BYTES - 1; /* is no magic yet */
-    return gunzip->any && (gunzip->place == BETWEEN || one_byte);
+    return (gunzip->place == BETWEEN || gunzip->place == MAGIC_1) && gunzip->any;
 }
 
 /* ---- stepping ----------------------------------------------------------------------------- */
@@ -85,8 +76,20 @@ static int damaged(img_error *err, int code) {
     return img_fail(err, EBADMSG, "gzip stream is damaged (%s)", what);
 }
 
+static int read_header(img_gunzip *gunzip) {
+    int code = isal_read_gzip_header(&gunzip->isal, &gunzip->header);
+    if (code == ISAL_DECOMP_OK)
+        gunzip->place = MEMBER;
+    return code;
+}
+
+static int inflate_some(img_gunzip *gunzip) {
+    return isal_inflate(&gunzip->isal);
+}
+
 /* Runs ISA-L over the flow, which it takes with 32-bit counts. */
-static int inflate_some(img_gunzip *gunzip, img_flow *flow, img_error *err) {
+static int read_some(img_gunzip *gunzip, img_flow *flow, int isal_read(img_gunzip *gunzip),
+                     img_error *err) {
     struct inflate_state *isal = &gunzip->isal;
     uint32_t n_in = flow->n_in < UINT32_MAX / 2 ? (uint32_t)flow->n_in : UINT32_MAX / 2;
     uint32_t n_out = flow->n_out < UINT32_MAX / 2 ? (uint32_t)flow->n_out : UINT32_MAX / 2;
@@ -94,7 +97,7 @@ static int inflate_some(img_gunzip *gunzip, img_flow *flow, img_error *err) {
     isal->avail_in = n_in;
     isal->next_out = flow->out;
     isal->avail_out = n_out;
-    int code = isal_inflate(isal);
+    int code = isal_read(gunzip);
     flow->in += n_in - isal->avail_in;
     flow->n_in -= n_in - isal->avail_in;
     flow->out += n_out - isal->avail_out;
@@ -102,76 +105,28 @@ static int inflate_some(img_gunzip *gunzip, img_flow *flow, img_error *err) {
     return code < 0 || code > ISAL_OUT_OVERFLOW ? damaged(err, code) : 0;
 }
 
-/* Looks for the next member, which the first byte of its magic begins.  IMG_DECODED_END: there is
- * none. */
+/* Begins the next member if its magic is there. */
 static int begin_if_magic(img_gunzip *gunzip, img_flow *flow, img_error *err) {
     if (!flow->n_in)
         return IMG_DECODED_HUNGRY;
-    if (*flow->in != magic[0]) {
+    if (*flow->in != magic[gunzip->place == MAGIC_1]) {
         if (!gunzip->any)
-            return damaged(err, 0);
+            return img_fail(err, EBADMSG, "gzip stream is damaged (an invalid header)");
         return IMG_DECODED_END;
     }
     flow->in++;
     flow->n_in--;
-    gunzip->place = FIXED;
-    gunzip->left = FIXED_BYTES - 1;
-    return 0;
-}
-
-/* Goes on to the next place of the header that its flags have, or to the member. */
-static void next_place(img_gunzip *gunzip) {
-    static const struct {
-        uint8_t flag;
-        uint32_t bytes;
-    } places[] = {[EXTRA_LENGTH] = {EXTRA_FLAG, 2},
-                  [EXTRA] = {EXTRA_FLAG, 0},
-                  [NAME] = {NAME_FLAG, 1}, /* until its 0 has come */
-                  [COMMENT] = {COMMENT_FLAG, 1},
-                  [HEADER_SUM] = {HEADER_SUM_FLAG, 2}};
-    do {
-        gunzip->place++;
-        gunzip->left = gunzip->place == EXTRA    ? gunzip->length
-                       : gunzip->place >= MEMBER ? 0
-                                                 : places[gunzip->place].bytes;
-    } while (gunzip->place < MEMBER &&
-             (!(gunzip->flags & places[gunzip->place].flag) || !gunzip->left));
-    if (gunzip->place < MEMBER)
-        return;
-    isal_inflate_init(&gunzip->isal);
-    gunzip->isal.crc_flag = ISAL_GZIP_NO_HDR_VER;
-    gunzip->any = true;
-}
-
-/* Reads the header of a member, whatever the pieces are in which it comes.  ISA-L would forget its
- * flags and its checksum between two pieces.  As gzip(1) does in its default mode, nothing of it is
- * compared but the magic, the method and the reserved flags. */
-static int read_header(img_gunzip *gunzip, img_flow *flow, img_error *err) {
-    while (gunzip->place < MEMBER) {
-        if (!flow->n_in)
-            return IMG_DECODED_HUNGRY;
-        uint8_t byte = *flow->in++;
-        flow->n_in--;
-        uint32_t at = FIXED_BYTES - gunzip->left;
-        if (gunzip->place == FIXED && at < FLAGS_AT && byte != magic[at]) {
-            if (at == 1 && gunzip->any) /* no member, but what follows the last one */
-                return IMG_DECODED_END;
-            return damaged(err, 0);
-        }
-        if (gunzip->place == FIXED && at == FLAGS_AT) {
-            if (byte & RESERVED)
-                return damaged(err, 0);
-            gunzip->flags = byte;
-            gunzip->length = 0;
-        }
-        if (gunzip->place == EXTRA_LENGTH)
-            gunzip->length |= (uint32_t)byte << (gunzip->left == 2 ? 0 : 8);
-        bool text = gunzip->place == NAME || gunzip->place == COMMENT;
-        gunzip->left -= text && byte ? 0 : 1;
-        if (!gunzip->left)
-            next_place(gunzip);
+    if (gunzip->place == BETWEEN) {
+        gunzip->place = MAGIC_1;
+        return 0;
     }
-    return 0;
+    isal_inflate_init(&gunzip->isal);
+    isal_gzip_header_init(&gunzip->header);
+    gunzip->isal.crc_flag = ISAL_GZIP_NO_HDR_VER;
+    gunzip->place = HEADER;
+    gunzip->any = true;
+    img_flow head = {magic, MAGIC, flow->out, 0};
+    return read_some(gunzip, &head, read_header, err);
 }
 
 static int end_member(img_gunzip *gunzip) {
@@ -200,16 +155,18 @@ int img_gunzip_step(img_gunzip *gunzip, img_flow *flow, img_error *err) {
         int result = 0;
         if (gunzip->place == AFTER)
             return skip_trailer(gunzip, flow);
-        if (gunzip->place < MEMBER) {
-            if (gunzip->place == BETWEEN)
-                result = begin_if_magic(gunzip, flow, err);
-            if (!result)
-                result = read_header(gunzip, flow, err);
+        if (gunzip->place == BETWEEN || gunzip->place == MAGIC_1) {
+            result = begin_if_magic(gunzip, flow, err);
             if (result)
                 return result;
+            continue;
         }
-        if (inflate_some(gunzip, flow, err) < 0)
+        if (gunzip->place == HEADER && !flow->n_in)
+            return IMG_DECODED_HUNGRY;
+        if (read_some(gunzip, flow, gunzip->place == HEADER ? read_header : inflate_some, err) < 0)
             return -1;
+        if (gunzip->place == HEADER)
+            continue;
         if (gunzip->isal.block_state == ISAL_BLOCK_FINISH) {
             if (gunzip->place == MEMBER)
                 return end_member(gunzip);

@@ -32,6 +32,7 @@ struct img_packed {
     atomic_int log_fd, event_fd;
     char name[128];
     _Atomic uint64_t last; /* the chunk that was read last */
+    _Atomic uint64_t said; /* the chunk of the last line in the log */
     pthread_mutex_t mutex;
     stream streams[STREAMS]; /* mutex */
     uint64_t turns;          /* mutex */
@@ -62,7 +63,7 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
     packed->log_fd = files->log_fd;
     packed->event_fd = -1;
     (void)snprintf(packed->name, sizeof packed->name, "%s", name);
-    packed->last = UINT64_MAX;
+    packed->last = packed->said = UINT64_MAX;
     pthread_mutex_init(&packed->mutex, NULL);
     return packed;
 }
@@ -90,10 +91,11 @@ img_packed_counts img_packed_count(const img_packed *packed) {
 
 /* ---- one chunk ---------------------------------------------------------------------------- */
 
+/* A chunk that cannot be read: one line, however often it is asked for. */
 static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     atomic_fetch_add(&packed->wrong, 1);
     int fd = atomic_load(&packed->log_fd);
-    if (fd >= 0)
+    if (atomic_exchange(&packed->said, chunk) != chunk && fd >= 0)
         (void)dprintf(fd, "%s: bytes %llu to %llu of the tar cannot be read: %s\n", packed->name,
                       (unsigned long long)(chunk * IMG_CHUNK_BYTES),
                       (unsigned long long)(chunk * IMG_CHUNK_BYTES +
@@ -114,22 +116,22 @@ static void keep(img_packed *packed, uint64_t chunk, const void *data) {
         (void)!write(event_fd, &one, sizeof one);
 }
 
-/* Decodes a chunk, compares its digest and keeps it.  NULL: *result is -EIO. */
-static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t chunk, int *result) {
-    img_error err = {0};
+/* Decodes a chunk, compares its digest and keeps it.  NULL: err says why; its code is 0 if the
+ * decoder can go on. */
+static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t chunk,
+                              img_error *err) {
     size_t bytes = img_chunkfile_size(&packed->chunks, chunk);
-    const char *data = img_cursor_chunk(cursor, chunk, bytes, &err);
+    const char *data = img_cursor_chunk(cursor, chunk, bytes, err);
     atomic_fetch_add(&packed->decoded, bytes);
-    if (data && img_chunkfile_matches(&packed->chunks, chunk, data)) {
-        keep(packed, chunk, data);
-        img_cursor_passed(cursor, chunk);
-        return data;
+    if (!data)
+        return NULL;
+    if (!img_chunkfile_matches(&packed->chunks, chunk, data)) {
+        (void)img_fail(err, 0, "they have another digest than when the layer was first read");
+        return NULL;
     }
-    *result = wrong(packed, chunk,
-                    data ? "they have another digest than when the layer was first "
-                           "read"
-                         : err.message);
-    return NULL;
+    keep(packed, chunk, data);
+    img_cursor_passed(cursor, chunk);
+    return data;
 }
 
 static bool is_known(img_packed *packed, uint64_t chunk) {
@@ -142,16 +144,24 @@ static bool is_known(img_packed *packed, uint64_t chunk) {
 static int decode(img_packed *packed, uint64_t first, uint64_t last, size_t at, void *out,
                   size_t size) {
     int result;
+    bool spoilt = false;
+    img_error err = {0};
     img_cursor *cursor = img_cursor_take(&packed->source, first, last, &result);
     if (!cursor)
         return result ? result : -EAGAIN;
     for (uint64_t chunk = img_cursor_next(cursor, first); result == 0 && chunk <= last; chunk++) {
         if (chunk < first && is_known(packed, chunk))
             continue;
-        const char *data = make_chunk(packed, cursor, chunk, &result);
+        const char *data = make_chunk(packed, cursor, chunk, &err);
         if (data && out && chunk == first)
             memcpy(out, data + at, size);
+        spoilt |= !data;
+        /* Behind a wrong chunk on the way the right one may follow. */
+        if (!data && (chunk >= first || err.code))
+            result = out ? wrong(packed, first, err.message) : -EIO;
     }
+    if (spoilt)
+        img_cursor_spoil(cursor);
     img_cursor_give(cursor);
     return result;
 }

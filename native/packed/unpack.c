@@ -19,7 +19,7 @@ struct img_begun {
 struct img_unpacker {
     img_decoder decoder;
     img_flow flow;
-    uint64_t made;
+    uint64_t made, bounds;
     bool ended;
     bool bound;      /* a member or frame begins at `made` */
     uint64_t last;   /* where the last point is; UINT64_MAX: there is none */
@@ -73,6 +73,10 @@ void img_unpacker_feed(img_unpacker *unpacker, const void *data, size_t size) {
 
 uint64_t img_unpacker_taken(const img_unpacker *unpacker) {
     return unpacker->decoder.taken;
+}
+
+uint64_t img_unpacker_bounds(const img_unpacker *unpacker) {
+    return unpacker->bounds;
 }
 
 uint64_t img_unpacker_made(const img_unpacker *unpacker) {
@@ -185,8 +189,10 @@ int img_unpacker_next(img_unpacker *unpacker, void *out, size_t size, size_t *n,
         if (unpacker->bound && unpacker->flow.n_in && begin_point(unpacker, err) < 0)
             return -1;
         result = step(unpacker, err);
-        if (result == IMG_DECODED_BOUND)
+        if (result == IMG_DECODED_BOUND) {
             unpacker->bound = true;
+            unpacker->bounds++;
+        }
     }
     *n = (size_t)(unpacker->made - before);
     unpacker->ended = result == IMG_DECODED_END;

@@ -53,5 +53,6 @@ int img_begun_finish(img_begun *begun, img_points *points, img_error *err);
 /* What was read and made so far. */
 uint64_t img_unpacker_taken(const img_unpacker *unpacker);
 uint64_t img_unpacker_made(const img_unpacker *unpacker);
+uint64_t img_unpacker_bounds(const img_unpacker *unpacker); /* members or frames that have ended */
 
 #endif
