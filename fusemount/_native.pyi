@@ -127,9 +127,8 @@ class Points:
     @classmethod
     def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError
     def save(self, fd: int, name: bytes, /) -> None: ...
-    def rows(
-        self,
-    ) -> list[tuple[int, int, int]]: ...  # (out, in, bytes of state)
+    def rows(self) -> list[tuple[int, int, int, bool]]:
+        """(offset in the tar; in the blob, or in the sidecar; bytes of state; in the sidecar)"""
     @property
     def blob_bytes(self) -> int: ...
     @property

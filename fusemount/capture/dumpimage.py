@@ -66,6 +66,40 @@ def dump_layer(
         ]
         for layer in layers:
             stack.callback(layer.close)
-        if not 0 <= number < len(layers):
-            raise UsageError(f"--layer {number}: the image has {len(layers)} layers, from 0")
+        _check_number(number, len(layers))
         yield from index_lines(layers[number].index)
+
+
+def dump_points(
+    reference: Reference,
+    image_options: ImageOptions,
+    directories: Directories,
+    progress: Progress,
+    number: int,
+) -> Iterator[bytes]:
+    """The lines of layer.text for the access points and chunks of one layer, which is opened first.
+    Raises ImgmountError if the layer is not read in place."""
+    from fusemount.layer import chunkcache, open_layers
+    from fusemount.layer.cache import Cache
+    from fusemount.layer.filestate import identity
+    from fusemount.layer.text import chunk_lines, point_lines
+    from fusemount.sources import open_image
+
+    with open_image(reference, image_options, directories, progress) as image:
+        _check_number(number, len(image.layers))
+        for layer in open_layers(image, image_options, directories, progress):
+            layer.close()
+        blob = image.layers[number]
+        cache = Cache(image.cache or directories.cache)
+        facts = cache.facts(identity(blob.fd, blob.offset, blob.size))
+        points = None if facts is None else cache.points(facts.digest)
+    if facts is None or points is None:
+        raise ImgmountError(f"{blob.description}: no access points are kept")
+    yield from point_lines(points)
+    own = Cache(directories.cache)
+    yield from chunk_lines(chunkcache.states(own.chunks / own.chunks_name(facts.diff_id)))
+
+
+def _check_number(number: int, layers: int) -> None:
+    if not 0 <= number < layers:
+        raise UsageError(f"--layer {number}: the image has {layers} layers, from 0")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusemount.cli.arguments import Parser, open_store
+from fusemount.cli.environment import directories
 
 if TYPE_CHECKING:
     from fusemount.store import Store
@@ -40,12 +41,12 @@ def run(argv: list[str]) -> int:
     from fusemount.store.usage import usage
 
     store = open_store()
-    use = usage(store)
+    use, chunks = usage(store), _chunks()
     if args.json:
-        print(json.dumps(_object(store, use), indent=4))
+        print(json.dumps(_object(store, use, chunks), indent=4))
         return 0
     if not args.verbose:
-        print_rows(list(_rows(use)), _HEADS, template_of(args.format, tuple(_HEADS)))
+        print_rows(list(_rows(use, chunks)), _HEADS, template_of(args.format, tuple(_HEADS)))
         return 0
 
     from fusemount.cli.imagerows import HEADS
@@ -53,13 +54,29 @@ def run(argv: list[str]) -> int:
     rows, heads = list(_images(store, use)), HEADS | {"Containers": "MOUNTS"}
     template = template_of(args.format, _IMAGE_COLUMNS)
     if is_table(args.format):
-        print(f"Images space usage:\n\n{formatted(rows, heads, template)}\n\n{_rest(use)}")
+        print(f"Images space usage:\n\n{formatted(rows, heads, template)}\n\n{_rest(use, chunks)}")
     else:
         print_rows(rows, heads, template)
     return 0
 
 
-def _rows(use: Use) -> Iterator[dict[str, str]]:
+class _Chunks(NamedTuple):
+    """The caller's chunk cache, which is not in the store, in bytes.  limit: of a mount without
+    cache-size=."""
+
+    size: int
+    limit: int
+
+
+def _chunks() -> _Chunks:
+    from fusemount.layer import chunkcache
+    from fusemount.layer.cache import Cache
+
+    directory = Cache(directories().cache).chunks
+    return _Chunks(chunkcache.size(directory), chunkcache.default_size(directory))
+
+
+def _rows(use: Use, chunks: _Chunks) -> Iterator[dict[str, str]]:
     """Docker's row for images, and one row for each other kind of data in the store."""
     from fusemount.cli.ages import human_size
 
@@ -72,16 +89,20 @@ def _rows(use: Use) -> Iterator[dict[str, str]]:
 
     yield row("Images", str(len(use.images)), str(active), use.blobs, use.reclaimable)
     yield row("Cache", "", "", use.cache, use.cache)
+    within = f"{human_size(chunks.size)} of {human_size(chunks.limit)}"
+    yield row("Chunks", "", "", chunks.size, chunks.size) | {"Size": within}
     yield row("Orphans", "", "", use.orphans, use.orphans)
     yield row("Broken downloads", "", "", use.parts, use.parts)
 
 
-def _rest(use: Use) -> str:
+def _rest(use: Use, chunks: _Chunks) -> str:
     from fusemount.cli.ages import human_size
 
     return "\n".join((
         f"Cache (indexes and unpacked layers, made again where they are missing): "
         f"{human_size(use.cache)}",
+        f"Chunks (parts of layers, decompressed for reading): {human_size(chunks.size)} "
+        f"of {human_size(chunks.limit)}",
         f"Orphans (blobs that nothing leads to): {human_size(use.orphans)}",
         f"Broken downloads: {human_size(use.parts)}",
     ))  # fmt: skip
@@ -106,7 +127,7 @@ def _images(store: Store, use: Use) -> Iterator[dict[str, str]]:
             }
 
 
-def _object(store: Store, use: Use) -> dict[str, Any]:
+def _object(store: Store, use: Use, chunks: _Chunks) -> dict[str, Any]:
     return {
         "Images": [
             {
@@ -123,6 +144,8 @@ def _object(store: Store, use: Use) -> dict[str, Any]:
         "ImagesSize": use.blobs,
         "Reclaimable": use.reclaimable,
         "CacheSize": use.cache,
+        "ChunksSize": chunks.size,
+        "ChunksLimit": chunks.limit,
         "OrphansSize": use.orphans,
         "BrokenDownloadsSize": use.parts,
         "Root": str(store.root),

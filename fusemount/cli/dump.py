@@ -12,6 +12,7 @@ from fusemount.cli.arguments import (
     reference_of,
 )
 from fusemount.cli.environment import directories
+from fusemount.errors import UsageError
 
 
 def parser() -> Parser:
@@ -21,6 +22,11 @@ def parser() -> Parser:
     p.add_argument("--digest", action="store_true", help="add the sha256 of each file's contents")
     p.add_argument("--upper", metavar="DIR", help="with the changes that are kept there")
     p.add_argument("--layer", type=int, metavar="N", help="a layer's own members, bottom is 0")
+    p.add_argument(
+        "--points",
+        action="store_true",
+        help="with --layer: where reading its blob can begin, and what is decompressed",
+    )
     p.add_argument("--symlink-parents", choices=("follow", "replace"), default="replace")
     return p
 
@@ -28,11 +34,15 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from fusemount.capture.dumpimage import dump_image, dump_layer
+    from fusemount.capture.dumpimage import dump_image, dump_layer, dump_points
     from fusemount.cli.bars import terminal_progress
 
     image = (reference_of(args.image), image_options_of(args), directories(), terminal_progress())
-    if args.layer is not None:
+    if args.points:
+        if args.layer is None:
+            raise UsageError("--points needs --layer N")
+        lines = dump_points(*image, args.layer)
+    elif args.layer is not None:
         lines = dump_layer(*image, args.layer)
     else:
         lines = dump_image(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from fusemount.cli.arguments import Parser, open_store
+from fusemount.cli.environment import directories
 from fusemount.cli.filters import add_filter, parse_filters
 
 KEYS = ("until", "label")
@@ -22,17 +23,19 @@ def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
     from fusemount.cli.ages import human_size
+    from fusemount.layer.cache import Cache
     from fusemount.store.collection import Removed
     from fusemount.store.listing import listed_of
     from fusemount.store.removal import prune
 
-    store = open_store()
+    store, cache = open_store(), Cache(directories().cache)
     selection = parse_filters(args.filter, KEYS, store)
     removed = Removed()
     if args.force or _agreed(everything=args.all):
         removed = prune(
             store,
             everything=args.all,
+            chunks=cache.chunks,
             wanted=lambda image, known: selection.narrowed(listed_of(image, known)) is not None,
         )
     lines = [f"untagged: {text}" for text in removed.untagged]

@@ -15,6 +15,7 @@ from pathlib import Path
 from fusemount._native import Packed
 from fusemount.daemon.log import LOGGER
 from fusemount.dataclass import dataclass
+from fusemount.layer.chunkcache import evict
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class ChunkKeeper:
             await trio.to_thread.run_sync(self._keep)
 
     def _keep(self) -> None:
-        from fusemount.layer.chunkcache import evict
-
         now = int(time.time())
         for packed in self.packed:
             packed.note_used(now)

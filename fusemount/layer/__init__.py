@@ -3,8 +3,10 @@
 blob.py is a layer before and after it is opened.  opening.py opens layers that are tars, with
 decode.py for the one slow pass over their bytes, directory.py opens directories (marks.py decides
 which marks count in them), and unpacked.py makes the tar of an unpacked layer again.  cache.py is
-the cache directory, filestate.py the names of its facts, sparse.py writes its tars.  text.py prints
-an index, progress.py reports progress.
+the cache directory, filestate.py the names of its facts, sparse.py writes its tars.  A layer that
+is read in its compressed bytes has access points, which tarpass.py and reframe.py find out, and
+chunks, which chunkcache.py holds to a size.  text.py prints what is kept, progress.py reports
+progress.
 """
 
 from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer, measured

@@ -222,9 +222,14 @@ class Cache:
         """-1: there is none, or it has changed since it was written."""
         return self.open_tar(self.points_path(digest).with_suffix(".zst"), size)
 
+    @property
+    def chunks(self) -> Path:
+        """The directory of the chunk cache (chunkcache.py)."""
+        return self.root / "chunks"
+
     def open_chunks(self) -> ChunkDirectory | None:
         """The directory of the chunk cache; None: it cannot be written to, which the log says."""
-        path = self.root / "chunks"
+        path = self.chunks
         try:
             os.close(own_directory(self.root, mode=0o700))
             fd = own_directory(path, mode=0o700)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +25,8 @@ _LOW = 0.9  # of the limit: what is left after an eviction
 
 def default_size(directory: Path) -> int:
     """The limit in bytes, where none was given."""
-    disk = os.statvfs(directory)
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    disk = os.statvfs(there)
     return min(disk.f_blocks * disk.f_frsize // 10, SIZE_MAX)
 
 
@@ -36,6 +37,29 @@ def size(directory: Path) -> int:
         with suppress(OSError):
             total += path.lstat().st_blocks * 512
     return total
+
+
+def keep_only(directory: Path, names: Collection[str]) -> int:
+    """Removes the files of chunks with other names.  A mount that has such a file open reads on in
+    it.  Returns the bytes freed."""
+    freed = 0
+    for path in directory.glob("*.data"):
+        if path.name not in names:
+            with suppress(OSError):
+                taken = path.lstat().st_blocks * 512
+                path.unlink()
+                freed += taken
+    return freed
+
+
+def states(path: Path) -> list[tuple[int, int]]:
+    """(generation, seconds since 1970 of the last use; 0: not kept) of each chunk in this file;
+    none if there is no file."""
+    try:
+        found = _File(path, path.lstat().st_size // (CHUNK + _STATE)).states()
+    except OSError:
+        return []
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
 def evict(directory: Path, limit: int | None = None) -> int:
@@ -104,7 +128,8 @@ def _punch(path: Path, chunk: int) -> int:
     try:
         before = os.fstat(fd)
         punch_chunk(fd, before.st_size // (CHUNK + _STATE), chunk)
-        return (before.st_blocks - os.fstat(fd).st_blocks) * 512
+        freed = (before.st_blocks - os.fstat(fd).st_blocks) * 512
+        return max(freed, 0)  # others may have filled chunks meanwhile
     finally:
         os.close(fd)
 

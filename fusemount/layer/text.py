@@ -1,5 +1,7 @@
-"""Law: prints the text form of a layer's index (native/index/index.h): one line for each member, in
-the archive's order.
+"""Law: prints the text forms of what is kept of a layer: its index, its access points, and which of
+its chunks are kept.
+
+The index (native/index/index.h): one line for each member, in the archive's order.
 
     kind path mode uid gid size mtime atime ctime rdev link xattrs header extents
 
@@ -7,11 +9,16 @@ Names, links and xattrs are escaped as in `imgmount dump`.  kind is a word.  mod
 digits and includes the file type.  Times are seconds.nanoseconds.  header is the byte offset of the
 member's first block.  extents are file-offset+length@archive-offset, joined by ",", or "-".
 Whiteouts are shown as the regular files that they are in the archive.
+
+The access points (native/packed/points.h), and the chunks that are kept (chunkfile.h):
+
+    point offset-in-the-tar blob|sidecar offset-there bytes-of-state
+    chunk offset-in-the-tar generation seconds-of-its-last-use
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fusemount import _native
 from fusemount.escape import escape, format_xattrs
@@ -46,3 +53,15 @@ def index_lines(index: _native.LayerIndex) -> Iterator[bytes]:
     """The lines of an index, without line ends."""
     for i in range(len(index)):
         yield _line(index.member(i))
+
+
+def point_lines(points: _native.Points) -> Iterator[bytes]:
+    for out, at, state, in_sidecar in points.rows():
+        yield b"point %d %s %d %d" % (out, b"sidecar" if in_sidecar else b"blob", at, state)
+
+
+def chunk_lines(states: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """states: of layer.chunkcache, for all chunks of a tar."""
+    for chunk, (generation, used) in enumerate(states):
+        if used:
+            yield b"chunk %d %d %d" % (chunk * _native.CHUNK, generation, used)

@@ -19,6 +19,7 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
+from fusemount.layer import chunkcache
 from fusemount.layer.filestate import identity
 from fusemount.ownfile import is_still, lock_if_free, open_file
 from fusemount.store import diffids, layerdb
@@ -115,7 +116,7 @@ def _unlink_blobs(layout: Layout, blobs: Iterable[Digest]) -> int:
     return freed
 
 
-_POINTS, _CHUNKS = (".pts", ".zst", ".json"), (".sums", ".data")  # of layer/cache.py
+_POINTS = (".pts", ".zst", ".json")  # of layer/cache.py
 
 
 def facts_of(layout: Layout, blob: Path) -> Path | None:
@@ -135,8 +136,7 @@ def _forget(layout: Layout, diff_id: Digest) -> int:
     freed = unlink(layout.cache / "layers" / f"{diff_id.hex}.tar")
     freed += unlink(layout.cache / "layers" / f"{diff_id.hex}.json")
     freed += unlink(layout.cache / "index" / f"{diff_id.hex}.idx")
-    for suffix in _CHUNKS:
-        freed += unlink(layout.cache / "chunks" / f"{diff_id.hex}{suffix}")
+    freed += unlink(layout.cache / "chunks" / f"{diff_id.hex}.sums")
     return freed + unlink(layout.metadata / diff_id.hex)
 
 
@@ -150,8 +150,10 @@ def unlink(path: Path) -> int:
     return size
 
 
-def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
-    """Deletes all files that nothing leads to.  Returns the bytes freed.
+def collect(
+    store: Store, catalog: Catalog, leases: Sequence[LiveLease], chunks: Path | None = None
+) -> int:
+    """Deletes all files that nothing leads to.  Returns the bytes freed.  chunks: as of `prune`.
 
     Under the exclusive lock.  If one image is damaged, it is not known which blobs it needs, and
     all blobs stay.
@@ -179,6 +181,8 @@ def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     freed += _sweep(layout.diff_ids, hexes) + _sweep(layout.indexes, hexes)
     freed += _sweep(layout.metadata, diff_ids)
     freed += _sweep_tmp(layout.root) + _sweep_tmp(layout.cache)
+    if chunks is not None:
+        freed += chunkcache.keep_only(chunks, {f"{diff_id}.data" for diff_id in diff_ids})
     return freed + _sweep_cache(layout, diff_ids, blobs)
 
 
@@ -263,7 +267,7 @@ def _sweep_cache(layout: Layout, diff_ids: set[str], blobs: Iterable[Digest]) ->
     for name, stems, suffixes in (
         ("layers", diff_ids, (".tar", ".json")),
         ("index", diff_ids, (".idx",)),
-        ("chunks", diff_ids, _CHUNKS),
+        ("chunks", diff_ids, (".sums",)),
         ("points", hexes, _POINTS),
     ):
         directory = layout.cache / name

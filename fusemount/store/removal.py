@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -209,12 +210,14 @@ def prune(
     *,
     unnamed: bool = True,
     everything: bool = False,
+    chunks: Path | None = None,
     wanted: Callable[[StoredImage, Summaries], bool] = lambda _image, _summaries: True,
 ) -> Removed:
     """Removes images that no mount shows, then collects all files that nothing leads to.
 
     unnamed: images without a name.  everything: images with names, too.  wanted: only images for
-    which it returns True.
+    which it returns True.  chunks: a user's chunk cache, which loses the layers that the store does
+    not have.
     """
     removed = Removed()
     layout = store.layout
@@ -237,6 +240,6 @@ def prune(
         delete_unshared(
             store, {image.digest: removed for image in going}, after.manifests, summaries, leases
         )
-        removed.freed += collect(store, after, leases)
+        removed.freed += collect(store, after, leases, chunks)
         store.derive(after, summaries)
     return removed

@@ -360,8 +360,9 @@ static PyObject *points_rows(PyObject *op, PyObject *ignored) {
     (void)ignored;
     for (uint64_t i = 0; rows && i < points->head.n_points; i++) {
         const img_point *point = &points->points[i];
-        PyObject *row = Py_BuildValue("KKI", (unsigned long long)point->out,
-                                      (unsigned long long)point->in, point->n_state);
+        PyObject *row =
+            Py_BuildValue("KKIO", (unsigned long long)point->out, (unsigned long long)point->in,
+                          point->n_state, point->in_sidecar ? Py_True : Py_False);
         if (!row || PyList_Append(rows, row) < 0)
             Py_CLEAR(rows);
         Py_XDECREF(row);
@@ -386,7 +387,8 @@ static PyMethodDef points_methods[] = {
      "end(blob_bytes, tar_bytes, sidecar_bytes=0): all points were added."},
     {"load", points_load, METH_VARARGS | METH_CLASS, "load(fd, name): points that were saved."},
     {"save", points_save, METH_VARARGS, "save(fd, name)"},
-    {"rows", points_rows, METH_NOARGS, "(offset in the tar, in the blob, bytes of state) of each."},
+    {"rows", points_rows, METH_NOARGS,
+     "(offset in the tar, in the blob, bytes of state, in the sidecar) of each."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -130,6 +130,46 @@ static void test_what_follows_a_gzip_stream_is_ignored(void) {
     free(blob.data);
 }
 
+/* Puts a header with these flags (RFC 1952, 2.3.1) in the place of the first ten bytes. */
+static pack_blob with_header(const pack_blob *blob, unsigned flags) {
+    static const uint8_t extra[] = "\x04\0abcd", name[] = "a name", comment[] = "";
+    pack_blob made = {malloc(blob->size + 100), 10};
+    CHECK(made.data);
+    memcpy(made.data, blob->data, 10);
+    made.data[3] = (uint8_t)flags;
+    struct {
+        unsigned flag;
+        const uint8_t *data;
+        size_t size;
+    } fields[] = {{4, extra, 6}, {8, name, sizeof name}, {16, comment, sizeof comment}};
+    for (size_t i = 0; i < 3; i++)
+        if (flags & fields[i].flag) {
+            memcpy(made.data + made.size, fields[i].data, fields[i].size);
+            made.size += fields[i].size;
+        }
+    if (flags & 2) {
+        uLong sum = crc32(0, made.data, (uInt)made.size);
+        made.data[made.size++] = (uint8_t)(sum & 255);
+        made.data[made.size++] = (uint8_t)(sum >> 8 & 255);
+    }
+    memcpy(made.data + made.size, blob->data + 10, blob->size - 10);
+    made.size += blob->size - 10;
+    return made;
+}
+
+static void test_headers_come_in_any_pieces(void) {
+    pack_blob blob = pack_gzip(tar, 3000, 6, Z_DEFAULT_STRATEGY, 0);
+    for (unsigned flags = 0; flags < 32; flags++)
+        for (size_t piece = 1; piece < 100; piece += 7) {
+            pack_blob made = with_header(&blob, flags);
+            img_points points;
+            pack_points(&made, IMG_GZIP, tar, 3000, piece, &points);
+            img_points_free(&points);
+            free(made.data);
+        }
+    free(blob.data);
+}
+
 static void test_points_are_kept_in_a_file(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
     img_points points, again;
@@ -264,6 +304,7 @@ int main(void) {
     test_windows_are_small();
     test_damage_is_told();
     test_what_follows_a_gzip_stream_is_ignored();
+    test_headers_come_in_any_pieces();
     test_points_are_kept_in_a_file();
     test_any_place_is_read();
     test_what_is_kept_is_not_decoded_again();

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from fusemount.cli.environment import directories
-from fusemount.cli.mountoptions import mount_options, parse_options, split_options, unescaped
+from fusemount.cli.mountoptions import (
+    image_options_of,
+    mount_options,
+    parse_options,
+    split_options,
+    unescaped,
+)
 from fusemount.errors import UsageError
+from fusemount.settings import Unpacking
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,9 @@ def test_fstabs_own_words_are_passed_over(text: str) -> None:
     ["nosiud", "upper=", "upper", "symlink-parents=maybe", "symlink-parents", "fsname=", "RO",
      "keep=1", "=x", "fastpath=1", "fastpath=", "fastpath", "nofastpath", "push=yes", "push",
      "threads=0", "threads=65", "threads=", "threads", "threads=-1", "threads=two", "threads= 2",
-     "threads=1.5", "threads=9999999999999999999999", "threads=²"],
+     "threads=1.5", "threads=9999999999999999999999", "threads=²", "unpack=", "unpack",
+     "unpack=Always", "unpack=yes", "cache-size=", "cache-size", "cache-size=2G5", "cache-size=-1",
+     "cache-size=9999999P", "cache-size=all"],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="-o"):
@@ -64,6 +73,15 @@ def test_values() -> None:
         "nonempty",
         "fsname=x",
     ]
+
+
+def test_how_compressed_layers_are_read() -> None:
+    assert image_options_of(parse_options([])).unpacking is Unpacking.AUTO
+    for word in Unpacking:
+        assert image_options_of(parse_options([f"unpack={word.value}"])).unpacking is word
+    assert mount_options(parse_options([])).cache_size is None
+    for text, size in (("0", 0), ("4096", 4096), ("2G", 2 << 30), ("3MiB", 3 << 20)):
+        assert mount_options(parse_options([f"cache-size={text}"])).cache_size == size
 
 
 def test_root_mounts_a_root_file_system(monkeypatch: pytest.MonkeyPatch) -> None:

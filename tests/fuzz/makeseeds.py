@@ -13,6 +13,7 @@ import json
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -324,6 +325,54 @@ def fuse() -> dict[str, bytes]:
     }  # fmt: skip
 
 
+# ---- compressed layers -----------------------------------------------------------------------
+
+# Made once by libzstd: a frame with compressed blocks and a checksum, of 300 lines.
+_ZSTD = bytes.fromhex(
+    "28b52ffd64f014c50400d4036c696e652030206f662061206c617965720a31323334353637383931313131313131"
+    "313132323232323232323232333333333333333233343536373839302080a392c77f82ab87f3cdec2cf399d92ce6"
+    "0333579c6d4012bdf3584fbce3314f78e7314f7ae7319e78d7639ef06e8f05f104a877bf79cc8727bdbce3e9b1dd"
+    "3dd1e15d2e2f70929b9959e633b359cc37b359fabc4a886109373ed7"
+)
+
+
+def _gzip(data: bytes, level: int = 9, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
+    packer = zlib.compressobj(level, zlib.DEFLATED, 31, 9, strategy)
+    return packer.compress(data) + packer.flush()
+
+
+def _zeros(blocks: int) -> bytes:
+    """A frame of zstd (RFC 8878, 3.1.1) with blocks of 128 KiB of zeros each."""
+    block = (1 << 17) << 3 | 1 << 1  # RLE
+    made = b"".join(struct.pack("<I", block | (i == blocks - 1))[:3] + b"\0" for i in range(blocks))
+    return b"\x28\xb5\x2f\xfd\x00\x38" + made
+
+
+def packed() -> dict[str, bytes]:
+    gzip = struct.pack("<BHH", 0, 99, 4095)  # the codec, bytes to feed and to ask for
+    zstd = struct.pack("<BHH", 1, 7, 65535)
+    text = b"".join(b"line %d of a layer\n" % (i % 37) for i in range(300))
+    far = b"".join(bytes((i % 251,)) * (4000 + i) for i in range(600))  # more than two points
+    head = b"\x1f\x8b\x08\x1e" + bytes(6) + struct.pack("<H", 3) + b"abcname\0comment\0"
+    named = head + struct.pack("<H", zlib.crc32(head) & 0xFFFF) + _gzip(text)[10:]
+    return {
+        "gzip": gzip + _gzip(text),
+        "gzip-fixed": gzip + _gzip(text, strategy=zlib.Z_FIXED),
+        "gzip-stored": gzip + _gzip(text, 0),
+        "gzip-far": gzip + _gzip(far),
+        "gzip-members": gzip + b"".join(_gzip(bytes(300_000) + text[: 100 * i]) for i in range(5)),
+        "gzip-named": gzip + named,
+        "gzip-more-behind": gzip + _gzip(text) + bytes(20) + _gzip(text),
+        "gzip-cut": gzip + _gzip(text)[:-9],
+        "gzip-wrong-sum": gzip + _gzip(text)[:-8] + bytes(8),
+        "zstd": zstd + _ZSTD,
+        "zstd-frames": zstd + _ZSTD + b"\x50\x2a\x4d\x18\x03\0\0\0abc" + _zeros(3) + _ZSTD,
+        "zstd-large": zstd + _zeros(40),
+        "zstd-cut": zstd + _ZSTD[:-5],
+        "zstd-more-behind": zstd + _ZSTD + b"\0",
+    }
+
+
 # ---- images as other programs keep them, for targets.py --------------------------------------
 
 IDENT = "ab" * 32
@@ -372,6 +421,7 @@ TARGETS = {
     "tar": tars,
     "index": indexes,
     "pax": pax,
+    "packed": packed,
     "marks": marks,
     "fuse": fuse,
     "sources": sources,

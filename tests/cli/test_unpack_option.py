@@ -1,0 +1,103 @@
+"""-o unpack= says which layers are unpacked; `dump --points`, `du` and `prune` know the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from imagewriter import docker_archive, sha256
+from mounted import Command, mounted
+from tarwriter import TarWriter
+
+from fusemount._native import CHUNK
+from fusemount.cli.ages import human_size
+
+DATA = os.urandom(3 * CHUNK)
+TAR = TarWriter().file("f", DATA).tar()
+HEX = sha256(TAR)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+def kept(tmp_path: Path, directory: str) -> list[str]:
+    path = tmp_path / "cache" / directory
+    return sorted(os.listdir(path)) if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("how", "word", "tar"),
+    [
+        ("gzip", "auto", False),
+        ("gzip", "always", True),
+        ("zstd", "never", False),
+        ("xz", "auto", True),
+    ],
+)
+def test_a_tar_is_kept_only_if_it_must_or_shall(
+    command: Command, tmp_path: Path, how: str, word: str, tar: bool
+) -> None:
+    image = docker_archive(tmp_path / "i.tar", [TAR], compress=how)
+    with mounted(command, image, tmp_path / "mnt", "-o", f"unpack={word}") as at:
+        assert (at / "f").read_bytes() == DATA
+    assert (f"{HEX}.tar" in kept(tmp_path, "layers")) == tar
+    assert (f"{HEX}.data" in kept(tmp_path, "chunks")) == (not tar)
+
+
+@pytest.mark.parametrize("how", ["xz", "bzip2"])
+def test_never_refuses_what_cannot_be_read_in_place(
+    command: Command, tmp_path: Path, how: str
+) -> None:
+    image = docker_archive(tmp_path / "i.tar", [TAR], compress=how)
+    at = tmp_path / "mnt"
+    at.mkdir()
+    done = command(image, at, "-o", "unpack=never", check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"{how} cannot be read in place" in done.stderr and "unpack=never" in done.stderr
+    assert not os.path.ismount(at) and kept(tmp_path, "layers") == []
+
+
+def test_chunks_are_told_and_pruned(command: Command, tmp_path: Path) -> None:
+    image = docker_archive(tmp_path / "i.tar", [TAR], compress="gzip", tags=["a:1"])
+    other = TarWriter().file("g", DATA).tar()
+    alone = docker_archive(tmp_path / "j.tar", [other], compress="gzip")
+    command("load", "-i", image)
+    at = tmp_path / "mnt"
+    at.mkdir()
+    command("a:1", at)
+    try:
+        assert (at / "f").read_bytes() == DATA
+    finally:
+        command("umount", at)
+    points = command("dump", "--layer", "0", "--points", "a:1").stdout.splitlines()
+    assert points[0] == "point 0 blob 0 0"
+    chunks = [line.split() for line in points if line.startswith("chunk ")]
+    assert [int(row[1]) for row in chunks] == [i * CHUNK for i in range(-(-len(TAR) // CHUNK))]
+    assert all(row[2] == "0" and int(row[3]) > 10**9 for row in chunks)
+
+    with mounted(command, alone, tmp_path / "mnt") as at:
+        assert (at / "g").read_bytes() == DATA
+        used = json.loads(command("du", "--json").stdout)
+        assert used["ChunksSize"] >= 6 * CHUNK and used["ChunksLimit"] > 0
+        (line,) = (row for row in command("du").stdout.splitlines() if row.startswith("Chunks"))
+        assert f"{human_size(used['ChunksSize'])} of {human_size(used['ChunksLimit'])}" in line
+        assert "of " + human_size(used["ChunksLimit"]) in command("du", "-v").stdout
+        command("prune", "-f")
+        assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == [f"{HEX}.data"]
+        assert (at / "g").read_bytes() == DATA
+    freed = json.loads(command("du", "--json").stdout)["ChunksSize"]
+    assert 3 * CHUNK <= freed < used["ChunksSize"]
+    command("prune", "-af")
+    assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == []
+
+
+def test_what_is_not_read_in_place_has_no_points(command: Command, tmp_path: Path) -> None:
+    image = docker_archive(tmp_path / "i.tar", [TAR])
+    done = command("dump", "--points", "--layer", "0", image, check=False)
+    assert done.returncode == 1 and done.stderr.endswith("no access points are kept\n")
+    assert command("dump", "--points", image, check=False).returncode == 2
+    assert command("dump", "--points", "--layer", "1", image, check=False).returncode == 2

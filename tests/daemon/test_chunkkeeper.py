@@ -1,0 +1,106 @@
+"""The chunk cache is held to its size while layers are read, and readers see no difference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from imagewriter import docker_archive, oci_layout
+from mounted import Command, mounted
+from tarwriter import TarWriter
+
+from fusemount._native import CHUNK, Packed
+from fusemount.daemon import chunkkeeper
+from fusemount.daemon.chunkkeeper import keeping
+from fusemount.layer import SilentProgress, chunkcache, open_layers
+from fusemount.reference import Reference
+from fusemount.settings import Directories, ImageOptions, Platform
+from fusemount.sources import open_image
+
+TELL = 64 << 20  # IMG_PACKED_TELL (native/packed/packed.h)
+LIMIT = 4 * CHUNK
+STATES = 8192  # bytes on disk of the states of these layers
+
+
+@contextmanager
+def opened(base: Path, tar: bytes) -> Iterator[Packed]:
+    image = oci_layout(base / "layout", [tar], compress="gzip")
+    directories = Directories(base / "cache", base / "state", base / "runtime")
+    options = ImageOptions(Platform("linux", "amd64"))
+    with ExitStack() as stack:
+        reference = Reference("oci", image, None)
+        with open_image(reference, options, directories, SilentProgress()) as found:
+            (layer,) = open_layers(found, options, directories, SilentProgress())
+        stack.callback(layer.close)
+        assert layer.packed is not None
+        yield layer.packed
+
+
+def test_it_looks_at_the_start_and_when_the_core_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = TarWriter().file("big", b"0123456789abcdef" * (TELL // 16 + CHUNK)).tar()
+    directory = tmp_path / "cache" / "chunks"
+    send, receive = trio.open_memory_channel[int](10)
+
+    def evict(where: Path, limit: int | None) -> int:
+        freed = chunkcache.evict(where, limit)
+        trio.from_thread.run_sync(send.send_nowait, chunkcache.size(where))
+        return freed
+
+    async def serve(packed: Packed) -> None:
+        with keeping([packed], directory, LIMIT) as keeper:
+            assert keeper is not None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.keep)
+                assert 0 < await receive.receive() <= LIMIT + STATES  # at the start
+                for at in range(0, len(tar), CHUNK):
+                    size = min(CHUNK, len(tar) - at)
+                    piece = await trio.to_thread.run_sync(packed.read, at, size)
+                    assert piece == tar[at : at + size]
+                await receive.receive()  # the core told
+                assert packed.read(CHUNK - 5, 10) == tar[CHUNK - 5 : CHUNK + 5]
+                nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(chunkkeeper, "evict", evict)
+    with opened(tmp_path, tar) as packed:
+        packed.read(0, 10 * CHUNK)
+        assert chunkcache.size(directory) >= 10 * CHUNK
+        trio.run(serve, packed)
+        packed.read(0, CHUNK)  # the eventfd is closed, and nobody writes to its number
+
+
+def test_a_mount_without_compressed_layers_has_no_keeper(tmp_path: Path) -> None:
+    with keeping([], tmp_path, None) as keeper:
+        assert keeper is None
+
+
+@pytest.mark.usefixtures("fastpath")
+def test_a_mount_reads_on_while_chunks_are_removed(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    command = Command(tmp_path, request.getfixturevalue("fastpath"))
+    data = os.urandom(20 * CHUNK + 77)
+    image = docker_archive(tmp_path / "i.tar", [TarWriter().file("f", data).tar()], compress="gzip")
+    directory = tmp_path / "cache" / "chunks"
+    with mounted(command, image, tmp_path / "mnt") as at:
+        fd = os.open(at / "f", os.O_RDONLY)
+        try:
+            for turn in range(2):
+                for offset in range(0, len(data), 3 * CHUNK // 2):
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    assert os.pread(fd, CHUNK, offset) == data[offset : offset + CHUNK]
+                    chunkcache.evict(directory, 0)
+                if turn == 0:
+                    (file,) = directory.glob("*.data")
+                    assert chunkcache.states(file)[0][0] >= 1, "the first chunk was removed"
+                # as `prune` does: the mount goes on in a file that has no name any more
+                chunkcache.keep_only(directory, ())
+                assert not list(directory.glob("*.data"))
+        finally:
+            os.close(fd)
+        assert (at / "f").read_bytes() == data
