@@ -32,7 +32,7 @@ struct img_packed {
     atomic_int log_fd, event_fd;
     char name[128];
     _Atomic uint64_t last; /* the chunk that was read last */
-    _Atomic uint8_t *said; /* 1: the log has a line about the chunk; owned */
+    _Atomic uint8_t *said; /* of each chunk: 1: wrong, and the log says so; owned */
     pthread_mutex_t mutex;
     stream streams[STREAMS]; /* mutex */
     uint64_t turns;          /* mutex */
@@ -135,6 +135,7 @@ static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t c
         (void)img_fail(err, 0, "they have another digest than when the layer was first read");
         return NULL;
     }
+    atomic_store_explicit(&packed->said[chunk], 0, memory_order_relaxed);
     keep(packed, chunk, data);
     img_cursor_passed(cursor, chunk);
     return data;
