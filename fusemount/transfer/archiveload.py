@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from pathlib import Path
 
 from fusemount.budget import Budget
@@ -17,10 +16,16 @@ from fusemount.codec import decompress
 from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
+from fusemount.errors import (
+    ImageNotFound,
+    ImgmountError,
+    MalformedImage,
+    UsageError,
+    VerificationFailed,
+)
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
 from fusemount.image.model import Descriptor, Index, Manifest
-from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
+from fusemount.image.parse import parse_index
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob
 from fusemount.layer.decode import StretchReader, compression_at
@@ -34,11 +39,14 @@ from fusemount.sources.stored import own_of
 from fusemount.store import Lease, Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
 from fusemount.store.layout import Layout
-from fusemount.transfer.bring import Bringing, Documents
+from fusemount.transfer.bring import Bringing
+from fusemount.transfer.documents import Document, Documents
 from fusemount.transfer.newimage import add_new_image
-from fusemount.transfer.ociform import as_oci
+from fusemount.transfer.ociform import OciForms
 from fusemount.transfer.remadetar import reading, take_unpacked
 from fusemount.transfer.reports import Transfers
+
+IMAGES_MAX = 1_000  # of one archive that are loaded: each is written to index.json
 
 Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
@@ -113,10 +121,12 @@ def load_medium(
     """
     source = MediumSource(medium, of_store)
     spent = budget or Budget(store.unpack)
-    loading = _Loading(store, source, progress, only, named, loaded, spent)
+    documents = Documents(source.label, source.document)
+    loading = _Loading(store, source, progress, only, named, loaded, spent, documents)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
-        tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
+        tops = _tops(medium, documents)
+        tops = _whole(medium, tops, documents) if has_docker else tops
         if tops:
             return loading.oci(tops)
     if not has_docker:
@@ -133,7 +143,7 @@ class _Loading:
     named: bool
     loaded: Loaded
     budget: Budget
-    documents: Documents = field(default_factory=Documents)
+    documents: Documents
 
     @property
     def medium(self) -> Medium:
@@ -144,32 +154,36 @@ class _Loading:
         if self.only is not None:
             chosen = [top for top in tops if answers(top.names, [top.digest], self.only)]
         if self.only is not None and not chosen:
-            ids = {
-                top.digest: [m.config.digest for m in _manifests(self.medium, top)] for top in tops
-            }
+            ids = {top.digest: _image_ids(self.documents, top) for top in tops}
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
         self._some(chosen, [name for top in tops for name in top.names])
-        images = []
+        listed: dict[Digest, tuple[Descriptor, dict[ImageName, None]]] = {}
         for top in chosen:
             names = self._names(top.names)[:1]  # containerd's full name precedes the tag
-            images.append(self._load(top, names))
-            self.loaded(images[-1], names)
+            listed.setdefault(top.digest, (top, {}))[1].update(dict.fromkeys(names))
+        images, store = [], self.store
+        with store.lease("load", self.medium.label) as lease:
+            forms, summaries = OciForms(store, lease), store.fresh_summaries()
+            try:
+                for top, called in listed.values():
+                    made = forms.of(self._bring(top, lease))
+                    images.append(store.add(made, tuple(called), summaries=summaries))
+                    self.loaded(images[-1], tuple(called))
+            finally:
+                if images:
+                    store.derive_with(summaries)
         return images
 
-    def _load(self, descriptor: Descriptor, names: Sequence[ImageName]) -> StoredImage:
-        what, store = names[0].familiar if names else descriptor.digest, self.store
-        with store.lease("load", what) as lease:
-            bringing = Bringing(
-                store, lease, self.source, self.progress,
-                lambda d: not d.is_attestation, self.budget, self.documents,
-            )  # fmt: skip
-            brought = bringing.bring(descriptor)
-            plain = Descriptor(
-                descriptor.media_type, descriptor.digest, descriptor.size,
-                platform=descriptor.platform,
-            )  # fmt: skip
-            assert brought.images
-            return store.add(as_oci(store, lease, plain), names)
+    def _bring(self, descriptor: Descriptor, lease: Lease) -> Descriptor:
+        bringing = Bringing(
+            self.store, lease, self.source, self.progress,
+            lambda d: not d.is_attestation, self.budget, self.documents,
+        )  # fmt: skip
+        brought = bringing.bring(descriptor)
+        assert brought.images
+        return Descriptor(
+            descriptor.media_type, descriptor.digest, descriptor.size, platform=descriptor.platform
+        )
 
     def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
         chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
@@ -183,6 +197,10 @@ class _Loading:
         return images
 
     def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
+        if len(chosen) > IMAGES_MAX:
+            raise MalformedImage(
+                f"{self.medium.label}: {len(chosen)} images in it, the limit is {IMAGES_MAX}"
+            )
         if not chosen:
             there = listed(names) or "images without names"
             raise ImageNotFound(
@@ -206,27 +224,28 @@ def stored_name(text: str) -> ImageName | None:
 # ---- OCI layouts ------------------------------------------------------------------------------
 
 
-def _tops(medium: Medium) -> list[Descriptor]:
+def _tops(medium: Medium, documents: Documents) -> list[Descriptor]:
     """What index.json lists, without attestations, artifacts and missing manifests."""
     where = f"{medium.label}: index.json"
     data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
     listed = parse_index(data or b"", where).manifests
-    found = [d for d in listed if not d.is_attestation and _is_image(medium, d)]
+    found = [d for d in listed if not d.is_attestation and _is_image(documents, d)]
     if listed and not found and not medium.find("manifest.json"):
         raise ImageNotFound(f"{medium.label}: no image of those that it lists is in it")
     return found
 
 
-def _is_image(medium: Medium, descriptor: Descriptor) -> bool:
-    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
-    if data is None:
+def _is_image(documents: Documents, descriptor: Descriptor) -> bool:
+    try:
+        document = documents.get(descriptor)
+    except VerificationFailed:
+        return True  # the error is raised if it is chosen
+    if document is None:
         return False
-    where = f"{medium.label}: manifest {descriptor.digest}"
-    document = parse_index_or_manifest(data, where, descriptor.media_type)
-    return isinstance(document, Index) or not document.is_artifact
+    return isinstance(document.content, Index) or not document.content.is_artifact
 
 
-def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
+def _whole(medium: Medium, tops: Sequence[Descriptor], documents: Documents) -> list[Descriptor]:
     """The same descriptors; [] if manifest.json must be read instead.
 
     docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
@@ -237,7 +256,7 @@ def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
     except ImgmountError:
         return []  # the error is raised where manifest.json is read for the images
     for top in tops:
-        for manifest in _manifests(medium, top):
+        for manifest in _manifests(documents, top):
             image = wanted.pop(manifest.config.digest, None)
             own = [layer.digest for layer in image.layers] if image is not None else None
             if own is not None and own != [layer.digest for layer in manifest.layers]:
@@ -250,23 +269,23 @@ def _docker_images(medium: Medium) -> Iterator[Image]:
         yield candidate.open(candidate.names)
 
 
-def _manifests(
-    medium: Medium, descriptor: Descriptor, depth: int = NESTING_MAX
-) -> Iterator[Manifest]:
-    """All manifests below a descriptor.  The depth is limited: unverified indexes may list each
-    other."""
-    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
-    if data is None:
-        return
-    where = f"{medium.label}: manifest {descriptor.digest}"
-    document = parse_index_or_manifest(data, where, descriptor.media_type)
-    if isinstance(document, Manifest):
-        yield document
-        return
-    if depth == 0:
-        raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
-    for child in document.manifests:
-        yield from _manifests(medium, child, depth - 1)
+def _manifests(documents: Documents, top: Descriptor) -> Iterator[Manifest]:
+    """All manifests below a descriptor, each once."""
+
+    def below(index: Document) -> Sequence[Descriptor]:
+        assert isinstance(index.content, Index)
+        return index.content.manifests
+
+    for document in documents.walk(top, below).values():
+        if isinstance(document.content, Manifest):
+            yield document.content
+
+
+def _image_ids(documents: Documents, top: Descriptor) -> list[Digest]:
+    try:
+        return [manifest.config.digest for manifest in _manifests(documents, top)]
+    except VerificationFailed:
+        return []  # it can be chosen by its name
 
 
 # ---- docker archives --------------------------------------------------------------------------
