@@ -90,6 +90,14 @@ def leads_to(path: Path, fd: int) -> bool:
         os.close(found)
 
 
+def open_object(path: str | os.PathLike[str]) -> int:
+    """A descriptor of what the path leads to, of any kind; it must exist."""
+    _, fd = open_found(Path(path))
+    if fd < 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    return fd
+
+
 def _path_of(fd: int) -> Path:
     return Path(os.fsdecode(os.readlink(fd_path(fd))))
 

@@ -138,7 +138,7 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
 def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
-    target, entry, _ = find_mount(path, UpperError)
+    _, entry, _ = find_mount(path, UpperError)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
         raise MountpointError(f"{path}: no record of this mount in {directories.runtime}")
@@ -146,9 +146,13 @@ def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper
         if record.upper is None:
             raise MountpointError(f"{path}: mounted read-only: there is nothing to have changed")
         return _open_upper(Path(record.upper), record if record.alive else None, stack)
-    if not target.is_dir():
-        raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
-    found = _open_upper(path, None, stack)
+    try:
+        found = _open_upper(path, None, stack)
+    except UpperError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            why = f"{path}: neither a mount of ours nor an upper directory"
+            raise UpperError(why) from error
+        raise
     for mounted in mountrecords.listing(directories.runtime):
         recorded = mounted.record.upper
         if recorded and leads_to(Path(recorded), found.fd) and mounted.record.alive:

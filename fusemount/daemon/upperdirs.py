@@ -14,13 +14,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.beneath import open_beneath, parent_beneath
+from fusemount.beneath import fd_path, open_beneath, parent_beneath
 from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError, translated
 from fusemount.settings import Directories, MountOptions
-from fusemount.walk import open_walked
+from fusemount.walk import open_found, open_object, open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory
@@ -144,10 +144,10 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
     daemon would wait for its own mount for ever."""
     if options.upper is None:
         return
-    upper = Path(os.path.realpath(options.upper))
+    upper = _place(options.upper)
     paths = {"upper": upper}
     if not options.read_only:
-        paths["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+        paths["work directory"] = _place(_work_for(upper, options))
     for what, path in paths.items():
         if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
             raise UpperError(
@@ -155,11 +155,31 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
             )
 
 
+def _place(path: Path) -> Path:
+    """The path without symlinks. Raises UpperError."""
+    with translated(path, UpperError):
+        place, fd = open_found(path)
+    if fd >= 0:
+        os.close(fd)
+    return place
+
+
 def remountable(options: MountOptions) -> bool:
     """Whether a mount may become rw later. As with overlayfs, `ro` with an upper and a work
     directory is a flag of the mount only, if both directories can be written to."""
     paths = (options.upper, options.work) if options.overlay else (None,)
-    return all(path is not None and os.access(path, os.W_OK) for path in paths)
+    return all(path is not None and _is_writable(path) for path in paths)
+
+
+def _is_writable(path: Path) -> bool:
+    try:
+        fd = open_object(path)
+    except OSError:
+        return False
+    try:
+        return os.access(fd_path(fd), os.W_OK)
+    finally:
+        os.close(fd)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:

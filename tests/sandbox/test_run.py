@@ -114,6 +114,12 @@ def test_volumes(command: Command, busybox_image: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines() == ["in", "one", "refused"]
     assert (tmp_path / "dir/new").read_text() == "out\n"
+    (tmp_path / "link").symlink_to(tmp_path)
+    volume = ("-v", f"{tmp_path}/link/one:/etc/one")
+    assert command("run", *volume, busybox_image, "cat /etc/one").stdout == "one\n"
+    os.chown(tmp_path / "link", 65533, 65533, follow_symlinks=False)
+    refused = command("run", *volume, busybox_image, "cat /etc/one", check=False)
+    assert f"{tmp_path}/link is a symlink of uid 65533: it is not followed" in refused.stderr
 
 
 def test_a_symlink_in_the_image_leads_nowhere_outside(command: Command, tmp_path: Path) -> None:

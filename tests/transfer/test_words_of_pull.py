@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_a_pull_in_docker_s_words(command: Command, registry: RealRegistry) -> N
     assert command("push", "-q", name, f"{name}:other").stdout == f"{name}:other\n"
     command("push", name, f"{name}:other", "--digestfile", command.base / "digest")
     assert (command.base / "digest").read_text() == digest
+
+
+def test_a_digest_follows_no_stranger_s_link(command: Command, registry: RealRegistry) -> None:
+    put(registry, "words/d", "latest", "one")
+    name = f"{registry.domain}/words/d"
+    command("pull", "-q", name)
+    kept, link = command.base / "kept", command.base / "link"
+    kept.write_text("kept")
+    link.symlink_to(kept)
+    kept.write_text("x" * 100)  # no end of a longer text is left behind the digest
+    out = command("push", "-q", name, f"{name}:o", "--digestfile", link).stdout
+    assert re.fullmatch("sha256:[0-9a-f]{64}", kept.read_text()) and out == f"{name}:o\n"
+    os.chown(link, 65533, 65533, follow_symlinks=False)
+    kept.write_text("kept")
+    done = command("push", "-q", name, f"{name}:o", "--digestfile", link, check=False)
+    assert done.returncode == 1 and "is a symlink of uid 65533: it is not followed" in done.stderr
+    assert kept.read_text() == "kept"
 
 
 def test_all_tags(command: Command, registry: RealRegistry) -> None:
