@@ -18,16 +18,13 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import (
     ImageNotFound,
-    ImgmountError,
     MalformedImage,
     UsageError,
-    VerificationFailed,
 )
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
-from fusemount.image.model import Descriptor, Index, Manifest
-from fusemount.image.parse import parse_index
+from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName, parse_name
-from fusemount.layer import LayerBlob
+from fusemount.layer import LayerBlob, measured
 from fusemount.layer.decode import StretchReader, compression_at
 from fusemount.settings import UNLIMITED, ImageOptions
 from fusemount.sources import docker_archive
@@ -39,8 +36,9 @@ from fusemount.sources.stored import own_of
 from fusemount.store import Lease, Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
 from fusemount.store.layout import Layout
+from fusemount.transfer.archivelists import image_ids, stored_name, tops, whole
 from fusemount.transfer.bring import Bringing
-from fusemount.transfer.documents import Document, Documents
+from fusemount.transfer.documents import Documents
 from fusemount.transfer.newimage import add_new_image
 from fusemount.transfer.ociform import OciForms
 from fusemount.transfer.remadetar import reading, take_unpacked
@@ -75,9 +73,9 @@ class MediumSource:
     def document(self, descriptor: Descriptor) -> bytes | None:
         return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
 
-    def size(self, descriptor: Descriptor) -> int | None:
+    def measured(self, descriptor: Descriptor) -> tuple[str, int] | None:
         stretch = self.medium.find(blob_name(descriptor.digest))
-        return stretch.size if stretch else 0
+        return measured(stretch.file, stretch.offset, stretch.size) if stretch else ("", 0)
 
     def stop(self) -> None:
         """Its reads wait for nothing."""
@@ -125,10 +123,10 @@ def load_medium(
     loading = _Loading(store, source, progress, only, named, loaded, spent, documents)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
-        tops = _tops(medium, documents)
-        tops = _whole(medium, tops, documents) if has_docker else tops
-        if tops:
-            return loading.oci(tops)
+        found = tops(medium, documents)
+        found = whole(medium, found, documents) if has_docker else found
+        if found:
+            return loading.oci(found)
     if not has_docker:
         raise ImageNotFound(f"{medium.label}: there is no image in it")
     return loading.docker(merged(docker_archive.candidates(medium, ImageOptions())))
@@ -154,7 +152,7 @@ class _Loading:
         if self.only is not None:
             chosen = [top for top in tops if answers(top.names, [top.digest], self.only)]
         if self.only is not None and not chosen:
-            ids = {top.digest: _image_ids(self.documents, top) for top in tops}
+            ids = {top.digest: image_ids(self.documents, top) for top in tops}
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
         self._some(chosen, [name for top in tops for name in top.names])
         listed: dict[Digest, tuple[Descriptor, dict[ImageName, None]]] = {}
@@ -212,82 +210,6 @@ class _Loading:
         return list(dict.fromkeys(name for name in called if name is not None))
 
 
-def stored_name(text: str) -> ImageName | None:
-    """The name that an archive gives its image; None if the text is no valid name."""
-    try:
-        name = parse_name(text).tagged()
-    except UsageError:
-        return None
-    return name if name.tag and not name.reads_as_id else None
-
-
-# ---- OCI layouts ------------------------------------------------------------------------------
-
-
-def _tops(medium: Medium, documents: Documents) -> list[Descriptor]:
-    """What index.json lists, without attestations, artifacts and missing manifests."""
-    where = f"{medium.label}: index.json"
-    data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
-    listed = parse_index(data or b"", where).manifests
-    found = [d for d in listed if not d.is_attestation and _is_image(documents, d)]
-    if listed and not found and not medium.find("manifest.json"):
-        raise ImageNotFound(f"{medium.label}: no image of those that it lists is in it")
-    return found
-
-
-def _is_image(documents: Documents, descriptor: Descriptor) -> bool:
-    try:
-        document = documents.get(descriptor)
-    except VerificationFailed:
-        return True  # the error is raised if it is chosen
-    if document is None:
-        return False
-    return isinstance(document.content, Index) or not document.content.is_artifact
-
-
-def _whole(medium: Medium, tops: Sequence[Descriptor], documents: Documents) -> list[Descriptor]:
-    """The same descriptors; [] if manifest.json must be read instead.
-
-    docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
-    manifest.json.
-    """
-    try:
-        wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
-    except ImgmountError:
-        return []  # the error is raised where manifest.json is read for the images
-    for top in tops:
-        for manifest in _manifests(documents, top):
-            image = wanted.pop(manifest.config.digest, None)
-            own = [layer.digest for layer in image.layers] if image is not None else None
-            if own is not None and own != [layer.digest for layer in manifest.layers]:
-                return []
-    return [] if wanted else list(tops)
-
-
-def _docker_images(medium: Medium) -> Iterator[Image]:
-    for candidate in docker_archive.candidates(medium, ImageOptions(verify=False)):
-        yield candidate.open(candidate.names)
-
-
-def _manifests(documents: Documents, top: Descriptor) -> Iterator[Manifest]:
-    """All manifests below a descriptor, each once."""
-
-    def below(index: Document) -> Sequence[Descriptor]:
-        assert isinstance(index.content, Index)
-        return index.content.manifests
-
-    for document in documents.walk(top, below).values():
-        if isinstance(document.content, Manifest):
-            yield document.content
-
-
-def _image_ids(documents: Documents, top: Descriptor) -> list[Digest]:
-    try:
-        return [manifest.config.digest for manifest in _manifests(documents, top)]
-    except VerificationFailed:
-        return []  # it can be chosen by its name
-
-
 # ---- docker archives --------------------------------------------------------------------------
 
 
@@ -320,7 +242,7 @@ def take_layers(
     store: Store, lease: Lease, image: Image, progress: Transfers, budget: Budget
 ) -> list[StoredLayer]:
     """Takes the layers of an opened image into the store, unchanged.  Lowest first."""
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:
