@@ -21,7 +21,7 @@ from fusemount.budget import Budget
 from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
+from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, measured
 from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
@@ -53,7 +53,7 @@ def open_layers(
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
     opener = _Opener(options, cache, progress, budget)
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     try:
         with ExitStack() as undo:
             layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
