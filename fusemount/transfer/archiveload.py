@@ -154,7 +154,8 @@ class _Loading:
         if self.only is not None and not chosen:
             ids = {top.digest: image_ids(self.documents, top) for top in tops}
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
-        self._some(chosen, [name for top in tops for name in top.names])
+        distinct = {top.digest: top for top in chosen}
+        self._some(list(distinct), [name for top in tops for name in top.names])
         listed: dict[Digest, tuple[Descriptor, dict[ImageName, None]]] = {}
         for top in chosen:
             names = self._names(top.names)[:1]  # containerd's full name precedes the tag

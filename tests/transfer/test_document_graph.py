@@ -355,6 +355,9 @@ def test_names_and_images_of_an_archive(
     assert len(load(store, archive)[0].names) == 11
     specs = [ImageSpec([layer(f"{i}")], tags=(f"i:{i}",)) for i in range(3)]
     monkeypatch.setattr("fusemount.transfer.archiveload.IMAGES_MAX", 2)
+    image = Image()
+    named = image.archive(tmp_path / "one.tar", **dict.fromkeys("abc", simple(image)))
+    assert [len(each.names) for each in load(store, named)] == [3]  # one image is loaded once
     for files in (docker_files(specs), oci_files(specs)):
         with pytest.raises(MalformedImage, match="3 images in it, the limit is 2"):
             load(store, write_archive(tmp_path / "many.tar", files))
