@@ -75,8 +75,9 @@ class Names:
                     upper.whiteout(fd, name)
                     self._tree.drop_name(parent, name)
                 return
+            hidden = self._tree.hidden(ino)
             with inside(self._native, ino) as known:
-                upper.check_empty(known)
+                upper.check_empty(known, hidden)
                 st = os.fstat(known)
             take = upper.take_out
             if self._tree.is_lower_name(parent, name):
@@ -84,7 +85,7 @@ class Names:
             with moving(self._native):
                 left = take(fd, name, st)
                 self._tree.drop_name(parent, name)
-            upper.leave_dir(left, fd, name)
+            upper.leave_dir(left, fd, name, hidden)
 
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
         with self._both(parent, name, to, new_name) as both, moving(self._native):

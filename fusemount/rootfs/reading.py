@@ -1,8 +1,10 @@
 """Law: reads a complete upper directory and compares it with the layers; it changes neither the
 disk nor the tree.
 
-Users who can write to directories of the upper may change them meanwhile.  An object that is
-removed meanwhile counts as absent; any other failure is an UpperError that names the object.
+Users who can write to directories of the upper may change them meanwhile.  So all that is read of
+an object is read by one descriptor: else its owner could be of one object and its marks of another.
+An object that is removed meanwhile counts as absent; any other failure is an UpperError that names
+the object.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import stat
 from dataclasses import field, replace
 
 from fusemount import _native
+from fusemount.beneath import object_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
 from fusemount.rootfs.descent import Descent
@@ -109,7 +112,7 @@ class Reader:
     def read(self) -> Object:
         """Returns the root with all objects below it. Raises UpperError."""
         try:
-            root = self._object(self._upper.fd, b".", b"", None)
+            root = self._object(self._upper.fd, b"", None)
         except OSError as error:
             raise upper_error(self._upper.path, b"", error) from error
         root.lower = 0 if root.opaque else ROOT
@@ -159,7 +162,8 @@ class Reader:
             self._take_prefixed(here, listed)
         for name in listed.others:
             try:
-                child = self._object(fd, name, name, here)
+                with object_at(fd, name) as found_at:
+                    child = self._object(found_at, name, here)
             except _VANISHED:
                 continue
             except OSError as error:
@@ -185,15 +189,16 @@ class Reader:
         ]
         self.prefixed.append(found)
 
-    def _object(self, fd: int, at: bytes, name: bytes, parent: Object | None = None) -> Object:
+    def _object(self, fd: int, name: bytes, parent: Object | None) -> Object:
+        """fd: of the object itself."""
         upper = self._upper
-        st = os.stat(at, dir_fd=fd, follow_symlinks=False)
-        stored, users = self._xattrs(fd, at, st)
+        st = os.fstat(fd)
+        stored, users = self._xattrs(fd, st)
         kind, rdev = upper.kind_of(st, stored)
         marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
         found = Object(
             name, parent, parent.depth + 1 if parent else 0,
-            st, _native.born(fd, at), kind, rdev, upper.owner_of(st, stored), users,
+            st, _native.born(fd, b""), kind, rdev, upper.owner_of(st, stored), users,
             st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
         )  # fmt: skip
         if upper.harmless.forbids(st, stored):
@@ -209,7 +214,7 @@ class Reader:
         if found.whiteout:
             return found
         if stat.S_ISLNK(kind):
-            found.target = _target(fd, at)
+            found.target = os.readlink(b"", dir_fd=fd)
         self._take_held(found, stored)
         self._claim(found, marks[ORIGIN])
         if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
@@ -223,12 +228,12 @@ class Reader:
             self._keep(found.data)
         return found
 
-    def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
+    def _xattrs(self, fd: int, st: os.stat_result) -> _Stored:
         """The xattrs as they are stored, and the user's under their own names."""
         key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
         if several and key in self._stored:
             return self._stored[key]
-        stored = self._upper.stored(fd, at)
+        stored = self._upper.stored(fd, b"")
         both = stored, self._upper.user_xattrs(stored)
         if several:
             self._stored[key] = both
@@ -289,13 +294,3 @@ class Reader:
         if ino:
             self._tree.remember(ino)
             self._remembered.append(ino)
-
-
-def _target(fd: int, at: bytes) -> bytes:
-    """The target of a symlink. Raises FileNotFoundError if another object has taken its place."""
-    try:
-        return os.readlink(at, dir_fd=fd)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-        raise
