@@ -18,6 +18,7 @@ from fusemount import _native
 from fusemount.beneath import object_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
+from fusemount.rootfs.bynames import merges, needs_marks
 from fusemount.rootfs.descent import Descent
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import parse_held, parse_times
@@ -43,6 +44,7 @@ class Object:
     to it, also if it has moved since; 0 for a new object.
     meta: its data are those of the node `data` (0: the layers do not have them).
     cut: it shows only a first part of them.
+    unmerged: it must not merge with the layers' directory of its name (bynames.py).
     repair: its real times (and mode, capability) are in a mark, and the object has others.
     parent, depth: None and 0 for the root.  gone: a directory that was removed meanwhile.
     """
@@ -61,6 +63,7 @@ class Object:
     target: bytes | None = None
     whiteout: bool = False
     opaque: bool = False
+    unmerged: bool = False
     redirected: bool = False
     lower: int = 0
     origin: int = 0
@@ -94,8 +97,9 @@ class Reader:
     harmless.  release() must be called when everything is applied to the tree.
     """
 
-    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
+    def __init__(self, tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> None:
         self._tree, self._upper = tree, upper
+        self._needs_marks = needs_marks(upper, upper.fd, adopted=adopted)
         self.redirects: dict[int, bytes] = {}
         self.claimed: dict[int, tuple[int, int]] = {}
         self.prefixed: list[Prefixed] = []
@@ -207,6 +211,8 @@ class Reader:
             self._take_times(found, stored)
             if parent:
                 self._find_lower(found, marks[REDIRECT], parent)
+                if found.lower and self._needs_marks and not found.redirected:
+                    self._check_merge(found, stored)
                 if found.opaque and not found.redirected:
                     self._claim(found, marks[ORIGIN])
             return found
@@ -265,6 +271,10 @@ class Reader:
             found.lower = 0
         if found.redirected and found.lower:
             self.redirects[found.lower] = self._paths.of(found.lower)
+
+    def _check_merge(self, found: Object, stored: dict[bytes, bytes]) -> None:
+        if not merges(self._tree, found.lower, found.owner, stored, self._upper.prefix):
+            found.lower, found.unmerged = 0, True
 
     def _lower_of(self, redirect: bytes, parent: Object) -> int:
         """The layers' node at a path from the root, or of a name in the lower directory of

@@ -52,9 +52,7 @@ class Staging(Objects):
         """The same, for an object that comes out of the upper."""
         return b"%s%d" % (_OUT, next(self._serial))
 
-    def make_opaque(
-        self, fd: int, path: bytes, atime_ns: int, mtime_ns: int, known: int
-    ) -> None:
+    def make_opaque(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int, known: int) -> None:
         """Marks a directory opaque, all of whose names are in the upper, and removes its
         whiteouts.
 
@@ -208,9 +206,7 @@ class Staging(Objects):
         moved to a name `kept-...` in the directory above, the user's work directory, unless it has
         only objects that show nothing. Returns all such names."""
         for name in map(os.fsencode, os.listdir(self.work_fd)):
-            is_dir = stat.S_ISDIR(
-                os.stat(name, dir_fd=self.work_fd, follow_symlinks=False).st_mode
-            )
+            is_dir = stat.S_ISDIR(os.stat(name, dir_fd=self.work_fd, follow_symlinks=False).st_mode)
             if not name.startswith(_OUT) and not (is_dir and name.startswith(_ORPHAN)):
                 remove_tree(self.work_fd, name)
             elif is_dir:
