@@ -74,8 +74,8 @@ static void put_back(img_upper *upper, const char *out, int dir, const char *nam
     }
 }
 
-int img_take_out(img_upper *upper, int dir, const char *name, img_identity is,
-                 const char *out, unsigned flags) {
+int img_take_out(img_upper *upper, int dir, const char *name, img_identity is, const char *out,
+                 unsigned flags) {
     img_identity seen;
     int work = upper->options.work_fd;
     int result = rename_to(dir, name, work, out, flags);

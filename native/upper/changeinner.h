@@ -40,8 +40,8 @@ void img_out_name(img_upper *upper, char *out);
  * -EIO: it was another object than `is`; it is put back, at its name or beside it
  * (IMG_PUT_BACK_MAX names are tried).  If others prevent this, it gets a name of
  * img_out_name in the work directory. */
-int img_take_out(img_upper *upper, int dir, const char *name, img_identity is,
-                 const char *out, unsigned flags);
+int img_take_out(img_upper *upper, int dir, const char *name, img_identity is, const char *out,
+                 unsigned flags);
 
 #define IMG_PUT_BACK_MAX 64 /* names that users may have taken */
 

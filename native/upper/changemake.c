@@ -153,8 +153,9 @@ static int give_owner_and_mode(making *m) {
     if (S_ISLNK(m->mode) || (m->st.st_mode == m->mode && !(given && m->mode & 06000)))
         return 0;
     uint32_t mode = m->mode & 07777;
-    /* Not a symlink; the name is in the work directory, or in one that is closed to others. */
-    return (file ? fchmod(m->fd, mode) : fchmodat(m->dir, m->name, mode, 0)) < 0 ? -errno : 0;
+    return (file ? fchmod(m->fd, mode) : fchmodat(m->dir, m->name, mode, AT_SYMLINK_NOFOLLOW)) < 0
+               ? -errno
+               : 0;
 }
 
 /* Makes the object so that it appears under its name by one system call, complete. */

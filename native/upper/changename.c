@@ -73,8 +73,7 @@ static int move_to_orphan(img_upper *upper, int dir, const img_named *at, const 
     img_id id = l->id;
     img_upper_orphan(id, orphan);
     int work = upper->options.work_fd;
-    int result =
-        img_take_out(upper, dir, at->name, l->is, orphan, at->lower ? RENAME_WHITEOUT : 0);
+    int result = img_take_out(upper, dir, at->name, l->is, orphan, at->lower ? RENAME_WHITEOUT : 0);
     if (result != -EINVAL || !at->lower)
         return result;
     result = link_orphan(upper, dir, at->name, id); /* the file system has no RENAME_WHITEOUT */
@@ -212,15 +211,16 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
 
 /* Links the object under its new name, in exchange for a whiteout if there is one.  It is named by
  * its descriptor, because users may have put another object at its name. */
-static int link_at(img_upper *upper, const char *fd_path, int dir, const img_named *at) {
+static int link_at(img_upper *upper, int fd, int dir, const img_named *at) {
     if (!at->lower)
-        return linkat(AT_FDCWD, fd_path, dir, at->name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+        return img_link_object(fd, dir, at->name);
     char stage[IMG_STAGE_BYTES];
     img_stage_name(upper, stage);
     int work = upper->options.work_fd;
-    if (linkat(AT_FDCWD, fd_path, work, stage, AT_SYMLINK_FOLLOW) < 0)
-        return -errno;
-    int result = rename_to(work, stage, dir, at->name, 0);
+    int result = img_link_object(fd, work, stage);
+    if (result < 0)
+        return result;
+    result = rename_to(work, stage, dir, at->name, 0);
     if (result < 0)
         (void)unlinkat(work, stage, 0);
     return result;
@@ -231,15 +231,14 @@ static int link_at(img_upper *upper, const char *fd_path, int dir, const img_nam
 static int link_object(img_upper *upper, int fd, int dir, const img_named *at, img_id id,
                        bool orphan) {
     struct stat st = {0}, object = {0};
-    char name[IMG_ORPHAN_BYTES], fd_path[IMG_FD_PATH_BYTES];
+    char name[IMG_ORPHAN_BYTES];
     int work = upper->options.work_fd;
     img_identity is = {0};
     img_upper_orphan(id, name);
-    img_fd_path(fd, fd_path);
     if (orphan)
         img_upper_moving(upper);
     int result = orphan ? rename_to(work, name, dir, at->name, at->lower ? 0 : RENAME_NOREPLACE)
-                        : link_at(upper, fd_path, dir, at);
+                        : link_at(upper, fd, dir, at);
     if (result == 0) {
         (void)fstat(dir, &st);
         (void)fstat(fd, &object);
