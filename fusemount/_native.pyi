@@ -54,10 +54,10 @@ class LayerIndex:
     @property
     def nbytes(self) -> int: ...  # memory of the arrays
     @property
-    def oddities(self) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+    def oddities(self) -> tuple[tuple[int, bytes], tuple[int, bytes], tuple[int, bytes]]:
         """Members that are not shown as the archive has them: first those with a `..` that would
-        have left the root, then those with an owner that is no id, shown as 0.  Each is (the number
-        of members, the path of the first)."""
+        have left the root, then those with an owner that is no id, shown as 0, then those of a
+        vendor's type, not shown.  Each is (the number of members, the path of the first)."""
 
 def open_layer_root(path: str | bytes | PathLike[str], /) -> int: ...
 

@@ -46,6 +46,15 @@ def open_below(root: Path, path: Path, flags: int) -> int:
         os.close(top)
 
 
+def names_below(root: Path, path: Path) -> list[str]:
+    """The names in a directory, sorted; the path as in open_below().  Raises OSError."""
+    fd = open_below(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
 def open_in_root(root_fd: int, path: bytes | str, flags: int, mode: int = 0o777) -> int:
     """open(2) of a path as in a process whose root is root_fd; magic links are ELOOP."""
     return _native.open_in_root(root_fd, path, flags, mode)

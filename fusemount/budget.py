@@ -17,6 +17,11 @@ from threading import Lock
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 
+# A member (or frame, or stream) of a compressed stream costs time even if it unpacks to nothing.
+# eStargz and zstd:chunked have one for each 512 bytes at most.  Frames of zstd are counted a read
+# earlier than their bytes (codec.INPUT): those of 512 zeros are 16 bytes.
+MEMBERS_FREE = 20_000
+MEMBER_BYTES = 512
 ROOM_MIN = 64 << 20  # bytes of a file system that stay free; or a hundredth of it, if that is less
 
 
@@ -34,12 +39,14 @@ class Budget:
         self._around: int | None = None
         self._packed: dict[str, int] = {}
         self._spent: dict[str, int] = {}
-        self._sum_packed = self._arrived = self._total = 0
+        self._members: dict[str, int] = {}
+        self._sum_packed = self._arrived = self._total = self._entered = 0
         self._lock = Lock()
 
     def announce(self, packed: Mapping[str, int]) -> None:
-        """packed: the compressed bytes of each stream to come, by a unique name, for the ratio.
-        Only measured sizes may be given: a size that a manifest claims proves nothing."""
+        """packed: the compressed bytes of each stream to come, for the ratio, by a name that the
+        same bytes always have.  Only sizes of layer.measured() may be given: a size that a manifest
+        claims proves nothing, nor does a file that is a hole, or a link to another."""
         with self._lock:
             self._packed.update(packed)
             self._sum_packed = sum(self._packed.values())
@@ -66,9 +73,24 @@ class Budget:
                 self.refused = True
                 raise MalformedImage(self._beyond(name, image or packed, self._total > own))
 
+    def enter(self, name: str) -> None:
+        """Counts a member of the stream of that name, before it is unpacked.  Raises MalformedImage
+        if the image has more than MEMBERS_FREE, and one for each MEMBER_BYTES that it has unpacked
+        to."""
+        with self._lock:
+            self._members[name] = self._members.get(name, 0) + 1
+            self._entered += 1
+            if self._entered > MEMBERS_FREE + self._total // MEMBER_BYTES:
+                self.refused = True
+                raise MalformedImage(
+                    f"{name}: with it more than {MEMBERS_FREE:,} compressed members and one for "
+                    f"each {MEMBER_BYTES} bytes that they unpack to, the limit"
+                )
+
     def forget(self, name: str) -> None:
         """Takes back what the stream of that name has spent, because it starts again."""
         with self._lock:
+            self._entered -= self._members.pop(name, 0)
             self._total -= self._spent.pop(name, 0)
 
     def check_taken(self, name: str, taken: int) -> None:

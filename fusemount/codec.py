@@ -76,7 +76,7 @@ def decompress(
     Raises MalformedImage, with name and the offset in the compressed bytes, for a stream that is
     cut off or damaged, or that passes the budget.
     """
-    source = _Counted(read, name, budget if size is None else None)
+    source = _Counted(read, name, budget, size is None)
     spends = compression is not Compression.NONE or size is None
     try:
         for piece in _plain_pieces(source, compression):
@@ -138,16 +138,22 @@ class _Foreign(Exception):
 
 
 class _Counted:
-    """Counts the bytes that were read: for messages, and for the budget if the size is unknown."""
+    """Counts the bytes that were read: for messages, and for the budget if the size is unknown.
 
-    def __init__(self, read: Read, name: str, budget: Budget | None) -> None:
-        self._read, self._name, self._budget = read, name, budget
+    enter() counts a member for the budget.
+    """
+
+    def __init__(self, read: Read, name: str, budget: Budget, limited: bool) -> None:
+        self._read, self._name, self._budget, self._limited = read, name, budget, limited
         self.taken = 0
+
+    def enter(self) -> None:
+        self._budget.enter(self._name)
 
     def read(self, size: int = -1) -> bytes:
         data = self._read(INPUT if size < 0 else size)
         self.taken += len(data)
-        if self._budget is not None:
+        if self._limited:
             self._budget.check_taken(self._name, self.taken)
         return data
 
@@ -213,6 +219,7 @@ def _members(source: _Counted, compression: Compression) -> Iterator[bytes]:
     """The plain bytes of all members of a gzip, xz or bzip2 stream."""
     data = source.read(INPUT)
     while True:
+        source.enter()
         decoder, failures = _decoder(compression)
         while not decoder.eof:
             if decoder.needs_input and not data:
@@ -320,6 +327,7 @@ class _FrameWalker:
         self._state, self._want, self._skip = state, want, skip
 
     def _magic(self, field: bytes) -> None:
+        self._source.enter()
         if field == ZSTD_MAGIC:
             self._expect(self._descriptor, 1)
         elif is_skippable(field):

@@ -1,12 +1,12 @@
-"""Law: walks a path that the caller names, once; from then on descriptors stand for what was found.
+"""Law: walks a path that the caller names, once; later calls use the descriptors that were found.
 
-A user who owns a directory on the way can replace any name in it by a symlink at any time, and so
-lead a command of root's to another directory or mount.  So the walk goes from descriptor to
+A user who owns a directory on the path can replace any name in it by a symlink at any time, and so
+lead a command of root to another directory or mount.  So the walk goes from descriptor to
 descriptor.  A symlink that the caller or root made is followed, as mount(8) and cp(1) follow it;
-one of another user is ELOOP, with a message that names it and its owner.
+a symlink of another user is ELOOP, with a message that names it and its owner.
 
-No directory on the way is asked for its status: the daemon of a mount may hang or be dead.  All
-functions raise OSError; the caller closes descriptors, which are O_PATH and O_CLOEXEC.
+No directory on the path is asked for its status, because the daemon of a mount may hang or be dead.
+All functions raise OSError; the caller closes descriptors, which are O_PATH and O_CLOEXEC.
 """
 
 from __future__ import annotations
@@ -73,6 +73,29 @@ def open_found(path: Path) -> tuple[Path, int]:
         return _path_of(fd), fd
     finally:
         os.close(walk.fd)
+
+
+def leads_to(path: Path, fd: int) -> bool:
+    """Whether a path leads to the object of that descriptor; not through another user's symlink,
+    which may lead to a file system that never answers."""
+    try:
+        _, found = open_found(path)
+    except OSError:
+        return False
+    if found < 0:
+        return False
+    try:
+        return os.path.samestat(os.fstat(found), os.fstat(fd))
+    finally:
+        os.close(found)
+
+
+def open_object(path: str | os.PathLike[str]) -> int:
+    """A descriptor of what the path leads to, of any kind; it must exist."""
+    _, fd = open_found(Path(path))
+    if fd < 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    return fd
 
 
 def _path_of(fd: int) -> Path:

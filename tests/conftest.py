@@ -1,6 +1,7 @@
-"""Law: this file's place puts `tests/` on the import path (tarwriter, imagewriter, oracle …).
+"""Law: because this file is in `tests/`, pytest puts that directory on the import path (tarwriter,
+imagewriter, oracle …).  It has the settings and fixtures that most tests need.
 
-No test is skipped: one that needs what is not there fails.  What nearly all need is said once here.
+No test is skipped: if a program that a test needs is missing, the test fails.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Law: an HTTP server that says what a test wants, byte by byte, and keeps what it heard.
+"""Law: an HTTP server that answers with the bytes that a test sets, and keeps the requests.
 
     with hostile() as server:
-        server.on("GET /v2/a/manifests/t", Answer(503), Answer(200, data))    the last stays
+        server.on("GET /v2/a/manifests/t", Answer(503), Answer(200, data))    the last is repeated
         server.on("GET /v2/a/blobs/sha256:…", function_of_request)
 
-An Answer's length is stated unless `headers` say otherwise.  cut: so many bytes of the body, then
-the connection ends.  stall: so many bytes of it, then nothing for ever.  drip: one byte in so many
-seconds.  endless: the body again and again.  flood: instead of an answer these bytes, the last of
-them again and again, each after `drip` seconds.
+An Answer has a Content-Length unless `headers` have another.  cut: the connection ends after so
+many bytes of the body.  stall: after so many bytes of the body nothing comes any more.  drip:
+seconds for one byte.  endless: the body is repeated for ever.  flood: these bytes instead of an
+answer; the last of them is repeated, each after `drip` seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Container images for tests, put together byte by byte: docker archives of every age, OCI layouts.
+"""Makes container images for tests byte by byte: docker archives of every version, OCI layouts.
 
 Law: the same arguments always give the same bytes; nothing is checked, so that hostile images can
 be written.  Layers come from tarwriter.TarWriter(...).tar().
@@ -10,8 +10,8 @@ docker_archive(path, layers, tags=..., config=..., style="1.10" | "1.9" | "25")
 oci_layout(directory, layers, ...), oci_archive(path, layers, ...)
 Each also takes images=[ImageSpec, ...] in place of layers, and wrap="gzip" (archives), and
 reverse=True (archives: members in the reverse order).
-docker_files(images, style) and oci_files(images) give {member name: bytes or Link} to tamper
-with, write_archive(path, files) and write_directory(path, files) put it down.
+docker_files(images, style) and oci_files(images) give {member name: bytes or Link}, which a
+test may change; write_archive(path, files) and write_directory(path, files) write it.
 """
 
 from __future__ import annotations

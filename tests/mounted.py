@@ -1,6 +1,6 @@
-"""Images mounted by the command itself, and taken down again whatever happens.
+"""Mounts images by the command itself, and always unmounts them at the end.
 
-Law: nothing a test mounts, starts or writes outside its tmp_path is left behind.
+Law: no mount, no process and no file outside its tmp_path is left behind by a test.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def mounted(command: Command, image: Path, at: Path, *options: str | Path) -> It
 
 
 def powerful(upper: Path) -> list[str]:
-    """What has power over the host below this directory, on its disk: set-id files, files with
+    """The objects below this directory that have power over the host: set-id files, files with
     capabilities, devices other than whiteouts."""
     found = []
     for here, directories, files in os.walk(upper):
@@ -111,8 +111,8 @@ class Workshop:
             yield at
 
     def check_upper(self, before: Sequence[bytes]) -> None:
-        """What was seen while mounted is seen after mounting again, and by the kernel's overlayfs
-        over the unpacked layers with that upper (R 46), if it has all of it."""
+        """Checks that a second mount shows the same lines, and the kernel's overlayfs over the
+        unpacked layers with that upper too (R 46), unless the upper is harmless."""
         with self.mounted() as at:
             found = differences(dump_directory(at), before)
             assert not found, "mounted again:\n" + found

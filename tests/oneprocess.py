@@ -34,7 +34,7 @@ _SIZES = (0, 1, 100, 4095, 4096, 4097, 10_000, 70_000)
 class Operation:
     name: str
     arguments: tuple[Any, ...]
-    somebody: bool = False  # as a user without rights
+    somebody: bool = False  # by a user without rights
 
 
 def choose(random: Random) -> Operation:
@@ -140,7 +140,8 @@ class Side(SystemCalls):
 
     @contextmanager
     def _inside(self, somebody: bool) -> Iterator[None]:
-        """Relative paths, since directories above may be closed to a user without rights."""
+        """Relative paths, because a user without rights may not be able to enter directories
+        above."""
         before = os.open(".", os.O_PATH)
         os.chdir(self.root)
         groups = os.getgroups()
@@ -211,7 +212,8 @@ class Side(SystemCalls):
         os.rename(path + ".tmp", path)
 
     def _truncate(self, path: str, size: int) -> None:
-        """If the size stays the same, POSIX does not say whether the time changes: so it is set."""
+        """Sets the time too, because POSIX leaves open whether it changes if the size stays the
+        same."""
         same = os.stat(path).st_size == size
         os.truncate(path, size)
         if same:

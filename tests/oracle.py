@@ -1,6 +1,6 @@
-"""The suite's oracles: what GNU tar, the kernel's overlayfs and lstat(2) say, as dump lines.
+"""The suite's oracles: the results of GNU tar, the kernel's overlayfs and lstat(2), as dump lines.
 
-Law: nothing of ours decides here; only the line format is shared (fusemount.rootfs.treetext).
+Law: no code of imgmount takes part; only the line format is shared (fusemount.rootfs.treetext).
 
     unpack(tar, directory)             one layer alone, by GNU tar; `.wh.` made overlayfs' own
     overlay(layers_bottom_first, at)   context manager: the kernel's overlayfs over unpacked layers
@@ -104,8 +104,8 @@ def overlay(
 def dump_directory(
     root: Path, *, digest: bool = True, hide: Sequence[bytes] = (b"trusted.overlay.",)
 ) -> list[bytes]:
-    """Dump lines without a layer; nlink is counted over the names seen, since the kernel's
-    overlayfs says 1 for merged directories and old counts for replaced hardlinks."""
+    """Dump lines without a layer; nlink is counted over the names that were seen, because the
+    kernel's overlayfs shows 1 for merged directories and old counts for replaced hardlinks."""
     base = os.fsencode(root)
     found = list(_walk(base, b""))
     names = Counter((st.st_dev, st.st_ino) for _, st in found if not stat.S_ISDIR(st.st_mode))

@@ -2,11 +2,12 @@
 
     with real_registry(base) as registry:                          plain
     with real_registry(base, tls=make_authority(base)) as …        TLS, by an authority of our own
-        and clients=authority: only for those who show a certificate of it
+        and clients=authority: only for clients with a certificate of this authority
     with real_registry(base, users={"alice": "secret"}) as …       Basic
     with real_registry(base, token=tokenserver) as …               Bearer; see tokenserver.py
 
-base: an empty directory.  `registry.domain` is `127.0.0.1:PORT`, what names of images begin with.
+base: an empty directory.  `registry.domain` is `127.0.0.1:PORT`, the beginning of the images'
+names.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ http:
 
 @dataclass(frozen=True)
 class Authority:
-    """PEM files: ca believes in certificate, which is for 127.0.0.1 and localhost."""
+    """PEM files: ca has signed certificate, which is for 127.0.0.1 and localhost."""
 
     ca: Path
     certificate: Path

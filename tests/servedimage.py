@@ -1,4 +1,4 @@
-"""Law: an image at a hostile registry, all right until a test says otherwise.
+"""Law: an image at a hostile registry, which serves it correctly until a test sets other answers.
 
 image = ServedImage(server, oci_files([...]), "a", "t")
 server.on(image.blob(digest), Answer(503))         and image.serve() makes all right again

@@ -48,7 +48,7 @@ def two_images(path: Path) -> Path:
 
 @dataclass
 class StoreCommand:
-    """Called with a command line it gives standard output; err is what stood on the other."""
+    """Called with a command line, it returns standard output; err is the standard error."""
 
     root: Path
     capsys: pytest.CaptureFixture[str]

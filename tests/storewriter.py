@@ -1,6 +1,6 @@
-"""Stores as docker and containers/storage lay them out, made by hand: for what is damaged in one.
+"""Stores in the layout of docker and containers/storage, made by hand, for tests of damaged stores.
 
-The layers are directories that the caller filled; what real programs write, tests/real shows.
+The layers are directories that the caller has filled.  tests/real has stores of the real programs.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class ContainersRoot:
         write(self.root / f"{self.driver}-layers/layers.json", json.dumps(self.layers))
 
     def add(self, name: str, *names: str, below: str = "", below_ids: Sequence[str] = ()) -> str:
-        """Two layers; below: a layer of this or another store that they stand on, and the diff_ids
-        up to there."""
+        """Two layers; below: a layer of this or another store that is below them; below_ids: the
+        diff_ids up to that layer."""
         diff_ids = [*below_ids, diff_id(f"{name}0"), diff_id(f"{name}1")]
         parent = below
         for i in range(2):

@@ -1,6 +1,6 @@
 """The suite's own tar writer, byte level, independent of CPython's `tarfile`.
 
-Law: it writes what it is told to, legal or not; it never checks that a reader could take it.
+Law: it writes any archive, legal or not; it never checks whether a reader could read it.
 The same arguments always give the same bytes.
 
 Layers (every method returns the writer, so that calls chain; names are str or bytes):
@@ -147,8 +147,8 @@ class TarWriter:
     ) -> TarWriter:
         """One member.  kind: a key of TYPEFLAGS; typeflag and size, where given, lie.
 
-        What the dialect's header cannot hold goes where the dialect puts it: PAX records, GNU
-        base-256 and L/K members, ustar's prefix.  pax adds records in any dialect.
+        Values that the dialect's header cannot have go where the dialect puts them: PAX records,
+        GNU base-256 and L/K members, ustar's prefix.  pax adds records in any dialect.
         """
         dialect = dialect or self.dialect
         name, target, records = _b(path), _b(link), dict(pax or {})

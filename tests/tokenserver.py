@@ -1,7 +1,7 @@
 """Law: a token server as the distribution protocol wants one, for docker-registry's `auth: token`.
 
-Everybody may pull `public/…`, without a name too; users may do all.  Tokens are JWTs (RS256, the
-certificate in x5c), signed by the openssl command.  What was asked is kept in `asked`.
+All clients may pull `public/…`, also without a user name; users may do everything.  Tokens are JWTs
+(RS256, the certificate in x5c), signed by the openssl command.  The requests are kept in `asked`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TokenServer:
         return self.base / "token.key"
 
     def user_of(self, authorization: str | None) -> str | None:
-        """None: nobody; raises KeyError where the password is wrong."""
+        """None: no user; raises KeyError if the password is wrong."""
         if not authorization:
             return None
         pair = base64.b64decode(authorization.removeprefix("Basic ")).decode()

@@ -1,6 +1,6 @@
 """Law: pulls and pushes images by the functions that the verbs call, and keeps their reports.
 
-came = pulled(store, "127.0.0.1:5000/a:t")       came.said: {twelve digits: last words}
+came = pulled(store, "127.0.0.1:5000/a:t")       came.messages: {twelve digits: last message}
 went = pushed(store, "a:1", "127.0.0.1:5000/b:1")
 upload(domain, "a", "t", files)                  an image of imagewriter.oci_files, unchanged
 shown(store, "a:1")                              dump lines with digests
@@ -39,30 +39,31 @@ QUICK = RegistryAccess(RegistryOptions(retry_delays=(0.0, 0.0)))
 
 
 class _Task:
-    def __init__(self, said: dict[str, str], name: str) -> None:
-        self._said, self._name = said, name
+    def __init__(self, messages: dict[str, str], name: str) -> None:
+        self._messages, self._name = messages, name
 
     def advance(self, n: int) -> None:
         pass
 
     def say(self, what: str) -> None:
-        self._said[self._name] = what
+        self._messages[self._name] = what
 
     done = say
 
 
 class Recorder:
-    """Transfers that keeps what it is told: said, and begun once each."""
+    """Transfers that keep their reports.  messages: the last one of each; begun: the names, once
+    each."""
 
     def __init__(self) -> None:
-        self.said: dict[str, str] = {}
+        self.messages: dict[str, str] = {}
         self.begun: list[str] = []
         self._lock = threading.Lock()
 
     def begin(self, name: str, total: int) -> _Task:
         with self._lock:
             self.begun.append(name)
-        return _Task(self.said, name)
+        return _Task(self.messages, name)
 
     def note(self, line: str) -> None:
         pass
@@ -71,22 +72,22 @@ class Recorder:
 @dataclass
 class Came:
     pulled: Pulled
-    said: dict[str, str]
+    messages: dict[str, str]
 
     @property
     def words(self) -> list[str]:
-        return sorted(self.said.values())
+        return sorted(self.messages.values())
 
 
 @dataclass
 class Went:
     pushed: Pushed
-    said: dict[str, str]
+    messages: dict[str, str]
     begun: list[str] = field(default_factory=list)
 
     @property
     def words(self) -> list[str]:
-        return sorted(self.said.values())
+        return sorted(self.messages.values())
 
 
 def pulled(
@@ -99,7 +100,7 @@ def pulled(
 ) -> Came:
     recorder = Recorder()
     options = PullOptions(access, platform, all_platforms)
-    return Came(pull(store, parse_name(text), options, recorder), recorder.said)
+    return Came(pull(store, parse_name(text), options, recorder), recorder.messages)
 
 
 def pushed(
@@ -113,7 +114,7 @@ def pushed(
     recorder = Recorder()
     options = PushOptions(access, compression)
     done = push(store, store.find(what), parse_name(where), options, recorder)
-    return Went(done, recorder.said, recorder.begun)
+    return Went(done, recorder.messages, recorder.begun)
 
 
 def upload(domain: str, repository: str, tag: str, files: Files) -> Digest:

@@ -1,10 +1,10 @@
-"""Law: what `docker diff` says of two directory trees, by docker's own rule for any graph driver.
+"""Law: the lines of `docker diff` for two directory trees, by docker's own rule for any graph
+driver.
 
-The rule (moby, pkg/archive/changes.go, "naive diff"): a name is added, deleted, or changed when
-mode, owner, device, mtime or (of what is no directory) size differ; what is below a deleted
-directory, or one replaced by another kind, is not listed; a directory is changed when anything in
-it is.
-Unlike docker, which looks at security.capability only, all xattrs count.
+The rule (moby, pkg/archive/changes.go, "naive diff"): a name is added, deleted, or changed.  It is
+changed if mode, owner, device, mtime or, except for directories, size differ.  Names below a
+deleted directory, or below one that another kind replaced, are not listed.  A directory is changed
+if any name in it is.  Unlike docker, which looks at security.capability only, all xattrs count.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from fusemount.dataclass import dataclass
 from fusemount.errors import ImageNotFound, MountpointError, UpperError, translated
 from fusemount.reference import Reference, parse_reference
 from fusemount.settings import Directories, ImageOptions
-from fusemount.walk import open_walked
+from fusemount.walk import leads_to, open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory, OpenLayer, Progress
@@ -138,7 +138,7 @@ def all_as_added(rootfs: RootFs) -> Sequence[Change]:
 def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper:
     """The stack closes the descriptor. Raises MountpointError: another user's mount, or a mount
     without an upper; UpperError."""
-    target, entry, _ = find_mount(path, UpperError)
+    _, entry, _ = find_mount(path, UpperError)
     record = mountrecords.find(directories.runtime, entry) if entry else None
     if record is None and entry is not None and entry.fstype == FSTYPE:
         raise MountpointError(f"{path}: no record of this mount in {directories.runtime}")
@@ -146,11 +146,16 @@ def _find(path: Path, directories: Directories, stack: ExitStack) -> _FoundUpper
         if record.upper is None:
             raise MountpointError(f"{path}: mounted read-only: there is nothing to have changed")
         return _open_upper(Path(record.upper), record if record.alive else None, stack)
-    if not target.is_dir():
-        raise UpperError(f"{path}: neither a mount of ours nor an upper directory")
-    found = _open_upper(path, None, stack)
+    try:
+        found = _open_upper(path, None, stack)
+    except UpperError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            why = f"{path}: neither a mount of ours nor an upper directory"
+            raise UpperError(why) from error
+        raise
     for mounted in mountrecords.listing(directories.runtime):
-        if _is(mounted.record.upper, found.fd) and mounted.record.alive:
+        recorded = mounted.record.upper
+        if recorded and leads_to(Path(recorded), found.fd) and mounted.record.alive:
             return replace(found, record=mounted.record)
     return found
 
@@ -160,14 +165,6 @@ def _open_upper(path: Path, record: Record | None, stack: ExitStack) -> _FoundUp
         upper, fd, _ = open_walked(path, make=False)
     stack.callback(os.close, fd)
     return _FoundUpper(upper, fd, record)
-
-
-def _is(recorded: str | None, upper: int) -> bool:
-    """Whether a recorded path leads to the directory of that descriptor."""
-    try:
-        return recorded is not None and os.path.samestat(os.stat(recorded), os.fstat(upper))
-    except OSError:
-        return False
 
 
 def _write_out(record: Record) -> None:

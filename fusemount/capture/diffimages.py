@@ -22,9 +22,9 @@ def diff_images(
     from fusemount.rootfs.treediff import image_changes
 
     with ExitStack() as stack:
-        sides = [_side(each, asked, directories, progress, stack) for each in (old, new)]
+        was, now = (_side(each, asked, directories, progress, stack) for each in (old, new))
         with translated(f"{old}, {new}"):
-            return list(image_changes(*sides))
+            return list(image_changes(was, now, asked.image_options.unpack))
 
 
 def _side(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,9 +13,11 @@ from typing import TYPE_CHECKING
 from fusemount.capture.changed import Asked, Warn, all_as_added, open_changed
 from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.openview import open_view
-from fusemount.errors import UpperError
+from fusemount.errors import UpperError, translated
 from fusemount.reference import Reference
 from fusemount.settings import Directories, MountOptions
+from fusemount.sources.newfile import status
+from fusemount.walk import open_found
 
 if TYPE_CHECKING:
     from fusemount.layer import Progress
@@ -23,11 +27,20 @@ if TYPE_CHECKING:
 def is_mount_or_upper(path: Path) -> bool:
     """Whether path is an imgmount mount, or a directory that is no OCI layout and so an upper.
     Raises UpperError for another user's symlink on it."""
-    target, entry, _ = find_mount(path, UpperError)
+    _, entry, _ = find_mount(path, UpperError)
     if entry is not None and entry.fstype == FSTYPE:
         return True
-    layout = any((target / name).exists() for name in ("oci-layout", "index.json"))
-    return target.is_dir() and not layout
+    with translated(path, UpperError):
+        _, fd = open_found(path)
+        if fd < 0:
+            return False
+        try:
+            layout = ("oci-layout", "index.json")
+            return stat.S_ISDIR(os.fstat(fd).st_mode) and all(
+                status(fd, name) is None for name in layout
+            )
+        finally:
+            os.close(fd)
 
 
 def export_changed(

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
         for each in found:
             print(template.fill(_for_template(each)))
     elif found or failed is None:
-        print(json.dumps(found, indent=4))
+        print(json.dumps(found, indent=4, allow_nan=False))
     if failed is not None:
         raise failed
     return 0

@@ -22,11 +22,11 @@ def parser() -> Parser:
 def run(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from pathlib import Path
-
     from fusemount.cli.transfers import shown_transfers
     from fusemount.compression import Compression
+    from fusemount.errors import translated
     from fusemount.imagename import parse_name
+    from fusemount.namedfile import open_named, replace_named
     from fusemount.transfer.push import PushOptions, push
 
     store = open_store()
@@ -41,5 +41,6 @@ def run(argv: list[str]) -> int:
     if args.quiet:
         print(name)
     if args.digestfile:
-        Path(args.digestfile).write_text(pushed.digest)
+        with translated(f"{args.digestfile}: cannot be written", full=args.digestfile):
+            replace_named(open_named(args.digestfile), pushed.digest.encode())
     return 0

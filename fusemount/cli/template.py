@@ -217,7 +217,7 @@ def printed(value: Any) -> str:
 def as_json(value: Any) -> str:
     if isinstance(value, Nil):
         return "null"
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _index(value: Any, *keys: Any) -> Any:

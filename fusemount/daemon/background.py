@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fusemount import _native, errors
+from fusemount.beneath import fd_path
 from fusemount.daemon.log import LOGGER
+from fusemount.daemon.mountid import Mount, mount_of, mount_root
 from fusemount.errors import ImgmountError
 
 Ready = Callable[[], None]
@@ -128,12 +130,17 @@ def _rebuilt(description: dict[str, str]) -> ImgmountError:
     return error
 
 
-def answers(mountpoint: Path, seconds: float) -> bool:
-    """Whether a stat of the mountpoint returns in time."""
+def answers(mountpoint: Path, seconds: float, mount: Mount | None = None) -> bool:
+    """Whether the mount at that path answers a stat in time, and is that mount.
+
+    mount: None: any. A symlink of another user is not followed."""
 
     def look() -> None:
-        os.stat(mountpoint)
-        os.statvfs(mountpoint)  # never answered from a cache
+        with mount_root(mountpoint) as root:
+            if mount is not None and mount_of(root) != mount:
+                raise FileNotFoundError
+            os.stat(fd_path(root))
+            os.statvfs(root)  # never answered from a cache
 
     return done_in_time(look, seconds)
 

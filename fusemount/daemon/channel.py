@@ -148,8 +148,13 @@ def open_channel(request: MountRequest) -> FuseChannel:
     channel.discard()
     if os.geteuid() != 0 and channel.mount is None:
         _clear(at.path, request)
-    raise MountpointError(
-        f"{at.path}: moved or replaced by somebody while it was to be mounted on; nothing was"
+    raise moved(at.path)
+
+
+def moved(path: Path) -> MountpointError:
+    """The error for a mount that stands elsewhere than at its path; it is taken off again."""
+    return MountpointError(
+        f"{path}: moved or replaced by somebody while it was to be mounted on; nothing was"
     )
 
 

@@ -14,6 +14,7 @@ from fusemount.daemon import mountrecords
 from fusemount.daemon.mountinfo import mount_at
 from fusemount.rootfs.upperlock import is_free
 from fusemount.settings import Directories
+from fusemount.walk import leads_to, open_walked
 
 HANDOVER_SECONDS = 10.0
 _STEP_SECONDS = 0.01
@@ -33,9 +34,13 @@ def await_upper(upper: Path, directories: Directories) -> None:
 def _same(one: str | None, upper: Path) -> bool:
     """Whether both paths lead to one directory."""
     try:
-        return one is not None and os.path.samefile(one, upper)
+        _, fd, _ = open_walked(upper, make=False)
     except OSError:
         return False
+    try:
+        return one is not None and leads_to(Path(one), fd)
+    finally:
+        os.close(fd)
 
 
 def _is_mounted(record: mountrecords.Record) -> bool:

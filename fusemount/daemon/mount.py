@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from fusemount import _native
 from fusemount.daemon import mountrecords
 from fusemount.daemon.background import DaemonLost, answers, launch
-from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, open_channel
+from fusemount.daemon.channel import FLAG_WORDS, FuseChannel, MountRequest, moved, open_channel
 from fusemount.daemon.control import listening, serve_control
 from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import LOGGER, open_log
 from fusemount.daemon.measure import measure
+from fusemount.daemon.mountid import mount_on
 from fusemount.daemon.mountpoint import Mountpoint, open_mountpoint
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.openview import View, hold_image, open_view
@@ -127,8 +128,10 @@ def _in_background(
         raise
     stack.pop_all()
     channel.close_fd()
-    if not answers(channel.mountpoint, ANSWER_SECONDS):
+    if not answers(channel.mountpoint, ANSWER_SECONDS, channel.mount):
         os.kill(pid, signal.SIGTERM)
+        if channel.mount is not None and mount_on(channel.mountpoint) != channel.mount:
+            raise moved(channel.mountpoint)
         raise ImgmountError(f"{channel.mountpoint}: mounted, but it does not answer; see the log")
     return MountResult(channel.mountpoint, pid, upper)
 

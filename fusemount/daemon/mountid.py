@@ -12,7 +12,6 @@ No function here sends a request to the file system: its daemon may be dead, or 
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path, open_in_root
 from fusemount.daemon.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
-from fusemount.walk import open_found
+from fusemount.walk import open_found, open_object
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class Mount:
 def mount_root(path: Path) -> Iterator[int]:
     """A descriptor of the root of the topmost mount at that path. Raises OSError, ELOOP for another
     user's symlink on the way."""
-    _, fd = open_found(path)
-    if fd < 0:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    fd = open_object(path)
     try:
         yield fd
     finally:
@@ -103,7 +100,7 @@ def covering(directory: int, path: Path) -> Iterator[int]:
         uncovered = mount_of(fd) == mount_of(directory)
         if uncovered and os.readlink(fd_path(directory)) == os.fsencode(path):
             os.close(fd)
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = open_object(path)
         yield fd
     finally:
         os.close(fd)

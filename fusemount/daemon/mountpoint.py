@@ -16,7 +16,7 @@ from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of, topmost
 from fusemount.daemon.mountinfo import MountEntry, mount_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted, translated
-from fusemount.walk import open_walked
+from fusemount.walk import open_parent, open_walked
 
 FSTYPE = "fuse.imgmount"
 
@@ -116,9 +116,9 @@ def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> 
 
 @contextmanager
 def _parent(target: Path) -> Iterator[tuple[int, bytes]]:
-    fd = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd, name = open_parent(target)
     try:
-        yield fd, os.fsencode(target.name) or b"."
+        yield fd, os.fsencode(name)
     finally:
         os.close(fd)
 

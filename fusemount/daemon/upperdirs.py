@@ -2,7 +2,7 @@
 
 A path is walked once (walk.py), because the owner of a directory above may exchange it at any time.
 From then on the upper is its descriptor, and the work directory is one name in its parent's
-descriptor.  All that is made, looked at and removed goes by these.
+descriptor.  Objects are made, checked and removed only by these.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusemount.beneath import open_beneath, parent_beneath
+from fusemount.beneath import fd_path, open_beneath, parent_beneath
 from fusemount.daemon import mountrecords
 from fusemount.daemon.scratch import Scratch, create_scratch, sweep
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError, translated
 from fusemount.settings import Directories, MountOptions
-from fusemount.walk import open_walked
+from fusemount.walk import open_found, open_object, open_walked
 
 if TYPE_CHECKING:
     from fusemount.layer import OpenDirectory
@@ -126,14 +126,14 @@ def _make_work(path: Path, above: int, made: NewDirs) -> None:
         made.add(above, f"{name}/work")  # rootfs makes it
 
 
-def check_not_a_layer(places: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
+def check_not_a_layer(dirs: UpperDirs, layers: Sequence[OpenDirectory]) -> None:
     """Raises UpperError if upper or work directory is a layer: changes would go into the layer."""
     named: list[tuple[str, Path | None, os.stat_result]] = []
-    if places.upper_fd is not None:
-        named.append(("upper", places.upper, os.fstat(places.upper_fd)))
-    if places.work is not None and places.work_above is not None:
-        st = os.stat(places.work.name, dir_fd=places.work_above, follow_symlinks=False)
-        named.append(("work directory", places.work, st))
+    if dirs.upper_fd is not None:
+        named.append(("upper", dirs.upper, os.fstat(dirs.upper_fd)))
+    if dirs.work is not None and dirs.work_above is not None:
+        st = os.stat(dirs.work.name, dir_fd=dirs.work_above, follow_symlinks=False)
+        named.append(("work directory", dirs.work, st))
     for what, path, st in named:
         if any(os.path.samestat(st, os.fstat(layer.fd)) for layer in layers):
             raise UpperError(f"{path}: the {what} is a layer of this mount too")
@@ -144,10 +144,10 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
     daemon would wait for its own mount for ever."""
     if options.upper is None:
         return
-    upper = Path(os.path.realpath(options.upper))
+    upper = _place(options.upper)
     paths = {"upper": upper}
     if not options.read_only:
-        paths["work directory"] = Path(os.path.realpath(_work_for(upper, options)))
+        paths["work directory"] = _place(_work_for(upper, options))
     for what, path in paths.items():
         if mountpoint == path or mountpoint in path.parents or path in mountpoint.parents:
             raise UpperError(
@@ -155,11 +155,31 @@ def check_apart(mountpoint: Path, options: MountOptions) -> None:
             )
 
 
+def _place(path: Path) -> Path:
+    """The path without symlinks. Raises UpperError."""
+    with translated(path, UpperError):
+        place, fd = open_found(path)
+    if fd >= 0:
+        os.close(fd)
+    return place
+
+
 def remountable(options: MountOptions) -> bool:
     """Whether a mount may become rw later. As with overlayfs, `ro` with an upper and a work
     directory is a flag of the mount only, if both directories can be written to."""
     paths = (options.upper, options.work) if options.overlay else (None,)
-    return all(path is not None and os.access(path, os.W_OK) for path in paths)
+    return all(path is not None and _is_writable(path) for path in paths)
+
+
+def _is_writable(path: Path) -> bool:
+    try:
+        fd = open_object(path)
+    except OSError:
+        return False
+    try:
+        return os.access(fd_path(fd), os.W_OK)
+    finally:
+        os.close(fd)
 
 
 def fresh_scratch(directories: Directories, stack: ExitStack) -> Scratch:

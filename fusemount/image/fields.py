@@ -8,6 +8,7 @@ unknown keys are ignored, and half of a surrogate pair becomes a replacement cha
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,10 @@ def parse_json(data: bytes, where: str, limit: int = DOCUMENT_BYTES_MAX) -> Any:
         raise MalformedImage(f"{where}: {len(data)} bytes of JSON, the limit is {limit}")
     try:
         value = json.loads(
-            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object
+            data.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_float,
+            object_pairs_hook=_object,
         )
         _check(value, DOCUMENT_DEPTH_MAX)
     except RecursionError:
@@ -59,6 +63,14 @@ def listed(names: Sequence[str]) -> str:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON number")
+
+
+def _float(text: str) -> float:
+    """Refuses a number that would be written as `Infinity`, which is no JSON; so does Go."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{shown(text)} is beyond the largest number")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

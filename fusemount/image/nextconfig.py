@@ -42,7 +42,7 @@ def committed_config(
     the step made none.
 
     Raises UsageError for a change that cannot be understood; MalformedImage if the config would be
-    beyond a limit, so that nobody could read it.
+    beyond a limit, and no reader would accept it.
     """
     created = rfc3339(step.created_ns)
     document = {k: v for k, v in base.document.items() if k not in _OF_A_CONTAINER}
@@ -64,7 +64,7 @@ def committed_config(
     }
     if base.variant:
         document["variant"] = base.variant
-    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     parse_config(data, "the new config")
     return data
 

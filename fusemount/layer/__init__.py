@@ -7,7 +7,7 @@ the cache directory, filestate.py the names of its facts, sparse.py writes its t
 an index, progress.py reports progress.
 """
 
-from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer
+from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer, measured
 from fusemount.layer.directory import OpenDirectory, open_directories
 from fusemount.layer.opening import open_layers
 from fusemount.layer.progress import Progress, SilentProgress
@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "SilentProgress",
     "UnpackedLayer",
+    "measured",
     "open_directories",
     "open_layers",
 ]

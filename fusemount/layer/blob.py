@@ -69,6 +69,21 @@ class BlobFile:
             self._fd = -1
 
 
+def measured(file: BlobFile, offset: int, size: int) -> tuple[str, int]:
+    """(what these bytes of the file are on the disk, how many of them are there at most).
+
+    For Budget.announce(): bytes that have several names are the same bytes, and holes are none.
+    """
+    st = os.fstat(file.fd)
+    try:
+        hole = os.lseek(file.fd, offset, os.SEEK_HOLE)
+    except OSError:  # offset is at the end of the file
+        hole = st.st_size
+    file.release()
+    there = size if hole >= offset + size else min(size, st.st_blocks * 512)
+    return f"{st.st_dev} {st.st_ino} {offset} {size}", there
+
+
 @dataclass(frozen=True)
 class LayerBlob:
     """A layer as the image stores it, perhaps compressed.

@@ -21,7 +21,7 @@ from fusemount.budget import Budget
 from fusemount.compression import Compression
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild
+from fusemount.layer.blob import LayerBlob, OpenLayer, Rebuild, measured
 from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.decode import compression_at, hash_in_place, scan, unpack
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
@@ -53,7 +53,7 @@ def open_layers(
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
     opener = _Opener(options, cache, progress, budget)
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     try:
         with ExitStack() as undo:
             layers = [undo.enter_context(opener.open(blob)) for blob in image.layers]
@@ -233,9 +233,11 @@ class _Opener:
 
 def _log_oddities(layer: OpenLayer) -> None:
     """Logs members that no reader can show as the archive has them; that is no error."""
-    kinds = ("names lead out of the root by '..' and end at it", "owners are no ids and show as 0")
+    kinds = (
+        "%s: %d members' names lead out of the root by '..' and end at it; the first shows as %r",
+        "%s: %d members' owners are no ids and show as 0; the first shows as %r",
+        "%s: %d members of an unknown type are left out; the first is %r",
+    )
     for (count, first), kind in zip(layer.index.oddities, kinds, strict=True):
         if count:
-            name = first.decode(errors="backslashreplace")
-            _LOG.info("%s: %d members' %s; the first shows as %r",
-                      layer.description, count, kind, name)  # fmt: skip
+            _LOG.info(kind, layer.description, count, first.decode(errors="backslashreplace"))

@@ -4,12 +4,12 @@ made harmless before a mount without these options serves the upper (harmless.py
 Some objects are left as they are: those with names outside the upper, because they may be files of
 the host that a user has linked; those that are too deep; and those that a user moves away
 meanwhile. An object with no room for a mark loses its powers, as a write would take them: one
-object of a user's must not keep root from mounting the upper. A crash in between leaves an object's
+object of a user must not keep root from mounting the upper. A crash in between leaves an object's
 powers real, in marks, or both; the mount shows the same.  But the names of a device may then be
 different objects.
 
 Names are counted although users move them meanwhile: a name that was moved while the upper was read
-may have been found twice, at its old place and at its new one.  A change of an object's names gives
+may have been found twice, at its old path and at its new one.  A change of an object's names gives
 the object a new ctime, so names that are there while the ctime stays the same are there at once.
 """
 

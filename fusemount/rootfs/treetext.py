@@ -86,6 +86,7 @@ class _Dump:
     def __init__(self, rootfs: RootFs, digest: bool, holes: Holes) -> None:
         self._rootfs, self._digest, self._holes = rootfs, digest, holes
         self._first_names: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] = {}  # of files with several names, each hashed once
 
     def lines(self, ino: int, path: bytes) -> Iterator[bytes]:
         todo = [(ino, path, b"")]
@@ -126,10 +127,16 @@ class _Dump:
         )
 
     def _contents(self, attr: _native.Attr, path: bytes) -> bytes:
+        known = self._digests.get(attr.ino)
+        if known is not None:
+            return known
         digest = hashlib.sha256()
         for piece in contents(self._rootfs, attr, path, self._holes):
             digest.update(piece)
-        return b"sha256:" + digest.hexdigest().encode()
+        found = b"sha256:" + digest.hexdigest().encode()
+        if attr.nlink > 1:
+            self._digests[attr.ino] = found
+        return found
 
 
 def dump_lines(

@@ -100,7 +100,7 @@ class Upper(Staging):
             self.prefix = prefixes(self.fd, upper, self._userxattr)[-1]
             self.prefixed = has_prefixed_names(self.fd)
             return
-        check_apart(upper, work)
+        check_apart(upper, at, work, work_above)
         self.fd = open_dir(upper, at, make=True)
         with usable(work):
             inside = None if work_above is None else (work_above, work.name)

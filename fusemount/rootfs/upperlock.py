@@ -31,9 +31,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fusemount.beneath import own_directory
+from fusemount.beneath import open_beneath, own_directory
 from fusemount.errors import UpperError
 from fusemount.ownfile import open_file, open_or_make
+from fusemount.walk import open_walked
 
 _WHOLE_FILE = "hhqqi4x"  # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _PREFIX, _SUFFIX = "upper-", ".lock"
@@ -42,13 +43,13 @@ _PREFIX, _SUFFIX = "upper-", ".lock"
 class UpperLocks:
     """The locks of one upper; close() releases them.
 
-    path: the upper's, for errors.  places: the own runtime directory first, then those of others;
-    if there are none, only the upper itself and its work directory are locked.
+    path: the upper's, for errors.  directories: the own runtime directory first, then those of
+    others; if there are none, only the upper itself and its work directory are locked.
     exclusive: for a mount; otherwise the lock is shared with other readers.
     """
 
-    def __init__(self, path: Path, places: Sequence[Path], *, exclusive: bool) -> None:
-        self._path, self._places, self._exclusive = path, places, exclusive
+    def __init__(self, path: Path, directories: Sequence[Path], *, exclusive: bool) -> None:
+        self._path, self._directories, self._exclusive = path, directories, exclusive
         self._fds: list[int] = []
         self._file: Path | None = None
 
@@ -56,9 +57,9 @@ class UpperLocks:
         """upper: its descriptor, to which a lock then belongs too. Raises UpperError, OSError."""
         st = os.fstat(upper)
         name = f"{_PREFIX}{st.st_dev}-{st.st_ino}{_SUFFIX}"
-        if self._places:
-            self._take_file(self._places[0] / name)
-        for directory in self._places[1:]:
+        if self._directories:
+            self._take_file(self._directories[0] / name)
+        for directory in self._directories[1:]:
             if _seen_locked(directory / name, shared=not self._exclusive):
                 raise self._in_use("")
         try:
@@ -123,11 +124,15 @@ class UpperLocks:
         return UpperError(f"{self._path}: in use by another mount{by}")
 
 
-def is_free(path: Path, places: Sequence[Path]) -> bool:
+def is_free(path: Path, directories: Sequence[Path]) -> bool:
     """Whether a mount could lock the upper at that path now; true if there is no upper."""
-    locks = UpperLocks(path, places, exclusive=True)
+    locks = UpperLocks(path, directories, exclusive=True)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        _, found, _ = open_walked(path, make=False)
+        try:
+            fd = open_beneath(found, b"", os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            os.close(found)
     except OSError:
         return True
     try:

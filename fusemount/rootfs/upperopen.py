@@ -20,6 +20,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path, open_beneath, own_directory
 from fusemount.errors import UpperError
 from fusemount.rootfs.removal import remove_tree
+from fusemount.walk import open_walked
 
 _READ = os.O_RDONLY | os.O_DIRECTORY
 _OPEN_TO_OTHERS = 0o077
@@ -41,10 +42,16 @@ def open_dir(path: Path, at: int | None, *, make: bool = False) -> int:
         return os.open(path, _READ) if at is None else open_beneath(at, b"", _READ)
 
 
-def check_apart(upper: Path, work: Path) -> None:
-    a, b = Path(os.path.realpath(upper)), Path(os.path.realpath(work))
+def check_apart(upper: Path, at: int | None, work: Path, above: int | None) -> None:
+    """at, above: descriptors of the upper and of the directory of work. Raises UpperError."""
+    a = _place(upper, at)
+    b = _place(work, None) if above is None else _place(work.parent, above) / work.name
     if a == b or a in b.parents or b in a.parents:
         raise UpperError(f"{work}: the work directory and the upper {upper} lie in each other")
+
+
+def _place(path: Path, fd: int | None) -> Path:
+    return Path(os.path.realpath(path) if fd is None else os.fsdecode(os.readlink(fd_path(fd))))
 
 
 def without_mounts(path: Path, *fds: int) -> list[int]:
@@ -73,7 +80,7 @@ def _cloned(fds: tuple[int, ...]) -> list[int]:
     try:
         paths = [os.readlink(fd_path(fd)) for fd in fds]
         above = os.path.commonpath(paths)
-        top = os.open(above, os.O_PATH | os.O_DIRECTORY)
+        _, top, _ = open_walked(Path(os.fsdecode(above)), make=False)
         try:
             clone = _native.clone_mount(top)
         finally:

@@ -118,9 +118,9 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
     try:
         _make_working_dir(root, command.working_dir)  # as root, and as docker does
         environment = {"HOME": run_as.home, **command.environment}
-        places = candidates(command.argv[0], environment.get("PATH", ""))
-        paths = {place: os.path.join(command.working_dir, place) for place in places}
-        refused = {place for place, path in paths.items() if leads_through_proc(root, path)}
+        candidate_paths = candidates(command.argv[0], environment.get("PATH", ""))
+        paths = {name: os.path.join(command.working_dir, name) for name in candidate_paths}
+        refused = {name for name, path in paths.items() if leads_through_proc(root, path)}
         _become(run_as)
         _change_directory(root, command.working_dir)
         os.umask(0o022)
@@ -128,7 +128,7 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         close_from(3)
-        code = _exec(command, environment, places, refused)
+        code = _exec(command, environment, candidate_paths, refused)
     except ImgmountError as error:
         _say(str(error))
     except OSError as error:
@@ -186,17 +186,17 @@ def _become(run_as: RunAs) -> None:
 
 
 def _exec(
-    command: Command, environment: dict[str, str], places: list[str], refused: set[str]
+    command: Command, environment: dict[str, str], candidate_paths: list[str], refused: set[str]
 ) -> int:
     """Executes the command.  Returns only if it cannot be executed: the exit code for the
     reason."""
     why = ""
-    for place in places:
-        if place in refused:
+    for program in candidate_paths:
+        if program in refused:
             why = "it leads through a link of /proc, or in a circle"
             continue
         try:
-            os.execve(place, command.argv, environment)
+            os.execve(program, command.argv, environment)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 why = os.strerror(error.errno or 0)

@@ -20,6 +20,7 @@ from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, translated
 from fusemount.sandbox.command import Volume
 from fusemount.sandbox.target import DEVPTS, PROC, SYSFS, TMPFS, ImageRoot, is_directory
+from fusemount.walk import open_object
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
@@ -99,13 +100,20 @@ def _open_host(sandbox: Sandbox) -> _Host:
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
     devices = {name: handle(Path("/dev", name)) for name in _DEVICES}
-    volumes = [(volume, handle(volume.host)) for volume in sandbox.volumes]
+    volumes = [(volume, _open_volume(volume.host)) for volume in sandbox.volumes]
     console = handle(Path(os.ttyname(0))) if os.isatty(0) else None
     hosts = _text("/etc/hosts") or b"127.0.0.1\tlocalhost\n::1\tlocalhost\n"
     if sandbox.hostname:
         hosts += f"127.0.1.1\t{sandbox.hostname}\n".encode()
     return _Host(devices, volumes, handle(Path("/sys")), console,
                  _text("/etc/resolv.conf"), hosts)  # fmt: skip
+
+
+def _open_volume(path: Path) -> int:
+    """What the caller has named: another user's symlink could give the command another directory
+    of root's to write to."""
+    with translated(path):
+        return open_object(path)
 
 
 def _text(path: str) -> bytes:

@@ -64,8 +64,8 @@ def run_image(
     """
     from fusemount.rootfs.placeholder import add_placeholders
 
-    places = [directories.cache, directories.state, directories.runtime]
-    _private_mounts([*places, reference.path] if reference.transport == STORE else places)
+    paths = [directories.cache, directories.state, directories.runtime]
+    _private_mounts([*paths, reference.path] if reference.transport == STORE else paths)
     # The image is mounted writable, because the targets of volumes and the working directory have
     # to be made in it; --read-only is applied last.
     mount_options = replace(
@@ -108,11 +108,11 @@ def _check_owners(directories: list[Path]) -> None:
             os.close(own_directory(directory, make=False))
 
 
-def _private_mounts(places: list[Path]) -> None:
+def _private_mounts(paths: list[Path]) -> None:
     """Enters a mount namespace that gets the host's later mounts and keeps ours from the host."""
     with translated("no private mount namespace to be had", NotPermitted):
         if os.geteuid() != 0:
-            _check_owners(places)
+            _check_owners(paths)
             enter_user_namespace()
         else:
             _native.unshare(_native.CLONE_NEWNS)

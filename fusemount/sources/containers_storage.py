@@ -10,7 +10,8 @@
 Additional stores have the same files, and an image may have layers in them.
 
 Each file is replaced by a rename, so it is consistent in itself.  If an image is removed between
-the reading of two files, it shows as damaged.
+the reading of two files, it shows as damaged.  No symlink below ROOT is followed, because a store
+may be a stranger's; containers/storage makes none on the way to these files.
 
 Sources: containers/storage's images.go, layers.go, drivers/; containers/image's storage/.
 """
@@ -42,7 +43,7 @@ from fusemount.reference import Reference
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image, verified
-from fusemount.sources.medium import Directory, links_of, read_document
+from fusemount.sources.medium import Directory, Links, read_document
 
 RECORDS_BYTES_MAX = 256 << 20  # images.json, layers.json: half a kilobyte a record
 _OVERLAY, _WHOLE = "overlay", "vfs"
@@ -58,7 +59,7 @@ def open_containers_storage(reference: Reference, options: ImageOptions) -> Imag
         stores: list[_Store] = []
         for number, root in enumerate((reference.path, *reference.more)):
             for driver in _drivers(root, reference.driver, optional=number > 0):
-                medium = Directory(root, links_of(options))
+                medium = Directory(root, Links.NONE)
                 undo.callback(medium.close)
                 stores.append(_Store(medium, root, driver))
         reader = _Reader(label, stores, options.verify)

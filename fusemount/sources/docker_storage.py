@@ -8,7 +8,8 @@
     ROOT/vfs/dir/<cache-id>                                driver vfs: the layer with all below it
 
 docker replaces each file by a rename, so it is consistent in itself.  If an image is removed
-between the reading of two files, it shows as damaged.
+between the reading of two files, it shows as damaged.  No symlink below ROOT is followed, because a
+store may be a stranger's; docker makes none there.  No message quotes a file that no digest proves.
 
 Sources: moby's image/store.go, layer/filestore.go, reference/store.go, daemon/graphdriver/.
 """
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from fusemount.beneath import names_below
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageNotFound, MalformedImage, NotPermitted
@@ -33,7 +35,7 @@ from fusemount.reference import Reference, normalised_name
 from fusemount.settings import ImageOptions, Platform
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image, verified
-from fusemount.sources.medium import Directory, links_of, read_document
+from fusemount.sources.medium import Directory, Links, read_document
 
 NAMES_BYTES_MAX = 256 << 20  # repositories.json: some hundred bytes a name
 LINE_MAX = 4096  # bytes of a file in a layer's directory
@@ -48,7 +50,7 @@ def open_docker(reference: Reference, options: ImageOptions) -> Image:
     root, label = reference.path, f"docker:[{reference.path}]"
     drivers = _drivers(root, reference.driver)
     with ExitStack() as undo:
-        medium = Directory(root, links_of(options))
+        medium = Directory(root, Links.NONE)
         undo.callback(medium.close)
         candidates: list[Candidate] = []
         for driver in drivers:
@@ -61,15 +63,13 @@ def open_docker(reference: Reference, options: ImageOptions) -> Image:
 def _drivers(root: Path, wanted: str) -> list[str]:
     """Graph drivers that keep images at the root.  Raises ImageNotFound, NotPermitted."""
     try:
-        there = sorted(os.listdir(root / "image"))
+        there = names_below(root, root / "image")
     except FileNotFoundError:
         raise ImageNotFound(_nothing(root)) from None
     except PermissionError as error:
-        raise NotPermitted(f"{error.filename}: {error.strerror}: docker's images are root's") from (
-            error
-        )
+        raise NotPermitted(f"{root}/image: {error.strerror}: docker's images are root's") from error
     except OSError as error:
-        raise ImageNotFound(f"{error.filename}: {error.strerror}") from None
+        raise ImageNotFound(f"{root}/image: {error.strerror}") from None
     if wanted and wanted not in there:
         raise ImageNotFound(
             f"{root}: docker keeps nothing by driver {wanted!r} there, only by {', '.join(there)}"
@@ -111,9 +111,9 @@ class _Driver:
         Images without a name are steps of builds.
         """
         names = self._names()
-        content = f"{self.root}/{self.base}/imagedb/content/sha256"
+        content = self.root / self.base / "imagedb/content/sha256"
         try:
-            idents = sorted(name for name in os.listdir(content) if _HEX.fullmatch(name))
+            idents = [each for each in names_below(self.root, content) if _HEX.fullmatch(each)]
         except FileNotFoundError:
             idents = []
         except OSError as error:
@@ -218,10 +218,10 @@ class _Driver:
             raise MalformedImage(f"{where}: stands on another layer than in the image")
         size = self._line(place, "size", where)
         if not re.fullmatch(r"[0-9]{1,18}", size):
-            raise MalformedImage(f"{where}: its size is {shown(size)!r}")
+            raise MalformedImage(f"{where}: its size is no number ({place}/size)")
         cache_id = self._line(place, "cache-id", where)
         if not _CACHE_ID.fullmatch(cache_id):
-            raise MalformedImage(f"{where}: its cache-id is {shown(cache_id)!r}")
+            raise MalformedImage(f"{where}: its cache-id is no name ({place}/cache-id)")
         inside = f"dir/{cache_id}" if self.driver == _WHOLE else f"{cache_id}/diff"
         tree = self.root / self.driver / inside
         if not os.path.isdir(tree):

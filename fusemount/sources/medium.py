@@ -96,7 +96,8 @@ class Links(Enum):
     safe with verification: a file with another digest is not shown.
     INSIDE: as if the directory were "/".  Without verification, a link out of it could show the
     directory's owner a file that only the caller may read.
-    NONE: they are not followed.  Our own store has none.
+    NONE: they are not followed.  Our own store has none, nor have docker's and podman's on the way
+    to what is read of them.
     """
 
     FOLLOWED = auto()

@@ -266,4 +266,4 @@ def _platform(platform: Platform) -> dict[str, str]:
 
 def compact_json(value: Any) -> bytes:
     """A document without needless spaces."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

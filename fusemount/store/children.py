@@ -1,7 +1,8 @@
 """Law: remembers which of the manifests that an index lists came with it; only these are its own.
 
 An index may list any digest, also that of a manifest which the store has of another image.  A push
-would publish that image as a part of this one, although whoever made the index never had it.
+would publish that image as a part of this one, although the maker of the index never had that
+image.
 
 ROOT/distribution/children-by-index has a file for each index that was pulled or loaded:
 
@@ -52,8 +53,9 @@ def remember(
     path = layout.children(index)
     with locked(layout, exclusive=True), store_errors(path):
         before: set[str] | None = known(layout, index)
-        if before is None and Catalog.read(layout).of(index):  # of another program, which says no
-            before = set(own(layout, index, listed))  # more than index.json does
+        # Another program has added the index, and did not record which manifests came with it.
+        if before is None and Catalog.read(layout).of(index):
+            before = set(own(layout, index, listed))
         after = (before or set()) | set(came)
         if after != before:
             data = json.dumps(sorted(after), separators=(",", ":")).encode()

@@ -52,8 +52,8 @@ def delete_unshared(
     """Deletes the files that only these manifests need.
 
     gone: manifests that index.json does not list any more, and where to add what was deleted.
-    others: the manifests that it lists.  If one of them is damaged, nobody can say which blobs it
-    needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
+    others: the manifests that it lists.  If one of them is damaged, it is not known which blobs
+    it needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
     """
     if not gone:
         return
@@ -146,8 +146,8 @@ def unlink(path: Path) -> int:
 def collect(store: Store, catalog: Catalog, leases: Sequence[LiveLease]) -> int:
     """Deletes all files that nothing leads to.  Returns the bytes freed.
 
-    Under the exclusive lock.  If one image is damaged, nobody can say which blobs it needs, and all
-    blobs stay.
+    Under the exclusive lock.  If one image is damaged, it is not known which blobs it needs, and
+    all blobs stay.
     """
     layout, summaries = store.layout, Summaries(store.layout)
     blobs = {digest for h in leases for digest in h.digests}

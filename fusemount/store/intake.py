@@ -233,7 +233,9 @@ def _pass(
         index = scanner.finish()
     except MalformedImage:
         claimed = flow.claims.digest  # without one, the rest is not read: it may have no end
-        if claimed is not None and claimed != flow.digest():  # the better message: the wrong digest
+        if claimed is None or budget.refused:
+            raise
+        if claimed != flow.digest():  # the better message: the wrong digest
             raise flow.wrong_digest() from None
         raise
     digest = flow.digest()

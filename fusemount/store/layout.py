@@ -224,7 +224,7 @@ def sync_directory(path: Path) -> None:
 def flocked(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Waits for the lock.  Raises OSError.
 
-    Only the owner may open the lock's file: whoever can open a file can lock it.
+    Only the owner may open the lock's file, because every user who can open a file can lock it.
     """
     fd = open_or_make(path, os.O_RDWR, 0o600)
     try:

@@ -22,11 +22,11 @@ from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
 from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
 from fusemount.imagename import ImageName, parse_name
-from fusemount.layer import LayerBlob
+from fusemount.layer import LayerBlob, measured
 from fusemount.layer.decode import StretchReader, compression_at
-from fusemount.settings import UNLIMITED, ImageOptions
-from fusemount.sources import docker_archive
-from fusemount.sources.choose import answers, merged
+from fusemount.settings import UNLIMITED, ImageOptions, Platform
+from fusemount.sources import docker_archive, oci
+from fusemount.sources.choose import answers, choose, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
@@ -67,9 +67,9 @@ class MediumSource:
     def document(self, descriptor: Descriptor) -> bytes | None:
         return read_document(self.medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
 
-    def size(self, descriptor: Descriptor) -> int | None:
+    def measured(self, descriptor: Descriptor) -> tuple[str, int] | None:
         stretch = self.medium.find(blob_name(descriptor.digest))
-        return stretch.size if stretch else 0
+        return measured(stretch.file, stretch.offset, stretch.size) if stretch else ("", 0)
 
     def stop(self) -> None:
         """Its reads wait for nothing."""
@@ -230,10 +230,14 @@ def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
     """The same descriptors; [] if manifest.json must be read instead.
 
     docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
-    manifest.json.
+    manifest.json.  An archive may also be made so that a name is one image in index.json and
+    another one in manifest.json, which podman, skopeo and our mounts read.
     """
     try:
-        wanted = {Digest.of(image.config_bytes): image for image in _docker_images(medium)}
+        images = list(_docker_images(medium))
+        wanted = {Digest.of(image.config_bytes): image for image in images}
+        if not _same_names(medium, tops, images):
+            return []
     except ImgmountError:
         return []  # the error is raised where manifest.json is read for the images
     for top in tops:
@@ -243,6 +247,29 @@ def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
             if own is not None and own != [layer.digest for layer in manifest.layers]:
                 return []
     return [] if wanted else list(tops)
+
+
+def _same_names(medium: Medium, tops: Sequence[Descriptor], images: Sequence[Image]) -> bool:
+    """Whether index.json, too, has each of these images of manifest.json under each of its names,
+    for its platform, and nothing else under that name.  Raises ImgmountError."""
+    named: dict[ImageName, dict[Digest, Descriptor]] = {}
+    for top in tops:
+        for name in list(filter(None, map(stored_name, top.names)))[:1]:
+            named.setdefault(name, {})[top.digest] = top
+    known: dict[tuple[Platform, Digest], bytes] = {}
+    for image in images:
+        options = ImageOptions(verify=False, platform=image.platform)
+        for name in filter(None, map(stored_name, image.repo_tags)):
+            found = list(named.get(name, {}).values())
+            if len(found) != 1:
+                return False
+            key = image.platform, found[0].digest
+            if key not in known:
+                below = oci.candidates_of(medium, found, options)
+                known[key] = choose(below, None, options, medium.label).config_bytes
+            if known[key] != image.config_bytes:
+                return False
+    return True
 
 
 def _docker_images(medium: Medium) -> Iterator[Image]:
@@ -301,7 +328,7 @@ def take_layers(
     store: Store, lease: Lease, image: Image, progress: Transfers, budget: Budget
 ) -> list[StoredLayer]:
     """Takes the layers of an opened image into the store, unchanged.  Lowest first."""
-    budget.announce({f"{b.file.path} {b.offset} {b.size}": b.size for b in image.layers})
+    budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     taken: dict[tuple[Path, int, int], StoredLayer] = {}
     found = []
     for blob in image.layers:

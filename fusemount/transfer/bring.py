@@ -34,7 +34,8 @@ class BlobSource(Protocol):
     """Where an image comes from.  label: its name in messages.
 
     is_local: its blobs cost no download, so they are read even where the store has them.  Otherwise
-    whoever knows a digest could have a blob of another image pushed as a part of theirs.
+    the maker of an image could name the digest of a blob of another image, and a push of the first
+    image would publish this blob.
     """
 
     @property
@@ -51,9 +52,8 @@ class BlobSource(Protocol):
         """A manifest, index or config, perhaps not verified; None if it is missing."""
         ...
 
-    def size(self, descriptor: Descriptor) -> int | None:
-        """Bytes of a layer; None if the source does not know the size before all bytes have
-        come."""
+    def measured(self, descriptor: Descriptor) -> tuple[str, int] | None:
+        """As layer.measured(); None if the source knows no size before all bytes have come."""
         ...
 
     def layer(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Read]:
@@ -120,7 +120,7 @@ class Bringing:
         self._progress, self._suits = progress, suits
         self._budget = budget or Budget(store.unpack)
         self._read = documents or Documents()
-        self._measured: dict[Digest, int] = {}
+        self._measured: set[Digest] = set()
         self._stop = Event()
         self._hopeless = False  # too large: its parts are not worth keeping
 
@@ -223,9 +223,9 @@ class Bringing:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layers(self, layers: Sequence[tuple[Descriptor, Digest | None]]) -> None:
-        sizes = {d.digest: self._source.size(d) for d, _ in layers}
-        self._measured = {digest: size for digest, size in sizes.items() if size is not None}
-        self._budget.announce({str(digest): size for digest, size in self._measured.items()})
+        found = {d.digest: self._source.measured(d) for d, _ in layers}
+        self._measured = {digest for digest, size in found.items() if size is not None}
+        self._budget.announce(dict(size for size in found.values() if size is not None))
         tasks = [self._progress.begin(d.digest.hex[:12], d.size) for d, _ in layers]
         with ThreadPoolExecutor(JOBS, "layer") as pool:
             futures: list[Future[None]] = [

@@ -68,7 +68,7 @@ def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
 def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
     """Whether as_oci makes this document of the manifest or index with that digest.
 
-    document: JSON.  The annotation alone proves nothing: whoever makes an image can write any
+    document: JSON.  The annotation alone proves nothing: the maker of an image can write any
     digest there, and a push would send another image than the one that the store shows.
     """
     try:

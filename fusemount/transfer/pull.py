@@ -197,7 +197,7 @@ class RegistrySource:
                 data += piece
         return bytes(data)
 
-    def size(self, descriptor: Descriptor) -> int | None:
+    def measured(self, descriptor: Descriptor) -> tuple[str, int] | None:
         return None
 
     @contextmanager

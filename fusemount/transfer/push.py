@@ -118,7 +118,7 @@ class _Pushing:
             data = await self._index(descriptor.digest, data, document)
         else:
             data = await self._image(descriptor, data)
-        if data is not before:  # nobody could read one that is beyond a limit
+        if data is not before:  # readers refuse a document beyond a limit
             parse_index_or_manifest(data, f"{where} for the registry", descriptor.media_type)
         digest = Digest.of(data)
         await self._registry.put_manifest(

@@ -35,6 +35,8 @@ static void check_same(const img_index *a, const img_index *b) {
     const img_index_header *head = &a->head;
     CHECK(head->n_entries == b->head.n_entries && head->n_extents == b->head.n_extents);
     CHECK(head->pool_bytes == b->head.pool_bytes && head->archive_bytes == b->head.archive_bytes);
+    CHECK(head->n_skipped == b->head.n_skipped && head->skipped_name == b->head.skipped_name &&
+          head->skipped_len == b->head.skipped_len);
     CHECK(!head->n_entries ||
           memcmp(a->entries, b->entries, head->n_entries * sizeof *a->entries) == 0);
     CHECK(!head->n_extents ||

@@ -217,7 +217,8 @@ static int check(img_index *index, const char *base, uint64_t size, uint64_t key
         return img_fail(err, EBADMSG, "not an index");
     if (index->head.version != IMG_INDEX_VERSION || index->head.entry_size != sizeof(img_entry))
         return img_fail(err, EBADMSG, "an index of another version");
-    if (!lay_out(index, base, size))
+    if (!lay_out(index, base, size) ||
+        !in_pool(index, index->head.skipped_name, index->head.skipped_len))
         return img_fail(err, EBADMSG, "an index that is cut or has grown");
     if (img_index_checksum(index, key) != index->head.checksum)
         return img_fail(err, EBADMSG, "damaged, or of another name: its checksum is another");

@@ -29,7 +29,7 @@
 #include <stdint.h>
 
 #define IMG_INDEX_MAGIC "IMGIDX\0\1"
-#define IMG_INDEX_VERSION 4u /* of the format and of the rules by which a tar becomes an index */
+#define IMG_INDEX_VERSION 5u /* of the format and of the rules by which a tar becomes an index */
 
 /* Named limits.  A number beyond its limit is an error E2BIG whose message has the limit. */
 #define IMG_NAME_MAX 255u                  /* one component: NAME_MAX of Linux */
@@ -133,7 +133,8 @@ typedef struct img_file_record { /* in the pool, not aligned: copy it before use
     img_access access;
 } img_file_record;
 
-/* Entries that differ from what the archive contains: their number, and the first of them. */
+/* Entries that differ from what the archive contains: their number, and the first of them.
+ * (The header counts members that have no entry.) */
 typedef struct img_oddities {
     uint64_t n_clamped, first_clamped; /* IMG_ENTRY_CLAMPED */
     uint64_t n_owner, first_owner;     /* IMG_ENTRY_OWNER */
@@ -145,7 +146,9 @@ typedef struct img_index_header {
     uint32_t entry_size; /* sizeof(img_entry): an index with another layout is refused */
     uint64_t n_entries, n_extents, pool_bytes;
     uint64_t archive_bytes; /* offset of the end-of-archive mark, or the end of the input */
-    uint64_t checksum;      /* only in a file; 0 in memory */
+    uint64_t n_skipped;     /* members of a vendor's type, which have no entry */
+    uint32_t skipped_name, skipped_len; /* the first one's name, in the pool, not normalised */
+    uint64_t checksum;                  /* only in a file; 0 in memory */
 } img_index_header;
 
 typedef struct img_index {

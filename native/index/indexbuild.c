@@ -133,6 +133,13 @@ int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *e
     return result;
 }
 
+int img_builder_skipped(img_builder *builder, const char *name, size_t len, img_error *err) {
+    if (builder->n_skipped++)
+        return 0;
+    builder->skipped_len = len < IMG_PATH_BYTES_MAX ? (uint32_t)len : IMG_PATH_BYTES_MAX;
+    return img_builder_text(builder, name, builder->skipped_len, &builder->skipped_name, err);
+}
+
 int img_builder_extents(img_builder *builder, const img_extent *extents, size_t n, uint32_t *first,
                         img_error *err) {
     *first = (uint32_t)builder->n_extents;
@@ -168,6 +175,9 @@ img_index *img_builder_take(img_builder *builder, uint64_t archive_bytes, img_er
         .n_extents = builder->n_extents,
         .pool_bytes = builder->pool.len,
         .archive_bytes = archive_bytes,
+        .n_skipped = builder->n_skipped,
+        .skipped_name = builder->skipped_name,
+        .skipped_len = builder->skipped_len,
     };
     index->oddities = builder->oddities;
     index->entries = trim(builder->entries, builder->n_entries * sizeof(img_entry));

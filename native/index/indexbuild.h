@@ -26,6 +26,8 @@ typedef struct img_builder {
     img_interned *table; /* open addressing, a power of two, at most half full */
     size_t table_size, table_used;
     img_oddities oddities;
+    uint64_t n_skipped; /* these three: as in img_index_header */
+    uint32_t skipped_name, skipped_len;
     uint64_t seed;              /* secret, so that a hostile archive cannot choose collisions */
     uint32_t last_at, last_len; /* the string interned last: most members share their directory */
 } img_builder;
@@ -42,6 +44,8 @@ int img_builder_intern(img_builder *builder, const char *text, size_t len, uint3
 
 /* Appends a copy of entry. */
 int img_builder_entry(img_builder *builder, const img_entry *entry, img_error *err);
+/* Counts a member that gets no entry; keeps the first one's name, up to IMG_PATH_BYTES_MAX. */
+int img_builder_skipped(img_builder *builder, const char *name, size_t len, img_error *err);
 int img_builder_extents(img_builder *builder, const img_extent *extents, size_t n, uint32_t *first,
                         img_error *err);
 

@@ -211,8 +211,12 @@ static PyObject *layer_index_oddities(PyObject *self, void *closure) {
     const img_index *index = ((layer_index_object *)self)->index;
     const img_oddities *odd = &index->oddities;
     (void)closure;
-    return Py_BuildValue("(NN)", odd_members(index, odd->n_clamped, odd->first_clamped),
-                         odd_members(index, odd->n_owner, odd->first_owner));
+    const img_index_header *head = &index->head;
+    PyObject *skipped = Py_BuildValue("(Ky#)", (unsigned long long)head->n_skipped,
+                                      head->n_skipped ? index->pool + head->skipped_name : "",
+                                      (Py_ssize_t)head->skipped_len);
+    return Py_BuildValue("(NNN)", odd_members(index, odd->n_clamped, odd->first_clamped),
+                         odd_members(index, odd->n_owner, odd->first_owner), skipped);
 }
 
 static PyObject *member_extents(const img_index *index, const img_entry *entry) {
@@ -368,8 +372,7 @@ static PyGetSetDef layer_index_getset[] = {
     {"nbytes", layer_index_nbytes, NULL, "Memory of the arrays.", NULL},
     {"oddities", layer_index_oddities, NULL,
      "(number of members whose names lead out of the root, the first), the same for owners that "
-     "are "
-     "no ids.",
+     "are no ids, and for members of a vendor's type, which have no entry.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

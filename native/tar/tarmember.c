@@ -96,10 +96,10 @@ static int read_kind(unsigned char flag, const char *name, size_t len, img_kind 
                      img_error *err) {
     switch (flag) {
     case 0:
-    case '0':
     case '7':
         *kind = len && name[len - 1] == '/' ? IMG_DIR : IMG_FILE;
         return 0;
+    case '0':
     case 'S':
         *kind = IMG_FILE;
         return 0;

@@ -192,9 +192,12 @@ static int begin_extended(img_scanner *scanner, const unsigned char *block, img_
 }
 
 /* Skips a member of an unknown extension, with the extended headers before it. */
-static int skip_member(img_scanner *scanner, const unsigned char *block, img_error *err) {
+static int skip_member(img_scanner *scanner, const unsigned char *block, const char *name,
+                       size_t len, img_error *err) {
     int64_t size;
     const img_pax *local = &scanner->headers.local;
+    if (block[TAR_TYPEFLAG] != 'V' && img_builder_skipped(&scanner->builder, name, len, err) < 0)
+        return -1;
     if (local->have & PAX_SIZE)
         size = (int64_t)local->size;
     else if (tar_block_number(block, TAR_SIZE, &size, err) < 0)
@@ -231,7 +234,7 @@ static int take_header(img_scanner *scanner, const unsigned char *block, img_err
     if (flag == 'N')
         return img_fail(err, EBADMSG, "an old GNU name table, which is not supported");
     if (flag >= 'A' && flag <= 'Z' && flag != 'S' && flag != 'D')
-        return skip_member(scanner, block, err);
+        return skip_member(scanner, block, name, len, err);
     return begin_member(scanner, block, err);
 }
 

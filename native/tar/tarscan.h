@@ -9,7 +9,10 @@
  * Threads: a scanner belongs to one thread.
  *
  * Type flags
- *   '\0' '0' '7'  file; a directory if the name ends in "/" (as in v7)
+ *   '\0' '7'      file; a directory if the name ends in "/" (as in v7)
+ *   '0'           file, even if its name ends in "/": so do Go's archive/tar (docker, containerd,
+ *                 podman, umoci) and busybox.  GNU tar and bsdtar make a directory, and read the
+ *                 contents as further members.
  *   '1'           hardlink: only its name and target are used
  *   '2'-'6'       symlink, character device, block device, directory, fifo
  *                 Types '1' to '6' have no contents.  The scanner ignores their size, as Go's
@@ -18,7 +21,8 @@
  *   'D'           GNU incremental directory: a directory; its list of names is skipped
  *   'x' 'X' 'g'   PAX extended header (X: an early form by Sun), global header
  *   'L' 'K'       GNU long name, long link target
- *   'V', 'A'-'Z'  volume label, extensions of vendors: skipped with their contents
+ *   'V'           volume label: skipped
+ *   'A'-'Z'       extensions of vendors: skipped with their contents; the index counts them
  *   'M' 'N'       continued from another volume, old name table: EBADMSG, because ignoring them
  *                 would lose files
  *   else          EBADMSG

@@ -201,6 +201,14 @@ static void test_descriptors(void) {
     CHECK(img_fds_put(fds, 400, some_fd(), true) == -EMFILE && !img_fds_shrink(fds));
     img_fds_free(fds);
     CHECK(!is_open(again) && !is_open(more));
+    fds = img_fds_new(16);
+    int one = some_fd();
+    CHECK(img_fds_put(fds, 1, one, false) == one && img_fds_pin_new(fds, 1, 60000) == one);
+    img_fds_unpin(fds, 1);
+    CHECK(img_fds_pin_new(fds, 1, -1) == -1 && img_fds_pin(fds, 1) == -1); /* too old: dropped */
+    img_fds_close_dropped(fds);
+    CHECK(!is_open(one));
+    img_fds_free(fds);
 }
 
 static void test_the_process_limit_is_obeyed(void) {
@@ -319,6 +327,55 @@ static void test_what_cannot_be_made(void) {
     CHECK(take(img_unlink, IMG_ROOT, "lower") == -EROFS);
     CHECK(img_write(upper, id, 0, "", 0, false, NULL) == -EROFS);
     CHECK(set(id, (img_set){.what = IMG_SET_MODE}) == -EROFS);
+    finish();
+}
+
+/* Makes symlinks with the longest target until there is no more room: their number. */
+static unsigned fill(img_id dir, int *last) {
+    char target[4095], name[16];
+    img_id id;
+    memset(target, 't', sizeof target);
+    img_new link = {.mode = S_IFLNK | 0777, .target = target, .target_len = sizeof target};
+    for (unsigned n = 0;; n++) {
+        CHECK(n < 100);
+        int len = snprintf(name, sizeof name, "s%u", n);
+        *last = img_make(upper, dir, name, (size_t)len, &link, &us, &id);
+        if (*last < 0)
+            return n;
+    }
+}
+
+static int set_xattr(img_id id, const char *value, size_t len) {
+    bool copy_up;
+    return img_set_xattr(upper, id, "user.a", 6, value, len, 0, false, &copy_up);
+}
+
+/* What users make the daemon keep in memory is limited, at either door and before the upper is
+ * changed; what needs no room goes on. */
+static void test_values_are_limited(void) {
+    start(64);
+    int last;
+    img_id file = make(IMG_ROOT, "file", S_IFREG | 0644), lower = below(IMG_ROOT, "lower", 0100644);
+    img_id dir = make(IMG_ROOT, "dir", S_IFDIR | 0755), id;
+    static char value[4096];
+    img_upper_lock(upper);
+    CHECK(set_xattr(file, value, 2000) == 0);
+    const uint64_t others = IMG_VALUES_FIRST - 100000;
+    tree->value_bytes += others;
+    unsigned made = fill(dir, &last); /* each target takes 4095 bytes, and gives 1024 */
+    CHECK(last == -ENOSPC && made > 30 && made < 36);
+    CHECK(tree->value_bytes <= IMG_VALUES_FIRST + tree->n_nodes * IMG_VALUES_EACH);
+    CHECK(set_xattr(lower, value, 100) == IMG_DECLINED);
+    CHECK(set_xattr(lower, value, sizeof value) == -ENOSPC);
+    CHECK(set_xattr(file, value, 2000) == 0 && set_xattr(file, NULL, 0) == 0);
+    tree->n_dentries += IMG_NAMES_MAX;
+    CHECK(img_make_nameless(upper, dir, 0644, &us, &id) == -ENOSPC);
+    img_upper_unlock(upper);
+    CHECK(make_as(dir, "f", S_IFREG | 0644, us, &id) == -ENOSPC);
+    CHECK(link_to(file, dir, "l") == -ENOSPC);
+    tree->n_dentries -= IMG_NAMES_MAX;
+    CHECK(make_as(dir, "short", S_IFLNK | 0777, us, &id) == 0);
+    tree->value_bytes -= others;
     finish();
 }
 
@@ -682,6 +739,7 @@ int main(void) {
     test_a_slot_used_again_has_its_own_descriptor();
     test_every_kind_is_made();
     test_what_cannot_be_made();
+    test_values_are_limited();
     test_owner_group_and_umask();
     test_unlink();
     test_rmdir();

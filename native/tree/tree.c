@@ -50,6 +50,14 @@ img_tree *img_tree_new(void) {
     return tree;
 }
 
+bool img_tree_has_room(const img_tree *tree, uint64_t more) {
+    uint64_t limit = IMG_VALUES_FIRST + tree->n_nodes * IMG_VALUES_EACH;
+    if (limit > IMG_VALUES_MAX)
+        limit = IMG_VALUES_MAX;
+    return (!more || tree->value_bytes + more <= limit) && tree->n_nodes < IMG_NODES_MAX &&
+           tree->n_dentries < IMG_NAMES_MAX;
+}
+
 static void node_clear(img_tree *tree, img_node *node) {
     if (img_is_dir(node) && node->u.dir) {
         tree->heap_bytes -= img_dir_bytes(node->u.dir);
@@ -58,10 +66,12 @@ static void node_clear(img_tree *tree, img_node *node) {
     }
     if (node->flags & IMG_NODE_OWN_BODY) {
         tree->heap_bytes -= node->size;
+        tree->value_bytes -= node->size;
         free((char *)(uintptr_t)node->u.target);
     }
     if (node->flags & IMG_NODE_OWN_XATTRS) {
         tree->heap_bytes -= node->xattr_bytes;
+        tree->value_bytes -= node->xattr_bytes;
         free((char *)(uintptr_t)node->xattrs);
     }
 }
@@ -150,6 +160,7 @@ int img_tree_set_target(img_tree *tree, img_node *node, const char *target, size
     node->size = len;
     node->flags |= IMG_NODE_OWN_BODY;
     tree->heap_bytes += len;
+    tree->value_bytes += len;
     return 0;
 }
 

@@ -26,7 +26,8 @@
  *
  * Memory: names, link targets and xattrs of a layer's entries point into the layer's img_index,
  * which must outlive the tree.  Names, targets and xattrs that are set later are
- * malloc'ed and owned by the tree.
+ * malloc'ed and owned by the tree.  Any user who may write to a mount can have the tree keep them,
+ * so changes ask img_tree_has_room first.
  *
  * Threads: the comment of each function has "R" (the caller holds at least the read lock) or "W"
  * (the write lock).  No function does I/O, so the lock is always held for a short time; the only
@@ -52,6 +53,16 @@ typedef uint32_t img_id;
 #define IMG_LAYER_UPPER 0xffffu /* node.layer of a node that is not from a layer */
 #define IMG_LAYERS_MAX 0xfff0u
 #define IMG_MERGED_MAX (1u << 25) /* members of all layers, some of which may be the same layer */
+
+/* What changes may make the tree keep.  The targets and xattrs that it owns ("values") have
+ * IMG_VALUES_FIRST bytes and IMG_VALUES_EACH more for each node, but IMG_VALUES_MAX at most: 10
+ * million files may have 400 bytes each, and one user cannot fill the memory with few large ones.
+ * A name has at most 255 bytes, so the names are limited by number. */
+#define IMG_VALUES_FIRST (UINT64_C(32) << 20)
+#define IMG_VALUES_EACH UINT64_C(1024) /* an ACL, a label and an IMA signature of 512 bytes */
+#define IMG_VALUES_MAX (UINT64_C(4) << 30)
+#define IMG_NODES_MAX (1u << 26)
+#define IMG_NAMES_MAX (1u << 26)
 
 enum {
     IMG_NODE_USED = 1,
@@ -129,7 +140,8 @@ typedef struct img_tree {
     uint32_t generation;      /* of nodes from layers; random unless it is set */
     uint32_t last_generation; /* of the last node made after the seal */
     bool sealed;
-    uint64_t heap_bytes; /* malloc'ed beside the chunks and buckets */
+    uint64_t heap_bytes;  /* malloc'ed beside the chunks and buckets */
+    uint64_t value_bytes; /* of these, the bytes of targets and xattrs */
     img_layer *layers;
     uint32_t n_layers;
     uint32_t n_files;    /* index->n_files of all directory layers */
@@ -157,6 +169,10 @@ typedef struct img_attributes {
 img_tree *img_tree_new(void); /* a root directory 0755 root:root, times 0 */
 void img_tree_free(img_tree *tree);
 uint64_t img_tree_bytes(const img_tree *tree); /* R. all memory except that of the indexes */
+
+/* R. Whether a change may add that many bytes of values, and a node and a name.  A tree that an
+ * upper was laid over may have more already: an upper is never refused. */
+bool img_tree_has_room(const img_tree *tree, uint64_t more);
 
 static inline img_node *img_node_at(const img_tree *tree, img_id id) {
     return img_chunks_at(&tree->nodes, id, sizeof(img_node));

@@ -53,6 +53,7 @@ const char *img_node_xattr(const img_node *node, const char *name, size_t len,
 static void adopt(img_tree *tree, img_node *node, const char *records, uint32_t bytes, bool own) {
     if (node->flags & IMG_NODE_OWN_XATTRS) {
         tree->heap_bytes -= node->xattr_bytes;
+        tree->value_bytes -= node->xattr_bytes;
         free((char *)(uintptr_t)node->xattrs);
     }
     node->xattrs = records;
@@ -61,6 +62,7 @@ static void adopt(img_tree *tree, img_node *node, const char *records, uint32_t 
     if (own) {
         node->flags |= IMG_NODE_OWN_XATTRS;
         tree->heap_bytes += bytes;
+        tree->value_bytes += bytes;
     }
 }
 
@@ -78,6 +80,16 @@ int img_tree_replace_xattrs(img_tree *tree, img_node *node, const char *records,
     memcpy(own, records, bytes);
     adopt(tree, node, own, (uint32_t)bytes, true);
     return 0;
+}
+
+uint64_t img_tree_xattr_growth(const img_node *node, const char *name, size_t len,
+                               size_t value_len) {
+    uint32_t at;
+    record old = {0};
+    (void)find(node, name, len, &at, &old);
+    uint64_t bytes = (uint64_t)node->xattr_bytes - old.bytes + HEAD + len + value_len;
+    uint64_t owned = node->flags & IMG_NODE_OWN_XATTRS ? node->xattr_bytes : 0;
+    return bytes > owned ? bytes - owned : 0;
 }
 
 int img_tree_set_xattr(img_tree *tree, img_node *node, const char *name, size_t len,

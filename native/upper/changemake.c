@@ -44,6 +44,13 @@ static bool is_closed(const img_upper *upper, const img_node *dir) {
     return (dir->uid == upper->uid || dir->uid == 0) && !(dir->mode & (S_IWGRP | S_IWOTH));
 }
 
+/* R. The bytes of the ACLs that a new object inherits. */
+static uint64_t inherited(const img_node *above, uint32_t mode) {
+    uint32_t len = 0;
+    (void)img_node_xattr(above, IMG_ACL_DEFAULT, strlen(IMG_ACL_DEFAULT), &len);
+    return S_ISDIR(mode) ? 2 * (uint64_t)len : len;
+}
+
 /* R. Decides what the object must become, and whether it can be made here: 0, IMG_DECLINED or a
  * negative errno.  *direct: it can be made under its final name. */
 static int plan(const img_upper *upper, const img_named *at, const img_new *what,
@@ -54,6 +61,8 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
         return -EEXIST;
     if (at->gone)
         return -ENOENT;
+    if (!img_tree_has_room(upper->tree, link ? what->target_len : inherited(above, what->mode)))
+        return -ENOSPC;
     bool device = S_ISCHR(what->mode) || S_ISBLK(what->mode);
     if (device && (what->rdev == 0 || !upper->options.owners || upper->options.harmless_devices))
         return IMG_DECLINED;
@@ -336,6 +345,8 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
     int result = !above ? -ESTALE : !img_is_dir(above) ? -ENOTDIR : 0;
     if (result == 0 && parent != IMG_ROOT && !above->names)
         result = -ENOENT;
+    if (result == 0 && !img_tree_has_room(upper->tree, inherited(above, S_IFREG)))
+        result = -ENOSPC;
     char *acl = result == 0 ? default_acl(upper, parent, &acl_len) : NULL;
     if (result == 0 && above->mode & S_ISGID)
         m.gid = above->gid;

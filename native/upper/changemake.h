@@ -19,7 +19,8 @@ typedef struct img_new {
 
 /* Makes an object and its node. In a set-gid directory the object gets the directory's group, and a
  * directory also gets the set-gid bit.
- * -EEXIST, -ENOENT (the directory was removed), -EROFS, -ENAMETOOLONG (over 255).
+ * -EEXIST, -ENOENT (the directory was removed), -EROFS, -ENAMETOOLONG (over 255), -ENOSPC
+ * (img_tree_has_room).
  * Declined:
  *     - the directory is not in the upper, or it has a default ACL;
  *     - a directory under a name that the layers have;

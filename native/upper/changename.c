@@ -271,11 +271,12 @@ int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_
     if (result == 0) {
         orphan = !node->names;
         bool in_upper = at.reached && node->flags & IMG_NODE_UPPER;
-        result = img_is_dir(node) ? -EPERM
-                 : at.node        ? -EEXIST
-                 : at.gone        ? -ENOENT
-                 : in_upper       ? 0
-                                  : IMG_DECLINED;
+        result = img_is_dir(node)                     ? -EPERM
+                 : at.node                            ? -EEXIST
+                 : at.gone                            ? -ENOENT
+                 : !img_tree_has_room(upper->tree, 0) ? -ENOSPC
+                 : in_upper                           ? 0
+                                                      : IMG_DECLINED;
     }
     unlock(upper);
     if (result != 0)

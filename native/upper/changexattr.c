@@ -40,7 +40,7 @@ int img_no_such_xattr(const char *name) {
 
 /* R. Whether the xattr may be set: 0, IMG_DECLINED, or a negative errno. */
 static int may_set(const img_upper *upper, img_id id, const char *name, size_t len,
-                   const char *value, int flags, bool *copy_up) {
+                   const char *value, size_t value_len, int flags, bool *copy_up) {
     const img_node *node = img_tree_node(upper->tree, id);
     uint32_t found_len;
     if (upper->options.read_only || upper->options.work_fd < 0)
@@ -53,6 +53,9 @@ static int may_set(const img_upper *upper, img_id id, const char *name, size_t l
     int absent = img_no_such_xattr(name);
     if (!there && (!value || flags & XATTR_REPLACE || absent != -ENODATA))
         return absent;
+    uint64_t growth = value ? img_tree_xattr_growth(node, name, len, value_len) : 0;
+    if (growth && !img_tree_has_room(upper->tree, growth))
+        return -ENOSPC;
     bool nameless = id != IMG_ROOT && !node->names;
     if (!upper->options.owners ||
         (nameless && (img_is_dir(node) || !(node->flags & IMG_NODE_UPPER))))
@@ -139,7 +142,7 @@ int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, con
     img_id pinned;
     *copy_up = false;
     lock_read(upper);
-    int result = may_set(upper, id, name, len, value, flags, copy_up);
+    int result = may_set(upper, id, name, len, value, value_len, flags, copy_up);
     unlock(upper);
     if (result == -ENODATA && !value && is_acl(name))
         return 0; /* as in other file systems: to remove an ACL that is not there is no error */

@@ -8,7 +8,7 @@
 /* setxattr(2) with flags XATTR_CREATE and XATTR_REPLACE; with value NULL removexattr(2).
  * An ACL changes the mode too, to what the object then has; with kill it also takes the set-gid bit
  * (FUSE_SETXATTR_ACL_KILL_SGID).
- * -EEXIST, the errors of img_no_such_xattr, and those of the upper.
+ * -EEXIST, -ENOSPC (img_tree_has_room), the errors of img_no_such_xattr, and those of the upper.
  * Declined: the node is not in the upper (then *copy_up is true); it has no name and no object; the
  * upper cannot store owners. */
 int img_set_xattr(img_upper *upper, img_id id, const char *name, size_t len, const char *value,

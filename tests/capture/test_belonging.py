@@ -28,9 +28,9 @@ def names(upper: Path) -> list[str]:
 
 
 def recorded(upper: Path) -> dict[str, str]:
-    said = json.loads(os.getxattr(upper, MARK))
-    assert isinstance(said, dict)
-    return said
+    recorded = json.loads(os.getxattr(upper, MARK))
+    assert isinstance(recorded, dict)
+    return recorded
 
 
 def refused(command: Command, image: str | Path, at: Path, *options: str | Path) -> str:
@@ -59,8 +59,8 @@ def test_layers_that_are_stacked_in_another_way_are_others(
     before = on_disk(upper)
     assert not tool_is_there()  # without an option: as it is recorded
     for mount in ((), ("--read-only",)):
-        said = refused(command, image, at, "--upper", upper, *replace, *mount)
-        assert "symlink-parents=follow" in said
+        output = refused(command, image, at, "--upper", upper, *replace, *mount)
+        assert "symlink-parents=follow" in output
     failed = command("diff", "--symlink-parents", "replace", upper, check=False)
     assert failed.returncode == 8 and "--symlink-parents=follow" in failed.stderr
     ran = command("run", "--upper", upper, image, "/usr/bin/tool", check=False)
@@ -125,8 +125,8 @@ def test_directories_elsewhere_are_refused(command: Command, tmp_path: Path) -> 
         (at / "f").unlink()
         assert command("diff", at).stderr == ""
     before = on_disk(upper)
-    said = refused(command, f"dir:{two}", at, "--upper", upper)
-    assert f"over dir:{one}, not over dir:{two}" in said
+    output = refused(command, f"dir:{two}", at, "--upper", upper)
+    assert f"over dir:{one}, not over dir:{two}" in output
     assert on_disk(upper) == before
     with over(command, two, upper, "--rebase"):
         assert os.listdir(at) == []

@@ -116,10 +116,10 @@ def listing(layer: bytes) -> list[str]:
 def test_lower_layers_are_carried_byte_by_byte(
     command: Command, image: Path, upper: Path, tmp_path: Path
 ) -> None:
-    said = command("commit", upper, "t:1", "-o", tmp_path / "out.tar").stdout
+    output = command("commit", upper, "t:1", "-o", tmp_path / "out.tar").stdout
     before, after = Opened.of(image), Opened.of(tmp_path / "out.tar")
     assert after.manifest["layers"][:2] == before.manifest["layers"]
-    assert said == after.manifest["config"]["digest"] + "\n"
+    assert output == after.manifest["config"]["digest"] + "\n"
     *_, new = after.manifest["layers"]
     assert new["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
     plain = gzip.decompress(after.blob(new["digest"]))
@@ -244,8 +244,8 @@ def test_a_socket_is_left_out_with_a_word(command: Command, image: Path, tmp_pat
                 os.chdir(at)
                 listener.bind(name)
                 os.chdir("/")
-        said = command("commit", at, "t", "-o", tmp_path / "out").stderr
-    assert "/s: a socket" in said and "/d/a: a socket" in said and said.count("\n") == 2
+        output = command("commit", at, "t", "-o", tmp_path / "out").stderr
+    assert "/s: a socket" in output and "/d/a: a socket" in output and output.count("\n") == 2
     paths = {line.split()[0] for line in command("dump", tmp_path / "out").stdout.splitlines()}
     assert "/x" in paths and not {"/s", "/d/a"} & paths
 
@@ -310,7 +310,7 @@ def left(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["Upper/Case", "-o", "out"], 2, "'Upper/Case'"),
         (["t:", "-o", "out"], 2, "'t:'"),
@@ -331,12 +331,12 @@ def left(directory: Path) -> list[str]:
     ],
 )
 def test_errors_leave_nothing(
-    command: Command, upper: Path, tmp_path: Path, words: list[str], code: int, said: str
+    command: Command, upper: Path, tmp_path: Path, words: list[str], code: int, output: str
 ) -> None:
     before = left(tmp_path), left(upper)
     line = [sys.executable, "-m", "fusemount", "commit", upper, *words]
     done = run(*line, check=False, cwd=tmp_path, env=command.environment)
-    assert done.returncode == code and said in done.stderr.decode(), done.stderr
+    assert done.returncode == code and output in done.stderr.decode(), done.stderr
     assert done.stderr.count(b"\n") == 1
     assert (left(tmp_path), left(upper)) == before
 
@@ -493,8 +493,8 @@ def test_a_signal_leaves_nothing(
                 assert busy.poll() is None
                 time.sleep(0.01)
             busy.send_signal(number)
-            _, said = busy.communicate(timeout=30)
+            _, output = busy.communicate(timeout=30)
         finally:
             busy.kill()
-    assert busy.returncode == 128 + number and said == b""
+    assert busy.returncode == 128 + number and output == b""
     assert left(there) == []

@@ -81,8 +81,8 @@ def test_lines_are_dockers(command: Command, image: Path, tmp_path: Path) -> Non
             theirs = tree_diff(old, at)
             assert lines(command, at) == theirs
             text = command("diff", at).stdout.splitlines()
-    said = {"C /etc", "A /etc/new", "D /etc/motd", "C /etc/passwd", "D /e/three", "C /kind"}
-    assert said <= set(text) and "A /two\\x0alines" in text and "D /kind/k" not in text
+    expected = {"C /etc", "A /etc/new", "D /etc/motd", "C /etc/passwd", "D /e/three", "C /kind"}
+    assert expected <= set(text) and "A /two\\x0alines" in text and "D /kind/k" not in text
 
 
 def test_a_renamed_directory_is_added_whole(command: Command, image: Path, tmp_path: Path) -> None:
@@ -143,12 +143,12 @@ def test_options_of_the_mount_are_remembered(command: Command, tmp_path: Path) -
         command, image, tmp_path / "mnt", "--upper", upper, "-o", "symlink-parents=follow"
     ) as at:
         (at / "usr/bin/tool").unlink()
-    said = [b"C /usr", b"C /usr/bin", b"D /usr/bin/tool"]
-    assert lines(command, upper) == said
+    expected = [b"C /usr", b"C /usr/bin", b"D /usr/bin/tool"]
+    assert lines(command, upper) == expected
     os.removexattr(upper, "trusted.overlay.imgmount.base")
     base = ("--base", image, "--symlink-parents")
-    assert lines(command, upper, *base, "follow") == said
-    assert lines(command, upper, *base, "replace") != said
+    assert lines(command, upper, *base, "follow") == expected
+    assert lines(command, upper, *base, "replace") != expected
 
 
 def test_another_image_of_that_name_is_an_error(

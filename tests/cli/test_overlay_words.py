@@ -94,8 +94,8 @@ def test_owners() -> None:
 
 
 def test_userxattr() -> None:
-    said = image_options_of(parse_options(["lowerdir=a,userxattr,override_stat=off"]))
-    assert said.marks == UserMarks(overlay=True, owners=False)
+    options = image_options_of(parse_options(["lowerdir=a,userxattr,override_stat=off"]))
+    assert options.marks == UserMarks(overlay=True, owners=False)
     assert image_options_of(parse_options(["lowerdir=a"])).marks == UserMarks()
 
 

@@ -60,15 +60,15 @@ def on_a_terminal(command: Command, *words: str | Path, lang: str) -> bytes:
         stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
     )  # fmt: skip
     os.close(slave)
-    said = b""
+    output = b""
     try:
         while piece := os.read(master, 1 << 16):
-            said += piece
+            output += piece
     except OSError:  # its end
         pass
     os.close(master)
     child.wait()
-    return said
+    return output
 
 
 @pytest.mark.parametrize("lang", ["C", "C.UTF-8"])
@@ -89,8 +89,8 @@ def test_no_control_code_reaches_a_terminal(command: Command, tmp_path: Path, la
         ["dump", tmp_path / os.fsdecode(RAW)],
     ]
     for words in verbs if lang == "C" else verbs[-2:]:
-        said = on_a_terminal(command, *words, lang=lang)
-        text = said.replace(b"\r\n", b"\n").decode()
+        output = on_a_terminal(command, *words, lang=lang)
+        text = output.replace(b"\r\n", b"\n").decode()
         assert all(c.isprintable() or c in "\n\t" for c in text), (words, text)
         assert r"\udc" not in text, (words, text)
         if words[0] == "dump":
@@ -127,8 +127,8 @@ def test_names_in_a_diff_on_a_terminal(command: Command, tmp_path: Path) -> None
         oci_archive(tmp_path / name, [tar.tar()], tags=("t",))
         for name, tar in (("old.tar", TarWriter()), ("new.tar", changed))
     ]
-    said = on_a_terminal(command, "diff", *images, lang="C.UTF-8").replace(b"\r\n", b"\n")
-    text = said.decode()
+    output = on_a_terminal(command, "diff", *images, lang="C.UTF-8").replace(b"\r\n", b"\n")
+    text = output.decode()
     assert all(c.isprintable() or c == "\n" for c in text), text
     for shown_name in (SHOWN, RAW_SHOWN, r"c\x9b1"):
         assert f"A /{shown_name}\n" in text, text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hangingfs import hanging, waited_for
 
 from fusemount.daemon import background
 from fusemount.daemon.background import DaemonLost, answers, ended, launch
+from fusemount.daemon.mountid import mount_of, mount_root
 from fusemount.errors import ImgmountError, UpperError
 
 Ready = Callable[[], None]
@@ -88,6 +90,18 @@ def test_a_file_system_that_hangs_does_not_answer(
     with waited_for() as waited, hanging(tmp_path):
         assert not answers(tmp_path, 0.1)
         assert not waited
+
+
+def test_no_stranger_s_symlink_is_asked(tmp_path: Path) -> None:
+    """It may lead to a file system that never answers, or to another mount."""
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert answers(tmp_path / "link/dir", 10)
+    os.chown(tmp_path / "link", 65533, 65533, follow_symlinks=False)
+    assert not answers(tmp_path / "link/dir", 10)
+    with mount_root(tmp_path) as root:
+        other = replace(mount_of(root), unique=1, device="0:0")
+    assert not answers(tmp_path, 10, other)
 
 
 def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:

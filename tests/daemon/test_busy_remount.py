@@ -121,8 +121,8 @@ def test_a_busy_mount_stays_as_it_is(
         for use, busy in zip(USES, busy_on_ext4, strict=True):
             with use(at):
                 done = command("-o", "remount,ro", at, check=False)
-                said = f"imgmount: {at}: busy: a file is open for writing\n" if busy else ""
-                assert (done.returncode, done.stderr) == (7 if busy else 0, said), use
+                expected = f"imgmount: {at}: busy: a file is open for writing\n" if busy else ""
+                assert (done.returncode, done.stderr) == (7 if busy else 0, expected), use
                 if busy:
                     (at / use.__name__).write_bytes(DATA)  # the mount is still rw
             command("-o", "remount,ro", at)

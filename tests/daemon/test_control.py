@@ -89,7 +89,7 @@ def link(runtime: Path, pid: int) -> Iterator[socket.socket]:
         os.close(directory)
 
 
-def said(runtime: Path, pid: int, words: bytes) -> bytes:
+def answer_to(runtime: Path, pid: int, words: bytes) -> bytes:
     """The bytes that come back until the daemon hangs up, or resets the connection."""
     received = b""
     with link(runtime, pid) as s:
@@ -155,7 +155,7 @@ def test_another_user_is_told_so(record: Record) -> None:
 )  # fmt: skip
 def test_what_is_no_question_gets_an_error(words: bytes, tmp_path: Path, record: Record) -> None:
     def job() -> None:
-        assert "error" in json.loads(said(tmp_path, record.pid, words))
+        assert "error" in json.loads(answer_to(tmp_path, record.pid, words))
         assert ask(tmp_path, record, "stats") == {"one": 1}
 
     served(tmp_path, record, job)
@@ -172,7 +172,7 @@ def test_an_unknown_question_is_an_error_here(tmp_path: Path, record: Record) ->
 def test_who_says_too_much_is_dropped_at_once(tmp_path: Path, record: Record) -> None:
     def job() -> None:
         began = time.monotonic()
-        assert said(tmp_path, record.pid, b"x" * 1_000_000) == b""
+        assert answer_to(tmp_path, record.pid, b"x" * 1_000_000) == b""
         assert time.monotonic() - began < control._SECONDS
         assert ask(tmp_path, record, "stats") == {"one": 1}
 
@@ -377,7 +377,7 @@ def test_a_hostile_client_does_not_stop_serving(
             assert (at / "etc/motd").read_text() == "hello\n"
             (at / "new").write_text("x")
             assert stats(command, at)["requests"]["ops"]
-            assert said(runtime, pid, os.urandom(200_000)) in (
+            assert answer_to(runtime, pid, os.urandom(200_000)) in (
                 b"",
                 b'{"error": "not a question"}\n',
             )

@@ -6,20 +6,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from hangingfs import hanging
 from imagewriter import docker_archive
 from mounted import Command, mounted
 from oracle import run
 from tarwriter import TarWriter
 
 from fusemount import _native
+from fusemount.capture import changed
+from fusemount.daemon import background, handover, mountrecords
 from fusemount.errors import UpperError
-from fusemount.rootfs import upperopen
+from fusemount.rootfs import upperlock, upperopen
 from fusemount.rootfs.upper import Upper
+from fusemount.settings import Directories
 
 STRANGER = 65533
 _LOCK = """
@@ -134,6 +138,7 @@ def test_those_without_a_runtime_directory_in_common_meet_too(tmp_path: Path) ->
         script = f"""
 from pathlib import Path
 from fusemount.rootfs.upper import Upper
+from fusemount.settings import Directories
 base = Path({str(tmp_path)!r})
 try:
     Upper(base / "u", base / "home/w", lock_directories=(base / "home/run", base / "r1"))
@@ -239,6 +244,42 @@ def test_more_xattrs_than_can_be_listed(command: Command, image: Path, tmp_path:
         with mounted(command, image, tmp_path / "mnt", "--upper", disk / "up") as at:
             assert (at / "many").read_text() == "contents"
             assert (at / "many").stat().st_mode & 0o7777 == 0o4644
-        command("commit", disk / "up", "x:1", "-o", tmp_path / "out.tar")
+            command("commit", at, "x:1", "-o", tmp_path / "out.tar")
     finally:
-        run("umount", disk)
+        run("umount", "--lazy", disk)  # another process may just be making a mount namespace
+
+
+def _find_changed(path: Path, tmp_path: Path) -> None:
+    """What `diff` of another upper does with the record of a mount with an upper at that path."""
+    us, started = os.getpid(), mountrecords.start_time(os.getpid()) or 0
+    record = mountrecords.Record(
+        us, started, "/", "0:0", "i", "", str(path), None, False, 0, ""
+    )  # fmt: skip
+    mountrecords.prepare(tmp_path / "run")
+    mountrecords.register(tmp_path / "run", record)
+    with ExitStack() as stack:
+        places = Directories(tmp_path, tmp_path, tmp_path / "run")
+        changed._find(tmp_path / "other", places, stack)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda path, _: upperlock.is_free(path, ()),
+        lambda path, tmp_path: handover._same(str(tmp_path / "other"), path),
+        lambda path, tmp_path: handover._same(str(path), tmp_path / "other"),
+        _find_changed,
+    ],
+    ids=["is_free", "to", "from", "find"],
+)
+def test_an_upper_that_leads_to_a_file_system_that_hangs(
+    tmp_path: Path, look: Callable[[Path, Path], object]
+) -> None:
+    """A user has put a symlink, into a mount namespace of theirs, where an upper of root's was."""
+    for name in ("hang", "other"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "up"
+    with hanging(tmp_path / "hang", apart=True) as pid:
+        path.symlink_to(f"/proc/{pid}/root{tmp_path}/hang/up")
+        os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+        assert background.done_in_time(lambda: look(path, tmp_path) and None, 2.0)

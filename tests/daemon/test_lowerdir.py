@@ -76,10 +76,10 @@ def test_a_mount_program(command: Command, stack: Path) -> None:
     layers = [stack / "low", stack / "top"]
     with overlay(layers, stack / "kernel", stack / "upper", stack / "kernel-work") as at:
         assert not differences(dump_directory(at), before)
-    assert "nosuch=1: not known" in said(stack)
+    assert "nosuch=1: not known" in log_of(stack)
 
 
-def said(stack: Path) -> str:
+def log_of(stack: Path) -> str:
     log = stack / "state/imgmount.log"
     return log.read_text() if log.exists() else "nosuch=1: not known"  # it went to the journal
 
@@ -152,8 +152,8 @@ def test_one_directory_without_upper(command: Command, stack: Path) -> None:
     try:
         with pytest.raises(OSError, match="Read-only"):
             (stack / "mnt/x").touch()
-        said = command("-o", "remount,rw", stack / "mnt", check=False)
-        assert said.returncode == 8 and "cannot become rw" in said.stderr
+        done = command("-o", "remount,rw", stack / "mnt", check=False)
+        assert done.returncode == 8 and "cannot become rw" in done.stderr
     finally:
         command("umount", stack / "mnt")
 

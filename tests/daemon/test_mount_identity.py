@@ -121,8 +121,10 @@ def test_holders_are_named(command: Command, busybox_image: Path, tmp_path: Path
         stack.callback(holder.kill)
         assert holder.stdout and holder.stdout.readline() == b"\n"
         for _ in range(2):
-            said = command("umount", at).stdout
-            assert f"process {holder.pid} (s" in said and str(mount["pid"]) in said  # sh or sleep
+            output = command("umount", at).stdout
+            assert (
+                f"process {holder.pid} (s" in output and str(mount["pid"]) in output
+            )  # sh or sleep
             assert mount_at(at) is None
         os.kill(mount["pid"], 0)
     assert ended(mount["pid"], 30)
@@ -143,8 +145,8 @@ def test_a_bind_mount_that_holds_it_is_named(
     run("mount", "--bind", at, copy)
     try:
         for _ in range(2):
-            said = command("umount", at, seconds=30).stdout
-            assert f"still mounted on {copy}:" in said and str(mount["pid"]) in said
+            output = command("umount", at, seconds=30).stdout
+            assert f"still mounted on {copy}:" in output and str(mount["pid"]) in output
             assert mount_at(at) is None and (copy / "new").exists()
     finally:
         command("umount", copy)  # does not wait: another test's namespace may have a copy
@@ -167,8 +169,12 @@ def test_an_unseen_user_of_the_mount_is_not_waited_for(
     tree = libc.syscall(OPEN_TREE, -1, os.fsencode(at), OPEN_TREE_CLONE)
     assert tree >= 0
     try:
-        said = umount.umount_image(at, directories)
-        assert said and "somebody whom this user cannot see" in said and str(mount["pid"]) in said
+        output = umount.umount_image(at, directories)
+        assert (
+            output
+            and "somebody whom this user cannot see" in output
+            and str(mount["pid"]) in output
+        )
     finally:
         os.close(tree)
 

@@ -303,9 +303,9 @@ def mount_8(command: Command, tmp_path: Path, at: Path, *arguments: str | Path) 
 
 
 def test_mount_8(command: Command, busybox_image: Path, at: Path, tmp_path: Path) -> None:
-    said = mount_8(command, tmp_path, at, "-t", "fuse.imgmount", busybox_image, at, "-o", "ro")
-    assert "fuse.imgmount ro,relatime" in said
-    assert "Read-only file system" in said
+    output = mount_8(command, tmp_path, at, "-t", "fuse.imgmount", busybox_image, at, "-o", "ro")
+    assert "fuse.imgmount ro,relatime" in output
+    assert "Read-only file system" in output
 
 
 def test_an_fstab_line(command: Command, busybox_image: Path, at: Path, tmp_path: Path) -> None:

@@ -80,17 +80,17 @@ def test_the_same_layers_are_accepted_by_any_name(
     ]
     for image in forms:
         assert shown(command, image, upper) == OVER_A
-    said = json.loads(os.getxattr(upper, MARK))
-    assert said["image"].endswith("o.tar") and said["chain"].startswith("sha256:")
+    recorded = json.loads(os.getxattr(upper, MARK))
+    assert recorded["image"].endswith("o.tar") and recorded["chain"].startswith("sha256:")
 
 
 def test_what_an_older_version_recorded_counts(
     command: Command, upper: Path, tmp_path: Path
 ) -> None:
     """An older version recorded only the image ID."""
-    said = json.loads(os.getxattr(upper, MARK))
-    del said["chain"]
-    os.setxattr(upper, MARK, json.dumps(said).encode())
+    recorded = json.loads(os.getxattr(upper, MARK))
+    del recorded["chain"]
+    os.setxattr(upper, MARK, json.dumps(recorded).encode())
     failed = command(tmp_path / "b.tar", tmp_path / "mnt", "--upper", upper, check=False)
     assert failed.returncode == 8
     assert shown(command, tmp_path / "a.tar", upper) == OVER_A

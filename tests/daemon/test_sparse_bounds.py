@@ -54,8 +54,8 @@ def test_holes_of_all_files_count_together(command: Command, base: Path) -> None
     done = command(*line, "2M", check=False)
     assert done.returncode == 4 and "/c: a sparse file of 1048576 bytes" in done.stderr
     assert "together with others' more than 2 MiB" in done.stderr
-    said = hashlib.sha256(b"head".ljust(1 << 20, b"\0")).hexdigest()
-    assert command(*line, "3M").stdout.count(said) == 3
+    expected = hashlib.sha256(b"head".ljust(1 << 20, b"\0")).hexdigest()
+    assert command(*line, "3M").stdout.count(expected) == 3
 
 
 def test_images_are_compared_without_their_holes(command: Command, tmp_path: Path) -> None:

@@ -162,9 +162,9 @@ def test_r36_copy_file_range_from_a_layer(at: Path) -> None:
 def test_r36_statx_says_when_a_file_was_made(at: Path) -> None:
     before = int(time.time()) - 1
     (at / "new").write_bytes(b"x")
-    said = subprocess.check_output(["stat", "-c", "%W", at / "new", at / "last"]).split()
-    assert before <= int(said[0]) <= time.time() + 1
-    assert said[1] == b"0"  # unknown for a file of a layer
+    output = subprocess.check_output(["stat", "-c", "%W", at / "new", at / "last"]).split()
+    assert before <= int(output[0]) <= time.time() + 1
+    assert output[1] == b"0"  # unknown for a file of a layer
 
 
 def test_r34_a_default_acl_takes_the_place_of_umask(at: Path, tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_a_killed_daemon_is_an_error_to_its_users(workshop: Workshop) -> None:
         with open(at / "last", "rb") as held, writers(at, 3) as running:
             os.kill(daemon_of(workshop), signal.SIGKILL)
             for one in running:
-                said, _ = one.communicate(timeout=20)
-                number = int(said.split()[0])
-                assert number in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), said
+                output, _ = one.communicate(timeout=20)
+                number = int(output.split()[0])
+                assert number in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), output
             mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
                      if f" {at} " in line]  # fmt: skip
             # the mount stays, so that no program writes into the directory below

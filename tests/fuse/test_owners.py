@@ -108,8 +108,8 @@ def owners(top: Path) -> list[str]:
             path = Path(here, name)
             st = path.lstat()
             if not name.startswith(".wh."):
-                said = f"{st.st_uid}:{st.st_gid} {stat.filemode(st.st_mode)}"
-                found.append(f"{path.relative_to(top)} {said}")
+                attributes = f"{st.st_uid}:{st.st_gid} {stat.filemode(st.st_mode)}"
+                found.append(f"{path.relative_to(top)} {attributes}")
     return sorted(found)
 
 

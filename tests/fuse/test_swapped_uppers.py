@@ -119,10 +119,10 @@ def _state(top: Path, how: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(p for p in (top, *top.rglob("*"))):
         st = path.lstat()
-        said = [st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_ctime_ns]
+        attributes = [st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_ctime_ns]
         data = path.read_bytes() if stat.S_ISREG(st.st_mode) else b""
         xattrs = os.listxattr(path, follow_symlinks=False)
-        found[str(path)] = (said[:5] if how == "hardlink" else said, data, xattrs)
+        found[str(path)] = (attributes[:5] if how == "hardlink" else attributes, data, xattrs)
     return found
 
 

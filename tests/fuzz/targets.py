@@ -270,8 +270,8 @@ def challenges(data: bytes) -> None:
     replies.content_range(text)
     replies.uploaded(text)
     replies.next_link([text])
-    for said in (replies.error_text(data), replies.clean(text)):
-        assert not said or said.isprintable(), repr(said)
+    for line in (replies.error_text(data), replies.clean(text)):
+        assert not line or line.isprintable(), repr(line)
 
 
 def auths(data: bytes) -> None:

@@ -53,6 +53,40 @@ def test_t21_many_members(codec: str) -> None:
     assert plain(data, step=7) == b"one" + PLAIN
 
 
+EMPTY = {codec: compress(b"", codec) for codec in CODECS} | {
+    "skippable": b"\x50\x2a\x4d\x18" + bytes(4)
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_t24_members_without_contents(kind: str) -> None:
+    """Each costs time, and nothing of the limit of unpacked bytes."""
+    codec = "zstd" if kind == "skippable" else kind
+    assert plain(EMPTY[kind] * 19_000 + compress(b"end", codec)) == b"end"
+    with pytest.raises(
+        MalformedImage, match=r"x.tar: .*20,000 compressed members and one for each"
+    ):
+        plain(EMPTY[kind] * 20_001)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_t21_a_member_for_each_512_bytes(codec: str) -> None:
+    """As eStargz and zstd:chunked have them for small files, twice: for a header, for contents."""
+    assert plain(compress(bytes(512), codec) * 30_000) == bytes(512 * 30_000)
+
+
+def test_members_of_all_streams_count_together_and_are_forgotten() -> None:
+    budget = Budget()
+    for name in ("a", "b"):
+        for _ in range(10_000):
+            budget.enter(name)
+    with pytest.raises(MalformedImage):
+        budget.enter("a")
+    budget.forget("a")
+    for _ in range(10_000):
+        budget.enter("a")
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_t21_a_full_piece_leaves_nothing_behind(codec: str) -> None:
     for size in (PIECE - 1, PIECE, PIECE + 1, 2 * PIECE):

@@ -36,6 +36,8 @@ DESCRIPTOR = {"mediaType": "x", "digest": DIGEST, "size": 3}
         b"\xff\xfe{\0}\0",
         b'{"a": "\xe9"}',
         b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": [-1e999]}',
         b"[" * 200 + b"]" * 200,
         b"[" * 100_000,
         b'{"a":' * 100_000,

@@ -73,8 +73,8 @@ def test_a_command_ends_by_a_signal(
         while not list(cache.glob("index/*.idx")) and process.poll() is None:
             time.sleep(0.005)  # the index is kept when the merge is about to begin
         process.send_signal(number)
-        _, said = process.communicate(timeout=10)
-    assert (process.returncode, said) == (code, b"")
+        _, output = process.communicate(timeout=10)
+    assert (process.returncode, output) == (code, b"")
     assert not os.path.ismount(at)
     kept = [str(path) for path in cache.rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if "tmp" in Path(path).name]

@@ -30,7 +30,7 @@ ROOTS, A_USERS = Origin(store=True, roots=True), Origin(store=True)
 
 
 @pytest.mark.parametrize(
-    ("said", "wish", "origin", "expected"),
+    ("found", "wish", "origin", "expected"),
     [
         (0, UNASKED, ANYBODYS, T | N),
         (T, UNASKED, ANYBODYS, T | N),
@@ -49,16 +49,16 @@ ROOTS, A_USERS = Origin(store=True, roots=True), Origin(store=True)
         (T | U | MARKS_USERXATTR, UNASKED, ANYBODYS, T | N),
     ],
 )
-def test_what_root_obeys(said: int, wish: UserMarks, origin: Origin, expected: int | None) -> None:
+def test_what_root_obeys(found: int, wish: UserMarks, origin: Origin, expected: int | None) -> None:
     if expected is None:
         with pytest.raises(NotPermitted, match="root does not obey unasked: --"):
-            obeyed(said, wish, origin, root=True)
+            obeyed(found, wish, origin, root=True)
     else:
-        assert obeyed(said, wish, origin, root=True) == expected
+        assert obeyed(found, wish, origin, root=True) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "origin", "expected"),
+    ("found", "origin", "expected"),
     [
         (0, ANYBODYS, T | U | N),
         (0, ROOTS, T | N),
@@ -68,8 +68,8 @@ def test_what_root_obeys(said: int, wish: UserMarks, origin: Origin, expected: i
         (OWN, ANYBODYS, U | OWN | N),
     ],
 )
-def test_what_a_user_obeys(said: int, origin: Origin, expected: int) -> None:
-    assert obeyed(said, UNASKED, origin, root=False) == expected
+def test_what_a_user_obeys(found: int, origin: Origin, expected: int) -> None:
+    assert obeyed(found, UNASKED, origin, root=False) == expected
 
 
 def test_a_store_that_others_write_to_is_not_roots(tmp_path: Path) -> None:

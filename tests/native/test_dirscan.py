@@ -38,7 +38,7 @@ def members(path: Path, obeyed: int = EVERYTHING) -> dict[bytes, Member]:
     return {m.path: m for m in found}
 
 
-def said(path: Path) -> int:
+def marks_of(path: Path) -> int:
     fd = _native.open_layer_root(path)
     try:
         return _native.root_marks(fd)
@@ -173,7 +173,7 @@ def test_a_kind_that_is_not_obeyed_is_data_and_counted(tmp_path: Path) -> None:
 )
 def test_what_a_root_says(tmp_path: Path, name: str, kinds: int) -> None:
     os.setxattr(tmp_path, name, b"y")
-    assert said(tmp_path) == kinds
+    assert marks_of(tmp_path) == kinds
 
 
 def test_names_of_files_where_they_are_no_whiteouts(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_names_of_files_where_they_are_no_whiteouts(tmp_path: Path) -> None:
 
 
 def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
-    said = {
+    expected = {
         "file": (b"1000:1001:04755", stat.S_IFREG | 0o4755, (0, 0)),
         "typed": (b"3:4:0100644:file", stat.S_IFREG | 0o644, (0, 0)),
         "pipe": (b"0:0:600:pipe", stat.S_IFIFO | 0o600, (0, 0)),
@@ -194,12 +194,12 @@ def test_owners_kept_beside_the_object(tmp_path: Path) -> None:
         "link": (b"0:0:777:symlink", stat.S_IFLNK | 0o777, (0, 0)),
         "nonsense": (b"no:thing", stat.S_IFREG | 0o644, (0, 0)),
     }
-    for name, (value, _, _) in said.items():
+    for name, (value, _, _) in expected.items():
         (tmp_path / name).write_bytes(b"target")
         os.chmod(tmp_path / name, 0o644)
         os.setxattr(tmp_path / name, "user.containers.override_stat", value)
     found = members(tmp_path)
-    for name, (_, mode, rdev) in said.items():
+    for name, (_, mode, rdev) in expected.items():
         member = found[name.encode()]
         assert stat.filemode(member.mode) == stat.filemode(mode), name
         if rdev != (0, 0):

@@ -1,6 +1,7 @@
-"""Law: an odd archive that GNU tar and bsdtar unpack in the same way is read as they read it.
+"""Law: an odd archive that GNU tar and bsdtar unpack in the same way is read as they read it; where
+they and the container engines differ, as the engines read it.
 
-In each case both programs unpack a tar, and the index must have the files that are on disk then.
+In each case programs unpack a tar, and the index must have the files that are on disk then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from imagewriter import oci_layout
+from oracle import run
 from tarwriter import BLOCK, TarWriter
 
 from fusemount._native import Scanner
@@ -48,7 +51,7 @@ CASES: dict[str, Write] = {
         )
     )
     for dialect in ("v7", "gnu", "ustar")
-    for flag, name in ((b"5", "d"), (b"5", "d/"), (b"0", "d/"), (b"\0", "d/"), (b"7", "d/"),
+    for flag, name in ((b"5", "d"), (b"5", "d/"), (b"\0", "d/"), (b"7", "d/"),
                        (b"1", "h"), (b"2", "l"), (b"3", "c"), (b"4", "b"), (b"6", "p"))
 }  # fmt: skip
 
@@ -56,6 +59,10 @@ CASES: dict[str, Write] = {
 def unpacked(command: str, tar: bytes, directory: Path) -> Found:
     directory.mkdir()
     subprocess.run([command, "-xf", "-"], cwd=directory, input=tar, capture_output=True)
+    return there(directory)
+
+
+def there(directory: Path) -> Found:
     found = {}
     for path in sorted(directory.rglob("*")):
         st = path.lstat()
@@ -86,3 +93,16 @@ def test_t17_as_gnu_tar_and_bsdtar_read_it(tmp_path: Path, case: str) -> None:
     assert indexed(tar) == gnu
     if not case.startswith(("an x header", "two x")):  # bsdtar refuses the size, or loses g after x
         assert indexed(tar) == bsd
+
+
+@pytest.mark.parametrize("dialect", ["v7", "gnu", "ustar", "pax"])
+def test_t17_a_file_whose_name_ends_in_a_slash_is_a_file(tmp_path: Path, dialect: str) -> None:
+    """GNU tar and bsdtar make a directory of it and go on in the file's contents.  Go's reader does
+    not, which docker, containerd, podman and umoci use: one digest must not be two images."""
+    inner = TarWriter("gnu").file("evil", b"x").tar()[: 2 * BLOCK]
+    writer = TarWriter(dialect).add("f/", typeflag=b"0", size=len(inner)).raw(inner)
+    tar = writer.add("empty/", typeflag=b"0").add("d/", typeflag=b"\0").file("last").tar()
+    oci_layout(tmp_path / "image", [tar], tags=("t",))
+    run("umoci", "raw", "unpack", "--image", f"{tmp_path}/image:t", tmp_path / "go")
+    assert indexed(tar) == there(tmp_path / "go")
+    assert indexed(tar)["f"] == ("f", 0, len(inner)) and "evil" not in indexed(tar)

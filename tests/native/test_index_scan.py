@@ -83,6 +83,8 @@ def test_t17_type_flags() -> None:
         + header(b"sub", b"5", 1000)
         + member(b"last", b"3")
     )
+    index = scan(data + END)
+    assert index.oddities == ((0, b""), (0, b""), (1, b"solaris"))
     found = members(data + END)
     assert [(m.kind, m.path) for m in found] == [
         ("file", b"old"), ("dir", b"dir"), ("file", b"cont"), ("dir", b"dump"),
@@ -277,7 +279,7 @@ def test_t20_ids_at_their_limit() -> None:
         index = scan(header(b"first") + pax((key, value)) + header(b"a", uid=b"0000017"))
         m = index.member(1)
         assert (m.uid, m.gid) == ((0, 0) if key == b"uid" else (0o17, 0))
-        assert index.oddities == ((0, b""), (1, b"a"))
+        assert index.oddities == ((0, b""), (1, b"a"), (0, b""))
     for number in (2**32 - 1, 2**40, -1, -2):
         index = scan(header(b"a", uid=base256(number, 8)))
         assert (index.member(0).uid, index.oddities[1]) == (0, (1, b"a"))
@@ -309,7 +311,7 @@ def test_m09_names_are_normalised(name: bytes, path: bytes) -> None:
 def test_m09_names_that_lead_out_of_the_root_end_at_it(name: bytes, path: bytes) -> None:
     index = scan(header(b"good") + header(name, b"5") + header(b"l", b"1", link=name))
     assert index.member(1).path == path and index.member(2).link == path
-    assert index.oddities == ((2, path), (0, b""))
+    assert index.oddities == ((2, path), (0, b""), (0, b""))
     assert "the root directory" in refused(header(b"..")).message
     assert "the root directory" in refused(header(b"l", b"1", link=b"../..")).message
 

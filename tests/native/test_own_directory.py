@@ -25,20 +25,20 @@ def directory(path: Path, uid: int = 0, mode: int = 0o755) -> Path:
 
 def refusals(uid: int, path: Path) -> list[str]:
     """The refusals of own_directory for that user: the directory, a missing one, and a new one."""
-    said = []
+    reasons = []
     for name, make in ((path, False), (path / "none", False), (path / "new", True)):
         try:
             os.seteuid(uid)
             os.close(own_directory(name, make=make))
         except FileNotFoundError:
-            said.append("")
+            reasons.append("")
         except NotPermitted as e:
-            said.append(str(e).removeprefix(f"{name}: must be a directory that only you can "))
+            reasons.append(str(e).removeprefix(f"{name}: must be a directory that only you can "))
         else:
-            said.append("")
+            reasons.append("")
         finally:
             os.seteuid(0)
-    return said
+    return reasons
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def test_a_symlink_above_an_own_directory_is_followed_if_no_other_user_could_mak
     for name, (link, target, uid, why) in links.items():
         link.symlink_to(target)
         os.chown(link, uid, uid, follow_symlinks=False)
-        said = refusals(0, link / "deep")
-        assert said[0].endswith(why) and bool(said[0]) == bool(why), name
+        reasons = refusals(0, link / "deep")
+        assert reasons[0].endswith(why) and bool(reasons[0]) == bool(why), name
         assert (ours / "new").exists() == (not why), name
         if not why:
             (ours / "new").rmdir()

@@ -64,8 +64,8 @@ class DebianRoot:
         """Runs a shell script in a chroot of the mount; it ends at the first failure."""
         done = run_in(self._at, ["sh", "-euc", script, "sh", *arguments])
         if check and done.returncode:
-            said = (done.stdout + done.stderr)[-3000:].decode(errors="replace")
-            raise AssertionError(f"{script.strip()} gave {done.returncode}:\n{said}")
+            output = (done.stdout + done.stderr)[-3000:].decode(errors="replace")
+            raise AssertionError(f"{script.strip()} gave {done.returncode}:\n{output}")
         return done.stdout.decode(errors="replace")
 
 

@@ -36,11 +36,11 @@ def change_and_commit(command: Command, random: Random, image: Path, new: Path) 
             side(choose(random))
         form = random.choice(("docker-archive", "oci-archive"))
         command("commit", at, "t:1", "-o", f"{form}:{new}")
-        said = command("diff", at).stdout.encode().splitlines()
+        output = command("diff", at).stdout.encode().splitlines()
         expected = dump_directory(at)
-        assert len(said) > 5
+        assert len(output) > 5
         with mounted(command, image, new.with_suffix(".old"), "--read-only") as old:
-            compare_diff(said, tree_diff(old, at))
+            compare_diff(output, tree_diff(old, at))
         side.close_all()
     with mounted(command, new, new.with_suffix(".new"), "--read-only") as at:
         found = differences(dump_directory(at), expected)

@@ -38,13 +38,13 @@ def build_run_commit(storage: list[str], context: Path, archive: Path) -> tuple[
         return run("podman", *storage, *words).stdout.decode()
 
     run("buildah", *storage, "bud", "--layers", "--isolation", "chroot", "-q", "-t", "t:1", context)
-    said = podman("--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", *limits,
+    output = podman("--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", *limits,
                   "--network", "none", "--name", "box", "t:1", "sh", "-c", _RUN)  # fmt: skip
     changed = podman("diff", "box").splitlines()
     podman("commit", "-q", "box", "t:2")
     podman("save", "-q", "--format", "oci-archive", "-o", archive, "t:2")
     podman("rm", "-f", "box")
-    return said, sorted(changed)
+    return output, sorted(changed)
 
 
 def clean(storage: Sequence[str], root: Path) -> None:

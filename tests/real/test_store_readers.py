@@ -71,9 +71,9 @@ def podman() -> Iterator[Buildah]:
 @pytest.mark.parametrize("name", NAMES)
 def test_skopeo_reads_it(filled: Store, tmp_path: Path, name: str) -> None:
     reference, image = f"oci:{filled.root}:{name}", filled.find(name)
-    said = json.loads(run("skopeo", "inspect", reference).stdout)
-    assert said["Digest"] == image.digest
-    assert said["Layers"] == [row.digest for row in image.summary.layers]
+    document = json.loads(run("skopeo", "inspect", reference).stdout)
+    assert document["Digest"] == image.digest
+    assert document["Layers"] == [row.digest for row in image.summary.layers]
     run("skopeo", "copy", "-q", reference, f"dir:{tmp_path}/dir")
     for row in image.summary.layers:
         copied = (tmp_path / "dir" / row.digest.hex).read_bytes()
@@ -137,8 +137,8 @@ def test_what_skopeo_brings_is_an_image(tmp_path: Path) -> None:
     finally:
         command("umount", at)
     store.tag("new", parse_name("tagged:1"))
-    said = run("skopeo", "inspect", f"oci:{store.root}:new").stdout  # its own name stays
-    assert json.loads(said)["Digest"] == store.find("tagged:1").digest
+    document = run("skopeo", "inspect", f"oci:{store.root}:new").stdout  # its own name stays
+    assert json.loads(document)["Digest"] == store.find("tagged:1").digest
     prune(store)
     clean(store, images=2)
     load(store, save(store, "new", "docker-archive", tmp_path / "out"))
@@ -217,6 +217,6 @@ def test_docker_keeps_the_same_layerdb(filled: Store, docker: Dockerd, tmp_path:
         assert {path.name for path in ours.iterdir()} >= {"diff", "size", "cache-id"}
         assert (theirs / chain / "size").read_text().isdigit()
     repositories = next((docker.base / "data/image").glob("*/repositories.json"))
-    said = json.loads(repositories.read_bytes())["Repositories"]
+    document = json.loads(repositories.read_bytes())["Repositories"]
     own = json.loads(store.layout.repositories.read_bytes())["Repositories"]
-    assert own["ubuntu"] == said["ubuntu"]
+    assert own["ubuntu"] == document["ubuntu"]

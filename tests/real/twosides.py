@@ -55,11 +55,11 @@ class TwoSides:
                 case.append(choose(known))
                 yield case[-1]
 
-        if said := self._failure(chosen):
+        if failure := self._failure(chosen):
             short = shortening.shortest(case, lambda steps: bool(self.failure_of(steps)))
             again = self.failure_of(short) or "(it does not fail a second time)"
             listed = "\n".join(map(str, short))
-            raise AssertionError(f"{said}\n\nshorter: {again}\n\nall of it:\n{listed}")
+            raise AssertionError(f"{failure}\n\nshorter: {again}\n\nall of it:\n{listed}")
 
     def failure_of(self, steps: Sequence[Step]) -> str:
         """Runs the steps; returns the first difference, or "" if there is none."""

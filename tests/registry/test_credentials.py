@@ -159,9 +159,9 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_helpers(tmp_path: Path, programs: Path) -> None:
-    said = '{"ServerURL":"x","Username":"%s","Secret":"%s"}'
-    helper(programs, "store", f"cat > {tmp_path}/asked; echo '{said % ('s', 'x')}'")
-    helper(programs, "own", f"echo '{said % ('<token>', 'identity')}'")
+    reply = '{"ServerURL":"x","Username":"%s","Secret":"%s"}'
+    helper(programs, "store", f"cat > {tmp_path}/asked; echo '{reply % ('s', 'x')}'")
+    helper(programs, "own", f"echo '{reply % ('<token>', 'identity')}'")
     helper(programs, "empty", "echo credentials not found in native keychain; exit 1")
     document = {
         "credsStore": "store",

@@ -182,9 +182,9 @@ def test_a_schema_1_manifest(server: Hostile) -> None:
     assert "schema 1" in refused_manifest(server, MalformedImage)
 
 
-@pytest.mark.parametrize("said", [{}, {"Docker-Content-Digest": "sha512:00"}])
-def test_a_head_that_says_too_little(server: Hostile, said: dict[str, str]) -> None:
-    server.on(f"HEAD {MANIFEST_PATH}", Answer(200, b"", said))
+@pytest.mark.parametrize("headers", [{}, {"Docker-Content-Digest": "sha512:00"}])
+def test_a_head_that_says_too_little(server: Hostile, headers: dict[str, str]) -> None:
+    server.on(f"HEAD {MANIFEST_PATH}", Answer(200, b"", headers))
     server.on(f"GET {MANIFEST_PATH}", Answer(200, b"{}", {"Content-Type": "text/plain"}))
     found = talk(server.domain, lambda r: r.head_manifest("a", "t"))
     assert found == Descriptor("", Digest.of(b"{}"), 2)

@@ -197,8 +197,8 @@ def test_an_upload_that_leads_to_another_host(server: Hostile) -> None:
 
 
 def test_a_manifest_that_became_another(server: Hostile) -> None:
-    said = {"Docker-Content-Digest": Digest.of(b"other")}
-    server.on("PUT /v2/a/manifests/t", Answer(201, headers=said))
+    headers = {"Docker-Content-Digest": Digest.of(b"other")}
+    server.on("PUT /v2/a/manifests/t", Answer(201, headers=headers))
     with pytest.raises(VerificationFailed, match=r"a:t: pushed sha256:\w+, the registry has sha"):
         talk(server.domain, lambda r: r.put_manifest("a", "t", OCI + "manifest.v1+json", b"{}"))
 

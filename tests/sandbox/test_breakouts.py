@@ -40,7 +40,7 @@ def secret(tmp_path: Path) -> Iterator[Path]:
 class Breakout:
     """layer: makes the hostile layer, given the secret's directory. config: the image's.
 
-    flags: of `run`. code, said: exit status, and what is on stdout or in the line on stderr.
+    flags: of `run`. code: the exit status.  text: a part of stdout, or of the line on stderr.
     """
 
     layer: Callable[[TarWriter, Path], object]
@@ -48,7 +48,7 @@ class Breakout:
     config: dict[str, object] = field(default_factory=dict)
     flags: Sequence[str] = ()
     code: int = 0
-    said: str = ""
+    text: str = ""
 
 
 def links(*pairs: tuple[str, str]) -> Callable[[TarWriter, Path], object]:
@@ -83,65 +83,65 @@ BREAKOUTS = {
     },
     "CVE-2024-21626 link": Breakout(
         links(("w", f"/proc/self/cwd{UP}")), "cat .HOST/secret", flags=("-w", "/w/x"),
-        code=125, said=IN_PROC,
+        code=125, text=IN_PROC,
     ),
     "working directory by a link": Breakout(
-        links(("w", "HOST")), "pwd; ls", flags=("-w", "/w"), said="HOST",
+        links(("w", "HOST")), "pwd; ls", flags=("-w", "/w"), text="HOST",
     ),
     "CVE-2021-30465": Breakout(
         links(("data", "HOST"), ("more", "../../../../../../HOST")), "ls /data/x /more/y",
-        flags=("-v", "VOLUME:/data/x", "-v", "VOLUME:/more/y"), said="/data/x:",
+        flags=("-v", "VOLUME:/data/x", "-v", "VOLUME:/more/y"), text="/data/x:",
     ),
     "CVE-2021-30465 in a volume": Breakout(
-        NOTHING, "ls /v/out", flags=("-v", "VOLUME:/v", "-v", "VOLUME:/v/out/x"), said="x",
+        NOTHING, "ls /v/out", flags=("-v", "VOLUME:/v", "-v", "VOLUME:/v/out/x"), text="x",
     ),
     "volume through a link of /proc": Breakout(
         links(("data", f"/proc/self/fd/6{UP}HOST")), flags=("-v", "VOLUME:/data/x"), code=125,
-        said="cannot set up /data/x in the image",
+        text="cannot set up /data/x in the image",
     ),
     "volume over a file of /proc": Breakout(
         links(("data", "/proc/sys")), flags=("-v", "VOLUME:/data"), code=125,
-        said="it leads into /proc",
+        text="it leads into /proc",
     ),
     "CVE-2019-19921": Breakout(
-        links(("proc", "HOST")), code=125, said="cannot set up /proc in the image: Not a directory",
+        links(("proc", "HOST")), code=125, text="cannot set up /proc in the image: Not a directory",
     ),
     "CVE-2025-31133, CVE-2025-52565": Breakout(
         links(*((f"dev/{name}", "HOST/secret") for name in ("null", "console", "ptmx", "zero")),
               ("dev/pts", "HOST"), ("dev/shm", "HOST"), ("dev/.imgmount", "HOST/secret")),
         "test -c /dev/null && echo gone > /dev/null; echo x > /dev/shm/x; cat /dev/shm/x",
-        said="x",
+        text="x",
     ),
     "CVE-2025-52881": Breakout(
-        shadowed_proc, "cat /proc/self/attr/exec; ls /proc/1/host; cat /proc/1/comm", said="python",
+        shadowed_proc, "cat /proc/self/attr/exec; ls /proc/1/host; cat /proc/1/comm", text="python",
     ),
     "CVE-2024-1753, CVE-2024-9341": Breakout(
-        links(("etc", "HOST")), "cat /etc/hosts; ls HOST", said="hosts",
+        links(("etc", "HOST")), "cat /etc/hosts; ls HOST", text="hosts",
     ),
     **{
         f"{file} through a link of /proc": Breakout(
-            links((file, f"/proc/self/fd/6{UP}HOST/new")), code=125, said=f"cannot set up /{file}",
+            links((file, f"/proc/self/fd/6{UP}HOST/new")), code=125, text=f"cannot set up /{file}",
         )
         for file in ("etc/hosts", "etc/resolv.conf")
     },
     "etc/hosts over a file of /proc": Breakout(
-        links(("etc/hosts", "/proc/sys/kernel/hostname")), code=125, said="it leads into /proc",
+        links(("etc/hosts", "/proc/sys/kernel/hostname")), code=125, text="it leads into /proc",
     ),
     "CVE-2019-5736 link": Breakout(
         links(("start", "/proc/self/exe")), config={"Entrypoint": ["/start"]}, code=126,
-        said=IN_PROC,
+        text=IN_PROC,
     ),
     "CVE-2019-5736 script": Breakout(
         script_of_the_host, config={"Entrypoint": ["start"], "Env": ["PATH=/"]}, code=126,
-        said=IN_PROC,
+        text=IN_PROC,
     ),
     # It is opened for appending and not written to; a running interpreter cannot be opened so.
     "CVE-2019-5736 pid 1": Breakout(
         NOTHING, "sh -c ': >> /proc/1/exe' || sh -c ': >> /proc/self/exe' || echo held",
-        said="held",
+        text="held",
     ),
     "CVE-2016-9962": Breakout(
-        NOTHING, "cd /proc/1/fd && echo *; cd /proc/self/fd && echo *", said="0 1 2\n0 1 2",
+        NOTHING, "cd /proc/1/fd && echo *; cd /proc/self/fd && echo *", text="0 1 2\n0 1 2",
     ),
 }  # fmt: skip
 
@@ -163,10 +163,10 @@ def test_breakout(name: str, command: Command, secret: Path, tmp_path: Path) -> 
     done = command(
         "run", *map(here, breakout.flags), image, here(breakout.script), check=False, seconds=60
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == breakout.code, said
-    assert here(breakout.said) in said
-    assert "secret" not in said
+    text = done.stdout + done.stderr
+    assert done.returncode == breakout.code, text
+    assert here(breakout.text) in text
+    assert "secret" not in text
     if breakout.code == 125:
         assert done.stderr.count("\n") == 1
 
@@ -207,6 +207,6 @@ def test_nothing_of_the_image_is_loaded_by_us(
         [sys.executable, "-c", AUDITED, "run", "-u", "alice:extra", "-w", "/a/b", image, program],
         env=command.environment | {"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    said = [line for line in done.stderr.splitlines() if not line.startswith("imgmount: ")]
-    assert said == [f"os.exec {program!r}", "importers [] mapped []"]
+    text = [line for line in done.stderr.splitlines() if not line.startswith("imgmount: ")]
+    assert text == [f"os.exec {program!r}", "importers [] mapped []"]
     assert done.returncode == (0 if program == "/bin/true" else 127)

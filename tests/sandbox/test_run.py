@@ -58,7 +58,7 @@ def test_exit_status_is_the_commands(command: Command, busybox_image: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "output"),
     [
         (("-u", "bob"), "no user 'bob'"),
         (("-v", "/nowhere/at/all:/x"), "/nowhere/at/all: No such file"),
@@ -67,11 +67,11 @@ def test_exit_status_is_the_commands(command: Command, busybox_image: Path) -> N
     ],
 )
 def test_our_own_failures_are_125(
-    flags: tuple[str, ...], said: str, command: Command, busybox_image: Path
+    flags: tuple[str, ...], output: str, command: Command, busybox_image: Path
 ) -> None:
     done = command("run", *flags, busybox_image, "true", check=False)
     assert done.returncode == 125
-    assert said in done.stderr
+    assert output in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -114,6 +114,12 @@ def test_volumes(command: Command, busybox_image: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines() == ["in", "one", "refused"]
     assert (tmp_path / "dir/new").read_text() == "out\n"
+    (tmp_path / "link").symlink_to(tmp_path)
+    volume = ("-v", f"{tmp_path}/link/one:/etc/one")
+    assert command("run", *volume, busybox_image, "cat /etc/one").stdout == "one\n"
+    os.chown(tmp_path / "link", 65533, 65533, follow_symlinks=False)
+    refused = command("run", *volume, busybox_image, "cat /etc/one", check=False)
+    assert f"{tmp_path}/link is a symlink of uid 65533: it is not followed" in refused.stderr
 
 
 def test_a_symlink_in_the_image_leads_nowhere_outside(command: Command, tmp_path: Path) -> None:
@@ -189,12 +195,12 @@ def test_ctrl_c_on_a_terminal_arrives_once(command: Command, busybox_image: Path
     if pid == 0:
         words = [sys.executable, "-m", "fusemount", "run", "-it", str(busybox_image), script]
         os.execve(sys.executable, words, command.environment)
-    said = b""
+    output = b""
 
     def until(word: bytes) -> None:
-        nonlocal said
-        while word not in said:
-            said += os.read(terminal, 1000)
+        nonlocal output
+        while word not in output:
+            output += os.read(terminal, 1000)
 
     until(b"ready")
     os.write(terminal, b"\x03")
@@ -202,4 +208,4 @@ def test_ctrl_c_on_a_terminal_arrives_once(command: Command, busybox_image: Path
     os.write(terminal, b"\x1c")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     os.close(terminal)
-    assert b"int 2" not in said
+    assert b"int 2" not in output

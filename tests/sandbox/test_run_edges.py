@@ -22,9 +22,9 @@ def test_it_ends_with_its_terminal(command: Command, busybox_image: Path, tmp_pa
     pid, terminal = pty.fork()  # the child is the session's leader
     if pid == 0:
         os.execve(sys.executable, words, command.environment)
-    said = b""
-    while b"ready" not in said:
-        said += os.read(terminal, 1000)
+    output = b""
+    while b"ready" not in output:
+        output += os.read(terminal, 1000)
     pidfd = os.pidfd_open(pid)
     os.close(terminal)
     over = pidfd_ended(pidfd, 20)
@@ -42,17 +42,17 @@ def test_a_read_only_volume_is_so_in_the_mounts_below(
     script = 'mount -t tmpfs none "$1/below" && shift && exec "$@"'
     volume = f"{tmp_path}/host:/v"
     try_it = "touch /v/x || touch /v/below/x || echo refused"
-    for mode, said in ((":ro", "refused\n"), ("", "")):
+    for mode, output in ((":ro", "refused\n"), ("", "")):
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", tmp_path / "host",
              sys.executable, "-m", "fusemount", "run", "-v", volume + mode, busybox_image, try_it],
             env=command.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert (done.returncode, done.stdout) == (0, said), done.stderr
+        assert (done.returncode, done.stdout) == (0, output), done.stderr
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "output"),
     [
         ("/etc/motd", "the working directory '/etc/motd' is not a directory"),
         ("/etc/motd/x", "the working directory '/etc/motd/x' is not a directory"),
@@ -60,10 +60,10 @@ def test_a_read_only_volume_is_so_in_the_mounts_below(
     ],
 )
 def test_a_bad_working_directory(
-    where: str, said: str, command: Command, busybox_image: Path
+    where: str, output: str, command: Command, busybox_image: Path
 ) -> None:
     done = command("run", "-w", where, busybox_image, "true", check=False)
-    assert (done.returncode, done.stderr) == (125, f"imgmount: {said}\n")
+    assert (done.returncode, done.stderr) == (125, f"imgmount: {output}\n")
 
 
 @pytest.mark.parametrize(

@@ -214,8 +214,8 @@ def test_bad_targets(text: str, form: str | None) -> None:
 
 def test_a_layer_that_is_made_again_has_a_limit(tmp_path: Path) -> None:
     """A user may have written the size of a sparse file into the store."""
-    said = b'{"type":1,"name":"f","size":%d}' % (1 << 40)
-    (tmp_path / "split.gz").write_bytes(gzip.compress(said))
+    entry = b'{"type":1,"name":"f","size":%d}' % (1 << 40)
+    (tmp_path / "split.gz").write_bytes(gzip.compress(entry))
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/f").write_text("")
     os.truncate(tmp_path / "tree/f", 1 << 40)

@@ -79,13 +79,13 @@ def test_a_layer_comes_in(store: Store, how: str, piece: int) -> None:
 @pytest.mark.parametrize("how", COMPRESSIONS)
 def test_what_is_not_as_claimed_does_not(store: Store, how: str) -> None:
     blob, other = compress(TAR, how), Digest.of(b"other")
-    for claims, said in (
+    for claims, message in (
         (Claims(other, len(blob), None), "digest is"),
         (Claims(Digest.of(blob), len(blob) + 1, None), "were announced"),
         (Claims(Digest.of(blob), len(blob) - 1, None), "more than"),
         (Claims(Digest.of(blob), len(blob), other), "diff_id is"),
     ):
-        with pytest.raises(VerificationFailed, match=said):
+        with pytest.raises(VerificationFailed, match=message):
             take(store, blob, claims)
         assert_nothing(store)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fusemount.digest import Digest, chain_ids
 from fusemount.errors import ImageInUse, ImageNotFound
 from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName, parse_name
-from fusemount.store import Entry, Store
+from fusemount.store import Entry, Layout, Store, children
 from fusemount.store.intake import put_document
 from fusemount.store.locks import MOUNT
 from fusemount.store.removal import Removed, prune, remove, remove_all, users
@@ -257,3 +258,28 @@ def test_the_cost_of_a_name_grows_with_the_names(
         remove(store, names[count // 2].familiar)
         costs.append(compared[0])
     assert costs[1] < 3 * costs[0] < 3 * 3000, costs
+
+
+def test_an_index_of_many_names_is_walked_as_one_of_few(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = ImageSpec([layer("arm")], config={"architecture": "arm64"})
+    files = oci_layout(tmp_path / "in", images=[ImageSpec([layer("amd")]), arm], nested="multi:1")
+    (image,) = load(store, files)
+    walked, own = [0], children.own
+
+    def counted(layout: Layout, index: Digest, listed: Iterable[Digest]) -> tuple[Digest, ...]:
+        walked[0] += 1
+        return own(layout, index, listed)
+
+    monkeypatch.setattr(children, "own", counted)
+    costs = []
+    for count in (2, 50):
+        walked[0] = 0
+        store.add(image.descriptor, [parse_name(f"n{count}-{i}:1") for i in range(count)])
+        with store.lease("test", "") as lease:
+            store.hold(lease, image)
+        remove(store, f"n{count}-0:1")
+        prune(store)
+        costs.append(walked[0])
+    assert costs[0] == costs[1], costs

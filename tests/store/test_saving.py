@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -238,8 +239,8 @@ def test_an_archive_of_two_faces(store: Store, tmp_path: Path, first: dict[str, 
     """manifest.json and index.json name different images; a mount shows that of manifest.json."""
     one, two = ImageSpec([layer("one")], tags=("a:2",)), ImageSpec([layer("two")], tags=("a:2",))
     files = oci_files([one]) | docker_files([two], "1.10")
-    said = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
-    files["manifest.json"] = json.dumps([*([first] if first else []), *said]).encode()
+    listed = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
+    files["manifest.json"] = json.dumps([*([first] if first else []), *listed]).encode()
     archive = write_archive(tmp_path / "in.tar", files)
     if first:  # its first image cannot be opened: then nobody can tell whether both are the same
         with pytest.raises(MalformedImage, match=r"missing\.json"):
@@ -248,6 +249,27 @@ def test_an_archive_of_two_faces(store: Store, tmp_path: Path, first: dict[str, 
     else:
         load(store, archive)
         assert store.find("a:2").image_id == Digest.of(two.config_bytes)
+
+
+@pytest.mark.parametrize("beside", ["another name", "another platform"])
+def test_a_name_of_two_images(store: Store, tmp_path: Path, beside: str) -> None:
+    """Both images are in index.json, and it gives manifest.json's name to the other one."""
+    other = ImageSpec([layer("other")], tags=("a:2",))
+    right = ImageSpec([layer("right")], tags=("b:2",))
+    files = oci_files([other, right])
+    index = json.loads(bytes(files["index.json"]))  # type: ignore[arg-type]
+    if beside == "another platform":
+        index["manifests"].reverse()  # the last of one name counts
+        for entry, arch in zip(index["manifests"], ("amd64", "s390x"), strict=True):
+            entry |= {"platform": {"os": "linux", "architecture": arch}}
+            entry["annotations"] |= index["manifests"][-1]["annotations"]
+        files["index.json"] = json.dumps(index).encode()
+    listed = docker_files([replace(right, tags=("a:2",))], "25")["manifest.json"]
+    archive = write_archive(tmp_path / "in.tar", files | {"manifest.json": listed})
+    load(store, archive)
+    told = run("skopeo", "inspect", "--config", f"docker-archive:{archive}:a:2").stdout
+    assert Digest.of(right.config_bytes) == store.find("a:2").image_id
+    assert json.loads(told)["rootfs"] == json.loads(right.config_bytes)["rootfs"]
 
 
 @pytest.mark.parametrize("form", ["oci", "oci-archive", "docker-archive"])

@@ -126,14 +126,14 @@ def test_stale_repositories_are_no_damage(full: Store) -> None:
     full.layout.index.write_text(json.dumps(document))
     clean(full, images=3)
     full.tag("b:1", parse_name("b:2"))
-    said = json.loads(full.layout.repositories.read_bytes())["Repositories"]
-    assert set(said["b"]) == {"b:1", "b:2"}
+    repositories = json.loads(full.layout.repositories.read_bytes())["Repositories"]
+    assert set(repositories["b"]) == {"b:1", "b:2"}
 
 
 def test_what_repositories_say_is_compared(full: Store) -> None:
-    said = json.loads(full.layout.repositories.read_bytes())
-    said["Repositories"]["b"]["b:1"] = "sha256:" + "0" * 64
-    full.layout.repositories.write_text(json.dumps(said))
+    document = json.loads(full.layout.repositories.read_bytes())
+    document["Repositories"]["b"]["b:1"] = "sha256:" + "0" * 64
+    full.layout.repositories.write_text(json.dumps(document))
     assert checked(full).mismatches == ["repositories.json: not what index.json says"]
 
 

@@ -164,7 +164,9 @@ def test_tokens(command: Command, by_token: RealRegistry, tokens: TokenServer) -
     assert done.returncode == Unauthorized.exit_code
     (line,) = done.stderr.splitlines()
     assert f"{domain}/private/b" in line
-    said = command("push", "--creds", PAIR, f"{domain}/public/a:1", f"{domain}/private/b:1").stdout
-    assert said.count("Mounted from public/a") == 4
+    output = command(
+        "push", "--creds", PAIR, f"{domain}/public/a:1", f"{domain}/private/b:1"
+    ).stdout
+    assert output.count("Mounted from public/a") == 4
     pulls(command, "--creds", PAIR, f"{domain}/private/a:1")
     pulls(command, "--creds", PAIR, f"{domain}/private/b:1")

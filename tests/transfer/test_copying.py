@@ -120,7 +120,7 @@ def test_all_platforms_go_together(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (("nosuch:1", "oci:x"), 3, "no such image"),
         (("docker://127.0.0.1:1/a:1", "x:1"), 11, "127.0.0.1:1/a"),
@@ -133,12 +133,12 @@ def test_all_platforms_go_together(
     ],
 )
 def test_what_cannot_be_copied(
-    command: Command, sources: dict[str, str], words: tuple[str, str], code: int, said: str
+    command: Command, sources: dict[str, str], words: tuple[str, str], code: int, output: str
 ) -> None:
     done = command("copy", *words, check=False)
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
-    assert said in line and line.startswith("imgmount: ")
+    assert output in line and line.startswith("imgmount: ")
 
 
 def test_one_password_is_for_one_registry(capsys: pytest.CaptureFixture[str]) -> None:

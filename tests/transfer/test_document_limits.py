@@ -183,8 +183,8 @@ def test_a_choice_reads_each_config_once(
         files["index.json"] = index(*entries)
     else:
         files = docker_files([spec], "1.10")
-        (said,) = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
-        images = [said | {"RepoTags": ["t:1"], "Layers": said["Layers"] * i} for i in range(50)]
+        (output,) = json.loads(bytes(files["manifest.json"]))  # type: ignore[arg-type]
+        images = [output | {"RepoTags": ["t:1"], "Layers": output["Layers"] * i} for i in range(50)]
         files["manifest.json"] = json.dumps(images).encode()
     write_archive(tmp_path / "in.tar", files)
     assert main(["inspect", f"{form.replace('oci', 'oci-archive')}:{tmp_path / 'in.tar'}"]) in (

@@ -94,12 +94,12 @@ def pruned(store: Store) -> None:
 @dataclass(frozen=True)
 class Fault:
     kind: type[ImgmountError]
-    said: str
+    message: str
     answers: tuple[Answer | Callable[[Request], Answer], ...]
 
 
-def status(number: int, kind: type[ImgmountError], said: str, **headers: str) -> Fault:
-    return Fault(kind, said, (error(number, "CODE", WHY, **headers),))
+def status(number: int, kind: type[ImgmountError], message: str, **headers: str) -> Fault:
+    return Fault(kind, message, (error(number, "CODE", WHY, **headers),))
 
 
 STATUSES = {
@@ -121,7 +121,7 @@ def test_a_manifest(store: Store, server: Hostile, image: ServedImage, name: str
     fault = STATUSES.get(name) or status(404, ImageNotFound, WHY)
     server.on("GET /v2/a/b/round", Answer(307, headers={"Location": "/v2/a/b/round"}))
     server.on(image.manifest, *fault.answers)
-    assert fault.said in refused(store, image, fault.kind)
+    assert fault.message in refused(store, image, fault.kind)
     assert image.asked(image.config) == []
     comes_in(store, image)
 
@@ -148,7 +148,7 @@ def test_a_blob(store: Store, server: Hostile, image: ServedImage, name: str, wh
     server.on("GET /v2/a/b/round", Answer(307, headers={"Location": "/v2/a/b/round"}))
     server.on(image.blob(digest), *fault.answers)
     line = refused(store, image, fault.kind)
-    assert fault.said in line and digest in line
+    assert fault.message in line and digest in line
     if name in ("wrong", "killed"):
         pruned(store)
         server.on(image.blob(digest), *fault.answers)

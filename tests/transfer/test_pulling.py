@@ -77,9 +77,9 @@ def test_a_layouts_readers_know_what_docker_pushed(
     skopeo_copy(source, f"docker://{where}", "--dest-tls-verify=false", "--format", "v2s2")
     image = pulled(store, where).pulled.image
     assert image.summary.original is not None
-    said = json.loads(run("skopeo", "inspect", f"oci:{store.root}:{where}").stdout)
-    assert said["Digest"] == image.digest
-    assert len(said["Layers"]) == len(pictured.layers)
+    document = json.loads(run("skopeo", "inspect", f"oci:{store.root}:{where}").stdout)
+    assert document["Digest"] == image.digest
+    assert len(document["Layers"]) == len(pictured.layers)
     run("umoci", "gc", "--layout", store.root)
     assert not store.layout.blob(image.summary.original).exists()
     clean(store, images=1)

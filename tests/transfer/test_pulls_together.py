@@ -249,8 +249,8 @@ def test_two_pulls_share_a_download(
     assert [process.returncode for process in two] == [0, 0], outputs
     for each in image.layers:
         assert len(image.asked(each)) == 1
-        said = sorted(out.split(f"{each[7:19]}: ")[1].split("\n")[0] for out, _ in outputs)
-        assert said == ["Already exists", "Pull complete"]
+        output = sorted(out.split(f"{each[7:19]}: ")[1].split("\n")[0] for out, _ in outputs)
+        assert output == ["Already exists", "Pull complete"]
     clean(store, images=1)
 
 
@@ -317,8 +317,8 @@ def test_a_pull_beside_removals(store: Store, server: Hostile) -> None:
         finally:
             alive = remover.poll() is None
             remover.kill()
-            said = remover.communicate()[1]
-    assert alive, said
+            output = remover.communicate()[1]
+    assert alive, output
     assert not checked(store).mismatches
     pulled(store, names[0])
     assert not checked(store).mismatches

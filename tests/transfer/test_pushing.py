@@ -16,7 +16,7 @@ from transferring import dumped, inspected, pulled, pushed, raw, shown, skopeo_c
 
 from fusemount.compression import Compression
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound
+from fusemount.errors import ImageNotFound, MalformedImage
 from fusemount.store import Store
 
 OCI = "application/vnd.oci.image."
@@ -196,3 +196,29 @@ def test_an_original_that_is_only_claimed(
     where = f"{registry.domain}/claimed/a:1"
     pushed(store, "shown", where)
     assert json.loads(raw(where))["config"] == manifest["config"]
+
+
+def test_a_manifest_that_compression_makes_too_long(
+    store: Store, registry: RealRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image,) = load(store, docker_archive(tmp_path / "in.tar", [layer("x")], tags=["a:1"]))
+    size = len(store.layout.document(image.digest))
+    monkeypatch.setattr("fusemount.image.fields.parse_json.__defaults__", (size + 1,))
+    where = f"{registry.domain}/long/a:1"
+    with pytest.raises(MalformedImage, match=rf"for the registry: .* the limit is {size + 1}"):
+        pushed(store, "a:1", where)
+    with pytest.raises(ImageNotFound):
+        pulled(store, where)
+
+
+def test_an_oci_form_that_is_too_long(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form has one more annotation than the manifest with Docker's media types."""
+    files = dockers(oci_files([ImageSpec([layer("x")], tags=("t",))]))
+    (top,) = json.loads(bytes(files["index.json"]))["manifests"]  # type: ignore[arg-type]
+    archive = write_archive(tmp_path / "in.tar", files)
+    monkeypatch.setattr("fusemount.image.fields.parse_json.__defaults__", (top["size"] + 1,))
+    with pytest.raises(MalformedImage, match=rf"the OCI form of manifest {top['digest']}.* limit"):
+        load(store, archive)
+    assert len(list(store.layout.blobs.iterdir())) == 3  # as the archive has, for prune to delete

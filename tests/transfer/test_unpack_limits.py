@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from fusemount.codec import Read, decompress
 from fusemount.compression import MAGIC_BYTES, detect
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage, NoSpace
+from fusemount.layer import BlobFile, measured
 from fusemount.settings import RATIO_FROM, UNPACK_LIMIT, UnpackLimit
 from fusemount.store import Store
 
@@ -284,7 +286,7 @@ def test_compressed_streams_without_end(parts: list[bytes]) -> None:
     pieces = decompress(
         endless(*parts), detect(parts[0][:MAGIC_BYTES]), "x", Budget(UnpackLimit(1 << 19, 0))
     )
-    with pytest.raises(MalformedImage, match="more than 512 KiB, the limit"):
+    with pytest.raises(MalformedImage, match=r"than (512 KiB|20,000 .* members .*), the limit"):
         for _ in pieces:
             pass
 
@@ -315,3 +317,43 @@ def test_the_ratio_counts_where_nobody_named_a_size(monkeypatch: pytest.MonkeyPa
 def test_sizes_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", f"--max-unpacked={word or '='}", "x"]) == 2
     assert "expected a size, like 64G, or unlimited" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lie", ["hard links", "symlinks", "holes"])
+def test_only_bytes_that_are_there_count(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lie: str,
+) -> None:
+    """Layers that are other names of one file, or holes, do not let the others unpack to more."""
+    monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
+    monkeypatch.setattr("fusemount.transfer.bring.JOBS", 1)  # the bomb first
+    bomb = TarWriter().file("zeros", bytes(16 << 20)).tar()
+    pads = [TarWriter().file(f"{i}").tar() for i in range(30)]
+    files = oci_files([ImageSpec([bomb, *pads], tags=("t:1",), compress="bzip2")])
+    paths = [f"blobs/sha256/{sha256(compress(pad, 'bzip2'))}" for pad in pads]
+    files = {name: data for name, data in files.items() if name not in paths}
+    write_directory(tmp_path / "layout", files | {"pad": os.urandom(4096)})
+    for path in (tmp_path / "layout" / name for name in paths):
+        if lie == "hard links":
+            os.link(tmp_path / "layout/pad", path)
+        elif lie == "symlinks":
+            path.symlink_to("../../pad")
+        else:
+            path.touch()
+            os.truncate(path, 1 << 30)
+    found = [
+        measured(BlobFile(path), 0, path.stat().st_size)
+        for path in (tmp_path / "layout/blobs/sha256").iterdir()
+    ]
+    assert sum(dict(found).values()) < 256 << 10
+    archive = subprocess.run(["tar", "-cS", "-C", tmp_path / "layout", "."], capture_output=True)
+    (tmp_path / "a.tar").write_bytes(archive.stdout)
+    for place in ["layout", "a.tar"][: 1 if lie == "holes" else 2]:
+        assert main(["load", str(tmp_path / place)]) == MalformedImage.exit_code
+        said = capsys.readouterr().err
+        assert re.search(r"unpacks to more than (1 MiB|[1-9]\d{6} bytes) and 1,000 times", said), (
+            said
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,9 @@ def put(registry: RealRegistry, repository: str, tag: str, *contents: str) -> st
 def test_a_pull_in_docker_s_words(command: Command, registry: RealRegistry) -> None:
     digest = put(registry, "words/a", "latest", "one", "two")
     name = f"{registry.domain}/words/a"
-    said = command("pull", name)
-    lines = said.stdout.splitlines()
-    assert said.stderr == "" and lines[0] == "latest: Pulling from words/a"
+    output = command("pull", name)
+    lines = output.stdout.splitlines()
+    assert output.stderr == "" and lines[0] == "latest: Pulling from words/a"
     assert sorted(re.sub(r"^[0-9a-f]{12}", "ID", line) for line in lines[1:3]) == [
         "ID: Pull complete", "ID: Pull complete",
     ]  # fmt: skip
@@ -50,12 +51,29 @@ def test_a_pull_in_docker_s_words(command: Command, registry: RealRegistry) -> N
     assert (command.base / "digest").read_text() == digest
 
 
+def test_a_digest_follows_no_stranger_s_link(command: Command, registry: RealRegistry) -> None:
+    put(registry, "words/d", "latest", "one")
+    name = f"{registry.domain}/words/d"
+    command("pull", "-q", name)
+    kept, link = command.base / "kept", command.base / "link"
+    kept.write_text("kept")
+    link.symlink_to(kept)
+    kept.write_text("x" * 100)  # no end of a longer text is left behind the digest
+    out = command("push", "-q", name, f"{name}:o", "--digestfile", link).stdout
+    assert re.fullmatch("sha256:[0-9a-f]{64}", kept.read_text()) and out == f"{name}:o\n"
+    os.chown(link, 65533, 65533, follow_symlinks=False)
+    kept.write_text("kept")
+    done = command("push", "-q", name, f"{name}:o", "--digestfile", link, check=False)
+    assert done.returncode == 1 and "is a symlink of uid 65533: it is not followed" in done.stderr
+    assert kept.read_text() == "kept"
+
+
 def test_all_tags(command: Command, registry: RealRegistry) -> None:
     for tag in ("1", "2"):
         put(registry, "words/tags", tag, "shared", tag)
     name = f"{registry.domain}/words/tags"
-    said = command("pull", "-q", "--all-tags", name).stdout
-    assert sorted(said.splitlines()) == [f"{name}:1", f"{name}:2"]
+    output = command("pull", "-q", "--all-tags", name).stdout
+    assert sorted(output.splitlines()) == [f"{name}:1", f"{name}:2"]
     done = command("pull", "-a", f"{name}:1", check=False)
     assert done.returncode == 2 and "--all-tags" in done.stderr
     store = Store(command.base / "root")
@@ -93,7 +111,7 @@ def test_the_default_registry(registry: RealRegistry, tmp_path: Path) -> None:
 def test_platforms(command: Command, registry: RealRegistry) -> None:
     upload(registry.domain, "words/multi", "1", platforms())
     name = f"{registry.domain}/words/multi:1"
-    for words, code, said in (
+    for words, code, output in (
         (("--platform", "linux/arm64"), 0, ""),
         (("--all-platforms",), 0, ""),
         (("--platform", "linux/mips64le"), 6, "only for linux/amd64, linux/arm64, linux/s390x"),
@@ -102,12 +120,12 @@ def test_platforms(command: Command, registry: RealRegistry) -> None:
     ):
         done = command("pull", "-q", *words, name, check=False)
         assert done.returncode == code, done.stderr
-        assert said in done.stderr
+        assert output in done.stderr
     clean(Store(command.base / "root"))
 
 
 def test_what_is_not_understood(command: Command, tmp_path: Path) -> None:
-    for words, code, said in (
+    for words, code, output in (
         (("pull", "a/Upper"), 2, "lower case"),
         (("pull", "127.0.0.1:1/a"), 11, "127.0.0.1:1/a:latest"),
         (("push", "nosuch"), 3, "no such image"),
@@ -119,6 +137,6 @@ def test_what_is_not_understood(command: Command, tmp_path: Path) -> None:
         done = command(*words, check=False)
         assert done.returncode == code, (words, done.stderr)
         (line,) = done.stderr.splitlines()
-        assert said in line
+        assert output in line
     root = command.base / "root"
     assert not root.exists() or not Store(root).images()

@@ -113,9 +113,9 @@ def commands(text: str) -> list[Step]:
     return [step for fence in fences(text) if not fence.marked for step in steps(fence)]
 
 
-def is_like(printed: str, said: str) -> bool:
+def is_like(printed: str, expected: str) -> bool:
     """Whether the output matches; … in the document matches anything."""
-    pattern = ".*".join(re.escape(part) for part in said.rstrip().split("…"))
+    pattern = ".*".join(re.escape(part) for part in expected.rstrip().split("…"))
     return re.fullmatch(pattern, printed.rstrip(), re.DOTALL) is not None
 
 

@@ -72,7 +72,7 @@ def of_c(text: str) -> Iterator[tuple[int, str]]:
             yield first + i, line
 
 
-def said(name: str) -> Iterator[tuple[int, str]]:
+def mentions_of(name: str) -> Iterator[tuple[int, str]]:
     """The lines of text for readers in a file of the project; all lines of a document."""
     text = (TOP / name).read_text(errors="replace")
     if name.endswith((".py", ".pyi")) or re.match("#!.*python", text):
@@ -138,7 +138,7 @@ def cases() -> set[str]:
 
 
 def problems(here: str) -> Iterator[str]:
-    for line, shown in said(here):
+    for line, shown in mentions_of(here):
         text = shown.replace("**", "")  # bold in a document
         told = [problem(m[1], here) for m in (*SOURCE.finditer(text), *PATH.finditer(text))]
         told += [dotted(m[1]) for m in MODULE.finditer(text) if f"{m[1]}.py" not in text]
