@@ -95,6 +95,20 @@ def parent_in_root(root_fd: int, path: bytes | str) -> Iterator[tuple[int, bytes
         os.close(fd)
 
 
+@contextmanager
+def object_at(dir_fd: int, name: bytes) -> Iterator[int]:
+    """An O_PATH descriptor of the object at one name, which is not followed.
+
+    All that is asked of the descriptor is of one object, whatever others put at the name."""
+    if b"/" in name:
+        raise ValueError(f"{name!r} is more than a name")
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def fd_path(fd: int) -> bytes:
     """The path of a descriptor's object, for calls that take no descriptor.
 

@@ -12,6 +12,7 @@ import os
 import stat
 
 from fusemount.beneath import trusted
+from fusemount.served import server_of
 from fusemount.walk import open_parent
 
 # /dev/stderr, /dev/fd/N: links of these lead to open files, and walk.py follows no such link.
@@ -24,7 +25,8 @@ def open_named(path: str | os.PathLike[str], flags: int = 0) -> int:
 
     flags: O_APPEND.  An existing file keeps its bytes.
     Another user's symlink on the way is refused, and so is another user's fifo or device: who
-    writes to it would wait for its reader.  A fifo without a reader is an error, because open(2)
+    writes to it would wait for its reader; and so is a file in a file system that another user
+    serves.  A fifo without a reader is an error, because open(2)
     would wait for one.  In a directory that others can write to, a file with other names is
     refused: it may be any file of the same file system.
     """
@@ -33,6 +35,9 @@ def open_named(path: str | os.PathLike[str], flags: int = 0) -> int:
     else:
         above, name = open_parent(path)
         try:
+            server = server_of(above)
+            if server is not None:
+                raise OSError(errno.EPERM, f"it is in a file system that uid {server} serves")
             fd = os.open(name, _FLAGS | flags | os.O_NOFOLLOW, 0o666, dir_fd=above)
             try:
                 _check(os.fstat(fd), os.fstat(above))

@@ -21,7 +21,7 @@ from oracle import run
 _SERVER = """
 import ctypes, os, struct, sys
 fd = os.open("/dev/fuse", os.O_RDWR)
-options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % fd
+options = b"fd=%d,rootmode=40000,user_id=%d,group_id=0,allow_other" % (fd, int(sys.argv[2]))
 if ctypes.CDLL(None).mount(b"hanging", os.fsencode(sys.argv[1]), b"fuse", 6, options):
     sys.exit("mount")
 unique = struct.unpack_from("<Q", os.read(fd, 1 << 18), 8)[0]
@@ -34,14 +34,14 @@ while True:
 
 
 @contextmanager
-def hanging(at: Path, *, apart: bool = False) -> Iterator[int]:
+def hanging(at: Path, *, apart: bool = False, uid: int = 0) -> Iterator[int]:
     """The file system is on the directory `at`; yields the pid of the process that serves it.
 
+    uid: of the user who has mounted it.
     apart: in a mount namespace of that process, which has copies of all mounts that are there."""
     words = ["unshare", "--mount", "--propagation=private"] if apart else []
-    server = subprocess.Popen(
-        [*words, sys.executable, "-c", _SERVER, str(at)], stdout=subprocess.PIPE, text=True
-    )
+    words += [sys.executable, "-c", _SERVER, str(at), str(uid)]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout and server.stdout.readline() == "up\n"
         yield server.pid

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path, name_in
+from fusemount.daemon.background import done_in_time
 from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of, topmost
 from fusemount.daemon.mountinfo import MountEntry, mount_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted, translated
-from fusemount.walk import open_parent, open_walked
+from fusemount.served import ANSWER_SECONDS, server_of
+from fusemount.walk import open_object, open_parent, open_walked
 
 FSTYPE = "fuse.imgmount"
 
@@ -51,10 +53,21 @@ def open_mountpoint(path: Path, *, nonempty: bool = False) -> Iterator[Mountpoin
     except OSError as error:
         raise _explain(path, error) from error
     try:
-        _check(path, fd, nonempty)
+        _check_in_time(path, fd, nonempty)
         yield Mountpoint(place, fd)
     finally:
         os.close(fd)
+
+
+def _check_in_time(path: Path, fd: int, nonempty: bool) -> None:
+    """_check() in a child if another user serves the directory: it may never answer."""
+    server = server_of(fd)
+    if server is None:
+        _check(path, fd, nonempty)
+    elif not done_in_time(lambda: _check(path, fd, nonempty), ANSWER_SECONDS):
+        raise MountpointError(
+            f"{path}: the file system of uid {server} there does not answer, or refuses a mount"
+        )
 
 
 def _check(path: Path, fd: int, nonempty: bool) -> None:
@@ -101,7 +114,7 @@ def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> 
     """
     try:
         with _parent(target) as (above, name):
-            if meant is not None and _taken_off(above, name, target, meant, lazy):
+            if meant is not None and _taken_off(target, meant, lazy):
                 return
             if os.geteuid() != 0:
                 _fusermount(above, name, target, lazy)
@@ -123,10 +136,10 @@ def _parent(target: Path) -> Iterator[tuple[int, bytes]]:
         os.close(fd)
 
 
-def _taken_off(above: int, name: bytes, target: Path, meant: Mount, lazy: bool) -> bool:
+def _taken_off(target: Path, meant: Mount, lazy: bool) -> bool:
     """Whether the mount is unmounted by now: root can detach it by its descriptor. Raises
     MountpointError if another mount is there."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    fd = open_object(target)
     try:
         if mount_of(fd) != meant:
             raise MountpointError(f"{target}: something else stands there by now; it is left alone")

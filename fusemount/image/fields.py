@@ -19,7 +19,7 @@ from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
 
 DOCUMENT_BYTES_MAX = 4 << 20  # a manifest, index or config; registries take 4 MiB of a manifest
-DOCUMENTS_BYTES_MAX = 256 << 20  # all manifests of an image being added: all are in memory at once
+DOCUMENTS_BYTES_MAX = 64 << 20  # all documents of images that come in together: all in memory
 SHOWN_MAX = 200  # characters of a name in a message
 _LISTED_MAX = 20  # names in one message
 DOCUMENT_DEPTH_MAX = 100  # nesting; image tools write much less

@@ -24,6 +24,7 @@ TAR_LAYER = OCI + "layer.v1.tar"  # and Compression.media_suffix
 DOCKER_LAYER = DOCKER + "image.rootfs.diff.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
 ORIGINAL = "dev.imgmount.original"  # transfer/ociform.py
+ATTESTATION_NOTE = "vnd.docker.reference.type"
 CONTAINERD_NAME = "io.containerd.image.name"  # the full name; ref.name has only the tag
 
 
@@ -42,7 +43,7 @@ class Descriptor:
     @property
     def is_attestation(self) -> bool:
         """Whether this is a manifest of BuildKit's with provenance, not an image."""
-        kind = self.annotations.get("vnd.docker.reference.type", "")
+        kind = self.annotations.get(ATTESTATION_NOTE, "")
         unknown = self.platform is not None and self.platform.os == "unknown"
         return unknown or kind == "attestation-manifest"
 
@@ -82,6 +83,7 @@ class Index:
 
     manifests: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ LAYERS_MAX = 4096  # of one image; docker's limit is 127, the largest image we k
 NESTING_MAX = 8  # indexes in indexes; tools write two levels
 MANIFESTS_MAX = 10_000  # of one index
 HISTORY_MAX = 100_000
+NAMES_MAX = 10_000  # of all images of an archive, and of a repository that is pulled whole
 
 
 def parse_descriptor(fields: Fields) -> Descriptor:
@@ -51,7 +52,12 @@ def _platform(fields: Fields) -> Platform:
 def parse_index_or_manifest(data: bytes, where: str, media_type: str = "") -> Index | Manifest:
     """The kind is decided by the document's mediaType, else by the descriptor's (media_type), else
     by the key that it has: manifests or layers."""
-    fields = object_of(parse_json(data, where), where)
+    return index_or_manifest_of(parse_json(data, where), where, media_type)
+
+
+def index_or_manifest_of(value: Any, where: str, media_type: str = "") -> Index | Manifest:
+    """The same for a document that parse_json() has read."""
+    fields = object_of(value, where)
     if fields.count("schemaVersion") == 1 or "fsLayers" in fields.document:
         raise MalformedImage(f"{where}: a docker schema 1 manifest, which carries no config")
     kind = fields.text("mediaType") or media_type
@@ -72,7 +78,7 @@ def _index(fields: Fields) -> Index:
     if len(entries) > MANIFESTS_MAX:
         raise fields.bad("manifests", f"{len(entries)} entries, the limit is {MANIFESTS_MAX}")
     found = tuple(parse_descriptor(entry) for entry in entries)
-    return Index(found, fields.text_mapping("annotations"))
+    return Index(found, fields.text_mapping("annotations"), fields.text("mediaType"))
 
 
 def _manifest(fields: Fields) -> Manifest:
@@ -105,7 +111,15 @@ def parse_docker_manifests(data: bytes, where: str) -> tuple[DockerManifest, ...
             raise fields.bad("Config", "is missing")
         entry = DockerManifest(fields.text("Config"), fields.texts("RepoTags") or (), layers)
         found.append(entry)
+    check_names(sum(len(entry.repo_tags) for entry in found), where)
     return tuple(found)
+
+
+def check_names(count: int, where: str) -> None:
+    """Raises MalformedImage: each name is written to index.json of a store, which each verb
+    reads."""
+    if count > NAMES_MAX:
+        raise MalformedImage(f"{where}: {count} names of images, the limit is {NAMES_MAX}")
 
 
 def parse_repositories(data: bytes, where: str) -> dict[str, str]:
@@ -115,6 +129,7 @@ def parse_repositories(data: bytes, where: str) -> dict[str, str]:
     for name in fields.document:
         for tag, ident in fields.text_mapping(name).items():
             found[f"{name}:{tag}"] = ident
+    check_names(len(found), where)
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fusemount import _native
+from fusemount.rootfs.bynames import mark_copied
 from fusemount.rootfs.names import inside
 from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.upper import Upper
@@ -100,6 +101,7 @@ class DirectoryCopyUp:
         os.mkdir(name, 0o700, dir_fd=self._upper.work_fd)
         try:
             self._give_attributes(name, ino)
+            mark_copied(self._upper, self._upper.work_fd, name, self.lower_path(ino))
             st = os.stat(name, dir_fd=self._upper.work_fd, follow_symlinks=False)
             born = _native.born(self._upper.work_fd, name)
             parent, shown = self._tree.names(ino)[0]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fusemount import _native
 from fusemount.beneath import trusted
+from fusemount.rootfs.bynames import IMGMOUNT, MERGE_MARKED
 from fusemount.rootfs.loaded import Loaded, nothing_loaded
 from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.upper import Upper
@@ -18,11 +19,11 @@ from fusemount.rootfs.upperload import load_upper
 def start_upper(tree: _native.Tree, upper: Upper, *, adopted: bool, read_only: bool) -> Loaded:
     """Gives a new upper the attributes of the layers' root, unless an untrusted user owns it; lays
     a used one over the tree.  Raises as load_upper()."""
-    fresh = upper.mark(upper.fd, b".", b"imgmount") is None and not os.listdir(upper.fd)
+    fresh = upper.mark(upper.fd, b".", IMGMOUNT) is None and not os.listdir(upper.fd)
     if not fresh:
         return load_upper(tree, upper, adopted=adopted)
     if not read_only and _is_untrusted(upper.fd):
-        upper.set_mark(upper.fd, b".", b"imgmount", b"1")
+        upper.set_mark(upper.fd, b".", IMGMOUNT, MERGE_MARKED)
         return replace(load_upper(tree, upper), fresh=True)
     if not read_only:
         _begin(tree, upper)
@@ -34,7 +35,7 @@ def _begin(tree: _native.Tree, upper: Upper) -> None:
     upper.give(upper.fd, b".", Owner(attr.uid, attr.gid, stat.S_IMODE(attr.mode)))
     for name, value in tree.xattrs(1).items():
         upper.set_xattr(upper.fd, b".", name, value)
-    upper.set_mark(upper.fd, b".", b"imgmount", b"1")
+    upper.set_mark(upper.fd, b".", IMGMOUNT, MERGE_MARKED)
     os.utime(upper.fd, ns=(attr.atime_ns, attr.mtime_ns))
     born = _native.born(upper.fd, b"")
     tree.set_attr(1, upper=True, object=os.fstat(upper.fd).st_ino, born=born)

@@ -18,7 +18,8 @@ class Repairs:
     links: nodes with missing names; the first name of each has its object.  times: directories
     whose real times a copy-up has changed.  files: files whose data were being copied.  cut: files
     that show only a first part of the layers' data.  prefixed: marks that fuse-overlayfs wrote.
-    needless_whiteouts: whiteouts that hide nothing, by directory.
+    needless_whiteouts: whiteouts that hide nothing, by directory.  unmerged: directories that must
+    not merge with the layers' directory of their name (bynames.py).
     """
 
     links: list[tuple[int, list[tuple[int, bytes]]]]
@@ -27,6 +28,7 @@ class Repairs:
     cut: list[int]
     prefixed: list[Prefixed]
     needless_whiteouts: dict[int, list[bytes]]
+    unmerged: list[int]
 
 
 class Unmatched(Enum):
@@ -62,4 +64,4 @@ class Loaded:
 
 def nothing_loaded() -> Loaded:
     """For an empty upper. The dict of redirects is new, because copy-up adds to it."""
-    return Loaded({}, Repairs([], [], [], [], [], {}), fresh=True)
+    return Loaded({}, Repairs([], [], [], [], [], {}, []), fresh=True)

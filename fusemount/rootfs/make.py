@@ -3,6 +3,9 @@
 native/upper/change.h makes all others.  An object is made and completed in the work directory, then
 one rename moves it into the upper; if the layers have the name, the rename replaces the whiteout.
 So neither a half-made object nor the layers' object of this name shows.
+
+What stands at the name afterwards may be another user's object, put there meanwhile.  So all that
+the tree takes over is read by a descriptor, which the object got in the work directory.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusemount import _native
-from fusemount.beneath import open_beneath
+from fusemount.beneath import object_at, open_beneath
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.harmless import SET_ID_BITS
 from fusemount.rootfs.names import inside
@@ -55,12 +58,13 @@ class Maker:
             self._finish(stage, mode, owner, acl)
             if stat.S_ISDIR(mode) and self._tree.is_lower_name(parent, name):
                 upper.set_mark(upper.work_fd, stage, b"opaque", b"y")
-            with inside(self._native, parent) as fd:
-                upper.put_in(stage, fd, name)
+            with object_at(upper.work_fd, stage) as made:
+                with inside(self._native, parent) as fd:
+                    upper.put_in(stage, fd, name, free=not self._tree.is_lower_name(parent, name))
+                return self._adopt(made, parent, name, new.target, acl is not None)
         except OSError:
             upper.leave(stage)
             raise
-        return self._adopt(parent, name, new.target, acl is not None)
 
     def _owned(self, parent: int, new: New, acl: bytes | None) -> tuple[int, Owner]:
         """(mode, owner) of the new object. It gets the group of a set-gid directory that it is made
@@ -121,12 +125,10 @@ class Maker:
             owner = Owner(owner.uid, owner.gid, made & 0o777 | owner.mode & 0o7000)
         self._upper.give(work, stage, owner)
 
-    def _adopt(self, parent: int, name: bytes, target: bytes, acls: bool) -> int:
-        """Makes a node of the new object and returns its nodeid."""
+    def _adopt(self, made: int, parent: int, name: bytes, target: bytes, acls: bool) -> int:
+        """Makes a node of the new object, from its descriptor, and returns its nodeid."""
         upper = self._upper
-        with inside(self._native, parent) as fd:
-            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            stored, born = upper.stored(fd, name), _native.born(fd, name)
+        st, stored, born = os.fstat(made), upper.stored(made, b""), _native.born(made, b"")
         owner, (kind, rdev) = upper.owner_of(st, stored), upper.kind_of(st, stored)
         xattrs = upper.user_xattrs(stored) if acls else {}
         times = (st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from fusemount.beneath import fd_path, open_beneath, parent_beneath
+from fusemount.beneath import fd_path, object_at, open_beneath, parent_beneath
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.harmless import CAPABILITY, CAPABILITY_MARK, SET_ID_BITS, is_device
 from fusemount.rootfs.objects import TIMES
@@ -158,8 +158,10 @@ def _replace_device(upper: Upper, st: os.stat_result, paths: list[bytes]) -> Non
     """Replaces a device by an empty file, name by name."""
     work, staged = upper.work_fd, upper.temporary()
     try:
-        with parent_beneath(upper.fd, paths[0]) as (fd, name):
-            stored = upper.stored(fd, name)
+        with parent_beneath(upper.fd, paths[0]) as place, object_at(*place) as device:
+            if not _is_same(os.fstat(device), st):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            stored = upper.stored(device, b"")
         upper.make_node(work, staged, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
         upper.give(work, staged, upper.owner_of(st, stored))
         for key, value in upper.user_xattrs(stored).items():

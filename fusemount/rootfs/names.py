@@ -15,13 +15,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fusemount import _native
-from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_WHITEOUT
+from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from fusemount.rootfs.upper import Upper
 
 _Both = tuple[int, bytes, int, bytes]  # directory and name: from and to
+_Known = tuple[os.stat_result | None, os.stat_result | None]  # the objects that belong there
 
 
 @contextmanager
@@ -75,8 +76,9 @@ class Names:
                     upper.whiteout(fd, name)
                     self._tree.drop_name(parent, name)
                 return
+            hidden = self._tree.hidden(ino)
             with inside(self._native, ino) as known:
-                upper.check_empty(known)
+                upper.check_empty(known, hidden)
                 st = os.fstat(known)
             take = upper.take_out
             if self._tree.is_lower_name(parent, name):
@@ -84,11 +86,14 @@ class Names:
             with moving(self._native):
                 left = take(fd, name, st)
                 self._tree.drop_name(parent, name)
-            upper.leave_dir(left, fd, name)
+            upper.leave_dir(left, fd, name, hidden)
 
     def exchange(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
-        with self._both(parent, name, to, new_name) as both, moving(self._native):
+        with self._both(parent, name, to, new_name) as (both, known), moving(self._native):
             _native.renameat2(*both, RENAME_EXCHANGE)
+            if not (_is_at(*both[2:], known[0]) and _is_at(*both[:2], known[1])):
+                _native.renameat2(*both, RENAME_EXCHANGE)
+                raise _other_object()
             self._tree.exchange(parent, name, to, new_name)
 
     def move(self, parent: int, name: bytes, to: int, new_name: bytes) -> None:
@@ -100,36 +105,52 @@ class Names:
         there = self._tree.lookup(to, new_name)
         lower = self._tree.is_lower_name(parent, name)
         whiteout = not there and is_dir and self._tree.is_lower_name(to, new_name)
-        with self._both(parent, name, to, new_name) as both, moving(self._native):
-            if whiteout:  # rename(2) does not replace it by a directory
-                _native.renameat2(*both, RENAME_EXCHANGE)
-                if not lower:  # the whiteout hides nothing at the old name
-                    self._remove_whiteout(both)
-            else:
-                _native.renameat2(*both, RENAME_WHITEOUT if lower else 0)
-            if there:
+        with self._both(parent, name, to, new_name) as (both, known), moving(self._native):
+            # rename(2) does not replace a whiteout by a directory
+            how = RENAME_EXCHANGE if whiteout else RENAME_WHITEOUT if lower else 0
+            _native.renameat2(*both, how)
+            moved = _is_at(*both[2:], known[0])
+            if not moved:
+                self._move_back(both)
+            elif whiteout and not lower:  # the whiteout hides nothing at the old name
+                self._remove_whiteout(both)
+            if there:  # it is gone in any case
                 self._tree.drop_name(to, new_name)
+            if not moved:
+                raise _other_object()
             self._tree.move(parent, name, to, new_name)
 
+    def _move_back(self, both: _Both) -> None:
+        """Moves another's object back. If users prevent this, it stays where it is."""
+        fd, name, to_fd, new_name = both
+        with suppress(OSError):
+            try:
+                _native.renameat2(to_fd, new_name, fd, name, RENAME_NOREPLACE)
+            except FileExistsError:  # a whiteout
+                _native.renameat2(*both, RENAME_EXCHANGE)
+
     @contextmanager
-    def _both(self, parent: int, name: bytes, to: int, new_name: bytes) -> Iterator[_Both]:
+    def _both(
+        self, parent: int, name: bytes, to: int, new_name: bytes
+    ) -> Iterator[tuple[_Both, _Known]]:
         """Raises OSError with EIO if another object is at one of the names than the tree has."""
         with inside(self._native, parent) as from_fd, inside(self._native, to) as to_fd:
-            both = from_fd, name, to_fd, new_name
-            self._check(from_fd, name, self._tree.lookup(parent, name))
-            self._check(to_fd, new_name, self._tree.lookup(to, new_name))
-            yield both
+            first = self._known(from_fd, name, self._tree.lookup(parent, name))
+            second = self._known(to_fd, new_name, self._tree.lookup(to, new_name))
+            yield (from_fd, name, to_fd, new_name), (first, second)
 
-    def _check(self, fd: int, name: bytes, ino: int) -> None:
+    def _known(self, fd: int, name: bytes, ino: int) -> os.stat_result | None:
+        """What identifies the node's object, which is at the name; None if it has none."""
         if not ino or not self._tree.getattr(ino).upper:
-            return
+            return None
         known = self._native.object(ino)
         try:
-            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if not os.path.samestat(st, os.fstat(known)):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            st = os.fstat(known)
         finally:
             os.close(known)
+        if not _is_at(fd, name, st):
+            raise _other_object()
+        return st
 
     def _remove_whiteout(self, both: _Both) -> None:
         """Removes the whiteout that the exchange has moved to the old name.
@@ -144,3 +165,11 @@ class Names:
             except OSError:
                 return
             raise
+
+
+def _is_at(fd: int, name: bytes, known: os.stat_result | None) -> bool:
+    return known is None or os.path.samestat(os.stat(name, dir_fd=fd, follow_symlinks=False), known)
+
+
+def _other_object() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))

@@ -13,7 +13,8 @@ Format (kernel: Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.
 
 and marks of our own, which overlayfs hides and ignores:
 
-    <P>imgmount             on the root, "1": this upper was mounted before
+    <P>imgmount             on the root, "1": this upper was mounted before; "2": and directories
+                            that were copied up have a mark (bynames.py)
     <P>imgmount.base        on the root: base.py
     <P>imgmount.origin      "path/in/the/layers" of an object that was copied up, so that it has the
                             same inode number at the next mount; not on symlinks and devices if <P>
@@ -230,8 +231,12 @@ class Objects:
     def mark_times(self, fd: int, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """Keeps a directory's real times in its mark before a change that must not show: for a
         crash before restore_times(). Without room for the mark there is none."""
+        self.mark_if_room(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+
+    def mark_if_room(self, fd: int, path: bytes, mark: bytes, value: bytes) -> None:
+        """Sets <P>mark if there is room for it at its object."""
         try:
-            self.set_mark(fd, path, TIMES, b"%d %d" % (atime_ns, mtime_ns))
+            self.set_mark(fd, path, mark, value)
         except OSError as e:
             if not object_is_full(fd, e):
                 raise

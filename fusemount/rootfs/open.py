@@ -11,6 +11,7 @@ from fusemount import _native
 from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
 from fusemount.rootfs.base import Base, Fit, check_base, is_adopted
+from fusemount.rootfs.bynames import BEGUN, IMGMOUNT
 from fusemount.rootfs.rebase import take_sizes
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import RootFs, UpperOptions
@@ -125,7 +126,7 @@ def open_rootfs(
         userxattr=userxattr, lock_directories=lock_directories, harmless=options.harmless,
     )  # fmt: skip
     if keep_root and not os.listdir(opened.fd):
-        opened.set_mark(opened.fd, b".", b"imgmount", b"1")
+        opened.set_mark(opened.fd, b".", IMGMOUNT, BEGUN)
     return _over(tree, opened, base, options, read_only=False, rebase=rebase)
 
 

@@ -1,8 +1,10 @@
 """Law: reads a complete upper directory and compares it with the layers; it changes neither the
 disk nor the tree.
 
-Users who can write to directories of the upper may change them meanwhile.  An object that is
-removed meanwhile counts as absent; any other failure is an UpperError that names the object.
+Users who can write to directories of the upper may change them meanwhile.  So all that is read of
+an object is read by one descriptor: else its owner could be of one object and its marks of another.
+An object that is removed meanwhile counts as absent; any other failure is an UpperError that names
+the object.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import stat
 from dataclasses import field, replace
 
 from fusemount import _native
+from fusemount.beneath import object_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import UpperError
+from fusemount.rootfs.bynames import merges, needs_marks
 from fusemount.rootfs.descent import Descent
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import parse_held, parse_times
@@ -40,6 +44,7 @@ class Object:
     to it, also if it has moved since; 0 for a new object.
     meta: its data are those of the node `data` (0: the layers do not have them).
     cut: it shows only a first part of them.
+    unmerged: it must not merge with the layers' directory of its name (bynames.py).
     repair: its real times (and mode, capability) are in a mark, and the object has others.
     parent, depth: None and 0 for the root.  gone: a directory that was removed meanwhile.
     """
@@ -58,6 +63,7 @@ class Object:
     target: bytes | None = None
     whiteout: bool = False
     opaque: bool = False
+    unmerged: bool = False
     redirected: bool = False
     lower: int = 0
     origin: int = 0
@@ -91,8 +97,9 @@ class Reader:
     harmless.  release() must be called when everything is applied to the tree.
     """
 
-    def __init__(self, tree: _native.Tree, upper: Upper) -> None:
+    def __init__(self, tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> None:
         self._tree, self._upper = tree, upper
+        self._needs_marks = needs_marks(upper, upper.fd, adopted=adopted)
         self.redirects: dict[int, bytes] = {}
         self.claimed: dict[int, tuple[int, int]] = {}
         self.prefixed: list[Prefixed] = []
@@ -109,7 +116,7 @@ class Reader:
     def read(self) -> Object:
         """Returns the root with all objects below it. Raises UpperError."""
         try:
-            root = self._object(self._upper.fd, b".", b"", None)
+            root = self._object(self._upper.fd, b"", None)
         except OSError as error:
             raise upper_error(self._upper.path, b"", error) from error
         root.lower = 0 if root.opaque else ROOT
@@ -159,7 +166,8 @@ class Reader:
             self._take_prefixed(here, listed)
         for name in listed.others:
             try:
-                child = self._object(fd, name, name, here)
+                with object_at(fd, name) as found_at:
+                    child = self._object(found_at, name, here)
             except _VANISHED:
                 continue
             except OSError as error:
@@ -185,15 +193,16 @@ class Reader:
         ]
         self.prefixed.append(found)
 
-    def _object(self, fd: int, at: bytes, name: bytes, parent: Object | None = None) -> Object:
+    def _object(self, fd: int, name: bytes, parent: Object | None) -> Object:
+        """fd: of the object itself."""
         upper = self._upper
-        st = os.stat(at, dir_fd=fd, follow_symlinks=False)
-        stored, users = self._xattrs(fd, at, st)
+        st = os.fstat(fd)
+        stored, users = self._xattrs(fd, st)
         kind, rdev = upper.kind_of(st, stored)
         marks = {k: stored.get(upper.prefix + k) for k in (OPAQUE, REDIRECT, METACOPY, ORIGIN)}
         found = Object(
             name, parent, parent.depth + 1 if parent else 0,
-            st, _native.born(fd, at), kind, rdev, upper.owner_of(st, stored), users,
+            st, _native.born(fd, b""), kind, rdev, upper.owner_of(st, stored), users,
             st.st_atime_ns, st.st_mtime_ns, opaque=marks[OPAQUE] == b"y",
         )  # fmt: skip
         if upper.harmless.forbids(st, stored):
@@ -202,6 +211,8 @@ class Reader:
             self._take_times(found, stored)
             if parent:
                 self._find_lower(found, marks[REDIRECT], parent)
+                if found.lower and self._needs_marks and not found.redirected:
+                    self._check_merge(found, stored)
                 if found.opaque and not found.redirected:
                     self._claim(found, marks[ORIGIN])
             return found
@@ -209,7 +220,7 @@ class Reader:
         if found.whiteout:
             return found
         if stat.S_ISLNK(kind):
-            found.target = _target(fd, at)
+            found.target = os.readlink(b"", dir_fd=fd)
         self._take_held(found, stored)
         self._claim(found, marks[ORIGIN])
         if marks[METACOPY] is not None and stat.S_ISREG(kind) and parent:
@@ -223,12 +234,12 @@ class Reader:
             self._keep(found.data)
         return found
 
-    def _xattrs(self, fd: int, at: bytes, st: os.stat_result) -> _Stored:
+    def _xattrs(self, fd: int, st: os.stat_result) -> _Stored:
         """The xattrs as they are stored, and the user's under their own names."""
         key, several = (st.st_dev, st.st_ino), st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)
         if several and key in self._stored:
             return self._stored[key]
-        stored = self._upper.stored(fd, at)
+        stored = self._upper.stored(fd, b"")
         both = stored, self._upper.user_xattrs(stored)
         if several:
             self._stored[key] = both
@@ -261,6 +272,10 @@ class Reader:
         if found.redirected and found.lower:
             self.redirects[found.lower] = self._paths.of(found.lower)
 
+    def _check_merge(self, found: Object, stored: dict[bytes, bytes]) -> None:
+        if not merges(self._tree, found.lower, found.owner, stored, self._upper.prefix):
+            found.lower, found.unmerged = 0, True
+
     def _lower_of(self, redirect: bytes, parent: Object) -> int:
         """The layers' node at a path from the root, or of a name in the lower directory of
         `parent`."""
@@ -289,13 +304,3 @@ class Reader:
         if ino:
             self._tree.remember(ino)
             self._remembered.append(ino)
-
-
-def _target(fd: int, at: bytes) -> bytes:
-    """The target of a symlink. Raises FileNotFoundError if another object has taken its place."""
-    try:
-        return os.readlink(at, dir_fd=fd)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-        raise

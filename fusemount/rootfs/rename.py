@@ -104,7 +104,8 @@ class Renamer:
         else:  # it may still contain whiteouts that hide nothing; the tree does not have them
             attr = self._tree.getattr(ino)
             with self._copy.object(ino) as (fd, rest):
-                self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
+                hidden = self._tree.hidden(ino)
+                self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns, hidden)
 
     def _mark(self, ino: int, to: int, new_name: bytes) -> None:
         """Marks a directory, before it moves, with what it merges with at its new path."""
@@ -163,6 +164,7 @@ class Renamer:
             return
         with self._copy.object(ino) as (fd, rest):
             self._upper.try_mark(fd, rest, ORIGIN, self._copy.lower_path(ino))
-            self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns)
+            known = self._tree.hidden(ino) + len(self._tree.readdir(ino, 0, 2**31 - 1))
+            self._upper.make_opaque(fd, rest, attr.atime_ns, attr.mtime_ns, known)
         self._copy.redirects.pop(ino, None)
         self._tree.set_opaque(ino)

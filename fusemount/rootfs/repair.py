@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusemount import _native
+from fusemount.rootfs.bynames import BEGUN, IMGMOUNT
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.leases import LeaseBreaker
 from fusemount.rootfs.loaded import Repairs
 from fusemount.rootfs.names import changing
+from fusemount.rootfs.objects import OPAQUE, ORIGIN
 from fusemount.rootfs.paths import some_path, upper_error
 from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.upper import Upper
@@ -54,14 +56,18 @@ class Repairer:
             with self._naming(found.path):
                 convert(self._upper, found)
         with self._naming(b""):
-            if self._upper.mark(self._upper.fd, b".", b"imgmount") is None:
-                self._upper.set_mark(self._upper.fd, b".", b"imgmount", b"1")
+            if self._upper.mark(self._upper.fd, b".", IMGMOUNT) is None:
+                self._upper.set_mark(self._upper.fd, b".", IMGMOUNT, BEGUN)
         for ino, missing in repairs.links if self._fits else ():
             with self._naming(ino):
                 self._copy.complete_links(ino, missing)
         for parent, needless_whiteouts in repairs.needless_whiteouts.items():
             with self._naming(parent, _IN_ITS_PLACE):
                 self._copy.remove_needless_whiteouts(parent, needless_whiteouts)
+        for ino in repairs.unmerged:
+            with self._naming(ino), self._copy.object(ino) as (fd, rest):
+                self._upper.set_mark(fd, rest, OPAQUE, b"y")
+                self._upper.remove_mark(fd, rest, ORIGIN)  # it may be of another directory
         for ino in repairs.files:
             with self._naming(ino):
                 self._copy.restore_held(ino)

@@ -36,7 +36,7 @@ class _Loader:
         self._names: dict[tuple[int, int], set[tuple[int, bytes]]] = {}  # of files, by object
         self._applied = {ROOT}  # directories of the layers that are applied
         self._at: Object | None = None
-        self.repairs = Repairs([], [], [], [], reader.prefixed, {})
+        self.repairs = Repairs([], [], [], [], reader.prefixed, {}, [])
         self.unmatched: list[tuple[Unmatched, int, bytes]] = []
         self.borrowed: list[tuple[int, int]] = []
 
@@ -125,6 +125,8 @@ class _Loader:
         if stat.S_ISDIR(child.kind):
             if child.redirected and not child.lower:
                 self.unmatched.append((Unmatched.DIRECTORY, parent, child.name))
+            if child.unmerged:
+                self.repairs.unmerged.append(ino)
             return ino
         if child.origin or child.st.st_nlink > 1:
             self._names.setdefault(child.key, set()).add((parent, child.name))
@@ -236,12 +238,12 @@ def load_upper(tree: _native.Tree, upper: Upper, *, adopted: bool = False) -> Lo
     adopted: the upper may have been over other layers, so whiteouts that hide nothing stay.
     Raises UpperError, which names the object, NoSpace, or OSError.
     """
-    reader = Reader(tree, upper)
+    reader = Reader(tree, upper, adopted=adopted)
     root, harmed = reader.read(), NONE_HARMED
     if reader.powerful.objects and upper.work_fd >= 0:
         harmed = make_harmless(upper, reader.powerful)
         reader.release()
-        reader = Reader(tree, upper)
+        reader = Reader(tree, upper, adopted=adopted)
         root = reader.read()
     loader = _Loader(tree, upper, reader, adopted)
     loader.lay(root)

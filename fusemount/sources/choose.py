@@ -48,12 +48,11 @@ def choose(
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One candidate for each image, with all the names that its entries have, each once."""
-    found: dict[str, Candidate] = {}
+    found: dict[str, tuple[Candidate, dict[str, None]]] = {}
     for candidate in candidates:
-        known = found.get(candidate.key, candidate)
-        names = dict.fromkeys(known.names + candidate.names)
-        found[candidate.key] = replace(known, names=tuple(names))
-    return list(found.values())
+        names = found.setdefault(candidate.key, (candidate, {}))[1]
+        names.update(dict.fromkeys(candidate.names))
+    return [replace(first, names=tuple(names)) for first, names in found.values()]
 
 
 def _asked_for(candidates: Sequence[Candidate], name: str) -> list[Candidate]:

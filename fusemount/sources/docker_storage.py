@@ -9,7 +9,7 @@
 
 docker replaces each file by a rename, so it is consistent in itself.  If an image is removed
 between the reading of two files, it shows as damaged.  No symlink below ROOT is followed, because a
-store may be a stranger's; docker makes none there.  No message quotes a file that no digest proves.
+store may be a stranger's; docker makes none there.  No message quotes a line of a layer's files.
 
 Sources: moby's image/store.go, layer/filestore.go, reference/store.go, daemon/graphdriver/.
 """

@@ -14,7 +14,7 @@ from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.model import TAR_LAYER, History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
-from fusemount.layer import BlobFile, LayerBlob, Progress
+from fusemount.layer import BlobFile, LayerBlob, Progress, measured
 from fusemount.layer.cache import Cache
 from fusemount.layer.decode import compression_at, scan, unpack_archive
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
@@ -182,7 +182,7 @@ def _unwrapped(
         return file
     key = identity(file.fd, 0, file.size)
     kept = cache.archive_path(key)
-    budget.enclose(file.size)
+    budget.enclose(measured(file, 0, file.size)[1])
     fd = cache.open_tar(kept)
     if fd >= 0:
         os.close(fd)

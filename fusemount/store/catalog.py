@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from functools import cached_property
 from typing import Any
 
 from fusemount.dataclass import dataclass
@@ -179,9 +180,13 @@ class Catalog:
     @property
     def manifests(self) -> dict[Digest, str]:
         """Each manifest once, with its media type: it may have thousands of names."""
-        found: dict[Digest, str] = {}
+        return {d: entries[0].descriptor.media_type for d, entries in self._by_digest.items()}
+
+    @cached_property
+    def _by_digest(self) -> dict[Digest, list[Entry]]:
+        found: dict[Digest, list[Entry]] = {}
         for entry in self.entries:
-            found.setdefault(entry.digest, entry.descriptor.media_type)
+            found.setdefault(entry.digest, []).append(entry)
         return found
 
     def changed(self, entries: Iterable[Entry]) -> Catalog:
@@ -192,7 +197,7 @@ class Catalog:
         return next((e for e in reversed(self.entries) if e.name == name), None)
 
     def of(self, digest: Digest) -> Sequence[Entry]:
-        return [entry for entry in self.entries if entry.digest == digest]
+        return self._by_digest.get(digest, ())
 
     def with_image(self, descriptor: Descriptor, names: Sequence[ImageName],
                    repo_digests: Sequence[str] = ()) -> Catalog:  # fmt: skip

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError
 from fusemount.image.fields import DOCUMENT_BYTES_MAX
 from fusemount.layer import chunkcache
 from fusemount.layer.filestate import identity
@@ -27,7 +26,7 @@ from fusemount.store.catalog import Catalog
 from fusemount.store.layout import TMP, Layout, names_in, store_errors
 from fusemount.store.locks import LiveLease
 from fusemount.store.store import Store
-from fusemount.store.summary import LayerRow, Summaries
+from fusemount.store.summary import LayerRow, Summaries, Summary
 
 
 @dataclass
@@ -53,13 +52,13 @@ def delete_unshared(
     """Deletes the files that only these manifests need.
 
     gone: manifests that index.json does not list any more, and where to add what was deleted.
-    others: the manifests that it lists.  If one of them is damaged, it is not known which blobs
+    others: the manifests that it lists.  If one of them cannot be read, it is not known which blobs
     it needs.  Then only the manifests are deleted, and their blobs stay for `prune`.
     """
     if not gone:
         return
     others = list(others)
-    if any(s.what == "damaged" for other in others for _, s in summaries.reached(other)):
+    if any(_is_unknown(s) for other in others for _, s in summaries.reached(other)):
         for manifest, removed in gone.items():
             removed.freed += _unlink_blobs(store.layout, [manifest])
             removed.deleted.append(manifest)
@@ -72,6 +71,7 @@ def delete_unshared(
         for _, summary in summaries.reached(other):
             kept_chains |= dict(zip(summary.chain, summary.layers, strict=True))
             kept_diffs |= {layer.diff_id.hex for layer in summary.layers}
+            kept_diffs |= {_diff_of(store.layout, digest) for digest in summary.blobs}
     taken: set[Digest] = set()
     for manifest, removed in gone.items():
         of_gone = list(summaries.reached(manifest))
@@ -84,7 +84,7 @@ def delete_unshared(
         taken |= set(new)
         layerdb.remove_entries(store.layout, new)
         blobs = dict.fromkeys([*(d for d, _ in of_gone), *sorted(summaries.blobs(manifest))])
-        away = [digest for digest in blobs if digest not in kept_blobs]  # manifests first
+        away = {digest: None for digest in blobs if digest not in kept_blobs}  # manifests first
         layerdb.repoint(store.layout, staying, {digest.hex for digest in away})
         removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
         removed.deleted += new
@@ -93,6 +93,14 @@ def delete_unshared(
             for layer in summary.layers:
                 if layer.diff_id.hex not in kept_diffs:
                     removed.freed += _forget(store.layout, layer.diff_id)
+
+
+def _is_unknown(summary: Summary) -> bool:
+    """Whether it is not known which blobs the image needs.
+
+    If only its config is damaged, the manifest lists them.
+    """
+    return summary.what == "damaged" and not summary.blobs
 
 
 def _shown(summaries: Summaries, manifest: Digest) -> list[Digest]:
@@ -155,24 +163,26 @@ def collect(
 ) -> int:
     """Deletes all files that nothing leads to.  Returns the bytes freed.  chunks: as of `prune`.
 
-    Under the exclusive lock.  If one image is damaged, it is not known which blobs it needs, and
-    all blobs stay.
+    The caller has the exclusive lock.  If the manifest of one image cannot be read, it is not known
+    which blobs it needs, and all blobs stay.
     """
-    layout, summaries = store.layout, Summaries(store.layout)
+    layout, summaries = store.layout, Summaries(store.layout, tolerant=True)
     blobs = {digest for h in leases for digest in h.digests}
     chains: dict[Digest, LayerRow] = {}
+    listed: set[Digest] = set()
     freed = _sweep_parts(layout)
     for manifest, media_type in catalog.manifests.items():
-        try:
-            blobs |= summaries.blobs(manifest, media_type)
-        except ImgmountError:
-            return freed  # `verify` says which image is damaged
-        for _, summary in summaries.reached(manifest):
+        blobs |= summaries.blobs(manifest, media_type)
+        for _, summary in summaries.reached(manifest, media_type):
+            if _is_unknown(summary):
+                return freed  # `verify` says which image is damaged
             chains |= dict(zip(summary.chain, summary.layers, strict=True))
+            listed |= set(summary.blobs)
     hexes = {digest.hex for digest in blobs}
     unreached = [name for name in names_in(layout.blobs) if name not in hexes]
     diff_ids = {layer.diff_id.hex for layer in chains.values()}
-    diff_ids |= {_diff_of(layout, digest) for h in leases for digest in h.digests}
+    held = {digest for h in leases for digest in h.digests}
+    diff_ids |= {_diff_of(layout, digest) for digest in held | listed}
     layerdb.sweep(layout)
     layerdb.remove_entries(layout, [c for c in layerdb.chains(layout) if c not in chains])
     layerdb.repoint(layout, chains, frozenset(unreached))

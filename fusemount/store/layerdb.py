@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fusemount.digest import Digest, chain_ids
 from fusemount.ownfile import make_directory, make_file, read_file
+from fusemount.store import diffids
 from fusemount.store.layout import TMP, Layout, names_in, replace_file, store_errors, sync_directory
 from fusemount.store.summary import LayerRow
 
@@ -33,19 +34,39 @@ def _remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def put_chain(layout: Layout, layers: Sequence[LayerRow]) -> None:
-    """Makes the directories that are missing.  layers: lowest first.
+    """Makes the directories that are missing, and replaces those that say something else.
 
-    Raises NoSpace, ImgmountError.
+    layers: lowest first, with right diff_ids.  Raises NoSpace, ImgmountError.
     """
     chain = chain_ids([layer.diff_id for layer in layers])
     with store_errors(layout.layerdb):
         new = False
-        for i, (ident, layer) in enumerate(zip(chain, layers, strict=True)):
-            if not (layout.layerdb / ident.hex).exists():
-                _put(layout.layerdb, ident, chain[i - 1] if i else None, layer)
+        for ident, parent, layer in zip(chain, (None, *chain), layers, strict=False):
+            if not _is_right(layout, ident, parent, layer):
+                remove_entries(layout, [ident])
+                _put(layout.layerdb, ident, parent, layer)
                 new = True
         if new:
             sync_directory(layout.layerdb)
+
+
+def _is_right(layout: Layout, ident: Digest, parent: Digest | None, layer: LayerRow) -> bool:
+    """Whether there is a directory that says this of the layer, and leads to a blob of it."""
+    if not (layout.layerdb / ident.hex).exists():
+        return False
+    right = entry(layer, parent)
+    if any(
+        read_text(layout, ident, name) != right.get(name) for name in ("diff", "parent", "size")
+    ):
+        return False
+    found = read_text(layout, ident, "cache-id")
+    if found == layer.digest.hex:
+        return True
+    try:
+        known = diffids.known(layout, Digest(f"sha256:{found}"))
+    except ValueError:
+        return False
+    return known is not None and known.diff_id == layer.diff_id
 
 
 def _put(layerdb: Path, ident: Digest, parent: Digest | None, layer: LayerRow) -> None:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from fusemount.store.catalog import Catalog, Entry
 from fusemount.store.layout import Layout, replace_file, store_errors
 from fusemount.store.locks import Holder, Lease, NoLease, locked
 from fusemount.store.measuring import learn
+from fusemount.store.repositories import repositories_json
 from fusemount.store.summary import Summaries, Summary
 
 _SEEN_VERSION = 1  # of the files in v2metadata-by-diffid
@@ -251,17 +252,20 @@ class Store:
         descriptor: Descriptor,
         names: Sequence[ImageName] = (),
         repo_digests: Sequence[str] = (),
+        summaries: Summaries | None = None,
     ) -> StoredImage:
         """Makes a manifest an image of the store (S2), under these names.
 
-        All its blobs are in the store, and a lease of the caller lists them.  Raises MalformedImage
-        if a blob is missing, VerificationFailed if one is damaged, NoSpace, ImgmountError.
+        All its blobs are in the store, and a lease of the caller lists them.  summaries: of images
+        that came together (fresh_summaries()); the caller then calls derive_with() after the last
+        one.  Raises MalformedImage if a blob is missing, VerificationFailed if one is damaged or
+        not what the config says, NoSpace, ImgmountError.
         """
-        summaries = Summaries(self.layout)
-        self._check_whole(descriptor, summaries)
-        if self._learn(descriptor, summaries):
-            summaries = Summaries(self.layout)
-        reached = list(summaries.reached(descriptor.digest, descriptor.media_type))
+        computed = summaries or self.fresh_summaries()
+        self._check_whole(descriptor, computed)
+        self._learn(descriptor, computed)
+        reached = list(computed.reached(descriptor.digest, descriptor.media_type))
+        self._check_claims(reached)
 
         def work(catalog: Catalog) -> Catalog:
             for _, summary in reached:
@@ -269,8 +273,14 @@ class Store:
                     layerdb.put_chain(self.layout, summary.layers)
             return catalog.with_image(descriptor, names, repo_digests)
 
-        entries = tuple(self.change(work).of(descriptor.digest))
-        return StoredImage(descriptor.digest, entries, reached[0][1])
+        after = self.change(work, computed, derive=summaries is None)
+        entries = tuple(after.of(descriptor.digest))
+        summary = computed.of(descriptor.digest, descriptor.media_type)
+        return StoredImage(descriptor.digest, entries, summary)
+
+    def fresh_summaries(self) -> Summaries:
+        """Computed from the blobs, because what came now may complete what was there before."""
+        return Summaries(self.layout, kept=False)
 
     def _check_whole(self, descriptor: Descriptor, summaries: Summaries) -> None:
         for digest in summaries.blobs(descriptor.digest, descriptor.media_type):
@@ -279,19 +289,26 @@ class Store:
                     f"manifest {descriptor.digest}: blob {digest} is not in the store {self.root}"
                 )
 
-    def _learn(self, descriptor: Descriptor, summaries: Summaries) -> bool:
-        """Measures layers that another program brought.  Whether there were any."""
+    def _learn(self, descriptor: Descriptor, summaries: Summaries) -> None:
+        """Measures layers that another program brought."""
         reached = summaries.reached(descriptor.digest, descriptor.media_type)
-        unknown = {
-            row.digest
-            for _, summary in reached
-            for row in summary.layers
-            if self.diff_id(row.digest) is None
-        }
-        for digest in unknown:
-            if learn(self.layout, digest) is None:
+        layers = {row.digest for _, summary in reached for row in summary.layers}
+        for digest in layers:
+            if self.diff_id(digest) is None and learn(self.layout, digest) is None:
                 raise VerificationFailed(f"blob {digest} of the store {self.root}: damaged")
-        return bool(unknown)
+
+    def _check_claims(self, reached: Sequence[tuple[Digest, Summary]]) -> None:
+        """Raises VerificationFailed if a config claims another diff_id than a layer has."""
+        known: dict[Digest, Digest | None] = {}
+        for digest, summary in reached:
+            for row in summary.layers:
+                if row.digest not in known:
+                    known[row.digest] = self.diff_id(row.digest)
+                if known[row.digest] != row.diff_id:
+                    raise VerificationFailed(
+                        f"manifest {digest}: layer {row.digest}: diff_id is {known[row.digest]}, "
+                        f"the config says {row.diff_id}"
+                    )
 
     def tag(self, source: str, target: ImageName) -> StoredImage:
         """Gives the image one more name.  Raises ImageNotFound; UsageError for a digest."""
@@ -308,19 +325,39 @@ class Store:
         entries = self.change(tagged).of(found[0].digest)
         return replace(found[0], entries=tuple(entries))
 
-    def change(self, work: Callable[[Catalog], Catalog]) -> Catalog:
-        """Writes work(catalog) as index.json, and the derived files, under the exclusive lock."""
+    def change(
+        self,
+        work: Callable[[Catalog], Catalog],
+        computed: Summaries | None = None,
+        *,
+        derive: bool = True,
+    ) -> Catalog:
+        """Writes work(catalog) as index.json, and the derived files, under the exclusive lock.
+
+        computed: summaries that need not be computed again.  derive: else only index.json.
+        """
         with locked(self.layout, exclusive=True):
             before = Catalog.read(self.layout)
             after = work(before)
             if after.entries != before.entries or before.document is None:
                 after = after.write(self.layout)
-            self.derive(after)
+            if derive:
+                self._derive(after, computed)
         return after
 
-    def derive(self, catalog: Catalog, summaries: Summaries | None = None) -> None:
+    def derive_with(self, computed: Summaries) -> None:
+        """Writes the derived files after images were added that came together."""
+        with locked(self.layout, exclusive=True):
+            self._derive(Catalog.read(self.layout), computed)
+
+    def _derive(self, catalog: Catalog, computed: Summaries | None) -> None:
+        summaries = Summaries(self.layout, tolerant=True)
+        if computed is not None:
+            summaries.adopt(computed)
+        self.derive(catalog, summaries)
+
+    def derive(self, catalog: Catalog, summaries: Summaries) -> None:
         """Writes repositories.json and the summaries."""
-        summaries = summaries or Summaries(self.layout, tolerant=True)
         data = repositories_json(catalog, summaries)
         with store_errors(self.layout.repositories):
             old = b""
@@ -358,27 +395,3 @@ class Store:
 
 def _seen_key(diff_id: Digest) -> str:
     return f"registries of {diff_id}"
-
-
-def repositories_json(catalog: Catalog, summaries: Summaries) -> bytes:
-    """Docker's {"Repositories": {REPOSITORY: {NAME:TAG or NAME@DIGEST: image ID}}}.
-
-    "Index" is the digest of the index.json that it was made from.  Docker ignores that field.
-    """
-    repositories: dict[str, dict[str, str]] = {}
-    ids = {each: summaries.of(each, kind).config for each, kind in catalog.manifests.items()}
-    for entry in catalog.entries:
-        ident = ids[entry.digest] or entry.digest
-        for name in _docker_names(entry):
-            repository = name.rpartition("@")[0] or name.rpartition(":")[0]
-            repositories.setdefault(repository, {})[name] = ident
-    document = {"Index": catalog.digest, "Repositories": repositories}
-    return json.dumps(document, sort_keys=True).encode()
-
-
-def _docker_names(entry: Entry) -> Iterable[str]:
-    if entry.name is not None:
-        yield entry.name.familiar
-    for text in entry.repo_digests:
-        with suppress(UsageError):
-            yield parse_name(text).familiar

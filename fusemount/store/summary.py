@@ -6,8 +6,10 @@ written.  A manifest never changes, so its summary is never stale.  Only which m
 came with it (children.py) is looked up each time.  Removals delete what the summaries list, so a
 checksum guards the file (record.py).
 
-    {"version":5,"sha256":"<of the next line>"}
-    {"sha256:<manifest>":{...},...}
+    {"version":6,"sha256":"<of the next line>"}
+    {"configs":{"sha256:<config>":[created,platform,labels],...},"manifests":{"sha256:...":{...},...}}
+
+What a config says is there once, because thousands of manifests may have one config.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -26,9 +28,11 @@ from fusemount.image.model import ORIGINAL, Descriptor, Index, Manifest
 from fusemount.image.parse import parse_config, parse_index_or_manifest
 from fusemount.record import read_sealed, sealed
 from fusemount.store import children, diffids
+from fusemount.store.counterpart import Counterparts
 from fusemount.store.layout import Layout, replace_file, store_errors
 
-_VERSION, _KEY = 5, "summaries"
+_VERSION, _KEY = 6, "summaries"
+_OF_CONFIG = ("created", "platform", "labels")
 _UNKNOWN = "unknown/unknown"  # the platform of BuildKit's attestations, which are no images
 
 
@@ -51,7 +55,7 @@ class Summary:
     children: the manifests of an index that came with it and are in the store (children.py).
     blobs: config and layers of an artifact, which have no diff_ids; of a damaged image those that
     are known.  error: why a damaged image cannot be read.
-    original: the manifest whose counterpart this one is (transfer/ociform.py); it may be missing.
+    original: the manifest whose counterpart this one is (counterpart.py); it may be missing.
     """
 
     what: str
@@ -75,21 +79,42 @@ class Summary:
         return chain_ids([layer.diff_id for layer in self.layers])
 
 
+class _Config(NamedTuple):
+    """What is needed of a config, once for all manifests that have it."""
+
+    created: str
+    platform: str
+    labels: dict[str, str]
+    diff_ids: tuple[Digest, ...] = ()
+
+
 class Summaries:
     """The summaries of a store's manifests.
 
     A damaged image raises MalformedImage or ImgmountError; with tolerant it has a summary that says
-    why in `error`.
+    why in `error`.  kept: without it, all are computed from the blobs.
     """
 
-    def __init__(self, layout: Layout, *, tolerant: bool = False) -> None:
+    def __init__(self, layout: Layout, *, tolerant: bool = False, kept: bool = True) -> None:
         self._layout = layout
         self._tolerant = tolerant
-        self._known: dict[str, Any]
         self._read_once: dict[Digest, Summary] = {}
         self._new = False
         self._rows: dict[tuple[Any, ...], LayerRow] = {}  # images share layers
-        self._known = json.loads(read_sealed(layout.summaries, _VERSION, _KEY) or b"{}")
+        self._configs: dict[Digest, _Config] = {}
+        self._diff_ids: dict[Digest, diffids.Known] = {}
+        self._counterparts = Counterparts(layout)
+        data = read_sealed(layout.summaries, _VERSION, _KEY) if kept else None
+        document: dict[str, dict[str, Any]] = json.loads(data or b"{}")
+        self._known = document.get("manifests", {})
+        self._known_configs = document.get("configs", {})
+
+    def adopt(self, other: Summaries) -> None:
+        """Takes over what another object has computed."""
+        self._read_once |= other._read_once
+        self._known |= other._known
+        self._known_configs |= other._known_configs
+        self._new |= other._new
 
     def of(self, digest: Digest, media_type: str = "") -> Summary:
         return self._as_it_is(digest, self._bare(digest, media_type))
@@ -110,10 +135,17 @@ class Summaries:
             if not self._tolerant:
                 raise
             return Summary("damaged", blobs=self._listed(digest, media_type), error=str(error))
-        if all(layer.archive_size for layer in summary.layers):  # else it may be known later
-            self._known[digest], self._read_once[digest] = asdict(summary), summary
-            self._new = True
+        if all(row.archive_size or row.digest in self._diff_ids for row in summary.layers):
+            self._remember(digest, summary)  # else a size may be known later
         return summary
+
+    def _remember(self, digest: Digest, summary: Summary) -> None:
+        self._read_once[digest] = summary
+        known = {field.name: getattr(summary, field.name) for field in fields(summary)}
+        if summary.config is not None:
+            self._known_configs[summary.config] = [known[name] for name in _OF_CONFIG]
+        self._known[digest] = known | dict.fromkeys(_OF_CONFIG)
+        self._new = True
 
     def _as_it_is(self, digest: Digest, summary: Summary) -> Summary:
         """The summary, for an index with only those children that came with it.
@@ -148,9 +180,11 @@ class Summaries:
         return (document.config.digest, *(layer.digest for layer in document.layers))
 
     def reached(self, digest: Digest, media_type: str = "") -> Iterator[tuple[Digest, Summary]]:
-        """The manifest and, for an index, all manifests that came with it, each once."""
-        for each, summary in self._walk([(digest, media_type)]):
-            yield each, self._as_it_is(each, summary)
+        """The manifest and, for an index, all manifests that came with it, each once.
+
+        The summary of an index says only that it is one.
+        """
+        return self._walk([(digest, media_type)])
 
     def _there(self, digest: Digest, summary: Summary) -> tuple[Digest, ...]:
         return children.own(self._layout, digest, summary.children) if summary.children else ()
@@ -186,7 +220,10 @@ class Summaries:
         known = {digest: self._known[digest] for digest in wanted if digest in self._known}
         if not self._new and len(known) == len(self._known):
             return
-        rest = json.dumps(known, separators=(",", ":")).encode()
+        used = {summary["config"] for summary in known.values()}
+        configs = {digest: c for digest, c in self._known_configs.items() if digest in used}
+        document = {"configs": configs, "manifests": known}
+        rest = json.dumps(document, separators=(",", ":")).encode()
         with suppress(OSError):
             replace_file(self._layout.summaries, sealed(rest, _VERSION, _KEY), durable=False)
 
@@ -198,15 +235,19 @@ class Summaries:
         document = parse_index_or_manifest(self._read(digest, where), where, media_type)
         if isinstance(document, Index):
             listed = dict.fromkeys(d.digest for d in document.manifests)
-            return Summary("index", children=tuple(listed), original=_original(document))
+            return Summary(
+                "index", children=tuple(listed), original=self._original(digest, document)
+            )
         if document.is_artifact:
             blobs = (document.config.digest, *(layer.digest for layer in document.layers))
             return Summary("artifact", blobs=blobs)
-        return self._image(document, where)
+        return self._image(digest, document, where)
 
-    def _image(self, manifest: Manifest, where: str) -> Summary:
-        named = f"config {manifest.config.digest}"
-        config = parse_config(self._read(manifest.config.digest, f"{where}: {named}"), named)
+    def _original(self, digest: Digest, document: Manifest | Index) -> Digest | None:
+        return self._counterparts.original(digest) if ORIGINAL in document.annotations else None
+
+    def _image(self, digest: Digest, manifest: Manifest, where: str) -> Summary:
+        config = self._config(manifest.config.digest, where)
         if len(config.diff_ids) != len(manifest.layers):
             raise MalformedImage(
                 f"{where}: the config lists {len(config.diff_ids)} diff_ids, "
@@ -217,12 +258,24 @@ class Summaries:
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         ]
         return Summary(
-            "image", manifest.config.digest, config.created, str(config.platform),
-            dict(config.container.labels), tuple(rows), original=_original(manifest),
+            "image", manifest.config.digest, config.created, config.platform, config.labels,
+            tuple(rows), original=self._original(digest, manifest),
         )  # fmt: skip
 
+    def _config(self, digest: Digest, where: str) -> _Config:
+        if digest not in self._configs:
+            named = f"config {digest}"
+            config = parse_config(self._read(digest, f"{where}: {named}"), named)
+            labels = dict(config.container.labels)
+            self._configs[digest] = _Config(
+                config.created, str(config.platform), labels, config.diff_ids
+            )
+        return self._configs[digest]
+
     def _row(self, layer: Descriptor, diff_id: Digest) -> LayerRow:
-        known = diffids.known(self._layout, layer.digest)
+        known = self._diff_ids.get(layer.digest)
+        if known is None and (known := diffids.known(self._layout, layer.digest)) is not None:
+            self._diff_ids[layer.digest] = known
         if known is not None:
             return LayerRow(layer.digest, layer.size, diff_id, known.size)
         archive_size = layer.size if layer.digest == diff_id else 0
@@ -239,9 +292,11 @@ class Summaries:
 
     def _from_json(self, known: dict[str, Any]) -> Summary:
         """Raises TypeError, ValueError, KeyError if another program wrote it."""
+        config = Digest(known["config"]) if known["config"] else None
+        created, platform, labels = self._known_configs[config] if config else ("", "", None)
         return Summary(
-            known["what"], Digest(known["config"]) if known["config"] else None, known["created"],
-            known["platform"], known["labels"], tuple(map(self._remembered, known["layers"])),
+            known["what"], config, created, platform, labels,
+            tuple(map(self._remembered, known["layers"])),
             tuple(map(Digest, known["children"])), tuple(map(Digest, known["blobs"])),
             original=Digest(known["original"]) if known["original"] else None,
         )  # fmt: skip
@@ -254,10 +309,3 @@ class Summaries:
             row = LayerRow(Digest(digest), int(size), Digest(diff_id), int(archive_size))
             self._rows[key] = row
         return row
-
-
-def _original(document: Manifest | Index) -> Digest | None:
-    try:
-        return Digest(document.annotations[ORIGINAL])
-    except (KeyError, ValueError):
-        return None

@@ -26,7 +26,8 @@ from fusemount.store.collection import is_at_work
 from fusemount.store.layout import OCI_LAYOUT, TMP, names_in, store_errors
 from fusemount.store.locks import Lease, live_leases, locked
 from fusemount.store.measuring import Measured, measure
-from fusemount.store.store import Store, repositories_json
+from fusemount.store.repositories import repositories_json
+from fusemount.store.store import Store
 from fusemount.store.summary import LayerRow, Summaries, Summary
 from fusemount.store.verifykept import check_kept
 
@@ -70,6 +71,7 @@ class _Check:
         self._layers: dict[Digest, Measured | None] = {}
         self._writable = False
         self._good: set[Digest] = set()
+        self._said: set[str] = set()
         self._seen: set[tuple[Digest, str]] = set()
         self._reached: set[Digest] = set()
         self._chains: set[Digest] = set()
@@ -126,9 +128,9 @@ class _Check:
         return Catalog.read(self._layout)
 
     def _wrong(self, line: str) -> None:
-        if line in self._report.mismatches:  # several images share the blob
-            return
-        self._report.mismatches.append(line)
+        if line not in self._said:  # several images share the blob
+            self._said.add(line)
+            self._report.mismatches.append(line)
 
     # ---- blobs --------------------------------------------------------------------------------
 
@@ -191,7 +193,11 @@ class _Check:
             ):
                 return
             summary = self._summaries.computed(digest, media_type)
-            if not _same(summary, self._summaries.of(digest, media_type)):
+            remembered = self._summaries.of(digest, media_type)
+            original = remembered.original
+            if original is None or not self._layout.has_blob(original):  # nothing proves it now
+                summary = replace(summary, original=original)
+            if not _same(summary, remembered):
                 self._wrong(f"cache/summaries.json: {digest}: not what the image is")
             self._image(summary, names)
         except ImgmountError as error:

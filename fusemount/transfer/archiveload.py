@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from pathlib import Path
 
 from fusemount.budget import Budget
@@ -17,16 +16,19 @@ from fusemount.codec import decompress
 from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
-from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, UsageError
+from fusemount.errors import (
+    ImageNotFound,
+    MalformedImage,
+    UsageError,
+)
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, listed
-from fusemount.image.model import Descriptor, Index, Manifest
-from fusemount.image.parse import NESTING_MAX, parse_index, parse_index_or_manifest
+from fusemount.image.model import Descriptor
 from fusemount.imagename import ImageName, parse_name
 from fusemount.layer import LayerBlob, measured
 from fusemount.layer.decode import StretchReader, compression_at
-from fusemount.settings import UNLIMITED, ImageOptions, Platform
-from fusemount.sources import docker_archive, oci
-from fusemount.sources.choose import answers, choose, merged
+from fusemount.settings import UNLIMITED, ImageOptions
+from fusemount.sources import docker_archive
+from fusemount.sources.choose import answers, merged
 from fusemount.sources.image import Candidate, Image
 from fusemount.sources.medium import Medium, read_document
 from fusemount.sources.oci import blob_name
@@ -34,11 +36,15 @@ from fusemount.sources.stored import own_of
 from fusemount.store import Lease, Store, StoredImage
 from fusemount.store.intake import Claims, Part, Read, StoredLayer, take_layer
 from fusemount.store.layout import Layout
-from fusemount.transfer.bring import Bringing, Documents
+from fusemount.transfer.archivelists import image_ids, stored_name, tops, whole
+from fusemount.transfer.bring import Bringing
+from fusemount.transfer.documents import Documents
 from fusemount.transfer.newimage import add_new_image
-from fusemount.transfer.ociform import as_oci
+from fusemount.transfer.ociform import OciForms
 from fusemount.transfer.remadetar import reading, take_unpacked
 from fusemount.transfer.reports import Transfers
+
+IMAGES_MAX = 1_000  # of one archive that are loaded: each is written to index.json
 
 Loaded = Callable[[StoredImage, Sequence[ImageName]], None]
 
@@ -113,12 +119,14 @@ def load_medium(
     """
     source = MediumSource(medium, of_store)
     spent = budget or Budget(store.unpack)
-    loading = _Loading(store, source, progress, only, named, loaded, spent)
+    documents = Documents(source.label, source.document)
+    loading = _Loading(store, source, progress, only, named, loaded, spent, documents)
     has_docker = medium.find("manifest.json") or medium.find("repositories")
     if medium.find("index.json") is not None:
-        tops = _whole(medium, _tops(medium)) if has_docker else _tops(medium)
-        if tops:
-            return loading.oci(tops)
+        found = tops(medium, documents)
+        found = whole(medium, found, documents) if has_docker else found
+        if found:
+            return loading.oci(found)
     if not has_docker:
         raise ImageNotFound(f"{medium.label}: there is no image in it")
     return loading.docker(merged(docker_archive.candidates(medium, ImageOptions())))
@@ -133,7 +141,7 @@ class _Loading:
     named: bool
     loaded: Loaded
     budget: Budget
-    documents: Documents = field(default_factory=Documents)
+    documents: Documents
 
     @property
     def medium(self) -> Medium:
@@ -144,32 +152,37 @@ class _Loading:
         if self.only is not None:
             chosen = [top for top in tops if answers(top.names, [top.digest], self.only)]
         if self.only is not None and not chosen:
-            ids = {
-                top.digest: [m.config.digest for m in _manifests(self.medium, top)] for top in tops
-            }
+            ids = {top.digest: image_ids(self.documents, top) for top in tops}
             chosen = [top for top in tops if answers((), ids[top.digest], self.only)]
-        self._some(chosen, [name for top in tops for name in top.names])
-        images = []
+        distinct = {top.digest: top for top in chosen}
+        self._some(list(distinct), [name for top in tops for name in top.names])
+        listed: dict[Digest, tuple[Descriptor, dict[ImageName, None]]] = {}
         for top in chosen:
             names = self._names(top.names)[:1]  # containerd's full name precedes the tag
-            images.append(self._load(top, names))
-            self.loaded(images[-1], names)
+            listed.setdefault(top.digest, (top, {}))[1].update(dict.fromkeys(names))
+        images, store = [], self.store
+        with store.lease("load", self.medium.label) as lease:
+            forms, summaries = OciForms(store, lease), store.fresh_summaries()
+            try:
+                for top, called in listed.values():
+                    made = forms.of(self._bring(top, lease))
+                    images.append(store.add(made, tuple(called), summaries=summaries))
+                    self.loaded(images[-1], tuple(called))
+            finally:
+                if images:
+                    store.derive_with(summaries)
         return images
 
-    def _load(self, descriptor: Descriptor, names: Sequence[ImageName]) -> StoredImage:
-        what, store = names[0].familiar if names else descriptor.digest, self.store
-        with store.lease("load", what) as lease:
-            bringing = Bringing(
-                store, lease, self.source, self.progress,
-                lambda d: not d.is_attestation, self.budget, self.documents,
-            )  # fmt: skip
-            brought = bringing.bring(descriptor)
-            plain = Descriptor(
-                descriptor.media_type, descriptor.digest, descriptor.size,
-                platform=descriptor.platform,
-            )  # fmt: skip
-            assert brought.images
-            return store.add(as_oci(store, lease, plain), names)
+    def _bring(self, descriptor: Descriptor, lease: Lease) -> Descriptor:
+        bringing = Bringing(
+            self.store, lease, self.source, self.progress,
+            lambda d: not d.is_attestation, self.budget, self.documents,
+        )  # fmt: skip
+        brought = bringing.bring(descriptor)
+        assert brought.images
+        return Descriptor(
+            descriptor.media_type, descriptor.digest, descriptor.size, platform=descriptor.platform
+        )
 
     def docker(self, found: Sequence[Candidate]) -> list[StoredImage]:
         chosen = [c for c in found if self.only is None or answers(c.names, c.ids, self.only)]
@@ -183,6 +196,10 @@ class _Loading:
         return images
 
     def _some(self, chosen: Sequence[object], names: Sequence[str]) -> None:
+        if len(chosen) > IMAGES_MAX:
+            raise MalformedImage(
+                f"{self.medium.label}: {len(chosen)} images in it, the limit is {IMAGES_MAX}"
+            )
         if not chosen:
             there = listed(names) or "images without names"
             raise ImageNotFound(
@@ -192,108 +209,6 @@ class _Loading:
     def _names(self, texts: Sequence[str]) -> list[ImageName]:
         called = (stored_name(text) for text in texts) if self.named else ()
         return list(dict.fromkeys(name for name in called if name is not None))
-
-
-def stored_name(text: str) -> ImageName | None:
-    """The name that an archive gives its image; None if the text is no valid name."""
-    try:
-        name = parse_name(text).tagged()
-    except UsageError:
-        return None
-    return name if name.tag and not name.reads_as_id else None
-
-
-# ---- OCI layouts ------------------------------------------------------------------------------
-
-
-def _tops(medium: Medium) -> list[Descriptor]:
-    """What index.json lists, without attestations, artifacts and missing manifests."""
-    where = f"{medium.label}: index.json"
-    data = read_document(medium, "index.json", DOCUMENT_BYTES_MAX)
-    listed = parse_index(data or b"", where).manifests
-    found = [d for d in listed if not d.is_attestation and _is_image(medium, d)]
-    if listed and not found and not medium.find("manifest.json"):
-        raise ImageNotFound(f"{medium.label}: no image of those that it lists is in it")
-    return found
-
-
-def _is_image(medium: Medium, descriptor: Descriptor) -> bool:
-    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
-    if data is None:
-        return False
-    where = f"{medium.label}: manifest {descriptor.digest}"
-    document = parse_index_or_manifest(data, where, descriptor.media_type)
-    return isinstance(document, Index) or not document.is_artifact
-
-
-def _whole(medium: Medium, tops: Sequence[Descriptor]) -> list[Descriptor]:
-    """The same descriptors; [] if manifest.json must be read instead.
-
-    docker 25.0 wrote OCI manifests without layers, or with layers in random order, beside a right
-    manifest.json.  An archive may also be made so that a name is one image in index.json and
-    another one in manifest.json, which podman, skopeo and our mounts read.
-    """
-    try:
-        images = list(_docker_images(medium))
-        wanted = {Digest.of(image.config_bytes): image for image in images}
-        if not _same_names(medium, tops, images):
-            return []
-    except ImgmountError:
-        return []  # the error is raised where manifest.json is read for the images
-    for top in tops:
-        for manifest in _manifests(medium, top):
-            image = wanted.pop(manifest.config.digest, None)
-            own = [layer.digest for layer in image.layers] if image is not None else None
-            if own is not None and own != [layer.digest for layer in manifest.layers]:
-                return []
-    return [] if wanted else list(tops)
-
-
-def _same_names(medium: Medium, tops: Sequence[Descriptor], images: Sequence[Image]) -> bool:
-    """Whether index.json, too, has each of these images of manifest.json under each of its names,
-    for its platform, and nothing else under that name.  Raises ImgmountError."""
-    named: dict[ImageName, dict[Digest, Descriptor]] = {}
-    for top in tops:
-        for name in list(filter(None, map(stored_name, top.names)))[:1]:
-            named.setdefault(name, {})[top.digest] = top
-    known: dict[tuple[Platform, Digest], bytes] = {}
-    for image in images:
-        options = ImageOptions(verify=False, platform=image.platform)
-        for name in filter(None, map(stored_name, image.repo_tags)):
-            found = list(named.get(name, {}).values())
-            if len(found) != 1:
-                return False
-            key = image.platform, found[0].digest
-            if key not in known:
-                below = oci.candidates_of(medium, found, options)
-                known[key] = choose(below, None, options, medium.label).config_bytes
-            if known[key] != image.config_bytes:
-                return False
-    return True
-
-
-def _docker_images(medium: Medium) -> Iterator[Image]:
-    for candidate in docker_archive.candidates(medium, ImageOptions(verify=False)):
-        yield candidate.open(candidate.names)
-
-
-def _manifests(
-    medium: Medium, descriptor: Descriptor, depth: int = NESTING_MAX
-) -> Iterator[Manifest]:
-    """All manifests below a descriptor.  The depth is limited: unverified indexes may list each
-    other."""
-    data = read_document(medium, blob_name(descriptor.digest), DOCUMENT_BYTES_MAX)
-    if data is None:
-        return
-    where = f"{medium.label}: manifest {descriptor.digest}"
-    document = parse_index_or_manifest(data, where, descriptor.media_type)
-    if isinstance(document, Manifest):
-        yield document
-        return
-    if depth == 0:
-        raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
-    for child in document.manifests:
-        yield from _manifests(medium, child, depth - 1)
 
 
 # ---- docker archives --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ A BlobSource gives documents as bytes and layers as streams.  It is called from 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from threading import Event
@@ -18,14 +18,12 @@ from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, VerificationFailed
-from fusemount.image.fields import DOCUMENTS_BYTES_MAX, shown
-from fusemount.image.model import CONFIG_TYPES, Descriptor, Index, Manifest
-from fusemount.image.parse import MANIFESTS_MAX, NESTING_MAX, parse_config, parse_index_or_manifest
-from fusemount.sources.image import verified
+from fusemount.image.model import Descriptor, Index, Manifest
 from fusemount.store import Lease, Store, children, diffids
 from fusemount.store.collection import drop_part
 from fusemount.store.intake import Claims, Part, Read, put_document, take_layer
 from fusemount.store.measuring import learn
+from fusemount.transfer.documents import Document, Documents, layer_claims
 from fusemount.transfer.reports import Task, Transfers
 
 JOBS = 3  # layers at a time, as in docker
@@ -77,24 +75,6 @@ class Brought:
     images: int
 
 
-class Documents:
-    """Manifests and configs that were read, each once: an index may list one of them thousands of
-    times. bytes: of all of them, which DOCUMENTS_BYTES_MAX limits."""
-
-    def __init__(self) -> None:
-        self.bytes = self.visited = 0
-        self.found: dict[Digest, list[tuple[bytes, Index | Manifest]]] = {}
-        self.diff_ids: dict[Digest, Sequence[Digest | None]] = {}
-
-    def count(self, size: int, where: str) -> None:
-        self.bytes += size
-        if self.bytes > DOCUMENTS_BYTES_MAX:
-            raise MalformedImage(
-                f"{where}: with it more than {DOCUMENTS_BYTES_MAX} bytes of manifests and configs, "
-                "the limit"
-            )
-
-
 class Stopped(ImgmountError):
     """The work was stopped because another layer failed, whose error says why, or by a signal."""
 
@@ -120,7 +100,7 @@ class Bringing:
         self._store, self._lease, self._source = store, lease, source
         self._progress, self._suits = progress, suits
         self._budget = budget or Budget(store.unpack)
-        self._read = documents or Documents()
+        self._documents = documents or Documents(source.label, source.document)
         self._measured: set[Digest] = set()
         self._stop = Event()
         self._hopeless = False  # too large: its parts are not worth keeping
@@ -132,86 +112,50 @@ class Bringing:
 
     def bring(self, descriptor: Descriptor, data: bytes | None = None) -> Brought:
         """Brings the manifest and all below it.  data: its bytes, if the caller has them."""
-        # A document that is listed several times is found several times, as the same object.
-        listed = self._documents(descriptor, data, NESTING_MAX)
-        found = list({id(document): (d, document) for d, document in listed}.values())
+        found = self._documents.walk(descriptor, self._below, data)
         if not found:
             raise MalformedImage(
                 f"{self._source.label}: none of the manifests that it lists is there"
             )
-        images = [(m, d) for d, m in found if isinstance(m, Manifest)]
-        layers: dict[Digest, tuple[Descriptor, Digest | None]] = {}
-        for manifest, _ in images:
-            for layer, diff_id in zip(manifest.layers, self._configured(manifest), strict=True):
-                layers.setdefault(layer.digest, (layer, diff_id))
-        self._layers(list(layers.values()))
-        for data_of in (d for _, d in images):
-            put_document(self._store.layout, data_of)
-        for document, data_of in ((m, d) for d, m in found):
-            if isinstance(document, Index):  # innermost first: no index lists a missing one
-                below = [child.digest for child in document.manifests]
-                came = [digest for digest in below if self._read.found.get(digest)]
-                children.remember(self._store.layout, Digest.of(data_of), came, below)
-                put_document(self._store.layout, data_of)
+        self._lease.hold(found)
+        images = [d for d in found.values() if isinstance(d.content, Manifest)]
+        self._layers(layer_claims(self._source.label, self._listed(images)))
+        indexes = [d for d in found.values() if isinstance(d.content, Index)]
+        for document in images:
+            put_document(self._store.layout, document.data)
+        children.remember(self._store.layout, [self._came(index, found) for index in indexes])
+        for document in indexes:  # innermost first: no index lists a missing one
+            put_document(self._store.layout, document.data)
         return Brought(descriptor, len(images))
 
     # ---- documents ----------------------------------------------------------------------------
 
-    def _documents(
-        self, descriptor: Descriptor, data: bytes | None, depth: int
-    ) -> list[tuple[bytes, Index | Manifest]]:
-        """The document and all below it, innermost first; [] if it is missing."""
-        self._read.visited += 1
-        where = f"{self._source.label}: manifest {descriptor.digest}"
-        if depth == 0 or self._read.visited > MANIFESTS_MAX:
-            raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep, or too many")
-        if descriptor.digest in self._read.found:
-            self._lease.hold([descriptor.digest])
-            return self._read.found[descriptor.digest]
-        data = self._source.document(descriptor) if data is None else data
-        if data is None:
-            return []
-        self._read.count(len(data), where)
-        verified(data, descriptor.digest, where, True)
-        self._lease.hold([descriptor.digest])
-        document = parse_index_or_manifest(data, where, descriptor.media_type)
-        if isinstance(document, Manifest):
-            self._read.found[descriptor.digest] = [(data, document)]
-            return [(data, document)]
-        below: list[tuple[bytes, Index | Manifest]] = []
-        for child in self._source.own(descriptor.digest, document.manifests):
-            if self._suits(child):
-                below += self._documents(child, None, depth - 1)
-        found = [*below, (data, document)] if below else []
-        self._read.found[descriptor.digest] = found
-        return found
+    def _below(self, index: Document) -> list[Descriptor]:
+        """Which manifests of the index are to come."""
+        assert isinstance(index.content, Index)
+        listed = self._source.own(index.digest, index.content.manifests)
+        return [child for child in listed if self._suits(child)]
 
-    def _configured(self, manifest: Manifest) -> Sequence[Digest | None]:
-        """Brings the config.  Returns the layers' diff_ids.  MalformedImage for an artifact."""
-        where = f"{self._source.label}: config {manifest.config.digest}"
-        self._lease.hold([manifest.config.digest, *(layer.digest for layer in manifest.layers)])
-        diff_ids = self._read.diff_ids.get(manifest.config.digest)
-        if diff_ids is None:
-            diff_ids = self._read.diff_ids[manifest.config.digest] = self._config(manifest, where)
-        if len(diff_ids) != len(manifest.layers):
-            raise MalformedImage(
-                f"{where}: it lists {len(diff_ids)} diff_ids, the manifest "
-                f"{len(manifest.layers)} layers"
-            )
-        return diff_ids
+    def _came(self, index: Document, found: Mapping[Digest, Document]) -> children.Came:
+        assert isinstance(index.content, Index)
+        came = [child.digest for child in self._below(index) if child.digest in found]
+        return children.Came(index.digest, came, [d.digest for d in index.content.manifests])
 
-    def _config(self, manifest: Manifest, where: str) -> Sequence[Digest | None]:
-        data = None if self._source.is_local else self._at_hand(manifest.config.digest)
-        data = data or self._source.document(manifest.config)
-        if data is None:
-            raise MalformedImage(f"{where}: listed, but not there")
-        self._read.count(len(data), where)
-        verified(data, manifest.config.digest, where, True)
+    def _listed(self, images: Sequence[Document]) -> Iterator[tuple[Descriptor, Digest]]:
+        """All layers of all manifests, with their diff_ids; brings the configs."""
+        for document in images:
+            manifest = document.content
+            assert isinstance(manifest, Manifest)
+            self._lease.hold([manifest.config.digest, *(d.digest for d in manifest.layers)])
+            diff_ids = self._documents.diff_ids(manifest, self._config, self._put)
+            yield from zip(manifest.layers, diff_ids, strict=True)
+
+    def _config(self, descriptor: Descriptor) -> bytes | None:
+        data = None if self._source.is_local else self._at_hand(descriptor.digest)
+        return data or self._source.document(descriptor)
+
+    def _put(self, data: bytes) -> None:
         put_document(self._store.layout, data)
-        kind = manifest.config.media_type
-        if manifest.is_artifact or (kind not in CONFIG_TYPES and b'"rootfs"' not in data):
-            raise MalformedImage(f"{where}: of type {shown(kind) or 'unknown'}: no container image")
-        return parse_config(data, where).diff_ids
 
     def _at_hand(self, digest: Digest) -> bytes | None:
         """A document that the store has, undamaged; else None."""
@@ -223,7 +167,7 @@ class Bringing:
 
     # ---- layers -------------------------------------------------------------------------------
 
-    def _layers(self, layers: Sequence[tuple[Descriptor, Digest | None]]) -> None:
+    def _layers(self, layers: Sequence[tuple[Descriptor, Digest]]) -> None:
         found = {d.digest: self._source.measured(d) for d, _ in layers}
         self._measured = {digest for digest, size in found.items() if size is not None}
         self._budget.announce(dict(size for size in found.values() if size is not None))
@@ -249,8 +193,6 @@ class Bringing:
 
     def _layer(self, descriptor: Descriptor, diff_id: Digest | None, task: Task) -> None:
         where = f"{self._source.label}: layer {descriptor.digest}"
-        if "encrypted" in descriptor.media_type:
-            raise MalformedImage(f"{where}: encrypted ({shown(descriptor.media_type)})")
         layout = self._store.layout
         with Part(layout, descriptor.digest, self._go_on) as part, self._dropped(part):
             if part.is_stored() and self._is_known(descriptor, diff_id, where):

@@ -3,106 +3,99 @@
 skopeo, umoci and podman find only OCI manifests in a layout, and `umoci gc` follows only these.
 The counterpart has the same config and layers.  Its annotation dev.imgmount.original is the digest
 of the manifest that it was made from.  That manifest stays in the store, so that a push sends what
-was pulled, with the same digest.
+was pulled, with the same digest (store/counterpart.py).
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
-from fusemount.compression import Compression
 from fusemount.digest import Digest
-from fusemount.errors import ImgmountError
-from fusemount.image.model import DOCKER, DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor
-from fusemount.image.parse import parse_index_or_manifest
+from fusemount.errors import MalformedImage
+from fusemount.image.fields import parse_json
+from fusemount.image.model import ORIGINAL, Descriptor, Index
+from fusemount.image.parse import NESTING_MAX, index_or_manifest_of, parse_index_or_manifest
 from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, Store, children
+from fusemount.store.counterpart import TYPES, as_oci_entry
 from fusemount.store.intake import put_document
-from fusemount.store.layout import Layout
-
-_MANIFEST, _INDEX = OCI + "manifest.v1+json", OCI + "index.v1+json"
-TYPES = {
-    DOCKER + "distribution.manifest.v2+json": _MANIFEST,
-    DOCKER + "distribution.manifest.list.v2+json": _INDEX,
-    DOCKER + "container.image.v1+json": OCI + "config.v1+json",
-    DOCKER_LAYER: TAR_LAYER,
-    DOCKER_LAYER + ".gzip": f"{TAR_LAYER}{Compression.GZIP.media_suffix}",
-    DOCKER_LAYER + ".zstd": f"{TAR_LAYER}{Compression.ZSTD.media_suffix}",
-}
 
 
-def as_oci(store: Store, lease: Lease, descriptor: Descriptor) -> Descriptor:
-    """Makes the counterpart of a manifest or index of the store; an OCI one is its own.
+class OciForms:
+    """Makes the counterparts of what is in a store.
 
-    Raises MalformedImage if it would be beyond a limit; NoSpace, ImgmountError.
+    Each document is read once, however many lists name it.  The lease holds what is made.
     """
-    document = json.loads(store.layout.document(descriptor.digest))
-    kind = str(document.get("mediaType") or descriptor.media_type)
-    changed = kind in TYPES
-    listed = document.get("manifests") or []
-    own = set(children.own(store.layout, descriptor.digest, (Digest(c["digest"]) for c in listed)))
-    came = [child for child in listed if child["digest"] in own]
-    for child in came:
-        changed |= _replaced(child, as_oci(store, lease, _of(child)))
-    for entry in (*(document.get("layers") or ()), *filter(None, [document.get("config")])):
-        counterpart = TYPES.get(entry.get("mediaType"))
-        changed |= counterpart is not None
-        entry |= {"mediaType": counterpart} if counterpart else {}
-    if not changed:
-        return descriptor
-    document["mediaType"] = TYPES.get(kind, kind)
-    document["annotations"] = (document.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
-    data = compact_json(document)
-    parse_index_or_manifest(
-        data, f"the OCI form of manifest {descriptor.digest}", document["mediaType"]
-    )
-    lease.hold([Digest.of(data)])
-    if came:
-        own = {Digest(child["digest"]) for child in came}
-        children.remember(store.layout, Digest.of(data), own, own)
-    digest = put_document(store.layout, data)
-    return Descriptor(document["mediaType"], digest, len(data), platform=descriptor.platform)
 
+    def __init__(self, store: Store, lease: Lease) -> None:
+        self._store, self._lease = store, lease
+        self._made: dict[Digest, Descriptor] = {}
+        self._new: list[children.Came] = []
 
-def is_counterpart(layout: Layout, original: Digest, document: Any) -> bool:
-    """Whether as_oci makes this document of the manifest or index with that digest.
+    def of(self, descriptor: Descriptor) -> Descriptor:
+        """The counterpart; an OCI manifest or index is its own.
 
-    document: JSON.  The annotation alone proves nothing: the maker of an image can write any
-    digest there, and a push would send another image than the one that the store shows.
-    """
-    try:
-        expected = json.loads(layout.document(original))
-        kind = expected.get("mediaType") or document["mediaType"]
-        children = zip(
-            expected.get("manifests") or (), document.get("manifests") or (), strict=True
-        )
-        for child, made in children:
-            if child["digest"] != made["digest"]:
-                counterpart = json.loads(layout.document(Digest(made["digest"])))
-                if not is_counterpart(layout, Digest(child["digest"]), counterpart):
-                    return False
-                child |= {key: made[key] for key in ("mediaType", "digest", "size")}
-        for entry in (*(expected.get("layers") or ()), *filter(None, [expected.get("config")])):
-            if entry.get("mediaType") in TYPES:
-                entry["mediaType"] = TYPES[entry["mediaType"]]
-        expected["mediaType"] = TYPES.get(kind, kind)
-        expected["annotations"] = (expected.get("annotations") or {}) | {ORIGINAL: original}
-    except (OSError, ImgmountError, LookupError, TypeError, ValueError, AttributeError):
-        return False
-    return bool(expected == document)
+        Raises MalformedImage if it would be beyond a limit; NoSpace, ImgmountError.
+        """
+        made = self._of(descriptor, NESTING_MAX)
+        new, self._new = self._new, []
+        children.remember(self._store.layout, new)
+        return made
 
+    def _of(self, descriptor: Descriptor, depth: int) -> Descriptor:
+        digest = descriptor.digest
+        if digest not in self._made:
+            where = f"manifest {digest}"
+            if depth == 0:
+                raise MalformedImage(f"{where}: indexes nested over {NESTING_MAX} deep")
+            self._made[digest] = self._new_form(descriptor, where, depth)
+        return self._made[digest]
 
-def _of(entry: dict[str, Any]) -> Descriptor:
-    return Descriptor(str(entry.get("mediaType", "")), Digest(entry["digest"]), int(entry["size"]))
+    def _new_form(self, descriptor: Descriptor, where: str, depth: int) -> Descriptor:
+        document = parse_json(self._store.layout.document(descriptor.digest), where)
+        content = index_or_manifest_of(document, where, descriptor.media_type)
+        kind = document.get("mediaType") or descriptor.media_type
+        came: list[Digest] = []
+        if isinstance(content, Index):
+            entries, came = self._entries(descriptor.digest, document, content, depth)
+            new = document | {"manifests": entries}
+        else:
+            layers = document.get("layers")
+            new = document | {"config": as_oci_entry(document["config"])}
+            new |= {"layers": [as_oci_entry(each) for each in layers]} if layers else {}
+        if kind not in TYPES and new == document:
+            return descriptor
+        notes = (document.get("annotations") or {}) | {ORIGINAL: descriptor.digest}
+        new |= {"mediaType": TYPES.get(kind, kind), "annotations": notes}
+        return self._put(new, descriptor, came)
 
+    def _entries(
+        self, index: Digest, document: dict[str, Any], content: Index, depth: int
+    ) -> tuple[list[dict[str, Any]], list[Digest]]:
+        """The entries with the counterparts of the index's own manifests, and these."""
+        listed = (child.digest for child in content.manifests)
+        own = set(children.own(self._store.layout, index, listed))
+        entries, came = [], []
+        for entry, child in zip(document.get("manifests") or (), content.manifests, strict=True):
+            made = self._of(child, depth - 1) if child.digest in own else child
+            if made.digest != child.digest:
+                new = {"mediaType": made.media_type, "digest": made.digest, "size": made.size}
+                entry = entry | new
+            if child.digest in own:
+                came.append(made.digest)
+            entries.append(entry)
+        return entries, came
 
-def _replaced(entry: dict[str, Any], counterpart: Descriptor) -> bool:
-    if counterpart.digest == entry["digest"]:
-        return False
-    entry |= {
-        "mediaType": counterpart.media_type,
-        "digest": counterpart.digest,
-        "size": counterpart.size,
-    }
-    return True
+    def _put(
+        self, document: dict[str, Any], original: Descriptor, came: Sequence[Digest]
+    ) -> Descriptor:
+        where = f"the OCI form of manifest {original.digest}"
+        data = compact_json(document)
+        parse_index_or_manifest(data, where, document["mediaType"])
+        digest = Digest.of(data)
+        self._lease.hold([digest])
+        if came:
+            self._new.append(children.Came(digest, came, came))
+        put_document(self._store.layout, data)
+        return Descriptor(document["mediaType"], digest, len(data), platform=original.platform)

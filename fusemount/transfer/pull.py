@@ -20,7 +20,7 @@ from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, PlatformMismatch
 from fusemount.image.fields import DOCUMENT_BYTES_MAX, shown
 from fusemount.image.model import INDEX_TYPES, Descriptor, Index
-from fusemount.image.parse import NESTING_MAX, parse_index_or_manifest
+from fusemount.image.parse import NESTING_MAX, check_names, parse_index_or_manifest
 from fusemount.image.platforms import normalised, rank, this_machine
 from fusemount.imagename import ImageName, Tag
 from fusemount.registry.client import Registry
@@ -30,7 +30,7 @@ from fusemount.settings import Platform
 from fusemount.store import RegistryBlob, Store, StoredImage
 from fusemount.store.intake import Read
 from fusemount.transfer.bring import Bringing, Stopped
-from fusemount.transfer.ociform import as_oci
+from fusemount.transfer.ociform import OciForms
 from fusemount.transfer.reports import Transfers
 from fusemount.transfer.running import run, when_cancelled
 
@@ -89,14 +89,16 @@ def pull(
 def all_tags(name: ImageName, options: PullOptions) -> list[ImageName]:
     """All tags of a repository, in its order.
 
-    Raises ImageNotFound, RegistryError, Unauthorized.
+    Raises ImageNotFound, RegistryError, Unauthorized, MalformedImage if there are too many.
     """
 
     async def ask() -> list[Tag]:
         async with await options.access.registry(name) as registry:
             return await registry.tags(name.path)
 
-    return [ImageName(name.domain, name.path, tag) for tag in run(ask)]
+    tags = run(ask)
+    check_names(len(tags), name.familiar_repository)
+    return [ImageName(name.domain, name.path, tag) for tag in tags]
 
 
 async def _pull(
@@ -119,7 +121,7 @@ async def _pull(
                 nursery.start_soon(when_cancelled, bringing.stop)
                 await trio.to_thread.run_sync(bringing.bring, chosen, data)
                 nursery.cancel_scope.cancel()
-            image = store.add(as_oci(store, lease, chosen), names, [known])
+            image = store.add(OciForms(store, lease).of(chosen), names, [known])
         for row in image.summary.layers:
             store.remember_blob(row.diff_id, RegistryBlob(row.digest, row.size, name.repository))
     after = {(entry.digest, entry.name) for entry in image.entries}

@@ -21,15 +21,16 @@ from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, VerificationFailed
+from fusemount.image.fields import parse_json
 from fusemount.image.model import DOCKER_LAYER, OCI, ORIGINAL, TAR_LAYER, Descriptor, Index
 from fusemount.image.parse import parse_index_or_manifest
 from fusemount.imagename import ImageName
 from fusemount.registry.client import Registry
 from fusemount.sources.writing import compact_json
 from fusemount.store import Lease, RegistryBlob, Store, StoredImage, children
+from fusemount.store.counterpart import Counterparts
 from fusemount.store.intake import Part
 from fusemount.store.summary import LayerRow, Summaries
-from fusemount.transfer.ociform import is_counterpart
 from fusemount.transfer.pull import RegistryAccess
 from fusemount.transfer.reports import Task, Transfers
 from fusemount.transfer.running import run
@@ -102,17 +103,23 @@ class _Pushing:
         self._options, self._progress = options, progress
         self._limit = trio.CapacityLimiter(JOBS)
         self._summaries = Summaries(store.layout)
+        self._counterparts = Counterparts(store.layout)
         self._done: dict[Digest, Descriptor] = {}
+        self._pushed: dict[Digest, Pushed] = {}
 
     async def manifest(self, descriptor: Descriptor, tag: str) -> Pushed:
         """Pushes a manifest with all below it, under its digest if tag is ""."""
+        if descriptor.digest not in self._pushed or tag:
+            self._pushed[descriptor.digest] = await self._manifest(descriptor, tag)
+        return self._pushed[descriptor.digest]
+
+    async def _manifest(self, descriptor: Descriptor, tag: str) -> Pushed:
         data = self._read(descriptor.digest)
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
-        original = document.annotations.get(ORIGINAL)
-        if original and (there := self._original(original, data)) is not None:
-            descriptor, data = there
-        document = parse_index_or_manifest(data, where, descriptor.media_type)
+        if ORIGINAL in document.annotations:
+            descriptor, data = self._original(descriptor, data)
+            document = parse_index_or_manifest(data, where, descriptor.media_type)
         before = data
         if isinstance(document, Index):
             data = await self._index(descriptor.digest, data, document)
@@ -132,7 +139,7 @@ class _Pushing:
         The registry must have the manifests that did not come with the index (store/children.py).
         An attestation that is missing in both is left out.
         """
-        document = json.loads(data)
+        document = parse_json(data, f"manifest {digest}")
         own = set(children.own(self._store.layout, digest, (d.digest for d in index.manifests)))
         left, changed = [], False
         for entry, child in zip(document["manifests"], index.manifests, strict=True):
@@ -151,17 +158,13 @@ class _Pushing:
             left.append(entry)
         return compact_json(document | {"manifests": left}) if changed else data
 
-    def _original(self, original: str, made: bytes) -> tuple[Descriptor, bytes] | None:
-        """The manifest whose counterpart `made` is (ociform.py); None if it is missing, or if
-        `made` is not its counterpart."""
-        try:
-            digest = Digest(original)
-            data = self._store.layout.document(digest)
-        except (OSError, ValueError, MalformedImage):
-            return None
-        if not is_counterpart(self._store.layout, digest, json.loads(made)):
-            return None
-        return Descriptor(str(json.loads(data).get("mediaType", "")), digest, len(data)), data
+    def _original(self, descriptor: Descriptor, data: bytes) -> tuple[Descriptor, bytes]:
+        """The manifest whose counterpart this one is (ociform.py); the same if there is none."""
+        digest = self._counterparts.original(descriptor.digest)
+        if digest is None:
+            return descriptor, data
+        data = self._read(digest)
+        return Descriptor(_own_type(data), digest, len(data)), data
 
     async def _has_manifest(self, descriptor: Descriptor) -> bool:
         try:
@@ -172,7 +175,7 @@ class _Pushing:
 
     async def _image(self, descriptor: Descriptor, data: bytes) -> bytes:
         summary = self._summaries.of(descriptor.digest, descriptor.media_type)
-        document = json.loads(data)
+        document = parse_json(data, f"manifest {descriptor.digest}")
         entries = [*document["layers"], document["config"]]
         rows: list[LayerRow | None] = [None] * len(entries)
         if summary.what == "image":
@@ -324,5 +327,9 @@ def _descriptor(entry: dict[str, Any]) -> Descriptor:
 
 
 def _media_type(descriptor: Descriptor, data: bytes) -> str:
-    own_type = json.loads(data).get("mediaType")
-    return str(own_type or descriptor.media_type or OCI + "manifest.v1+json")
+    return _own_type(data) or descriptor.media_type or OCI + "manifest.v1+json"
+
+
+def _own_type(data: bytes) -> str:
+    """The media type that a document gives itself, "" if none."""
+    return str(json.loads(data).get("mediaType") or "")

@@ -144,6 +144,7 @@ class _Saving:
     def __init__(self, store: Store, output: Output, progress: Transfers) -> None:
         self._store, self._output, self._progress = store, output, progress
         self.summaries = Summaries(store.layout)
+        self._copied: set[Digest] = set()
 
     # ---- docker-archive -----------------------------------------------------------------------
 
@@ -220,7 +221,9 @@ class _Saving:
         self._output.document("index.json", _index(layout, entries))
 
     def _copy_manifest(self, descriptor: Descriptor) -> None:
-        """Copies all blobs below a manifest, then the manifest."""
+        """Copies all blobs below a manifest, then the manifest; each once."""
+        if descriptor.digest in self._copied:
+            return
         data = self._document(descriptor.digest)
         where = f"manifest {descriptor.digest}"
         document = parse_index_or_manifest(data, where, descriptor.media_type)
@@ -245,6 +248,9 @@ class _Saving:
         return data
 
     def _copy(self, descriptor: Descriptor) -> None:
+        if descriptor.digest in self._copied:
+            return
+        self._copied.add(descriptor.digest)
         path = self._store.layout.blob(descriptor.digest)
         task = self._progress.begin(descriptor.digest.hex[:12], descriptor.size)
         try:

@@ -17,7 +17,7 @@ from fusemount.budget import Budget
 from fusemount.codec import decompress, recognise
 from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
-from fusemount.layer import BlobFile
+from fusemount.layer import BlobFile, measured
 from fusemount.layer.decode import Beside, compression_at, scan
 from fusemount.layer.progress import Progress, reported
 from fusemount.layer.sparse import SparseWriter
@@ -102,6 +102,10 @@ def _fill(spool: int, fd: int, label: str, advance: Callable[[int], None], budge
     compression, read = recognise(next_piece)
     plain = compression is Compression.NONE  # a plain pipe spends nothing, but has the same limit
     of = Budget(budget.limit) if plain else budget
+    if size is not None:
+        file = BlobFile(Path(os.fsdecode(fd_path(fd))))
+        of.announce(dict([measured(file, 0, size)]))
+        file.close()
     writer = SparseWriter(spool)
     with Beside(writer.write) as beside:
         for piece in decompress(read, compression, label, of, size):

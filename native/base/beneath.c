@@ -291,6 +291,12 @@ void img_fd_path(int fd, char *out) {
     (void)snprintf(out, IMG_FD_PATH_BYTES, "/proc/self/fd/%d", fd);
 }
 
+int img_link_object(int fd, int dir, const char *name) {
+    char path[IMG_FD_PATH_BYTES];
+    img_fd_path(fd, path);
+    return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
 void img_name_in(int fd, const char *name, char *out) {
     (void)snprintf(out, IMG_NAME_IN_BYTES, "/proc/self/fd/%d/%s", fd, name);
 }

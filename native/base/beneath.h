@@ -30,6 +30,8 @@ int img_open_in_root(int root, const char *path, int flags, mode_t mode);
  * object may be a symlink or opened with O_PATH.  The system call must follow the last name. */
 #define IMG_FD_PATH_BYTES (sizeof "/proc/self/fd/2147483647")
 void img_fd_path(int fd, char *out);
+/* linkat(2) of the very object behind fd: a new name in dir.  0, or a negative errno. */
+int img_link_object(int fd, int dir, const char *name);
 /* Writes to out a path of one name in the directory fd.  The system call must not follow the last
  * name.  The name has no "/". */
 #define IMG_NAME_IN_BYTES (IMG_FD_PATH_BYTES + NAME_MAX + 1)

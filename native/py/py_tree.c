@@ -293,6 +293,19 @@ static PyObject *tree_is_lower_name(PyObject *self, PyObject *args) {
     return PyBool_FromLong(lower);
 }
 
+static PyObject *tree_hidden(PyObject *self, PyObject *arg) {
+    unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    img_tree *tree = tree_of(self);
+    lock_read(tree);
+    const img_node *node = img_tree_node(tree, ino);
+    const img_dir *dir = node && img_is_dir(node) ? node->u.dir : NULL;
+    uint32_t hidden = dir ? dir->used - dir->holes - dir->live : 0;
+    unlock(tree);
+    return PyLong_FromUnsignedLong(hidden);
+}
+
 static PyObject *tree_readlink(PyObject *self, PyObject *arg) {
     unsigned long long ino = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred())
@@ -448,6 +461,7 @@ static PyMethodDef tree_methods[] = {
     {"readdir", tree_readdir, METH_VARARGS, "Up to count (name, ino, cookie) beyond a cookie."},
     {"names", tree_names, METH_VARARGS, "The (parent, name) of a node, all or up to count."},
     {"is_lower_name", tree_is_lower_name, METH_VARARGS, "Whether the layers have that name there."},
+    {"hidden", tree_hidden, METH_O, "How many names of the layers a directory hides."},
     {"readlink", tree_readlink, METH_O, "A symlink's target."},
     {"read", tree_read, METH_VARARGS, "Bytes of a layer's file."},
     {"copy_data", tree_copy_data, METH_VARARGS,

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 #define IMG_NAME_BYTES (IMG_NAME_MAX + 1)
-#define IMG_STAGE_BYTES 24
+#define IMG_STAGE_BYTES 28
 #define IMG_ACL_DEFAULT "system.posix_acl_default"
 #define IMG_CAPABILITY "security.capability"
 
@@ -32,6 +32,18 @@ int img_find_named(const img_upper *upper, img_id parent, const char *name, size
 
 /* `change` held. A name in the work directory that is not in use; out has IMG_STAGE_BYTES. */
 void img_stage_name(img_upper *upper, char *out);
+/* The same, for an object that comes out of the upper: if a crash leaves it there, and it may be
+ * another's, the next start keeps it (rootfs/staging.py). */
+void img_out_name(img_upper *upper, char *out);
+
+/* Moves the object at a name to `out` in the work directory.  flags: RENAME_WHITEOUT or 0.
+ * -EIO: it was another object than `is`; it is put back, at its name or beside it
+ * (IMG_PUT_BACK_MAX names are tried).  If others prevent this, it gets a name of
+ * img_out_name in the work directory. */
+int img_take_out(img_upper *upper, int dir, const char *name, img_identity is, const char *out,
+                 unsigned flags);
+
+#define IMG_PUT_BACK_MAX 64 /* names that users may have taken */
 
 /* While a thread sets or restores a file's times it holds this lock.
  *
@@ -61,8 +73,9 @@ static inline void unlock(img_upper *upper) {
     (void)pthread_rwlock_unlock(&upper->tree->lock);
 }
 
+/* Of a name in dir, or of dir itself (name ""). */
 static inline int stat_of(int dir, const char *name, struct stat *st) {
-    return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+    return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
 static inline int rename_to(int from, const char *name, int to, const char *new_name,

@@ -16,14 +16,18 @@
 
 /* ---- making ------------------------------------------------------------------------------- */
 
-/* An object that is being made: what it must become, and where it is now. */
+/* An object that is being made: what it must become, and where it is now.
+ *
+ * Other users may be able to write to the final directory.  They can put any object at the name
+ * there, at any time: so nothing is looked at, changed or removed by this name.  Owner, mode and
+ * identity come from the work directory, or from a descriptor. */
 typedef struct making {
     const img_new *what;
     uint32_t mode, uid, gid;
     char target[TARGET_BYTES];
     int dir;          /* its directory now: the final one, or the work directory */
     const char *name; /* its name there */
-    int fd;           /* of a regular file; else -1 */
+    int fd;           /* of a regular file, or O_PATH of another object that was staged; else -1 */
     struct stat st;
     img_identity identity;
 } making;
@@ -32,6 +36,12 @@ typedef struct making {
 static bool is_marked(const img_upper *upper, uint32_t mode) {
     return upper->options.harmless_files && mode & IMG_SET_ID_BITS && !S_ISDIR(mode) &&
            !S_ISLNK(mode);
+}
+
+/* R. Whether no other user can change names in the directory.  If it has an ACL, its group's bits
+ * are the ACL's mask, so they include what the ACL lets anybody do. */
+static bool is_closed(const img_upper *upper, const img_node *dir) {
+    return (dir->uid == upper->uid || dir->uid == 0) && !(dir->mode & (S_IWGRP | S_IWOTH));
 }
 
 /* R. The bytes of the ACLs that a new object inherits. */
@@ -75,11 +85,9 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
         m->target[what->target_len] = 0;
     }
     bool same_group = hands_down && upper->options.owners ? true : m->gid == upper->gid;
-    /* In a set-gid directory, group or mode may have to be set after the object was made.  Other
-     * users may be able to write to the directory, so under the final name this is safe only
-     * through a descriptor, which only a regular file has.  Other objects are made in the work
-     * directory. */
-    bool ready = S_ISREG(m->mode) || !hands_down;
+    /* Only a regular file has a descriptor from the call that makes it.  Other objects are made in
+     * the work directory, unless nobody else can change the name. */
+    bool ready = S_ISREG(m->mode) || (!hands_down && is_closed(upper, above));
     *direct = !at->lower && m->uid == upper->uid && same_group && ready;
     if (upper->options.owners)
         return 0;
@@ -90,13 +98,26 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
     return kept && (m->mode & mine) == mine ? 0 : IMG_DECLINED;
 }
 
-static void unmake(const making *m) {
+static void close_object(const making *m) {
     if (m->fd >= 0)
         (void)close(m->fd);
-    (void)unlinkat(m->dir, m->name, S_ISDIR(m->mode) ? AT_REMOVEDIR : 0);
 }
 
-static int make_object(making *m) {
+/* Removes the object, if it is still at its name. */
+static void unmake(img_upper *upper, const making *m) {
+    char stage[IMG_STAGE_BYTES];
+    int work = upper->options.work_fd, how = S_ISDIR(m->mode) ? AT_REMOVEDIR : 0;
+    close_object(m);
+    if (m->dir == work) {
+        (void)unlinkat(work, m->name, how);
+        return;
+    }
+    img_out_name(upper, stage);
+    if (img_take_out(upper, m->dir, m->name, m->identity, stage, 0) == 0)
+        (void)unlinkat(work, stage, how);
+}
+
+static int make_object(img_upper *upper, making *m) {
     int result = 0;
     m->fd = -1;
     if (S_ISREG(m->mode)) {
@@ -112,30 +133,36 @@ static int make_object(making *m) {
     }
     if (result < 0)
         return -errno;
-    result =
-        m->fd >= 0 ? (fstat(m->fd, &m->st) < 0 ? -errno : 0) : stat_of(m->dir, m->name, &m->st);
+    if (m->fd < 0 && m->dir == upper->options.work_fd) {
+        m->fd = openat(m->dir, m->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        result = m->fd < 0 ? -errno : 0;
+    }
+    int at = m->fd >= 0 ? m->fd : m->dir;
+    const char *name = m->fd >= 0 ? "" : m->name;
+    if (result >= 0)
+        result = stat_of(at, name, &m->st);
     if (result == 0)
-        result = m->fd >= 0 ? img_identity_of(m->fd, "", &m->identity)
-                            : img_identity_of(m->dir, m->name, &m->identity);
-    if (result == 0)
-        return 0;
-    unmake(m);
+        result = img_identity_of(at, name, &m->identity);
+    if (result < 0) { /* before its identity is known, it is not removed from an open directory */
+        close_object(m);
+        if (m->dir == upper->options.work_fd)
+            (void)unlinkat(m->dir, m->name, S_ISDIR(m->mode) ? AT_REMOVEDIR : 0);
+    }
     return result;
 }
 
 /* Sets owner and mode if they are not right yet; chown first, because it takes set-id bits. */
 static int give_owner_and_mode(making *m) {
-    bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid;
+    bool given = m->st.st_uid != m->uid || m->st.st_gid != m->gid, file = S_ISREG(m->mode);
     if (given) {
-        if ((m->fd >= 0 ? fchown(m->fd, m->uid, m->gid)
-                        : fchownat(m->dir, m->name, m->uid, m->gid, AT_SYMLINK_NOFOLLOW)) < 0)
+        if ((file ? fchown(m->fd, m->uid, m->gid)
+                  : fchownat(m->dir, m->name, m->uid, m->gid, AT_SYMLINK_NOFOLLOW)) < 0)
             return -errno;
     }
     if (S_ISLNK(m->mode) || (m->st.st_mode == m->mode && !(given && m->mode & 06000)))
         return 0;
     uint32_t mode = m->mode & 07777;
-    return (m->fd >= 0 ? fchmod(m->fd, mode)
-                       : fchmodat(m->dir, m->name, mode, AT_SYMLINK_NOFOLLOW)) < 0
+    return (file ? fchmod(m->fd, mode) : fchmodat(m->dir, m->name, mode, AT_SYMLINK_NOFOLLOW)) < 0
                ? -errno
                : 0;
 }
@@ -149,7 +176,7 @@ static int make_at(img_upper *upper, const img_named *at, int dir, making *m, bo
         img_stage_name(upper, stage);
         m->name = stage;
     }
-    int result = make_object(m);
+    int result = make_object(upper, m);
     if (result < 0)
         return result;
     bool unlike = (m->st.st_uid != m->uid || m->st.st_gid != m->gid ||
@@ -159,14 +186,13 @@ static int make_at(img_upper *upper, const img_named *at, int dir, making *m, bo
     if (result == 0 && !direct)
         result = rename_to(m->dir, stage, dir, at->name, at->lower ? 0 : RENAME_NOREPLACE);
     if (result < 0) {
-        unmake(m);
+        unmake(upper, m);
         return result;
     }
     m->dir = dir;
     m->name = at->name;
     if (unlike || !direct)
-        result =
-            m->fd >= 0 ? (fstat(m->fd, &m->st) < 0 ? -errno : 0) : stat_of(dir, at->name, &m->st);
+        result = m->fd >= 0 ? stat_of(m->fd, "", &m->st) : stat_of(dir, at->name, &m->st);
     return result;
 }
 
@@ -351,7 +377,7 @@ int img_make_nameless(img_upper *upper, img_id parent, uint32_t mode, const img_
     if (result == 0)
         result = adopt_nameless(upper, stage, m.fd, bits, out);
     if (result < 0)
-        unmake(&m);
+        unmake(upper, &m);
     else
         img_upper_keep(upper, *out, m.fd);
     return result;
@@ -385,9 +411,11 @@ int img_make(img_upper *upper, img_id parent, const char *name, size_t len, cons
             unlock(upper);
         }
         if (result < 0)
-            unmake(&m);
-        else if (m.fd >= 0)
+            unmake(upper, &m);
+        else if (S_ISREG(m.mode))
             img_upper_keep(upper, *out, m.fd);
+        else
+            close_object(&m);
     }
     img_upper_unpin(upper, parent);
     return result;

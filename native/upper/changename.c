@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* renameat2, O_PATH */
 #include "upper/changename.h"
 
+#include "base/beneath.h"
 #include "upper/changeinner.h"
 
 #include <string.h>
@@ -15,6 +16,7 @@ typedef struct loser {
     bool in_upper, is_dir;
     bool others; /* it has further names */
     bool orphan; /* its object moves to the work directory */
+    img_identity is;
 } loser;
 
 /* R. */
@@ -24,6 +26,7 @@ static loser loser_of(const img_tree *tree, img_id id) {
     l.others = node->names && img_dentry_at(tree, node->names)->link_next;
     l.orphan = l.in_upper && !l.is_dir && !l.others &&
                __atomic_load_n(&node->lookups, __ATOMIC_RELAXED) > 0;
+    l.is = img_upper_identity(node);
     return l;
 }
 
@@ -65,11 +68,12 @@ static int link_orphan(const img_upper *upper, int dir, const char *name, img_id
 }
 
 /* Moves the object to the work directory, and leaves a whiteout if the layers have the name. */
-static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id id) {
+static int move_to_orphan(img_upper *upper, int dir, const img_named *at, const loser *l) {
     char orphan[IMG_ORPHAN_BYTES];
+    img_id id = l->id;
     img_upper_orphan(id, orphan);
     int work = upper->options.work_fd;
-    int result = rename_to(dir, at->name, work, orphan, at->lower ? RENAME_WHITEOUT : 0);
+    int result = img_take_out(upper, dir, at->name, l->is, orphan, at->lower ? RENAME_WHITEOUT : 0);
     if (result != -EINVAL || !at->lower)
         return result;
     result = link_orphan(upper, dir, at->name, id); /* the file system has no RENAME_WHITEOUT */
@@ -84,7 +88,7 @@ static int move_to_orphan(img_upper *upper, int dir, const img_named *at, img_id
 /* Removes the name from the upper. */
 static int take_away(img_upper *upper, int dir, const img_named *at, const loser *l) {
     if (l->orphan)
-        return move_to_orphan(upper, dir, at, l->id);
+        return move_to_orphan(upper, dir, at, l);
     if (l->in_upper && at->lower)
         return put_whiteout(upper, dir, at->name);
     if (l->in_upper)
@@ -205,46 +209,49 @@ int img_rmdir(img_upper *upper, img_id parent, const char *name, size_t len) {
 
 /* ---- link --------------------------------------------------------------------------------- */
 
-/* Links the object under its new name, in exchange for a whiteout if there is one. */
-static int link_at(img_upper *upper, int from, const char *name, int dir, const img_named *at) {
+/* Links the object under its new name, in exchange for a whiteout if there is one.  It is named by
+ * its descriptor, because users may have put another object at its name. */
+static int link_at(img_upper *upper, int fd, int dir, const img_named *at) {
     if (!at->lower)
-        return linkat(from, name, dir, at->name, 0) < 0 ? -errno : 0;
+        return img_link_object(fd, dir, at->name);
     char stage[IMG_STAGE_BYTES];
     img_stage_name(upper, stage);
     int work = upper->options.work_fd;
-    if (linkat(from, name, work, stage, 0) < 0)
-        return -errno;
-    int result = rename_to(work, stage, dir, at->name, 0);
+    int result = img_link_object(fd, work, stage);
+    if (result < 0)
+        return result;
+    result = rename_to(work, stage, dir, at->name, 0);
     if (result < 0)
         (void)unlinkat(work, stage, 0);
     return result;
 }
 
 /* Adds the name in the upper and in the tree. orphan: the file is moved out of the work directory.
- * Both directories are pinned. */
-static int link_object(img_upper *upper, int from, const char *from_name, int dir,
-                       const img_named *at, img_id id, bool orphan) {
+ * fd: of the object. The directory is pinned. */
+static int link_object(img_upper *upper, int fd, int dir, const img_named *at, img_id id,
+                       bool orphan) {
     struct stat st = {0}, object = {0};
+    char name[IMG_ORPHAN_BYTES];
+    int work = upper->options.work_fd;
+    img_identity is = {0};
+    img_upper_orphan(id, name);
     if (orphan)
         img_upper_moving(upper);
-    int result = orphan ? rename_to(from, from_name, dir, at->name, 0)
-                        : link_at(upper, from, from_name, dir, at);
+    int result = orphan ? rename_to(work, name, dir, at->name, at->lower ? 0 : RENAME_NOREPLACE)
+                        : link_at(upper, fd, dir, at);
     if (result == 0) {
         (void)fstat(dir, &st);
-        (void)stat_of(dir, at->name, &object);
-        img_identity seen = {0};
-        (void)img_identity_of(dir, at->name, &seen);
+        (void)fstat(fd, &object);
         lock_write(upper);
         img_tree *tree = upper->tree;
-        result = img_upper_is(upper, img_node_at(tree, id), &seen) ? 0 : -EIO;
-        if (result == 0)
-            result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
+        result = img_tree_add_name(tree, at->parent, at->name, strlen(at->name), id, 0);
+        is = img_upper_identity(img_node_at(tree, id));
         img_node_at(tree, id)->ctime_s = object.st_ctim.tv_sec;
         img_node_at(tree, id)->ctime_ns = (uint32_t)object.st_ctim.tv_nsec;
         img_change_times(img_node_at(tree, at->parent), &st);
         unlock(upper);
         if (result < 0 && orphan)
-            (void)rename_to(dir, at->name, from, from_name, 0);
+            (void)img_take_out(upper, dir, at->name, is, name, 0);
         else if (result < 0)
             (void)unlinkat(dir, at->name, 0);
     }
@@ -274,16 +281,14 @@ int img_link(img_upper *upper, img_id id, img_id parent, const char *name, size_
     unlock(upper);
     if (result != 0)
         return result;
-    int from, dir = img_upper_pin(upper, parent);
+    int dir = img_upper_pin(upper, parent);
     if (dir < 0)
         return dir;
-    char from_name[IMG_NAME_BYTES];
     img_id pinned;
-    result = img_upper_locate(upper, id, &from, from_name, &pinned);
-    if (result == 0)
-        result = link_object(upper, from, from_name, dir, &at, id, orphan);
-    if (pinned)
-        img_upper_unpin(upper, pinned);
+    int fd = img_upper_hold(upper, id, &pinned);
+    result = fd < 0 ? fd : link_object(upper, fd, dir, &at, id, orphan);
+    if (fd >= 0)
+        img_upper_let_go(upper, fd, pinned);
     img_upper_unpin(upper, parent);
     return result;
 }
@@ -330,10 +335,19 @@ static int move_in_tree(img_tree *tree, const img_named *from, const img_named *
     return 0;
 }
 
+/* Moves back an object that was another's.  If users prevent this, it stays at its new name, which
+ * the tree does not have. */
+static void move_back(int dir, const img_named *from, int to_dir, const img_named *to) {
+    int result = rename_to(to_dir, to->name, dir, from->name, RENAME_NOREPLACE);
+    if (result == -EEXIST && from->lower) /* the whiteout that the rename has left */
+        (void)rename_to(to_dir, to->name, dir, from->name, RENAME_EXCHANGE);
+}
+
 /* Renames in the upper and in the tree. l: the node that is replaced, if its id is not 0. */
 static int move_object(img_upper *upper, int dir, const img_named *from, int to_dir,
                        const img_named *to, const loser *l) {
     struct stat st[3] = {{0}};
+    bool unwanted = false;
     img_upper_moving(upper);
     int result = check_is(upper, dir, from->name, from->node);
     if (result == 0 && l->in_upper)
@@ -346,15 +360,21 @@ static int move_object(img_upper *upper, int dir, const img_named *from, int to_
             unlink_orphan(upper, l->id);
     }
     if (result == 0) {
-        bool unwanted = false;
+        int moved = check_is(upper, to_dir, to->name, from->node);
+        if (moved < 0)
+            move_back(dir, from, to_dir, to);
         (void)fstat(dir, &st[0]);
         (void)fstat(to_dir, &st[1]);
         (void)stat_of(to_dir, to->name, &st[2]);
         lock_write(upper);
-        result = move_in_tree(upper->tree, from, to, l, st, &unwanted);
+        if (moved == 0)
+            result = move_in_tree(upper->tree, from, to, l, st, &unwanted);
+        else if (to->node) /* it was replaced, and so is gone */
+            unwanted = drop(upper->tree, to, l, &st[1], NULL);
         unlock(upper);
         if (unwanted)
             unlink_orphan(upper, l->id);
+        result = moved < 0 ? moved : result;
     }
     img_upper_moved(upper);
     return result;

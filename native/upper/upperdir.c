@@ -226,7 +226,7 @@ static int open_in_parent(const img_upper *upper, whereabouts *w) {
     return fd;
 }
 
-static bool is_it(const img_upper *upper, img_identity is, const img_identity *seen) {
+bool img_upper_same(const img_upper *upper, img_identity is, const img_identity *seen) {
     bool itself = S_ISREG(is.mode) || S_ISDIR(is.mode); /* a device may be stored as a file */
     if (itself && (is.mode & S_IFMT) != (seen->mode & S_IFMT))
         return false;
@@ -234,14 +234,18 @@ static bool is_it(const img_upper *upper, img_identity is, const img_identity *s
            (is.object == seen->object && (!is.born || is.born == seen->born));
 }
 
+img_identity img_upper_identity(const img_node *node) {
+    return (img_identity){node->mode, node->born, node->object};
+}
+
 bool img_upper_is(const img_upper *upper, const img_node *node, const img_identity *seen) {
-    return is_it(upper, (img_identity){node->mode, node->born, node->object}, seen);
+    return img_upper_same(upper, img_upper_identity(node), seen);
 }
 
 /* Returns fd if it is of that object; else closes it and returns -EIO. */
 static int checked(const img_upper *upper, img_identity is, int fd) {
     img_identity seen;
-    if (fd < 0 || (img_identity_of(fd, "", &seen) == 0 && is_it(upper, is, &seen)))
+    if (fd < 0 || (img_identity_of(fd, "", &seen) == 0 && img_upper_same(upper, is, &seen)))
         return fd;
     (void)close(fd);
     return -EIO;

@@ -105,6 +105,10 @@ int img_upper_hold(img_upper *upper, img_id id, img_id *pinned);
 void img_upper_let_go(img_upper *upper, int fd, img_id pinned);
 /* R. Whether an object that was seen is the node's. */
 bool img_upper_is(const img_upper *upper, const img_node *node, const img_identity *seen);
+/* R. What img_upper_is compares with. */
+img_identity img_upper_identity(const img_node *node);
+/* The same comparison, without the node. */
+bool img_upper_same(const img_upper *upper, img_identity is, const img_identity *seen);
 
 /* The name of the node's orphan in the work directory; out must have IMG_ORPHAN_BYTES. */
 #define IMG_ORPHAN_BYTES 20

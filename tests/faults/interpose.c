@@ -4,7 +4,9 @@
  * logs the calls there (FAULTS_CONTROL; interposer.py has the same layout).  While `armed` is set,
  * it counts and logs each call of the classes `classes` on an object below `prefix`.  At the call
  * number `at` it acts: SIGKILL before or after the call, or the call is not made and fails with
- * `error`.  After that, calls of the classes in `then` also fail with `error`.
+ * `error`.  After that, calls of the classes in `then` also fail with `error`.  Or it acts as a user
+ * who exchanges the names `mine` and `theirs` just before the call, and, before the call number
+ * `again`, exchanges them back, or removes `mine`.
  *
  * Calls of all threads and of forked children count, because the file is shared.
  */
@@ -22,12 +24,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 enum { MAKE = 1, DATA = 2, ATTRIBUTE = 4, XATTR = 8, NAME = 16, SYNC = 32, LOOK = 64 };
-enum { NOTHING, KILL_BEFORE, KILL_AFTER, FAIL };
+enum { NOTHING, KILL_BEFORE, KILL_AFTER, FAIL, EXCHANGE, EXCHANGE_REMOVE };
 enum { LINES = 4096 };
 
 typedef struct line {
@@ -42,6 +45,8 @@ typedef struct control {
     int32_t error;
     uint32_t then, classes, hit;
     char prefix[480];
+    uint32_t again;
+    char mine[480], theirs[480];
     line lines[LINES];
 } control;
 
@@ -108,6 +113,18 @@ typedef struct step {
     bool fails, dies;
 } step;
 
+static void act_as_user(uint32_t number) {
+    if (shared->action != EXCHANGE && shared->action != EXCHANGE_REMOVE)
+        return;
+    if (number == shared->at || (number == shared->again && shared->action == EXCHANGE)) {
+        if (syscall(SYS_renameat2, AT_FDCWD, shared->mine, AT_FDCWD, shared->theirs,
+                    RENAME_EXCHANGE) == 0)
+            shared->hit = 1;
+    } else if (number == shared->again) {
+        (void)syscall(SYS_unlinkat, AT_FDCWD, shared->mine, 0);
+    }
+}
+
 static step enter(uint32_t class, const char *call, int dir, const char *path, int to_dir,
                   const char *to) {
     step s = {0};
@@ -130,7 +147,8 @@ static step enter(uint32_t class, const char *call, int dir, const char *path, i
         snprintf(s.line->object, sizeof s.line->object, "%s%s%s", object, to ? " -> " : "", target);
     }
     bool now = number == shared->at;
-    if (now && shared->action != NOTHING)
+    act_as_user(number);
+    if (now && shared->action >= KILL_BEFORE && shared->action <= FAIL)
         shared->hit = 1;
     if (now && shared->action == KILL_BEFORE)
         kill(getpid(), SIGKILL);
@@ -342,3 +360,8 @@ CALL(ssize_t, lgetxattr, LOOK, AT_FDCWD, path, -1, NULL,
      (const char *path, const char *name, void *value, size_t size), (path, name, value, size))
 CALL(ssize_t, fgetxattr, LOOK, fd, NULL, -1, NULL,
      (int fd, const char *name, void *value, size_t size), (fd, name, value, size))
+CALL(int, statx, LOOK, dir, path, -1, NULL,
+     (int dir, const char *path, int flags, unsigned mask, struct statx *out),
+     (dir, path, flags, mask, out))
+CALL(ssize_t, readlinkat, LOOK, dir, path, -1, NULL,
+     (int dir, const char *path, char *out, size_t size), (dir, path, out, size))

@@ -41,6 +41,8 @@ class Action(IntEnum):
     KILL_BEFORE = 1
     KILL_AFTER = 2
     FAIL = 3
+    EXCHANGE = 4
+    EXCHANGE_REMOVE = 5
 
 
 class _Line(ctypes.Structure):
@@ -63,6 +65,9 @@ class _Control(ctypes.Structure):
         ("classes", ctypes.c_uint32),
         ("hit", ctypes.c_uint32),
         ("prefix", ctypes.c_char * 480),
+        ("again", ctypes.c_uint32),
+        ("mine", ctypes.c_char * 480),
+        ("theirs", ctypes.c_char * 480),
         ("lines", _Line * _LINES),
     )
 
@@ -119,6 +124,14 @@ class Interposer:
         control.at, control.action, control.error = at, action, error
         control.then, control.classes = then, classes
         control.armed = 1
+
+    def arm_user(self, mine: Path, theirs: Path, *, at: int, again: int, action: Action) -> None:
+        """At call `at` a user exchanges two names; at call `again` the user exchanges them back
+        (EXCHANGE), or removes the first (EXCHANGE_REMOVE). Looks count too."""
+        control = self._control
+        control.again = again
+        control.mine, control.theirs = os.fsencode(mine), os.fsencode(theirs)
+        self.arm(at=at, action=action, classes=Class.CHANGES | Class.LOOK)
 
     def disarm(self) -> list[Call]:
         self._control.armed = 0

@@ -128,8 +128,8 @@ def read_while(
     (upper / "p/d/file").write_text("")
     original = reading.Reader._object
 
-    def looked(self: reading.Reader, fd: int, place: bytes, at: bytes, *rest: object) -> object:
-        found = original(self, fd, place, at, *rest)  # type: ignore[arg-type]
+    def looked(self: reading.Reader, fd: int, at: bytes, *rest: object) -> object:
+        found = original(self, fd, at, *rest)  # type: ignore[arg-type]
         if at == name:
             then(upper / "p")
         return found

@@ -321,6 +321,22 @@ def test_sizes_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "expected a size, like 64G, or unlimited" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["dump", "load"])
+def test_a_hole_behind_an_archive_does_not_count(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+) -> None:
+    monkeypatch.setattr("fusemount.settings.RATIO_FROM", 1 << 20)
+    bomb = TarWriter().file("zeros", bytes(16 << 20)).tar()
+    archive = oci_archive(tmp_path / "a.tar", [bomb], tags=("t:1",), wrap="bzip2")
+    os.truncate(archive, 1 << 30)
+    assert main([verb, str(archive)]) == MalformedImage.exit_code
+    assert "unpacks to more than" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lie", ["hard links", "symlinks", "holes"])
 def test_only_bytes_that_are_there_count(
     run: Run,

@@ -14,8 +14,8 @@ PACKAGE = TOP / "fusemount"
 # Modules that every room may import. They import no room, only each other.
 WORDS = (
     *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
-    *("beneath", "budget", "compression", "dataclass", "magic", "namedfile", "record", "tar"),
-    "walk",
+    *("beneath", "budget", "compression", "dataclass", "magic", "namedfile", "record"),
+    *("served", "tar", "walk"),
     "__init__",
 )
 # What each room may import besides WORDS. The rooms of images and of mounts do not import each
