@@ -93,14 +93,24 @@ class _File:
     path: Path
     n: int  # chunks
 
-    def states(self) -> array[int]:
-        """generation, used of each chunk."""
+    def kept(self) -> Iterator[tuple[int, int]]:
+        """(when it was used, number) of each chunk; 0 for bytes that a process left which died
+        before it had noted the chunk."""
         fd = open_file(self.path)
         try:
-            found = array("I", os.pread(fd, self.n * _STATE, self.n * CHUNK))
+            used = array("I", os.pread(fd, self.n * _STATE, self.n * CHUNK))[1::2]
+            for chunk, when in enumerate(used):
+                if when or _has_data(fd, chunk):
+                    yield when, chunk
         finally:
             os.close(fd)
-        return found
+
+
+def _has_data(fd: int, chunk: int) -> bool:
+    try:
+        return os.lseek(fd, chunk * CHUNK, os.SEEK_DATA) < (chunk + 1) * CHUNK
+    except OSError:
+        return False  # there is none behind it
 
 
 def _files(directory: Path) -> Iterator[_File]:
@@ -113,8 +123,7 @@ def _oldest_first(directory: Path) -> Iterable[tuple[Path, int]]:
     found: list[tuple[int, Path, int]] = []
     for file in _files(directory):
         with suppress(OSError):
-            used = file.states()[1::2]
-            found += [(when, file.path, chunk) for chunk, when in enumerate(used) if when]
+            found += [(when, file.path, chunk) for when, chunk in file.kept()]
     found.sort()
     return ((path, chunk) for _, path, chunk in found)
 

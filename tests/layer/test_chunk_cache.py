@@ -57,6 +57,18 @@ def test_nothing_goes_below_the_limit(tmp_path: Path, setting: Setting) -> None:
     assert used(directory) <= 8192
 
 
+def test_what_a_dead_process_left_goes_too(tmp_path: Path, setting: Setting) -> None:
+    (layer,) = setting.open(blob(tmp_path / "f", compress(big_tar(3), "gzip")))
+    assert layer.packed is not None and layer.packed.read(0, 1)
+    directory = setting.cache / "chunks"
+    (path,) = directory.glob("*.data")
+    with open(path, "r+b") as file:  # its data, and no state
+        file.seek(2 * CHUNK)
+        file.write(os.urandom(CHUNK // 2))
+    chunkcache.evict(directory, 0)
+    assert used(directory) <= 8192
+
+
 def test_the_default_is_a_tenth_of_the_disk(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     found = chunkcache.default_size(tmp_path)
