@@ -93,13 +93,23 @@ class _File:
     path: Path
     n: int  # chunks
 
+    def states(self) -> array[int]:
+        """generation, used of each chunk."""
+        fd = open_file(self.path)
+        try:
+            return self._states(fd)
+        finally:
+            os.close(fd)
+
+    def _states(self, fd: int) -> array[int]:
+        return array("I", os.pread(fd, self.n * _STATE, self.n * CHUNK))
+
     def kept(self) -> Iterator[tuple[int, int]]:
         """(when it was used, number) of each chunk; 0 for bytes that a process left which died
         before it had noted the chunk."""
         fd = open_file(self.path)
         try:
-            used = array("I", os.pread(fd, self.n * _STATE, self.n * CHUNK))[1::2]
-            for chunk, when in enumerate(used):
+            for chunk, when in enumerate(self._states(fd)[1::2]):
                 if when or _has_data(fd, chunk):
                     yield when, chunk
         finally:
