@@ -154,7 +154,7 @@ class Packed:
         sidecar_fd: int,  # -1: none
         directory: HasFileno | None,  # of the chunk cache, which `chunks_name` is in
         chunks_name: str,
-        name: str,  # of the layer, for the log
+        name: bytes,  # of the layer, for the log
     ) -> None: ...
     def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL
     def share(self) -> Packed: ...  # itself, which takes one more close()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusemount._native import Packed
+from fusemount._native import Packed, stop_decoding_ahead
 from fusemount.daemon.log import LOGGER
 from fusemount.dataclass import dataclass
 from fusemount.layer.chunkcache import evict
@@ -66,4 +66,5 @@ def keeping(
     finally:
         for each in packed:
             each.tell(-1)
+        stop_decoding_ahead()  # its threads may still be about to write to the eventfd
         os.close(event)

@@ -39,13 +39,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from fusemount._native import FormatError, LayerIndex, Points
+from fusemount._native import CHUNK, FormatError, LayerIndex, Points
 from fusemount.beneath import own_directory
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import translated
 from fusemount.layer.filestate import TMP, kept_state
-from fusemount.layer.tarpass import Access
+from fusemount.layer.tarpass import DIGEST_BYTES, Access
 from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
@@ -180,7 +180,12 @@ class Cache:
     def access(self, facts: Facts) -> Access | None:
         """What was kept to read this layer in place; None if it is not all there."""
         sums, points = self.sums(facts.diff_id), self.points(facts.digest)
-        return None if sums is None or points is None else Access(points, sums)
+        if sums is None or points is None:
+            return None
+        if len(sums) != -(-points.tar_bytes // CHUNK) * DIGEST_BYTES:
+            say_damaged(self.sums_path(facts.diff_id), "of another tar")
+            return None
+        return Access(points, sums)
 
     def sums(self, diff_id: str) -> bytes | None:
         return read_sealed(self.sums_path(diff_id), _VERSION, f"chunks/{diff_id}")

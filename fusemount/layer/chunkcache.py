@@ -6,6 +6,7 @@ have the files open go on.  One process at a time does it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from array import array
@@ -40,16 +41,26 @@ def size(directory: Path) -> int:
 
 
 def keep_only(directory: Path, names: Collection[str]) -> int:
-    """Removes the files of chunks with other names.  A mount that has such a file open reads on in
-    it.  Returns the bytes freed."""
+    """Removes the files of chunks with other names that no process has open.  Returns the bytes
+    freed."""
     freed = 0
     for path in directory.glob("*.data"):
         if path.name not in names:
             with suppress(OSError):
-                taken = path.lstat().st_blocks * 512
-                path.unlink()
-                freed += taken
+                freed += _unlink_idle(path)
     return freed
+
+
+def _unlink_idle(path: Path) -> int:
+    """Removes a file that no process has open to fill it.  The bytes freed."""
+    fd = open_file(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = os.fstat(fd).st_blocks * 512
+        path.unlink()
+        return taken
+    finally:
+        os.close(fd)
 
 
 def states(path: Path) -> list[tuple[int, int]]:
@@ -146,7 +157,13 @@ def _punch(path: Path, chunk: int) -> int:
         return 0
     try:
         before = os.fstat(fd)
-        punch_chunk(fd, before.st_size // (CHUNK + _STATE), chunk)
+        try:
+            punch_chunk(fd, before.st_size // (CHUNK + _STATE), chunk)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            path.unlink()  # a file system without holes
+            return before.st_blocks * 512
         freed = (before.st_blocks - os.fstat(fd).st_blocks) * 512
         return max(freed, 0)  # others may have filled chunks meanwhile
     finally:

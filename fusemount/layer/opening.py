@@ -238,7 +238,10 @@ class _Opener:
         self, blob: LayerBlob, key: str, facts: Facts | None, compression: Compression
     ) -> OpenLayer:
         """Opens a layer that is read in its compressed bytes."""
-        access, index = None if facts is None else self._cache.access(facts), None
+        access, index = None, None
+        # A lost index is made in a pass over the blob: reading the tar would fill the chunk cache.
+        if facts is not None and self._cache.index_path(facts.diff_id, key).exists():
+            access = self._cache.access(facts)
         with ExitStack() as fds:
             sidecar = -1
             if facts is not None and access is not None and access.points.sidecar_bytes:
@@ -256,7 +259,7 @@ class _Opener:
                 sidecar,
                 self._directory,
                 self._chunks.chunks_name(facts.diff_id),
-                blob.description,
+                os.fsencode(blob.description),
             )
         tar = Tar(-1, 0, facts.archive_size, packed)
         return self._opened(blob, key, Digest(facts.diff_id), tar, index)
@@ -284,6 +287,13 @@ class _Opener:
                 return made[0][1]
 
             facts, passed = read_compressed(blob, compression, Sidecar(make), advance, self._budget)
+            if passed.access is None:  # the sidecar could not be written
+                _LOG.warning("%s: its frames are large, and the cache takes no smaller ones: "
+                             "reading takes longer", blob.description)  # fmt: skip
+                self._budget.forget(blob.description)
+                plain = Sidecar(None)
+                facts, passed = read_compressed(blob, compression, plain, advance, self._budget)
+                made.clear()
             self._check(blob, facts)
             assert passed.access is not None
             sidecar = -1
@@ -293,7 +303,8 @@ class _Opener:
             self._keep(blob, key, name, facts, passed.index)
             # Without the points, an image that is refused for its size is measured again, and
             # refused again.
-            self._budget.made.append(self._cache.points_path(facts.digest))
+            points = self._cache.points_path(facts.digest)
+            self._budget.made += [points, points.with_suffix(".zst")]
             with suppress(ImgmountError):  # then the next mount reads it all again
                 self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
         return facts, passed.access, passed.index, sidecar

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from fusemount._native import BegunPoint, Points
 from fusemount.budget import check_room
+from fusemount.errors import ImgmountError
 
 FRAME = 1 << 20
 FRAME_MAX = 4 << 20
@@ -20,15 +21,21 @@ _LEVEL = 1  # 400 MB/s; the stream is a few percent larger than at level 3
 
 
 class Sidecar:
-    """A file that is made when the first frame comes.  make: gives a descriptor to write to."""
+    """A file that is made when the first frame comes.  make: gives a descriptor to write to; None:
+    no frame is packed again, however large it is."""
 
-    def __init__(self, make: Callable[[], int]) -> None:
+    def __init__(self, make: Callable[[], int] | None) -> None:
         self._make, self._fd = make, -1
         self.size = 0
+
+    @property
+    def wanted(self) -> bool:
+        return self._make is not None
 
     def append(self, data: bytes) -> int:
         """Writes data at the end; the offset where they begin.  Raises NoSpace, OSError."""
         if self._fd < 0:
+            assert self._make is not None
             self._fd = self._make()
         check_room(self._fd, len(data))
         start, view = self.size, memoryview(data)
@@ -43,7 +50,7 @@ class Reframer:
     """Gets the pieces of the tar, and the frames' starts before the pieces that have them.
 
     What lies between two starts is held until the next start shows that it is small enough, or
-    until it is too large.
+    until it is too large.  failed: the sidecar could not be written, and the points are of no use.
     """
 
     def __init__(self, points: Points, sidecar: Sidecar) -> None:
@@ -56,11 +63,14 @@ class Reframer:
         self._start: BegunPoint | None = None  # of what is held; None: it is being re-framed
         self._held = bytearray()
         self._held_at = 0
+        self.failed = False
 
     def bound(self, start: BegunPoint) -> None:
         self._starts.append(start)
 
     def piece(self, piece: bytes) -> None:
+        if self.failed:
+            return
         view = memoryview(piece)
         while self._starts and self._starts[0].out <= self._at + len(view):
             start = self._starts.popleft()
@@ -83,8 +93,14 @@ class Reframer:
     def _pack(self, size: int) -> None:
         data = self._packer.compress(bytes(self._held[:size]))
         del self._held[:size]
-        self._points.add_frame(self._held_at, self._sidecar.append(data))
-        self._held_at += size
+        try:
+            at = self._sidecar.append(data)
+        except (OSError, ImgmountError):
+            self.failed = True
+            self._held.clear()
+        else:
+            self._points.add_frame(self._held_at, at)
+            self._held_at += size
 
     def _end(self) -> None:
         """The held bytes are complete: another frame begins, or the stream ends."""
@@ -96,6 +112,8 @@ class Reframer:
 
     def finish(self) -> int:
         """The bytes of the sidecar; 0: there is none."""
+        if self._starts:  # of a frame that has nothing
+            self._start = self._start or self._starts[0]
         self._end()
         self._start = None
         return self._sidecar.size

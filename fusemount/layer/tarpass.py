@@ -20,6 +20,8 @@ from fusemount.escape import quoted
 from fusemount.layer.reframe import Reframer, Sidecar
 from fusemount.magic import HEAD_BYTES, foreign
 
+DIGEST_BYTES = 32  # of a SHA-256
+
 
 @dataclass(frozen=True)
 class Access:
@@ -33,7 +35,7 @@ class Access:
 @dataclass(frozen=True)
 class Passed:
     """What a pass found out.  digests: as of Access; b"" if the tar is never read in place.
-    access: None if that is so, or if no points were wanted."""
+    access: None if that is so, if no points were wanted, or if the sidecar failed."""
 
     diff_id: str
     size: int
@@ -99,7 +101,7 @@ class TarPass:
         self._reframer: Reframer | None = None
         if sidecar is not None and compression.in_place:
             self._points = Points(compression.value)
-            if compression is Compression.ZSTD:
+            if compression is Compression.ZSTD and sidecar.wanted:
                 self._reframer = Reframer(self._points, sidecar)
 
     def take(self, item: bytes | BegunPoint) -> None:
@@ -127,7 +129,7 @@ class TarPass:
         if self._points is not None:
             sidecar_bytes = self._reframer.finish() if self._reframer is not None else 0
             self._points.end(blob_bytes, self._size, sidecar_bytes)
-            if self._points.n_points:
+            if not (self._reframer and self._reframer.failed):
                 access = Access(self._points, digests)
         diff_id = "sha256:" + self._sha256.hexdigest()
         return Passed(diff_id, self._size, index, digests, access)

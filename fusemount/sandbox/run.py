@@ -27,6 +27,7 @@ from fusemount import _native
 from fusemount.beneath import own_directory
 from fusemount.daemon.background import DaemonLost, ended, launch
 from fusemount.daemon.channel import FuseChannel, open_channel
+from fusemount.daemon.chunkkeeper import keeping
 from fusemount.daemon.loading import Loading
 from fusemount.daemon.log import open_log
 from fusemount.daemon.mount import mount_request
@@ -91,8 +92,11 @@ def run_image(
                 view.begin_serving()
                 ready()
 
-            with stack:
-                serve_mount(channel, view.rootfs, mount_options, _native.Stats(), serving)
+            chunks = directories.cache / "chunks"
+            with stack, keeping(view.packed, chunks, mount_options.cache_size) as keeper:
+                services = [keeper.keep] if keeper else []
+                serve_mount(channel, view.rootfs, mount_options, _native.Stats(), serving,
+                            services, view.packed)  # fmt: skip
 
         server_pid = _launch(job, stack, log_fd)
         channel.close_fd()

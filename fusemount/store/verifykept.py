@@ -97,10 +97,12 @@ class _Kept:
     def _read_from(self, points: Points) -> None:
         """Raises OSError, FormatError."""
         digest, rows = self.layer.digest, points.rows()
+        if points.sidecar_bytes:  # of which each byte counts, not only where a decoder begins
+            rows = [(at, 0, 0, False) for at in range(0, points.tar_bytes, CHUNK)]
         sidecar = self.cache.open_sidecar(digest)
         blob = self.layout.open_blob(digest)
         try:
-            packed = Packed(points, self.layer.digests, blob, 0, sidecar, None, "", str(digest))
+            packed = Packed(points, self.layer.digests, blob, 0, sidecar, None, "", digest.encode())
             try:
                 for out, *_ in reversed(rows):  # so that each point is where a decoder begins
                     chunk = -(-out // CHUNK) * CHUNK

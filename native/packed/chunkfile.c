@@ -7,10 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+#define ROOM_MIN (64u << 20)
 
 int img_chunkfile_init(img_chunkfile *file, int directory, const char *name, uint64_t tar_bytes,
                        const void *digests, img_error *err) {
@@ -63,6 +67,9 @@ static int open_it(const img_chunkfile *file) {
         (void)close(fd);
         return -1;
     }
+    if (fd >= 0)
+        (void)flock(fd,
+                    LOCK_SH); /* who removes whole files leaves this one (layer/chunkcache.py) */
     return fd;
 }
 
@@ -75,7 +82,9 @@ bool img_chunkfile_keeps(img_chunkfile *file) {
             fd = open_it(file);
             if (fd < 0)
                 atomic_store(&file->failed, errno);
-            atomic_store(&file->fd, fd);
+            bool later = fd < 0 && (errno == EMFILE || errno == ENFILE);
+            if (!later)
+                atomic_store(&file->fd, fd);
         }
         (void)pthread_mutex_unlock(&file->filling);
     }
@@ -173,6 +182,12 @@ static uint32_t now_seconds(void) {
     return (uint32_t)now.tv_sec | 1; /* never 0 */
 }
 
+static uint32_t fresh_generation(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return ((uint32_t)now.tv_nsec ^ ((uint32_t)now.tv_sec << 20)) | 1u;
+}
+
 static bool write_chunk(img_chunkfile *file, uint64_t chunk, const char *data) {
     size_t left = img_chunkfile_size(file, chunk);
     for (uint64_t at = chunk * IMG_CHUNK_BYTES; left;) {
@@ -213,12 +228,29 @@ static bool put_chunk(img_chunkfile *file, uint64_t chunk, const void *data) {
            write_chunk(file, chunk, data); /* a file system without holes */
 }
 
+/* As fusemount/budget.py: what caches leave free of a file system. */
+static bool has_room(int fd, size_t size) {
+    struct statvfs disk;
+    if (fstatvfs(fd, &disk) < 0)
+        return true;
+    uint64_t all = (uint64_t)disk.f_blocks * disk.f_frsize;
+    uint64_t room = all / 100 < ROOM_MIN ? all / 100 : ROOM_MIN;
+    return (uint64_t)disk.f_bavail * disk.f_frsize >= room + size;
+}
+
 static void fill(img_chunkfile *file, uint64_t chunk, const void *data) {
     img_chunk_state state;
+    if (!has_room(file->fd, img_chunkfile_size(file, chunk))) {
+        atomic_store(&file->failed, ENOSPC);
+        return;
+    }
     if (!read_state(file->fd, state_at(file->n, chunk), &state) || !put_chunk(file, chunk, data)) {
         atomic_store(&file->failed, errno);
         return;
     }
+    /* After a truncation all generations are 0; a random one tells this life from that before. */
+    if (!state.used && !state.generation)
+        state.generation = fresh_generation();
     state.used = now_seconds();
     if (!write_state(file->fd, state_at(file->n, chunk), &state))
         return;
@@ -226,9 +258,12 @@ static void fill(img_chunkfile *file, uint64_t chunk, const void *data) {
     atomic_fetch_add(&file->filled, img_chunkfile_size(file, chunk));
 }
 
-void img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data) {
-    if (img_chunkfile_keeps(file))
-        locked(file, chunk, fill, data);
+size_t img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data) {
+    if (!img_chunkfile_keeps(file))
+        return 0;
+    atomic_store_explicit(&file->known[chunk], 0, memory_order_relaxed);
+    locked(file, chunk, fill, data);
+    return atomic_load(&file->known[chunk]) ? img_chunkfile_size(file, chunk) : 0;
 }
 
 static void note_used(img_chunkfile *file, uint64_t chunk, const void *now) {

@@ -91,8 +91,9 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
  * now on. */
 bool img_chunkfile_load(img_chunkfile *file, uint64_t chunk, void *buffer);
 
-/* Keeps a chunk, whose digest the caller has compared.  If that fails, the chunk is not kept. */
-void img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data);
+/* Keeps a chunk, whose digest the caller has compared.  The bytes that are kept; 0: it cannot be
+ * kept, for instance because the last of the disk stays free (ENOSPC in `failed`). */
+size_t img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data);
 
 /* Writes the time of use of the chunks that were read since the last call. */
 void img_chunkfile_note_used(img_chunkfile *file, uint32_t now);

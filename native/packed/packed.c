@@ -69,6 +69,9 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
     packed->log_fd = files->log_fd;
     packed->event_fd = -1;
     (void)snprintf(packed->name, sizeof packed->name, "%s", name);
+    for (char *at = packed->name; *at; at++)
+        if ((unsigned char)*at < ' ')
+            *at = '?'; /* an error is one line */
     packed->last = UINT64_MAX;
     pthread_mutex_init(&packed->mutex, NULL);
     return packed;
@@ -110,15 +113,21 @@ static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
     return -EIO;
 }
 
+static atomic_ullong all_kept; /* bytes, by all layers of the process */
+
+/* Without a keeper (daemon/chunkkeeper.py), of each layer no more is kept than a keeper lets come
+ * at once.
+ */
 static void keep(img_packed *packed, uint64_t chunk, const void *data) {
-    unsigned long long before = atomic_load(&packed->chunks.filled);
-    img_chunkfile_fill(&packed->chunks, chunk, data);
-    unsigned long long after = atomic_load(&packed->chunks.filled);
     int event_fd = atomic_load(&packed->event_fd);
     uint64_t one = 1;
-    /* A full disk counts too: room is made then. */
-    if (event_fd >= 0 && (before / IMG_PACKED_TELL != after / IMG_PACKED_TELL ||
-                          (after == before && atomic_load(&packed->chunks.failed) == ENOSPC)))
+    if (event_fd < 0 && atomic_load(&packed->chunks.filled) >= IMG_PACKED_TELL)
+        return;
+    unsigned long long bytes = img_chunkfile_fill(&packed->chunks, chunk, data);
+    unsigned long long before = atomic_fetch_add(&all_kept, bytes);
+    int failed = atomic_load(&packed->chunks.failed);
+    bool full = !bytes && (failed == ENOSPC || failed == EDQUOT); /* room is made then */
+    if (event_fd >= 0 && (full || before / IMG_PACKED_TELL != (before + bytes) / IMG_PACKED_TELL))
         (void)!write(event_fd, &one, sizeof one);
 }
 

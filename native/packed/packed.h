@@ -60,8 +60,8 @@ int img_packed_prepare(img_packed *packed, uint64_t offset, uint64_t size);
 /* Says where lines about errors go; the descriptor stays the caller's.  -1: nowhere. */
 void img_packed_log_to(img_packed *packed, int fd);
 
-/* From now on each IMG_PACKED_TELL bytes that are kept add 1 to the eventfd, which stays the
- * caller's.  -1: to none. */
+/* From now on each IMG_PACKED_TELL bytes that the process keeps, of all layers, add 1 to the
+ * eventfd, which stays the caller's.  -1: to none. */
 #define IMG_PACKED_TELL (64u << 20)
 void img_packed_tell(img_packed *packed, int event_fd);
 

@@ -209,7 +209,8 @@ int img_unpacker_finish(img_unpacker *unpacker, img_error *err) {
 
 /* ---- reducing windows --------------------------------------------------------------------- */
 
-/* What the next bytes are if the window is `window`; the window is written into the state. */
+/* What the next bytes are if the window is `window`; the window is written into the state.  1; 0:
+ * the input that was kept is too short to tell; -1. */
 static int decode_with(img_begun *begun, img_gunzip *gunzip, const uint8_t *window, uint8_t *out,
                        size_t size, img_error *err) {
     memcpy(img_gunzip_window(&begun->state), window, IMG_GZIP_WINDOW);
@@ -222,8 +223,7 @@ static int decode_with(img_begun *begun, img_gunzip *gunzip, const uint8_t *wind
     while (result == IMG_DECODED_BOUND && flow.n_in);
     if (result < 0)
         return -1;
-    memset(flow.out, 0, flow.n_out);
-    return 0;
+    return flow.n_out == 0;
 }
 
 /* Leaves in the window only bytes that the output refers to.  low and high: the output with windows
@@ -253,13 +253,15 @@ static int reduce_window(img_begun *begun, img_gunzip *gunzip, reducing *r, img_
     memcpy(r->real, img_gunzip_window(&begun->state), IMG_GZIP_WINDOW);
     for (size_t i = 0; i < IMG_GZIP_WINDOW; i++)
         r->mark[i] = (uint8_t)i;
-    if (decode_with(begun, gunzip, r->mark, r->low, size, err) < 0)
-        return -1;
+    int known = decode_with(begun, gunzip, r->mark, r->low, size, err);
     for (size_t i = 0; i < IMG_GZIP_WINDOW; i++)
         r->mark[i] = (uint8_t)(i >> 8);
-    if (decode_with(begun, gunzip, r->mark, r->high, size, err) < 0)
+    if (known > 0)
+        known = decode_with(begun, gunzip, r->mark, r->high, size, err);
+    if (known < 0)
         return -1;
-    reduce(r->real, r->low, r->high, (const uint8_t *)begun->output.data, size);
+    if (known > 0)
+        reduce(r->real, r->low, r->high, (const uint8_t *)begun->output.data, size);
     memcpy(img_gunzip_window(&begun->state), r->real, IMG_GZIP_WINDOW);
     return 0;
 }

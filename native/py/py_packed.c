@@ -486,7 +486,7 @@ static PyObject *packed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     unsigned long long blob_at;
     const char *name;
     img_packed_files files = {.log_fd = -1, .chunks_dir = -1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiOss:Packed", names, &points, &digests,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiOsy:Packed", names, &points, &digests,
                                      &files.blob_fd, &blob_at, &files.sidecar_fd, &directory,
                                      &files.chunks_name, &name))
         return NULL;

@@ -77,7 +77,7 @@ def test_chunks_are_told_and_pruned(command: Command, tmp_path: Path) -> None:
     assert points[0] == "point 0 blob 0 0"
     chunks = [line.split() for line in points if line.startswith("chunk ")]
     assert [int(row[1]) for row in chunks] == [i * CHUNK for i in range(-(-len(TAR) // CHUNK))]
-    assert all(row[2] == "0" and int(row[3]) > 10**9 for row in chunks)
+    assert all(int(row[3]) > 10**9 for row in chunks)
 
     with mounted(command, alone, tmp_path / "mnt") as at:
         assert (at / "g").read_bytes() == DATA
@@ -87,10 +87,13 @@ def test_chunks_are_told_and_pruned(command: Command, tmp_path: Path) -> None:
         assert f"{human_size(used['ChunksSize'])} of {human_size(used['ChunksLimit'])}" in line
         assert "of " + human_size(used["ChunksLimit"]) in command("du", "-v").stdout
         command("prune", "-f")
-        assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == [f"{HEX}.data"]
+        both = [n for n in kept(tmp_path, "chunks") if n.endswith(".data")]
+        assert f"{HEX}.data" in both and len(both) == 2, "a mount has the other one open"
         assert (at / "g").read_bytes() == DATA
-    freed = json.loads(command("du", "--json").stdout)["ChunksSize"]
-    assert 3 * CHUNK <= freed < used["ChunksSize"]
+    command("prune", "-f")
+    assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == [f"{HEX}.data"]
+    left = json.loads(command("du", "--json").stdout)["ChunksSize"]
+    assert 3 * CHUNK <= left < used["ChunksSize"]
     command("prune", "-af")
     assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == []
 

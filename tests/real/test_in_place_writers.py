@@ -50,7 +50,7 @@ def test_skopeo(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["podman", "buildah"])
-def test_what_a_store_pushes(tmp_path: Path, program: str) -> None:
+def test_pushed(tmp_path: Path, program: str) -> None:
     plain, packed = oci_archive(tmp_path / "i.tar", layers(), tags=[NAME]), tmp_path / "oci"
     store = [
         program,
