@@ -1,4 +1,4 @@
-"""Law: odd layers are read in place too, also where the cache takes nothing or has lost something."""
+"""Law: odd layers are read in place, also where the cache takes nothing or has lost something."""
 
 from __future__ import annotations
 
