@@ -34,10 +34,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from fusemount._native import CHUNK, FormatError, LayerIndex, Points
 from fusemount.beneath import own_directory
@@ -50,6 +51,7 @@ from fusemount.ownfile import is_abandoned, make_file, open_file
 from fusemount.record import NOT_THERE, read_sealed, say_damaged, sealed
 
 _VERSION = 1  # of the small files
+_Kept = TypeVar("_Kept")
 _DIRECTORIES = ("layers", "archives", "index", "points", "chunks", "facts")
 
 
@@ -156,20 +158,7 @@ class Cache:
 
     def index(self, path: Path) -> LayerIndex | None:
         """The index kept at path; None if it is missing, damaged, or belongs to another name."""
-        try:
-            fd = open_file(path)
-        except NOT_THERE:
-            return None
-        except OSError as error:
-            say_damaged(path, error)
-            return None
-        try:
-            return LayerIndex.load(fd, path.name.encode())
-        except (FormatError, OSError) as error:
-            say_damaged(path, error)
-            return None
-        finally:
-            os.close(fd)
+        return _loaded(path, LayerIndex.load)
 
     def points_path(self, digest: str) -> Path:
         return self.root / "points" / f"{Digest(digest).hex}.pts"
@@ -191,21 +180,7 @@ class Cache:
         return read_sealed(self.sums_path(diff_id), _VERSION, f"chunks/{diff_id}")
 
     def points(self, digest: str) -> Points | None:
-        path = self.points_path(digest)
-        try:
-            fd = open_file(path)
-        except NOT_THERE:
-            return None
-        except OSError as error:
-            say_damaged(path, error)
-            return None
-        try:
-            return Points.load(fd, path.name.encode())
-        except (FormatError, OSError) as error:
-            say_damaged(path, error)
-            return None
-        finally:
-            os.close(fd)
+        return _loaded(self.points_path(digest), Points.load)
 
     def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> None:
         """sidecar: a temporary file of this cache, which gets its name."""
@@ -290,6 +265,24 @@ class Cache:
                 path.unlink()
             if fd >= 0:
                 os.close(fd)
+
+
+def _loaded(path: Path, load: Callable[[int, bytes], _Kept]) -> _Kept | None:
+    """What load() makes of the file; None if it is missing, damaged, or belongs to another name."""
+    try:
+        fd = open_file(path)
+    except NOT_THERE:
+        return None
+    except OSError as error:
+        say_damaged(path, error)
+        return None
+    try:
+        return load(fd, path.name.encode())
+    except (FormatError, OSError) as error:
+        say_damaged(path, error)
+        return None
+    finally:
+        os.close(fd)
 
 
 def _log_unkept(path: Path, error: OSError) -> None:

@@ -88,8 +88,7 @@ class RootFs:
     ) -> None:
         """fits: the layers are certainly the upper's base.  adopted: the upper may have been over
         other layers."""
-        self.tree = tree
-        self.upper = upper
+        self.tree, self.upper = tree, upper
         self.read_only = read_only or upper is None
         self.native: _native.UpperFiles | None = None
         self.leases: LeaseBreaker | None = None

@@ -94,9 +94,8 @@ def run_image(
 
             chunks = directories.cache / "chunks"
             with stack, keeping(view.packed, chunks, mount_options.cache_size) as keeper:
-                services = [keeper.keep] if keeper else []
                 serve_mount(channel, view.rootfs, mount_options, _native.Stats(), serving,
-                            services, view.packed)  # fmt: skip
+                            [keeper.keep] if keeper else [], view.packed)  # fmt: skip
 
         server_pid = _launch(job, stack, log_fd)
         channel.close_fd()

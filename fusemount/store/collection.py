@@ -86,8 +86,7 @@ def delete_unshared(
         blobs = dict.fromkeys([*(d for d, _ in of_gone), *sorted(summaries.blobs(manifest))])
         away = {digest: None for digest in blobs if digest not in kept_blobs}  # manifests first
         layerdb.repoint(store.layout, staying, {digest.hex for digest in away})
-        removed.deleted += [d for d in _shown(summaries, manifest) if d in away]
-        removed.deleted += new
+        removed.deleted += [*(d for d in _shown(summaries, manifest) if d in away), *new]
         removed.freed += _unlink_blobs(store.layout, away)
         for _, summary in of_gone:
             for layer in summary.layers:

@@ -57,7 +57,7 @@ def test_pushing_never_overwrites(tmp_path: Path, write: Callable[[Path, bytes],
     """A reader walks, which pushes files, while another process writes into the next files."""
     workshop = Workshop(Command(tmp_path / "dirs"), tmp_path, small_files())
     random, pushed = Random(7), 0
-    for round_ in range(4):
+    for round_ in range(6):
         expected = {(d, f): contents(d, f) for d in range(DIRECTORIES) for f in range(FILES)}
         workshop.upper = tmp_path / f"upper{round_}"
         workshop.work = tmp_path / f"work{round_}"
