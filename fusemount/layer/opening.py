@@ -196,10 +196,13 @@ class _Opener:
         if facts is not None and fd >= 0:
             return self._unpacked(blob, key, facts, fd, None)
         if compression.in_place and not self._always:
-            return self._in_place(blob, key, facts, compression)
+            try:
+                return self._in_place(blob, key, facts, compression)
+            except _BarrenLayer:
+                self._budget.forget(blob.description)
         if self._never:
             raise ImgmountError(
-                f"{blob.description}: {compression.value} cannot be read in place, and "
+                f"{blob.description}: {_unlike(compression)} cannot be read in place, and "
                 "-o unpack=never allows nothing else"
             )
         name = self._begin(blob, key)
@@ -288,6 +291,8 @@ class _Opener:
                 return made[0][1]
 
             facts, passed = read_compressed(blob, compression, Sidecar(make), advance, self._budget)
+            if passed.barren:
+                raise _BarrenLayer
             if passed.access is None:  # the sidecar could not be written
                 _LOG.warning("%s: its frames are large, and the cache takes no smaller ones: "
                              "reading takes longer", blob.description)  # fmt: skip
@@ -370,6 +375,16 @@ class _Opener:
         with self._kept_if_possible():
             self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
             self._cache.keep_facts(name, facts)
+
+
+class _BarrenLayer(Exception):
+    """The layer must not be read in place (codec.Barren)."""
+
+
+def _unlike(compression: Compression) -> str:
+    """What cannot be read in place, for an error."""
+    much = " with much input that gives no output" if compression.in_place else ""
+    return compression.value + much
 
 
 def _log_oddities(layer: OpenLayer) -> None:
