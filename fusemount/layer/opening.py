@@ -30,6 +30,7 @@ from fusemount.layer.decode import (
     scan_tar,
     unpack,
 )
+from fusemount.layer.descriptors import make_room
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress, reported
 from fusemount.layer.reframe import Sidecar
@@ -60,6 +61,7 @@ def open_layers(
     if the image is too large, the tars that were unpacked for it are removed.
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
+    make_room(len(image.layers))
     opener = _Opener(options, cache, Cache(directories.cache), progress, budget)
     budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     try:
@@ -201,8 +203,9 @@ class _Opener:
             except _BarrenLayer:
                 self._budget.forget(blob.description)
         if self._never:
+            much = " with much input that gives no output" if compression.in_place else ""
             raise ImgmountError(
-                f"{blob.description}: {_unlike(compression)} cannot be read in place, and "
+                f"{blob.description}: {compression.value}{much} cannot be read in place, and "
                 "-o unpack=never allows nothing else"
             )
         name = self._begin(blob, key)
@@ -301,7 +304,8 @@ class _Opener:
                 facts, passed = read_compressed(blob, compression, plain, advance, self._budget)
                 made.clear()
             self._check(blob, facts)
-            assert passed.access is not None
+            access = passed.access
+            assert access is not None
             sidecar = -1
             if made:
                 sidecar = os.dup(made[0][1])
@@ -312,8 +316,8 @@ class _Opener:
             points = self._cache.points_path(facts.digest)
             self._budget.made += [points, points.with_suffix(".zst")]
             with self._kept_if_possible():
-                self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
-        return facts, passed.access, passed.index, sidecar
+                access = self._cache.keep_access(facts, access, made[0][0] if made else None)
+        return facts, access, passed.index, sidecar
 
     @contextmanager
     def _kept_if_possible(self) -> Iterator[None]:
@@ -379,12 +383,6 @@ class _Opener:
 
 class _BarrenLayer(Exception):
     """The layer must not be read in place (codec.Barren)."""
-
-
-def _unlike(compression: Compression) -> str:
-    """What cannot be read in place, for an error."""
-    much = " with much input that gives no output" if compression.in_place else ""
-    return compression.value + much
 
 
 def _log_oddities(layer: OpenLayer) -> None:
