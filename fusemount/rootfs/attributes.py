@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from fusemount import _native
 from fusemount.rootfs.harmless import CAPABILITY
-from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, Owner
+from fusemount.rootfs.objectmarks import ACL_ACCESS, ACL_DEFAULT
+from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.request import AttrChange, Caller
 from fusemount.rootfs.writer import Writer, check_done, has_object
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import stat
 
 from fusemount import _native
-from fusemount.rootfs.objects import ACL_ACCESS, ORIGIN, Objects, Owner
+from fusemount.rootfs.objectmarks import ACL_ACCESS, ORIGIN
+from fusemount.rootfs.objects import Objects, Owner
 
 IMGMOUNT = b"imgmount"
 BEGUN, MERGE_MARKED = b"1", b"2"
@@ -32,7 +33,7 @@ def needs_marks(upper: Objects, root_fd: int, *, adopted: bool) -> bool:
 def mark_copied(upper: Objects, fd: int, name: bytes, path: bytes) -> None:
     """Marks a directory that was copied up in the work directory. path: in the layers.
 
-    Without room for the mark there is none (objects.py, try_mark)."""
+    Without room for the mark there is none (objectmarks.py, try_mark)."""
     if upper.privileged:
         upper.mark_if_room(fd, name, ORIGIN, path)
 

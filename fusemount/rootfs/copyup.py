@@ -38,7 +38,8 @@ from fusemount.rootfs.copyupnodes import ALL, NodeCopyUp
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import Held, format_held
 from fusemount.rootfs.names import changing
-from fusemount.rootfs.objects import HELD, METACOPY, Owner
+from fusemount.rootfs.objectmarks import HELD, METACOPY
+from fusemount.rootfs.objects import Owner
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _PUNCH_HOLE = 2 | 1  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h

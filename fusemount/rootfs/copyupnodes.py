@@ -15,7 +15,7 @@ from fusemount import _native
 from fusemount.beneath import fd_path
 from fusemount.rootfs.copyupdirs import DirectoryCopyUp
 from fusemount.rootfs.names import inside, moving
-from fusemount.rootfs.objects import METACOPY, ORIGIN, REDIRECT
+from fusemount.rootfs.objectmarks import METACOPY, ORIGIN, REDIRECT
 
 ALL = 2**63 - 1
 LINKS_MAX = 1 << 14  # names of one file: to link so many takes about a second

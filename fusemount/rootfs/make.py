@@ -20,7 +20,8 @@ from fusemount.beneath import object_at, open_beneath
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.harmless import SET_ID_BITS
 from fusemount.rootfs.names import inside
-from fusemount.rootfs.objects import ACL_DEFAULT, Owner
+from fusemount.rootfs.objectmarks import ACL_DEFAULT
+from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.upper import Upper
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from fusemount.beneath import fd_path, object_at, open_beneath, parent_beneath
 from fusemount.dataclass import dataclass
 from fusemount.rootfs.harmless import CAPABILITY, CAPABILITY_MARK, SET_ID_BITS, is_device
-from fusemount.rootfs.objects import TIMES
+from fusemount.rootfs.objectmarks import TIMES
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.uppermarks import object_is_full
 

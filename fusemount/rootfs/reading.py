@@ -23,7 +23,8 @@ from fusemount.rootfs.descent import Descent
 from fusemount.rootfs.harmless import CAPABILITY
 from fusemount.rootfs.heldmarks import parse_held, parse_times
 from fusemount.rootfs.makeharmless import Found
-from fusemount.rootfs.objects import HELD, METACOPY, OPAQUE, ORIGIN, REDIRECT, TIMES, Owner
+from fusemount.rootfs.objectmarks import HELD, METACOPY, OPAQUE, ORIGIN, REDIRECT, TIMES
+from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.paths import Paths, brief, upper_error
 from fusemount.rootfs.prefixed import Prefixed, list_names
 from fusemount.rootfs.upper import Upper

@@ -17,7 +17,7 @@ import stat
 from fusemount import _native
 from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.names import Names
-from fusemount.rootfs.objects import OPAQUE, ORIGIN, REDIRECT
+from fusemount.rootfs.objectmarks import OPAQUE, ORIGIN, REDIRECT
 from fusemount.rootfs.staging import RENAME_EXCHANGE, RENAME_NOREPLACE
 from fusemount.rootfs.upper import Upper
 

@@ -17,7 +17,7 @@ from fusemount.rootfs.copyup import CopyUp
 from fusemount.rootfs.leases import LeaseBreaker
 from fusemount.rootfs.loaded import Repairs
 from fusemount.rootfs.names import changing
-from fusemount.rootfs.objects import OPAQUE, ORIGIN
+from fusemount.rootfs.objectmarks import OPAQUE, ORIGIN
 from fusemount.rootfs.paths import some_path, upper_error
 from fusemount.rootfs.prefixed import convert
 from fusemount.rootfs.upper import Upper

@@ -25,7 +25,8 @@ from itertools import count, islice
 
 from fusemount import _native
 from fusemount.beneath import open_beneath
-from fusemount.rootfs.objects import METACOPY, OPAQUE, REDIRECT, Objects
+from fusemount.rootfs.objectmarks import METACOPY, OPAQUE, REDIRECT
+from fusemount.rootfs.objects import Objects
 from fusemount.rootfs.removal import open_to_empty, remove_tree
 
 EXTRA_NAMES_MAX = 1024  # to look at so many takes some 10 ms, and other changes wait

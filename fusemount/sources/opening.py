@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fusemount._native import LayerIndex
 from fusemount.budget import Budget
-from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage, PlatformMismatch
-from fusemount.image.model import TAR_LAYER, History, ImageConfig
+from fusemount.image.model import History, ImageConfig
 from fusemount.image.platforms import normalised, this_machine
-from fusemount.layer import BlobFile, LayerBlob, Progress, measured
+from fusemount.layer import BlobFile, Progress
 from fusemount.layer.cache import Cache
-from fusemount.layer.decode import compression_at, scan, unpack_archive
-from fusemount.layer.filestate import await_new_ctime, identity, lasting
-from fusemount.layer.progress import reported
 from fusemount.reference import CONTAINERS_STORAGE, DIRECTORIES, DOCKER, STORE, Reference
-from fusemount.settings import Directories, ImageOptions
+from fusemount.settings import Directories, ImageOptions, Unpacking
 from fusemount.sources import docker_archive, oci
 from fusemount.sources.choose import choose
 from fusemount.sources.image import Candidate, Image
-from fusemount.sources.medium import MEMBERS_MAX, Archive, Directory, Medium, links_of
-
-ROOTFS = "tar"  # the tar of a root file system, without a config
+from fusemount.sources.medium import Archive, Directory, Medium, links_of
+from fusemount.sources.outer import (
+    ROOTFS,
+    index_of,
+    is_root_in_place,
+    recognised,
+    root_layer,
+    unwrapped,
+)
 
 
 def open_image(
@@ -65,7 +66,7 @@ def open_image(
         raise ImageNotFound(
             f"{path}: not a directory; an OCI layout in a tar is oci-archive:{path}"
         )
-    return _from_file(reference, options, Cache(directories.cache), progress)
+    return _from_file(reference, options, directories, progress)
 
 
 @contextmanager
@@ -89,15 +90,15 @@ def open_medium(
     cache, file = Cache(directories.cache), BlobFile(path)
     with ExitStack() as undo:
         undo.callback(file.close)
-        plain = _unwrapped(file, str(path), cache, progress, budget)
+        plain = unwrapped(file, str(path), cache, progress, budget)
         undo.callback(plain.close)
-        transport, index = _recognised(reference.transport, plain, str(path), cache)
+        transport, index = recognised(reference.transport, plain, str(path), cache)
         if transport == ROOTFS:
             raise ImageNotFound(
                 f"{path}: no image, but a root file system: `imgmount import` takes it"
             )
         try:
-            yield Archive(str(path), plain, index or _index(plain, str(path)))
+            yield Archive(str(path), plain, index or index_of(plain, str(path)))
         except ImgmountError as error:
             if budget.spoilt_by(error):
                 cache.drop(budget.made)
@@ -129,20 +130,25 @@ def _of_directories(reference: Reference, options: ImageOptions) -> Image:
 
 
 def _from_file(
-    reference: Reference, options: ImageOptions, cache: Cache, progress: Progress
+    reference: Reference, options: ImageOptions, directories: Directories, progress: Progress
 ) -> Image:
     with ExitStack() as undo:
         file = BlobFile(reference.path)
         undo.callback(file.close)
         label = str(reference.path)
-        budget = Budget(options.unpack)
-        plain = _unwrapped(file, label, cache, progress, budget)
+        if is_root_in_place(file, label, reference.transport, options, directories, progress):
+            image = _rootfs_image(file, label, reference.name, options)
+            undo.pop_all()
+            return image
+        budget, cache = Budget(options.unpack), Cache(directories.cache)
+        never = options.unpacking is Unpacking.NEVER
+        plain = unwrapped(file, label, cache, progress, budget, never)
         undo.callback(plain.close)
-        transport, index = _recognised(reference.transport, plain, label, cache)
+        transport, index = recognised(reference.transport, plain, label, cache)
         if transport == ROOTFS:
             image = _rootfs_image(plain, label, reference.name, options)
         else:
-            medium: Medium = Archive(label, plain, index or _index(plain, label))
+            medium: Medium = Archive(label, plain, index or index_of(plain, label))
             read = oci.candidates if transport == "oci-archive" else docker_archive.candidates
             image = _chosen(read, medium, reference, options)
         undo.pop_all()
@@ -173,69 +179,6 @@ def _chosen(
         raise
 
 
-def _unwrapped(
-    file: BlobFile, label: str, cache: Cache, progress: Progress, budget: Budget
-) -> BlobFile:
-    """The archive itself; of a compressed one the tar in it, which the cache keeps."""
-    compression = compression_at(file.fd, 0, file.size, label)
-    if compression is Compression.NONE:
-        return file
-    key = identity(file.fd, 0, file.size)
-    kept = cache.archive_path(key)
-    budget.enclose(measured(file, 0, file.size)[1])
-    fd = cache.open_tar(kept)
-    if fd >= 0:
-        os.close(fd)
-    else:
-        await_new_ctime(file.fd)
-        kept = cache.archive_path(lasting(file.fd, key))
-        with reported(progress, f"unpacking {label}", file.size) as advance:
-            unpack_archive(file.fd, compression, label, cache, kept, advance, budget)
-        if identity(file.fd, 0, file.size) != key:
-            kept.unlink(missing_ok=True)
-            raise ImgmountError(f"{label}: changed while it was read")
-        budget.made.append(kept)
-    return BlobFile(kept)
-
-
-def _index(file: BlobFile, label: str) -> LayerIndex:
-    return scan(file.fd, 0, file.size, label)
-
-
-def _recognised(
-    transport: str | None, file: BlobFile, label: str, cache: Cache
-) -> tuple[str, LayerIndex | None]:
-    """(transport, the archive's index if the archive was scanned to recognise it)."""
-    if transport is not None:
-        return transport, None
-    key = identity(file.fd, 0, file.size)
-    if cache.kind(key) == ROOTFS:
-        return ROOTFS, None
-    if file.size == 0:
-        raise MalformedImage(f"{label}: an empty file")
-    await_new_ctime(file.fd)
-    key = lasting(file.fd, key)
-    index = _index(file, label)
-    names = _names_of(index)
-    if b"manifest.json" in names:
-        return "docker-archive", index
-    if b"index.json" in names and b"oci-layout" in names:
-        return "oci-archive", index
-    if b"repositories" in names:
-        return "docker-archive", index
-    if len(index) == 0:
-        raise ImageNotFound(f"{label}: an archive without members: there is no image in it")
-    with suppress(ImgmountError):  # a cache that takes nothing costs time only
-        cache.keep_kind(key, ROOTFS)
-    return ROOTFS, index
-
-
-def _names_of(index: LayerIndex) -> set[bytes]:
-    if len(index) > MEMBERS_MAX:
-        return set()
-    return {index.member(i).path for i in range(len(index))}
-
-
 def _rootfs_image(file: BlobFile, label: str, name: str | None, options: ImageOptions) -> Image:
     """The tar is the only layer.  The config is made up, for this machine or --platform."""
     if name is not None:
@@ -250,16 +193,7 @@ def _rootfs_image(file: BlobFile, label: str, name: str | None, options: ImageOp
         variant=platform.variant,
         history=(step,),
     )
-    layer = LayerBlob(
-        diff_id=None,
-        digest=None,
-        media_type=TAR_LAYER,
-        file=file,
-        offset=0,
-        size=file.size,
-        description=f"{label}: its only layer",
-    )
-    return Image(label, config, None, None, (), platform, (layer,), (file,))
+    return Image(label, config, None, None, (), platform, (root_layer(file, label),), (file,))
 
 
 def path_exists(path: Path) -> bool:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from imagewriter import docker_archive, sha256
+from imagewriter import ImageSpec, compress, docker_archive, docker_files, sha256, write_archive
 from mounted import Command, mounted
 from tarwriter import TarWriter
 
@@ -59,6 +59,48 @@ def test_never_refuses_what_cannot_be_read_in_place(
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"{how} cannot be read in place" in done.stderr and "unpack=never" in done.stderr
     assert not os.path.ismount(at) and kept(tmp_path, "layers") == []
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_a_compressed_root_file_system_is_read_in_place(
+    command: Command, tmp_path: Path, how: str
+) -> None:
+    """The first mount reads the file once; the second decompresses only what is read."""
+    plain, root = tmp_path / "plain.tar", tmp_path / "root.tar.x"
+    plain.write_bytes(TAR)
+    root.write_bytes(compress(TAR, how))
+    for name in (root, f"tar:{root}", root):
+        with mounted(command, name, tmp_path / "mnt", "-o", "unpack=never") as at:
+            assert (at / "f").read_bytes() == DATA
+    assert kept(tmp_path, "archives") == kept(tmp_path, "layers") == []
+    assert f"{HEX}.data" in kept(tmp_path, "chunks")
+    assert any(name.endswith(".kind") for name in kept(tmp_path, "facts"))
+    assert command("dump", "--digest", root).stdout == command("dump", "--digest", plain).stdout
+    root.write_bytes(compress(TAR, how)[:-100])
+    done = command(root, tmp_path / "mnt", check=False)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1 and "cut off" in done.stderr
+
+
+@pytest.mark.parametrize("first", ["etc/first", "blobs/first"])
+@pytest.mark.parametrize("is_image", [False, True])
+def test_all_names_of_a_compressed_tar_decide_what_it_is(
+    command: Command, tmp_path: Path, first: str, is_image: bool
+) -> None:
+    files = docker_files([ImageSpec([TAR])]) if is_image else {"f": DATA}
+    path = tmp_path / "x.tar.gz"
+    write_archive(path, {first: b"1", **files}, wrap="gzip")
+    with mounted(command, path, tmp_path / "mnt") as at:
+        assert (at / "f").read_bytes() == DATA
+        assert (at / first).exists() == (not is_image)
+    unpacked = [name for name in kept(tmp_path, "archives") if name.endswith(".tar")]
+    assert bool(unpacked) == (is_image or first.startswith("blobs"))
+    done = command(path, tmp_path / "mnt", "-o", "unpack=never", check=False)
+    if is_image:
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert f"{path}: a gzip archive of images cannot be read in place" in done.stderr
+    else:
+        assert done.returncode == 0
+        command("umount", tmp_path / "mnt")
 
 
 def test_chunks_are_told_and_pruned(command: Command, tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_a_strangers_lock_keeps_nobody_out(command: Command, image: Path, tmp_pa
         with mounted(command, image, at, *options):
             (at / "new").write_text("new")
             # The lock does not let a second mount in either.
-            said = second_mount(command, image, upper, tmp_path / "wk2", tmp_path / "m2")
-            assert "in use" in said
+            error = second_mount(command, image, upper, tmp_path / "wk2", tmp_path / "m2")
+            assert "in use" in error
         assert command("diff", upper).stdout == "A /new\n"
         command("commit", upper, "x:1", "-o", f"docker-archive:{tmp_path}/out.tar")
         with mounted(command, image, at, *options, "-o", "ro"):
@@ -114,8 +114,8 @@ def test_one_upper_has_one_mount(command: Command, image: Path, tmp_path: Path) 
         run("mount", "--bind", upper, bound)
         try:
             for place in (upper, bound):
-                said = second_mount(command, image, place, tmp_path / "wk2", tmp_path / "m2")
-                assert said.count("\n") == 1 and "in use by another mount" in said
+                error = second_mount(command, image, place, tmp_path / "wk2", tmp_path / "m2")
+                assert error.count("\n") == 1 and "in use by another mount" in error
         finally:
             run("umount", bound)
         other = tmp_path / "up2"

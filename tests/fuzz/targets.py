@@ -55,7 +55,7 @@ from fusemount.registry import credentials, replies
 from fusemount.registry.challenge import parse_challenges
 from fusemount.rootfs.base import recorded_base
 from fusemount.rootfs.heldmarks import format_held, parse_held, parse_times
-from fusemount.rootfs.objects import OVERRIDE_STAT
+from fusemount.rootfs.objectmarks import OVERRIDE_STAT
 from fusemount.rootfs.upper import Upper
 from fusemount.sandbox.command import resolve_user
 from fusemount.settings import ImageOptions

@@ -78,8 +78,8 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Committed]:
     with mounted(command, image, base / "mnt") as at:
         run("bash", "-c", SCRIPT, cwd=at)
         for form, path in images.items():
-            said = command("commit", at, NAME, "-o", f"{form}:{path}").stdout
-            assert said.startswith("sha256:") and len(said) == 72
+            printed = command("commit", at, NAME, "-o", f"{form}:{path}").stdout
+            assert printed.startswith("sha256:") and len(printed) == 72
         lines = dump_directory(at)
     yield Committed(base, command, lines, images)
     run("rm", "-r", base)
@@ -126,8 +126,8 @@ def test_podman_loads(
 ) -> None:
     podman = Buildah(tmp_path_factory.mktemp("p"))  # it refuses paths of over 50 characters
     try:
-        said = podman.podman("load", "-q", "-i", committed.images[form])
-        assert said in (f"Loaded image: {where}/{NAME}" for where in PODMANS_NAMES)
+        printed = podman.podman("load", "-q", "-i", committed.images[form])
+        assert printed in (f"Loaded image: {where}/{NAME}" for where in PODMANS_NAMES)
         check(committed, Path(podman.podman("image", "mount", NAME)), but_root=True)
         podman.podman("image", "umount", NAME)
     finally:

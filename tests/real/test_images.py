@@ -59,8 +59,8 @@ def test_the_image_holds_what_it_is_made_for(real: Real) -> None:
     assert {b"var/lib/apt/lists/.wh..wh..opq", b"opt/kinds/.wh.one"} <= set(names[1])
     assert {b"usr/bin/.wh.python3", b"usr/bin/.wh.python3.11"} <= set(names[1])
     details = _listing(second, "-tv")
-    for said in (b" link to ", b"rwsr-sr-x", b"2200000/3000000", b"prw-", b"crw-"):
-        assert said in details, said
+    for text in (b" link to ", b"rwsr-sr-x", b"2200000/3000000", b"prw-", b"crw-"):
+        assert text in details, text
     tar = archivelayers.plain(second)
     for name in (b"security.capability", b"user.note", b"user.binary"):
         assert b"SCHILY.xattr." + name + b"=" in tar, name

@@ -66,14 +66,14 @@ class Kept:
     """An image in a store.
 
     reference: the name for imgmount.  saved: the archive of the store's own program.  directories:
-    the image's layers, lowest first.  said: the program's own `image inspect`.  loses_xattrs:
+    the image's layers, lowest first.  inspected: the program's own `image inspect`.  loses_xattrs:
     docker's vfs does not copy user xattrs from layer to layer."""
 
     root: Path
     reference: str
     saved: str
     directories: list[Path]
-    said: dict[str, Any]
+    inspected: dict[str, Any]
     more: dict[str, Any] = field(default_factory=dict)
     loses_xattrs: bool = False
 
@@ -115,16 +115,16 @@ def docker(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Iterat
             daemon("tag", NAME, "also:latest")
             daemon("tag", "base:1", "localhost/also:latest")
             daemon("create", "--name", "box", NAME, "/bin/sh")
-            (said,) = json.loads(daemon("image", "inspect", NAME))
+            (inspected,) = json.loads(daemon("image", "inspect", NAME))
             rows = daemon("history", "--no-trunc", "--human=false", "--format",
                           "{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}", NAME)  # fmt: skip
             reference = f"docker:[{base}/data]{NAME}"
             while_it_runs = dump(command, reference)
-        data = said["GraphDriver"]["Data"]
-        assert said["GraphDriver"]["Name"] == "overlay2"
+        data = inspected["GraphDriver"]["Data"]
+        assert inspected["GraphDriver"]["Name"] == "overlay2"
         stacked = [Path(d) for d in (data["UpperDir"], *data["LowerDir"].split(":"))]
         yield Kept(
-            base / "data", reference, f"docker-archive:{base}/saved.tar", stacked[::-1], said,
+            base / "data", reference, f"docker-archive:{base}/saved.tar", stacked[::-1], inspected,
             {"while it runs": while_it_runs, "history": rows, "app": f"{host}/team/app:2"},
         )  # fmt: skip
     finally:
@@ -137,10 +137,10 @@ def docker_vfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     try:
         with dockerd(base, "--storage-driver=vfs") as daemon:
             build(daemon, base)
-            (said,) = json.loads(daemon("image", "inspect", NAME))
+            (inspected,) = json.loads(daemon("image", "inspect", NAME))
         reference = f"docker:[{base}/data]{NAME}"
         saved = f"docker-archive:{base}/saved.tar"
-        yield Kept(base / "data", reference, saved, [], said, loses_xattrs=True)
+        yield Kept(base / "data", reference, saved, [], inspected, loses_xattrs=True)
     finally:
         shutil.rmtree(base)
 
@@ -164,16 +164,16 @@ def containers(base: Path, driver: str) -> Kept:
         with tool.container("localhost/base:1", "localhost/built:1") as box:
             tool.by_hand(box, BY_HAND)
         tool("tag", "localhost/built:1", "quay.io/team/app:2")
-        (said,) = json.loads(tool.podman("image", "inspect", "localhost/built:1"))
+        (inspected,) = json.loads(tool.podman("image", "inspect", "localhost/built:1"))
         saved = base / "saved.tar"
         tool.podman("save", "-q", "--format", "docker-archive", "-o", saved, "localhost/built:1")
-        data = said["GraphDriver"]["Data"]
+        data = inspected["GraphDriver"]["Data"]
         stacked = [data["UpperDir"], *data.get("LowerDir", "").split(":")] if data else []
     finally:
         subprocess.run(["umount", base / "root" / driver], capture_output=True, timeout=20)
     reference = f"containers-storage:{words}built:1"
     dirs = [Path(each) for each in stacked[::-1] if each]
-    return Kept(base / "root", reference, f"docker-archive:{saved}", dirs, said)
+    return Kept(base / "root", reference, f"docker-archive:{saved}", dirs, inspected)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +206,8 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
 
 
 def dump(command: Command, reference: str) -> list[bytes]:
-    said = command("dump", "--digest", reference).stdout
-    return without_layer(said.encode(errors="surrogateescape").splitlines())
+    dumped = command("dump", "--digest", reference).stdout
+    return without_layer(dumped.encode(errors="surrogateescape").splitlines())
 
 
 @contextmanager
@@ -240,9 +240,9 @@ def test_the_archive_that_their_own_program_saves(kept: Kept, command: Command) 
     assert not found, "in place (ours) and as saved (theirs):\n" + found
     text = b"\n".join(ours)
     xattrs = () if kept.loses_xattrs else (b"user.note", b"user.overlay.opaque")
-    for said in (b"security.capability", b"/here/in/f ", b"/d/new ", b"/gone/y ",
+    for line in (b"security.capability", b"/here/in/f ", b"/d/new ", b"/gone/y ",
                  b"/nested/d/low ", *xattrs):  # fmt: skip
-        assert said in text, said
+        assert line in text, line
     assert not any(gone in text for gone in (b"/d/a ", b"/gone/x ", b"/moved", b"/kind/k "))
 
 
@@ -279,31 +279,33 @@ def test_dockers_fuse_overlayfs(tmp_path_factory: pytest.TempPathFactory, comman
         shutil.rmtree(base)
 
 
-# ---- what is said -------------------------------------------------------------------------
+# ---- what inspect prints ------------------------------------------------------------------
 
 
 def test_docker_inspect_and_history(docker: Kept, command: Command) -> None:
     (ours,) = json.loads(command("inspect", docker.reference).stdout)
     for key in ("Id", "RepoTags", "RepoDigests", "RootFS", "Created", "Architecture", "Os", "Size",
                 "Author", "Comment", "DockerVersion"):  # fmt: skip
-        assert ours[key] == docker.said[key], key
+        assert ours[key] == docker.inspected[key], key
     assert len(ours["RepoDigests"]) == 1 and len(ours["RepoTags"]) == 3
-    theirs = docker.said["Config"]
+    theirs = docker.inspected["Config"]
     assert {k: ours["Config"].get(k) for k in theirs} == theirs
     rows = json.loads(command("history", "--json", docker.reference).stdout)
-    said = [f"{row['created_by']}\t{row['size']}\t{row['comment']}" for row in rows]
-    assert "\n".join(said).strip() == docker.more["history"]
+    history = [f"{row['created_by']}\t{row['size']}\t{row['comment']}" for row in rows]
+    assert "\n".join(history).strip() == docker.more["history"]
 
 
 def test_podman_inspect(podman: Kept, command: Command) -> None:
     (ours,) = json.loads(command("inspect", podman.reference).stdout)
-    assert ours["Id"] == f"sha256:{podman.said['Id']}"
+    assert ours["Id"] == f"sha256:{podman.inspected['Id']}"
     for key in ("RepoTags", "RepoDigests", "RootFS", "Created", "Architecture", "Os"):
-        theirs = podman.said[key]
+        theirs = podman.inspected[key]
         assert (sorted(ours[key]) if key == "RepoDigests" else ours[key]) == (
             sorted(theirs) if key == "RepoDigests" else theirs
         ), key
-    assert {k: ours["Config"].get(k) for k in podman.said["Config"]} == podman.said["Config"]
+    assert {k: ours["Config"].get(k) for k in podman.inspected["Config"]} == podman.inspected[
+        "Config"
+    ]
     assert len(json.loads(command("history", "--json", podman.reference).stdout)) > 1
 
 
@@ -313,8 +315,8 @@ def ident(command: Command, reference: str) -> str:
 
 
 def test_docker_names(docker: Kept, command: Command) -> None:
-    store, own = f"docker:[{docker.root}]", docker.said["Id"]
-    digest = docker.said["RepoDigests"][0]
+    store, own = f"docker:[{docker.root}]", docker.inspected["Id"]
+    digest = docker.inspected["RepoDigests"][0]
     for name in (own, own[7:], own[7:19], digest, "also", "docker.io/library/built:1",
                  docker.more["app"]):  # fmt: skip
         assert ident(command, store + name) == own
@@ -327,8 +329,8 @@ def test_docker_names(docker: Kept, command: Command) -> None:
 
 
 def test_podman_names(podman: Kept, command: Command) -> None:
-    store, own = podman.reference.removesuffix("built:1"), podman.said["Id"]
-    for name in (own, own[:12], f"@{own}", f"built@{own}", podman.said["RepoDigests"][0],
+    store, own = podman.reference.removesuffix("built:1"), podman.inspected["Id"]
+    for name in (own, own[:12], f"@{own}", f"built@{own}", podman.inspected["RepoDigests"][0],
                  "quay.io/team/app:2"):  # fmt: skip
         assert ident(command, store + name) == f"sha256:{own}"
     done = command("inspect", f"{store}nope", check=False)
@@ -350,7 +352,7 @@ def test_copy(kept: Kept, command: Command, tmp_path: Path) -> None:
     for copied in ("copied:1", f"{tmp_path}/copy.tar"):
         (image,) = json.loads(command("inspect", copied).stdout)
         assert image["Id"] == ident(command, kept.reference)
-        assert image["RootFS"] == kept.said["RootFS"] and image["RepoTags"] == ["copied:1"]
+        assert image["RootFS"] == kept.inspected["RootFS"] and image["RepoTags"] == ["copied:1"]
         assert not differences(dump(command, copied), dump(command, kept.saved))
     done = command("copy", "copied:1", "docker:copied:1", check=False)
     assert done.returncode == 2 and "never written" in done.stderr
@@ -370,7 +372,7 @@ def test_diff_and_commit(kept: Kept, command: Command, tmp_path: Path, form: str
     base = ("--base", kept.reference) if form == "oci-archive" else ()
     command("commit", *base, tmp_path / "upper", "new:1", "-o", f"{form}:{new}")
     (image,) = json.loads(command("inspect", new).stdout)
-    assert image["RootFS"]["Layers"][:-1] == kept.said["RootFS"]["Layers"]
+    assert image["RootFS"]["Layers"][:-1] == kept.inspected["RootFS"]["Layers"]
     after = dump(command, str(new))
     if kept.loses_xattrs:  # in the trees of vfs, not in the layers
         after = without_xattrs(after)

@@ -84,14 +84,14 @@ def shown(store: Store, text: str) -> list[bytes]:
 
 
 def docker_says(peers: Peers, image: str) -> dict[str, Any]:
-    (said,) = json.loads(peers.docker("image", "inspect", image))
-    found: dict[str, Any] = said
+    (inspected,) = json.loads(peers.docker("image", "inspect", image))
+    found: dict[str, Any] = inspected
     return found
 
 
 def podman_says(peers: Peers, image: str) -> dict[str, Any]:
-    (said,) = json.loads(peers.podman("image", "inspect", image))
-    found: dict[str, Any] = said
+    (inspected,) = json.loads(peers.podman("image", "inspect", image))
+    found: dict[str, Any] = inspected
     return found
 
 
@@ -100,10 +100,10 @@ def test_what_docker_pushed(peers: Peers, store: Store, tmp_path: Path) -> None:
     peers.docker("tag", "mine:1", name)
     peers.docker("push", "-q", name)
     image = pulled(store, name).pulled.image
-    said = docker_says(peers, name)
-    assert image.image_id == said["Id"]
-    assert [row.diff_id for row in image.summary.layers] == said["RootFS"]["Layers"]
-    assert list(image.repo_digests) == [d for d in said["RepoDigests"] if peers.host in d]
+    inspected = docker_says(peers, name)
+    assert image.image_id == inspected["Id"]
+    assert [row.diff_id for row in image.summary.layers] == inspected["RootFS"]["Layers"]
+    assert list(image.repo_digests) == [d for d in inspected["RepoDigests"] if peers.host in d]
     with mounted(Command(tmp_path / "dirs"), Path(name), tmp_path / "m", "--read-only") as at:
         found = differences(dump_directory(at), without_layer(peers.lines))
         assert not found, "mounted (ours) and the archive (theirs):\n" + found
@@ -119,12 +119,12 @@ def test_what_podman_pushed(peers: Peers, store: Store, form: str) -> None:
     peers.podman("push", "-q", "--tls-verify=false", "--format", form, "--digestfile", digests,
                  ident, name)  # fmt: skip
     image = pulled(store, name).pulled.image
-    said = podman_says(peers, ident)
+    inspected = podman_says(peers, ident)
     own = image.summary.original or image.digest  # a docker manifest is kept in OCI's form too
     assert own == digests.read_text()
-    assert [row.diff_id for row in image.summary.layers] == said["RootFS"]["Layers"]
+    assert [row.diff_id for row in image.summary.layers] == inspected["RootFS"]["Layers"]
     if form == "v2s2":
-        assert image.image_id == "sha256:" + said["Id"]
+        assert image.image_id == "sha256:" + inspected["Id"]
     assert shown(store, name) == peers.lines
     clean(store, images=1)
 
@@ -172,9 +172,9 @@ def test_a_digest_beside_a_tag(peers: Peers, store: Store) -> None:
                     compress="gzip", config={"author": "pinned"})]))  # fmt: skip
     peers.docker("pull", "-q", f"{name}:1@{digest}")
     image = pulled(store, f"{name}:1@{digest}").pulled.image
-    said = docker_says(peers, f"{name}@{digest}")
-    assert [str(n) for n in image.names] == said["RepoTags"] == []
-    assert list(image.repo_digests) == said["RepoDigests"] == [f"{name}@{digest}"]
+    inspected = docker_says(peers, f"{name}@{digest}")
+    assert [str(n) for n in image.names] == inspected["RepoTags"] == []
+    assert list(image.repo_digests) == inspected["RepoDigests"] == [f"{name}@{digest}"]
     peers.docker("rmi", f"{name}@{digest}")
 
 
@@ -192,7 +192,7 @@ def test_import(peers: Peers, tmp_path: Path, how: str) -> None:
     tar.write_bytes(layers()[0])
     changes = [word for line in CHANGES for word in ("--change", line)]
     peers.docker("import", *changes, "-m", "why", tar, "imported:1")
-    said = docker_says(peers, "imported:1")
+    inspected = docker_says(peers, "imported:1")
     given = tar
     if how not in ("file", "stdin"):
         run(how, "-k", tar)
@@ -208,12 +208,12 @@ def test_import(peers: Peers, tmp_path: Path, how: str) -> None:
     store = Store(tmp_path / "dirs/root")
     image = store.find("imported:1")
     assert made.strip() == image.image_id
-    assert [row.diff_id for row in image.summary.layers] == said["RootFS"]["Layers"]
+    assert [row.diff_id for row in image.summary.layers] == inspected["RootFS"]["Layers"]
     config = json.loads(store.layout.blob(image.image_id).read_bytes())
-    theirs = {k: v for k, v in said["Config"].items() if v and k not in ("Image", "Hostname")}
+    theirs = {k: v for k, v in inspected["Config"].items() if v and k not in ("Image", "Hostname")}
     assert config["config"] == theirs
-    assert config["history"][0]["comment"] == said["Comment"] == "why"
-    assert (config["os"], config["architecture"]) == (said["Os"], said["Architecture"])
+    assert config["history"][0]["comment"] == inspected["Comment"] == "why"
+    assert (config["os"], config["architecture"]) == (inspected["Os"], inspected["Architecture"])
     peers.docker("save", "-o", tmp_path / "saved.tar", "imported:1")
     peers.docker("rmi", "imported:1")
     assert shown(store, "imported:1") == dumped(f"docker-archive:{tmp_path}/saved.tar", tmp_path)

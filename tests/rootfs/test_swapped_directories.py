@@ -21,7 +21,7 @@ from fusemount.errors import UpperError
 from fusemount.rootfs import reading
 from fusemount.rootfs import view as views
 from fusemount.rootfs.loaded import Loaded
-from fusemount.rootfs.objects import TIMES
+from fusemount.rootfs.objectmarks import TIMES
 from fusemount.rootfs.request import Caller
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.view import RootFs

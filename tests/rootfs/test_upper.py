@@ -13,7 +13,8 @@ from tarwriter import TarWriter
 
 from fusemount.errors import UpperError
 from fusemount.rootfs import AttrChange, Caller
-from fusemount.rootfs.objects import OVERRIDE_STAT, Owner
+from fusemount.rootfs.objectmarks import OVERRIDE_STAT
+from fusemount.rootfs.objects import Owner
 from fusemount.rootfs.removal import remove_tree
 from fusemount.rootfs.treetext import dump_lines
 from fusemount.rootfs.upper import Upper

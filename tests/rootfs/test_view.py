@@ -12,7 +12,7 @@ from layers import rootfs_of
 from tarwriter import TarWriter
 
 from fusemount.rootfs import AttrChange, Caller
-from fusemount.rootfs.objects import ACL_ACCESS, ACL_DEFAULT, OVERRIDE_STAT
+from fusemount.rootfs.objectmarks import ACL_ACCESS, ACL_DEFAULT, OVERRIDE_STAT
 from fusemount.rootfs.upper import Upper
 from fusemount.rootfs.view import kept_descriptors
 

@@ -371,7 +371,7 @@ def test_only_bytes_that_are_there_count(
     (tmp_path / "a.tar").write_bytes(archive.stdout)
     for place in ["layout", "a.tar"][: 1 if lie == "holes" else 2]:
         assert main(["load", str(tmp_path / place)]) == MalformedImage.exit_code
-        said = capsys.readouterr().err
-        assert re.search(r"unpacks to more than (1 MiB|[1-9]\d{6} bytes) and 1,000 times", said), (
-            said
+        error = capsys.readouterr().err
+        assert re.search(r"unpacks to more than (1 MiB|[1-9]\d{6} bytes) and 1,000 times", error), (
+            error
         )

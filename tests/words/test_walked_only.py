@@ -52,7 +52,9 @@ FUNCTIONS = {
     "sources/medium.py": {"_open": READ, "find": READ},
     "sources/opening.py": {
         **dict.fromkeys(("_from_directory", "open_image", "open_medium", "path_exists"), READ),
-        "_unwrapped": OWN,
+    },
+    "sources/outer.py": {
+        "unwrapped": OWN,
     },
     "sources/storages.py": {"_docker_root": READ, "_read": READ},
     "sources/stored.py": {"open_stored": OWN},
