@@ -162,6 +162,7 @@ class Packed:
     def note_used(self, now: int, /) -> None: ...  # seconds since 1970
     def log_to(self, fd: int, /) -> None: ...  # lines about errors; -1: nowhere
     def tell(self, fd: int, /) -> None: ...  # an eventfd, for each 64 MiB kept; -1: none
+    def failed(self) -> int: ...  # errno if the last chunk could not be kept; once, then 0
     def counts(self) -> dict[str, int]: ...
     @property
     def size(self) -> int: ...

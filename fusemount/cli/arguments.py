@@ -115,6 +115,20 @@ def size_of(text: str) -> int | None:
     return size if size < UNLIMITED.size else None
 
 
+def add_cache_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache-size", metavar="SIZE", default="",
+                        help="of what compressed layers were decompressed to (default: a tenth of "
+                             "the disk, at most 10G)")  # fmt: skip
+
+
+def cache_size_of(word: str, value: str) -> int:
+    """The bytes.  word: what was written, for the error."""
+    size = size_of(value)
+    if size is None:
+        raise UsageError(f"{word}: expected a size, like 2G")
+    return size
+
+
 def add_changed(parser: argparse.ArgumentParser) -> None:
     """The arguments of verbs that read a mount or an upper: diff, commit, export."""
     parser.add_argument("path", metavar="MOUNTPOINT|UPPER", type=Path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fusemount.cli.arguments import (
     IMAGE_HELP,
     Parser,
+    add_cache_size,
     add_image_flags,
     reference_of,
 )
@@ -49,9 +50,7 @@ def parser() -> Parser:
                    help="with --rebase: say what it drops, and mount nothing")  # fmt: skip
     p.add_argument("--keep", action="store_true", help="keep changes made without --upper")
     p.add_argument("--read-only", action="store_true")
-    p.add_argument("--cache-size", metavar="SIZE", default="",
-                   help="of what compressed layers were decompressed to (default: a tenth of the "
-                        "disk, at most 10G)")  # fmt: skip
+    add_cache_size(p)
     p.add_argument("--log", metavar="FILE", type=Path, help="instead of the journal")
     return p
 

@@ -185,7 +185,9 @@ def take(words: Words, word: str) -> bool:
             raise UsageError(f"-o {key}=: bad value {value!r}: one of {', '.join(choices)}")
         setattr(words, name, choices[value])
     elif key == "cache-size" and value:
-        words.cache_size = _cache_size(word, value)
+        from fusemount.cli.arguments import cache_size_of
+
+        words.cache_size = cache_size_of(f"-o {word}", value)
     elif key == "threads":
         words.threads = _threads(value)
     elif equals and key in (*_VALUES, "fsname", "subtype"):
@@ -193,15 +195,6 @@ def take(words: Words, word: str) -> bool:
     else:
         return False
     return True
-
-
-def _cache_size(word: str, value: str) -> int:
-    from fusemount.cli.arguments import size_of
-
-    size = size_of(value)
-    if size is None:
-        raise UsageError(f"-o {word}: expected a size, like 2G")
-    return size
 
 
 def _threads(value: str) -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from fusemount.cli.arguments import (
     Parser,
+    add_cache_size,
     add_image_flags,
+    cache_size_of,
     follows_symlink_parents,
     image_options_of,
     reference_of,
@@ -21,7 +23,7 @@ from fusemount.errors import UsageError
 _WITH_VALUE = frozenset(
     ("-v", "--volume", "-e", "--env", "-w", "--workdir", "-u", "--user", "--hostname",
      "--entrypoint", "--upper", "--work", "--platform", "--max-unpacked", "--log",
-     "--symlink-parents", "--override-stat")
+     "--symlink-parents", "--override-stat", "--cache-size")
 )  # fmt: skip
 
 
@@ -49,6 +51,7 @@ def parser() -> Parser:
     p.add_argument("--work", metavar="DIR", type=Path)
     p.add_argument("--symlink-parents", choices=("follow", "replace"))
     p.add_argument("--log", metavar="FILE", type=Path)
+    add_cache_size(p)
     add_image_flags(p)
     return p
 
@@ -84,6 +87,7 @@ def run(argv: list[str]) -> int:
     from fusemount.sandbox.run import run_image
     from fusemount.settings import MountOptions
 
+    size = args.cache_size
     return run_image(
         reference_of(rest[0]),
         image_options_of(args),
@@ -92,6 +96,7 @@ def run(argv: list[str]) -> int:
             work=args.work.absolute() if args.work else None,
             follow_symlink_parents=follows_symlink_parents(args),
             log=args.log.absolute() if args.log else None,
+            cache_size=cache_size_of(f"--cache-size {size}", size) if size else None,
         ),
         RunOptions(
             arguments=tuple(rest[1:]),

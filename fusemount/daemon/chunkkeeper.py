@@ -1,11 +1,14 @@
 """Law: keeps the chunk cache within its size while a mount is served.
 
-The core tells by an eventfd that it has kept another 64 MiB.  Then the chunks that were read are
-marked as used, and those of all mounts that were not used for the longest time are removed.
+The core tells by an eventfd that it has kept another 64 MiB, or that the cache is full.  Then the
+chunks that were read are marked as used, and those of all mounts that were not used for the longest
+time are removed.  A mount that only reads what is kept already marks it each NOTE_SECONDS and at
+its end, so that the keepers of other mounts leave these chunks.  A read itself writes nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +18,9 @@ from pathlib import Path
 from fusemount._native import Packed, stop_decoding_ahead
 from fusemount.daemon.log import LOGGER
 from fusemount.dataclass import dataclass
-from fusemount.layer.chunkcache import evict
+from fusemount.layer.chunkcache import evict, size
+
+NOTE_SECONDS = 300  # a chunk counts as used at most so much earlier than it was
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,28 @@ class ChunkKeeper:
         import trio
 
         while True:
-            await trio.lowlevel.wait_readable(self.event)
+            with trio.move_on_after(NOTE_SECONDS) as waiting:
+                await trio.lowlevel.wait_readable(self.event)
+            if waiting.cancelled_caught:
+                await trio.to_thread.run_sync(self.note)
+                continue
             os.eventfd_read(self.event)
             await trio.to_thread.run_sync(self._keep)
 
-    def _keep(self) -> None:
+    def note(self) -> None:
+        """Writes into the cache when chunks were read."""
         now = int(time.time())
         for packed in self.packed:
             packed.note_used(now)
+
+    def _keep(self) -> None:
+        self.note()
+        limit = self.limit
         try:
-            freed = evict(self.directory, self.limit)
+            if errno.EDQUOT in [packed.failed() for packed in self.packed]:
+                full = size(self.directory)  # a quota, of which statvfs(2) tells nothing
+                limit = full - 1 if limit is None else min(limit, full - 1)
+            freed = evict(self.directory, limit)
         except OSError as error:
             LOGGER.warning("%s: %s", self.directory, error.strerror)
         else:
@@ -62,7 +79,9 @@ def keeping(
     try:
         for each in packed:
             each.tell(event)
-        yield ChunkKeeper(packed, directory, limit, event)
+        keeper = ChunkKeeper(packed, directory, limit, event)
+        yield keeper
+        keeper.note()
     finally:
         for each in packed:
             each.tell(-1)

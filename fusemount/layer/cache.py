@@ -31,6 +31,7 @@ another user.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -188,6 +189,9 @@ class Cache:
         if sidecar is not None:
             whole = open_file(sidecar)
             try:
+                # It is believed later by its size and times: with holes after a power cut, all that
+                # it is to give would be EIO from then on.
+                os.fsync(whole)
                 with translated(path, full=f"the cache at {path}"):
                     os.rename(sidecar, path.with_suffix(".zst"))
                 self.record_tar(path.with_suffix(".zst"), whole)
@@ -212,11 +216,17 @@ class Cache:
         path = self.chunks
         try:
             os.close(own_directory(self.root, mode=0o700))
-            fd = own_directory(path, mode=0o700)
+            directory = ChunkDirectory(own_directory(path, mode=0o700))
         except OSError as error:
             _log_unkept(path, error)
             return None
-        return ChunkDirectory(fd)
+        try:
+            os.close(os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o600, dir_fd=directory.fileno()))
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                _log_unkept(path, error)
+                return None
+        return directory
 
     def chunks_name(self, diff_id: str) -> str:
         """The name of a tar's file of chunks in that directory."""

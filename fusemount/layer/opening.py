@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -103,6 +103,7 @@ class _Opener:
         self._never = options.unpacking is Unpacking.NEVER
         self._directory: ChunkDirectory | None = None
         self._tried = False  # to open it
+        self._said = False  # that the cache takes nothing
         self._chunks = chunks  # the caller's own: chunks are never shared between users
         self._budget = budget
         self._cache = cache
@@ -305,9 +306,19 @@ class _Opener:
             # refused again.
             points = self._cache.points_path(facts.digest)
             self._budget.made += [points, points.with_suffix(".zst")]
-            with suppress(ImgmountError):  # then the next mount reads it all again
+            with self._kept_if_possible():
                 self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
         return facts, passed.access, passed.index, sidecar
+
+    @contextmanager
+    def _kept_if_possible(self) -> Iterator[None]:
+        """A cache that takes nothing costs only time, which the log says once."""
+        try:
+            yield
+        except ImgmountError as error:
+            if not self._said:
+                self._said = True
+                _LOG.warning("%s: the next mount reads the layers again", error)
 
     def _open_tar(self, facts: Facts) -> int:
         return self._cache.open_tar(self._cache.layer_path(facts.diff_id), facts.archive_size)
@@ -334,7 +345,7 @@ class _Opener:
         def build(tar: Tar) -> LayerIndex:
             kept_at = self._cache.index_path(name, key if diff_id else lasting(tar.fd, key))
             index = scan_tar(tar, description)
-            with suppress(ImgmountError):  # without the cache the next mount only takes longer
+            with self._kept_if_possible():
                 self._cache.keep_index(kept_at, index)
             return index
 
@@ -356,7 +367,7 @@ class _Opener:
         if identity(blob.fd, blob.offset, blob.size) != key:
             raise ImgmountError(f"{blob.description}: changed while it was read")
         self._facts[key] = facts
-        with suppress(ImgmountError):
+        with self._kept_if_possible():
             self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
             self._cache.keep_facts(name, facts)
 

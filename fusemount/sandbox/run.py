@@ -61,7 +61,7 @@ def run_image(
 ) -> int:
     """Returns the exit status for the shell. Raises any ImgmountError before the command starts.
 
-    mount_options: upper, work, log and symlink parents count; the others are set here.
+    mount_options: upper, work, log, cache size and symlink parents count; the others are set here.
     """
     from fusemount.rootfs.placeholder import add_placeholders
 

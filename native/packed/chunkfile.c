@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* preadv2, fallocate, F_OFD_SETLK */
+#define _GNU_SOURCE /* preadv2, fallocate, F_OFD_SETLK, sync_file_range */
 #include "packed/chunkfile.h"
 
 #include <errno.h>
@@ -22,6 +22,7 @@ int img_chunkfile_init(img_chunkfile *file, int directory, const char *name, uin
     *file = (img_chunkfile){.directory = directory, .tar_bytes = tar_bytes, .n = n};
     atomic_init(&file->fd, directory < 0 ? -1 : IMG_CHUNKFILE_UNTRIED);
     pthread_mutex_init(&file->filling, NULL);
+    pthread_mutex_init(&file->asking, NULL);
     (void)snprintf(file->name, sizeof file->name, "%s", name);
     file->digests = malloc(n * IMG_DIGEST + 1);
     file->known = calloc(n + 1, sizeof *file->known);
@@ -46,6 +47,19 @@ void img_chunkfile_close(img_chunkfile *file) {
     free(file->known);
     free(file->used);
     pthread_mutex_destroy(&file->filling);
+    pthread_mutex_destroy(&file->asking);
+}
+
+static void note_failed(img_chunkfile *file, int error) {
+    error = error ? error : EIO; /* a short read or write sets none */
+    atomic_store(&file->failed, error);
+    atomic_store(&file->unsaid, error);
+}
+
+int img_chunkfile_failed(img_chunkfile *file) {
+    return atomic_load_explicit(&file->unsaid, memory_order_relaxed)
+               ? atomic_exchange(&file->unsaid, 0)
+               : 0;
 }
 
 static off_t state_at(uint64_t n, uint64_t chunk) {
@@ -80,9 +94,9 @@ bool img_chunkfile_keeps(img_chunkfile *file) {
         fd = atomic_load(&file->fd);
         if (fd == IMG_CHUNKFILE_UNTRIED) {
             fd = open_it(file);
-            if (fd < 0)
-                atomic_store(&file->failed, errno);
             bool later = fd < 0 && (errno == EMFILE || errno == ENFILE);
+            if (fd < 0)
+                note_failed(file, errno);
             if (!later)
                 atomic_store(&file->fd, fd);
         }
@@ -143,10 +157,29 @@ static bool read_now(int fd, void *buffer, size_t size, uint64_t at) {
     return preadv2(fd, &iov, 1, (off_t)at, RWF_NOWAIT) == (ssize_t)size;
 }
 
+/* True if the kernel could not write to the disk what a process has kept, since it was asked last;
+ * then nothing is known any more, and what is read next comes from the disk. */
+static bool has_lost(img_chunkfile *file) {
+    const off_t behind = (off_t)1 << 62; /* no page is there to wait for */
+    (void)pthread_mutex_lock(&file->asking);
+    bool lost = sync_file_range(file->fd, behind, 1, SYNC_FILE_RANGE_WAIT_BEFORE) < 0 &&
+                (errno == EIO || errno == ENOSPC || errno == EDQUOT);
+    if (lost) {
+        note_failed(file, errno);
+        atomic_fetch_add(&file->losses, 1);
+        for (uint64_t i = 0; i < file->n; i++)
+            atomic_store(&file->known[i], 0);
+        (void)posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
+    (void)pthread_mutex_unlock(&file->asking);
+    return lost;
+}
+
 ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void *buffer,
                            size_t size, bool now) {
     uint32_t known = atomic_load_explicit(&file->known[chunk], memory_order_acquire);
     uint64_t offset = chunk * IMG_CHUNK_BYTES + at;
+    unsigned losses = atomic_load(&file->losses);
     img_chunk_state state;
     if (!known || !(now ? read_now : read_all)(file->fd, buffer, size, offset))
         return -EAGAIN;
@@ -156,6 +189,8 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
         atomic_store(&file->known[chunk], 0);
         return -EAGAIN;
     }
+    if (has_lost(file) || atomic_load(&file->losses) != losses)
+        return -EAGAIN;
     atomic_store_explicit(&file->used[chunk], 1, memory_order_relaxed);
     return (ssize_t)size;
 }
@@ -208,9 +243,12 @@ static void locked(img_chunkfile *file, uint64_t chunk,
                    void change(img_chunkfile *file, uint64_t chunk, const void *data),
                    const void *data) {
     (void)pthread_mutex_lock(&file->filling);
-    if (lock_state(file->fd, state_at(file->n, chunk), F_RDLCK) == 0) {
+    int result = lock_state(file->fd, state_at(file->n, chunk), F_RDLCK);
+    if (result == 0) {
         change(file, chunk, data);
         (void)lock_state(file->fd, state_at(file->n, chunk), F_UNLCK);
+    } else if (result != -EAGAIN && result != -EACCES) { /* a file system without locks */
+        note_failed(file, -result);
     }
     (void)pthread_mutex_unlock(&file->filling);
 }
@@ -241,19 +279,23 @@ static bool has_room(int fd, size_t size) {
 static void fill(img_chunkfile *file, uint64_t chunk, const void *data) {
     img_chunk_state state;
     if (!has_room(file->fd, img_chunkfile_size(file, chunk))) {
-        atomic_store(&file->failed, ENOSPC);
+        note_failed(file, ENOSPC);
         return;
     }
+    errno = 0;
     if (!read_state(file->fd, state_at(file->n, chunk), &state) || !put_chunk(file, chunk, data)) {
-        atomic_store(&file->failed, errno);
+        note_failed(file, errno);
         return;
     }
     /* After a truncation all generations are 0; a random one tells this life from that before. */
     if (!state.used && !state.generation)
         state.generation = fresh_generation();
     state.used = now_seconds();
-    if (!write_state(file->fd, state_at(file->n, chunk), &state))
+    if (!write_state(file->fd, state_at(file->n, chunk), &state)) {
+        note_failed(file, errno);
         return;
+    }
+    atomic_store(&file->failed, 0);
     atomic_store_explicit(&file->known[chunk], state.generation + 1, memory_order_release);
     atomic_fetch_add(&file->filled, img_chunkfile_size(file, chunk));
 }

@@ -20,6 +20,10 @@
  * of the chunk's state; a punch uses a description of its own.  The threads of one process share a
  * description, so one of them would drop the lock of another: `filling` lets one at a time lock.
  *
+ * What was written is in the page cache first.  If the kernel cannot write it to the disk later
+ * (EIO, ENOSPC), the page can go, and zeros or older bytes come back.  So each read asks for such
+ * an error after it has copied the data, and then nothing in the file is known any more.
+ *
  * The file is opened, and made if need be, when a chunk is first looked for: an image may have
  * hundreds of layers of which few are read.
  *
@@ -59,7 +63,10 @@ typedef struct img_chunkfile {
     _Atomic uint32_t *known; /* generation + 1 at which this process hashed the chunk; 0: not yet */
     _Atomic uint8_t *used;   /* 1: read since the last img_chunkfile_note_used */
     atomic_ullong filled;    /* bytes that this process has written */
-    atomic_int failed;       /* errno of the last open or write that failed */
+    atomic_int failed;       /* errno of the last open or write; 0: it was done */
+    atomic_int unsaid; /* errno of what failed since img_chunkfile_failed was called; 0: nothing */
+    pthread_mutex_t asking; /* whether the kernel has lost what was written */
+    atomic_uint losses;     /* how often it has */
 } img_chunkfile;
 
 static inline uint64_t img_chunks_of(uint64_t tar_bytes) {
@@ -92,8 +99,13 @@ ssize_t img_chunkfile_read(img_chunkfile *file, uint64_t chunk, size_t at, void 
 bool img_chunkfile_load(img_chunkfile *file, uint64_t chunk, void *buffer);
 
 /* Keeps a chunk, whose digest the caller has compared.  The bytes that are kept; 0: it cannot be
- * kept, for instance because the last of the disk stays free (ENOSPC in `failed`). */
+ * kept, for instance because the last of the disk stays free (ENOSPC in `failed`), or just now
+ * because it is being punched. */
 size_t img_chunkfile_fill(img_chunkfile *file, uint64_t chunk, const void *data);
+
+/* errno of an open, a write, or a write to the disk behind it, that failed since the last call; 0:
+ * none. */
+int img_chunkfile_failed(img_chunkfile *file);
 
 /* Writes the time of use of the chunks that were read since the last call. */
 void img_chunkfile_note_used(img_chunkfile *file, uint32_t now);

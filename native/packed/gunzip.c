@@ -13,6 +13,9 @@ _Static_assert(IMG_GZIP_WINDOW == ISAL_DEF_HIST_SIZE,
 
 #define FORMAT 1u /* of a state */
 enum { TRAILER = 8, MAGIC = 2, PENDING_MAX = 1024 };
+/* RFC 1952, 2.3.1.2: reserved flags "must be zero", and else it is an error.  The code of this
+ * error is none of ISA-L's. */
+enum { RESERVED = 0xe0, RESERVED_SET = -100 };
 
 /* Where in the stream the decoder is. */
 enum place {
@@ -72,12 +75,15 @@ static int damaged(img_error *err, int code) {
                        : code == ISAL_INVALID_LOOKBACK ? "a distance too far back"
                        : code == ISAL_INCORRECT_CHECKSUM
                            ? "another CRC or length than its trailer says"
-                           : "an invalid header";
+                       : code == RESERVED_SET ? "reserved flags in a header"
+                                              : "an invalid header";
     return img_fail(err, EBADMSG, "gzip stream is damaged (%s)", what);
 }
 
 static int read_header(img_gunzip *gunzip) {
     int code = isal_read_gzip_header(&gunzip->isal, &gunzip->header);
+    if (code == ISAL_DECOMP_OK && gunzip->header.flags & RESERVED)
+        return RESERVED_SET;
     if (code == ISAL_DECOMP_OK)
         gunzip->place = MEMBER;
     return code;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -16,7 +17,8 @@ enum {
     SPANS_AHEAD = 3, /* how many access points a reader in order has decoded ahead */
     JOBS = 64,       /* of all layers that wait for a thread; more are dropped */
     THREADS_MAX = 4,
-    ATTEMPTS = 3 /* to find a chunk that another thread has decoded meanwhile */
+    SAY_SECONDS = 3600, /* between two lines in the log that a cache takes nothing */
+    ATTEMPTS = 3        /* to find a chunk that another thread has decoded meanwhile */
 };
 
 /* A reader in order: the chunk that it wants next, and up to where is decoded ahead. */
@@ -115,6 +117,46 @@ static int wrong(img_packed *packed, uint64_t chunk, const char *why) {
 
 static atomic_ullong all_kept; /* bytes, by all layers of the process */
 
+static atomic_llong last_full; /* CLOCK_MONOTONIC seconds: when the keeper was told to make room */
+
+static long long seconds_now(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + 1; /* never 0 */
+}
+
+/* True at most once in `seconds`, of all threads. */
+static bool is_time(atomic_llong *last, long long seconds) {
+    long long before = atomic_load(last), now = seconds_now();
+    return (!before || now - before >= seconds) &&
+           atomic_compare_exchange_strong(last, &before, now);
+}
+
+/* The path of a directory that is open; "the chunk cache" without /proc. */
+static const char *path_of(int directory, char *path, size_t size) {
+    char link[64];
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+    ssize_t n = readlink(link, path, size - 1);
+    if (n <= 0)
+        return "the chunk cache";
+    path[n] = 0;
+    for (char *at = path; *at; at++)
+        if ((unsigned char)*at < ' ')
+            *at = '?'; /* an error is one line */
+    return path;
+}
+
+/* Says that the cache takes nothing: one line of each cause, of all layers. */
+static void say_unkept(img_packed *packed) {
+    static atomic_llong said[256]; /* of each errno: when */
+    char path[4096];
+    int error = img_chunkfile_failed(&packed->chunks), fd = atomic_load(&packed->log_fd);
+    if (!error || fd < 0 || !is_time(&said[error & 255], SAY_SECONDS))
+        return;
+    (void)dprintf(fd, "%s: %s: what is decompressed cannot be kept, so reading takes longer\n",
+                  path_of(packed->chunks.directory, path, sizeof path), strerror(error));
+}
+
 /* Without a keeper (daemon/chunkkeeper.py), of each layer no more is kept than a keeper lets come
  * at once.
  */
@@ -126,7 +168,7 @@ static void keep(img_packed *packed, uint64_t chunk, const void *data) {
     unsigned long long bytes = img_chunkfile_fill(&packed->chunks, chunk, data);
     unsigned long long before = atomic_fetch_add(&all_kept, bytes);
     int failed = atomic_load(&packed->chunks.failed);
-    bool full = !bytes && (failed == ENOSPC || failed == EDQUOT); /* room is made then */
+    bool full = !bytes && (failed == ENOSPC || failed == EDQUOT) && is_time(&last_full, 1);
     if (event_fd >= 0 && (full || before / IMG_PACKED_TELL != (before + bytes) / IMG_PACKED_TELL))
         (void)!write(event_fd, &one, sizeof one);
 }
@@ -202,14 +244,15 @@ static int read_chunk(img_packed *packed, uint64_t chunk, size_t at, void *out, 
     for (int i = 0; result == -EAGAIN; i++) {
         if (packed->source.blob_fd < 0)
             return -EIO;
-        if (img_chunkfile_read(&packed->chunks, chunk, at, out, size, false) == (ssize_t)size)
-            return 0;
-        result = load(packed, chunk, at, out, size);
+        result = img_chunkfile_read(&packed->chunks, chunk, at, out, size, false) == (ssize_t)size
+                     ? 0
+                     : load(packed, chunk, at, out, size);
         if (result == -EAGAIN)
             result = decode(packed, chunk, chunk, at, out, size);
         if (i == ATTEMPTS && result == -EAGAIN)
             (void)sched_yield();
     }
+    say_unkept(packed);
     return result;
 }
 

@@ -577,10 +577,16 @@ static PyObject *packed_counts(PyObject *op, PyObject *ignored) {
     img_packed_counts counts = img_packed_count(packed);
     const img_chunkfile *chunks = img_packed_chunks(packed);
     (void)ignored;
-    return Py_BuildValue(
-        "{s:K,s:K,s:K,s:K,s:i}", "decoded", (unsigned long long)counts.decoded, "loaded",
-        (unsigned long long)counts.loaded, "wrong", (unsigned long long)counts.wrong, "filled",
-        (unsigned long long)atomic_load(&chunks->filled), "failed", atomic_load(&chunks->failed));
+    return Py_BuildValue("{s:K,s:K,s:K,s:K}", "decoded", (unsigned long long)counts.decoded,
+                         "loaded", (unsigned long long)counts.loaded, "wrong",
+                         (unsigned long long)counts.wrong, "filled",
+                         (unsigned long long)atomic_load(&chunks->filled));
+}
+
+static PyObject *packed_failed(PyObject *op, PyObject *ignored) {
+    img_chunkfile *chunks = img_packed_chunks(((packed_object *)op)->packed);
+    (void)ignored;
+    return PyLong_FromLong(atomic_exchange(&chunks->failed, 0));
 }
 
 static PyObject *packed_size(PyObject *op, void *closure) {
@@ -595,6 +601,8 @@ static PyMethodDef packed_methods[] = {
     {"note_used", packed_note_used, METH_O, "note_used(now): writes when chunks were read."},
     {"log_to", packed_log_to, METH_O, "log_to(fd): errors are lines there; -1: nowhere."},
     {"tell", packed_tell, METH_O, "tell(fd): an eventfd for each 64 MiB that are kept; -1: none."},
+    {"failed", packed_failed, METH_NOARGS,
+     "failed(): errno if the last chunk could not be kept, and nobody has asked since; else 0."},
     {"counts", packed_counts, METH_NOARGS, "What was decoded, kept, found wrong."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,6 @@
 /* test_packed.c: compressed layers read at any place give the bytes of their tars.  zlib and
  * libzstd make the blobs; the tar itself is the oracle. */
+#define _GNU_SOURCE /* sync_file_range */
 #include "packrig.h"
 
 #include "check.h"
@@ -15,6 +16,15 @@
 enum { TAR = 4500 * 1000 + 77 };
 
 static uint8_t *tar;
+static int lose_writes; /* errno of the next sync_file_range(2); 0: none */
+
+/* In place of libc's: as a kernel does once that could not write a page to the disk. */
+int sync_file_range(int fd, off_t offset, off_t size, unsigned flags) {
+    (void)fd, (void)offset, (void)size, (void)flags;
+    errno = lose_writes;
+    lose_writes = 0;
+    return errno ? -1 : 0;
+}
 
 /* Decodes 64 KiB from each of many places, from the point before it. */
 static void read_from_points(const pack_blob *blob, const img_points *points) {
@@ -170,6 +180,22 @@ static void test_headers_come_in_any_pieces(void) {
     free(blob.data);
 }
 
+/* gzip(1): "has flags 0x.. -- not supported", also of a later member. */
+static void test_reserved_flags_are_refused(void) {
+    pack_blob blob = pack_gzip(tar, 3000, 6, Z_DEFAULT_STRATEGY, 1500);
+    size_t second = blob.size - 1;
+    while (memcmp(blob.data + second, "\x1f\x8b\x08", 3) != 0)
+        second--;
+    for (unsigned flag = 32; flag < 256; flag *= 2)
+        for (size_t at = 0; at <= second; at += second) {
+            blob.data[at + 3] = (uint8_t)flag;
+            decode_all(&blob, IMG_GZIP, "reserved flags");
+            blob.data[at + 3] = 0;
+        }
+    decode_all(&blob, IMG_GZIP, NULL);
+    free(blob.data);
+}
+
 static void test_points_are_kept_in_a_file(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
     img_points points, again;
@@ -267,6 +293,36 @@ static void test_what_is_kept_is_not_decoded_again(void) {
     free(blob.data);
 }
 
+/* What write(2) took, and the disk did not: the error comes later, and the chunk's page may go. */
+static void test_a_chunk_that_the_disk_did_not_take(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    int directory = pack_directory(), fd = pack_reopen(directory, "chunks");
+    int log = pack_file("", 0);
+    char *out = malloc(TAR), line[5000] = "";
+    img_packed *packed = pack_open(&blob, IMG_GZIP, tar, TAR, directory);
+    img_packed_log_to(packed, log);
+    CHECK(img_packed_read(packed, 0, out, TAR) == TAR);
+    CHECK(img_packed_read_now(packed, 0, out, TAR) == TAR);
+    CHECK(pwrite(fd, "not these", 9, 100) == 9); /* what is there instead, with no other mark */
+    lose_writes = EIO;
+    CHECK(img_packed_read_now(packed, 0, out, 1000) == -EAGAIN);
+    for (int i = 0; i < 3; i++) {
+        CHECK(img_packed_read(packed, 0, out, TAR) == TAR && memcmp(out, tar, TAR) == 0);
+        lose_writes = EIO;
+    }
+    lose_writes = 0;
+    CHECK(pread(log, line, sizeof line - 1, 0) > 0);
+    char *rest = strstr(line, "/packrig-");
+    CHECK(rest && strstr(rest, strerror(EIO)) && strstr(rest, "cannot be kept"));
+    CHECK(strchr(line, '\n') == line + strlen(line) - 1); /* once */
+    img_packed_free(packed);
+    (void)close(fd);
+    (void)close(log);
+    pack_remove(directory, "chunks");
+    free(out);
+    free(blob.data);
+}
+
 static void test_another_blob_is_an_error(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
     uint8_t *other_tar = pack_tar(TAR);
@@ -305,9 +361,11 @@ int main(void) {
     test_damage_is_told();
     test_what_follows_a_gzip_stream_is_ignored();
     test_headers_come_in_any_pieces();
+    test_reserved_flags_are_refused();
     test_points_are_kept_in_a_file();
     test_any_place_is_read();
     test_what_is_kept_is_not_decoded_again();
+    test_a_chunk_that_the_disk_did_not_take();
     test_another_blob_is_an_error();
     img_packed_stop_threads();
     free(tar);

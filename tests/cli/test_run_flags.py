@@ -17,6 +17,7 @@ from fusemount.cli.run import split_command
         (["-v/a:/b", "img"], ["img"]),
         (["-e", "A=1", "-eB=2", "--env=C", "--env", "D", "img"], ["img"]),
         (["--entrypoint", "", "img"], ["img"]),
+        (["--cache-size", "2G", "img"], ["img"]),
         (["img", "--", "x"], ["img", "--", "x"]),
         (["--rm", "--", "-odd-name", "x"], ["-odd-name", "x"]),
         (["-u", "-1", "img"], ["img"]),

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from busyboximage import busybox_layers
 from imagewriter import ImageSpec, compress, docker_archive, docker_files, sha256, write_archive
 from mounted import Command, mounted
 from tarwriter import TarWriter
@@ -138,6 +139,21 @@ def test_chunks_are_told_and_pruned(command: Command, tmp_path: Path) -> None:
     assert 3 * CHUNK <= left < used["ChunksSize"]
     command("prune", "-af")
     assert [n for n in kept(tmp_path, "chunks") if n.endswith(".data")] == []
+
+
+def test_run_holds_the_chunks_to_a_size(command: Command, tmp_path: Path) -> None:
+    """Its server looks at its start; the command waits for that."""
+    image = docker_archive(tmp_path / "i.tar", [*busybox_layers(), TAR], compress="gzip")
+    with mounted(command, image, tmp_path / "mnt") as at:
+        assert (at / "f").read_bytes() == DATA
+    chunks = tmp_path / "cache" / "chunks"
+    assert (chunks / f"{HEX}.data").stat().st_blocks * 512 >= 3 * CHUNK
+    wait = f"until test $(stat -c %b /c/{HEX}.data) -lt {CHUNK // 512}; do sleep 0.05; done"
+    volume = f"{chunks}:/c:ro"
+    command("run", "--cache-size", "100K", "-v", volume, image, "sh", "-c", wait, seconds=40)
+    done = command("run", "--cache-size", "2GG", image, "true", check=False)
+    assert done.returncode == 125
+    assert done.stderr == "imgmount: --cache-size 2GG: expected a size, like 2G\n"
 
 
 def test_what_is_not_read_in_place_has_no_points(command: Command, tmp_path: Path) -> None:

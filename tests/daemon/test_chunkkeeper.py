@@ -13,7 +13,7 @@ from imagewriter import docker_archive, oci_layout
 from mounted import Command, mounted
 from tarwriter import TarWriter
 
-from fusemount._native import CHUNK, Packed
+from fusemount._native import CHUNK, Packed, stop_decoding_ahead
 from fusemount.daemon import chunkkeeper
 from fusemount.daemon.chunkkeeper import keeping
 from fusemount.layer import SilentProgress, chunkcache, open_layers
@@ -72,6 +72,40 @@ def test_it_looks_at_the_start_and_when_the_core_tells(
         assert chunkcache.size(directory) >= 10 * CHUNK
         trio.run(serve, packed)
         packed.read(0, CHUNK)  # the eventfd is closed, and nobody writes to its number
+
+
+def test_chunks_that_are_only_read_count_as_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No keeper is told of them: time alone makes it write, and the end of the mount."""
+    tar = TarWriter().file("f", os.urandom(3 * CHUNK)).tar()
+
+    def used() -> list[int]:
+        (path,) = (tmp_path / "cache" / "chunks").glob("*.data")
+        return [when for _, when in chunkcache.states(path)[:3]]
+
+    async def serve(packed: Packed) -> None:
+        with keeping([packed], tmp_path / "cache" / "chunks", LIMIT) as keeper:
+            assert keeper is not None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.keep)
+                packed.read(CHUNK, 1)
+                with trio.fail_after(20):
+                    while used()[1] == 1:
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+            packed.read(2 * CHUNK, 1)
+
+    monkeypatch.setattr(chunkkeeper, "NOTE_SECONDS", 0.05)
+    with opened(tmp_path, tar) as packed:
+        packed.read(0, 3 * CHUNK)
+        stop_decoding_ahead()  # so that nothing is kept any more
+        packed.note_used(0)
+        packed.read(0, 3 * CHUNK)
+        packed.note_used(1)  # a long time ago
+        assert used() == [1, 1, 1]
+        trio.run(serve, packed)
+        assert used()[0] == 1 and used()[1] > 10**9 and used()[2] > 10**9
 
 
 def test_a_mount_without_compressed_layers_has_no_keeper(tmp_path: Path) -> None:

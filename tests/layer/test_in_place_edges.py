@@ -74,6 +74,29 @@ def test_a_cache_that_takes_no_sidecar(
     assert not list(setting.cache.glob("points/*.zst"))
 
 
+def test_a_sidecar_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else that is kept beside a blob has checksums; of the sidecar, size and times are
+    compared, which a file with holes can have after a power cut."""
+    synced, named, rename, fsync = [], [], os.rename, os.fsync
+
+    def note_fsync(fd: int) -> None:
+        fsync(fd)
+        synced.append(os.fstat(fd).st_ino)
+
+    def note_rename(source: Path, target: Path) -> None:
+        if target.suffix == ".zst":
+            named.append(source.stat().st_ino)
+            assert synced == named
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    setting.open(blob(tmp_path / "f", zstandard.ZstdCompressor(level=1).compress(NOISE)))
+    assert len(named) == 1
+
+
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
 def test_a_lost_index_fills_no_chunk_cache(tmp_path: Path, setting: Setting, codec: str) -> None:
     made = blob(tmp_path / "f", compress(NOISE, codec))
