@@ -48,7 +48,8 @@ quick:
 	@$(MAKE) --no-print-directory -j$(JOBS) -C native/tests units
 	@scripts/test -q -n $(JOBS) $(QUICK)
 
-# Before a release: all tests three times in random order, once beside a load, and every fault.
+# Before a release: all tests three times in random order, once beside a load, mounts of compressed
+# layers, and every fault.
 long:
 	@scripts/long
 

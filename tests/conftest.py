@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from busyboximage import busybox_layers
-from imagewriter import docker_archive
+from imagewriter import UNSAID, docker_archive
 from xdist.scheduler import LoadFileScheduling
 
 from fusemount import _native
@@ -57,6 +57,18 @@ _OF_THE_LARGE_IMAGE = ("real/test_programs.py", "real/test_images.py")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in random order")
+    parser.addoption(
+        "--layers",
+        choices=("none", "gzip", "zstd"),
+        default="none",
+        help="how layers are compressed where a test does not say so",
+    )
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    UNSAID.compress = config.getoption("--layers")
+    config.addinivalue_line("markers", "long: takes more seconds than `make check` has")
 
 
 class _ByFile(LoadFileScheduling):  # type: ignore[misc]
@@ -73,6 +85,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[x for x in items if x.get_closest_marker("long")])
+        items[:] = [x for x in items if not x.get_closest_marker("long")]
     seed = config.getoption("--shuffle")
     if seed is not None:
         random.Random(seed).shuffle(items)

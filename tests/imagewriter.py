@@ -30,6 +30,16 @@ import zstandard
 from tarwriter import TarWriter
 
 
+@dataclass
+class Unsaid:
+    """compress: of layers, where the test does not say how (pytest's option --layers)."""
+
+    compress: str = "none"
+
+
+UNSAID = Unsaid()
+
+
 def compress(data: bytes, how: str) -> bytes:
     if how == "gzip":
         return gzip.compress(data, 6, mtime=0)
@@ -63,7 +73,7 @@ class ImageSpec:
     layers: Sequence[bytes]
     tags: Sequence[str] = ("test:latest",)
     config: Mapping[str, Any] = field(default_factory=dict)
-    compress: str = "none"
+    compress: str = field(default_factory=lambda: UNSAID.compress)
 
     @property
     def config_bytes(self) -> bytes:

@@ -26,7 +26,8 @@
 #define FUSE_OVERLAYFS "user.fuseoverlayfs."
 #define ESCAPED "overlay."
 #define CAPABILITY "security.capability"
-/* The name under which fusemount/rootfs/objectmarks.py stores an xattr OVERRIDE that the user set. */
+/* The name under which fusemount/rootfs/objectmarks.py stores an xattr OVERRIDE that the user set.
+ */
 #define ESCAPED_OVERRIDE "imgmount.override_stat"
 #define OVERRIDE "user.containers.override_stat"
 #define BEGUN "imgmount" /* on the root of an upper of imgmount that stores owners in OVERRIDE */

@@ -11,46 +11,21 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from random import Random
 
 import pytest
 from busyboximage import busybox_layers
 from imagewriter import compress, docker_archive
+from inplace import CODECS, MIB, chunks_of, contents, forget_pages, layers
 from mounted import Command, mounted
 from oracle import differences, dump_directory
 from tarwriter import TarWriter
 
 from fusemount.layer import chunkcache
-
-MIB = 1 << 20
-CODECS = ["gzip", "zstd"]
-
-
-@cache
-def contents() -> bytes:
-    """5 MiB, so that the zstd frame of its layer is re-framed."""
-    random = Random(3)
-    some = random.randbytes(1500)
-    return b"".join(
-        random.randbytes(1000) + bytes(9000) + some + some[::-1] for _ in range(5 * MIB // 13_000)
-    )
-
-
-@cache
-def layers() -> tuple[bytes, ...]:
-    low = TarWriter().dir("d").file("big", contents(), mode=0o644).file("d/small", b"lower")
-    low.file("gone", b"1").hardlink("d/link", "big").symlink("sym", "big")
-    low.sparse("holes", 3 * MIB, [(MIB, b"x" * 65_536), (2 * MIB + 5, b"y")])
-    for i in range(60):
-        low.file(f"d/{i}", contents()[i * 999 :][: i * 500], mtime_ns=i * 10**9)
-    top = TarWriter().dir("d").file("d/small", b"upper").whiteout("gone").file("d/new", bytes(9))
-    return low.tar(), top.tar()
 
 
 @pytest.fixture
@@ -61,17 +36,6 @@ def command(tmp_path: Path, fastpath: bool) -> Command:
 def image(tmp_path: Path, codec: str) -> Path:
     path = tmp_path / f"{codec}.tar"
     return path if path.exists() else docker_archive(path, layers(), compress=codec)
-
-
-def chunks_of(command: Command) -> Path:
-    return command.base / "cache" / "chunks"
-
-
-def forget_pages(*paths: Path) -> None:
-    """Removes the files' pages from the page cache, so that the daemon is asked again."""
-    for path in paths:
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 # ---- reading
@@ -135,32 +99,6 @@ def test_the_tree_and_the_bytes_are_those_of_plain_layers(
     assert not any((command.base / "cache" / "layers").glob("*")), "nothing was unpacked"
     sidecars = list((command.base / "cache" / "points").glob("*.zst"))
     assert len(sidecars) == (codec == "zstd")
-
-
-READER = """
-import os, random, sys
-packed, plain, seed = os.open(sys.argv[1], 0), os.open(sys.argv[2], 0), int(sys.argv[3])
-chosen, size = random.Random(seed), os.fstat(plain).st_size
-for _ in range(150):
-    at, n = chosen.randrange(size), chosen.randrange(300_000)
-    assert os.pread(packed, n, at) == os.pread(plain, n, at), (at, n)
-"""
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_many_read_while_chunks_are_removed(tmp_path: Path, command: Command, codec: str) -> None:
-    (tmp_path / "big").write_bytes(contents())
-    with mounted(command, image(tmp_path, codec), tmp_path / "m", "--cache-size", "1M") as at:
-        readers = [
-            subprocess.Popen([sys.executable, "-c", READER, at / "big", tmp_path / "big", str(i)])
-            for i in range(3)
-        ]
-        removed = 0
-        while any(reader.poll() is None for reader in readers):
-            removed += chunkcache.evict(chunks_of(command), 0)
-            forget_pages(at / "big")
-        assert [reader.returncode for reader in readers] == [0, 0, 0]
-        assert removed > 0
 
 
 def test_the_cache_is_held_to_its_size(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_signal_ends_a_merge_from_within() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        os.close(layer.fd)
+        layer.close()
     # if C ignored the signal, it would reach its limit first, which is an error
     assert caught.value.__context__ is None
     assert time.monotonic() - start < 5

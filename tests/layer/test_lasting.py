@@ -90,7 +90,7 @@ def test_a_tree_needs_no_members(tmp_path: Path) -> None:
     assert len(layer.index) == 0
     assert tree.readlink(tree.lookup(1, b"l")) == b"t"
     assert tree.read(tree.lookup(1, b"s"), 4096, 9) == b"d" * 9
-    os.close(layer.fd)
+    layer.close()
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip"])

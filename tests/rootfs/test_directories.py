@@ -178,7 +178,7 @@ def test_a_tar_below_a_directory(tmp_path: Path) -> None:
     assert view.getattr(f).mode == stat.S_IFREG | 0o711
     view.close()
     directory.close()
-    os.close(layer.fd)
+    layer.close()
 
 
 def test_a_metacopy_of_nothing(tmp_path: Path) -> None:
