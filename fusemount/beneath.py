@@ -95,6 +95,19 @@ def parent_in_root(root_fd: int, path: bytes | str) -> Iterator[tuple[int, bytes
         os.close(fd)
 
 
+def to_read(found: int) -> int:
+    """A descriptor to read the regular file that an O_PATH descriptor is of; closes that one.
+
+    Anything else is EINVAL, and is not opened: the opening of a fifo lets its writer go on, and the
+    opening of a device may start it."""
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.open(fd_path(found), os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    finally:
+        os.close(found)
+
+
 @contextmanager
 def object_at(dir_fd: int, name: bytes) -> Iterator[int]:
     """An O_PATH descriptor of the object at one name, which is not followed.
@@ -140,24 +153,44 @@ def make_file_in_root(root_fd: int, path: bytes | str, mode: int = 0o644) -> Non
 
 def _make_in_root(root_fd: int, names: list[bytes], mode: int, of_file: int | None = None) -> None:
     """mode: of directories; of_file: of the last name, if it is a file."""
-    done, followed = 0, 0
-    while done < len(names):
-        path = b"/".join(names[: done + 1])
-        file_mode = of_file if done + 1 == len(names) else None
-        flags = _DIRECTORY if file_mode is None else os.O_PATH | os.O_CLOEXEC
-        with parent_in_root(root_fd, path) as (fd, name):
+    done, followed, above = 0, 0, os.dup(root_fd)
+    try:
+        while done < len(names):
+            path = b"/".join(names[: done + 1])
+            last = of_file if done + 1 == len(names) else None
             try:
-                os.close(open_in_root(root_fd, path, flags))
+                below = _step_in_root(root_fd, above, path, last is None)
+                done += 1
             except FileNotFoundError:
-                target = _make_or_read(fd, name, mode, file_mode)
-                if target is not None:
-                    followed += 1
-                    if followed > LINKS_MAX:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
-                    before = [] if target.startswith(b"/") else names[:done]
-                    names, done = before + target.split(b"/") + names[done + 1 :], 0
+                target = _make_or_read(above, names[done], mode, last)
+                if target is None:
                     continue
-        done += 1
+                followed += 1
+                if followed > LINKS_MAX:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+                before = [] if target.startswith(b"/") else names[:done]
+                names, done = before + target.split(b"/") + names[done + 1 :], 0
+                below = os.dup(root_fd)
+            os.close(above)
+            above = below
+    finally:
+        os.close(above)
+
+
+def _step_in_root(root_fd: int, above: int, path: bytes, directory: bool) -> int:
+    """An O_PATH descriptor of path; above is the directory of its last name.
+
+    A long path is not walked from the root at each of its names, but only for a symlink or ".."."""
+    name = path.rpartition(b"/")[2]
+    if name not in (b"", b".", b".."):
+        fd = open_beneath(above, name, os.O_PATH | os.O_NOFOLLOW)
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode) or not (directory or stat.S_ISLNK(mode)):
+            return fd
+        os.close(fd)
+        if not stat.S_ISLNK(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return open_in_root(root_fd, path, os.O_CLOEXEC | (_DIRECTORY if directory else os.O_PATH))
 
 
 def _make_or_read(fd: int, name: bytes, mode: int, file_mode: int | None) -> bytes | None:

@@ -40,7 +40,14 @@ def _legible(character: str) -> str:
     UTF-8."""
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    number = ord(character)  # no codec: `run` imports nothing when it is in an image's root
+    if character in "\t\n\r":
+        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
+    return f"\\x{number:02x}" if number < 0x100 else _beyond_latin(number)
+
+
+def _beyond_latin(number: int) -> str:
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def format_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from fusemount._native import LayerIndex, Packed
+from fusemount.beneath import to_read
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, ImgmountError
@@ -43,18 +43,15 @@ class BlobFile:
         """Raises ImageNotFound: missing, or no regular file; ImgmountError: not readable."""
         if self._fd < 0:
             try:
-                # O_NONBLOCK: if the path leads to a fifo, open(2) must not hang
-                fd = self._open(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                self._fd = to_read(self._open(os.O_PATH | os.O_CLOEXEC))
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ImageNotFound(f"{self.path}: {error.strerror}") from None
             except OSError as error:
                 link = "a symlink where none may be, or a loop of them"
                 why = link if error.errno == errno.ELOOP else error.strerror
+                if error.errno == errno.EINVAL:
+                    raise ImageNotFound(f"{self.path}: {why}") from None
                 raise ImgmountError(f"{self.path}: {why}") from error
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                os.close(fd)
-                raise ImageNotFound(f"{self.path}: not a regular file")
-            self._fd = fd
         return self._fd
 
     @property

@@ -296,7 +296,8 @@ class _Opener:
             facts, passed = read_compressed(blob, compression, Sidecar(make), advance, self._budget)
             if passed.barren:
                 raise _BarrenLayer
-            if passed.access is None:  # the sidecar could not be written
+            makeshift = passed.access is None  # the sidecar could not be written
+            if makeshift:
                 _LOG.warning("%s: its frames are large, and the cache takes no smaller ones: "
                              "reading takes longer", blob.description)  # fmt: skip
                 self._budget.forget(blob.description)
@@ -315,6 +316,8 @@ class _Opener:
             # refused again.
             points = self._cache.points_path(facts.digest)
             self._budget.made += [points, points.with_suffix(".zst")]
+            if makeshift:  # the next mount may find room
+                return facts, access, passed.index, sidecar
             with self._kept_if_possible():
                 access = self._cache.keep_access(facts, access, made[0][0] if made else None)
         return facts, access, passed.index, sidecar

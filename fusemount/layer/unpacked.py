@@ -16,12 +16,11 @@ from __future__ import annotations
 import base64
 import gzip
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusemount.beneath import open_below, open_beneath
+from fusemount.beneath import open_below, open_beneath, to_read
 from fusemount.codec import PIECE
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
@@ -31,7 +30,6 @@ from fusemount.image.fields import Fields, object_of, parse_json, shown
 LINE_BYTES_MAX = 64 << 20  # one segment: a header with its xattrs and padding
 SPLIT_BYTES_MAX = 32 << 30  # all lines: some 1.5 KB a file, of 20 million files
 _FILE, _SEGMENT = 1, 2
-_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a fifo must not hang us
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class UnpackedLayer:
         """The tar in pieces. Raises MalformedImage, ImgmountError; ImageNotFound if there is no
         split."""
         try:
-            with open(open_below(self.root, self.split, _FILE_FLAGS), "rb") as packed:
+            with open(to_read(open_below(self.root, self.split, os.O_PATH)), "rb") as packed:
                 with gzip.open(packed) as lines:
                     yield from self._pieces(lines)
         except FileNotFoundError as error:
@@ -92,10 +90,13 @@ class UnpackedLayer:
         inside = os.path.normpath(b"/" + name).lstrip(b"/")
         where = f"{self.tree}/{shown(os.fsdecode(inside))}"
         with translated(where, MalformedImage):
-            fd = open_beneath(tree, inside, _FILE_FLAGS)
+            found = open_beneath(tree, inside, os.O_PATH)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise MalformedImage(f"{where}: no longer the file of {size} bytes that it was")
+            fd = to_read(found)
+        except OSError:
+            why = f"no longer the file of {size} bytes that it was"
+            raise MalformedImage(f"{where}: {why}") from None
+        try:
             while size:
                 piece = os.read(fd, min(size, PIECE))
                 if not piece:

@@ -212,4 +212,4 @@ def candidates(program: str, path: str) -> list[str]:
     """The paths that execvp(3) would try; for a name with a slash only the name itself."""
     if "/" in program:
         return [program]
-    return [os.path.join(directory or ".", program) for directory in path.split(":")]
+    return [os.path.join(each or ".", program) for each in dict.fromkeys(path.split(":"))]

@@ -23,6 +23,7 @@ from fusemount import _native
 from fusemount.beneath import make_dirs_in_root, open_in_root
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
+from fusemount.image.fields import shown
 from fusemount.layer.descriptors import give_back
 from fusemount.sandbox.command import Command, RunAs, candidates, resolve_user
 from fusemount.sandbox.newroot import Sandbox, close_from, enter
@@ -44,6 +45,8 @@ FORWARDED = frozenset(
 )
 
 _TEXT_MAX = 4 << 20  # of an image's /etc/passwd
+_PATH_MAX = 4096  # bytes; Linux has the limit for each system call
+_WORD_MAX = 1 << 17  # bytes of a word for execve(2), with its NUL (MAX_ARG_STRLEN)
 
 
 def run_init(sandbox: Sandbox, command: Command, user: str) -> NoReturn:
@@ -119,6 +122,7 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
     try:
         _make_working_dir(root, command.working_dir)  # as root, and as docker does
         environment = {"HOME": run_as.home, **command.environment}
+        _check_lengths([*command.argv, *map("=".join, environment.items())])
         candidate_paths = candidates(command.argv[0], environment.get("PATH", ""))
         paths = {name: os.path.join(command.working_dir, name) for name in candidate_paths}
         refused = {name for name, path in paths.items() if leads_through_proc(root, path)}
@@ -135,23 +139,31 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
         _say(str(error))
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        _say(f"cannot start {command.argv[0]!r}: {where}{error.strerror}")
+        _say(f"cannot start {shown(command.argv[0])!r}: {where}{error.strerror}")
     except Exception as error:  # a word with a NUL in it, which no system call takes
-        _say(f"cannot start {command.argv[0]!r}: {error}")
+        _say(f"cannot start {shown(command.argv[0])!r}: {error}")
     finally:
         os._exit(code)
 
 
+def _check_lengths(words: list[str]) -> None:
+    """Raises what execve(2) would; before a PATH of a million directories is tried."""
+    if any(len(os.fsencode(word)) >= _WORD_MAX for word in words):
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+
+
 def _make_working_dir(root: int, path: str) -> None:
+    if len(os.fsencode(path)) >= _PATH_MAX:  # chdir(2) takes no longer one
+        raise ImgmountError(f"the working directory {shown(path)!r} is too long")
     try:
         os.close(make_dirs_in_root(root, path.lstrip("/")))
     except (FileExistsError, NotADirectoryError) as error:
-        raise ImgmountError(f"the working directory {path!r} is not a directory") from error
+        raise ImgmountError(f"the working directory {shown(path)!r} is not a directory") from error
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         raise ImgmountError(
-            f"the working directory {path!r} leads through a link of /proc, or in a circle"
+            f"the working directory {shown(path)!r} leads through a link of /proc, or in a circle"
         ) from error
 
 
@@ -171,7 +183,7 @@ def _change_directory(root: int, path: str) -> None:
     except OSError:
         inside = False
     if not inside:
-        raise ImgmountError(f"the working directory {path!r} does not lie in the image")
+        raise ImgmountError(f"the working directory {shown(path)!r} does not lie in the image")
 
 
 def _become(run_as: RunAs) -> None:
@@ -203,9 +215,9 @@ def _exec(
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 why = os.strerror(error.errno or 0)
     if not why:
-        _say(f"{command.argv[0]}: command not found in the image")
+        _say(f"{shown(command.argv[0])}: command not found in the image")
         return NOT_FOUND
-    _say(f"{command.argv[0]}: cannot execute: {why}")
+    _say(f"{shown(command.argv[0])}: cannot execute: {why}")
     return NOT_EXECUTABLE
 
 

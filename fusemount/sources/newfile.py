@@ -12,6 +12,7 @@ import os
 import stat
 from contextlib import suppress
 
+from fusemount.beneath import to_read
 from fusemount.walk import open_parent
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,16 +27,13 @@ def open_directory(dir_fd: int, name: str) -> int:
 
 
 def open_file(dir_fd: int, name: str) -> int:
-    """A descriptor of a regular file, to read; a fifo or device of that name never blocks us."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    st = status(dir_fd, name)  # not only fstat: opening a device may have an effect
-    if st is not None and not stat.S_ISREG(st.st_mode):
-        raise OSError(errno.EINVAL, f"{name} is no regular file")
-    fd = os.open(name, flags, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, f"{name} is no regular file")
-    return fd
+    """A descriptor of a regular file, to read."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return to_read(found)
+    except OSError as error:
+        why = f"{name} is no regular file" if error.errno == errno.EINVAL else error.strerror
+        raise OSError(error.errno, why) from None
 
 
 def read_file(dir_fd: int, name: str, limit: int) -> bytes:

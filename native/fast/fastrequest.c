@@ -233,8 +233,8 @@ static void dispatch(fast_request *req) {
         result = op->handler(req);
         if (fast_is_full(result) && req->path->upper) {
             fast_will_wait(req->path);
-            img_upper_await_release(req->path->upper);
-            result = op->handler(req);
+            if (img_upper_await_release(req->path->upper))
+                result = op->handler(req);
         }
     }
     if (result == FAST_RELAY || result == FAST_COPY_UP_DATA || result == FAST_COPY_UP_ATTRIBUTES) {

@@ -400,7 +400,7 @@ void img_upper_let_go(img_upper *upper, int fd, img_id pinned) {
 /* ---- forgetting --------------------------------------------------------------------------- */
 
 #define LARGE_FILE (1u << 20)
-enum { AWAIT_NS = 20000000, AWAIT_MOST = 100 };
+enum { AWAIT_NS = 20000000, AWAIT_MOST = 100, AWAIT_REST = 4 };
 
 /* R. Lowers the lookup count; true when nothing keeps the node any more. */
 static bool forget_some(const img_tree *tree, uint64_t id, uint64_t count) {
@@ -458,11 +458,24 @@ void img_forget(img_tree *tree, img_upper *upper, uint64_t id, uint64_t count) {
     __atomic_fetch_sub(&upper->releasing, 1, __ATOMIC_SEQ_CST);
 }
 
-void img_upper_await_release(img_upper *upper) {
+static uint64_t monotonic_ns(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+bool img_upper_await_release(img_upper *upper) {
     struct timespec pause = {0, AWAIT_NS};
+    uint64_t start = monotonic_ns(), until = __atomic_load_n(&upper->awaited, __ATOMIC_SEQ_CST);
+    if (start < until || !__atomic_compare_exchange_n(&upper->awaited, &until, UINT64_MAX, false,
+                                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return false;
     for (int i = 0; i < AWAIT_MOST; i++) {
         (void)nanosleep(&pause, NULL);
         if (!__atomic_load_n(&upper->releasing, __ATOMIC_SEQ_CST))
-            return;
+            break;
     }
+    uint64_t now = monotonic_ns();
+    __atomic_store_n(&upper->awaited, now + AWAIT_REST * (now - start), __ATOMIC_SEQ_CST);
+    return true;
 }

@@ -58,6 +58,7 @@ typedef struct img_upper {
     uint64_t freed;     /* W of the tree: upper nodes freed so far */
     uint64_t serial;    /* change: names in the work directory, "c<serial>" */
     uint32_t releasing; /* atomic: threads in img_forget that remove a file */
+    uint64_t awaited;   /* atomic: CLOCK_MONOTONIC ns until which no thread awaits a release */
     bool reserved;      /* change: the fast path leaves all changes to Python */
     uint32_t uid, gid;  /* owner of the objects that this process makes */
 } img_upper;
@@ -114,10 +115,13 @@ bool img_upper_same(const img_upper *upper, img_identity is, const img_identity 
 #define IMG_ORPHAN_BYTES 20
 void img_upper_orphan(img_id id, char *out);
 
-/* Call it after an operation has found the upper full, and then try the operation once more.  The
+/* Call it after an operation has found the upper full; true: try the operation once more.  The
  * space of an unlinked file is freed only when the kernel has sent a FORGET.  This function waits a
- * short while for FORGETs, and until those that have come are done. */
-void img_upper_await_release(img_upper *upper);
+ * short while for FORGETs, and until those that have come are done.
+ *
+ * The threads that call it serve everybody, and "full" may be one object of one user: an xattr that
+ * has no room is ENOSPC too.  So one thread at a time waits, and then none for a while: false. */
+bool img_upper_await_release(img_upper *upper);
 
 /* The kernel has forgotten `count` lookups of the node.  If nothing keeps the node any more, frees
  * it, removes its orphan and closes its descriptor. upper may be NULL (no upper). */

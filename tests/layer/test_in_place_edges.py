@@ -110,6 +110,9 @@ def test_a_cache_that_takes_no_sidecar(
     monkeypatch.setattr("fusemount.layer.reframe.check_room", full)
     in_reverse(setting, NOISE, tmp_path / "f", data)
     assert not list(setting.cache.glob("points/*.zst"))
+    monkeypatch.undo()  # there is room again
+    in_reverse(setting, NOISE, tmp_path / "f", data)
+    assert list(setting.cache.glob("points/*.zst"))
 
 
 def test_a_sidecar_is_on_the_disk_before_it_has_its_name(

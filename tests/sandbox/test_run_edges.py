@@ -95,3 +95,26 @@ def test_a_nul_that_no_system_call_takes(
     done = command("run", image, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 125 and line.startswith("imgmount: ") and "null byte" in line, line
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "why"),
+    [
+        ({"WorkingDir": "/a" * 2048}, 125, "is too long"),
+        ({"WorkingDir": "/a" * 2000}, 0, ""),
+        ({"Env": ["PATH=" + "/x:" * 100_000]}, 125, "Argument list too long"),
+        ({"Env": ["PATH=" + "/x:" * 40_000 + "/bin"]}, 0, ""),
+        ({"Cmd": ["/no\n\x9b" + "/x" * 50_000]}, 126, "File name too long"),
+    ],
+    ids=["directory", "deep directory", "PATH", "long PATH", "Cmd"],
+)
+def test_long_words_of_an_image(
+    command: Command, tmp_path: Path, config: dict[str, object], code: int, why: str
+) -> None:
+    """They are refused, or cost no more than their length; messages are short."""
+    image = docker_archive(
+        tmp_path / "i.tar", busybox_layers(), config={"config": {"Cmd": ["true"], **config}}
+    )
+    done = command("run", image, check=False, seconds=20)
+    assert done.returncode == code, done.stderr[:1000]
+    assert why in done.stderr and len(done.stderr) < 1000 and done.stderr.count("\n") == (code > 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,29 @@ def test_t24_names_cannot_write_to_the_terminal(tmp_path: Path, opened: Opener) 
         with pytest.raises(ImageNotFound) as caught:
             opened(make(tmp_path / "i.tar", images=images))
         assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["index.json", "config", "layer"])
+def test_a_fifo_in_a_layout_is_not_opened(tmp_path: Path, opened: Opener, name: str) -> None:
+    """A symlink of a user's layout may lead to a fifo or a device of root's: to open it would let
+    go who waits at it, or start it."""
+    layout = oci_layout(tmp_path / "layout", [LAYERS[0]])
+    blobs = {path.stat().st_size: path for path in (layout / "blobs" / "sha256").iterdir()}
+    victim = {"index.json": layout / "index.json", "config": blobs[sorted(blobs)[0]],
+              "layer": blobs[max(blobs)]}[name]  # fmt: skip
+    victim.unlink()
+    os.mkfifo(tmp_path / "private")
+    victim.symlink_to(tmp_path / "private")
+    # Its open(2) ends when somebody opens the fifo to read, even for a moment.
+    writer = subprocess.Popen(["sh", "-c", 'exec > "$0"', tmp_path / "private"])
+    while b"fifo" not in Path(f"/proc/{writer.pid}/wchan").read_bytes():
+        time.sleep(0.01)
+    try:
+        with pytest.raises(ImgmountError):
+            image = opened(f"oci:{layout}")
+            _ = [blob.fd for blob in image.layers]
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(0.3)
+    finally:
+        writer.kill()
+        writer.wait()
