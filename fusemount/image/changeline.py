@@ -248,7 +248,7 @@ def _set_directory(edited: Edited, rest: str) -> None:
 def _set_stop_signal(edited: Edited, rest: str) -> None:
     name = _one(edited, rest, "a signal")
     if name.isdecimal():
-        known = 0 < int(name) <= 64
+        known = 0 < int(name[:9]) <= 64
     else:
         full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
         known = full in signal.Signals.__members__ or bool(

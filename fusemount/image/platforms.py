@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from fusemount.errors import UsageError
 from fusemount.settings import Platform
@@ -70,7 +71,7 @@ def suiting(wanted: Platform) -> tuple[Platform, ...]:
             chain.append(Platform(wanted.os, "arm64"))
         chain += [Platform(wanted.os, "arm", f"v{n}") for n in (8, 7, 6, 5)]
     elif wanted.architecture == "arm":
-        top = int(wanted.variant[1:]) if wanted.variant[1:].isdigit() else 7
+        top = int(wanted.variant[1:]) if re.fullmatch("v[0-9]{1,2}", wanted.variant) else 7
         chain += [Platform(wanted.os, "arm", f"v{n}") for n in range(min(top, 9) - 1, 4, -1)]
     return tuple(chain)
 

@@ -112,8 +112,7 @@ class Reframer:
 
     def finish(self) -> int:
         """The bytes of the sidecar; 0: there is none."""
-        if self._starts:  # of a frame that has nothing
-            self._start = self._start or self._starts[0]
         self._end()
-        self._start = None
+        if self._starts and not self._at:  # the only frame has nothing
+            self._points.add(self._starts[0])
         return self._sidecar.size

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fusemount.dataclass import dataclass
 from fusemount.errors import UsageError
+from fusemount.image.fields import shown
 
 # dockerd, oci/defaults.go DefaultPathEnvUnix
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -150,15 +151,17 @@ def resolve_user(spec: str, passwd: str, group: str) -> RunAs:
     entry = _find(_records(passwd, numbers=2), user or "0")
     name, home = "", "/"
     if entry:
-        name, uid, gid, home = entry[0], int(entry[2]), int(entry[3]), "".join(entry[5:6]) or "/"
+        uid, gid = _number(entry[2], "user", "passwd"), _number(entry[3], "group", "passwd")
+        name, home = entry[0], "".join(entry[5:6]) or "/"
     else:
         uid, gid = _number(user or "0", "user", "passwd"), 0
     groups = list(_records(group, numbers=1))
     if not wanted_group:
-        more = (int(g[2]) for g in groups if name and name in "".join(g[3:4]).split(","))
+        of_name = [g for g in groups if name and name in "".join(g[3:4]).split(",")]
+        more = (_number(g[2], "group", "group") for g in of_name)
         return RunAs(uid, gid, tuple(dict.fromkeys(more)), home)
     found = _find(groups, wanted_group)
-    gid = int(found[2]) if found else _number(wanted_group, "group", "group")
+    gid = _number(found[2] if found else wanted_group, "group", "group")
     return RunAs(uid, gid, (), home)
 
 
@@ -169,7 +172,7 @@ def _records(text: str, numbers: int) -> list[list[str]]:
     for line in text.split("\n"):
         record = line.strip().split(":")
         ids = record[2 : 2 + numbers]
-        if len(ids) == numbers and all(_is_id(n) for n in ids):
+        if len(ids) == numbers and all(_id(n) is not None for n in ids):
             records.append(record)
     return records
 
@@ -179,14 +182,20 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\+?[0-9]+", text) is not None
 
 
-def _is_id(text: str) -> bool:
-    return _is_number(text) and len(text.lstrip("+0")) <= _ID_DIGITS and int(text) <= _ID_MAX
+def _id(text: str) -> int | None:
+    """The ID that the text is, None if it is none: too large, or no number.  int() refuses thousands
+    of digits, be they zeros."""
+    digits = text.lstrip("+0") or "0"
+    if not _is_number(text) or len(digits) > _ID_DIGITS or int(digits) > _ID_MAX:
+        return None
+    return int(digits)
 
 
 def _find(records: Iterable[list[str]], wanted: str) -> list[str] | None:
     """The first record with the wanted number; with the wanted name, if it is no number."""
+    number = _id(wanted)
     for record in records:
-        if int(record[2]) == int(wanted) if _is_id(wanted) else record[0] == wanted:
+        if record[0] == wanted if number is None else _id(record[2]) == number:
             return record
     return None
 
@@ -194,9 +203,10 @@ def _find(records: Iterable[list[str]], wanted: str) -> list[str] | None:
 def _number(text: str, kind: str, file: str) -> int:
     if not _is_number(text):
         raise UsageError(f"no {kind} {text!r} in the image's /etc/{file}")
-    if not _is_id(text):
-        raise UsageError(f"{kind} {text}: must be at most {_ID_MAX}")
-    return int(text)
+    number = _id(text)
+    if number is None:
+        raise UsageError(f"{kind} {shown(text)}: must be at most {_ID_MAX}")
+    return number
 
 
 def candidates(program: str, path: str) -> list[str]:

@@ -253,6 +253,10 @@ uint64_t img_cursor_next(const img_cursor *cursor, uint64_t chunk) {
     return img_chunks_of(at);
 }
 
+const void *img_cursor_last(const img_cursor *cursor, uint64_t chunk) {
+    return cursor->chunk == chunk ? cursor->bytes : NULL;
+}
+
 const void *img_cursor_chunk(img_cursor *cursor, uint64_t chunk, size_t size, img_error *err) {
     const img_point *point = img_points_find(cursor->source->points, chunk * IMG_CHUNK_BYTES);
     err->code = 0;

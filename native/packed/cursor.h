@@ -34,6 +34,9 @@ typedef struct img_cursor_source {
 img_cursor *img_cursor_take(const img_cursor_source *source, uint64_t first, uint64_t last,
                             int *failed);
 
+/* The chunk's bytes if they were the last that this cursor gave, and were not spoilt; else NULL. */
+const void *img_cursor_last(const img_cursor *cursor, uint64_t chunk);
+
 /* The first chunk that the cursor comes by on its way to this one; it may be this one. */
 uint64_t img_cursor_next(const img_cursor *cursor, uint64_t chunk);
 

@@ -178,7 +178,14 @@ static void keep(img_packed *packed, uint64_t chunk, const void *data) {
 static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t chunk,
                               img_error *err) {
     size_t bytes = img_chunkfile_size(&packed->chunks, chunk);
-    const char *data = img_cursor_chunk(cursor, chunk, bytes, err);
+    /* Its digest was compared then.  Without this a chunk that the cache does not take would be
+     * hashed for each extent of a sparse file, of which it may have 128 Ki. */
+    const char *data = img_cursor_last(cursor, chunk);
+    if (data) {
+        img_cursor_passed(cursor, chunk);
+        return data;
+    }
+    data = img_cursor_chunk(cursor, chunk, bytes, err);
     atomic_fetch_add(&packed->decoded, bytes);
     if (!data)
         return NULL;

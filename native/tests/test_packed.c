@@ -323,6 +323,29 @@ static void test_a_chunk_that_the_disk_did_not_take(void) {
     free(blob.data);
 }
 
+/* A cache that takes nothing: reads beside each other in a chunk decode and hash it once. */
+static void test_a_chunk_is_decoded_once_without_a_cache(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    img_points points;
+    img_error err;
+    uint8_t *digests = pack_digests(tar, TAR);
+    char out[1];
+    pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
+    img_packed_files files = {.blob_fd = pack_file(blob.data, blob.size),
+                              .sidecar_fd = -1,
+                              .chunks_dir = -1,
+                              .chunks_name = "",
+                              .log_fd = -1};
+    img_packed *packed =
+        img_packed_new(&files, &points, digests, img_chunks_of(TAR), "a test", &err);
+    for (uint64_t at = 0; at < 1000; at++)
+        CHECK(img_packed_read(packed, at * 3, out, 1) == 1 && out[0] == (char)tar[at * 3]);
+    CHECK(img_packed_count(packed).decoded == IMG_CHUNK_BYTES);
+    img_packed_free(packed);
+    free(digests);
+    free(blob.data);
+}
+
 static void test_another_blob_is_an_error(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
     uint8_t *other_tar = pack_tar(TAR);
@@ -366,6 +389,7 @@ int main(void) {
     test_any_place_is_read();
     test_what_is_kept_is_not_decoded_again();
     test_a_chunk_that_the_disk_did_not_take();
+    test_a_chunk_is_decoded_once_without_a_cache();
     test_another_blob_is_an_error();
     img_packed_stop_threads();
     free(tar);

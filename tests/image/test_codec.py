@@ -182,6 +182,50 @@ def test_t24_a_zstd_window_beyond_the_limit_is_refused() -> None:
         plain(frame)
 
 
+def _block(kind: int, size: int, data: bytes, last: bool = False) -> bytes:
+    """RFC 8878, 3.1.1.2. kind: 0 raw, 1 one byte repeated, 2 compressed."""
+    return (size << 3 | kind << 1 | last).to_bytes(3, "little") + data
+
+
+def _far_match(literals: bytes, distance: int) -> bytes:
+    """A compressed block: the literals, then 34 bytes from `distance` bytes back; the tables of the
+    sequence have one symbol each."""
+    value = distance + 3
+    code = value.bit_length() - 1
+    body = bytes([len(literals) << 3]) + literals
+    body += bytes([1, 0x54, len(literals), code, 31]) + value.to_bytes((code + 8) // 8, "little")
+    return _block(2, len(body), body)
+
+
+def _beyond_its_window() -> bytes:
+    """A frame with a window of 1 KiB, of 240 KiB and matches from nearly as far back."""
+    blocks = [_block(0, 1000, random.Random(5).randbytes(1000))]
+    blocks += [_block(1, 1024, bytes([65 + i % 58])) for i in range(239)]
+    blocks += [_far_match(b"\n::", 239_000 - k * 2048) for k in range(12)]
+    size = 1000 + 239 * 1024 + 12 * 37 + 5
+    blocks.append(_block(0, 5, b"tail\n", last=True))
+    return struct.pack("<IBBI", 0xFD2FB528, 0x80, 0, size) + b"".join(blocks)
+
+
+def test_t21_what_a_zstd_frame_gives_is_no_matter_of_pieces() -> None:
+    """libzstd decodes a whole small frame otherwise than its pieces if matches leave its window."""
+    frame = _beyond_its_window()
+    found = {plain(frame, step) for step in (1, 2, 1000, 4096, 100_000, 1 << 30)}
+    assert len(found) == 1 and found.pop().endswith(b"tail\n")
+
+
+def test_t24_a_small_frame_with_a_large_window_is_refused() -> None:
+    block = _block(1, 1000, b"x", last=True)
+    for log, fits in ((27, True), (30, False)):
+        header = struct.pack("<IBBI", 0xFD2FB528, 0x80, (log - 10) << 3, 1000)
+        for step in (3, 1 << 30):
+            if fits:
+                assert plain(header + block, step) == b"x" * 1000
+            else:
+                with pytest.raises(MalformedImage, match="memory"):
+                    plain(header + block, step)
+
+
 def test_t21_detect_needs_no_more_than_it_asks_for() -> None:
     for made in (gzip.compress(b""), bz2.compress(b""), lzma.compress(b"")):
         assert detect(made[:MAGIC_BYTES]) is detect(made)

@@ -12,10 +12,12 @@ import pytest
 import zstandard
 from imagewriter import compress
 from layersetting import TAR, Setting, blob, paths, tar_of
+from packedforms import skippable
 from tarwriter import TarWriter
 
 from fusemount._native import CHUNK
 from fusemount.budget import Budget
+from fusemount.codec import INPUT
 from fusemount.errors import MalformedImage
 from fusemount.layer import open_layers
 from fusemount.layer.reframe import FRAME_MAX
@@ -141,3 +143,12 @@ def test_all_layers_together_tell_the_keeper(tmp_path: Path, setting: Setting) -
     finally:
         os.close(event)
     assert told >= 1
+
+
+def test_an_empty_frame_behind_a_large_one(tmp_path: Path, setting: Setting) -> None:
+    """A skippable frame that begins where a piece of input ends is known before the last bytes of
+    the frame that is packed again."""
+    frame = zstandard.ZstdCompressor(level=1).compress(NOISE)
+    before = skippable(bytes(-(len(frame) + 8) % INPUT))
+    in_reverse(setting, NOISE, tmp_path / "f", before + frame + skippable(bytes(100)))
+    assert list(setting.cache.glob("points/*.zst"))

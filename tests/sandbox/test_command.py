@@ -113,6 +113,18 @@ def test_an_image_without_passwd_has_root() -> None:
     assert resolve_user("", "", "") == RunAs(0, 0, (), "/")
 
 
+def test_ids_of_many_digits() -> None:
+    """int() refuses more than 4,300 digits."""
+    zeros = "0" * 5000
+    passwd = f"long:x:{zeros}7:{zeros}8::/long:\nlarge:x:1{zeros}:0::/:\n"
+    assert resolve_user("long", passwd, "") == RunAs(7, 8, (), "/long")
+    assert resolve_user(f"{zeros}7:{zeros}9", passwd, "") == RunAs(7, 9, (), "/long")
+    for spec in (f"1{zeros}", "large"):
+        with pytest.raises(UsageError) as caught:
+            resolve_user(spec, passwd, "")
+        assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("spec", ["bob", "alice:nogroup", "-1", "2147483648", "²"])
 def test_users_that_are_not_there(spec: str) -> None:
     with pytest.raises(UsageError):
