@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fusemount import _native
 from fusemount.daemon import mountrecords
+from fusemount.daemon.chunkkeeper import keeping_beside
 from fusemount.daemon.imagebase import base_of
 from fusemount.daemon.mountid import mount_of, mount_root, sync_root
 from fusemount.daemon.mountpoint import FSTYPE, find_mount
@@ -109,6 +110,8 @@ def open_changed(
         stack.enter_context(layer)
         for layer in open_layers(image, image_options, directories, progress)
     ]
+    packed = [layer.packed for layer in archived if layer.packed is not None]
+    stack.enter_context(keeping_beside(packed, directories.cache / "chunks"))
     layers: list[OpenLayer | OpenDirectory] = [
         *archived,
         *open_directories(image.directories, image_options.marks, image.origin),

@@ -6,11 +6,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fusemount.capture.changed import Asked
+from fusemount.daemon.chunkkeeper import keeping_beside
 from fusemount.errors import translated
 from fusemount.reference import Reference
 from fusemount.settings import Directories
 
 if TYPE_CHECKING:
+    from fusemount._native import Packed
     from fusemount.layer import Progress
     from fusemount.rootfs.treediff import Side
 
@@ -43,8 +45,11 @@ def _side(
     options = asked.image_options
     image = stack.enter_context(open_image(reference, options, directories, progress))
     layers: list[OpenLayer | OpenDirectory] = []
+    packed: list[Packed] = []
     for layer in open_layers(image, options, directories, progress):
         layers.append(stack.enter_context(layer))
+        packed += [layer.packed] if layer.packed is not None else []
+    stack.enter_context(keeping_beside(packed, directories.cache / "chunks"))
     known = [layer.diff_id for layer in layers if isinstance(layer, OpenLayer)]
     for directory in open_directories(image.directories, options.marks, image.origin):
         layers.append(stack.enter_context(directory))

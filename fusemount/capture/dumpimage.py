@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusemount.daemon.chunkkeeper import keeping_beside
 from fusemount.daemon.openview import open_view
 from fusemount.errors import ImgmountError, UsageError
 from fusemount.reference import Reference
@@ -39,6 +40,7 @@ def dump_image(
     )
     with ExitStack() as stack:
         view = open_view(reference, image_options, options, directories, progress, stack)
+        stack.enter_context(keeping_beside(view.packed, directories.cache / "chunks"))
         try:
             yield from dump_lines(view.rootfs, path, digest, image_options.unpack)
         except OSError as error:

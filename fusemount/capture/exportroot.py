@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusemount.capture.changed import Asked, Warn, all_as_added, open_changed
+from fusemount.daemon.chunkkeeper import keeping_beside
 from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.openview import open_view
 from fusemount.errors import UpperError, translated
@@ -60,6 +61,7 @@ def export_image(
     options = replace(MountOptions(read_only=True), follow_symlink_parents=follow)
     with ExitStack() as stack:
         view = open_view(reference, asked.image_options, options, directories, progress, stack)
+        stack.enter_context(keeping_beside(view.packed, directories.cache / "chunks"))
         yield from _tar_of(view.rootfs, asked, warn)
 
 

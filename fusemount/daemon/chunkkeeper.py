@@ -1,4 +1,4 @@
-"""Law: keeps the chunk cache within its size while a mount is served.
+"""Law: keeps the chunk cache within its size while a mount is served, or a command reads layers.
 
 The core tells by an eventfd that it has kept another 64 MiB, or that the cache is full.  Then the
 chunks that were read are marked as used, and those of all mounts that were not used for the longest
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,16 @@ class ChunkKeeper:
                 continue
             os.eventfd_read(self.event)
             await trio.to_thread.run_sync(self._keep)
+
+    def keep_until(self, over: threading.Event) -> None:
+        """The same for a thread; to be told by the eventfd too when it is over."""
+        while True:
+            select.select([self.event], [], [])
+            ends = over.is_set()
+            os.eventfd_read(self.event)
+            self._keep()
+            if ends:
+                return
 
     def note(self) -> None:
         """Writes into the cache when chunks were read."""
@@ -87,3 +99,21 @@ def keeping(
             each.tell(-1)
         stop_decoding_ahead()  # its threads may still be about to write to the eventfd
         os.close(event)
+
+
+@contextmanager
+def keeping_beside(packed: Sequence[Packed], directory: Path) -> Iterator[None]:
+    """For a command, which serves nothing: a thread keeps the cache within its default size."""
+    with keeping(packed, directory, None) as keeper:
+        if keeper is None:
+            yield
+            return
+        over = threading.Event()
+        thread = threading.Thread(target=keeper.keep_until, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            os.eventfd_write(keeper.event, 1)
+            thread.join()

@@ -183,9 +183,8 @@ def _is_number(text: str) -> bool:
 
 
 def _id(text: str) -> int | None:
-    """The ID that the text is, None if it is none: too large, or no number.  int() refuses thousands
-    of digits, be they zeros."""
-    digits = text.lstrip("+0") or "0"
+    """The ID that the text is; None: too large, or no number."""
+    digits = text.lstrip("+0") or "0"  # int() refuses thousands of zeros
     if not _is_number(text) or len(digits) > _ID_DIGITS or int(digits) > _ID_MAX:
         return None
     return int(digits)

@@ -182,6 +182,8 @@ static const char *make_chunk(img_packed *packed, img_cursor *cursor, uint64_t c
      * hashed for each extent of a sparse file, of which it may have 128 Ki. */
     const char *data = img_cursor_last(cursor, chunk);
     if (data) {
+        if (!atomic_load(&packed->chunks.failed)) /* it was removed meanwhile */
+            keep(packed, chunk, data);
         img_cursor_passed(cursor, chunk);
         return data;
     }

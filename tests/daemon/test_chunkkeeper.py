@@ -14,6 +14,7 @@ from mounted import Command, mounted
 from tarwriter import TarWriter
 
 from fusemount._native import CHUNK, Packed, stop_decoding_ahead
+from fusemount.cli.main import main
 from fusemount.daemon import chunkkeeper
 from fusemount.daemon.chunkkeeper import keeping
 from fusemount.layer import SilentProgress, chunkcache, open_layers
@@ -100,7 +101,6 @@ def test_chunks_that_are_only_read_count_as_used(
     with opened(tmp_path, tar) as packed:
         packed.read(0, 3 * CHUNK)
         stop_decoding_ahead()  # so that nothing is kept any more
-        packed.note_used(0)
         packed.read(0, 3 * CHUNK)
         packed.note_used(1)  # a long time ago
         assert used() == [1, 1, 1]
@@ -138,3 +138,34 @@ def test_a_mount_reads_on_while_chunks_are_removed(
         finally:
             os.close(fd)
         assert (at / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize("verb", ["dump", "export", "diff", "export of an upper"])
+def test_commands_leave_the_cache_within_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    data = os.urandom(6 * CHUNK)
+    images = []
+    for last, how in ((b"1", "gzip"), (b"2", "zstd")):  # told apart by their last byte
+        layers = [TarWriter().file(f"f{i}", data[i:] + last * (i + 1)).tar() for i in range(3)]
+        images.append(docker_archive(tmp_path / f"{how}.tar", layers, compress=how))
+    image, other = images
+    (tmp_path / "upper").mkdir()
+    command: dict[str, list[object]] = {
+        "dump": ["dump", "--digest", image],
+        "export": ["export", image, "-o", tmp_path / "out.tar"],
+        "diff": ["diff", image, other],
+        "export of an upper": ["export", "--base", image, "-o", tmp_path / "o", tmp_path / "upper"],
+    }
+    for kind in ("CACHE", "STATE", "RUNTIME", "ROOT"):
+        monkeypatch.setenv(f"IMGMOUNT_{kind}_DIR", str(tmp_path / kind))
+    read: list[int] = []
+
+    def evict(where: Path, limit: int | None) -> int:
+        read.append(chunkcache.size(where))
+        return chunkcache.evict(where, limit)
+
+    monkeypatch.setattr(chunkkeeper, "evict", evict)
+    monkeypatch.setattr(chunkcache, "default_size", lambda _: LIMIT)
+    assert main([str(word) for word in command[verb]]) == 0
+    assert max(read) > LIMIT + 6 * STATES >= chunkcache.size(tmp_path / "CACHE" / "chunks") > 0
