@@ -184,8 +184,14 @@ class Cache:
         return _loaded(self.points_path(digest), Points.load)
 
     def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> None:
-        """sidecar: a temporary file of this cache, which gets its name."""
+        """sidecar: a temporary file of this cache, which gets its name.
+
+        The points are kept last.  A process that dies before has left none (`forget_points`), so
+        the next opening makes a pass, which removes the temporary file of the dead one.
+        """
         path = self.points_path(facts.digest)
+        sums = self.sums_path(facts.diff_id)
+        self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
         if sidecar is not None:
             whole = open_file(sidecar)
             try:
@@ -199,8 +205,11 @@ class Cache:
                 os.close(whole)
         with self.replacing(path) as fd:
             access.points.save(fd, path.name.encode())
-        sums = self.sums_path(facts.diff_id)
-        self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
+
+    def forget_points(self, digest: str) -> None:
+        """To call before a pass keeps anything."""
+        with suppress(OSError):
+            self.points_path(digest).unlink()
 
     def open_sidecar(self, digest: str, size: int | None = None) -> int:
         """-1: there is none, or it has changed since it was written."""

@@ -301,6 +301,7 @@ class _Opener:
             if made:
                 sidecar = os.dup(made[0][1])
                 fds.callback(os.close, sidecar)
+            self._cache.forget_points(facts.digest)
             self._keep(blob, key, name, facts, passed.index)
             # Without the points, an image that is refused for its size is measured again, and
             # refused again.
