@@ -114,6 +114,8 @@ class Unpacker:
     @property
     def bounds(self) -> int: ...  # members or frames that have ended
     @property
+    def barren(self) -> bool: ...  # somewhere much input gives no output
+    @property
     def taken(self) -> int: ...  # bytes of the stream that were decoded
 
 @final

@@ -34,6 +34,14 @@ XZ_MEMORY_MAX = 1 << 28  # 256 MiB; `xz -9` needs 65
 Read = Callable[[int], bytes]
 
 
+class Barren:
+    """Said of a stream in which somewhere much input gives no output, such as empty blocks: it must
+    not be read from its access points, for each read could cost as much."""
+
+
+Begun = Callable[[BegunPoint | Barren], None]
+
+
 def recognise(read: Read) -> tuple[Compression, Read]:
     """(The compression of a stream, a read() that returns all of it); the stream need not be
     seekable.
@@ -61,11 +69,12 @@ def decompress(
     name: str,
     budget: Budget,
     size: int | None = None,
-    begun: Callable[[BegunPoint], None] = lambda _: None,
+    begun: Begun = lambda _: None,
 ) -> Iterator[bytes]:
     """The plain bytes of a stream, in pieces of 1 to PIECE bytes.
 
-    begun is called with each access point of a gzip or zstd stream, before the piece around it.
+    begun is called with each access point of a gzip or zstd stream, before the piece around it, and
+    at the end with a Barren, if the stream is so.
 
     read(n) returns at most n bytes, b"" at the end.  size: how many bytes these are in all, None if
     that is unknown.  An uncompressed stream of known size spends nothing of the budget; any other
@@ -88,9 +97,7 @@ def decompress(
         raise MalformedImage(f"{name}: {error}") from None
 
 
-def _plain_pieces(
-    source: _Counted, compression: Compression, begun: Callable[[BegunPoint], None]
-) -> Iterator[bytes]:
+def _plain_pieces(source: _Counted, compression: Compression, begun: Begun) -> Iterator[bytes]:
     if compression is Compression.NONE:
         while piece := source.read(PIECE):
             yield piece
@@ -227,9 +234,7 @@ def _is_xz(data: bytes) -> bool:
     return detect(data) is Compression.XZ
 
 
-def _in_place(
-    source: _Counted, compression: Compression, begun: Callable[[BegunPoint], None]
-) -> Iterator[bytes]:
+def _in_place(source: _Counted, compression: Compression, begun: Begun) -> Iterator[bytes]:
     """The plain bytes of a gzip or zstd stream; each point comes before the bytes around it."""
     unpacker, members = Unpacker(compression.value), 0
     try:
@@ -254,3 +259,5 @@ def _in_place(
         raise _Damaged(error.message.removeprefix(f"{compression.value} stream ")) from None
     for point in unpacker.take():
         begun(point)
+    if unpacker.barren:
+        begun(Barren())

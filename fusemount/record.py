@@ -49,5 +49,5 @@ def read_sealed(path: Path, version: int, key: str) -> bytes | None:
 def say_damaged(path: Path, error: Exception | str) -> None:
     import logging  # importing it takes 10 ms, and damage is rare
 
-    why = getattr(error, "strerror", None) or error
+    why = getattr(error, "strerror", None) or str(error)
     logging.getLogger("imgmount").warning("%s: %s: it is made again", path, why)

@@ -50,8 +50,10 @@ class ChunkKeeper:
 
     def keep_until(self, over: threading.Event) -> None:
         """The same for a thread; to be told by the eventfd too when it is over."""
+        told = select.poll()  # select(2) has no descriptors over 1023
+        told.register(self.event, select.POLLIN)
         while True:
-            select.select([self.event], [], [])
+            told.poll()
             ends = over.is_set()
             os.eventfd_read(self.event)
             self._keep()

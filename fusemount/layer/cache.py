@@ -169,7 +169,8 @@ class Cache:
 
     def access(self, facts: Facts) -> Access | None:
         """What was kept to read this layer in place; None if it is not all there."""
-        sums, points = self.sums(facts.diff_id), self.points(facts.digest)
+        sums = self.sums(facts.diff_id)
+        points = None if sums is None else self.points(facts.digest)
         if sums is None or points is None:
             return None
         if len(sums) != -(-points.tar_bytes // CHUNK) * DIGEST_BYTES:
@@ -183,8 +184,9 @@ class Cache:
     def points(self, digest: str) -> Points | None:
         return _loaded(self.points_path(digest), Points.load)
 
-    def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> None:
-        """sidecar: a temporary file of this cache, which gets its name.
+    def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> Access:
+        """sidecar: a temporary file of this cache, which gets its name.  Returns what to use from
+        now on: of points in a file, the states are not in memory.
 
         The points are kept last.  A process that dies before has left none (`forget_points`), so
         the next opening makes a pass, which removes the temporary file of the dead one.
@@ -205,6 +207,7 @@ class Cache:
                 os.close(whole)
         with self.replacing(path) as fd:
             access.points.save(fd, path.name.encode())
+        return self.access(facts) or access
 
     def forget_points(self, digest: str) -> None:
         """To call before a pass keeps anything."""

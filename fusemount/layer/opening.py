@@ -30,6 +30,7 @@ from fusemount.layer.decode import (
     scan_tar,
     unpack,
 )
+from fusemount.layer.descriptors import make_room
 from fusemount.layer.filestate import await_new_ctime, identity, lasting
 from fusemount.layer.progress import Progress, reported
 from fusemount.layer.reframe import Sidecar
@@ -60,6 +61,7 @@ def open_layers(
     if the image is too large, the tars that were unpacked for it are removed.
     """
     cache, budget = Cache(image.cache or directories.cache), image.budget or Budget(options.unpack)
+    make_room(len(image.layers))
     opener = _Opener(options, cache, Cache(directories.cache), progress, budget)
     budget.announce(dict(measured(b.file, b.offset, b.size) for b in image.layers))
     try:
@@ -196,10 +198,14 @@ class _Opener:
         if facts is not None and fd >= 0:
             return self._unpacked(blob, key, facts, fd, None)
         if compression.in_place and not self._always:
-            return self._in_place(blob, key, facts, compression)
+            try:
+                return self._in_place(blob, key, facts, compression)
+            except _BarrenLayer:
+                self._budget.forget(blob.description)
         if self._never:
+            much = " with much input that gives no output" if compression.in_place else ""
             raise ImgmountError(
-                f"{blob.description}: {compression.value} cannot be read in place, and "
+                f"{blob.description}: {compression.value}{much} cannot be read in place, and "
                 "-o unpack=never allows nothing else"
             )
         name = self._begin(blob, key)
@@ -288,6 +294,8 @@ class _Opener:
                 return made[0][1]
 
             facts, passed = read_compressed(blob, compression, Sidecar(make), advance, self._budget)
+            if passed.barren:
+                raise _BarrenLayer
             if passed.access is None:  # the sidecar could not be written
                 _LOG.warning("%s: its frames are large, and the cache takes no smaller ones: "
                              "reading takes longer", blob.description)  # fmt: skip
@@ -296,7 +304,8 @@ class _Opener:
                 facts, passed = read_compressed(blob, compression, plain, advance, self._budget)
                 made.clear()
             self._check(blob, facts)
-            assert passed.access is not None
+            access = passed.access
+            assert access is not None
             sidecar = -1
             if made:
                 sidecar = os.dup(made[0][1])
@@ -308,8 +317,8 @@ class _Opener:
             points = self._cache.points_path(facts.digest)
             self._budget.made += [points, points.with_suffix(".zst")]
             with self._kept_if_possible():
-                self._cache.keep_access(facts, passed.access, made[0][0] if made else None)
-        return facts, passed.access, passed.index, sidecar
+                access = self._cache.keep_access(facts, access, made[0][0] if made else None)
+        return facts, access, passed.index, sidecar
 
     @contextmanager
     def _kept_if_possible(self) -> Iterator[None]:
@@ -371,6 +380,10 @@ class _Opener:
         with self._kept_if_possible():
             self._cache.keep_index(self._cache.index_path(facts.diff_id, key), index)
             self._cache.keep_facts(name, facts)
+
+
+class _BarrenLayer(Exception):
+    """The layer must not be read in place (codec.Barren)."""
 
 
 def _log_oddities(layer: OpenLayer) -> None:

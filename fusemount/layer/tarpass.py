@@ -13,6 +13,7 @@ import hashlib
 import os
 
 from fusemount._native import CHUNK, BegunPoint, FormatError, LayerIndex, Points, Scanner
+from fusemount.codec import Barren
 from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.errors import MalformedImage
@@ -35,13 +36,15 @@ class Access:
 @dataclass(frozen=True)
 class Passed:
     """What a pass found out.  digests: as of Access; b"" if the tar is never read in place.
-    access: None if that is so, if no points were wanted, or if the sidecar failed."""
+    access: None if that is so, if no points were wanted, if the sidecar failed, or if the stream is
+    barren: then it must not be read in place (codec.Barren)."""
 
     diff_id: str
     size: int
     index: LayerIndex
     digests: bytes
     access: Access | None
+    barren: bool = False
 
 
 def malformed(description: str, error: FormatError, head: bytes) -> MalformedImage:
@@ -99,15 +102,18 @@ class TarPass:
         self._digests = _ChunkDigests() if compression.in_place else None
         self._points: Points | None = None
         self._reframer: Reframer | None = None
+        self._barren = False
         if sidecar is not None and compression.in_place:
             self._points = Points(compression.value)
             if compression is Compression.ZSTD and sidecar.wanted:
                 self._reframer = Reframer(self._points, sidecar)
 
-    def take(self, item: bytes | BegunPoint) -> None:
+    def take(self, item: bytes | BegunPoint | Barren) -> None:
         """The next piece, or an access point that the next piece goes beyond."""
         if isinstance(item, bytes):
             self._take_piece(item)
+        elif isinstance(item, Barren):
+            self._barren = True
         elif self._reframer is not None:
             self._reframer.bound(item)
         elif self._points is not None:
@@ -129,10 +135,10 @@ class TarPass:
         if self._points is not None:
             sidecar_bytes = self._reframer.finish() if self._reframer is not None else 0
             self._points.end(blob_bytes, self._size, sidecar_bytes)
-            if not (self._reframer and self._reframer.failed):
+            if not (self._reframer and self._reframer.failed) and not self._barren:
                 access = Access(self._points, digests)
         diff_id = "sha256:" + self._sha256.hexdigest()
-        return Passed(diff_id, self._size, index, digests, access)
+        return Passed(diff_id, self._size, index, digests, access, self._barren)
 
 
 class _ChunkDigests:

@@ -23,6 +23,7 @@ from fusemount import _native
 from fusemount.beneath import make_dirs_in_root, open_in_root
 from fusemount.errors import ImgmountError
 from fusemount.escape import printable
+from fusemount.layer.descriptors import give_back
 from fusemount.sandbox.command import Command, RunAs, candidates, resolve_user
 from fusemount.sandbox.newroot import Sandbox, close_from, enter
 from fusemount.sandbox.program import leads_through_proc
@@ -128,6 +129,7 @@ def _execute(command: Command, run_as: RunAs, root: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         close_from(3)
+        give_back()
         code = _exec(command, environment, candidate_paths, refused)
     except ImgmountError as error:
         _say(str(error))

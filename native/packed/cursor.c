@@ -155,15 +155,23 @@ void img_cursor_forget(const img_cursor_source *source) {
 
 /* ---- decoding ----------------------------------------------------------------------------- */
 
-static int begin_at(img_cursor *cursor, const img_point *point, img_error *err) {
+static int restore(img_cursor *cursor, const img_point *point, img_error *err) {
     img_bytes state = {0};
-    int result = 0;
-    img_decoder_begin(&cursor->decoder, point->in);
-    if (point->n_state) {
-        result = img_points_state(cursor->source->points, point, &state, err);
-        if (result == 0)
-            result = img_gunzip_restore(cursor->decoder.gunzip, state.data, state.len, err);
-        img_bytes_free(&state);
+    int result = img_points_state(cursor->source->points, point, &state, err);
+    if (result == 0)
+        result = img_gunzip_restore(cursor->decoder.gunzip, state.data, state.len, err);
+    img_bytes_free(&state);
+    return result;
+}
+
+/* Begins at a point; at an earlier one, if its state was damaged since the points were read. */
+static int begin_at(img_cursor *cursor, const img_point *point, img_error *err) {
+    int result;
+    for (;; point--) {
+        img_decoder_begin(&cursor->decoder, point->in);
+        result = point->n_state ? restore(cursor, point, err) : 0;
+        if (result == 0 || err->code == ENOMEM || point == cursor->source->points->points)
+            break;
     }
     cursor->at = point->out;
     cursor->read_at = point->in;

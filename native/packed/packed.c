@@ -33,6 +33,7 @@ struct img_packed {
     img_cursor_source source;
     atomic_int log_fd, event_fd;
     char name[128];
+    uint64_t in_memory;    /* bytes of states of points */
     _Atomic uint64_t last; /* the chunk that was read last */
     _Atomic uint8_t *said; /* of each chunk: 1: wrong, and the log says so; owned */
     pthread_mutex_t mutex;
@@ -41,7 +42,24 @@ struct img_packed {
     atomic_ullong decoded, loaded, wrong;
 };
 
+/* The states of all layers that are in memory, because there is no file of them: each layer may
+ * take half of what is left. */
+static atomic_ullong states_in_memory;
+
+static uint64_t hold_states(img_points *points) {
+    uint64_t taken = atomic_load(&states_in_memory);
+    uint64_t left = taken < IMG_STATES_MAX ? IMG_STATES_MAX - taken : 0;
+    uint64_t bytes = img_points_thin(points, left / 2);
+    atomic_fetch_add(&states_in_memory, bytes);
+    return bytes;
+}
+
+uint64_t img_packed_states(void) {
+    return atomic_load(&states_in_memory);
+}
+
 static void discard(img_packed *packed) {
+    atomic_fetch_sub(&states_in_memory, packed->in_memory);
     free(packed->said);
     free(packed);
 }
@@ -65,7 +83,8 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
         return NULL;
     }
     packed->points = *points;
-    *points = (img_points){0};
+    *points = (img_points){.fd = -1};
+    packed->in_memory = hold_states(&packed->points);
     packed->source =
         (img_cursor_source){&packed->points, files->blob_fd, files->blob_at, files->sidecar_fd};
     packed->log_fd = files->log_fd;
@@ -389,6 +408,7 @@ void img_packed_close(img_packed *packed) {
     img_chunkfile_shut(&packed->chunks);
     close_one(&packed->source.blob_fd);
     close_one(&packed->source.sidecar_fd);
+    img_points_shut(&packed->points);
 }
 
 void img_packed_free(img_packed *packed) {

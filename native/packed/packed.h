@@ -40,7 +40,8 @@ typedef struct img_packed_files {
  * NULL: ENOMEM, EBADMSG; then the descriptors and the points are still the caller's. */
 img_packed *img_packed_new(const img_packed_files *files, img_points *points, const void *digests,
                            uint64_t n_digests, const char *name, img_error *err);
-/* Closes the descriptors, when no other thread reads; reading is -EIO afterwards. */
+/* Closes the descriptors, those of the points too, when no other thread reads; reading is -EIO
+ * afterwards. */
 void img_packed_close(img_packed *packed);
 void img_packed_free(img_packed *packed);
 
@@ -64,6 +65,10 @@ void img_packed_log_to(img_packed *packed, int fd);
  * eventfd, which stays the caller's.  -1: to none. */
 #define IMG_PACKED_TELL (64u << 20)
 void img_packed_tell(img_packed *packed, int event_fd);
+
+/* The most memory for states of access points that are in no file, of all layers of the process. */
+#define IMG_STATES_MAX (32u << 20)
+uint64_t img_packed_states(void); /* how much it is */
 
 img_chunkfile *img_packed_chunks(img_packed *packed);
 

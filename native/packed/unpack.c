@@ -21,8 +21,10 @@ struct img_unpacker {
     img_flow flow;
     uint64_t made, bounds;
     bool ended;
-    bool bound;      /* a member or frame begins at `made` */
-    uint64_t last;   /* where the last point is; UINT64_MAX: there is none */
+    bool bound;       /* a member or frame begins at `made` */
+    uint64_t last;    /* where the last point is; UINT64_MAX: there is none */
+    uint64_t last_in; /* of that point: its offset in the blob */
+    bool barren;
     img_begun *open; /* the point whose input and output still come in */
     img_begun *done, **done_end;
 };
@@ -73,6 +75,10 @@ void img_unpacker_feed(img_unpacker *unpacker, const void *data, size_t size) {
 
 uint64_t img_unpacker_taken(const img_unpacker *unpacker) {
     return unpacker->decoder.taken;
+}
+
+bool img_unpacker_barren(const img_unpacker *unpacker) {
+    return unpacker->barren;
 }
 
 uint64_t img_unpacker_bounds(const img_unpacker *unpacker) {
@@ -132,6 +138,7 @@ static int begin_point(img_unpacker *unpacker, img_error *err) {
     close_open(unpacker);
     unpacker->open = begun;
     unpacker->last = unpacker->made;
+    unpacker->last_in = unpacker->decoder.taken;
     if (unpacker->bound)
         close_open(unpacker);
     return 0;
@@ -169,8 +176,11 @@ static int step(img_unpacker *unpacker, img_error *err) {
     unpacker->made += n_out;
     if (result < 0)
         return result;
-    if (n_out)
+    if (n_out) {
+        uint64_t made = unpacker->made - unpacker->last;
         unpacker->bound = false;
+        unpacker->barren |= unpacker->decoder.taken - unpacker->last_in > made + IMG_BARREN_MAX;
+    }
     return follow(unpacker, in, (size_t)(flow->in - in), out, n_out, err) < 0 ? -1 : result;
 }
 

@@ -26,6 +26,10 @@
     (5u * IMG_CHUNK_BYTES)       /* bytes of the tar between two points inside a member */
 #define IMG_FRAME_MAX (4u << 20) /* a zstd frame beyond this is re-framed */
 
+/* How many bytes more than it gives may a decoder take between two points: no program that packs
+ * makes more than a few bytes in a thousand.  Each read could cost so much: 0.1 s. */
+#define IMG_BARREN_MAX (16u << 20)
+
 typedef struct img_unpacker img_unpacker;
 typedef struct img_begun img_begun; /* a point that is not finished yet */
 
@@ -49,6 +53,10 @@ void img_begun_free(img_begun *begun);
 
 /* Reduces the window, and adds the point to points. */
 int img_begun_finish(img_begun *begun, img_points *points, img_error *err);
+
+/* True if somewhere much input gives no output: empty blocks, members or frames.  Such a stream
+ * must not be read from its points. */
+bool img_unpacker_barren(const img_unpacker *unpacker);
 
 /* What was read and made so far. */
 uint64_t img_unpacker_taken(const img_unpacker *unpacker);

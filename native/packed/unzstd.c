@@ -1,3 +1,4 @@
+#define ZSTD_STATIC_LINKING_ONLY /* ZSTD_createDCtx_advanced() */
 #include "packed/unzstd.h"
 
 #include <errno.h>
@@ -27,13 +28,25 @@ struct img_unzstd {
     size_t n_held;
 };
 
+/* Matches beyond the window reach bytes of libzstd's buffers that it has not written, in which a
+ * hostile frame must not show what this process had in its memory before. */
+static void *zeroed(void *opaque, size_t size) {
+    (void)opaque;
+    return calloc(1, size);
+}
+
+static void release(void *opaque, void *address) {
+    (void)opaque;
+    free(address);
+}
+
 img_unzstd *img_unzstd_new(void) {
     img_unzstd *unzstd = calloc(1, sizeof *unzstd);
     if (!unzstd)
         return NULL;
     unzstd->want = START_BYTES;
     unzstd->held = malloc(ZSTD_DStreamInSize());
-    unzstd->context = ZSTD_createDCtx();
+    unzstd->context = ZSTD_createDCtx_advanced((ZSTD_customMem){zeroed, release, NULL});
     if (!unzstd->held || !unzstd->context ||
         ZSTD_isError(
             ZSTD_DCtx_setParameter(unzstd->context, ZSTD_d_windowLogMax, IMG_ZSTD_WINDOW_LOG))) {

@@ -217,6 +217,11 @@ static PyObject *unpacker_bounds(PyObject *op, void *closure) {
     return PyLong_FromUnsignedLongLong(img_unpacker_bounds(((unpacker_object *)op)->unpacker));
 }
 
+static PyObject *unpacker_barren(PyObject *op, void *closure) {
+    (void)closure;
+    return PyBool_FromLong(img_unpacker_barren(((unpacker_object *)op)->unpacker));
+}
+
 static PyObject *unpacker_taken(PyObject *op, void *closure) {
     (void)closure;
     return PyLong_FromUnsignedLongLong(img_unpacker_taken(((unpacker_object *)op)->unpacker));
@@ -234,6 +239,7 @@ static PyMethodDef unpacker_methods[] = {
 static PyGetSetDef unpacker_getset[] = {
     {"ended", unpacker_ended, NULL, "True if what was fed last goes on behind the stream.", NULL},
     {"bounds", unpacker_bounds, NULL, "Members or frames that have ended.", NULL},
+    {"barren", unpacker_barren, NULL, "True if somewhere much input gives no output.", NULL},
     {"taken", unpacker_taken, NULL, "Bytes of the stream that were decoded.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

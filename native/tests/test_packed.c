@@ -225,6 +225,93 @@ static void test_points_are_kept_in_a_file(void) {
     free(blob.data);
 }
 
+/* The states stay in the file: one that is damaged since is left out, and costs time only. */
+static void test_states_are_read_when_they_are_needed(void) {
+    enum { BIG = 12 << 20 }; /* few states would be in memory */
+    uint8_t *big = pack_tar(BIG);
+    pack_blob blob = pack_gzip(big, BIG, 6, Z_DEFAULT_STRATEGY, 0);
+    uint8_t *digests = pack_digests(big, BIG);
+    char *out = malloc(BIG);
+    img_points points, again;
+    img_error err;
+    int fd = pack_file("", 0);
+    pack_points(&blob, IMG_GZIP, big, BIG, 1 << 18, &points);
+    CHECK(img_points_write(&points, fd, 5, &err) == 0);
+    CHECK(img_points_read(&again, fd, 5, &err) == 0 && !again.pool);
+    img_packed_files files = {.blob_fd = pack_file(blob.data, blob.size),
+                              .sidecar_fd = -1,
+                              .chunks_dir = -1,
+                              .chunks_name = "",
+                              .log_fd = -1};
+    uint64_t at = sizeof again.head + again.head.n_points * sizeof(img_point) +
+                  again.points[again.head.n_points - 1].state;
+    CHECK(again.points[again.head.n_points - 1].n_state > 100);
+    img_packed *packed =
+        img_packed_new(&files, &again, digests, img_chunks_of(BIG), "a test", &err);
+    CHECK(img_packed_read(packed, BIG - 10, out, 10) == 10);
+    CHECK(memcmp(out, big + BIG - 10, 10) == 0);
+    CHECK(img_packed_read(packed, 0, out, 10) == 10);
+    uint64_t before = img_packed_count(packed).begun;
+    CHECK(pwrite(fd, "damaged", 7, (off_t)at + 50) == 7);
+    for (uint64_t i = img_chunks_of(BIG); i-- > 0;) {
+        uint64_t size = BIG - i * IMG_CHUNK_BYTES;
+        size = size < IMG_CHUNK_BYTES ? size : IMG_CHUNK_BYTES;
+        CHECK(img_packed_read(packed, i * IMG_CHUNK_BYTES, out, size) == (ssize_t)size);
+        CHECK(memcmp(out, big + i * IMG_CHUNK_BYTES, size) == 0);
+    }
+    CHECK(img_packed_count(packed).begun > before && img_packed_count(packed).wrong == 0);
+    img_packed_free(packed);
+    img_points_free(&points);
+    (void)close(fd);
+    free(out);
+    free(big);
+    free(digests);
+    free(blob.data);
+}
+
+/* Points that are further apart lead to the same bytes. */
+static void test_states_are_left_out(void) {
+    pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
+    img_points points;
+    pack_points(&blob, IMG_GZIP, tar, TAR, 1 << 18, &points);
+    uint64_t all = points.head.pool_bytes, n = points.head.n_points;
+    CHECK(img_points_thin(&points, all) == all && points.head.n_points == n);
+    uint64_t some = img_points_thin(&points, all * 2 / 3);
+    CHECK(some > 0 && some <= all * 2 / 3 && points.head.pool_bytes == some);
+    CHECK(points.head.n_points > 1 && points.head.n_points < n);
+    read_from_points(&blob, &points);
+    CHECK(img_points_thin(&points, 0) == 0 && points.head.n_points == 1);
+    read_from_points(&blob, &points);
+    img_points_free(&points);
+    free(blob.data);
+}
+
+/* Without a file of them, the states of all layers of the process together have a limit. */
+static void test_states_in_memory_have_a_limit(void) {
+    enum { LAYERS = 40, STATES = 100, STATE = 30000 };
+    img_packed_files files = {
+        .blob_fd = -1, .sidecar_fd = -1, .chunks_dir = -1, .chunks_name = "", .log_fd = -1};
+    img_packed *packed[LAYERS];
+    uint8_t *noise = malloc(STATE), digest[IMG_DIGEST] = {0};
+    for (size_t i = 0; i < STATE; i++)
+        noise[i] = (uint8_t)rand();
+    img_bytes state = {.data = (char *)noise, .len = STATE};
+    for (int i = 0; i < LAYERS; i++) {
+        img_points points;
+        img_error err;
+        img_points_begin(&points, IMG_GZIP);
+        for (int j = 0; j < STATES; j++)
+            CHECK(img_points_add(&points, 0, 0, false, j ? &state : NULL, &err) == 0);
+        img_points_end(&points, 1, 1, 0);
+        packed[i] = img_packed_new(&files, &points, digest, 1, "a test", &err);
+        CHECK(packed[i] && img_packed_states() > 0 && img_packed_states() <= IMG_STATES_MAX);
+    }
+    for (int i = 0; i < LAYERS; i++)
+        img_packed_free(packed[i]);
+    CHECK(img_packed_states() == 0);
+    free(noise);
+}
+
 /* ---- the address space -------------------------------------------------------------------- */
 
 static void read_places(img_packed *packed) {
@@ -386,6 +473,9 @@ int main(void) {
     test_headers_come_in_any_pieces();
     test_reserved_flags_are_refused();
     test_points_are_kept_in_a_file();
+    test_states_are_read_when_they_are_needed();
+    test_states_are_left_out();
+    test_states_in_memory_have_a_limit();
     test_any_place_is_read();
     test_what_is_kept_is_not_decoded_again();
     test_a_chunk_that_the_disk_did_not_take();

@@ -10,6 +10,7 @@ import os
 import random
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -212,6 +213,33 @@ def test_t21_what_a_zstd_frame_gives_is_no_matter_of_pieces() -> None:
     frame = _beyond_its_window()
     found = {plain(frame, step) for step in (1, 2, 1000, 4096, 100_000, 1 << 30)}
     assert len(found) == 1 and found.pop().endswith(b"tail\n")
+
+
+def _behind_the_literals() -> bytes:
+    """A frame with a window of 2 KiB, and matches from where libzstd has copied what lies behind the
+    literals in memory."""
+    back, count = 133_632, 400
+    blocks = [_block(0, 512, bytes(512)), *[_block(0, 2048, b"." * 2048)] * 65]
+    blocks += [_far_match(b"\n>", back)] * count
+    return struct.pack("<IBB", 0xFD2FB528, 0, 1 << 3) + b"".join(blocks) + _block(0, 0, b"", True)
+
+
+def test_t24_no_frame_shows_bytes_of_the_heap() -> None:
+    """MALLOC_PERTURB_ (mallopt(3)) fills what malloc gives out."""
+    code = (
+        "import hashlib, sys; from fusemount._native import Unpacker; "
+        "unpacker = Unpacker('zstd'); unpacker.feed(sys.stdin.buffer.read()); found = b''\n"
+        "while piece := unpacker.next(1 << 16): found += piece\n"
+        "print(len(found), hashlib.sha256(found).hexdigest())"
+    )
+    frame, found = _behind_the_literals(), set()
+    for fill in ("0", "85", "170"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=frame, capture_output=True, check=True,
+            env=os.environ | {"MALLOC_PERTURB_": fill},
+        )  # fmt: skip
+        found.add(done.stdout)
+    assert len(found) == 1 and int(found.pop().split()[0]) == 133_632 + 400 * 36
 
 
 def test_t24_a_small_frame_with_a_large_window_is_refused() -> None:

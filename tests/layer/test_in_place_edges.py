@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import zstandard
 from imagewriter import compress
-from layersetting import TAR, Setting, blob, paths, tar_of
+from layersetting import TAR, Blobs, Setting, blob, paths, tar_of
 from packedforms import skippable
 from tarwriter import TarWriter
 
 from fusemount._native import CHUNK
 from fusemount.budget import Budget
 from fusemount.codec import INPUT
-from fusemount.errors import MalformedImage
+from fusemount.errors import ImgmountError, MalformedImage
 from fusemount.layer import open_layers
 from fusemount.layer.reframe import FRAME_MAX
-from fusemount.settings import ImageOptions, UnpackLimit
+from fusemount.settings import ImageOptions, Unpacking, UnpackLimit
 
 NOISE = TarWriter().file("noise", os.urandom(FRAME_MAX + 3 * CHUNK)).tar()
 
@@ -60,6 +60,42 @@ def test_much_input_without_output_behind_a_point(tmp_path: Path, setting: Setti
         parts += [packer.compress(tar[at : at + 4]), packer.flush(zlib.Z_SYNC_FLUSH)]
     data += b"".join(parts) + packer.compress(tar[at + 4 :]) + packer.flush()
     in_reverse(setting, tar, tmp_path / "f", data)
+
+
+def with_nothing(tar: bytes, codec: str, size: int, at_the_end: bool) -> bytes:
+    """A packed tar with so many bytes that give no output inside or behind its stream."""
+    half = len(tar) if at_the_end else len(tar) // 2
+    if codec == "zstd":
+        nothing = b"\x50\x2a\x4d\x18" + size.to_bytes(4, "little") + bytes(size)
+        packer = zstandard.ZstdCompressor(level=1)
+        return packer.compress(tar[:half]) + nothing + packer.compress(tar[half:])
+    gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
+    data = gzip.compress(tar[:half]) + gzip.flush(zlib.Z_FULL_FLUSH)
+    return data + b"\0\0\0\xff\xff" * (size // 5) + gzip.compress(tar[half:]) + gzip.flush()
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_much_input_without_output(
+    tmp_path: Path, setting: Setting, codec: str, at_the_end: bool
+) -> None:
+    """Each read could have to go through it, so such a layer is unpacked.  No read comes by what
+    is behind the last byte, like the table of contents of zstd:chunked."""
+    made = blob(tmp_path / "f", with_nothing(NOISE, codec, 17 << 20, at_the_end))
+    for _ in range(2):
+        (layer,) = setting.open(made)
+        assert (layer.packed is not None) == at_the_end
+        assert b"".join(layer.tar.pieces()) == NOISE
+    assert bool(setting.kept("layers")) == (not at_the_end)
+    assert bool(setting.kept("points")) == at_the_end
+    assert len(setting.passes) == (1 if at_the_end else 2), "it is known at the second opening"
+    never = ImageOptions(unpacking=Unpacking.NEVER)
+    if not at_the_end:
+        for kept in (setting.cache / "layers").iterdir():
+            kept.unlink()
+        with pytest.raises(ImgmountError, match="much input that gives no output"):
+            open_layers(Blobs((made,)), never, setting.directories, setting)
+        made.file.close()
 
 
 def test_a_cache_that_takes_no_sidecar(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ import fusemount.layer.opening as opening
 from fusemount._native import LayerIndex
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, VerificationFailed
-from fusemount.layer import SilentProgress, open_layers
+from fusemount.layer import SilentProgress, descriptors, open_layers
 from fusemount.layer.cache import Cache
 from fusemount.reference import Reference
 from fusemount.settings import ImageOptions, Platform
@@ -168,6 +169,25 @@ def test_m14_500_layers_under_a_limit_of_1024_descriptors(
         layer.close()
     assert most < 600
     assert paths(setting.opened[499]) == [b"f499"]
+
+
+def test_many_layers_raise_the_limit_of_descriptors() -> None:
+    """And a program that is started in the image gets the one back that was found."""
+    found = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, found[1]))
+        descriptors.make_room(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        descriptors.make_room(40)
+        descriptors.make_room(127)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (127 * 16, found[1])
+        descriptors.make_room(1 << 40)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (found[1], found[1])
+        descriptors.give_back()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+    finally:
+        descriptors._found.clear()
+        resource.setrlimit(resource.RLIMIT_NOFILE, found)
 
 
 def test_t23_what_a_dead_writer_left_is_swept(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from busyboximage import left_behind
-from imagewriter import oci_archive
+from busyboximage import busybox_layers, left_behind
+from imagewriter import docker_archive, oci_archive
 from mounted import Command
 from tarwriter import TarWriter
 
@@ -32,6 +32,21 @@ def test_it_ends_with_its_terminal(command: Command, busybox_image: Path, tmp_pa
         os.kill(pid, 9)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
     assert over
+    assert left_behind(tmp_path) == []
+
+
+def test_the_command_gets_the_limit_of_descriptors_that_was_found(
+    command: Command, tmp_path: Path
+) -> None:
+    """Its image has more layers than that limit is good for."""
+    more = [TarWriter().file(f"f{i}", b"%d" % i).tar() for i in range(20)]
+    image = docker_archive(tmp_path / "i.tar", [*busybox_layers(), *more], compress="gzip")
+    done = subprocess.run(
+        ["prlimit", "--nofile=301:", sys.executable, "-m", "fusemount", "run", image,
+         "sh", "-c", "ulimit -n"],
+        env=command.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("301\n", "")
     assert left_behind(tmp_path) == []
 
 
