@@ -72,18 +72,21 @@ def steps(size: int, n: int) -> Iterator[int]:
     return ((size - 1) * i // (n - 1) for i in range(n))
 
 
-def read_all(layer: OpenLayer) -> set[int]:
-    """Reads each chunk; those that gave EIO.  Any other byte than the tar's fails."""
+def read_chunk(layer: OpenLayer, at: int) -> bool:
+    """False: EIO.  Any other byte than the tar's fails."""
     assert layer.packed is not None
-    failed = set()
-    for at in range(0, layer.size, CHUNK):
-        size = min(CHUNK, layer.size - at)
-        try:
-            assert layer.packed.read(at, size) == small()[at : at + size], f"wrong bytes at {at}"
-        except OSError as error:
-            assert error.errno == errno.EIO
-            failed.add(at // CHUNK)
-    return failed
+    size = min(CHUNK, layer.size - at)
+    try:
+        assert layer.packed.read(at, size) == small()[at : at + size], f"wrong bytes at {at}"
+    except OSError as error:
+        assert error.errno == errno.EIO
+        return False
+    return True
+
+
+def read_all(layer: OpenLayer) -> set[int]:
+    """Reads each chunk; those that gave EIO."""
+    return {at // CHUNK for at in range(0, layer.size, CHUNK) if not read_chunk(layer, at)}
 
 
 def forget_chunks(setting: Setting) -> None:
@@ -246,6 +249,28 @@ def test_a_sidecar_that_is_damaged_under_an_open_layer(tmp_path: Path, setting: 
         os.truncate(path, 0)
         assert lines() == [] and len(read_all(layer)) > 10
         assert lines()
+
+
+def test_points_that_are_damaged_under_an_open_layer(tmp_path: Path, setting: Setting) -> None:
+    """Of many points the states of decoders are read from the file when they are needed.  An
+    earlier point takes the place of a damaged one."""
+    tar = TarWriter().file("hex", Random(3).randbytes(14 * CHUNK).hex().encode()).tar()
+    made = blob(tmp_path / "f", FORMS["gzip -6"](tar))
+    setting.open(made)
+    (path,) = setting.cache.glob("points/*.pts")
+    size = path.stat().st_size
+    assert size > 32 << 10, "fewer are read into memory"
+    damages = [partial(flip, path, at) for at in steps(size, 5)]
+    damages += [partial(os.truncate, path, cut) for cut in (size // 2, 0)]
+    for damage in damages:
+        (layer,) = setting.open(made)
+        assert layer.packed is not None
+        forget_chunks(setting)
+        damage()
+        for at in reversed(range(0, len(tar), CHUNK)):  # so that decoders begin at points
+            n = min(CHUNK, len(tar) - at)
+            assert layer.packed.read(at, n) == tar[at : at + n]
+        assert layer.packed.counts()["wrong"] == 0
 
 
 # ---- the file of chunks
