@@ -197,10 +197,10 @@ class Cache:
         if sidecar is not None:
             whole = open_file(sidecar)
             try:
-                # It is believed later by its size and times: with holes after a power cut, all that
-                # it is to give would be EIO from then on.
-                os.fsync(whole)
                 with translated(path, full=f"the cache at {path}"):
+                    # It is believed later by its size and times: with holes after a power cut, all
+                    # that it is to give would be EIO from then on.
+                    os.fsync(whole)
                     os.rename(sidecar, path.with_suffix(".zst"))
                 self.record_tar(path.with_suffix(".zst"), whole)
             finally:
@@ -283,7 +283,7 @@ class Cache:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # renamed; or a disk that fails, where _sweep tries again
                 path.unlink()
             if fd >= 0:
                 os.close(fd)
