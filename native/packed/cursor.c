@@ -212,13 +212,12 @@ static bool changes_source(const img_cursor *cursor) {
 }
 
 /* Decodes into `bytes` behind the first *n bytes, up to `size`.  1: the decoder gave something or
- * went on; 0: the stream has ended; -1. */
+ * went on; 0: the stream has ended; -1.  A decoder that has got all input may have more output. */
 static int step(img_cursor *cursor, size_t *n, size_t size, img_error *err) {
-    if (!cursor->n_in) {
-        int more = read_input(cursor, err);
-        if (more <= 0)
-            return more;
-    }
+    size_t before = *n;
+    int more = cursor->n_in ? 1 : read_input(cursor, err);
+    if (more < 0)
+        return -1;
     img_flow flow = {cursor->in, cursor->n_in, cursor->bytes + *n, size - *n};
     int result = img_decode(&cursor->decoder, &flow, err);
     cursor->in = flow.in;
@@ -234,7 +233,7 @@ static int step(img_cursor *cursor, size_t *n, size_t size, img_error *err) {
         cursor->in_sidecar = point->in_sidecar;
         cursor->n_in = 0;
     }
-    return result != IMG_DECODED_END;
+    return result != IMG_DECODED_END && (more || result == IMG_DECODED_BOUND || *n > before);
 }
 
 /* Decodes from the cursor's place to the end of the chunk there, which has `size` bytes in all. */

@@ -346,6 +346,28 @@ static void test_any_place_is_read(void) {
     }
 }
 
+/* The last block begins in one chunk and ends in the next, and is longer than what is read of the
+ * blob at once: the decoder has all of the blob before it has given all of the tar. */
+static void test_the_blob_ends_before_the_tar(void) {
+    enum { SIZE = 531000, FRAME = 200000 };
+    uint8_t *noise = malloc(SIZE);
+    char *out = malloc(IMG_CHUNK_BYTES);
+    CHECK(noise && out);
+    for (uint32_t i = 0, x = 1; i < SIZE; i++, x = x * 1664525 + 1013904223)
+        noise[i] = (uint8_t)(x >> 24 & 63);
+    pack_blob blob = pack_zstd(noise, SIZE, 3, FRAME);
+    img_packed *packed = pack_open(&blob, IMG_ZSTD, noise, SIZE, -1);
+    for (uint64_t at = 0; at < SIZE; at += IMG_CHUNK_BYTES) {
+        size_t size = SIZE - at < IMG_CHUNK_BYTES ? (size_t)(SIZE - at) : IMG_CHUNK_BYTES;
+        CHECK(img_packed_read(packed, at, out, size) == (ssize_t)size);
+        CHECK(memcmp(out, noise + at, size) == 0);
+    }
+    free(out);
+    free(noise);
+    img_packed_free(packed);
+    free(blob.data);
+}
+
 static void test_what_is_kept_is_not_decoded_again(void) {
     pack_blob blob = pack_gzip(tar, TAR, 6, Z_DEFAULT_STRATEGY, 0);
     int directory = pack_directory(), fd = pack_reopen(directory, "chunks");
@@ -477,6 +499,7 @@ int main(void) {
     test_states_are_left_out();
     test_states_in_memory_have_a_limit();
     test_any_place_is_read();
+    test_the_blob_ends_before_the_tar();
     test_what_is_kept_is_not_decoded_again();
     test_a_chunk_that_the_disk_did_not_take();
     test_a_chunk_is_decoded_once_without_a_cache();

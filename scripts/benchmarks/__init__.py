@@ -4,6 +4,8 @@ report      medians, ratios, tables, limits: no clock, no file system
 plots       PNG files from a JSON report, in a process with matplotlib
 running     the order of the visits: turns, failures, load, progress
 indexing    works that mount nothing
+packed      works on compressed layers
+packedimages  the images of these works, in each compression
 storing     works on the image store
 works       works on a mount: the operations, and which of them are timed
 contestants one class for each file system: its inputs and its mount command

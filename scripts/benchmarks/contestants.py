@@ -73,9 +73,17 @@ class Imgmount(Contestant):
             self._prepared.add(image.name)
 
     def command(self, image: Image, place: Place) -> Command:
+        return self.mounting(f"tar:{image.tar}", place)
+
+    def mounting(self, image: str, place: Place, *first: str) -> Command:
+        """The command that mounts the image of this name.  first: the options of all verbs."""
         options = ["-o", self._options] if self._options else []
-        return [self._python, "-m", "fusemount", f"tar:{image.tar}", place.at, "--upper",
-                place.upper, "--work", place.work, *options]  # fmt: skip
+        return [*self.program, *first, "mount", image, place.at, "--upper", place.upper, "--work",
+                place.work, *options]  # fmt: skip
+
+    @property
+    def program(self) -> list[str | Path]:
+        return [self._python, "-m", "fusemount"]
 
 
 class Overlayfs(Contestant):

@@ -109,9 +109,10 @@ class Sizes:
     gcc_sources: int = 300
     layer_mib: int = 200
     stored: int = 1000
+    packed_mib: int = 200
 
 
-QUICK = Sizes(1_000, 10_000_000, 500, 4_000_000, 2_000, 5_000, 16, 300, 16, 4, 20, 4, 2, 130)
+QUICK = Sizes(1_000, 10_000_000, 500, 4_000_000, 2_000, 5_000, 16, 300, 16, 4, 20, 4, 2, 130, 0)
 
 
 def all_images(base: Path, tools: Tools, sizes: Sizes) -> dict[str, Image]:

@@ -58,6 +58,52 @@ SECONDS = {
     "mount to first ls, 1,000,000 entries": 0.350,
 }
 
+
+@dataclass(frozen=True)
+class Within:
+    """The greatest allowed ratio of a measure of imgmount to one of another contestant, or to
+    another measure of imgmount."""
+
+    measure: str
+    other: str
+    most: float
+    tried_for: float | None = None
+    beside: str = ""
+    """The other's measure, if it is not the same."""
+
+
+PACKED_LIMITS = [  # one of the limits of a row is enough
+    (Within("first mount to ls, gzip", "umoci", 0.15),),
+    (Within("first mount to ls, gzip", "podman", 0.15),),
+    *((Within(f"first mount to ls, {form}", "merely", 1.15),)
+      for form in ("gzip", "zstd", "zstd in frames")),
+    *((Within(f"import numpy, {form}", OURS, 1.5, beside="import numpy, plain"),)
+      for form in ("gzip", "zstd", "zstd in frames")),
+    *((Within(f"one stream, {form}", "ratarmount", 1.0),) for form in ("gzip", "zstd")),
+    *((Within(f"one stream, {form}", "merely", 1 / 0.9),) for form in ("gzip", "zstd")),
+    *((Within(f"first read-all walk, {form}", "merely", 1.3),) for form in ("gzip", "zstd")),
+    *((Within(f"pull, {form}", "skopeo", 1.25, 1.0), Within(f"pull, {form}", "merely", 1.15))
+      for form in ("gzip", "zstd")),
+]  # fmt: skip
+PACKED_SECONDS = {
+    **{f"{what}, {form}": 0.200
+       for form in ("plain", "gzip", "zstd", "zstd in frames")
+       for what in ("first mount after load", "second mount after load", "first mount after copy",
+                    "second mount after copy", "second mount to ls")},
+    "first mount after pull, gzip": 0.200,
+    "first mount after pull, zstd": 0.200,
+    "random 64 KiB read, median, gzip": 0.005,
+    "random 64 KiB read, 99th of 100, gzip": 0.012,
+    "random 64 KiB read, median, zstd": 0.004,
+    "random 64 KiB read, 99th of 100, zstd": 0.012,
+}  # fmt: skip
+PACKED_SHARES = {
+    "disk after first mount, gzip": 0.015,
+    "disk after first mount, zstd in frames": 0.005,
+    "disk after first mount, zstd": 1.15,
+}
+PACKED_MEMORY_BASE = 150 * MIB
+
 Times = Mapping[str, Mapping[str, Sequence[float]]]
 """Seconds of every run, by measure and contestant."""
 
@@ -146,7 +192,7 @@ def store_limits(results: Results) -> str:
 def _allowed(most: float | None, wish: float | None) -> str:
     if most is None:
         return NOTHING
-    return f"≤ {most:g}" + (f", try {wish:g}" if wish else "")
+    return f"≤ {most:.4g}" + (f", try {wish:g}" if wish else "")
 
 
 def verdict(found: float | None, most: float | None) -> str:
@@ -155,11 +201,39 @@ def verdict(found: float | None, most: float | None) -> str:
     return "yes" if found <= most else "**no**"
 
 
-def absolute_limits(results: Results) -> str:
+def packed_limits(results: Results) -> str:
+    """Ratios of the works on compressed layers, and what these take on disk."""
+    rows = times(results.runs)
+    lines = ["| imgmount | beside | found | limit | met |", "|---|---|---|---|---|"]
+    for limits in PACKED_LIMITS:
+        found = [_within(rows, limit) for limit in limits]
+        known = [value <= limit.most for value, limit in zip(found, limits, strict=True)
+                 if value is not None]  # fmt: skip
+        met = NOTHING if not known else "yes" if any(known) else "**no**"
+        for value, limit in zip(found, limits, strict=True):
+            cells = [limit.measure, limit.beside or limit.other, figure(value)]
+            cells += [_allowed(limit.most, limit.tried_for), met]
+            lines.append("| " + " | ".join(cells) + " |")
+    for measure, most in PACKED_SHARES.items():
+        shares = [s.share for s in results.shares if (s.measure, s.contestant) == (measure, OURS)]
+        share = statistics.median(shares) if shares else None
+        shown = figure(share * 100, " %") if share is not None else NOTHING
+        cells = [measure, "the blobs", shown, f"≤ {most * 100:g} %", verdict(share, most)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _within(rows: Times, limit: Within) -> float | None:
+    ours = rows.get(limit.measure, {}).get(OURS, [])
+    other = rows.get(limit.beside or limit.measure, {}).get(limit.other, [])
+    return ratio({"above": ours, "below": other}, "below", "above")
+
+
+def absolute_limits(results: Results, seconds: Mapping[str, float] = SECONDS) -> str:
     """Seconds to the first ls, and the daemon's memory: its base, and bytes per node."""
     lines = ["| imgmount | found | limit | met |", "|---|---|---|---|"]
     rows = times(results.runs)
-    for measure, most in SECONDS.items():
+    for measure, most in seconds.items():
         found = rows.get(measure, {}).get(OURS)
         median = statistics.median(found) if found else None
         shown = figure(median * 1000, " ms") if median is not None else NOTHING
@@ -175,6 +249,8 @@ def absolute_limits(results: Results) -> str:
         allowed = MEMORY_BASE + MEMORY_A_NODE * memory.entries
         if work in ("pull", "load"):
             allowed = STORE_MEMORY
+        if work.startswith("packed-"):
+            allowed += PACKED_MEMORY_BASE - MEMORY_BASE
         cells = [figure(memory.bytes / MIB, " MiB"), "≤ " + figure(allowed / MIB, " MiB")]
         cells.append(verdict(memory.bytes, allowed))
         lines.append(f"| peak memory, {work} | {' | '.join(cells)} |")
@@ -200,14 +276,16 @@ def markdown(about: Mapping[str, Any], results: Results) -> str:
     contestants = list(about["contestants"])
     quick = " **Quick sizes: these figures mean nothing.**" if about["quick"] else ""
     busy = "`stress-ng --cpu 2` beside it" if about["load"] else "nothing beside it"
+    if about.get("packed"):
+        limits = [packed_limits(results), absolute_limits(results, PACKED_SECONDS)]
+    else:
+        limits = [against_limits(results), store_limits(results), absolute_limits(results)]
     parts = [
         f"`{about['command']}`, {about['when']}: kernel {about['kernel']}, {about['cpus']} CPUs, "
         f"{about['disk']}, {about['runs']} interleaved runs, {busy}.{quick}",
         "### Limits, and what was found",
         "Ratios of medians, imgmount ÷ the other.",
-        against_limits(results),
-        store_limits(results),
-        absolute_limits(results),
+        *limits,
         "### Every figure",
         every_figure(results, contestants),
         "### Peak memory of the daemon, MiB",

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 from benchmarks import mounting
 from benchmarks.contestants import Contestant
 from benchmarks.indexing import INDEX_WORKS, IndexWork
+from benchmarks.packed import PACKED_WORKS, PackedWork
 from benchmarks.storing import STORE_WORKS, StoreWork
 from benchmarks.tools import Failure
 from benchmarks.works import WORKS, Bench, Work
 
-AnyWork = Work | IndexWork | StoreWork
-ALL_WORKS: list[AnyWork] = [*INDEX_WORKS, *WORKS, *STORE_WORKS]
+AnyWork = Work | IndexWork | StoreWork | PackedWork
+ALL_WORKS: list[AnyWork] = [*INDEX_WORKS, *WORKS, *STORE_WORKS, *PACKED_WORKS]
 T = TypeVar("T")
 
 
@@ -54,6 +55,17 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What was taken on disk in one visit, as a share: of what, the measure says."""
+
+    work: str
+    measure: str
+    contestant: str
+    run: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Failed:
     work: str
     contestant: str
@@ -66,6 +78,7 @@ class Results:
     runs: list[Run] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,6 +113,8 @@ def perform(
             for measure, seconds in found.seconds.items():
                 results.runs.append(Run(work.name, measure, contestant.name, run, seconds))
                 say(f"    {run} {contestant.name:18} {measure:36} {seconds:10.4f} s")
+            for measure, share in found.shares.items():
+                results.shares.append(Share(work.name, measure, contestant.name, run, share))
             if found.memory and isinstance(work, StoreWork):
                 results.memory.append(Memory(work.name, contestant.name, run, found.memory, 0))
             elif found.memory:
@@ -123,7 +138,7 @@ def _prepared(
         if not work.takes(contestant):
             continue
         try:
-            if not isinstance(work, IndexWork | StoreWork):
+            if not isinstance(work, IndexWork | StoreWork | PackedWork):
                 contestant.prepare(image)
             able.append(contestant)
         except (Failure, OSError) as error:

@@ -30,6 +30,7 @@ from benchmarks.works import Bench, Found
 
 LAYERS = 5
 NAME = "bench/five:1"
+REF = "five"
 TYPE = "application/vnd.oci.image."
 
 
@@ -67,16 +68,16 @@ class StoreWork:
         place.mkdir(parents=True)
         try:
             if self.name == "pull":
-                with _registry(base / f"registry-{bench.sizes.layer_mib}", layout) as domain:
+                with registry(base / f"registry-{bench.sizes.layer_mib}", layout) as domain:
                     os.sync()
-                    seconds, memory = _timed(_pulling(contestant.name, domain, place), bench)
+                    seconds, memory = measured(_pulling(contestant.name, domain, place), bench)
                 return Found({"pull of five layers": seconds}, memory)
             archive = _archive(layout.with_suffix(".tar"), layout)
             os.sync()
-            seconds, memory = _timed(_loading(contestant.name, archive, place), bench)
+            seconds, memory = measured(_loading(contestant.name, archive, place), bench)
             return Found({"load of a docker-archive": seconds}, memory)
         finally:
-            subprocess.run(["podman", *_podman(place), "rmi", "-af"], capture_output=True)
+            subprocess.run(["podman", *podman(place), "rmi", "-af"], capture_output=True)
             shutil.rmtree(place, ignore_errors=True)
 
 
@@ -86,13 +87,13 @@ def _pulling(name: str, domain: str, place: Path) -> Command:
         return ["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{source}",
                 f"oci:{place}/layout:five"]  # fmt: skip
     if name == "podman":
-        return ["podman", *_podman(place), "pull", "-q", "--tls-verify=false", source]
+        return ["podman", *podman(place), "pull", "-q", "--tls-verify=false", source]
     return [*_imgmount(place), "pull", "-q", source]
 
 
 def _loading(name: str, archive: Path, place: Path) -> Command:
     if name == "podman":
-        return ["podman", *_podman(place), "load", "-q", "-i", archive]
+        return ["podman", *podman(place), "load", "-q", "-i", archive]
     return [*_imgmount(place), "load", "-q", "-i", archive]
 
 
@@ -100,14 +101,17 @@ def _imgmount(place: Path) -> list[str | Path]:
     return [sys.executable, "-m", "fusemount", f"--root={place}/root"]
 
 
-def _podman(place: Path) -> list[str | Path]:
+def podman(place: Path) -> list[str | Path]:
     return ["--root", place / "storage", "--runroot", place / "run", "--storage-driver", "overlay"]
 
 
-def _timed(command: Command, bench: Bench) -> tuple[float, int]:
-    """Runs a process that must succeed; its seconds and peak memory."""
-    environment = without_imgmount() | {"PYTHONPATH": str(TOP)}
-    log = bench.base / "stores" / "log"
+def measured(
+    command: Command, bench: Bench, environment: dict[str, str] | None = None
+) -> tuple[float, int]:
+    """Runs a process that must succeed; its seconds, and the peak memory in bytes of it or of the
+    greatest of its children.  Raises Failure."""
+    environment = environment or without_imgmount() | {"PYTHONPATH": str(TOP)}
+    log = bench.base / "log"
     with open(log, "wb") as out:
         start = time.perf_counter()
         child = subprocess.Popen(
@@ -137,16 +141,21 @@ def _five_layers(layout: Path, layer_mib: int) -> Path:
         described, diff_id = _packed(layout, number, layer_mib << 20)
         descriptors.append(described)
         diff_ids.append(diff_id)
+    write_layout(layout, descriptors, diff_ids)
+    return layout
+
+
+def write_layout(layout: Path, layers: list[dict[str, str | int]], diff_ids: list[str]) -> None:
+    """Makes a directory with the layers' blobs an OCI layout of one image, whose name is REF."""
     config = {"architecture": "amd64", "os": "linux", "config": {},
               "rootfs": {"type": "layers", "diff_ids": diff_ids}}  # fmt: skip
     described = _blob(layout, json.dumps(config).encode(), TYPE + "config.v1+json")
     kind = TYPE + "manifest.v1+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": descriptors}
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": layers}
     top = _blob(layout, json.dumps(manifest).encode(), kind)
-    top["annotations"] = {"org.opencontainers.image.ref.name": "five"}  # type: ignore[assignment]
+    top["annotations"] = {"org.opencontainers.image.ref.name": REF}  # type: ignore[assignment]
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return layout
 
 
 def _blob(layout: Path, data: bytes, kind: str) -> dict[str, str | int]:
@@ -203,14 +212,16 @@ def _archive(path: Path, layout: Path) -> Path:
     if not path.exists():
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
-        output(["skopeo", "copy", "-q", f"oci:{layout}:five", f"docker-archive:{part}:{NAME}"], 600)
+        output(
+            ["skopeo", "copy", "-q", f"oci:{layout}:{REF}", f"docker-archive:{part}:{NAME}"], 600
+        )
         part.rename(path)
     return path
 
 
 @contextmanager
-def _registry(base: Path, layout: Path) -> Iterator[str]:
-    """Runs Debian's docker-registry with the image."""
+def registry(base: Path, layout: Path) -> Iterator[str]:
+    """Runs Debian's docker-registry with the layout's image, whose name there is NAME."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         domain = f"127.0.0.1:{s.getsockname()[1]}"
@@ -229,7 +240,7 @@ def _registry(base: Path, layout: Path) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.05)
-        output(["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:five",
+        output(["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:{REF}",
                 f"docker://{domain}/{NAME}"], 600)  # fmt: skip
         yield domain
     finally:

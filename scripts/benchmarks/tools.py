@@ -25,7 +25,10 @@ RATARMOUNT = "ratarmount==1.3.0"
 MATPLOTLIB = "matplotlib>=3.8"
 WALKER_FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
 SETUP_SECONDS = 3600.0
-PACKAGES = ["fio", "fuse-overlayfs", "squashfs-tools", "squashfuse"]
+PACKAGES = ["fio", "fuse-overlayfs", "isal", "podman", "skopeo", "squashfs-tools", "squashfuse",
+            "umoci", "zstd"]  # fmt: skip
+PROGRAMS = ["docker-registry", "fio", "fuse-overlayfs", "gcc", "igzip", "mksquashfs", "openssl",
+            "podman", "skopeo", "squashfuse_ll", "tar", "umoci", "zstd"]  # fmt: skip
 
 Command = Sequence[str | Path]
 
@@ -97,11 +100,7 @@ def alone(base: Path) -> Iterator[None]:
 
 
 def set_up(base: Path) -> Tools:
-    missing = [
-        name
-        for name in ("fio", "fuse-overlayfs", "gcc", "mksquashfs", "squashfuse_ll", "tar")
-        if not shutil.which(name)
-    ]
+    missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         raise Failure(f"{', '.join(missing)} missing: run `scripts/setup bench`")
     (base / "bin").mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import mounting
@@ -31,11 +31,13 @@ FIRST_LS = {"hundred-thousand": "100,000", "million": "1,000,000"}
 @dataclass(frozen=True)
 class Found:
     """The result of one visit: the seconds of each measure, the daemon's peak memory in bytes (0:
-    there is no daemon), and the number of nodes besides the image's."""
+    there is no daemon), the number of nodes besides the image's, and what was taken on disk as a
+    share of something (by measure)."""
 
     seconds: dict[str, float]
     memory: int = 0
     made: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 class Visit:

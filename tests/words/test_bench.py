@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "scripts"))
 
-from benchmarks import debian, images, mounting, report, tools  # noqa: E402
+from benchmarks import debian, images, mounting, packed, packedimages, report, tools  # noqa: E402
 from benchmarks.contestants import DEFAULT_PEERS, contestants  # noqa: E402
 from benchmarks.running import (  # noqa: E402
     ALL_WORKS,
@@ -25,6 +26,7 @@ from benchmarks.running import (  # noqa: E402
     Memory,
     Results,
     Run,
+    Share,
     perform,
     turns,
 )
@@ -87,7 +89,7 @@ def test_a_report_goes_between_the_marks_of_its_page() -> None:
     assert once == "a\n<!-- begin bench -->\n\nnew\n\n<!-- end bench -->\nb\n"
     assert report.spliced(once, "bench", "new\n") == once
     assert report.spliced(page, "bench-load", "new\n") == "new\n"
-    for name in ("bench", "bench-load"):
+    for name in ("bench", "bench-load", "bench-packed"):
         kept = (TOP / "docs/benchmarks.md").read_text()
         assert report.spliced(kept, name, "new\n") != "new\n"
 
@@ -122,6 +124,68 @@ def test_every_limit_names_a_measure_that_a_work_has() -> None:
     assert images.Sizes().stored == 1000
     for measure, _, _ in report.STORE_LIMITS:
         assert f'"{measure}"' in storing
+
+
+def test_every_limit_of_packed_layers_names_a_measure_that_a_work_has() -> None:
+    source = (TOP / "scripts/benchmarks/packed.py").read_text()
+    said = re.findall(r'f"([^"]*, \{form\})"', source)
+    known = [re.sub(r"\\{\w+\\}", r"\\w+", re.escape(text.removesuffix("{form}"))) for text in said]
+    limits = [one for row in report.PACKED_LIMITS for one in row]
+    measures = [*(x.measure for x in limits), *(x.beside for x in limits if x.beside)]
+    for measure in [*measures, *report.PACKED_SECONDS, *report.PACKED_SHARES]:
+        head, _, form = measure.rpartition(", ")
+        assert form in packedimages.FORMS
+        assert any(
+            re.fullmatch(text, f"{head}, ") for text in known if not text.startswith(r"\w+,")
+        ), measure
+    others = {name for work in packed.PACKED_WORKS for name in work.others}
+    assert {x.other for x in limits} - {"imgmount"} <= others
+    assert others <= {*packed.PROGRAMS, *DEFAULT_PEERS.split(",")}
+
+
+def test_one_limit_of_a_row_is_enough() -> None:
+    found = Results(
+        runs("pull, gzip", imgmount=[1.0], skopeo=[0.5], merely=[1.0])
+        + runs("pull, zstd", imgmount=[1.0], skopeo=[0.5], merely=[0.5])
+        + runs("import numpy, gzip", imgmount=[3.0])
+        + runs("import numpy, plain", imgmount=[2.0]),
+        shares=[Share("w", "disk after first mount, gzip", "imgmount", 1, 0.016)],
+    )
+    lines = report.packed_limits(found).splitlines()
+    assert "| pull, gzip | skopeo | 2.00 | ≤ 1.25, try 1 | yes |" in lines
+    assert "| pull, gzip | merely | 1.00 | ≤ 1.15 | yes |" in lines
+    assert "| pull, zstd | merely | 2.00 | ≤ 1.15 | **no** |" in lines
+    assert "| import numpy, gzip | import numpy, plain | 1.50 | ≤ 1.5 | yes |" in lines
+    assert "| disk after first mount, gzip | the blobs | 1.60 % | ≤ 1.5 % | **no** |" in lines
+
+
+@pytest.mark.parametrize("form", packedimages.FORMS)
+def test_a_layout_has_the_tars_in_their_form(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tmp_path / "a.tar"
+    images.write_archive(tar, images.root_like(90, 3_000_000))
+    monkeypatch.setattr(packedimages, "_tars", lambda *_: [tar])
+    kit = tools.Tools(tmp_path, tmp_path)
+    bench = Bench(tmp_path, kit, {}, images.QUICK, 60.0)
+    (blob,) = packedimages.blobs(packedimages.layout(bench, "python", form))
+    unpacked = subprocess.run([*packed.UNPACK[form].split(), blob], capture_output=True, check=True)
+    assert unpacked.stdout == tar.read_bytes()
+    assert packedimages.layout(bench, "python", form).is_dir()  # as it was made
+    command = packed._merely(blob.parents[2], form, mounting.Place(tmp_path))
+    tools.output(command, 60)
+    if form != "plain":
+        blob.write_bytes(blob.read_bytes()[:-9])
+        with pytest.raises(tools.Failure):
+            tools.output(command, 60)
+
+
+def test_no_random_read_is_near_another(tmp_path: Path) -> None:
+    path, slot, length = tmp_path / "file", 1 << 20, 64 << 10
+    path.write_bytes(bytes(5 * slot + 1))
+    words = ["file", path, "", 0, 5 * slot + 1, length, slot, 60]
+    took = tools.output([sys.executable, "-c", packed.READER, *map(str, words)], 60)
+    assert len(json.loads(took)) == 5
 
 
 def test_results_survive_json() -> None:
