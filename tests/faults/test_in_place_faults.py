@@ -165,7 +165,8 @@ def test_a_killed_process_harms_nothing(place: Place, name: str) -> None:
 def test_a_failing_cache_harms_nothing(place: Place, name: str) -> None:
     calls, wrong = place.counted(name), []
     before, verb = CASES[name]
-    for n in some(calls, name, FAILED_OF):
+    syncs = {n for n, call in enumerate(calls, start=1) if call.kind is Class.SYNC}
+    for n in sorted({*some(calls, name, FAILED_OF), *syncs}):
         for number in _ERRORS if THOROUGH else [list(_ERRORS)[n // FAILED_OF % 2]]:
             before(place.cache)
             place.faults.arm(at=n, action=Action.FAIL, error=number, then=_ERRORS[number])
