@@ -127,7 +127,7 @@ class Points:
     def add_frame(self, out: int, at: int, /) -> None: ...  # at: offset in the sidecar
     def end(self, blob_bytes: int, tar_bytes: int, sidecar_bytes: int = 0, /) -> None: ...
     @classmethod
-    def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError
+    def load(cls, fd: int, name: bytes, /) -> Points: ...  # may duplicate fd.  FormatError
     def save(self, fd: int, name: bytes, /) -> None: ...
     def rows(self) -> list[tuple[int, int, int, bool]]:
         """(offset in the tar; in the blob, or in the sidecar; bytes of state; in the sidecar)"""

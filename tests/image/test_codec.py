@@ -216,8 +216,8 @@ def test_t21_what_a_zstd_frame_gives_is_no_matter_of_pieces() -> None:
 
 
 def _behind_the_literals() -> bytes:
-    """A frame with a window of 2 KiB, and matches from where libzstd has copied what lies behind the
-    literals in memory."""
+    """A frame with a window of 2 KiB, and matches from where libzstd has copied what lies behind
+    the literals in memory."""
     back, count = 133_632, 400
     blocks = [_block(0, 512, bytes(512)), *[_block(0, 2048, b"." * 2048)] * 65]
     blocks += [_far_match(b"\n>", back)] * count
