@@ -154,8 +154,8 @@ class Packed:
         blob_fd: int,
         blob_at: int,  # where the blob begins in it
         sidecar_fd: int,  # -1: none
-        directory: HasFileno | None,  # of the chunk cache, which `chunks_name` is in
-        chunks_name: str,
+        directory: HasFileno | None,  # of the chunk cache
+        chunks_path: bytes,  # of the file: its last name is in the directory, the rest for the log
         name: bytes,  # of the layer, for the log
     ) -> None: ...
     def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL
