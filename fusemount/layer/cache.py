@@ -233,7 +233,14 @@ class Cache:
             _log_unkept(path, error)
             return None
         try:
-            os.close(os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o600, dir_fd=directory.fileno()))
+            os.close(
+                os.open(
+                    ".",
+                    os.O_WRONLY | os.O_TMPFILE | os.O_NOFOLLOW,
+                    0o600,
+                    dir_fd=directory.fileno(),
+                )
+            )
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 _log_unkept(path, error)

@@ -265,7 +265,7 @@ class _Opener:
                 blob.offset,
                 sidecar,
                 self._directory,
-                self._chunks.chunks_name(facts.diff_id),
+                os.fsencode(self._chunks.chunks / self._chunks.chunks_name(facts.diff_id)),
                 os.fsencode(blob.description),
             )
         tar = Tar(-1, 0, facts.archive_size, packed)
