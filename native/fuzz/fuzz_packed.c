@@ -3,14 +3,21 @@
  * An input is u8 codec (odd: zstd) | u16 bytes to feed at a time, low byte first | u16 bytes to ask
  * for, likewise | the stream.  Of the output, the first OUT_MAX bytes count, and none of a call
  * that fails. Laws: pieces of any size give the same bytes, and the same end (whole, damaged or cut
- * off); each access point leads to the bytes that the whole stream has there.
+ * off); each access point leads to the bytes that the whole stream has there; an address space
+ * gives each chunk of it, and of a damaged stream that chunk or EIO, when chunks are read
+ * backwards, so that a cursor begins at points, and forwards, so that it goes on.
  */
+#define _GNU_SOURCE /* memfd_create */
 #include "fuzz.h"
 
+#include "packed/packed.h"
 #include "packed/unpack.h"
+#include "packrig.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { HEAD = 5, OUT_MAX = 4 << 20, FROM_A_POINT = 100000 };
 
@@ -99,6 +106,57 @@ static void read_from(const run *whole, const img_point *point, const uint8_t *s
     free(out);
 }
 
+static int file_of(const uint8_t *data, size_t size) {
+    int fd = memfd_create("blob", MFD_CLOEXEC);
+    CHECK(fd >= 0 && write(fd, data, size) == (ssize_t)size);
+    return fd;
+}
+
+/* The states come from memory, or from a file, where few are in memory too (points.h). */
+static img_packed *open_packed(run *whole, const uint8_t *stream, size_t size, bool kept) {
+    img_error err = {0};
+    img_points points = whole->points;
+    uint8_t *digests = pack_digests(whole->out, whole->made);
+    img_packed_files files = {.blob_fd = file_of(stream, size),
+                              .sidecar_fd = -1,
+                              .chunks_dir = -1,
+                              .chunks_name = "",
+                              .log_fd = -1};
+    if (kept) {
+        int fd = file_of(NULL, 0);
+        CHECK(img_points_write(&whole->points, fd, 1, &err) == 0);
+        CHECK(img_points_read(&points, fd, 1, &err) == 0);
+        (void)close(fd);
+    } else {
+        whole->points = (img_points){.fd = -1};
+    }
+    img_packed *packed =
+        img_packed_new(&files, &points, digests, img_chunks_of(whole->made), "a blob", &err);
+    CHECK(packed);
+    free(digests);
+    return packed;
+}
+
+static void read_chunks(run *whole, const uint8_t *stream, size_t size, bool kept) {
+    uint8_t *out = malloc(IMG_CHUNK_BYTES);
+    uint64_t n = img_chunks_of(whole->made);
+    if (!whole->points.head.n_points)
+        goto end;
+    while (whole->points.points[whole->points.head.n_points - 1].out > whole->made)
+        whole->points.head.n_points--; /* of the call that failed */
+    img_packed *packed = open_packed(whole, stream, size, kept);
+    for (uint64_t i = 0; i < 2 * n; i++) {
+        size_t at = (size_t)(i < n ? n - 1 - i : i - n) * IMG_CHUNK_BYTES;
+        size_t want = whole->made - at < IMG_CHUNK_BYTES ? whole->made - at : IMG_CHUNK_BYTES;
+        ssize_t got = img_packed_read(packed, at, out, want);
+        CHECK(got == (ssize_t)want || (whole->damaged && got == -EIO));
+        CHECK(got < 0 || memcmp(out, whole->out + at, want) == 0);
+    }
+    img_packed_free(packed);
+end:
+    free(out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     run first, second;
     if (size < HEAD)
@@ -119,6 +177,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         read_from(&first, &first.points.points[i], stream, size);
     for (uint64_t i = 0; i < second.points.head.n_points; i++)
         read_from(&second, &second.points.points[i], stream, size);
+    read_chunks(&first, stream, size, true);
+    read_chunks(&second, stream, size, false);
     img_points_free(&first.points);
     img_points_free(&second.points);
     free(first.out);

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ def small_disk(at: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        run("umount", at)
+        run("umount", "--lazy", at)
 
 
 def image(tmp_path: Path) -> Path:
@@ -85,3 +86,30 @@ def test_at_the_mount(command: Command, tmp_path: Path) -> None:
             assert len(again) == 1 and str(cache) in again[0]
             read_twice(at)
         said(log, cache / "chunks", "Read-only file system")
+
+
+def test_what_the_disk_did_not_take(command: Command, tmp_path: Path) -> None:
+    """write(2) had taken it: a thin disk is full when the kernel writes its pages back."""
+    cache, log = command.base / "cache", tmp_path / "log"
+    data = os.urandom(48 * CHUNK)
+    archive = docker_archive(
+        tmp_path / "i.tar", [TarWriter().file("f", data).tar()], compress="gzip"
+    )
+    cache.mkdir(parents=True)
+    with small_disk(tmp_path / "thin", "size=6m"):
+        disk = tmp_path / "thin" / "disk"
+        run("truncate", "-s", "48M", disk)
+        run("mkfs.ext4", "-q", "-O", "^has_journal", "-E", "nodiscard", disk)
+        run("mount", "-o", "loop", disk, cache)
+        try:
+            with mounted(command, archive, tmp_path / "m", "--log", log) as at:
+                for turn in range(3):
+                    with open(at / "f", "rb") as file:
+                        assert file.read() == data
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    lost = subprocess.run(["sync", "-f", cache], stderr=-1).returncode
+                    assert lost or turn
+                lines = [line for line in log.read_text().splitlines() if "cannot be kept" in line]
+                assert lines and all(f" {cache}/chunks: " in line for line in lines), lines
+        finally:
+            run("umount", "--lazy", cache)  # a mount that failed has it open

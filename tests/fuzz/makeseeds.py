@@ -364,9 +364,11 @@ def packed() -> dict[str, bytes]:
         "gzip-named": gzip + named,
         "gzip-more-behind": gzip + _gzip(text) + bytes(20) + _gzip(text),
         "gzip-cut": gzip + _gzip(text)[:-9],
+        "gzip-reserved-flag": gzip + head[:3] + b"\x20" + _gzip(text)[4:],
         "gzip-wrong-sum": gzip + _gzip(text)[:-8] + bytes(8),
         "zstd": zstd + _ZSTD,
         "zstd-frames": zstd + _ZSTD + b"\x50\x2a\x4d\x18\x03\0\0\0abc" + _zeros(3) + _ZSTD,
+        "zstd-far": zstd + (_zeros(5) + _ZSTD) * 3,  # a point for each of the large frames
         "zstd-large": zstd + _zeros(40),
         "zstd-cut": zstd + _ZSTD[:-5],
         "zstd-more-behind": zstd + _ZSTD + b"\0",
