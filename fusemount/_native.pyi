@@ -127,7 +127,7 @@ class Points:
     def add_frame(self, out: int, at: int, /) -> None: ...  # at: offset in the sidecar
     def end(self, blob_bytes: int, tar_bytes: int, sidecar_bytes: int = 0, /) -> None: ...
     @classmethod
-    def load(cls, fd: int, name: bytes, /) -> Points: ...  # FormatError
+    def load(cls, fd: int, name: bytes, /) -> Points: ...  # may duplicate fd.  FormatError
     def save(self, fd: int, name: bytes, /) -> None: ...
     def rows(self) -> list[tuple[int, int, int, bool]]:
         """(offset in the tar; in the blob, or in the sidecar; bytes of state; in the sidecar)"""
@@ -154,8 +154,8 @@ class Packed:
         blob_fd: int,
         blob_at: int,  # where the blob begins in it
         sidecar_fd: int,  # -1: none
-        directory: HasFileno | None,  # of the chunk cache, which `chunks_name` is in
-        chunks_name: str,
+        directory: HasFileno | None,  # of the chunk cache
+        chunks_path: bytes,  # of the file: its last name is in the directory, the rest for the log
         name: bytes,  # of the layer, for the log
     ) -> None: ...
     def read(self, offset: int, size: int, /) -> bytes: ...  # EIO; releases the GIL

@@ -56,7 +56,7 @@ def open_layer(tar: bytes, number: int = 0) -> MemoryLayer:
     )[1]
     assert passed.access is not None
     points, digests = passed.access.points, passed.access.digests
-    packed = _native.Packed(points, digests, blob.fd, at, -1, None, "", name.encode())
+    packed = _native.Packed(points, digests, blob.fd, at, -1, None, b"", name.encode())
     blob.file.close()
     os.close(fd)
     return MemoryLayer(passed.index, -1, 0, name, packed)

@@ -186,24 +186,33 @@ class Cache:
 
     def keep_access(self, facts: Facts, access: Access, sidecar: Path | None) -> Access:
         """sidecar: a temporary file of this cache, which gets its name.  Returns what to use from
-        now on: of points in a file, the states are not in memory."""
+        now on: of points in a file, the states are not in memory.
+
+        The points are kept last.  A process that dies before has left none (`forget_points`), so
+        the next opening makes a pass, which removes the temporary file of the dead one.
+        """
         path = self.points_path(facts.digest)
+        sums = self.sums_path(facts.diff_id)
+        self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
         if sidecar is not None:
             whole = open_file(sidecar)
             try:
-                # It is believed later by its size and times: with holes after a power cut, all that
-                # it is to give would be EIO from then on.
-                os.fsync(whole)
                 with translated(path, full=f"the cache at {path}"):
+                    # It is believed later by its size and times: with holes after a power cut, all
+                    # that it is to give would be EIO from then on.
+                    os.fsync(whole)
                     os.rename(sidecar, path.with_suffix(".zst"))
                 self.record_tar(path.with_suffix(".zst"), whole)
             finally:
                 os.close(whole)
         with self.replacing(path) as fd:
             access.points.save(fd, path.name.encode())
-        sums = self.sums_path(facts.diff_id)
-        self._keep_small(sums, access.digests, f"chunks/{facts.diff_id}")
         return self.access(facts) or access
+
+    def forget_points(self, digest: str) -> None:
+        """To call before a pass keeps anything."""
+        with suppress(OSError):
+            self.points_path(digest).unlink()
 
     def open_sidecar(self, digest: str, size: int | None = None) -> int:
         """-1: there is none, or it has changed since it was written."""
@@ -224,7 +233,14 @@ class Cache:
             _log_unkept(path, error)
             return None
         try:
-            os.close(os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o600, dir_fd=directory.fileno()))
+            os.close(
+                os.open(
+                    ".",
+                    os.O_WRONLY | os.O_TMPFILE | os.O_NOFOLLOW,
+                    0o600,
+                    dir_fd=directory.fileno(),
+                )
+            )
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 _log_unkept(path, error)
@@ -274,7 +290,7 @@ class Cache:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # renamed; or a disk that fails, where _sweep tries again
                 path.unlink()
             if fd >= 0:
                 os.close(fd)

@@ -265,7 +265,7 @@ class _Opener:
                 blob.offset,
                 sidecar,
                 self._directory,
-                self._chunks.chunks_name(facts.diff_id),
+                os.fsencode(self._chunks.chunks / self._chunks.chunks_name(facts.diff_id)),
                 os.fsencode(blob.description),
             )
         tar = Tar(-1, 0, facts.archive_size, packed)
@@ -311,6 +311,7 @@ class _Opener:
             if made:
                 sidecar = os.dup(made[0][1])
                 fds.callback(os.close, sidecar)
+            self._cache.forget_points(facts.digest)
             self._keep(blob, key, name, facts, passed.index)
             # Without the points, an image that is refused for its size is measured again, and
             # refused again.

@@ -102,7 +102,9 @@ class _Kept:
         sidecar = self.cache.open_sidecar(digest)
         blob = self.layout.open_blob(digest)
         try:
-            packed = Packed(points, self.layer.digests, blob, 0, sidecar, None, "", digest.encode())
+            packed = Packed(
+                points, self.layer.digests, blob, 0, sidecar, None, b"", digest.encode()
+            )
             try:
                 for out, *_ in reversed(rows):  # so that each point is where a decoder begins
                     chunk = -(-out // CHUNK) * CHUNK

@@ -120,7 +120,7 @@ static img_packed *open_packed(run *whole, const uint8_t *stream, size_t size, b
     img_packed_files files = {.blob_fd = file_of(stream, size),
                               .sidecar_fd = -1,
                               .chunks_dir = -1,
-                              .chunks_name = "",
+                              .chunks_path = "",
                               .log_fd = -1};
     if (kept) {
         int fd = file_of(NULL, 0);

@@ -33,6 +33,7 @@ struct img_packed {
     img_cursor_source source;
     atomic_int log_fd, event_fd;
     char name[128];
+    char *chunks_at;       /* the path of the chunk cache, for the log; owned */
     uint64_t in_memory;    /* bytes of states of points */
     _Atomic uint64_t last; /* the chunk that was read last */
     _Atomic uint8_t *said; /* of each chunk: 1: wrong, and the log says so; owned */
@@ -58,7 +59,21 @@ uint64_t img_packed_states(void) {
     return atomic_load(&states_in_memory);
 }
 
+/* Where a file's directory ends in its path. */
+static size_t directory_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) : 0;
+}
+
+/* A message is one line. */
+static void make_one_line(char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ')
+            *text = '?';
+}
+
 static void discard(img_packed *packed) {
+    free(packed->chunks_at);
     atomic_fetch_sub(&states_in_memory, packed->in_memory);
     free(packed->said);
     free(packed);
@@ -67,8 +82,11 @@ static void discard(img_packed *packed) {
 img_packed *img_packed_new(const img_packed_files *files, img_points *points, const void *digests,
                            uint64_t n_digests, const char *name, img_error *err) {
     img_packed *packed = calloc(1, sizeof *packed);
-    if (!packed || !(packed->said = calloc(n_digests + 1, sizeof *packed->said))) {
-        free(packed);
+    size_t n_at = directory_of(files->chunks_path);
+    if (!packed || !(packed->said = calloc(n_digests + 1, sizeof *packed->said)) ||
+        !(packed->chunks_at = strndup(files->chunks_path, n_at))) {
+        if (packed)
+            discard(packed);
         img_fail(err, ENOMEM, "out of memory");
         return NULL;
     }
@@ -77,7 +95,8 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
         img_fail(err, EBADMSG, "not as many digests as the tar has chunks");
         return NULL;
     }
-    if (img_chunkfile_init(&packed->chunks, files->chunks_dir, files->chunks_name,
+    if (img_chunkfile_init(&packed->chunks, files->chunks_dir,
+                           files->chunks_path + n_at + (files->chunks_path[n_at] == '/'),
                            points->head.tar_bytes, digests, err) < 0) {
         discard(packed);
         return NULL;
@@ -90,9 +109,8 @@ img_packed *img_packed_new(const img_packed_files *files, img_points *points, co
     packed->log_fd = files->log_fd;
     packed->event_fd = -1;
     (void)snprintf(packed->name, sizeof packed->name, "%s", name);
-    for (char *at = packed->name; *at; at++)
-        if ((unsigned char)*at < ' ')
-            *at = '?'; /* an error is one line */
+    make_one_line(packed->name);
+    make_one_line(packed->chunks_at);
     packed->last = UINT64_MAX;
     pthread_mutex_init(&packed->mutex, NULL);
     return packed;
@@ -151,29 +169,14 @@ static bool is_time(atomic_llong *last, long long seconds) {
            atomic_compare_exchange_strong(last, &before, now);
 }
 
-/* The path of a directory that is open; "the chunk cache" without /proc. */
-static const char *path_of(int directory, char *path, size_t size) {
-    char link[64];
-    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
-    ssize_t n = readlink(link, path, size - 1);
-    if (n <= 0)
-        return "the chunk cache";
-    path[n] = 0;
-    for (char *at = path; *at; at++)
-        if ((unsigned char)*at < ' ')
-            *at = '?'; /* an error is one line */
-    return path;
-}
-
 /* Says that the cache takes nothing: one line of each cause, of all layers. */
 static void say_unkept(img_packed *packed) {
     static atomic_llong said[256]; /* of each errno: when */
-    char path[4096];
     int error = img_chunkfile_failed(&packed->chunks), fd = atomic_load(&packed->log_fd);
     if (!error || fd < 0 || !is_time(&said[error & 255], SAY_SECONDS))
         return;
-    (void)dprintf(fd, "%s: %s: what is decompressed cannot be kept, so reading takes longer\n",
-                  path_of(packed->chunks.directory, path, sizeof path), strerror(error));
+    (void)dprintf(fd, "%.2000s: %s: what is decompressed cannot be kept, so reading takes longer\n",
+                  packed->chunks_at, strerror(error));
 }
 
 /* Without a keeper (daemon/chunkkeeper.py), of each layer no more is kept than a keeper lets come

@@ -32,8 +32,9 @@ typedef struct img_packed_files {
     uint64_t blob_at;
     int sidecar_fd; /* re-framed zstd; -1: none */
     int chunks_dir; /* borrowed: the directory of the chunk cache (chunkfile.h); -1: none */
-    const char *chunks_name;
-    int log_fd; /* gets a line for each error; -1: none */
+    const char
+        *chunks_path; /* of its file: the last name is in that directory, the rest for the log */
+    int log_fd;       /* gets a line for each error; -1: none */
 } img_packed_files;
 
 /* Takes the descriptors and the points.  digests: one of each chunk of the tar.  name: for the log.

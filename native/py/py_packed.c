@@ -486,15 +486,15 @@ static img_packed *open_packed(img_packed_files *files, points_object *points,
 
 static PyObject *packed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"points",    "digests",     "blob_fd", "blob_at", "sidecar_fd",
-                            "directory", "chunks_name", "name",    NULL};
+                            "directory", "chunks_path", "name",    NULL};
     PyObject *points, *directory;
     Py_buffer digests;
     unsigned long long blob_at;
     const char *name;
     img_packed_files files = {.log_fd = -1, .chunks_dir = -1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiOsy:Packed", names, &points, &digests,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*iKiOyy:Packed", names, &points, &digests,
                                      &files.blob_fd, &blob_at, &files.sidecar_fd, &directory,
-                                     &files.chunks_name, &name))
+                                     &files.chunks_path, &name))
         return NULL;
     files.blob_at = blob_at;
     packed_object *self = NULL;

@@ -175,7 +175,7 @@ img_packed *pack_open(const pack_blob *blob, img_codec codec, const uint8_t *tar
     img_packed_files files = {.blob_fd = pack_file(blob->data, blob->size),
                               .sidecar_fd = -1,
                               .chunks_dir = directory,
-                              .chunks_name = "chunks",
+                              .chunks_path = "/the/cache/chunks",
                               .log_fd = -1};
     img_packed *packed =
         img_packed_new(&files, &points, digests, img_chunks_of(size), "a test", &err);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from tarwriter import TarWriter
 from fusemount._native import CHUNK, Packed, stop_decoding_ahead
 from fusemount.cli.main import main
 from fusemount.daemon import chunkkeeper
-from fusemount.daemon.chunkkeeper import keeping
+from fusemount.daemon.chunkkeeper import ChunkKeeper, keeping
 from fusemount.layer import SilentProgress, chunkcache, open_layers
 from fusemount.reference import Reference
 from fusemount.settings import Directories, ImageOptions, Platform
@@ -106,6 +107,34 @@ def test_chunks_that_are_only_read_count_as_used(
         assert used() == [1, 1, 1]
         trio.run(serve, packed)
         assert used()[0] == 1 and used()[1] > 10**9 and used()[2] > 10**9
+
+
+def test_a_quota_that_is_full_makes_it_remove_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is within its own limit, and statvfs(2) tells of room; once, it is no more full."""
+    failures, limits = [0, errno.EDQUOT, 0], []
+
+    class Full:
+        def note_used(self, now: int) -> None: ...
+        def failed(self) -> int:
+            return failures.pop(0)
+
+    def evict(where: Path, limit: int | None) -> int:
+        limits.append(limit)
+        return chunkcache.evict(where, limit)
+
+    monkeypatch.setattr(chunkkeeper, "evict", evict)
+    with opened(tmp_path, TarWriter().file("f", os.urandom(20 * CHUNK)).tar()) as packed:
+        packed.read(0, 20 * CHUNK)
+        stop_decoding_ahead()
+        before = chunkcache.size(tmp_path / "cache" / "chunks")
+        keeper = ChunkKeeper([Full()], tmp_path / "cache" / "chunks", 1 << 40, -1)  # type: ignore[list-item]
+        for _ in range(3):
+            keeper._keep()
+        after = chunkcache.size(tmp_path / "cache" / "chunks")
+    assert limits == [1 << 40, before - 1, 1 << 40]
+    assert before * 8 // 10 <= after <= before * 9 // 10
 
 
 def test_a_mount_without_compressed_layers_has_no_keeper(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Law: runs the store's verbs in forked processes that may be killed; modules are loaded already.
+"""Law: runs the store's verbs, and readers of layers in place, in forked processes that may be
+killed; modules are loaded already.
 
     runner = Runner(environment, log)
     ended = runner(["rm", root, "a:1"])      Ended(code, line) of the command
@@ -25,11 +26,25 @@ class Ended:
     line: str = ""
 
 
+def _read(base: Path, image: str, *diff_ids: str) -> None:
+    """All of the image's layers, whose tars have these SHA-256."""
+    from hashlib import sha256
+
+    from inplace import opened
+
+    from fusemount.settings import Directories
+
+    with opened(image, Directories(base / "cache", base / "state", base / "run")) as layers:
+        found = tuple(sha256(b"".join(layer.tar.pieces())).hexdigest() for layer in layers)
+    assert found == diff_ids, found
+
+
 def _verbs() -> dict[str, Callable[..., object]]:
     from storing import load, save
     from transferring import pulled, pushed
 
     from fusemount.imagename import parse_name
+    from fusemount.layer.chunkcache import evict
     from fusemount.store import Store
     from fusemount.store.removal import prune, remove
 
@@ -40,6 +55,8 @@ def _verbs() -> dict[str, Callable[..., object]]:
         "tag": lambda root, old, new: Store(root, create=True).tag(old, parse_name(new)),
         "rm": lambda root, text: remove(Store(root, create=True), text),
         "prune": lambda root: prune(Store(root, create=True)),
+        "read": _read,
+        "evict": lambda base, *_: evict(base / "cache" / "chunks", 0),
         "save": lambda root, text, form, path: save(Store(root), text, form, Path(path)),
     }
 

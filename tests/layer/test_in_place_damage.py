@@ -10,19 +10,19 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
 import pytest
 import zstandard
 from imagewriter import sha256
-from layersetting import Setting, blob
+from layersetting import Setting, blob, paths
 from oracle import run
 from packedforms import FORMS
 from tarwriter import TarWriter
 
-from fusemount._native import CHUNK
+from fusemount._native import CHUNK, stop_decoding_ahead
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.layer import LayerBlob, OpenLayer, chunkcache
@@ -30,6 +30,7 @@ from fusemount.layer import LayerBlob, OpenLayer, chunkcache
 BLOB_AT = 700  # as layersetting.blob puts it
 KINDS = ["gzip -1", "gzip, stored", "gzip, thousands of members", "zstd -3", "zstd, small frames"]
 SIDECAR = "zstd -3"
+_LONG = ("gzip, stored", "gzip, thousands of members")
 
 
 @cache
@@ -71,21 +72,25 @@ def steps(size: int, n: int) -> Iterator[int]:
     return ((size - 1) * i // (n - 1) for i in range(n))
 
 
-def read_all(layer: OpenLayer) -> set[int]:
-    """Reads each chunk; those that gave EIO.  Any other byte than the tar's fails."""
+def read_chunk(layer: OpenLayer, at: int) -> bool:
+    """False: EIO.  Any other byte than the tar's fails."""
     assert layer.packed is not None
-    failed = set()
-    for at in range(0, layer.size, CHUNK):
-        size = min(CHUNK, layer.size - at)
-        try:
-            assert layer.packed.read(at, size) == small()[at : at + size], f"wrong bytes at {at}"
-        except OSError as error:
-            assert error.errno == errno.EIO
-            failed.add(at // CHUNK)
-    return failed
+    size = min(CHUNK, layer.size - at)
+    try:
+        assert layer.packed.read(at, size) == small()[at : at + size], f"wrong bytes at {at}"
+    except OSError as error:
+        assert error.errno == errno.EIO
+        return False
+    return True
+
+
+def read_all(layer: OpenLayer) -> set[int]:
+    """Reads each chunk; those that gave EIO."""
+    return {at // CHUNK for at in range(0, layer.size, CHUNK) if not read_chunk(layer, at)}
 
 
 def forget_chunks(setting: Setting) -> None:
+    stop_decoding_ahead()  # what a thread decodes now, it would keep afterwards
     chunkcache.evict(setting.cache / "chunks", 0)
 
 
@@ -166,6 +171,15 @@ def test_a_blob_that_is_cut_or_replaced_under_an_open_layer(
     path.write_bytes(bytes(len(data)))
     assert not read_all(layer), "the file that was opened is still there"
     with logged(layer, tmp_path / "log") as lines:
+        forget_chunks(setting)
+        write_at(tmp_path / "g", BLOB_AT, FORMS[kind](small()[::-1])[: len(data)])
+        read_all(layer)  # a decoder may have some of the old bytes still
+        forget_chunks(setting)
+        assert len(read_all(layer)) == (0 if kind == SIDECAR else 19)
+        assert len(lines()) == (0 if kind == SIDECAR else 19), "one line for a chunk"
+        write_at(tmp_path / "g", BLOB_AT, data)
+        assert not read_all(layer)
+        os.truncate(tmp_path / "log", 0)
         for left in (len(data) // 2, 10):
             forget_chunks(setting)
             os.truncate(tmp_path / "g", BLOB_AT + left)
@@ -178,30 +192,85 @@ def test_a_blob_that_is_cut_or_replaced_under_an_open_layer(
 # ---- what is kept beside it
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_beside_a_blob(tmp_path: Path, setting: Setting, kind: str) -> None:
-    """A damaged one is made again, by another pass."""
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if kind in _LONG else ()) for kind in KINDS],
+)
+def test_what_is_kept_beside_a_blob(
+    tmp_path: Path, setting: Setting, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged one is made again, and a line says so."""
     made = claimed(tmp_path / "f", packed(kind), kind)
-    setting.open(made)
-    kept = [*setting.cache.glob("points/*"), *setting.cache.glob("chunks/*.sums")]
-    assert len(kept) == (4 if kind == SIDECAR else 2)
-    for path in kept:
-        for at in steps(path.stat().st_size, 3):
-            forget_chunks(setting)
-            flip(path, at)
-            (layer,) = setting.open(made)
-            assert not read_all(layer)
+    (layer,) = setting.open(made)
+    names = paths(layer)
+
+    def check() -> None:
         forget_chunks(setting)
-        os.truncate(path, path.stat().st_size - 1)
         (layer,) = setting.open(made)
-        assert not read_all(layer)
+        assert not read_all(layer) and paths(layer) == names
+
+    patterns = ("points/*", "chunks/*.sums", "index/*", "facts/*")
+    kept = [path for pattern in patterns for path in setting.cache.glob(pattern)]
+    assert len(kept) == (6 if kind == SIDECAR else 4)
+    for path in kept:
+        damages = [partial(flip, path, at) for at in steps(path.stat().st_size, 3)]
+        size = path.stat().st_size
+        damages += [partial(os.truncate, path, cut) for cut in (0, size // 2, size - 1, size + 1)]
+        for damage in damages:
+            caplog.clear()
+            damage()
+            check()
+            lines = {record.getMessage() for record in caplog.records}
+            assert [line.partition(": ")[0] for line in lines].count(str(path)) == 1
+            assert len(lines) <= 2, "the sidecar's too, whose state was lost"
+            assert not any("\n" in line for line in lines)
         path.unlink()
-        (layer,) = setting.open(made)
-        assert not read_all(layer)
+        check()
     passes = len(setting.passes)
     assert passes > 8
     setting.open(made)
     assert len(setting.passes) == passes, "all is whole again"
+
+
+def test_a_sidecar_that_is_damaged_under_an_open_layer(tmp_path: Path, setting: Setting) -> None:
+    (layer,) = setting.open(claimed(tmp_path / "f", packed(SIDECAR), SIDECAR))
+    (path,) = setting.cache.glob("points/*.zst")
+    with logged(layer, tmp_path / "log") as lines:
+        for at in steps(path.stat().st_size, 9):
+            forget_chunks(setting)
+            flip(path, at)
+            failed = read_all(layer)
+            assert len(failed) <= 4, "a frame has four chunks"
+            assert len(lines()) <= len(failed) and bool(lines()) == bool(failed)
+            flip(path, at)
+            assert not read_all(layer), "the sidecar is whole again"
+            os.truncate(tmp_path / "log", 0)
+        forget_chunks(setting)
+        os.truncate(path, 0)
+        assert lines() == [] and len(read_all(layer)) > 10
+        assert lines()
+
+
+def test_points_that_are_damaged_under_an_open_layer(tmp_path: Path, setting: Setting) -> None:
+    """Of many points the states of decoders are read from the file when they are needed.  An
+    earlier point takes the place of a damaged one."""
+    tar = TarWriter().file("hex", Random(3).randbytes(14 * CHUNK).hex().encode()).tar()
+    made = blob(tmp_path / "f", FORMS["gzip -6"](tar))
+    setting.open(made)
+    (path,) = setting.cache.glob("points/*.pts")
+    size = path.stat().st_size
+    assert size > 32 << 10, "fewer are read into memory"
+    damages = [partial(flip, path, at) for at in steps(size, 5)]
+    damages += [partial(os.truncate, path, cut) for cut in (size // 2, 0)]
+    for damage in damages:
+        (layer,) = setting.open(made)
+        assert layer.packed is not None
+        forget_chunks(setting)
+        damage()
+        for at in reversed(range(0, len(tar), CHUNK)):  # so that decoders begin at points
+            n = min(CHUNK, len(tar) - at)
+            assert layer.packed.read(at, n) == tar[at : at + n]
+        assert layer.packed.counts()["wrong"] == 0
 
 
 # ---- the file of chunks

@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from imagewriter import docker_archive
 from oracle import run
 
 _START_SECONDS, _STOP_SECONDS = 30, 20
@@ -45,6 +46,11 @@ class Dockerd:
         """Builds an image with the builder that commits each step as a layer."""
         (context / "Dockerfile").write_text(dockerfile)
         self("build", "-q", "--network", "none", "-t", tag, context)
+
+
+def plain_image(path: Path, layers: Sequence[bytes], tag: str) -> Path:
+    """An archive that docker can load, also in a run for zstd layers, which docker cannot."""
+    return docker_archive(path, layers, tags=[tag], compress="none")
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def test_lines_mean_what_docker_makes_of_them(tmp_path: Path) -> None:
         [TarWriter().dir("srv").tar()],
         tags=["t:1"],
         config={"config": BASE},
+        compress="none",
     )
     base = tmp_path / "d"
     base.mkdir()

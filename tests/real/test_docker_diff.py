@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dockerd import Dockerd, dockerd
+from dockerd import Dockerd, dockerd, plain_image
 from imagewriter import docker_archive
 from mounted import Command, mounted
 from oracle import run
@@ -61,7 +61,7 @@ def test_the_same_lines(tmp_path: Path) -> None:
     base.mkdir()
     try:
         with dockerd(base) as docker:
-            docker("load", "-q", "-i", image)
+            docker("load", "-q", "-i", plain_image(image, layers(), "t:1"))
             docker("create", "--name", "box", "t:1", "/sh")
             with container_root(docker, "box", tmp_path / "root") as root:
                 run("bash", "-c", SCRIPT, cwd=root)

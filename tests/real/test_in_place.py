@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from buildahimage import Buildah
 from busyboximage import busybox_layers
-from dockerd import Dockerd, dockerd
+from dockerd import Dockerd, dockerd, plain_image
 from imagewriter import docker_archive
 from mounted import Command
 from oracle import differences, dump_directory, overlay, run, without_layer
@@ -90,7 +90,7 @@ def listing(root: Path) -> list[tuple[Any, ...]]:
 
 
 def build(docker: Dockerd, base: Path) -> None:
-    docker("load", "-q", "-i", docker_archive(base / "base.tar", layers(), tags=["base:1"]))
+    docker("load", "-q", "-i", plain_image(base / "base.tar", layers(), "base:1"))
     (base / "context").mkdir()
     docker.build(NAME, DOCKERFILE, base / "context")
     docker("save", "-o", base / "saved.tar", NAME)

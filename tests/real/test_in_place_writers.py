@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from dockerd import Dockerd, dockerd
-from imagewriter import docker_archive, oci_archive
+from dockerd import Dockerd, dockerd, plain_image
+from imagewriter import oci_archive
 from inplace import directories_of, opened
 from mounted import Command
 from oracle import run
@@ -182,7 +182,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
 @pytest.mark.long
 def test_docker_save(tmp_path: Path, plain: Plain, daemons: Daemons) -> None:
     """docker 20.10 saves plain layers; with `| gzip`, all of them in one stream."""
-    daemons.docker("load", "-q", "-i", docker_archive(tmp_path / "i.tar", layers(), tags=[NAME]))
+    daemons.docker("load", "-q", "-i", plain_image(tmp_path / "i.tar", layers(), NAME))
     daemons.docker("save", "-o", tmp_path / "saved.tar", NAME)
     run("gzip", "-k", tmp_path / "saved.tar")
     command = Command(tmp_path / "dirs")

@@ -63,7 +63,9 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
         (base / name).mkdir()
     buildah = Buildah(base / "storage", "vfs")
     config = {"config": {"Env": ["PATH=/bin", "SHOWN=yes"], "Cmd": ["/bin/sh"]}}
-    archive = docker_archive(base / "image.tar", layers(), tags=["mine:1"], config=config)
+    archive = docker_archive(
+        base / "image.tar", layers(), tags=["mine:1"], config=config, compress="none"
+    )  # docker cannot load zstd
     lines = dumped(f"docker-archive:{archive}", base)
     try:
         with real_registry(base / "registry") as registry, dockerd(base / "docker") as docker:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from imagewriter import ImageSpec, oci_archive, oci_layout
 from oracle import run
 from storing import LAYERS, checked, clean, files, layer, load
+from tarwriter import TarWriter
 
+from fusemount._native import CHUNK, Points, Unpacker
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError
 from fusemount.imagename import parse_name
+from fusemount.layer.cache import Cache
+from fusemount.record import sealed
 from fusemount.store import Store
 from fusemount.store.removal import prune
 
@@ -108,6 +114,57 @@ def test_every_file_counts(full: Store) -> None:
             assert told == [], path
         at.write_bytes(data)
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_reads_a_layer_in_place_counts(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a file that is whole, of its name, and wrong; and each part of a sidecar."""
+    text = b"".join(b"%d words " % (i * i) for i in range(400_000))
+    tars = {how: TarWriter().file(how, text).tar() for how in ("gzip", "zstd")}
+    for how, tar in tars.items():
+        load(store, oci_archive(tmp_path / how, [tar], compress=how, tags=[f"{how}:1"]))
+    clean(store, images=2)
+    cache, gzip = Cache(store.layout.cache), store.find("gzip:1").summary.layers[0]
+    points, sums = cache.points_path(gzip.digest), cache.sums_path(gzip.diff_id)
+    (sidecar,) = points.parent.glob("*.zst")
+
+    def told(path: Path, change: Callable[[], object]) -> None:
+        before = path.read_bytes()
+        change()
+        assert any(path.stem in line for line in checked(store).mismatches), path
+        with open(path, "r+b") as file:
+            file.truncate(file.write(before))
+
+    def lead_elsewhere() -> None:
+        data = zlib.compress(tars["gzip"], 9, 31)
+        unpacker, made = Unpacker("gzip"), Points("gzip")
+        unpacker.feed(data)
+        while unpacker.next(CHUNK):
+            for begun in unpacker.take():
+                made.add(begun)
+        made.end(len(data), len(tars["gzip"]))
+        with open(points, "r+b") as file:
+            file.truncate()
+            made.save(file.fileno(), points.name.encode())
+
+    kept, key = cache.sums(gzip.diff_id), f"chunks/{gzip.diff_id}"
+    assert kept is not None
+    told(sums, lambda: sums.write_bytes(sealed(kept[::-1], 1, key)))
+    told(points, lead_elsewhere)
+    clean(store, images=2)
+    # A bad disk changes a byte, and neither times nor inode.
+    monkeypatch.setattr(Cache, "open_sidecar", lambda *_: os.open(sidecar, os.O_RDONLY))
+    for place in (9, sidecar.stat().st_size // 2, sidecar.stat().st_size - 9):
+        told(sidecar, lambda place=place: flip(sidecar, place))  # type: ignore[misc]
+        clean(store, images=2)
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    with open(path, "r+b") as file:
+        file.write(data)
 
 
 def test_a_chain_of_layerdb_may_be_missing(full: Store) -> None:
