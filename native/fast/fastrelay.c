@@ -201,7 +201,7 @@ static void answered(fast_relay *relay, char *answer, size_t size) {
         return; /* the answer to the INIT */
     if (fast_is_full(out.error) && !one->again && relay->path->upper) {
         one->again = true;
-        if (img_upper_await_release(relay->path->upper) && put(relay, one) == 0)
+        if (img_upper_await_release(relay->path->upper, true) && put(relay, one) == 0)
             return;
     }
     if (one->need != FAST_NOTHING)

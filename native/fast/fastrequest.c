@@ -233,7 +233,7 @@ static void dispatch(fast_request *req) {
         result = op->handler(req);
         if (fast_is_full(result) && req->path->upper) {
             fast_will_wait(req->path);
-            if (img_upper_await_release(req->path->upper))
+            if (img_upper_await_release(req->path->upper, false))
                 result = op->handler(req);
         }
     }

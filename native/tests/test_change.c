@@ -731,24 +731,19 @@ static void test_threads(void) {
     finish();
 }
 
-static void *await_release(void *waited) {
-    *(bool *)waited = img_upper_await_release(upper);
-    return NULL;
-}
-
 /* The threads that wait serve everybody, and any user can meet ENOSPC at an xattr. */
 static void test_one_thread_at_a_time_awaits_a_release(void) {
-    bool waited[5] = {false};
-    pthread_t threads[5];
     start(10);
-    for (int i = 0; i < 5; i++)
-        CHECK(pthread_create(&threads[i], NULL, await_release, &waited[i]) == 0);
-    for (int i = 0; i < 5; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
-    CHECK(waited[0] + waited[1] + waited[2] + waited[3] + waited[4] == 1);
-    CHECK(!img_upper_await_release(upper)); /* not again at once */
-    while (!img_upper_await_release(upper))
-        (void)usleep(1000);
+    CHECK(!img_upper_await_release(upper, false)); /* nothing was unlinked */
+    img_id id = make(IMG_ROOT, "f", S_IFREG | 0644);
+    known(id);
+    CHECK(take(img_unlink, IMG_ROOT, "f") == 0);
+    upper->awaited = true; /* as if another thread waited */
+    CHECK(!img_upper_await_release(upper, false));
+    upper->awaited = false;
+    CHECK(img_upper_await_release(upper, true));
+    CHECK(!img_upper_await_release(upper, true)); /* it rests */
+    img_forget(tree, upper, id, 1);
     finish();
 }
 

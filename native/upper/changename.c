@@ -87,8 +87,12 @@ static int move_to_orphan(img_upper *upper, int dir, const img_named *at, const 
 
 /* Removes the name from the upper. */
 static int take_away(img_upper *upper, int dir, const img_named *at, const loser *l) {
-    if (l->orphan)
-        return move_to_orphan(upper, dir, at, l);
+    if (l->orphan) {
+        int result = move_to_orphan(upper, dir, at, l);
+        if (result == 0)
+            img_upper_note_orphan(upper);
+        return result;
+    }
     if (l->in_upper && at->lower)
         return put_whiteout(upper, dir, at->name);
     if (l->in_upper)

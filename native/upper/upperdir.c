@@ -464,11 +464,17 @@ static uint64_t monotonic_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-bool img_upper_await_release(img_upper *upper) {
+void img_upper_note_orphan(img_upper *upper) {
+    __atomic_store_n(&upper->orphaned, monotonic_ns(), __ATOMIC_SEQ_CST);
+}
+
+bool img_upper_await_release(img_upper *upper, bool rests) {
+    const uint64_t most = (uint64_t)AWAIT_NS * AWAIT_MOST;
     struct timespec pause = {0, AWAIT_NS};
-    uint64_t start = monotonic_ns(), until = __atomic_load_n(&upper->awaited, __ATOMIC_SEQ_CST);
-    if (start < until || !__atomic_compare_exchange_n(&upper->awaited, &until, UINT64_MAX, false,
-                                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    uint64_t start = monotonic_ns(), last = __atomic_load_n(&upper->orphaned, __ATOMIC_SEQ_CST);
+    if (!last || start - last > most ||
+        (rests && start < __atomic_load_n(&upper->rested, __ATOMIC_SEQ_CST)) ||
+        __atomic_exchange_n(&upper->awaited, true, __ATOMIC_SEQ_CST))
         return false;
     for (int i = 0; i < AWAIT_MOST; i++) {
         (void)nanosleep(&pause, NULL);
@@ -476,6 +482,8 @@ bool img_upper_await_release(img_upper *upper) {
             break;
     }
     uint64_t now = monotonic_ns();
-    __atomic_store_n(&upper->awaited, now + AWAIT_REST * (now - start), __ATOMIC_SEQ_CST);
+    if (rests)
+        __atomic_store_n(&upper->rested, now + AWAIT_REST * (now - start), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&upper->awaited, false, __ATOMIC_SEQ_CST);
     return true;
 }

@@ -58,7 +58,9 @@ typedef struct img_upper {
     uint64_t freed;     /* W of the tree: upper nodes freed so far */
     uint64_t serial;    /* change: names in the work directory, "c<serial>" */
     uint32_t releasing; /* atomic: threads in img_forget that remove a file */
-    uint64_t awaited;   /* atomic: CLOCK_MONOTONIC ns until which no thread awaits a release */
+    uint64_t orphaned;  /* atomic: when a file became an orphan, CLOCK_MONOTONIC ns */
+    uint64_t rested;    /* atomic: until when a thread that rests awaits no release */
+    bool awaited;       /* atomic: a thread awaits a release */
     bool reserved;      /* change: the fast path leaves all changes to Python */
     uint32_t uid, gid;  /* owner of the objects that this process makes */
 } img_upper;
@@ -120,8 +122,12 @@ void img_upper_orphan(img_id id, char *out);
  * short while for FORGETs, and until those that have come are done.
  *
  * The threads that call it serve everybody, and "full" may be one object of one user: an xattr that
- * has no room is ENOSPC too.  So one thread at a time waits, and then none for a while: false. */
-bool img_upper_await_release(img_upper *upper);
+ * has no room is ENOSPC too.  So it waits only if a file was unlinked lately, and one thread at a
+ * time waits.  A thread without which nothing of its kind is served rests: after it has waited, it
+ * does not wait again for some time. */
+bool img_upper_await_release(img_upper *upper, bool rests);
+/* To call when a file becomes an orphan. */
+void img_upper_note_orphan(img_upper *upper);
 
 /* The kernel has forgotten `count` lookups of the node.  If nothing keeps the node any more, frees
  * it, removes its orphan and closes its descriptor. upper may be NULL (no upper). */
