@@ -5,8 +5,8 @@ decode.py for the one slow pass over their bytes, directory.py opens directories
 which marks count in them), and unpacked.py makes the tar of an unpacked layer again.  cache.py is
 the cache directory, filestate.py the names of its facts, sparse.py writes its tars.  A layer that
 is read in its compressed bytes has access points, which tarpass.py and reframe.py find out, and
-chunks, which chunkcache.py holds to a size.  text.py prints what is kept, progress.py reports
-progress.
+chunks, which chunkcache.py holds to a size.  beside.py runs the steps of a pass in threads.
+text.py prints what is kept, progress.py reports progress.
 """
 
 from fusemount.layer.blob import BlobFile, LayerBlob, OpenLayer, measured

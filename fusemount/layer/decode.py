@@ -4,27 +4,23 @@
                └────► hash (beside)                                      └─► beside: TarPass, and
                                                                  for `unpack` the cache's file
 
-"beside": in a second thread (class Beside).  Hashing, scanning, decompressing and writing release
-the GIL, so the second thread runs on a second core.
+"beside": in other threads (beside.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Generic, TypeVar
 
 from fusemount._native import FormatError, LayerIndex
 from fusemount.budget import Budget
 from fusemount.codec import INPUT, PIECE, decompress
 from fusemount.compression import MAGIC_BYTES, Compression, detect
 from fusemount.errors import ImgmountError, MalformedImage, translated
+from fusemount.layer.beside import Beside
 from fusemount.layer.blob import LayerBlob, Tar
 from fusemount.layer.cache import Cache, Facts
 from fusemount.layer.reframe import Sidecar
@@ -33,11 +29,8 @@ from fusemount.layer.tarpass import LayerScan, Passed, TarPass, check_empty, mal
 from fusemount.magic import HEAD_BYTES
 from fusemount.ownfile import open_file
 
-_BESIDE_MAX = 8  # pieces that may wait for the thread beside: 8 MiB
-
 Advance = Callable[[int], None]
 Check = Callable[[Facts], None]
-Item = TypeVar("Item")
 
 
 class StretchReader:
@@ -86,52 +79,6 @@ def read_at(fd: int, offset: int, size: int, description: str) -> bytes:
 def compression_at(fd: int, offset: int, size: int, description: str) -> Compression:
     """How the stretch of a file is compressed.  Raises ImgmountError."""
     return detect(read_at(fd, offset, min(MAGIC_BYTES, size), description))
-
-
-class Beside(Generic[Item]):
-    """A thread that runs consume(item) for each piece or access point that is put, in order.
-
-    The next put(), or the end of the block, raises what consume raised.
-    """
-
-    def __init__(self, consume: Callable[[Item], None]) -> None:
-        self._consume = consume
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(_BESIDE_MAX)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def put(self, piece: Item) -> None:
-        self._room.acquire()
-        if self._error is not None:
-            raise self._error
-        self._queue.put(piece)
-
-    def _run(self) -> None:
-        while (piece := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._consume(piece)
-                except BaseException as error:  # put() or __exit__ raises it in the other thread
-                    self._error = error
-            self._room.release()
-
-    def __enter__(self) -> Beside[Item]:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None and self._error is None:
-            self._error = error  # so that the thread skips the pieces that still wait
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None and error is None:
-            raise self._error
 
 
 def scan(fd: int, offset: int, size: int, description: str) -> LayerIndex:
@@ -195,11 +142,9 @@ def read_compressed(
     """
     passing = TarPass(blob.description, compression, sidecar)
     reader = StretchReader(blob.fd, blob.offset, blob.size, blob.description, advance, True)
-    with Beside(passing.take) as beside:
-        for piece in decompress(
-            reader.read, compression, blob.description, budget, blob.size, beside.put
-        ):
-            beside.put(piece)
+    with passing.running() as put:
+        for piece in decompress(reader.read, compression, blob.description, budget, blob.size, put):
+            put(piece)
     digest = reader.digest()
     passed = passing.finish(blob.size)
     return Facts(digest, passed.diff_id, passed.size), passed
@@ -223,12 +168,9 @@ def unpack(
     with cache.temporary("layers") as (temporary, fd):
         writer = SparseWriter(fd)
 
-        def consume(piece: bytes) -> None:
-            passing.take(piece)
-            writer.write(piece)
-
-        with Beside(consume) as beside:
+        with passing.running() as put, Beside(writer.write) as beside:
             for piece in decompress(reader.read, compression, blob.description, budget, blob.size):
+                put(piece)
                 beside.put(piece)
         digest = reader.digest()
         passed = passing.finish(blob.size)

@@ -65,12 +65,13 @@ class Reframer:
         self._held_at = 0
         self.failed = False
 
-    def bound(self, start: BegunPoint) -> None:
-        self._starts.append(start)
+    def take(self, item: bytes | BegunPoint) -> None:
+        if not isinstance(item, bytes):
+            self._starts.append(item)
+        elif not self.failed:
+            self._take_piece(item)
 
-    def piece(self, piece: bytes) -> None:
-        if self.failed:
-            return
+    def _take_piece(self, piece: bytes) -> None:
         view = memoryview(piece)
         while self._starts and self._starts[0].out <= self._at + len(view):
             start = self._starts.popleft()

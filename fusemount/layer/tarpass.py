@@ -3,6 +3,8 @@
     pieces of the tar ──► sha256 (diff_id), scanner (index), sha256 of each chunk
     access points     ──► Points, in place of which re-framed zstd may come (reframe.py)
 
+The two lines run in a thread each.
+
 The pieces and the points come from `codec.decompress` in the order of their offsets.  Nothing here
 reads or writes a file.
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from fusemount._native import CHUNK, BegunPoint, FormatError, LayerIndex, Points, Scanner
 from fusemount.codec import Barren
@@ -18,6 +22,7 @@ from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.errors import MalformedImage
 from fusemount.escape import quoted
+from fusemount.layer.beside import Beside
 from fusemount.layer.reframe import Reframer, Sidecar
 from fusemount.magic import HEAD_BYTES, foreign
 
@@ -108,16 +113,23 @@ class TarPass:
             if compression is Compression.ZSTD and sidecar.wanted:
                 self._reframer = Reframer(self._points, sidecar)
 
-    def take(self, item: bytes | BegunPoint | Barren) -> None:
-        """The next piece, or an access point that the next piece goes beyond."""
-        if isinstance(item, bytes):
-            self._take_piece(item)
-        elif isinstance(item, Barren):
-            self._barren = True
-        elif self._reframer is not None:
-            self._reframer.bound(item)
-        elif self._points is not None:
-            self._points.add(item)
+    @contextmanager
+    def running(self) -> Iterator[Callable[[bytes | BegunPoint | Barren], None]]:
+        """A function that takes the next piece, or an access point that the next piece goes beyond.
+
+        Two threads work: one hashes and scans, one makes what reads in place.  The function, or the
+        end of the block, raises what they raise (MalformedImage).
+        """
+        with Beside(self._take_piece) as tar, Beside(self._take_point) as points:
+
+            def put(item: bytes | BegunPoint | Barren) -> None:
+                if isinstance(item, bytes):
+                    tar.put(item)
+                    if self._reframer is None:
+                        return
+                points.put(item)
+
+            yield put
 
     def _take_piece(self, piece: bytes) -> None:
         self._scanner.feed(piece)
@@ -125,8 +137,14 @@ class TarPass:
         self._size += len(piece)
         if self._digests is not None:
             self._digests.update(piece)
-        if self._reframer is not None:
-            self._reframer.piece(piece)
+
+    def _take_point(self, item: bytes | BegunPoint | Barren) -> None:
+        if isinstance(item, Barren):
+            self._barren = True
+        elif self._reframer is not None:
+            self._reframer.take(item)
+        elif self._points is not None and not isinstance(item, bytes):
+            self._points.add(item)
 
     def finish(self, blob_bytes: int) -> Passed:
         """All pieces have come.  blob_bytes: of the compressed blob.  Raises MalformedImage."""

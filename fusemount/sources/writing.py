@@ -27,7 +27,8 @@ from fusemount.errors import MalformedImage, UsageError, VerificationFailed
 from fusemount.image.model import CONTAINERD_NAME, OCI, REF_NAME, TAR_LAYER
 from fusemount.image.parse import parse_docker_manifests, parse_index, parse_index_or_manifest
 from fusemount.layer import LayerBlob, OpenLayer, UnpackedLayer
-from fusemount.layer.decode import Beside, StretchReader, compression_at, read_tar
+from fusemount.layer.beside import Beside
+from fusemount.layer.decode import StretchReader, compression_at, read_tar
 from fusemount.layer.progress import Progress, reported
 from fusemount.reference import normalised_name
 from fusemount.settings import UNPACK_LIMIT, Platform, UnpackLimit

@@ -23,7 +23,6 @@ from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import ImgmountError, MalformedImage, NoSpace, VerificationFailed
 from fusemount.layer.cache import Cache, Facts
-from fusemount.layer.decode import Beside
 from fusemount.layer.filestate import identity
 from fusemount.layer.reframe import Sidecar
 from fusemount.layer.tarpass import Passed, TarPass
@@ -249,11 +248,9 @@ def _pass(
     """Reads the whole blob."""
     passing = TarPass(description, compression, sidecar)
     try:
-        with Beside(passing.take) as beside:
-            for piece in decompress(
-                read, compression, description, budget, flow.claims.size, beside.put
-            ):
-                beside.put(piece)
+        with passing.running() as put:
+            for piece in decompress(read, compression, description, budget, flow.claims.size, put):
+                put(piece)
         digest = flow.digest()
         passed = passing.finish(flow.size)
     except MalformedImage:

@@ -15,7 +15,7 @@ from fusemount.compression import Compression
 from fusemount.dataclass import dataclass
 from fusemount.digest import Digest
 from fusemount.errors import MalformedImage
-from fusemount.layer.decode import Advance, Beside, StretchReader, compression_at
+from fusemount.layer.decode import Advance, StretchReader, compression_at
 from fusemount.layer.tarpass import TarPass
 from fusemount.settings import UNPACK_LIMIT, UnpackLimit
 from fusemount.store import diffids
@@ -55,10 +55,10 @@ def measure(layout: Layout, digest: Digest, advance: Advance = lambda _: None) -
         compression = compression_at(fd, 0, size, description)
         reader = StretchReader(fd, 0, size, description, advance, True)
         passing = TarPass(description, compression)
-        with Beside(passing.take) as beside:
+        with passing.running() as put:
             budget = Budget(_allowed(layout, digest))
             for piece in decompress(reader.read, compression, description, budget, size):
-                beside.put(piece)
+                put(piece)
         computed = Digest(reader.digest())
         passed = passing.finish(size)
         diff_id = Digest(passed.diff_id)

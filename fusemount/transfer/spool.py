@@ -18,7 +18,8 @@ from fusemount.codec import decompress, recognise
 from fusemount.compression import Compression
 from fusemount.errors import ImageNotFound, ImgmountError, MalformedImage
 from fusemount.layer import BlobFile, measured
-from fusemount.layer.decode import Beside, compression_at, scan
+from fusemount.layer.beside import Beside
+from fusemount.layer.decode import compression_at, scan
 from fusemount.layer.progress import Progress, reported
 from fusemount.layer.sparse import SparseWriter
 from fusemount.sources.medium import Archive, Directory, Medium
