@@ -26,7 +26,8 @@ setup:
 # What a newcomer runs before a change: set-up, lint, C under sanitizers, all tests.
 check:
 	@scripts/setup check
-	@$(MAKE) --no-print-directory lint native-check test
+	@$(MAKE) --no-print-directory -j$(JOBS) -O lint native-check
+	@$(MAKE) --no-print-directory test
 
 lint:
 	$(VENV)/bin/ruff check .
@@ -34,9 +35,11 @@ lint:
 	$(VENV)/bin/mypy
 	@clang-format --dry-run --Werror native/*/*.[ch]
 
+# The jobs of `make check`, or jobs of its own.
+PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 native-check:
-	@$(MAKE) --no-print-directory -j$(JOBS) -C native/tests check
-	@$(MAKE) --no-print-directory -j$(JOBS) -C native/fuzz check
+	@$(MAKE) --no-print-directory $(PARALLEL) -C native/tests check
+	@$(MAKE) --no-print-directory $(PARALLEL) -C native/fuzz check
 
 test:
 	@scripts/test -n $(JOBS)
