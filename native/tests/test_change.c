@@ -257,6 +257,22 @@ static void test_paths_of_any_length(void) {
     finish();
 }
 
+static void test_the_depth_is_limited(void) {
+    start(64);
+    img_id here = IMG_ROOT, half = 0;
+    for (unsigned i = 0; i < IMG_UPPER_DEPTH_MAX; i++) {
+        here = make(here, "d", S_IFDIR | 0755);
+        half = i == IMG_UPPER_DEPTH_MAX / 2 ? here : half;
+    }
+    img_id made, o = make(IMG_ROOT, "o", S_IFDIR | 0755);
+    CHECK(make_as(here, "e", S_IFDIR | 0755, us, &made) == -ENAMETOOLONG);
+    (void)make(o, "o", S_IFDIR | 0755);
+    CHECK(rename_as(o, "o", here, "x", 0) == -ENAMETOOLONG);
+    CHECK(rename_as(IMG_ROOT, "o", half, "o", 0) == 0); /* a subtree is not measured */
+    CHECK(rename_as(half, "d", IMG_ROOT, "p", 0) == 0 && make(here, "e", S_IFDIR | 0755));
+    finish();
+}
+
 static void test_a_slot_used_again_has_its_own_descriptor(void) {
     start(64);
     img_id first = make(IMG_ROOT, "a", S_IFREG | 0644);
@@ -752,6 +768,7 @@ int main(void) {
     test_descriptors();
     test_the_process_limit_is_obeyed();
     test_paths_of_any_length();
+    test_the_depth_is_limited();
     test_a_slot_used_again_has_its_own_descriptor();
     test_every_kind_is_made();
     test_what_cannot_be_made();

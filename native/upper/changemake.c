@@ -61,6 +61,8 @@ static int plan(const img_upper *upper, const img_named *at, const img_new *what
         return -EEXIST;
     if (at->gone)
         return -ENOENT;
+    if (S_ISDIR(what->mode) && img_upper_is_deepest(upper->tree, at->parent))
+        return -ENAMETOOLONG;
     if (!img_tree_has_room(upper->tree, link ? what->target_len : inherited(above, what->mode)))
         return -ENOSPC;
     bool device = S_ISCHR(what->mode) || S_ISBLK(what->mode);

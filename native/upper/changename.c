@@ -310,6 +310,8 @@ static int may_rename(const img_tree *tree, const img_named *from, const img_nam
         return -ENOENT;
     const img_node *node = img_node_at(tree, from->node);
     bool is_dir = img_is_dir(node);
+    if (is_dir && img_upper_is_deepest(tree, to->parent))
+        return -ENAMETOOLONG;
     if (to->node) {
         const img_node *there = img_node_at(tree, to->node);
         if (is_dir != img_is_dir(there))

@@ -115,10 +115,13 @@ void img_upper_orphan(img_id id, char *out) {
 
 /* ---- paths -------------------------------------------------------------------------------- */
 
-/* R. The length of a directory's path; -ESTALE if it or one above it was removed. */
+/* R. The length of a directory's path; -ESTALE if it or one above it was removed, -ENAMETOOLONG if
+ * it is too deep. */
 static ssize_t path_length(const img_tree *tree, img_id dir) {
     ssize_t len = 0;
-    while (dir != IMG_ROOT) {
+    for (unsigned depth = 0; dir != IMG_ROOT; depth++) {
+        if (depth == IMG_UPPER_DEPTH_MAX)
+            return -ENAMETOOLONG;
         uint32_t d = img_node_at(tree, dir)->names;
         if (!d)
             return -ESTALE;
@@ -127,6 +130,15 @@ static ssize_t path_length(const img_tree *tree, img_id dir) {
         dir = dentry->parent;
     }
     return len ? len - 1 : 0;
+}
+
+bool img_upper_is_deepest(const img_tree *tree, img_id dir) {
+    unsigned depth = 0;
+    while (dir != IMG_ROOT && depth < IMG_UPPER_DEPTH_MAX && img_node_at(tree, dir)->names) {
+        dir = img_dentry_at(tree, img_node_at(tree, dir)->names)->parent;
+        depth++;
+    }
+    return depth == IMG_UPPER_DEPTH_MAX;
 }
 
 /* R. Writes the directory's path so that it ends before end. */

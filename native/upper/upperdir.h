@@ -47,6 +47,13 @@ typedef struct img_upper_options {
     unsigned max_fds;                      /* descriptors kept, at most */
 } img_upper_options;
 
+/* An object that has more directories above it cannot be opened in the upper, and so not changed
+ * (-ENAMETOOLONG): its path is walked under locks that everybody shares, and with mkdir(2) and
+ * rename(2) any user can make it as long as he likes. */
+#define IMG_UPPER_DEPTH_MAX 4096u
+/* R. True if nothing in a directory that is in this one could be opened. */
+bool img_upper_is_deepest(const img_tree *tree, img_id dir);
+
 /* Public for the files of this room that change the upper (change.h). */
 typedef struct img_upper {
     img_tree *tree;
