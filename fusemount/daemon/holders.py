@@ -4,12 +4,16 @@ nothing."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fusemount.daemon.mountinfo import MountEntry, parse_mountinfo
 from fusemount.dataclass import dataclass
 from fusemount.escape import printable
+
+NAMED_MAX = 16
+SEARCH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,24 @@ class Holder:
 
 def holders(device: str) -> list[Holder]:
     """One for each other mount namespace that has a FUSE mount of that device (mountinfo). Without
-    the namespaces that we may not look into (another user's)."""
+    the namespaces that we may not look into (another user's); and only those, at most NAMED_MAX,
+    that are found within SEARCH_SECONDS, because any user can make namespaces and mounts."""
+    until = time.monotonic() + SEARCH_SECONDS
     here = _namespace(Path("/proc/self"))
     spaces: dict[str, list[int]] = {}
     for pid, process in _processes():
         space = _namespace(process)
         if space is not None and space != here:
             spaces.setdefault(space, []).append(pid)
-    found = []
+        if time.monotonic() > until:
+            break
+    found: list[Holder] = []
     for pids in spaces.values():
-        named = [entry.mountpoint for entry in _mounts(pids)
-                 if entry.device == device and entry.fstype.startswith("fuse")]  # fmt: skip
-        if named:
-            found.append(Holder(pids[0], _name(pids[0]), len(pids) - 1, named[0]))
+        if len(found) == NAMED_MAX or time.monotonic() > until:
+            break
+        entry = _mount(pids, device, until)
+        if entry is not None:
+            found.append(Holder(pids[0], _name(pids[0]), len(pids) - 1, entry.mountpoint))
     return found
 
 
@@ -57,15 +66,28 @@ def _namespace(process: Path) -> str | None:
         return None  # it has ended, or we may not look at it
 
 
-def _mounts(pids: list[int]) -> list[MountEntry]:
-    """The mounts of the namespace that they share, read from the first that still lives."""
+def _mount(pids: list[int], device: str, until: float) -> MountEntry | None:
+    """The first FUSE mount of that device in the namespace that they share, read from the first that
+    still lives."""
     for pid in pids:
         try:
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
-                return parse_mountinfo(file)
+                return _first(file, device, until)
         except OSError:
             continue
-    return []
+    return None
+
+
+def _first(lines: Iterable[bytes], device: str, until: float) -> MountEntry | None:
+    wanted = f" {device} ".encode()
+    for number, line in enumerate(lines):
+        if number % 1000 == 999 and time.monotonic() > until:
+            return None
+        if wanted in line:  # most lines need not be parsed
+            for entry in parse_mountinfo([line]):
+                if entry.device == device and entry.fstype.startswith("fuse"):
+                    return entry
+    return None
 
 
 def _name(pid: int) -> str:

@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from mounted import Command
 from oracle import run
 
 from fusemount import _native
-from fusemount.daemon import umount
+from fusemount.daemon import holders, umount
 from fusemount.daemon.background import ended
 from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
 from fusemount.daemon.mountid import mount_on, mount_root
@@ -190,3 +192,13 @@ def test_a_daemon_that_is_told_to_end_leaves_a_stranger_on_top(
         os.kill(mount["pid"], signal.SIGTERM)
         assert ended(mount["pid"], 30)
     run("umount", "--lazy", at)  # our dead mount, below
+
+
+def test_the_search_for_holders_has_an_end() -> None:
+    """Any user can make a hundred thousand mounts in each of as many mount namespaces."""
+    line = b"1 1 0:7 / /m rw - fuse.imgmount x rw\n"
+    endless = chain(repeat(b"1 1 0:9 / /m rw - tmpfs x rw\n", 5000), repeat(line))
+    found = holders._first(endless, "0:7", time.monotonic() + 60)
+    assert found is not None and found.mountpoint == Path("/m")
+    endless = repeat(line.replace(b"0:7", b"0:8"))
+    assert holders._first(endless, "0:7", time.monotonic() + 0.05) is None
