@@ -67,8 +67,8 @@ def _namespace(process: Path) -> str | None:
 
 
 def _mount(pids: list[int], device: str, until: float) -> MountEntry | None:
-    """The first FUSE mount of that device in the namespace that they share, read from the first that
-    still lives."""
+    """The first FUSE mount of that device in the namespace that they share, read from the first of
+    them that still lives."""
     for pid in pids:
         try:
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
