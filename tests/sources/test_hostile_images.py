@@ -188,9 +188,14 @@ def test_a_fifo_in_a_layout_is_not_opened(tmp_path: Path, opened: Opener, name: 
     victim.symlink_to(tmp_path / "private")
     # Its open(2) ends when somebody opens the fifo to read, even for a moment.
     writer = subprocess.Popen(["sh", "-c", 'exec > "$0"', tmp_path / "private"])
-    while b"fifo" not in Path(f"/proc/{writer.pid}/wchan").read_bytes():
-        time.sleep(0.01)
     try:
+        until = time.monotonic() + 20
+        while Path(f"/proc/{writer.pid}/wchan").read_text() not in (
+            "wait_for_partner",
+            "fifo_open",
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.01)
         with pytest.raises(ImgmountError):
             image = opened(f"oci:{layout}")
             _ = [blob.fd for blob in image.layers]
