@@ -56,7 +56,7 @@ class DockerRoot:
         write(self.image / "imagedb/content/sha256" / ident.hex, data)
         parent = ""
         for i, (each, chain) in enumerate(zip(diff_ids, chain_ids(diff_ids), strict=True)):
-            self._layer(self.layer(chain), f"{name}{i}", each, parent)
+            self.add_layer(self.layer(chain), f"{name}{i}", each, parent)
             parent = chain
         for reference in references:
             repository = reference.partition("@")[0].rpartition(":")[0] or reference.split("@")[0]
@@ -67,7 +67,7 @@ class DockerRoot:
     def layer(self, chain: Digest) -> Path:
         return self.image / "layerdb/sha256" / chain.hex
 
-    def _layer(self, place: Path, name: str, diff_id: str, parent: str) -> None:
+    def add_layer(self, place: Path, name: str, diff_id: str, parent: str = "") -> None:
         files = {"diff": diff_id, "cache-id": f"cache-{name}", "size": "7"}
         for key, value in (files | ({"parent": parent} if parent else {})).items():
             write(place / key, value)

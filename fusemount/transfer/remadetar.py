@@ -3,6 +3,7 @@ verifies it."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from fusemount.budget import Budget
@@ -23,7 +24,8 @@ def take_unpacked(
     """
     task = progress.begin(layer.diff_id.hex[:12], layer.size)
     lease.hold([layer.diff_id])
-    if store.layout.has_blob(layer.diff_id):
+    # Whoever knows another image's diff_id can name it in a store of their own.
+    if store.layout.has_blob(layer.diff_id) and _digest(layer) == layer.diff_id:
         size = store.layout.blob_size(layer.diff_id)
         task.done("Already exists")
         return StoredLayer(layer.diff_id, size, layer.diff_id, size, Compression.NONE)
@@ -35,6 +37,14 @@ def take_unpacked(
         )
     task.done("Loaded")
     return taken
+
+
+def _digest(layer: UnpackedLayer) -> str:
+    """Of the tar that is made again."""
+    sha256 = hashlib.sha256()
+    for piece in layer.tar():
+        sha256.update(piece)
+    return f"sha256:{sha256.hexdigest()}"
 
 
 def reading(pieces: Iterable[bytes]) -> Read:

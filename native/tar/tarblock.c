@@ -22,10 +22,12 @@ static const tar_field LINKNAME = {157, 100, "linkname"};
 enum { MAGIC_AT = 257, PREFIX_AT = 345, STAR_TRAILER_AT = 508 };
 
 tar_dialect tar_block_dialect(const unsigned char *block) {
-    if (memcmp(block + MAGIC_AT, "ustar", 5) != 0)
-        return TAR_V7;
-    if (block[MAGIC_AT + 5] == ' ')
+    /* With the version, which POSIX does not compare.  Go's archive/tar and GNU tar take a header
+     * with another magic for one of V7, which has no prefix. */
+    if (memcmp(block + MAGIC_AT, "ustar  ", 8) == 0)
         return TAR_GNU;
+    if (memcmp(block + MAGIC_AT, "ustar", 6) != 0)
+        return TAR_V7;
     return memcmp(block + STAR_TRAILER_AT, "tar", 4) == 0 ? TAR_STAR : TAR_USTAR;
 }
 

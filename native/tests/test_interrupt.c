@@ -66,7 +66,7 @@ static int tar_of_members(void) {
 static img_entry entry_of(img_builder *b, img_kind kind, const char *dir, const char *name,
                           const char *link) {
     static const uint32_t types[] = {
-        [IMG_FILE] = S_IFREG, [IMG_DIR] = S_IFDIR, [IMG_SYMLINK] = S_IFLNK};
+        [IMG_FILE] = S_IFREG, [IMG_DIR] = S_IFDIR, [IMG_SYMLINK] = S_IFLNK, [IMG_HARDLINK] = 0};
     img_error err;
     img_entry e = {.kind = (uint8_t)kind,
                    .mode = types[kind] | 0755,
@@ -268,6 +268,25 @@ static void test_layers_times_members(void) {
     img_tree_free(tree);
 }
 
+/* Hard links in the root, whose directory takes no step, to a target that comes late. */
+static void test_later_links_take_steps(void) {
+    img_error err = {0};
+    char name[16];
+    img_builder b;
+    img_builder_init(&b);
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        snprintf(name, sizeof name, "l%u", i);
+        put(&b, IMG_HARDLINK, "", name, "f");
+    }
+    put(&b, IMG_FILE, "", "f", "");
+    img_index *index = take(&b);
+    img_tree *tree = img_tree_new();
+    CHECK(img_tree_add_layer(tree, index, -1, 0, NULL, false, &err) == 0);
+    CHECK(tree->walk_steps >= MEMBERS);
+    img_tree_free(tree);
+    img_index_free(index);
+}
+
 /* Many whiteouts in a directory behind a long symlink do not walk, or store its path, each. */
 static void test_links_times_whiteouts(void) {
     img_error err = {0};
@@ -297,5 +316,6 @@ int main(void) {
     test_targets_times_members();
     test_layers_times_members();
     test_links_times_whiteouts();
+    test_later_links_take_steps();
     return 0;
 }

@@ -101,8 +101,9 @@ static bool clear_name(merge *m, img_id parent, const char *name, size_t len, im
     if (d && img_dentry_at(m->tree, d)->node == same)
         return false;
     if (d) {
-        if (img_is_dir(img_node_at(m->tree, img_dentry_at(m->tree, d)->node)))
-            m->parent = 0; /* the cached parent may lie below */
+        const img_node *there = img_node_at(m->tree, img_dentry_at(m->tree, d)->node);
+        if (img_is_dir(there) || S_ISLNK(there->mode))
+            m->parent = 0; /* the cached parent may lie below, or its path may lead through here */
         img_tree_drop_subtree(m->tree, d, false);
     }
     return true;
@@ -203,6 +204,8 @@ static int put_later_links(merge *m) {
         for (size_t i = m->n_later; i-- > 0;) {
             img_id target;
             m->entry = &m->index->entries[m->later[i]];
+            if (img_walk_step(&m->walker) < 0) /* a name in the root takes none */
+                return at_fault(m);
             if (link_target(m, m->entry, &target) < 0)
                 return -1;
             if (!target)

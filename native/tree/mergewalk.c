@@ -12,7 +12,7 @@ static int too_long(const img_walker *walker) {
     return img_fail(walker->err, E2BIG, "the path through its symlinks is too long");
 }
 
-static int take_step(const img_walker *walker) {
+int img_walk_step(const img_walker *walker) {
     img_tree *tree = walker->tree;
     uint64_t limit = IMG_WALK_STEPS_MAX + IMG_WALK_STEPS_EACH * tree->n_merged;
     if (++tree->walk_steps > limit)
@@ -97,7 +97,7 @@ int img_walk_to(const img_walker *walker, img_walk *walk, const char *path, size
         size_t n = (size_t)((slash ? slash : end) - at);
         img_id link;
         at += n + (slash ? 1 : 0);
-        if (take_step(walker) < 0)
+        if (img_walk_step(walker) < 0)
             return -1;
         if (n == 0 || (n == 1 && name[0] == '.'))
             continue;

@@ -44,6 +44,8 @@ typedef struct img_walk {
     char canon[IMG_WALK_BYTES];
 } img_walk;
 
+/* Counts a step of the work that a layer's members make.  -1: E2BIG, there were too many; EINTR. */
+int img_walk_step(const img_walker *walker);
 /* R. -1: EBADMSG (a loop of links), E2BIG, EINTR. */
 int img_walk_to(const img_walker *walker, img_walk *walk, const char *path, size_t len);
 

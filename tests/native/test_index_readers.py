@@ -106,3 +106,32 @@ def test_t17_a_file_whose_name_ends_in_a_slash_is_a_file(tmp_path: Path, dialect
     run("umoci", "raw", "unpack", "--image", f"{tmp_path}/image:t", tmp_path / "go")
     assert indexed(tar) == there(tmp_path / "go")
     assert indexed(tar)["f"] == ("f", 0, len(inner)) and "evil" not in indexed(tar)
+
+
+@pytest.mark.parametrize(
+    ("magic", "has_prefix"),
+    [
+        (b"ustar\x0000", True),
+        (b"ustar\0  ", True),
+        (b"ustar 00", False),
+        (b"ustarx00", False),
+        (b"ustar   ", False),
+        (b"USTAR\x0000", False),
+    ],
+)
+def test_t17_only_the_whole_magic_gives_a_header_a_prefix(
+    tmp_path: Path, magic: bytes, has_prefix: bool
+) -> None:
+    """As in Go's reader and GNU tar."""
+    path = f"{'p' * 60}/{'n' * 90}"
+    block = bytearray(TarWriter("ustar").file(path, b"1").tar())
+    block[257:265] = magic
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    tar = bytes(block)
+    oci_layout(tmp_path / "image", [tar], tags=("t",))
+    run("umoci", "raw", "unpack", "--image", f"{tmp_path}/image:t", tmp_path / "go")
+    found = [name for name, (kind, *_) in there(tmp_path / "go").items() if kind == "f"]
+    assert list(indexed(tar)) == found == [path if has_prefix else path[61:]]
+    (tmp_path / "t.tar").write_bytes(tar)
+    assert run("tar", "-tf", tmp_path / "t.tar").stdout.decode().split() == found

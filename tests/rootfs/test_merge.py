@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from imagewriter import oci_layout
 from layers import rootfs_of
 from merging import TIME, base, contents, fields, inode, names, refused
-from oracle import differences, dump_directory, overlay, unpack, without_layer
+from oracle import differences, dump_directory, overlay, run, unpack, without_layer
 from tarwriter import TarWriter
 
 from fusemount.rootfs.treetext import dump_lines
@@ -203,6 +204,19 @@ def test_m08_a_parent_that_is_a_link_of_the_same_layer(target: str) -> None:
     # inside the root, also if the target of the link does not exist yet
     tar = TarWriter().symlink("link", "/made/here").file("link/x", b"1").tar()
     assert names([tar]) == ["/link", "/made", "/made/here", "/made/here/x"]
+
+
+def test_m08_a_link_that_is_replaced_through_itself(tmp_path: Path) -> None:
+    """The directory of the next member is looked up anew, as after any other member."""
+    for between in (False, True):
+        tar = TarWriter().dir("d").symlink("d/s", ".").dir("d/s/s")
+        tar = tar.file("other") if between else tar
+        tar.file("d/s/g", b"1").file("d/s/h", b"2")
+        assert names([tar.tar()]) == ["/d", "/d/s", "/d/s/g", "/d/s/h", *["/other"] * between]
+        oci_layout(tmp_path / f"image{between}", [tar.tar()], tags=("t",))
+        there = tmp_path / f"umoci{between}"
+        run("umoci", "raw", "unpack", "--image", f"{tmp_path}/image{between}:t", there)
+        assert names([tar.tar()]) == sorted(f"/{p.relative_to(there)}" for p in there.rglob("*"))
 
 
 def test_m08_a_parent_that_is_a_link_of_a_lower_layer() -> None:

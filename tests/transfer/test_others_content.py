@@ -3,6 +3,7 @@ images, which a push, save or copy would publish as parts of it."""
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from imagewriter import (
 )
 from manifests import bytes_of
 from realregistry import RealRegistry
+from storewriter import DockerRoot, config_of, tar_split, write
 from storing import clean, layer, load, names, save
 from transferring import copied, pushed, shown
 
@@ -144,3 +146,29 @@ def test_a_layer_of_other_bytes_in_a_docker_archive(store: Store, tmp_path: Path
         load(store, write_archive(tmp_path / "claims.tar", files))
     assert names(store) == {"private:latest"}
     clean(store, images=1)
+
+
+def test_an_unpacked_layer_of_which_only_the_diff_id_is_there(store: Store, tmp_path: Path) -> None:
+    """The data root of another user names the layer, and has no files of it, and no tar-split."""
+    load(store, oci_archive(tmp_path / "private.tar", images=[PRIVATE]))
+    diff_id, docker = Digest.of(PRIVATE.layers[0]), DockerRoot(tmp_path / "docker")
+    assert store.layout.has_blob(diff_id)
+    config = config_of([diff_id])
+    ident = Digest.of(config)
+    write(docker.image / "imagedb/content/sha256" / ident.hex, config)
+    docker.add_layer(docker.layer(diff_id), "claims0", diff_id)
+    named = {"Repositories": {"claims": {"claims:1": ident}}}
+    write(docker.image / "repositories.json", json.dumps(named))
+    claims = f"docker:[{docker.root}]claims:1"
+    with pytest.raises(ImageNotFound, match="keeps nothing to make its tar of"):
+        copied(claims, "claims:1", store.root.parent)
+    split = docker.layer(diff_id) / "tar-split.json.gz"
+    split.write_bytes(tar_split({"type": 2, "payload": base64.b64encode(layer("x")).decode()}))
+    with pytest.raises(VerificationFailed, match="the manifest says"):
+        copied(claims, "claims:1", store.root.parent)
+    assert names(store) == {"private:latest"}
+    split.write_bytes(
+        tar_split({"type": 2, "payload": base64.b64encode(PRIVATE.layers[0]).decode()})
+    )
+    copied(claims, "claims:1", store.root.parent)
+    assert names(store) == {"private:latest", "claims:1"}
