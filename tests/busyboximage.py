@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tarwriter import TarWriter
 
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 
 APPLETS = ("cat", "echo", "hostname", "id", "ls", "mkdir", "pwd", "rm", "sh", "sleep", "test",
            "touch", "true")  # fmt: skip

@@ -30,7 +30,7 @@ from fusemount.daemon.mountid import (
     mount_root,
     topmost,
 )
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted

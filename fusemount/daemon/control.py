@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusemount.daemon import mountrecords
 from fusemount.daemon.log import LOGGER
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fusemount.daemon import mountrecords
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.mountinfo import mount_at
 from fusemount.rootfs.upperlock import is_free
 from fusemount.settings import Directories
 from fusemount.walk import leads_to, open_walked

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fusemount.daemon.mountinfo import MountEntry, parse_mountinfo
+from fusemount.mountinfo import MountEntry, parse_mountinfo
 from fusemount.dataclass import dataclass
 from fusemount.escape import printable
 

@@ -22,7 +22,7 @@ from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.mountid import detach, mount_of, mount_root
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
 

@@ -11,7 +11,7 @@ from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
 from fusemount.daemon.mountid import Mount, mount_on, sync_mount
-from fusemount.daemon.mountinfo import MountEntry, mounts
+from fusemount.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, find_mount, unmount
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.scratch import drop, is_scratch

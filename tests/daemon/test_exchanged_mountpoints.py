@@ -16,7 +16,7 @@ from oracle import run
 
 import fusemount.daemon.umount as umounting
 from fusemount import _native
-from fusemount.daemon.mountinfo import MountEntry, mount_at, mounts
+from fusemount.mountinfo import MountEntry, mount_at, mounts
 from fusemount.daemon.remount import remount
 from fusemount.daemon.umount import umount_image
 from fusemount.errors import MountpointError
@@ -30,7 +30,7 @@ import json, os, sys
 from pathlib import Path
 import fusemount.daemon.channel as channel, fusemount.daemon.mount as mount
 from fusemount.cli.main import main
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 
 base, when = sys.argv[1:3]
 os.chdir(base)
@@ -63,7 +63,7 @@ import os, sys
 from pathlib import Path
 import fusemount.daemon.mountpoint as mountpoint
 from fusemount.cli.main import main
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 
 base = Path(sys.argv[1])
 image = sys.argv[2]

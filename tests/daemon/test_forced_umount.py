@@ -19,7 +19,7 @@ from oracle import run
 
 from fusemount.daemon import background, force
 from fusemount.daemon.background import ended
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.mountinfo import mount_at
 from fusemount.daemon.umount import umount_image
 from fusemount.settings import Directories
 

@@ -16,7 +16,7 @@ from busyboximage import left_behind
 from mounted import Command
 from oracle import differences, dump_directory, overlay, run
 
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
 
 

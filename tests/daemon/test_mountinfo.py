@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fusemount.daemon.mountinfo import mount_at, mounts, parse_mountinfo
+from fusemount.mountinfo import mount_at, mounts, parse_mountinfo
 
 
 def test_fields_optional_fields_and_escapes() -> None:

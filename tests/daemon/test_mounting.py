@@ -17,7 +17,7 @@ from busyboximage import left_behind
 from mounted import Command, mounted
 
 from fusemount.daemon.background import ended
-from fusemount.daemon.mountinfo import mount_at
+from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
 
 

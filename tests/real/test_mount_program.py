@@ -13,7 +13,7 @@ import pytest
 from mounted import Command
 from oracle import run
 
-from fusemount.daemon.mountinfo import mounts
+from fusemount.mountinfo import mounts
 
 _BUILD = """\
 FROM scratch
