@@ -14,7 +14,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class MountEntry:
-    """One mount of this process' mount namespace; `device` is `major:minor`."""
+    """One mount of a mount namespace.
+
+    device: `major:minor`.  options: of the mount.  of_system: the options that its file system
+    shows; those of FUSE are the kernel's alone."""
 
     mount_id: int
     device: str
@@ -22,6 +25,7 @@ class MountEntry:
     options: tuple[str, ...]
     fstype: str
     source: str
+    of_system: tuple[str, ...]
 
 
 def _unescape(field: bytes) -> str:
@@ -51,6 +55,7 @@ def _entry(line: bytes) -> MountEntry | None:
             options=tuple(os.fsdecode(fields[5]).split(",")),
             fstype=_unescape(fields[dash + 1]),
             source=_unescape(fields[dash + 2]),
+            of_system=tuple(os.fsdecode(fields[dash + 3]).split(",")),
         )
     except (ValueError, IndexError):
         return None

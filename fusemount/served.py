@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import stat
 from contextlib import suppress
 
 from fusemount import _native
 from fusemount.beneath import in_first_user_namespace, trusted
+from fusemount.mountinfo import mounts
 
 ANSWER_SECONDS = 10.0
+_NOBODY = 65534  # serves what shows no uid
 
 
 def server_of(fd: int) -> int | None:
@@ -28,12 +29,12 @@ def server_of(fd: int) -> int | None:
     major, minor, _ = _native.mount_of(fd)
     if major != 0:  # a block device
         return None
-    mounted = re.compile(rb"\d+ \d+ 0:%d .* - fuse\S* \S* .*\buser_id=([0-9]+)" % minor)
-    with open("/proc/self/mountinfo", "rb") as file:
-        found = next(filter(None, map(mounted.match, file)), None)
-    if found is None or not in_first_user_namespace() or trusted(int(found[1])):
+    found = next((entry for entry in mounts() if entry.device == f"0:{minor}"), None)
+    if found is None or not found.fstype.startswith("fuse") or not in_first_user_namespace():
         return None
-    return int(found[1])
+    uids = [word[8:] for word in found.of_system if word.startswith("user_id=")]
+    uid = int(uids[0]) if uids and uids[0].isdecimal() else _NOBODY
+    return None if trusted(uid) else uid
 
 
 def open_served(dir_fd: int, name: str, *, make: bool = False) -> tuple[int, int]:

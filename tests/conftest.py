@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         # tests that run beside its own.
         _native.unshare(_native.CLONE_NEWNS)
         _native.mount("", "/", "", _native.MS_REC | _native.MS_PRIVATE, "")
+
+
+@pytest.fixture(autouse=True)
+def _own_limit() -> Iterator[None]:
+    """An image of many layers raises the process's limit of descriptors, which others count."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # Files whose tests take longest, longest first: a process that runs tests side by side with others

@@ -22,7 +22,8 @@ _SERVER = """
 import ctypes, os, struct, sys
 fd = os.open("/dev/fuse", os.O_RDWR)
 options = b"fd=%d,rootmode=40000,user_id=%d,group_id=0,allow_other" % (fd, int(sys.argv[2]))
-if ctypes.CDLL(None).mount(b"hanging", os.fsencode(sys.argv[1]), b"fuse", 6, options):
+source, kind = map(os.fsencode, sys.argv[3:])
+if ctypes.CDLL(None).mount(source, os.fsencode(sys.argv[1]), kind, 6, options):
     sys.exit("mount")
 unique = struct.unpack_from("<Q", os.read(fd, 1 << 18), 8)[0]
 ready = struct.pack("<IIIIHHIIHH28x", 7, 31, 65536, 0, 12, 10, 65536, 1, 0, 0)
@@ -34,13 +35,15 @@ while True:
 
 
 @contextmanager
-def hanging(at: Path, *, apart: bool = False, uid: int = 0) -> Iterator[int]:
+def hanging(
+    at: Path, *, apart: bool = False, uid: int = 0, source: str = "hanging", kind: str = "fuse"
+) -> Iterator[int]:
     """The file system is on the directory `at`; yields the pid of the process that serves it.
 
-    uid: of the user who has mounted it.
+    uid: of the user who has mounted it, and has chosen source and kind.
     apart: in a mount namespace of that process, which has copies of all mounts that are there."""
     words = ["unshare", "--mount", "--propagation=private"] if apart else []
-    words += [sys.executable, "-c", _SERVER, str(at), str(uid)]
+    words += [sys.executable, "-c", _SERVER, str(at), str(uid), source, kind]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout and server.stdout.readline() == "up\n"

@@ -30,10 +30,10 @@ from fusemount.daemon.mountid import (
     mount_root,
     topmost,
 )
-from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, Mountpoint, unmount
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+from fusemount.mountinfo import mounts
 
 _NOT_FOUND = 127  # env(1): no directory of PATH has the program
 

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusemount.daemon import mountrecords
 from fusemount.daemon.log import LOGGER
-from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import FSTYPE, find_mount
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+from fusemount.mountinfo import mounts
 
 if TYPE_CHECKING:
     import trio

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fusemount.mountinfo import MountEntry, parse_mountinfo
 from fusemount.dataclass import dataclass
 from fusemount.escape import printable
+from fusemount.mountinfo import MountEntry, parse_mountinfo
 
 NAMED_MAX = 16
 SEARCH_SECONDS = 2.0

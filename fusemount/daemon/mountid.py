@@ -20,8 +20,8 @@ from pathlib import Path
 
 from fusemount import _native
 from fusemount.beneath import fd_path, open_in_root
-from fusemount.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
+from fusemount.mountinfo import MountEntry, mounts
 from fusemount.walk import open_found, open_object
 
 

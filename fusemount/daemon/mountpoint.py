@@ -14,9 +14,9 @@ from fusemount import _native
 from fusemount.beneath import fd_path, name_in
 from fusemount.daemon.background import done_in_time
 from fusemount.daemon.mountid import Mount, detach, entry_of, mount_of, topmost
-from fusemount.mountinfo import MountEntry, mount_at
 from fusemount.dataclass import dataclass
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted, translated
+from fusemount.mountinfo import MountEntry, mount_at
 from fusemount.served import ANSWER_SECONDS, server_of
 from fusemount.walk import open_object, open_parent, open_walked
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from fusemount.beneath import own_directory
 from fusemount.daemon.mountid import mount_on
-from fusemount.mountinfo import MountEntry, mounts
 from fusemount.dataclass import dataclass
 from fusemount.errors import NotPermitted, translated
+from fusemount.mountinfo import MountEntry, mounts
 from fusemount.ownfile import make_file, read_file
 
 

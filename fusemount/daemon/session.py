@@ -22,9 +22,9 @@ from fusemount.beneath import fd_path
 from fusemount.daemon.channel import FuseChannel
 from fusemount.daemon.log import LOGGER
 from fusemount.daemon.mountid import detach, mount_of, mount_root
-from fusemount.mountinfo import mounts
 from fusemount.daemon.mountpoint import unmount
 from fusemount.errors import ImgmountError
+from fusemount.mountinfo import mounts
 
 if TYPE_CHECKING:
     import trio

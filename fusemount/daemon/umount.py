@@ -11,11 +11,11 @@ from fusemount.daemon.background import ended, pidfd_ended
 from fusemount.daemon.control import ask
 from fusemount.daemon.holders import holders
 from fusemount.daemon.mountid import Mount, mount_on, sync_mount
-from fusemount.mountinfo import MountEntry, mounts
 from fusemount.daemon.mountpoint import FSTYPE, find_mount, unmount
 from fusemount.daemon.mountrecords import Record
 from fusemount.daemon.scratch import drop, is_scratch
 from fusemount.errors import ImgmountError, MountpointError
+from fusemount.mountinfo import MountEntry, mounts
 from fusemount.rootfs.upperlock import sweep
 from fusemount.settings import Directories
 

@@ -11,7 +11,6 @@ that names the mountpoint.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from fusemount import _native
 from fusemount.beneath import fd_path, open_beneath, own_directory
 from fusemount.errors import UpperError
+from fusemount.mountinfo import mounts
 from fusemount.rootfs.removal import remove_tree
 from fusemount.walk import open_walked
 
@@ -64,7 +64,7 @@ def without_mounts(path: Path, *fds: int) -> list[int]:
             os.close(fd)
         return found
     here = os.readlink(fd_path(fds[0]))
-    for mountpoint in _mountpoints():
+    for mountpoint in (os.fsencode(entry.mountpoint) for entry in mounts()):
         if mountpoint.startswith(here + b"/"):
             raise UpperError(
                 f"{os.fsdecode(mountpoint)}: a file system is mounted there, inside the upper "
@@ -97,13 +97,6 @@ def _cloned(fds: tuple[int, ...]) -> list[int]:
         if clone >= 0:
             os.close(clone)
     return opened
-
-
-def _mountpoints() -> list[bytes]:
-    """proc_pid_mountinfo(5): the fifth field, with octal escapes."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        fields = [line.split(b" ")[4] for line in file]
-    return [re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field) for field in fields]
 
 
 def open_work(path: Path, above: int) -> int:

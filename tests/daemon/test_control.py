@@ -26,10 +26,10 @@ from mounted import Command, mounted
 from fusemount.daemon import control, mountrecords
 from fusemount.daemon.background import ended
 from fusemount.daemon.control import ask, find_record, listening, serve_control
-from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import ImgmountError, MountpointError, NotPermitted
+from fusemount.mountinfo import mount_at
 
 ANSWERS = {"stats": lambda: {"one": 1}}
 

@@ -16,10 +16,10 @@ from oracle import run
 
 import fusemount.daemon.umount as umounting
 from fusemount import _native
-from fusemount.mountinfo import MountEntry, mount_at, mounts
 from fusemount.daemon.remount import remount
 from fusemount.daemon.umount import umount_image
 from fusemount.errors import MountpointError
+from fusemount.mountinfo import MountEntry, mount_at, mounts
 from fusemount.settings import Directories
 
 AS_USER = Path(__file__).resolve().parents[1] / "sandbox/as_user.py"

@@ -19,8 +19,8 @@ from oracle import run
 
 from fusemount.daemon import background, force
 from fusemount.daemon.background import ended
-from fusemount.mountinfo import mount_at
 from fusemount.daemon.umount import umount_image
+from fusemount.mountinfo import mount_at
 from fusemount.settings import Directories
 
 # The file stays open, because close(2) would write it out: its data are only in the page cache.

@@ -16,8 +16,8 @@ from busyboximage import left_behind
 from mounted import Command
 from oracle import differences, dump_directory, overlay, run
 
-from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
+from fusemount.mountinfo import mount_at
 
 
 @pytest.fixture(autouse=True)

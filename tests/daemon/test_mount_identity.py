@@ -23,9 +23,9 @@ from fusemount.daemon import holders, umount
 from fusemount.daemon.background import ended
 from fusemount.daemon.channel import FuseChannel, MountRequest, open_channel
 from fusemount.daemon.mountid import mount_on, mount_root
-from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import open_mountpoint
 from fusemount.daemon.session import _flush_and_unmount
+from fusemount.mountinfo import mount_at
 from fusemount.settings import Directories
 
 OPEN_TREE, OPEN_TREE_CLONE = 428, 1  # linux/mount.h

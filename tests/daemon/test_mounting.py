@@ -17,8 +17,8 @@ from busyboximage import left_behind
 from mounted import Command, mounted
 
 from fusemount.daemon.background import ended
-from fusemount.mountinfo import mount_at
 from fusemount.daemon.mountpoint import unmount
+from fusemount.mountinfo import mount_at
 
 
 @pytest.fixture(autouse=True)

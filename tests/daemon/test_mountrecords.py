@@ -12,9 +12,9 @@ import pytest
 
 from fusemount.daemon import holders, mountrecords
 from fusemount.daemon.mountid import mount_on
-from fusemount.mountinfo import MountEntry, mount_at
 from fusemount.daemon.mountrecords import Record
 from fusemount.errors import NotPermitted
+from fusemount.mountinfo import MountEntry, mount_at
 
 
 @pytest.fixture

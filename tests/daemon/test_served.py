@@ -46,6 +46,25 @@ def test_no_step_waits_for_one_that_hangs(tmp_path: Path, monkeypatch: pytest.Mo
             pass
 
 
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("a\fb", "fuse"),
+        ("a\vb - ext4 x rw", "fuse.x"),
+        ("-", "fuse.x\ry"),
+        ("a b", "fuse.\x85 \n-"),
+    ],
+)
+def test_its_user_chooses_names_that_do_not_hide_it(tmp_path: Path, source: str, kind: str) -> None:
+    """In mountinfo the kernel escapes space, tab, newline and backslash, and no other such byte."""
+    with waited_for(), hanging(tmp_path, uid=STRANGER, source=source, kind=kind):
+        top = os.open(tmp_path, os.O_PATH)
+        try:
+            assert served.server_of(top) == STRANGER
+        finally:
+            os.close(top)
+
+
 def test_one_that_answers_is_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But no symlink in it is followed: its server can say that it is root's."""
     layer = TarWriter().dir("dir/sub").file("file").symlink("link", "dir")

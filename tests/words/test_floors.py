@@ -15,7 +15,7 @@ PACKAGE = TOP / "fusemount"
 WORDS = (
     *("errors", "digest", "escape", "ownfile", "imagename", "reference", "settings", "_native"),
     *("beneath", "budget", "compression", "dataclass", "magic", "namedfile", "record"),
-    *("served", "tar", "walk"),
+    *("mountinfo", "served", "tar", "walk"),
     "__init__",
 )
 # What each room may import besides WORDS. The rooms of images and of mounts do not import each
