@@ -264,6 +264,8 @@ class Connection:
                     f"{ask.what}: {host_of(url)} sends more than {HEAD_BYTES_MAX} bytes of headers"
                 ) from error
             raise self._unreached(ask.what, url, error) from error
+        except (httpx.InvalidURL, UnicodeError) as error:  # of a Location, which httpx looks at
+            raise RegistryError(f"{ask.what}: {host_of(url)}: sent to no URL ({error})") from error
         if watch.late:
             raise AttemptFailed(RegistryError(f"{ask.what}: {host_of(url)}: no answer in time"))
         self._answered = True

@@ -13,9 +13,12 @@ Origin = tuple[str, str, int | None]
 
 def joined(base: httpx.URL, target: str, what: str) -> httpx.URL:
     """The URL of a Location or a Link in an answer from base.  Raises RegistryError."""
+    url: httpx.URL | None
     try:
         url = base.join(target)
-    except httpx.InvalidURL:
+        httpx.Request("GET", url)  # raises what sending would raise
+        url.host.encode("idna")
+    except (httpx.InvalidURL, ValueError):  # UnicodeError is one
         url = None
     if url is None or not 0 < (url.port or 80) <= PORT_MAX:
         raise RegistryError(f"{what}: sent to {shown(target)}, which is no URL")

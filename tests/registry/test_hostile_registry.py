@@ -135,6 +135,9 @@ def test_a_redirect_within_the_host_keeps_them(server: Hostile) -> None:
         ("file:///etc/passwd", "which is neither http nor https"),
         ("http://x:port/", "Invalid URL in location header"),
         ("http://127.0.0.1:65536/", "127.0.0.1:65536/, which is no URL"),
+        (f"https://{'a' * 300}/", "which is no URL"),
+        ("https://a..b/", "which is no URL"),
+        ("mailto:x", "sent to no URL"),
     ],
 )
 def test_redirects_that_are_not_followed(server: Hostile, location: str, told: str) -> None:
