@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from fusemount import _native
@@ -122,7 +123,13 @@ def unmount(target: Path, meant: Mount | None = None, *, lazy: bool = False) -> 
             # Not by a descriptor of the mount, because an open one makes it busy. Its name is
             # looked up once more, but no directory above it.
             flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
-            _native.umount2(name_in(above, name), flags)
+            server = server_of(above)
+            umount = partial(_native.umount2, name_in(above, name), flags)
+            if server is None:
+                umount()
+            elif not done_in_time(umount, ANSWER_SECONDS):
+                why = f"busy, or the file system of uid {server} above it does not answer"
+                raise MountpointError(f"{target}: not unmounted: {why}")
     except OSError as error:
         raise _refused(target, error.errno or 0) from error
 

@@ -222,7 +222,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         copies = 0 if self._view.metacopy else _UNKNOWN
         names = (parent_inode_old, name_old, parent_inode_new, name_new)
-        await self._call(copies, self._view.rename, *names, flags)
+        await self._call(copies, self._view.rename, *names, flags, _caller(ctx))
 
     @_answering
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

@@ -250,16 +250,24 @@ class RootFs:
                     self._names.remove_dir(parent, name)
                     self._writer.refresh(parent)
 
-    def rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> None:
-        """renameat2(2).  RENAME_WHITEOUT leaves a character device 0:0 at the old name, as on other
-        file systems, but here the rename is one step and the device another."""
+    def rename(
+        self,
+        parent: int,
+        name: bytes,
+        to: int,
+        new_name: bytes,
+        flags: int,
+        caller: Caller = ROOT_CALLER,
+    ) -> None:
+        """renameat2(2).  RENAME_WHITEOUT leaves a character device 0:0 of the caller's at the old
+        name, as on other file systems, but here the rename is one step and the device another."""
         whiteout, flags = flags & RENAME_WHITEOUT, flags & ~RENAME_WHITEOUT
         while not self._rename(parent, name, to, new_name, flags):
             for where in ((parent, name), (to, new_name)):
                 if ino := self.lookup(*where):
                     self._renamer.copy_data(ino)
         if whiteout:
-            self.mknod(parent, name, stat.S_IFCHR, 0, Caller(0, 0))
+            self.mknod(parent, name, stat.S_IFCHR, 0, caller)
 
     def _rename(self, parent: int, name: bytes, to: int, new_name: bytes, flags: int) -> bool:
         """False when data have to be copied first."""

@@ -12,12 +12,13 @@ import mmap
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mounted import Command, Workshop
-from oracle import dump_directory
+from oracle import dump_directory, run
 from tarwriter import TarWriter
 
 TIME = 1_600_000_000_123_456_789
@@ -177,6 +178,22 @@ def test_r27_rename_files(at: Path) -> None:
     fails(errno.ENOTDIR, os.rename, at / "empty", at / "cap")
     fails(errno.ENOTEMPTY, os.rename, at / "empty", at / "d")
     renameat2(at / "cap", at / "free", NOREPLACE)
+
+
+def test_r27_a_whiteout_is_its_makers(at: Path) -> None:
+    """As on ext4: renameat2(RENAME_WHITEOUT) is open to everybody."""
+    (at / "d").chmod(0o777)
+    (at / "d/mine").touch()
+    os.chown(at / "d/mine", 9, 7)
+    code = (
+        "import ctypes; ctypes.CDLL(None).renameat2(-100, b'mine', -100, b'moved', 4) and exit(1)"
+    )
+    words = ("setpriv", "--reuid=9", "--regid=7", "--clear-groups", sys.executable, "-c", code)
+    run(*words, cwd=at / "d")
+    st = (at / "d/mine").lstat()
+    assert (stat.S_ISCHR(st.st_mode), st.st_rdev, st.st_uid, st.st_gid) == (True, 0, 9, 7)
+    assert (at / "d/moved").exists()
+    (at / "d/mine").unlink()  # a whiteout to overlayfs, with which the upper is compared
 
 
 def test_r27_exchange(at: Path) -> None:
