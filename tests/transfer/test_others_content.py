@@ -24,6 +24,7 @@ from storewriter import DockerRoot, config_of, tar_split, write
 from storing import clean, layer, load, names, save
 from transferring import copied, pushed, shown
 
+from fusemount.cli.main import main
 from fusemount.digest import Digest
 from fusemount.errors import ImageNotFound, MalformedImage, VerificationFailed
 from fusemount.image.model import OCI
@@ -172,3 +173,20 @@ def test_an_unpacked_layer_of_which_only_the_diff_id_is_there(store: Store, tmp_
     )
     copied(claims, "claims:1", store.root.parent)
     assert names(store) == {"private:latest", "claims:1"}
+
+
+def test_a_commit_over_a_layer_of_other_bytes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --no-verify the base's layer is what its bytes are, whatever digest names them."""
+    load(store, oci_archive(tmp_path / "private.tar", images=[PRIVATE]))
+    files = oci_files([PRIVATE])
+    files[f"blobs/sha256/{sha256(PRIVATE.layers[0])}"] = layer("guessed")  # of the same size
+    base = write_directory(tmp_path / "layout", files)
+    (tmp_path / "upper").mkdir()
+    for kind, name in (("CACHE", "c"), ("STATE", "s"), ("RUNTIME", "r"), ("ROOT", "root")):
+        monkeypatch.setenv(f"IMGMOUNT_{kind}_DIR", str(tmp_path / name))
+    words = ["commit", "--no-verify", "--base", f"oci:{base}", str(tmp_path / "upper"), "claims:1"]
+    code = main(words)
+    assert code != 0 or b"private" not in b"".join(shown(store, "claims:1"))
+    assert code == VerificationFailed.exit_code and names(store) == {"private:latest"}
