@@ -104,7 +104,8 @@ static int read_some(img_gunzip *gunzip, img_flow *flow, int isal_read(img_gunzi
     isal->next_out = flow->out;
     isal->avail_out = n_out;
     int code = isal_read(gunzip);
-    flow->in += n_in - isal->avail_in;
+    if (n_in) /* else `in` may be NULL */
+        flow->in += n_in - isal->avail_in;
     flow->n_in -= n_in - isal->avail_in;
     flow->out += n_out - isal->avail_out;
     flow->n_out -= n_out - isal->avail_out;
