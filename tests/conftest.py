@@ -100,7 +100,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [x for x in items if not x.get_closest_marker("long")]
     seed = config.getoption("--shuffle")
     if seed is not None:
-        random.Random(seed).shuffle(items)
+        chance = random.Random(seed)
+        chance.shuffle(items)
+        # Each file in one piece, as `-n` runs it: else its fixtures are made again and again.
+        files = sorted({item.path for item in items})
+        chance.shuffle(files)
+        items.sort(key=lambda item: files.index(item.path))
         return
     places = {(Path(__file__).parent / name): place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
