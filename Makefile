@@ -41,8 +41,9 @@ native-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) -C native/tests check
 	@$(MAKE) --no-print-directory $(PARALLEL) -C native/fuzz check
 
+# One process more than processors: tests wait a quarter of their time, for mounts and programs.
 test:
-	@scripts/test -n $(JOBS)
+	@scripts/test -n $$(($(JOBS) + 1))
 
 # For the inner loop, 90 seconds: what needs no mount, no other program and no second process.
 quick:
