@@ -30,6 +30,7 @@ from fusemount.errors import ImgmountError
 
 Ready = Callable[[], None]
 
+_LOOK_MS = 200
 KILLED_SECONDS = 1.0  # in which a process that was killed ends, unless a file system hangs
 
 
@@ -49,8 +50,11 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    # What a handler raises in a function that os.fork() calls is lost: so none runs there.
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         os.close(reader)
         if follow_parent:
             _native.set_pdeathsig(signal.SIGTERM)
@@ -58,8 +62,10 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
                 os._exit(1)
         _child(job, writer, log_fd)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         os.close(writer)
         with open(reader, "rb") as answer:
+            _await(reader)
             line = answer.readline()
     except BaseException:  # ^C while we wait: we wait until the child has cleaned up
         os.kill(pid, signal.SIGTERM)
@@ -73,6 +79,15 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
     code = os.waitstatus_to_exitcode(status)
     reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
     raise DaemonLost(f"the daemon ended before the mount answered ({reason})")
+
+
+def _await(fd: int) -> None:
+    """Until the descriptor can be read.  A signal that comes between Python's last look for signals
+    and the system call does not end that call, so it has a limit."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while not poller.poll(_LOOK_MS):
+        pass
 
 
 def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:

@@ -127,3 +127,25 @@ def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "undone").exists()
+
+
+def test_an_interrupt_in_a_hook_of_fork_is_not_lost() -> None:
+    """What a handler raises there is reported as unraisable, and forgotten: so it must run later."""
+    asked = [True]
+
+    def after_fork() -> None:
+        if asked:
+            asked.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def job(ready: Ready) -> None:
+        time.sleep(1)
+        ready()
+
+    os.register_at_fork(after_in_parent=after_fork)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch(job, log_fd=-1)
+    finally:
+        signal.signal(signal.SIGINT, before)
