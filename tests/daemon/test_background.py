@@ -131,7 +131,7 @@ def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_in_a_hook_of_fork_is_not_lost() -> None:
-    """What a handler raises there is reported as unraisable, and forgotten: so it must run later."""
+    """What a handler raises there is reported as unraisable and forgotten, so it runs later."""
     asked = [True]
 
     def after_fork() -> None:
