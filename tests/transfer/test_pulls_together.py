@@ -136,10 +136,11 @@ def test_a_signal_before_that(
     begin: Starter, store: Store, server: Hostile, image: ServedImage, what: str
 ) -> None:
     heard = threading.Event()
+    body = image.bytes_of(image.digest if what == "manifest" else image.config)
 
-    def silent(_: Request) -> Answer:
+    def silent(_: Request) -> Answer:  # of the right length: a wrong one is an error at once
         heard.set()
-        return Answer(200, b"x" * 100, stall=0)
+        return Answer(200, body, stall=0)
 
     path = image.manifest if what == "manifest" else image.blob(image.config)
     server.on(path, silent)
