@@ -110,8 +110,7 @@ def open_changed(
         stack.enter_context(layer)
         for layer in open_layers(image, image_options, directories, progress)
     ]
-    packed = [layer.packed for layer in archived if layer.packed is not None]
-    stack.enter_context(keeping_beside(packed, directories.cache / "chunks"))
+    stack.enter_context(keeping_beside([a.packed for a in archived], directories.cache / "chunks"))
     layers: list[OpenLayer | OpenDirectory] = [
         *archived,
         *open_directories(image.directories, image_options.marks, image.origin),

@@ -45,10 +45,10 @@ def _side(
     options = asked.image_options
     image = stack.enter_context(open_image(reference, options, directories, progress))
     layers: list[OpenLayer | OpenDirectory] = []
-    packed: list[Packed] = []
+    packed: list[Packed | None] = []
     for layer in open_layers(image, options, directories, progress):
         layers.append(stack.enter_context(layer))
-        packed += [layer.packed] if layer.packed is not None else []
+        packed.append(layer.packed)
     stack.enter_context(keeping_beside(packed, directories.cache / "chunks"))
     known = [layer.diff_id for layer in layers if isinstance(layer, OpenLayer)]
     for directory in open_directories(image.directories, options.marks, image.origin):

@@ -104,9 +104,11 @@ def keeping(
 
 
 @contextmanager
-def keeping_beside(packed: Sequence[Packed], directory: Path) -> Iterator[None]:
-    """For a command, which serves nothing: a thread keeps the cache within its default size."""
-    with keeping(packed, directory, None) as keeper:
+def keeping_beside(packed: Sequence[Packed | None], directory: Path) -> Iterator[None]:
+    """For a command, which serves nothing: a thread keeps the cache within its default size.
+
+    packed: None stands for a layer that is not read in place."""
+    with keeping([each for each in packed if each is not None], directory, None) as keeper:
         if keeper is None:
             yield
             return

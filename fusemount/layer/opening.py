@@ -317,10 +317,9 @@ class _Opener:
             # refused again.
             points = self._cache.points_path(facts.digest)
             self._budget.made += [points, points.with_suffix(".zst")]
-            if makeshift:  # the next mount may find room
-                return facts, access, passed.index, sidecar
-            with self._kept_if_possible():
-                access = self._cache.keep_access(facts, access, made[0][0] if made else None)
+            if not makeshift:  # else the next mount may find room
+                with self._kept_if_possible():
+                    access = self._cache.keep_access(facts, access, made[0][0] if made else None)
         return facts, access, passed.index, sidecar
 
     @contextmanager
