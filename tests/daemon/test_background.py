@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,6 +116,7 @@ def test_an_interrupted_parent_takes_the_child_along(tmp_path: Path) -> None:
 
         signal.signal(signal.SIGTERM, terminate)
         try:
+            time.sleep(0.3)  # the parent, which has other threads here, has left os.fork()
             os.kill(parent, signal.SIGINT)
             signal.pause()
         finally:
@@ -137,7 +139,8 @@ def test_an_interrupt_in_a_hook_of_fork_is_not_lost() -> None:
     def after_fork() -> None:
         if asked:
             asked.clear()
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread, as in a command, which has no other one then.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     def job(ready: Ready) -> None:
         time.sleep(1)
