@@ -52,15 +52,18 @@ def launch(job: Callable[[Ready], None], *, log_fd: int, follow_parent: bool = F
     parent = os.getpid()
     # What a handler raises in a function that os.fork() calls is lost: so none runs there.
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
-    if pid == 0:
+    try:
+        pid = os.fork()
+    except OSError:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        raise
+    if pid == 0:
         os.close(reader)
         if follow_parent:
             _native.set_pdeathsig(signal.SIGTERM)
             if os.getppid() != parent:
                 os._exit(1)
-        _child(job, writer, log_fd)
+        _child(job, writer, log_fd, heard)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         os.close(writer)
@@ -90,7 +93,10 @@ def _await(fd: int) -> None:
         pass
 
 
-def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:
+def _child(
+    job: Callable[[Ready], None], writer: int, log_fd: int, heard: set[int | signal.Signals]
+) -> NoReturn:
+    """heard: the signal mask; what a handler raises is the child's, and ends it here."""
     code = 1
     answered = False
 
@@ -102,6 +108,7 @@ def _child(job: Callable[[Ready], None], writer: int, log_fd: int) -> NoReturn:
             os.close(writer)
 
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         os.setsid()
         _let_go_of_terminal(log_fd)
         job(lambda: answer(b"ready\n"))

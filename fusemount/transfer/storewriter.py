@@ -78,7 +78,10 @@ class StoreWriter:
         except OSError:
             return False
         same = os.path.samestat(os.fstat(fd), os.fstat(blob.fd))
+        size = os.fstat(fd).st_size
         os.close(fd)
+        if blob.size != size:
+            return False
         whole = (blob.fd, blob.offset, blob.size, blob.description, lambda _: None)
         return same or StretchReader(*whole, True).digest() == digest
 
